@@ -1,0 +1,89 @@
+"""The one family of exceptions.
+
+Decides: how trouble is named to a caller. Everything that mailqueue raises on purpose is a
+``MailQueueError``; drivers' exceptions stop in the module that owns the driver (a caller's own
+MongoDB transaction excepted, see ``Producer.send``).
+
+========================  =======================================================================
+``ConfigError``           the configuration cannot be used; names every key that is wrong
+``InvalidEmail``          the e-mail cannot be accepted; names the field; nothing was stored
+``MissingExtra``          an optional package is needed; names the extra to install
+``StoreUnavailable``      MongoDB did not answer in time; says what is stored and what is not known
+``QueueUnavailable``      beanstalkd did not answer in time
+``LeaseLost``             another worker owns the e-mail by now
+========================  =======================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MailQueueError(Exception):
+    """Base of every exception that mailqueue raises on purpose."""
+
+
+class ConfigError(MailQueueError):
+    """The configuration cannot be used.
+
+    ``problems`` holds one line per problem, each beginning with the path of the key
+    (``vendors[1].api_key: environment variable MAILGUN_API_KEY is not set``).
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class InvalidEmail(MailQueueError):
+    """The e-mail cannot be accepted; nothing was stored.
+
+    ``field`` names the part (``to[1]``, ``headers.X-Tag``, ``attachments[0].content``); ``problem``
+    says what is wrong with it. Neither quotes an address, a subject or a body. ``index`` is the
+    position in the list given to ``send_many``, else None.
+    """
+
+    def __init__(self, field: str, problem: str, index: int | None = None) -> None:
+        self.field = field
+        self.problem = problem
+        self.index = index
+        place = field if index is None else f"emails[{index}].{field}"
+        super().__init__(f"{place}: {problem}")
+
+
+class MissingExtra(MailQueueError):
+    """An optional package is needed: ``pip install 'mailqueue[<extra>]'``."""
+
+    def __init__(self, extra: str, package: str) -> None:
+        self.extra = extra
+        super().__init__(f"{package} is not installed: pip install 'mailqueue[{extra}]'")
+
+
+class Unavailable(MailQueueError):
+    """A server that mailqueue needs did not answer in time."""
+
+
+class StoreUnavailable(Unavailable):
+    """MongoDB did not answer within ``mongodb.timeout``.
+
+    ``ids_stored`` are durably stored for certain; of ``ids_unknown`` it is not known. Repeating the
+    call with the same ``idempotency_key`` is safe.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        ids_stored: Sequence[str] = (),
+        ids_unknown: Sequence[str] = (),
+    ) -> None:
+        self.ids_stored = tuple(ids_stored)
+        self.ids_unknown = tuple(ids_unknown)
+        super().__init__(message)
+
+
+class QueueUnavailable(Unavailable):
+    """beanstalkd did not answer, or gave an answer that ends the connection."""
+
+
+class LeaseLost(MailQueueError):
+    """The lease on an e-mail passed to another worker."""

@@ -1,0 +1,33 @@
+"""How a process of ours writes its log: one line per event, its facts as key=value.
+
+Decides: the format. Library code only logs; a process that is ours (the consumer, the command
+line) calls ``configure``. Event names are constants, facts hold no personal data.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+
+class Formatter(logging.Formatter):
+    """``time level event key=value …``"""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        """The line without a traceback."""
+        facts: dict[str, object] = getattr(record, "facts", {})
+        said = " ".join(f"{name}={value!s}" for name, value in facts.items())
+        return f"{super().formatMessage(record)} {said}".rstrip()
+
+
+def configure(level: int = logging.INFO) -> None:
+    """Log to standard error, unless the application has set up logging already."""
+    if logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter())
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("mailqueue").setLevel(level)

@@ -1,0 +1,50 @@
+"""The service manager's side: readiness and watchdog over $NOTIFY_SOCKET.
+
+Source: systemd's sd_notify(3) and sd_watchdog_enabled(3). Without that variable nothing is said.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Self
+
+
+class ServiceManager:
+    """Says READY on entering, WATCHDOG while ``alive`` is called, STOPPING on leaving."""
+
+    def __init__(
+        self,
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        self._every = int(environ.get("WATCHDOG_USEC") or 0) / 1e6 / 2
+        self._clock = clock
+        self._said_at = -self._every
+
+    def __enter__(self) -> Self:
+        self._say("READY=1")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._say("STOPPING=1")
+
+    def alive(self) -> None:
+        """All is well; passed on twice in each watchdog period."""
+        if self._every and self._clock() - self._said_at >= self._every:
+            self._said_at = self._clock()
+            self._say("WATCHDOG=1")
+
+    def _say(self, state: str) -> None:
+        if not self._address:
+            return
+        # A leading @ stands for the abstract namespace's null byte.
+        address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            try:
+                channel.sendto(state.encode(), address)
+            except OSError:
+                return  # a manager that went away is no reason to stop sending e-mail
