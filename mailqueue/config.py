@@ -1,0 +1,346 @@
+"""The configuration: frozen dataclasses, from a JSON file, a mapping or keyword arguments.
+
+Decides: every section and key with its type, default, range and meaning (data on the fields, from
+which the README's table is made), and the time budget that keeps leases and deadlines in order.
+Assumes: a mapping is what a file would hold, so its strings take ``${NAME}`` (config_file), while a
+section that is an object already is taken as it is.
+Promises: a Config that exists is valid; all that is wrong is reported in one ConfigError, once per
+key, with the key's path and never its value; no repr shows a vendor's keys, an address or MongoDB's
+URI. It connects to nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from mailqueue import config_file
+from mailqueue import config_values as must
+from mailqueue.config_values import VENDOR_TYPES, Key, Problems, VendorType
+from mailqueue.errors import ConfigError
+
+__all__ = ["VENDOR_TYPES", "Config", "VendorConfig", "VendorType", "is_production", "keys_of"]
+__all__ += ["Beanstalkd", "ConsumerConfig", "Delivery", "Failover", "Limits", "MongoDB"]
+__all__ += ["READABLE_BY_ALL", "SECTIONS", "Key", "Retention", "Retry"]
+
+READABLE_BY_ALL = "config.readable_by_all"  # log event: a file with secrets in it
+
+_log = logging.getLogger(__name__)
+_DAY, _MIB = 86400, 2**20
+_FOR_EVER = 10**9  # seconds; still a date that every server can hold
+
+
+def is_production(environ: Mapping[str, str] = os.environ) -> bool:
+    """True where vendors are really called; everywhere else they are simulated."""
+    return environ.get("MAILQUEUE_ENV") == "production"
+
+
+def keys_of(section: type[_Section]) -> Mapping[str, Key]:
+    """The keys of a section, as a file names them."""
+    return {_name(f): f.metadata["key"] for f in _fields(section) if f.metadata}
+
+
+def _fields(section: type[_Section]) -> tuple[dataclasses.Field[Any], ...]:
+    return fields(section)  # type: ignore[arg-type]  # every section is a dataclass
+
+
+def _name(attribute: dataclasses.Field[Any]) -> str:
+    return attribute.name.rstrip("_")  # ``from`` is a word of Python
+
+
+def _key(type_: type, default: Any, meaning: str, check: must.Check = must.fit, **more: Any) -> Any:
+    """A field with a default; without one (``...``) the key is required."""
+    if default is ...:
+        key = Key(type_, meaning, check, required=True)
+        return field(metadata={"key": key}, **more)
+    key = Key(type_, meaning, check, default)
+    return field(default_factory=lambda: copy.copy(default), metadata={"key": key}, **more)
+
+
+class _Section:
+    """A section checks itself when it is made, whoever makes it."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        self._problems().settle()
+
+    def _problems(self) -> Problems:
+        problems = Problems()
+        for attribute in _fields(type(self)):
+            for key in attribute.metadata.values():
+                problems.found(_name(attribute), key.problem(getattr(self, attribute.name)))
+        return problems
+
+
+_SHORT, _LONG = must.seconds(_DAY), must.seconds(_FOR_EVER)
+_DAYS, _ON_UNKNOWN = must.between(0, 36_500), must.one_of("resend", "park")
+
+
+@dataclass(frozen=True, slots=True)
+class MongoDB(_Section):
+    """Where e-mails are stored. The URI may hold a password: not shown."""
+
+    uri: str = _key(
+        str, "mongodb://127.0.0.1:27017", "of a replica set, also on one host", must.uri, repr=False
+    )
+    database: str = _key(str, "mailqueue", "the database", must.database)
+    collection: str = _key(
+        str, "emails", "the collection; beside it `.vendors` and `.leases`", must.collection
+    )
+    timeout: float = _key(float, 10, "the longest wait for an operation", _SHORT)
+
+
+@dataclass(frozen=True, slots=True)
+class Beanstalkd(_Section):
+    """Where e-mails are announced."""
+
+    servers: tuple[str, ...] = _key(tuple, ("127.0.0.1:11300",), 'each "host:port"', must.servers)
+    tube: str = _key(str, "mailqueue", "the tube's name", must.tube)
+
+    def __post_init__(self) -> None:
+        problems = self._problems()
+        for i, address in enumerate(() if "servers" in problems else self.servers):
+            problems.found(f"servers[{i}]", must.server(address))
+        problems.settle()
+        object.__setattr__(self, "servers", tuple(self.servers))
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each server, for ``socket.create_connection``."""
+        return tuple(must.host_and_port(address) for address in self.servers)
+
+
+@dataclass(frozen=True, slots=True)
+class VendorConfig(_Section):
+    """One vendor. ``keys`` holds its type's own keys, defaults filled in (absent ones as None)."""
+
+    name: str = _key(str, ..., "unique; kept in every ledger line", must.vendor_name)
+    type: str = _key(str, ..., "a type below, or `module:Class` of your own", must.vendor_type)
+    weight: int = _key(int, 1, "its share of the rotation", must.between(1, 1000))
+    from_: str | None = _key(str, None, "replaces the sender", must.sender, repr=False)
+    base_url: str | None = _key(
+        str, None, "scheme, host and port of the API, when not the vendor's own", must.base_url
+    )
+    timeout: float = _key(float, 30, "to connect, and for each read", _SHORT)
+    options: Mapping[str, Any] = _key(
+        dict, {}, "passed on to the vendor's class", repr=False, hash=False
+    )
+    sandbox: bool = _key(bool, False, "have the vendor check only, where it offers that")
+    keys: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+
+    def __post_init__(self) -> None:
+        problems = self._problems()
+        own = dict(self.keys)
+        if row := VENDOR_TYPES.get(str(self.type)):
+            problems.unknown(own, [*keys_of(VendorConfig), *row.keys])
+            own = row.complete(own)
+            for name, problem in row.problems(own):
+                problems.found(name, problem)
+        problems.settle()
+        object.__setattr__(self, "keys", own)
+        object.__setattr__(self, "options", copy.deepcopy(self.options))
+
+
+@dataclass(frozen=True, slots=True)
+class Failover(_Section):
+    """How long a failing vendor is left alone."""
+
+    unavailable_for: float = _key(float, 600, "how long a failed vendor is left alone", _LONG)
+    max_wait: float = _key(float, 3600, "the longest Retry-After that is obeyed", _LONG)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry(_Section):
+    """When an e-mail is tried again, and when no more."""
+
+    max_attempts: int = _key(
+        int, 25, "counts neither throttled ones nor probes", must.between(1, 10_000)
+    )
+    give_up_after: float = _key(float, 3 * _DAY, "counted from creation or `send_at`", _LONG)
+    base: float = _key(float, 30, "the first back-off", _LONG)
+    cap: float = _key(float, 3600, "the longest back-off", _LONG)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery(_Section):
+    """One attempt: its clocks, and what follows when its outcome is not known."""
+
+    on_unknown: str = _key(str, "resend", "`resend` once, or `park`", _ON_UNKNOWN)
+    deadline: float = _key(float, 60, "an attempt, counted from before its claim", _SHORT)
+    record: float = _key(float, 20, "to store a result", _SHORT)
+    lease: float = _key(float, 120, "how long a claim holds", _SHORT)
+    ttr: int = _key(int, 180, "beanstalkd's time to run", must.between(1, _DAY))
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerConfig(_Section):
+    """The consumer process."""
+
+    concurrency: int = _key(int, 16, "e-mails sent at a time, per process", must.between(1, 1000))
+    sweep_every: float = _key(float, 15, "between two rounds of the sweeper", _SHORT)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention(_Section):
+    """How long e-mails are kept after their end, in days (uncertain ones: for ever)."""
+
+    sent_days: float = _key(float, 30, "days, then a sent e-mail is pruned", _DAYS)
+    failed_days: float = _key(float, 90, "the same for failed and cancelled ones", _DAYS)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits(_Section):
+    """What is accepted: more than the default does not fit a MongoDB document."""
+
+    max_size: int = _key(int, 15 * _MIB, "bytes, attachments included", must.between(1, 15 * _MIB))
+
+
+SECTIONS: Mapping[str, type[_Section]] = {
+    "mongodb": MongoDB,
+    "beanstalkd": Beanstalkd,
+    "vendors": VendorConfig,
+    "failover": Failover,
+    "retry": Retry,
+    "delivery": Delivery,
+    "consumer": ConsumerConfig,
+    "retention": Retention,
+    "limits": Limits,
+}
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Config:
+    """The whole configuration; each section may be given as an object or as a mapping."""
+
+    mongodb: MongoDB
+    beanstalkd: Beanstalkd
+    vendors: tuple[VendorConfig, ...]
+    failover: Failover
+    retry: Retry
+    delivery: Delivery
+    consumer: ConsumerConfig
+    retention: Retention
+    limits: Limits
+
+    def __init__(self, **sections: Any) -> None:
+        for name, value in _build(sections, secrets=True, environ=os.environ).items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_mapping(
+        cls,
+        mapping: Mapping[str, Any],
+        *,
+        secrets: bool = True,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Self:
+        """What a file holds. ``secrets=False``: what is not set in a vendor's entry stays empty.
+
+        That is for those who call no vendor: a producer, and a consumer outside production.
+        """
+        return cls(**_build(mapping, secrets, environ))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        secrets: bool = True,
+        environ: Mapping[str, str] = os.environ,
+    ) -> Self:
+        """The JSON file at ``path``, else at $MAILQUEUE_CONFIG, else ./config.json."""
+        file = Path(path or environ.get("MAILQUEUE_CONFIG") or "config.json")
+        mapping = config_file.read(file)
+        config = cls.from_mapping(mapping, secrets=secrets, environ=environ)
+        secret = config_file.spells_out_secrets(mapping, keys_of(VendorConfig))
+        if secret and file.stat().st_mode & 0o004:
+            _log.warning(READABLE_BY_ALL, extra={"facts": {"file": str(file)}})
+        return config
+
+    def replace(self, **sections: Any) -> Self:
+        """A copy with these sections instead, validated again."""
+        return dataclasses.replace(self, **sections)
+
+
+def _build(given: Mapping[str, Any], secrets: bool, environ: Mapping[str, str]) -> dict[str, Any]:
+    """All sections, by name, or every problem at once."""
+    problems = Problems()
+    problems.unknown(given, SECTIONS)
+    given = config_file.Environment(environ, problems, secrets).resolve(given)
+    sections: dict[str, Any] = {"vendors": _vendors(given.get("vendors", []), secrets, problems)}
+    for name, section in SECTIONS.items():
+        if name not in sections:
+            sections[name] = _section(section, given.get(name, {}), name, problems)
+    if sections["mongodb"] and sections["delivery"]:
+        _keep_time_budget(sections["mongodb"], sections["delivery"], problems)
+    problems.settle()
+    return sections
+
+
+def _section(section: type[_Section], given: Any, path: str, problems: Problems) -> Any:
+    """The section out of a mapping; None when something is wrong with it."""
+    if isinstance(given, section):
+        return given
+    if not isinstance(given, Mapping):
+        return problems.found(path, "must be an object")
+    values = dict(given)
+    known = {_name(f): f.name for f in _fields(section) if f.metadata}
+    attributes = {known[name]: values.pop(name) for name in known if name in values}
+    found = Problems()
+    if section is VendorConfig:
+        attributes = {"name": None, "type": None, "keys": values} | attributes
+    else:
+        found.unknown(values, known)
+    built = None
+    try:
+        built = section(**attributes)
+    except ConfigError as error:
+        for line in error.problems:
+            found.found(*line.partition(": ")[::2])
+    for name, problem in found.items():
+        problems.found(f"{path}.{name}", problem)
+    return built
+
+
+def _vendors(given: Any, secrets: bool, problems: Problems) -> tuple[VendorConfig, ...]:
+    if not isinstance(given, list):
+        problems.found("vendors", "must be a list")
+        return ()
+    vendors, places = [], dict[str, str]()
+    for i, entry in enumerate(given):
+        path, named, needed = f"vendors[{i}]", getattr(entry, "name", None), entry
+        if isinstance(entry, Mapping):
+            named, needed = entry.get("name"), _needed(entry, path, secrets, problems)
+        if named and (place := places.setdefault(str(named), path)) != path:
+            problems.found(f"{path}.name", f"{place} has the same name")
+        vendors.append(_section(VendorConfig, needed, path, problems))
+    return tuple(vendors)
+
+
+def _needed(entry: Mapping[str, Any], path: str, secrets: bool, problems: Problems) -> Any:
+    """The entry, whose own keys must not be empty if needed; shared ones are then left out."""
+    if not secrets:
+        shared = keys_of(VendorConfig)
+        return {name: value for name, value in entry.items() if value != "" or name not in shared}
+    row = VENDOR_TYPES.get(str(entry.get("type")))
+    for name in row.keys if row else ():
+        problems.found(f"{path}.{name}", "must not be empty" if entry.get(name) == "" else None)
+    return entry
+
+
+def _keep_time_budget(mongodb: MongoDB, delivery: Delivery, problems: Problems) -> None:
+    """The result is stored while the lease holds; the job comes back when it hardly does."""
+    need = mongodb.timeout + delivery.deadline + delivery.record
+    room = delivery.lease - min(10, delivery.lease / 10)
+    if need > room + 1e-9:  # 0.1 + 0.2 > 0.3
+        words = f"less margin {room:g}, but mongodb.timeout + deadline + record is {need:g}"
+        problems.found("delivery.lease", words)
+    if room > delivery.ttr + 1e-9:
+        problems.found("delivery.ttr", f"must be at least the lease less margin, {room:g}")

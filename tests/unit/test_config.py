@@ -1,0 +1,626 @@
+"""The configuration: what is accepted, what is refused in which words, what is never shown."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailqueue.config import (
+    READABLE_BY_ALL,
+    VENDOR_TYPES,
+    Beanstalkd,
+    Config,
+    Delivery,
+    MongoDB,
+    Retry,
+    VendorConfig,
+    is_production,
+)
+from mailqueue.errors import ConfigError
+
+SAMPLE = Path(__file__).parents[2] / "sample_config.json"
+SENDGRID = {"name": "a", "type": "sendgrid", "api_key": "SG.key"}
+SMTP = {"name": "a", "type": "smtp", "host": "mail.example.com"}
+MAILGUN = {"name": "a", "type": "mailgun", "api_key": "key", "domain": "mg.example.com"}
+
+
+def problems(mapping: Mapping[str, Any], **options: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        Config.from_mapping(mapping, **{"environ": {}} | options)
+    return list(caught.value.problems)
+
+
+def vendor(entry: Mapping[str, Any], **options: Any) -> VendorConfig:
+    return Config.from_mapping({"vendors": [entry]}, **{"environ": {}} | options).vendors[0]
+
+
+def vendor_problems(entry: Mapping[str, Any], **options: Any) -> list[str]:
+    return problems({"vendors": [entry]}, **options)
+
+
+# Making one
+
+
+def test_everything_but_the_vendors_has_a_default() -> None:
+    config = Config()
+    assert config.vendors == ()
+    assert config == Config.from_mapping({}, environ={})
+    assert config.delivery == Delivery(deadline=60, record=20, lease=120, ttr=180)
+    assert config.limits.max_size == 15 * 2**20
+
+
+def test_keyword_arguments_take_mappings_and_objects() -> None:
+    config = Config(
+        mongodb={"database": "shop"},
+        beanstalkd=Beanstalkd(tube="shop"),
+        vendors=[SENDGRID, VendorConfig("b", "smtp", keys={"host": "localhost"})],
+    )
+    assert config.mongodb == MongoDB(database="shop")
+    assert config.beanstalkd.tube == "shop"
+    assert [vendor.name for vendor in config.vendors] == ["a", "b"]
+
+
+def test_keyword_arguments_read_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENDGRID_API_KEY", "SG.1")
+    config = Config(vendors=[SENDGRID | {"api_key": "${SENDGRID_API_KEY}"}])
+    assert config.vendors[0].keys["api_key"] == "SG.1"
+
+
+@pytest.mark.parametrize("replace", [Config.replace, dataclasses.replace])
+def test_a_replaced_section_is_checked_again(replace: Callable[..., Config]) -> None:
+    config = Config(vendors=[SENDGRID])
+    assert replace(config, retry={"base": 1}) == Config(vendors=[SENDGRID], retry=Retry(base=1))
+    with pytest.raises(ConfigError, match=r"^delivery\.lease: "):
+        replace(config, delivery=Delivery(lease=5))
+
+
+def test_a_resolved_secret_is_not_resolved_again() -> None:
+    config = Config.from_mapping(
+        {"vendors": [SENDGRID | {"api_key": "${K}"}]}, environ={"K": "${HOME}"}
+    )
+    assert config.replace(retry={"base": 1}).vendors[0].keys["api_key"] == "${HOME}"
+
+
+def test_it_is_frozen_and_does_not_share_the_callers_data() -> None:
+    options: dict[str, Any] = {"deep": {"x": 1}}
+    config = Config(vendors=[VendorConfig("a", "my.mail:Vendor", options=options)])
+    options["deep"]["x"] = 2
+    assert config.vendors[0].options == {"deep": {"x": 1}}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.retry = Retry()  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.retry.base = 1  # type: ignore[misc]
+
+
+def test_it_can_be_copied_hashed_and_sent_to_another_process() -> None:
+    config = Config(vendors=[SMTP])
+    assert copy.deepcopy(config) == config
+    assert hash(pickle.loads(pickle.dumps(config))) == hash(config)
+
+
+# What is reported, and how
+
+
+def test_all_problems_are_reported_at_once_each_with_its_path() -> None:
+    found = problems(
+        {
+            "mongdb": {},
+            "retry": {"bse": 1, "cap": -1},
+            "delivery": {"ttr": 1.5},
+            "vendors": [{"type": "mailgun", "api_key": "${MAILGUN_API_KEY}"}, 7],
+        }
+    )
+    assert sorted(found) == [
+        "delivery.ttr: must be an integer",
+        'mongdb: unknown key, did you mean "mongodb"?',
+        'retry.bse: unknown key, did you mean "base"?',
+        "retry.cap: must be more than 0 and at most 1,000,000,000 seconds",
+        "vendors[0].api_key: environment variable MAILGUN_API_KEY is not set",
+        "vendors[0].domain: required key is missing",
+        "vendors[0].name: required key is missing",
+        "vendors[1]: must be an object",
+    ]
+
+
+def test_an_unknown_section_given_as_a_keyword_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"^vendor: unknown key, did you mean"):
+        Config(vendor=[])
+
+
+def test_a_section_made_alone_names_its_keys() -> None:
+    with pytest.raises(ConfigError, match=r"^timeout: must be more than 0"):
+        MongoDB(timeout=0)
+    with pytest.raises(ConfigError, match=r"^foo: unknown key$"):
+        VendorConfig("a", "sendgrid", keys={"api_key": "x", "foo": 1})
+
+
+@pytest.mark.parametrize(
+    "mapping, problem",
+    [
+        ({"retry": []}, "retry: must be an object"),
+        ({"retry": None}, "retry: must be an object"),
+        ({"vendors": {}}, "vendors: must be a list"),
+        ({"retry": {1: 2}}, "retry.1: unknown key"),
+        ({"retry": {"max_attempts": True}}, "retry.max_attempts: must be an integer"),
+        ({"retry": {"max_attempts": None}}, "retry.max_attempts: must be an integer"),
+        ({"retry": {"max_attempts": 2.0}}, "retry.max_attempts: must be an integer"),
+        ({"retry": {"max_attempts": 0}}, "retry.max_attempts: must be between 1 and 10,000"),
+        ({"retry": {"base": "30"}}, "retry.base: must be a number"),
+        (
+            {"retry": {"base": float("nan")}},
+            "retry.base: must be more than 0 and at most 1,000,000,000 seconds",
+        ),
+        (
+            {"consumer": {"sweep_every": float("inf")}},
+            "consumer.sweep_every: must be more than 0 and at most 86,400 seconds",
+        ),
+        ({"consumer": {"concurrency": 0}}, "consumer.concurrency: must be between 1 and 1,000"),
+        ({"retention": {"sent_days": -1}}, "retention.sent_days: must be between 0 and 36,500"),
+        ({"limits": {"max_size": 2**24}}, "limits.max_size: must be between 1 and 15,728,640"),
+        ({"delivery": {"on_unknown": "drop"}}, "delivery.on_unknown: must be one of resend, park"),
+        ({"delivery": {"ttr": 0}}, "delivery.ttr: must be between 1 and 86,400"),
+        ({"mongodb": {"database": 1}}, "mongodb.database: must be a string"),
+        ({"mongodb": {"database": "a\0"}}, "mongodb.database: must not contain control characters"),
+        (
+            {"mongodb": {"uri": "\ud800"}},
+            "mongodb.uri: must not contain control characters",
+        ),
+        (
+            {"beanstalkd": {"servers": "h:1"}},
+            "beanstalkd.servers: must be a list of strings",
+        ),
+        ({"beanstalkd": {"servers": [1]}}, "beanstalkd.servers: must be a list of strings"),
+    ],
+)
+def test_a_wrong_value_is_refused(mapping: Mapping[str, Any], problem: str) -> None:
+    assert problems(mapping) == [problem]
+
+
+# Names and addresses
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a.b", "a$b", "x" * 64, "ü" * 32, "local"])
+def test_a_database_name_that_mongodb_refuses_is_refused(name: str) -> None:
+    assert problems({"mongodb": {"database": name}})[0].startswith("mongodb.database: must ")
+
+
+@pytest.mark.parametrize("name", ["", ".a", "a.", "a..b", "a$b", "system.x", "x" * 181])
+def test_a_collection_name_that_mongodb_refuses_is_refused(name: str) -> None:
+    assert problems({"mongodb": {"collection": name}})[0].startswith("mongodb.collection: must ")
+
+
+@pytest.mark.parametrize("uri", ["", "localhost", "http://h", "mongodb://", "mongodb:///x"])
+def test_a_uri_without_mongodb_scheme_or_host_is_refused(uri: str) -> None:
+    assert problems({"mongodb": {"uri": uri}}) == [
+        "mongodb.uri: must be mongodb://host or mongodb+srv://host"
+    ]
+
+
+@pytest.mark.parametrize("uri", ["mongodb+srv://u:p@h.example.com/?w=1", "mongodb://a:1,b:2/x"])
+def test_both_uri_schemes_are_accepted(uri: str) -> None:
+    assert Config.from_mapping({"mongodb": {"uri": uri}}, environ={}).mongodb.uri == uri
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a b", "ä", "x" * 201, "a\n"])
+def test_a_tube_name_outside_of_the_protocol_is_refused(name: str) -> None:
+    assert problems({"beanstalkd": {"tube": name}})[0].startswith("beanstalkd.tube: must ")
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "a-b", "+/;.$_()-0"])
+def test_every_tube_name_of_the_protocol_is_accepted(name: str) -> None:
+    assert Beanstalkd(tube=name).tube == name
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "h", "h:", ":1", "h:0", "h:65536", "::1:11300", "[h]:1", "[::x]:1", "u@h:1", "unix:/a",
+     "/run/x.sock", "h:1/", "h:\u0661", "-h:1"],
+)  # fmt: skip
+def test_a_server_that_is_not_host_and_port_is_refused(address: str) -> None:
+    found = problems({"beanstalkd": {"servers": ["127.0.0.1:11300", address]}})
+    assert found == ['beanstalkd.servers[1]: must be "host:port"']
+
+
+@pytest.mark.parametrize("servers", [[], ["h:1", "h:1"]])
+def test_there_is_at_least_one_server_and_none_twice(servers: list[str]) -> None:
+    assert problems({"beanstalkd": {"servers": servers}}) == [
+        "beanstalkd.servers: must name at least one server, and none twice"
+    ]
+
+
+def test_servers_are_handed_out_as_host_and_port() -> None:
+    config = Config(beanstalkd={"servers": ["[::1]:11300", "queue-1.example.com:1"]})
+    assert config.beanstalkd.servers == ("[::1]:11300", "queue-1.example.com:1")
+    assert config.beanstalkd.addresses == (("::1", 11300), ("queue-1.example.com", 1))
+
+
+# Vendors
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "ä", "x" * 65, "a\n"])
+def test_a_bad_vendor_name_is_refused(name: str) -> None:
+    found = vendor_problems(SENDGRID | {"name": name})
+    assert [problem.partition(":")[0] for problem in found] == ["vendors[0].name"]
+
+
+def test_two_vendors_of_one_name_are_refused_even_when_one_is_broken() -> None:
+    found = problems({"vendors": [SENDGRID, SMTP | {"weight": 0}]})
+    assert found == [
+        "vendors[1].name: vendors[0] has the same name",
+        "vendors[1].weight: must be between 1 and 1,000",
+    ]
+
+
+def test_an_unknown_type_names_the_known_ones() -> None:
+    known = '(known: mailgun, sendgrid, smtp, or "module:Class")'
+    assert vendor_problems(SENDGRID | {"type": "sendgird"}) == [
+        f'vendors[0].type: unknown vendor type, did you mean "sendgrid"? {known}'
+    ]
+    assert vendor_problems(SENDGRID | {"type": "a:"}) == [
+        f"vendors[0].type: unknown vendor type {known}"
+    ]
+
+
+def test_the_simulation_is_no_type() -> None:
+    assert "simulated" not in VENDOR_TYPES
+    assert vendor_problems({"name": "a", "type": "simulated"})
+
+
+def test_a_type_with_a_colon_takes_any_keys_of_its_own() -> None:
+    own = vendor({"name": "a", "type": "my.mail:Vendor", "token": "x", "n": {"m": [1]}, "e": ""})
+    assert own.keys == {"token": "x", "n": {"m": [1]}, "e": ""}
+
+
+def test_an_unknown_own_key_of_a_known_type_is_refused() -> None:
+    assert vendor_problems(SENDGRID | {"api_kee": 1, "from_": "a@x.org"}) == [
+        'vendors[0].api_kee: unknown key, did you mean "api_key"?',
+        'vendors[0].from_: unknown key, did you mean "from"?',
+    ]
+
+
+@pytest.mark.parametrize("sender", ["ann@example.com", "Ann <ann@example.com>", "<a@b>"])
+def test_a_vendor_may_replace_the_sender(sender: str) -> None:
+    assert vendor(SENDGRID | {"from": sender}).from_ == sender
+
+
+@pytest.mark.parametrize("sender", ["", "ann", "a@b, c@d", "Ann <ann>", "a@b\r\nBcc: c@d", 1])
+def test_a_sender_that_is_not_one_address_is_refused(sender: object) -> None:
+    assert vendor_problems(SENDGRID | {"from": sender})[0].startswith("vendors[0].from: must ")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://api.eu.mailgun.net", "https://h:8443", "http://127.0.0.1:8025", "http://[::1]:80",
+     "http://localhost", "http://127.8.9.1"],
+)  # fmt: skip
+def test_a_base_url_is_scheme_host_and_port(url: str) -> None:
+    assert vendor(SENDGRID | {"base_url": url}).base_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "h", "ftp://h", "https://", "https://h/", "https://h/v3", "https://h?x", "https://h#x",
+     "https://u:p@h", "https://h:0", "https://h:99999", "https://h h", "HTTPS:/h"],
+)  # fmt: skip
+def test_any_other_base_url_is_refused(url: str) -> None:
+    assert vendor_problems(SENDGRID | {"base_url": url}) == [
+        "vendors[0].base_url: must be https://host[:port], without a path or anything more"
+    ]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://api.example.com", "http://10.0.0.1", "http://localhost.example.com"]
+)
+def test_plain_http_is_for_loopback_only(url: str) -> None:
+    assert vendor_problems(SENDGRID | {"base_url": url}) == [
+        "vendors[0].base_url: must be https: plain http is for loopback hosts only"
+    ]
+
+
+@pytest.mark.parametrize("tls, port", [("starttls", 587), ("implicit", 465), ("none", 25)])
+def test_the_smtp_port_follows_from_tls(tls: str, port: int) -> None:
+    assert vendor(SMTP | {"tls": tls}).keys["port"] == port
+    assert vendor(SMTP | {"tls": tls, "port": 1025}).keys["port"] == 1025
+
+
+def test_absent_own_keys_have_their_default() -> None:
+    assert vendor(SMTP).keys == {
+        "host": "mail.example.com",
+        "port": 587,
+        "tls": "starttls",
+        "username": None,
+        "password": None,
+    }
+
+
+@pytest.mark.parametrize("half", ["username", "password"])
+def test_an_smtp_login_is_whole(half: str) -> None:
+    assert vendor_problems(SMTP | {half: "x"}) == [
+        "vendors[0].password: username and password belong together"
+    ]
+
+
+def test_a_password_goes_without_tls_to_loopback_only() -> None:
+    login = SMTP | {"tls": "none", "username": "u", "password": "p"}
+    assert vendor_problems(login) == [
+        "vendors[0].tls: a password is sent without TLS to a loopback host only"
+    ]
+    assert vendor(login | {"host": "::1"}).keys["password"] == "p"
+    assert vendor(SMTP | {"tls": "none"}).keys["tls"] == "none"
+
+
+@pytest.mark.parametrize(
+    "entry, problem",
+    [
+        (SMTP | {"tls": []}, "tls: must be a string"),
+        (SMTP | {"tls": "ssl"}, "tls: must be one of starttls, implicit, none"),
+        (SMTP | {"port": "25"}, "port: must be an integer"),
+        (SMTP | {"host": "a b"}, "host: must be a host name or an IP address"),
+        (MAILGUN | {"domain": "x/y"}, "domain: must be a host name or an IP address"),
+        (SENDGRID | {"api_key": "x\n"}, "api_key: must not contain control characters"),
+        (SENDGRID | {"api_key": ""}, "api_key: must not be empty"),
+        (SENDGRID | {"sandbox": 1}, "sandbox: must be true or false"),
+        (SENDGRID | {"options": []}, "options: must be an object"),
+    ],
+)
+def test_a_wrong_vendor_key_is_refused(entry: Mapping[str, Any], problem: str) -> None:
+    assert vendor_problems(entry) == [f"vendors[0].{problem}"]
+
+
+# Time budget
+
+
+@pytest.mark.parametrize(
+    "timeout, delivery",
+    [
+        (10, {"deadline": 80, "record": 20, "lease": 120, "ttr": 110}),
+        (0.1, {"deadline": 0.2, "record": 0.6, "lease": 1, "ttr": 1}),
+        (0.1, {"deadline": 0.5, "record": 0.2, "lease": 1.1, "ttr": 1}),
+    ],
+)
+def test_a_time_budget_that_keeps_the_order_is_accepted(
+    timeout: float, delivery: Mapping[str, Any]
+) -> None:
+    mapping = {"mongodb": {"timeout": timeout}, "delivery": delivery}
+    assert Config.from_mapping(mapping, environ={}).mongodb.timeout == timeout
+
+
+def test_a_lease_too_short_to_store_the_result_is_refused() -> None:
+    assert problems({"delivery": {"deadline": 81}}) == [
+        "delivery.lease: less margin 110, but mongodb.timeout + deadline + record is 111"
+    ]
+
+
+def test_a_job_that_comes_back_within_the_lease_is_refused() -> None:
+    assert problems({"delivery": {"ttr": 109}}) == [
+        "delivery.ttr: must be at least the lease less margin, 110"
+    ]
+
+
+# Values from outside
+
+
+def test_strings_take_environment_variables_anywhere() -> None:
+    config = Config.from_mapping(
+        {
+            "mongodb": {"uri": "mongodb://u:${PW}@${HOST}:27017"},
+            "beanstalkd": {"servers": ["${HOST}:11300"]},
+            "vendors": [{"name": "a", "type": "m:C", "options": {"x": ["${PW}"], "n": 1}}],
+        },
+        environ={"HOST": "db", "PW": "pass"},
+    )
+    assert config.mongodb.uri == "mongodb://u:pass@db:27017"
+    assert config.beanstalkd.servers == ("db:11300",)
+    assert config.vendors[0].options == {"x": ["pass"], "n": 1}
+
+
+def test_a_doubled_dollar_stands_for_itself() -> None:
+    entry = SENDGRID | {"api_key": "$${X}${Y}$$Z$"}
+    assert vendor(entry, environ={"Y": "y"}).keys["api_key"] == "${X}y$$Z$"
+
+
+@pytest.mark.parametrize("text", ["${}", "${a-b}", "${OPEN", "x${1}"])
+def test_a_malformed_reference_is_refused(text: str) -> None:
+    assert vendor_problems(SENDGRID | {"api_key": text}) == [
+        "vendors[0].api_key: needs ${NAME}, or $${ for a plain ${"
+    ]
+
+
+def test_a_missing_variable_is_named_with_the_full_path() -> None:
+    mapping = {
+        "mongodb": {"uri": "mongodb://${U}:${P}@h"},
+        "beanstalkd": {"servers": ["${S}"]},
+        "vendors": [SENDGRID, {"name": "b", "type": "m:C", "options": {"a": [{"b": "${O}"}]}}],
+    }
+    assert problems(mapping) == [
+        "mongodb.uri: environment variable U, P is not set",
+        "beanstalkd.servers[0]: environment variable S is not set",
+        "vendors[1].options.a[0].b: environment variable O is not set",
+    ]
+
+
+def test_a_credential_file_stands_in_for_a_variable_that_is_not_set(tmp_path: Path) -> None:
+    (tmp_path / "KEY").write_text("from-file\n")
+    (tmp_path / "BAD").write_bytes(b"\xff")
+    folder = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    entry = SENDGRID | {"api_key": "${KEY}"}
+    assert vendor(entry, environ=folder).keys["api_key"] == "from-file"
+    assert vendor(entry, environ=folder | {"KEY": "set"}).keys["api_key"] == "set"
+    for name in ("BAD", "ABSENT"):
+        assert vendor_problems(SENDGRID | {"api_key": f"${{{name}}}"}, environ=folder) == [
+            f"vendors[0].api_key: environment variable {name} is not set"
+        ]
+
+
+def test_a_producer_needs_no_vendor_secrets() -> None:
+    config = Config.from_mapping(
+        {
+            "vendors": [
+                SENDGRID | {"api_key": "${K}", "from": "A <${F}>", "base_url": "${B}"},
+                SMTP
+                | {"name": "b", "host": "${H}", "tls": "none", "username": "u", "password": "${P}"},
+            ]
+        },
+        secrets=False,
+        environ={},
+    )
+    sendgrid, smtp = config.vendors
+    assert sendgrid.keys == {"api_key": ""}
+    assert (sendgrid.from_, sendgrid.base_url) == (None, None)
+    assert (smtp.keys["host"], smtp.keys["password"]) == ("", "")
+    assert config.replace(retry=Retry(base=1)).vendors == config.vendors
+
+
+def test_a_producer_needs_everything_else() -> None:
+    mapping = {"mongodb": {"uri": "${U}"}, "vendors": [{"name": "a", "type": "sendgrid"}]}
+    assert problems(mapping, secrets=False) == [
+        "mongodb.uri: environment variable U is not set",
+        "vendors[0].api_key: required key is missing",
+    ]
+
+
+# Files
+
+
+def write(folder: Path, content: str | bytes, mode: int = 0o600) -> Path:
+    file = folder / "config.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    file.chmod(mode)
+    return file
+
+
+def test_the_sample_runs_as_it_is_and_spells_out_the_defaults() -> None:
+    config = Config.load(SAMPLE, secrets=False, environ={})
+    assert [vendor.type for vendor in config.vendors] == ["sendgrid", "mailgun", "smtp"]
+    assert config.replace(vendors=[]) == Config()
+
+
+def test_the_sample_needs_its_secrets_in_production() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.load(SAMPLE, environ={})
+    assert caught.value.problems == (
+        "vendors[0].api_key: environment variable SENDGRID_API_KEY is not set",
+        "vendors[1].api_key: environment variable MAILGUN_API_KEY is not set",
+        "vendors[2].password: environment variable SMTP_PASSWORD is not set",
+    )
+
+
+def test_the_file_is_found_by_argument_then_environment_then_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, '{"retry": {"base": 1}}')
+    (tmp_path / "other.json").write_text('{"retry": {"base": 2}}')
+    (tmp_path / "third.json").write_text('\ufeff{"retry": {"base": 3}}', "utf-8")
+    other = {"MAILQUEUE_CONFIG": str(tmp_path / "other.json")}
+    assert Config.load(environ={}).retry.base == 1
+    assert Config.load(environ=other).retry.base == 2
+    assert Config.load("third.json", environ=other).retry.base == 3
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        ('{"a": 1,\n "b" 2}', "line 2, column 6: Expecting ':' delimiter"),
+        ("", "line 1, column 1: Expecting value"),
+        (b'{"a": "\xff"}', "not JSON in UTF-8"),
+        ("[" * 100_000, "not JSON in UTF-8"),
+        ("[]", "must hold a JSON object"),
+        (
+            '{"retry": {"cap": 1, "base": 1, "cap": 2, "cap": 3}}',
+            'key "cap" stands twice in one object',
+        ),
+    ],
+)
+def test_a_file_that_is_not_proper_json_is_named(
+    tmp_path: Path, content: str | bytes, problem: str
+) -> None:
+    file = write(tmp_path, content)
+    with pytest.raises(ConfigError) as caught:
+        Config.load(file)
+    assert caught.value.problems == (f"{file}: {problem}",)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.json: No such file"):
+        Config.load(tmp_path / "absent.json")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        Config.load(tmp_path)
+
+
+OWN = {"name": "a", "type": "m:C", "token": "secret"}
+
+
+@pytest.mark.parametrize(
+    "mapping, mode, warned",
+    [
+        ({"vendors": [SENDGRID]}, 0o644, True),
+        ({"vendors": [OWN]}, 0o644, True),
+        ({"mongodb": {"uri": "mongodb://u:p@h"}}, 0o644, True),
+        ({"vendors": [SENDGRID]}, 0o640, False),
+        ({"vendors": [SENDGRID | {"api_key": "${K}"}]}, 0o644, False),
+        ({"vendors": [SMTP]}, 0o644, False),
+        ({"mongodb": {"uri": "mongodb://u:${K}@h"}}, 0o644, False),
+        ({}, 0o644, False),
+    ],
+)
+def test_secrets_in_a_file_that_all_can_read_are_warned_of(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    mapping: Mapping[str, Any],
+    mode: int,
+    warned: bool,
+) -> None:
+    file = write(tmp_path, json.dumps(mapping), mode)
+    with caplog.at_level(logging.WARNING, logger="mailqueue.config"):
+        Config.load(file, environ={"K": "k"})
+    assert [record.message for record in caplog.records] == [READABLE_BY_ALL] * warned
+    assert [vars(r)["facts"] for r in caplog.records] == [{"file": str(file)}] * warned
+
+
+# What is never shown
+
+SECRETS = {
+    "mongodb": {"uri": "mongodb://hidden:hidden@h"},
+    "vendors": [
+        SENDGRID | {"api_key": "hidden", "from": "hidden@x.org", "options": {"k": "hidden"}},
+        SMTP | {"name": "b", "username": "hidden", "password": "hidden"},
+        {"name": "c", "type": "m:C", "token": "hidden"},
+    ],
+}
+
+
+def test_no_repr_shows_a_key_a_password_or_an_address() -> None:
+    config = Config.from_mapping(SECRETS, environ={})
+    assert "sendgrid" in repr(config)
+    for shown in (config, config.mongodb, *config.vendors, config.vendors):
+        assert "hidden" not in repr(shown)
+        assert "hidden" not in str(shown)
+
+
+def test_no_error_quotes_a_value() -> None:
+    broken = {
+        "mongodb": {"uri": "hidden", "database": "hidden.hidden", "timeout": "hidden"},
+        "beanstalkd": {"servers": ["hidden"], "tube": "hidden hidden"},
+        "vendors": [
+            SENDGRID | {"api_key": ["hidden"], "from": "hidden", "base_url": "http://hidden"},
+            SMTP | {"name": "hidden hidden", "tls": "hidden", "type": "hidden"},
+        ],
+    }
+    found = problems(broken)
+    assert len(found) == 10
+    assert "hidden" not in "\n".join(found)
+
+
+def test_only_the_word_production_is_production() -> None:
+    assert is_production({"MAILQUEUE_ENV": "production"})
+    assert not is_production({"MAILQUEUE_ENV": "Production"})
+    assert not is_production({})
