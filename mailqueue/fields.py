@@ -1,0 +1,224 @@
+"""The fields of an e-mail: what each may hold.
+
+Decides: what makes the value of each key of ``send()``'s mapping legal (``READERS``).
+
+May assume: nothing about what it is given.
+
+Promises: a reader returns the value in its one normal form, or raises ``InvalidEmail`` naming the
+field, never what stood in it. Chosen where the standards leave room: metadata numbers become text
+and booleans ``true`` or ``false``; a missing content type is guessed from the file's name, and a
+missing name from the type, since several vendors drop a nameless file silently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mailqueue.errors import InvalidEmail
+from mailqueue.headers import FIELD_NAME, Address, header_text
+from mailqueue.mime import GENERATED, Attachment
+
+RESERVED = GENERATED | {
+    *("from", "to", "cc", "bcc", "reply-to", "subject"),
+    *("sender", "return-path", "received", "dkim-signature"),
+}
+"""Header names (lower case) that an e-mail cannot set; nor ``Content-*``, ``Resent-*``,
+``X-Mailqueue-*``."""
+_RESERVED_FAMILIES = ("content-", "resent-", "x-mailqueue-")
+
+_NAME = r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+"
+_VALUE = rf'({_NAME}|"([ !#-\[\]-~]|\\[ -~])*")'
+_CONTENT_TYPE = re.compile(rf"(?!multipart/){_NAME}/{_NAME}(;\s*{_NAME}={_VALUE})*", re.IGNORECASE)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTENT_ID = re.compile(r"[!-;=?-~]{1,250}")
+SHOWN_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def _sender(value: object, field: str) -> Address:
+    if value is None:
+        raise InvalidEmail(field, "is missing")
+    return Address.parse(value, field)
+
+
+def _addresses(value: object, field: str) -> tuple[Address, ...]:
+    return tuple(Address.parse(entry, place) for entry, place in _entries(value, field))
+
+
+def _entries(value: object, field: str) -> Iterator[tuple[Any, str]]:
+    """The entries of a list, each with its place; a single string or address is a list of one."""
+    if value is None:
+        return
+    if isinstance(value, str | Address):
+        yield value, field
+    elif isinstance(value, list | tuple):
+        yield from ((entry, f"{field}[{n}]") for n, entry in enumerate(value))
+    else:
+        raise InvalidEmail(field, f"must be a list, not {type(value).__name__}")
+
+
+def _items(value: object, field: str) -> Iterator[tuple[str, Any, str]]:
+    """The items of a mapping, each with its place; a key that may hold anything is not shown."""
+    if value is None:
+        return
+    if not isinstance(value, Mapping):
+        raise InvalidEmail(field, f"must be a mapping, not {type(value).__name__}")
+    for n, (key, item) in enumerate(value.items()):
+        shown = isinstance(key, str) and SHOWN_KEY.fullmatch(key)
+        place = f"{field}.{key}" if shown else f"{field}[{n}]"
+        yield header_text(key, place), item, place
+
+
+def _subject(value: object, field: str) -> str:
+    return "" if value is None else header_text(value, field)
+
+
+def _body(value: object, field: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise InvalidEmail(field, f"must be a string, not {type(value).__name__}")
+    return _encodable(value, field)
+
+
+def _encodable(value: str, field: str) -> str:
+    if not value.isascii() and _SURROGATE.search(value):
+        raise InvalidEmail(field, "contains a lone surrogate")
+    return value
+
+
+def _headers(value: object, field: str) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    seen: set[str] = set()
+    for name, text, place in _items(value, field):
+        key = name.lower()
+        if not FIELD_NAME.fullmatch(name):
+            raise InvalidEmail(place, "is no header name (RFC 5322)")
+        if key in RESERVED or key.startswith(_RESERVED_FAMILIES):
+            raise InvalidEmail(place, "is a reserved header")
+        if key in seen:
+            raise InvalidEmail(place, "is given more than once")
+        seen.add(key)
+        headers[name] = header_text(text, place)
+    return headers
+
+
+def _tags(value: object, field: str) -> tuple[str, ...]:
+    tags = tuple((header_text(tag, place), place) for tag, place in _entries(value, field))
+    for tag, place in tags:
+        if not tag:
+            raise InvalidEmail(place, "is empty")
+    return tuple(tag for tag, _ in tags)
+
+
+def _metadata(value: object, field: str) -> dict[str, str]:
+    return {key: _scalar(item, place) for key, item, place in _items(value, field)}
+
+
+def _scalar(value: object, field: str) -> str:
+    """Text as it is; numbers as text; booleans as JSON writes them."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else header_text(value, field)
+
+
+def _vendor_options(value: object, field: str) -> dict[str, dict[str, Any]]:
+    options = {}
+    for vendor, given, place in _items(value, field):
+        if not isinstance(given, Mapping):
+            raise InvalidEmail(place, f"must be a mapping, not {type(given).__name__}")
+        options[vendor] = _json(given, place, depth=32)
+    return options
+
+
+def _json(value: object, field: str, depth: int) -> Any:
+    """A copy of what JSON and MongoDB both can hold."""
+    if not depth:
+        raise InvalidEmail(field, "is nested too deeply")
+    if isinstance(value, str):
+        return _encodable(value, field)
+    if isinstance(value, Mapping):
+        items = _items(value, field)
+        return {key: _json(item, place, depth - 1) for key, item, place in items}
+    if isinstance(value, list | tuple):
+        return [_json(entry, place, depth - 1) for entry, place in _entries(value, field)]
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return value
+    kind = type(value).__name__
+    raise InvalidEmail(field, f"has a value that JSON and MongoDB cannot hold: {kind}")
+
+
+_FILE_KEYS = frozenset({"filename", "content", "content_type", "content_id"})
+
+
+def _attachments(value: object, field: str) -> tuple[Attachment, ...]:
+    return tuple(_file(entry, place) for entry, place in _entries(value, field))
+
+
+def _file(given: object, field: str) -> Attachment:
+    if isinstance(given, Attachment):
+        given = file_mapping(given)
+    if not isinstance(given, Mapping) or given.keys() - _FILE_KEYS:
+        keys = ", ".join(sorted(_FILE_KEYS))
+        raise InvalidEmail(field, f"must be an Attachment or a mapping of {keys}")
+    content = given.get("content")
+    if not isinstance(content, bytes | bytearray | memoryview):
+        raise InvalidEmail(f"{field}.content", f"must be bytes, not {type(content).__name__}")
+    texts = ((key, given.get(key)) for key in ("filename", "content_type", "content_id"))
+    name, kind, content_id = (
+        "" if text is None else header_text(text, f"{field}.{key}") for key, text in texts
+    )
+    name = name.strip()
+    kind = kind or _guess(name)
+    if len(kind) > 255 or not _CONTENT_TYPE.fullmatch(kind):
+        raise InvalidEmail(f"{field}.content_type", "is no type of a single file (RFC 2045)")
+    content_id = content_id.removeprefix("<").removesuffix(">")
+    if content_id and not _CONTENT_ID.fullmatch(content_id):
+        raise InvalidEmail(f"{field}.content_id", "must be printable ASCII without spaces")
+    return Attachment(name or _default_name(kind), bytes(content), kind, content_id or None)
+
+
+def file_mapping(file: Attachment) -> dict[str, Any]:
+    mapping = {
+        "filename": file.filename,
+        "content": file.content,
+        "content_type": file.content_type,
+        "content_id": file.content_id,
+    }
+    return {key: value for key, value in mapping.items() if value is not None}
+
+
+def _guess(filename: str) -> str:
+    from mimetypes import MimeTypes  # an instance does not depend on the host's own lists
+
+    kind, encoding = MimeTypes().guess_type(f"./{filename}")
+    return "application/octet-stream" if kind is None or encoding else kind
+
+
+def _default_name(content_type: str) -> str:
+    """Several vendors drop a nameless attachment silently."""
+    from mimetypes import MimeTypes
+
+    bare = content_type.partition(";")[0].strip().lower()
+    return f"attachment{MimeTypes().guess_extension(bare) or '.bin'}"
+
+
+READERS: Mapping[str, Callable[[object, str], object]] = {
+    "from": _sender,
+    "to": _addresses,
+    "cc": _addresses,
+    "bcc": _addresses,
+    "reply_to": _addresses,
+    "subject": _subject,
+    "text": _body,
+    "html": _body,
+    "headers": _headers,
+    "attachments": _attachments,
+    "tags": _tags,
+    "metadata": _metadata,
+    "vendor_options": _vendor_options,
+}
+"""Every key of the mapping that ``send()`` takes, and what makes its value legal."""

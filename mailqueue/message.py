@@ -1,0 +1,194 @@
+"""What is sent: the e-mail as a value, valid from the moment it exists.
+
+Decides: what a legal e-mail is. Every refusal is ``InvalidEmail`` with the field's name and never
+with what stood in it.
+
+May assume: in ``Email.from_document`` that the mapping came from ``to_mapping`` (the consumer's hot
+path checks nothing); everywhere else nothing.
+
+Promises: an ``Email`` is complete, safe to put in headers, and equal input gives an equal mapping
+and ``content_hash`` on every host. Chosen where the standards leave room:
+
+* ``text=""`` is a body (people do send empty ones); neither text nor html is refused.
+* A display name that is already encoded (as ``formataddr`` makes it) is decoded; subjects and
+  other headers are text, and arrive as the very text that was given.
+* Reserved are the headers that fields or servers make: see ``RESERVED``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from mailqueue.errors import InvalidEmail
+from mailqueue.fields import READERS, RESERVED, SHOWN_KEY, file_mapping
+from mailqueue.headers import Address, mailbox, unsafe, unstructured
+from mailqueue.mime import Attachment, read, write
+
+if TYPE_CHECKING:  # annotations only; importing these would cost more than this module
+    from datetime import datetime
+    from email.message import Message
+
+__all__ = ["RESERVED", "Address", "Attachment", "Email", "mime"]
+
+MAX_RECIPIENTS = 1000
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class Email:
+    """A valid e-mail. ``from`` may be given as ``from_`` or as ``**{"from": ...}``."""
+
+    from_: Address
+    to: tuple[Address, ...]
+    cc: tuple[Address, ...]
+    bcc: tuple[Address, ...]
+    reply_to: tuple[Address, ...]
+    subject: str
+    text: str | None
+    html: str | None
+    headers: Mapping[str, str]
+    attachments: tuple[Attachment, ...]
+    tags: tuple[str, ...]
+    metadata: Mapping[str, str]
+    vendor_options: Mapping[str, Mapping[str, Any]]
+
+    def __init__(self, *, from_: str | Address | None = None, **given: Any) -> None:
+        if from_ is not None and given.setdefault("from", from_) is not from_:
+            raise InvalidEmail("from", "given twice, as from and as from_")
+        for key in given.keys() - READERS.keys():
+            raise InvalidEmail(key if SHOWN_KEY.fullmatch(key) else "email", "unknown key")
+        for field, reader in READERS.items():
+            self._set(field, reader(given.get(field), field))
+        if self.text is None and self.html is None:
+            raise InvalidEmail("text", "neither text nor html is given")
+        count = len(self.to) + len(self.cc) + len(self.bcc)
+        if not 0 < count <= MAX_RECIPIENTS:
+            raise InvalidEmail("to", f"{count} recipients: must be 1 to {MAX_RECIPIENTS}")
+
+    def _set(self, field: str, value: object) -> None:
+        object.__setattr__(self, "from_" if field == "from" else field, value)
+
+    def __repr__(self) -> str:
+        return f"Email({len(self.recipients)} recipients, {len(self.attachments)} attachments)"
+
+    @classmethod
+    def of(cls, email: Email | Mapping[str, Any] | Message[Any, Any]) -> Email:
+        """Whatever ``send()`` takes."""
+        if isinstance(email, Email):
+            return email
+        return cls.from_mapping(email) if isinstance(email, Mapping) else cls.from_message(email)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Email:
+        """From the keys that ``send()`` takes."""
+        if "from_" in mapping or not all(isinstance(key, str) for key in mapping):
+            raise InvalidEmail("email", "unknown key")
+        return cls(**mapping)
+
+    @classmethod
+    def from_message(cls, message: Message[Any, Any]) -> Email:
+        """From a stdlib ``EmailMessage`` (or an older ``Message``)."""
+        return cls.from_mapping(read(message))
+
+    @classmethod
+    def from_document(cls, mapping: Mapping[str, Any]) -> Email:
+        """From what ``to_mapping`` gave: fast, unchecked."""
+        email = object.__new__(cls)
+        email._set("from", Address.trusted(mapping["from"]))
+        for field in ("to", "cc", "bcc", "reply_to"):
+            email._set(field, tuple(map(Address.trusted, mapping.get(field, ()))))
+        for field in ("text", "html"):
+            email._set(field, mapping.get(field))
+        for field in ("headers", "metadata", "vendor_options"):
+            email._set(field, mapping.get(field, {}))
+        files = mapping.get("attachments", ())
+        email._set("attachments", tuple(Attachment(**file) for file in files))
+        email._set("subject", mapping.get("subject", ""))
+        email._set("tags", tuple(mapping.get("tags", ())))
+        return email
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The mapping that ``send()`` takes and MongoDB stores; what is empty is left out."""
+        mapping: dict[str, Any] = {"from": str(self.from_)}
+        for field in ("to", "cc", "bcc", "reply_to"):
+            mapping[field] = list(map(str, getattr(self, field)))
+        mapping["subject"] = self.subject
+        for field in ("headers", "metadata", "vendor_options"):
+            mapping[field] = dict(getattr(self, field))
+        mapping["tags"] = list(self.tags)
+        mapping["attachments"] = [file_mapping(file) for file in self.attachments]
+        mapping = {key: value for key, value in mapping.items() if value}
+        bodies = {"text": self.text, "html": self.html}
+        return mapping | {key: body for key, body in bodies.items() if body is not None}
+
+    @property
+    def recipients(self) -> tuple[Address, ...]:
+        """Everyone in to, cc and bcc, each mailbox once, in this order."""
+        found: dict[str, Address] = {}
+        for address in (*self.to, *self.cc, *self.bcc):
+            local, _, domain = address.address.rpartition("@")
+            found.setdefault(f"{local}@{domain.lower()}", address)
+        return tuple(found.values())
+
+    def content_hash(self) -> str:
+        """SHA-256 of what is sent; the order of headers, metadata and options does not matter."""
+        import json
+
+        def digest(content: bytes) -> str:
+            return sha256(content).hexdigest()
+
+        text = json.dumps(self.to_mapping(), sort_keys=True, default=digest)
+        return digest(text.encode())
+
+    def size(self) -> int:
+        """Bytes of the e-mail in MongoDB, exactly: this is what ``limits.max_size`` bounds."""
+        from bson import encode
+
+        return len(encode(self.to_mapping()))
+
+    def check_size(self, max_size: int) -> None:
+        """Refuse what would not fit a document."""
+        size = self.size()
+        if size > max_size:
+            raise InvalidEmail("email", f"{size} bytes are more than limits.max_size ({max_size})")
+
+
+def mime(
+    email: Email,
+    *,
+    message_id: str,
+    date: datetime | None = None,
+    email_id: str | None = None,
+    sender: Address | None = None,
+) -> bytes:
+    """The message for SMTP: no Bcc header, equal bytes for equal arguments.
+
+    ``sender`` replaces the From. Tags, metadata and vendor options have no place in plain MIME.
+    """
+    message_id = f"<{message_id.strip().strip('<>')}>"
+    headers = [*_heading(email, sender or email.from_), ("Message-ID", message_id)]
+    if date is not None:
+        from email.utils import format_datetime
+
+        headers.append(("Date", format_datetime(date)))
+    if email_id is not None:
+        headers.append(("X-Mailqueue-Id", email_id))
+    headers += [(name, unstructured(value)) for name, value in email.headers.items()]
+    return write(headers, email.text, email.html, email.attachments, seed=message_id)
+
+
+def _heading(email: Email, sender: Address) -> Iterator[tuple[str, str]]:
+    named = (("From", (sender,)), ("To", email.to), ("Cc", email.cc), ("Reply-To", email.reply_to))
+    for name, addresses in named:
+        for address in addresses:
+            if unsafe(address.name):
+                raise InvalidEmail(name.lower().replace("-", "_"), "has an unsafe display name")
+        if addresses:
+            yield name, ", ".join(mailbox(a.name, a.ascii) for a in addresses)
+        elif name == "To" and not email.cc:
+            yield "To", "undisclosed-recipients:;"
+    if unsafe(email.subject):
+        raise InvalidEmail("subject", "is unsafe")
+    yield "Subject", unstructured(email.subject)

@@ -1,0 +1,361 @@
+"""What is a legal e-mail, what is refused and how, and what is stored of it."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from email.utils import formataddr
+from typing import Any
+
+import pytest
+
+from mailqueue.errors import InvalidEmail
+from mailqueue.headers import unsafe
+from mailqueue.message import Address, Attachment, Email
+
+MINIMAL: dict[str, Any] = {
+    "from": "Ann <ann@example.com>",
+    "to": ["bob@example.org"],
+    "text": "Hello",
+}
+
+
+def email(**changes: Any) -> Email:
+    return Email.from_mapping(MINIMAL | changes)
+
+
+def refused(**changes: Any) -> InvalidEmail:
+    with pytest.raises(InvalidEmail) as caught:
+        email(**changes)
+    return caught.value
+
+
+FULL = {
+    "from": '"Doe, Ann" <ann@example.com>',
+    "to": ["Jürgen <j@bücher.example>", "bob@example.org"],
+    "cc": ["carl@example.org"],
+    "bcc": ["dora@example.org"],
+    "reply_to": ["help@example.com"],
+    "subject": "Grüße 🎉",
+    "headers": {"X-Tag": "a", "List-Unsubscribe": "<https://example.com/u>"},
+    "metadata": {"order": "7"},
+    "vendor_options": {"sendgrid": {"asm": {"group_id": 1, "list": [1.5, None, True, "x"]}}},
+    "tags": ["welcome"],
+    "attachments": [
+        {
+            "filename": "a.png",
+            "content": b"\x89PNG",
+            "content_type": "image/png",
+            "content_id": "logo",
+        }
+    ],
+    "text": "",
+    "html": "<p>",
+}
+
+
+def test_the_mapping_comes_back_as_it_was_given() -> None:
+    assert Email.from_mapping(FULL).to_mapping() == FULL
+    assert email().to_mapping() == {**MINIMAL}
+
+
+@pytest.mark.parametrize("mapping", [FULL, MINIMAL])
+def test_a_document_gives_an_equal_email_without_validation(mapping: dict[str, Any]) -> None:
+    whole = Email.from_mapping(mapping)
+    assert Email.from_document(whole.to_mapping()) == whole
+    assert pickle.loads(pickle.dumps(whole)) == whole
+
+
+def test_an_email_can_be_built_by_keywords_and_changed_by_replace() -> None:
+    built = Email(from_="Ann <ann@example.com>", to="bob@example.org", text="Hello")
+    assert built == email() == Email.of(built) == Email.of(MINIMAL) == Email(**MINIMAL)
+    assert replace(built, from_=Address("", "x@example.com")).from_.address == "x@example.com"
+    with pytest.raises(InvalidEmail, match="given twice"):
+        Email(from_="a@example.com", **MINIMAL)
+
+
+def test_representations_show_no_personal_data() -> None:
+    whole = Email.from_mapping(FULL)
+    shown = repr(whole) + repr(whole.to) + repr(whole.attachments)
+    assert not any(word in shown for word in ("ann", "example", "Grü", 'png"', "a.png", "Doe"))
+    assert repr(Attachment("x", b"12")) == "Attachment(no type, 2 bytes)"
+
+
+def test_recipients_are_unique_by_mailbox_and_in_order() -> None:
+    many = email(to=["A <a@x.org>", "b@x.org"], cc="B <b@X.org>", bcc=["c@x.org", "a@x.org"])
+    assert [r.address for r in many.recipients] == ["a@x.org", "b@x.org", "c@x.org"]
+    assert len(many.to) == 2
+    assert len(many.bcc) == 2
+
+
+@pytest.mark.parametrize(
+    "changes,field",
+    [
+        ({"from": None}, "from"),
+        ({"from": 7}, "from"),
+        ({"from": ["a@x.org", "b@x.org"]}, "from"),
+        ({"to": []}, "to"),
+        ({"to": None}, "to"),
+        ({"to": {"a@x.org": "Ann"}}, "to"),
+        ({"to": ["a@x.org", 7]}, "to[1]"),
+        ({"to": ["a@x.org"] * 1001}, "to"),
+        ({"cc": ["a@x.org"] * 1000}, "to"),
+        ({"text": None}, "text"),
+        ({"text": b"bytes"}, "text"),
+        ({"html": "\ud800"}, "html"),
+        ({"subject": 7}, "subject"),
+        ({"subject": "a\udc80"}, "subject"),
+        ({"headers": ["X-A: b"]}, "headers"),
+        ({"headers": {"X-A": 7}}, "headers.X-A"),
+        ({"headers": {"X-A": "1", "x-a": "2"}}, "headers.x-a"),
+        ({"headers": {"ann@x.org: secret": "1"}}, "headers[0]"),
+        ({"headers": {"Ünder": "1"}}, "headers[0]"),
+        ({"headers": {"": "1"}}, "headers[0]"),
+        ({"headers": {7: "1"}}, "headers[0]"),
+        ({"tags": ["ok", ""]}, "tags[1]"),
+        ({"tags": ["ok", 3]}, "tags[1]"),
+        ({"tags": {"a", "b"}}, "tags"),
+        ({"metadata": {"k": None}}, "metadata.k"),
+        ({"metadata": {"k": ["x"]}}, "metadata.k"),
+        ({"vendor_options": {"ses": 1}}, "vendor_options.ses"),
+        ({"vendor_options": {"ses": {"a": [b"x"]}}}, "vendor_options.ses.a[0]"),
+        ({"vendor_options": {"ses": {"a": 2**63}}}, "vendor_options.ses.a"),
+        ({"vendor_options": {"ses": {"a": "\ud800"}}}, "vendor_options.ses.a"),
+        ({"attachments": "file"}, "attachments"),
+        ({"attachments": [b"file"]}, "attachments[0]"),
+        ({"attachments": [{"path": "/etc/passwd"}]}, "attachments[0]"),
+        ({"attachments": [{"filename": "a"}]}, "attachments[0].content"),
+        ({"attachments": [{"content": "text"}]}, "attachments[0].content"),
+        ({"attachments": [{"content": b"", "filename": 7}]}, "attachments[0].filename"),
+        ({"unknown": 1}, "unknown"),
+        ({"ann@x.org": 1}, "email"),
+        ({"from_": "a@x.org"}, "email"),
+        ({7: 1}, "email"),
+    ],
+)
+def test_a_refusal_names_the_field(changes: dict[Any, Any], field: str) -> None:
+    with pytest.raises(InvalidEmail) as caught:
+        Email.from_mapping(MINIMAL | changes)
+    assert caught.value.field == field
+    assert "@" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["", "x", "multipart/mixed", "text/plain; x", "a/b;\u00e9=1"])
+def test_content_types_follow_the_syntax(kind: str) -> None:
+    file = {"content": b"", "content_type": kind or "t" * 256 + "/x"}
+    assert refused(attachments=[file]).field == "attachments[0].content_type"
+
+
+@pytest.mark.parametrize("content_id", ["a b", "é", "a<b", "x" * 251])
+def test_content_ids_are_printable_ascii(content_id: str) -> None:
+    file = Attachment("a.png", b"", "image/png", content_id)
+    assert refused(attachments=[file]).field == "attachments[0].content_id"
+
+
+def test_options_that_are_nested_too_deeply_are_refused() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(40):
+        deep = {"a": deep}
+    assert "nested too deeply" in refused(vendor_options={"ses": deep}).problem
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "From",
+        "To",
+        "Cc",
+        "Bcc",
+        "Reply-To",
+        "Subject",
+        "Date",
+        "Message-ID",
+        "Sender",
+        "Return-Path",
+        "Received",
+        "DKIM-Signature",
+        "MIME-Version",
+        "Content-Type",
+        "content-language",
+        "Resent-To",
+        "X-Mailqueue-Id",
+    ],
+)
+def test_reserved_headers_are_refused(name: str) -> None:
+    assert refused(headers={name: "x"}).field == f"headers.{name}"
+
+
+INJECTIONS = [
+    "a\r\nBcc: i@x.org",
+    "a\nb",
+    "a\rb",
+    "a\0b",
+    "A =?utf-8?q?=0D=0ABcc:_i@x.org?=",
+    "=?UTF-8*en?Q?=0a?=",
+    "=?utf-8?b?DQpCY2M6IGlAeC5vcmc=?=",
+    "=?utf-8?b?DQpCY2M6IGlAeC5vcmc?=",
+    "=?utf-8?B?D Q\tp=C?=",
+    "=?x=?utf-8?q?=0D=0A?=",
+    "=?utf-8?q?=?utf-8?q?=0D=0A?=",
+    "=?no-such?q?=00?=",
+    "=?utf-7?q?+AA0ACg-?=",
+    "=?unicode_escape?q?=5Cr=5Cn?=",
+    "=?utf-8?q?=3D=3Futf-8=3Fq=3F=3D0A=3F=3D?=",
+    "=?utf-8?q?a" + "=?utf-8?q?a" * 201,
+    "=?utf-8?q?a?=" + "a" * 20_001,
+]
+
+
+@pytest.mark.parametrize("value", INJECTIONS)
+@pytest.mark.parametrize(
+    "field",
+    [
+        "from",
+        "to",
+        "cc[1]",
+        "bcc",
+        "reply_to",
+        "subject",
+        "headers.X-A",
+        "tags[0]",
+        "metadata.k",
+        "attachments[0].filename",
+        "attachments[0].content_type",
+        "attachments[0].content_id",
+    ],
+)
+def test_no_line_break_gets_into_a_header(field: str, value: str) -> None:
+    named = Address(value, "a@x.org")
+    changes: dict[str, dict[str, Any]] = {
+        "from": {"from": f"{value} <a@x.org>"},
+        "to": {"to": Address("", f"{value}@x.org")},
+        "cc[1]": {"cc": ["a@x.org", named]},
+        "bcc": {"bcc": named},
+        "reply_to": {"reply_to": f'"{value}" <a@x.org>'},
+        "subject": {"subject": value},
+        "headers.X-A": {"headers": {"X-A": value}},
+        "tags[0]": {"tags": [value]},
+        "metadata.k": {"metadata": {"k": value}},
+        "attachments[0].filename": {"attachments": [Attachment(value, b"")]},
+        "attachments[0].content_type": {"attachments": [Attachment("a", b"", value)]},
+        "attachments[0].content_id": {"attachments": [Attachment("a", b"", "a/b", value)]},
+    }
+    error = refused(**changes[field])
+    assert error.field == field
+    assert "i@x.org" not in str(error)
+
+
+@pytest.mark.parametrize("key", ["headers", "metadata", "vendor_options"])
+def test_no_line_break_gets_into_a_key(key: str) -> None:
+    assert refused(**{key: {"X\r\nBcc": "x"}}).field == f"{key}[0]"
+
+
+@pytest.mark.parametrize("value", ["1 =? 2", "=?utf-8?q?caf=C3=A9?=", "=?x", "=?idna?b?====?="])
+def test_harmless_encoded_words_are_text(value: str) -> None:
+    assert unsafe(value) is None
+    assert email(subject=value).subject == value
+
+
+@pytest.mark.parametrize(
+    "text,name,address",
+    [
+        ("a@x.org", "", "a@x.org"),
+        (" <a@x.org> ", "", "a@x.org"),
+        ("Ann <a@x.org>", "Ann", "a@x.org"),
+        ("Ann B. (Sales)  C <a@x.org>", "Ann B. (Sales) C", "a@x.org"),
+        ('"Doe, \\"Ann\\" \\\\" <a@x.org>', 'Doe, "Ann" \\', "a@x.org"),
+        ("a@x.org <a@x.org>", "a@x.org", "a@x.org"),
+        ("Jürgen 🎉 <jürgen@bücher.example>", "Jürgen 🎉", "jürgen@bücher.example"),
+        (formataddr(("Jürgen, Dr.", "j@x.org")), "Jürgen, Dr.", "j@x.org"),
+        ("=?no-such?q?x?= <j@x.org>", "=?no-such?q?x?=", "j@x.org"),
+        ("o'neil+tag@localhost", "", "o'neil+tag@localhost"),
+        (f"{'a' * 64}@x.org", "", f"{'a' * 64}@x.org"),
+    ],
+)
+def test_an_address_is_read_and_survives_its_canonical_form(
+    text: str, name: str, address: str
+) -> None:
+    parsed = Address.parse(text)
+    assert parsed == Address(name, address)
+    assert Address.trusted(str(parsed)) == parsed == Address.parse(str(parsed))
+    assert Address.parse(parsed) == parsed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "ann", "@x.org", "a@", "a@@x.org", "a b@x.org", "a..b@x.org", ".a@x.org", "a.@x.org"),
+        *("a@x.org, b@x.org", "a@x.org, B <b@x.org>", "A <a@x.org>, B <b@x.org>", "<<a@x.org>"),
+        *("a@x..org", "a@-x.org", "a@x-.org", "a@x_y.org", "a@x.org.", "a@[127.0.0.1]", "A <>"),
+        *('"a b"@x.org', "a@x.org (Ann)", "G: a@x.org;", "a\u202eb@x.org", "a@\u200b.org"),
+        *("a" * 65 + "@x.org", "a@" + "b" * 64 + ".org", "a@" + ".".join(["b" * 60] * 5)),
+        *("é" * 33 + "@x.org", '"unclosed <a@x.org>', "a@x.org\n"),
+    ],
+)
+def test_bad_addresses_are_refused_without_being_quoted(text: str) -> None:
+    error = refused(to=["ok@x.org", text])
+    assert error.field == "to[1]"
+    assert "@x" not in str(error)
+
+
+def test_an_address_knows_its_form_for_the_wire() -> None:
+    idn = Address.parse("j@Bücher.example")
+    assert (idn.ascii, idn.is_ascii_mailbox) == ("j@xn--bcher-kva.example", True)
+    eai = Address.parse("jürgen@bücher.example")
+    assert (eai.ascii, eai.is_ascii_mailbox) == ("jürgen@xn--bcher-kva.example", False)
+    assert Address.parse("a@x.org").ascii == "a@x.org"
+
+
+def test_metadata_values_become_text() -> None:
+    given = {"s": "x", "i": 7, "f": 1.5, "t": True, "n": False}
+    assert email(metadata=given).metadata == {
+        "s": "x", "i": "7", "f": "1.5", "t": "true", "n": "false",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "file,name,kind",
+    [
+        (Attachment("", b"", "image/png"), "attachment.png", "image/png"),
+        (Attachment("", b"", "x/y; a=b"), "attachment.bin", "x/y; a=b"),
+        (Attachment("", b"", "message/rfc822"), "attachment.eml", "message/rfc822"),
+        ({"content": bytearray(b"")}, "attachment.bin", "application/octet-stream"),
+        ({"content": memoryview(b""), "filename": "a.pdf"}, "a.pdf", "application/pdf"),
+        ({"content": b"", "filename": " a.tar.gz"}, "a.tar.gz", "application/octet-stream"),
+    ],
+)
+def test_a_missing_file_name_or_type_is_filled_in(file: Any, name: str, kind: str) -> None:
+    (made,) = email(attachments=[file]).attachments
+    assert (made.filename, made.content_type, type(made.content)) == (name, kind, bytes)
+
+
+def test_brackets_around_a_content_id_are_taken_off() -> None:
+    (made,) = email(attachments=[Attachment("a", b"", "a/b", "<logo>")]).attachments
+    assert made.content_id == "logo"
+
+
+def test_the_size_is_that_of_the_stored_document() -> None:
+    whole = email(text="x" * 1000)
+    assert 1000 < whole.size() < 1200
+    whole.check_size(whole.size())
+    with pytest.raises(InvalidEmail, match="max_size") as caught:
+        whole.check_size(whole.size() - 1)
+    assert caught.value.field == "email"
+
+
+def test_the_hash_depends_on_the_content_and_not_on_the_order_of_headers() -> None:
+    one = email(headers={"X-A": "1", "X-B": "2"}, attachments=[Attachment("a", b"1")])
+    other = email(headers={"X-B": "2", "X-A": "1"}, attachments=[Attachment("a", b"1")])
+    assert one.content_hash() == other.content_hash()
+    assert one.content_hash() != replace(one, attachments=(Attachment("a", b"2"),)).content_hash()
+    assert email(text="").content_hash() != email(text=None, html="").content_hash()
+
+
+def test_the_hash_is_the_same_in_every_process_and_release() -> None:
+    expected = "fa2a96aeb1042ed440a02124740758e342328eaf07662a407e73be13be502b52"
+    assert email().content_hash() == expected
+
+
+def test_only_emails_mappings_and_messages_are_taken() -> None:
+    with pytest.raises(InvalidEmail, match="not list"):
+        Email.of([])  # type: ignore[arg-type]
