@@ -1,0 +1,301 @@
+"""What becomes of an e-mail: the one decision over statuses and outcomes. Pure.
+
+Decides: after an attempt (or when no vendor could be asked) the next status of the e-mail, the
+delay and priority of its job, what is held against the vendor, and what the next round starts with.
+
+Assumes: a ``Record`` that is one consistent view of the e-mail document, with times already turned
+into durations on the database server's clock, and the vendors' state beside it.
+
+Promises: no I/O, no clock, no randomness but the ``rand`` that is handed in. Durations go out;
+only ``store`` turns them into times. What is not known is ``unknown``. An e-mail ends without a
+yes as ``failed`` only if surely no copy left our hands; otherwise it is ``uncertain``.
+
+Who is to blame? A failed attempt is held against the vendor (it is closed) or against the e-mail
+(it counts towards ``max_attempts``), never both: so an outage, however often it comes back, cannot
+use up an e-mail's attempts; only ``give_up_after`` ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import assert_never
+
+from mailqueue.record import (
+    RETRY_PRIORITIES,
+    Closing,
+    Decision,
+    Outcome,
+    Pin,
+    Policy,
+    Reason,
+    Record,
+    Round,
+    SendResult,
+    Status,
+    VendorState,
+)
+
+__all__ = [
+    "Closing",
+    "Decision",
+    "Outcome",
+    "Pin",
+    "Policy",
+    "Reason",
+    "Record",
+    "Round",
+    "SendResult",
+    "Status",
+    "VendorState",
+    "decide",
+    "end",
+    "untouched",
+    "vendor_closing",
+]
+Rand = Callable[[], float]
+
+
+def decide(
+    record: Record,
+    result: SendResult | None,
+    others: Sequence[VendorState],
+    policy: Policy,
+    rand: Rand,
+) -> Decision:
+    """Say what follows for an e-mail after ``result``; None: no vendor could be asked.
+
+    ``others`` are all configured vendors that can carry the e-mail, with the time until each may
+    be asked; that of ``record.vendor`` follows from the result where it is not among them.
+    ``rand`` gives a number in [0, 1).
+    """
+    if result is None:
+        return _nobody_asked(record, others, policy, rand)
+    closing = vendor_closing(record, result, policy)
+    if record.vendor is not None and all(state.name != record.vendor for state in others):
+        others = (*others, VendorState(name=record.vendor, wait=_own_wait(closing, policy)))
+    after = replace(
+        record,
+        counted=record.counted + _counts(record, result, closing),
+        refused=_merged(record.refused, result.refused),
+    )
+    return replace(_follow(after, result, others, policy, rand), vendor_closing=closing)
+
+
+def _follow(
+    record: Record,
+    result: SendResult,
+    others: Sequence[VendorState],
+    policy: Policy,
+    rand: Rand,
+) -> Decision:
+    if record.pin is not None and result.outcome is not Outcome.ACCEPTED:
+        return _still_pinned(record, record.pin, result, others, policy, rand)
+    match result.outcome:
+        case Outcome.ACCEPTED:
+            return _accepted(record, result, others, policy, rand)
+        case Outcome.REJECTED:
+            return end(record, Reason.REJECTED)
+        case Outcome.UNSUITABLE:
+            return _next_vendor(_refused_here(record), others, policy, rand)
+        case Outcome.DEFERRED:
+            return _end_round(record, others, policy, rand, at_least=result.retry_after or 0.0)
+        case Outcome.THROTTLED | Outcome.UNAVAILABLE | Outcome.MISCONFIGURED:
+            return _next_vendor(record, others, policy, rand)
+        case Outcome.UNKNOWN:
+            return _unknown(record, others, policy, rand)
+        case _:
+            assert_never(result.outcome)
+
+
+def vendor_closing(record: Record, result: SendResult, policy: Policy) -> Closing | None:
+    """What the outcome says about the vendor; None leaves its health as it is."""
+    if result.ours:
+        return None
+    named = None  # "Retry-After: 0" would be an invitation to a hot loop
+    if result.retry_after is not None:
+        named = max(policy.probe_base, min(result.retry_after, policy.max_wait))
+    reason = f"{result.outcome} {result.code}".strip()
+    match result.outcome:
+        case Outcome.THROTTLED:
+            silent = policy.silent_throttle
+            return Closing(seconds=silent if named is None else named, reason=reason, named=named)
+        case Outcome.MISCONFIGURED:
+            return Closing(seconds=policy.unavailable_for, reason=reason, named=named)
+        case Outcome.UNAVAILABLE | Outcome.UNKNOWN:
+            suspect = result.answered and bool(record.failed_at - {record.vendor})
+            return Closing(
+                seconds=policy.unavailable_for, reason=reason, named=named, probe_only=suspect
+            )
+        case Outcome.ACCEPTED | Outcome.REJECTED | Outcome.UNSUITABLE | Outcome.DEFERRED:
+            return None
+        case _:
+            assert_never(result.outcome)
+
+
+def _own_wait(closing: Closing | None, policy: Policy) -> float:
+    """When the vendor just asked may be asked again, if nobody else is left: its early probe."""
+    if closing is None or closing.probe_only:
+        return 0.0
+    return min(closing.seconds, max(closing.named or 0.0, policy.probe_base))
+
+
+def _counts(record: Record, result: SendResult, closing: Closing | None) -> bool:
+    """True when the attempt counts towards ``max_attempts``: the vendor is not to blame.
+
+    A server error that may not close a second vendor counts for neither: whether the e-mail draws
+    it everywhere or all vendors are down cannot be told, and no outage may use up an e-mail.
+    """
+    if result.outcome is Outcome.UNKNOWN:
+        return record.pin is None
+    return closing is None
+
+
+def _accepted(
+    record: Record,
+    result: SendResult,
+    others: Sequence[VendorState],
+    policy: Policy,
+    rand: Rand,
+) -> Decision:
+    record = replace(record, pin=None, pending=result.pending or None)
+    if not result.pending:
+        return _decision(record, Status.SENT)
+    return _end_round(record, others, policy, rand, at_least=result.retry_after or 0.0)
+
+
+def _unknown(record: Record, others: Sequence[VendorState], policy: Policy, rand: Rand) -> Decision:
+    """Repeat under the same key where that is safe, else resend once or park."""
+    if record.vendor is not None and record.key is not None and record.key_life > 0:
+        life = min(policy.pin_life, record.key_life)
+        pin = Pin(vendor=record.vendor, key=record.key, remaining=life)
+        return _decision(replace(record, pin=pin), Status.QUEUED)
+    return _ordinary_unknown(record, others, policy, rand)
+
+
+def _ordinary_unknown(
+    record: Record, others: Sequence[VendorState], policy: Policy, rand: Rand
+) -> Decision:
+    record = replace(record, pin=None, unknowns=record.unknowns + 1)
+    if not policy.resend_unknown or record.unknowns > 1:
+        return _decision(record, Status.UNCERTAIN, reason=Reason.UNKNOWN)
+    return _next_vendor(record, others, policy, rand)
+
+
+def _still_pinned(
+    record: Record,
+    pin: Pin,
+    result: SendResult,
+    others: Sequence[VendorState],
+    policy: Policy,
+    rand: Rand,
+) -> Decision:
+    """The same request under the same key got no yes: repeat it here until the pin ends."""
+    delay = max(_jitter(policy.pin_base, pin.repeats, policy.cap, rand), result.retry_after or 0.0)
+    said_no = result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE)
+    if said_no or delay >= pin.remaining:
+        return _ordinary_unknown(record, others, policy, rand)
+    again = replace(record, pin=replace(pin, repeats=pin.repeats + 1))
+    return _decision(again, Status.QUEUED, delay=delay)
+
+
+def _nobody_asked(
+    record: Record, others: Sequence[VendorState], policy: Policy, rand: Rand
+) -> Decision:
+    if record.pin is not None:  # the pin ran out while the e-mail waited
+        return _ordinary_unknown(replace(record, vendor=record.pin.vendor), others, policy, rand)
+    if all(state.name in record.round.refused for state in others):
+        return end(record, Reason.REFUSED_BY_ALL)
+    return _end_round(record, others, policy, rand)
+
+
+def _refused_here(record: Record) -> Record:
+    refused = _merged(record.round.refused, (record.vendor,) if record.vendor else ())
+    return replace(record, round=replace(record.round, refused=refused))
+
+
+def _next_vendor(
+    record: Record, others: Sequence[VendorState], policy: Policy, rand: Rand
+) -> Decision:
+    """Hand the e-mail to an untried vendor at once, or end the round when there is none."""
+    refused = record.round.refused
+    if all(state.name in refused for state in others):
+        return end(record, Reason.REFUSED_BY_ALL)
+    tried = _merged(record.round.tried, (record.vendor,) if record.vendor else ())
+    if any(s.wait <= 0 and s.name not in tried and s.name not in refused for s in others):
+        record = replace(record, round=replace(record.round, tried=tried))
+        return _unless_over(record, policy, 0.0)
+    return _end_round(record, others, policy, rand)
+
+
+def _end_round(
+    record: Record,
+    others: Sequence[VendorState],
+    policy: Policy,
+    rand: Rand,
+    at_least: float = 0.0,
+) -> Decision:
+    """Start a new round after a pause: never at once, never before somebody may be asked."""
+    asked = record.vendor is not None or bool(record.round.tried)
+    pause = _jitter(policy.base, record.round.n, policy.cap, rand) if asked else 0.0
+    waits = [s.wait for s in others if s.name not in record.round.refused]
+    pause = max(pause, min(waits, default=policy.base), 0.0 if record.vendor else 1.0)
+    fresh = replace(record.round, n=record.round.n + asked, tried=())
+    pause = max(pause, min(at_least, policy.max_wait))
+    return _unless_over(replace(record, round=fresh), policy, pause)
+
+
+def _unless_over(record: Record, policy: Policy, delay: float) -> Decision:
+    """Queue the e-mail again unless its time or its attempts are used up."""
+    if record.expires_in is not None and record.expires_in <= 0:
+        return end(record, Reason.EXPIRED)
+    if record.age >= policy.give_up_after:
+        return end(record, Reason.GAVE_UP)
+    if record.counted >= policy.max_attempts:
+        return end(record, Reason.EXHAUSTED)
+    return _decision(record, Status.QUEUED, delay=delay)
+
+
+def end(record: Record, reason: Reason) -> Decision:
+    """End without a (further) yes; what may have left our hands is never called failed."""
+    if record.pin is not None:
+        record = replace(record, pin=None, unknowns=record.unknowns + 1)
+    if record.unknowns:
+        return _decision(record, Status.UNCERTAIN, reason=reason)
+    if record.pending is not None:
+        refused = _merged(record.refused, record.pending)
+        return _decision(replace(record, pending=None, refused=refused), Status.SENT)
+    return _decision(record, Status.FAILED, reason=reason)
+
+
+def untouched(record: Record) -> Decision:
+    """The claim is given back and nothing was sent: the e-mail is queued as it was."""
+    return replace(_decision(record, Status.QUEUED), priority=RETRY_PRIORITIES[record.priority])
+
+
+def _decision(
+    record: Record, status: Status, *, reason: str | None = None, delay: float = 0.0
+) -> Decision:
+    fresh = record.vendor is None and record.round == Round()
+    priority = record.priority if fresh else RETRY_PRIORITIES[record.priority]
+    return Decision(
+        status=status,
+        priority=priority,
+        reason=reason,
+        delay=delay,
+        round=record.round,
+        pin=record.pin,
+        pending=record.pending,
+        refused=record.refused,
+        unknowns=record.unknowns,
+        counted=record.counted,
+    )
+
+
+def _jitter(base: float, step: int, cap: float, rand: Rand) -> float:
+    """Full jitter: anything between nothing and the doubled base, at most ``cap``."""
+    return float(rand() * min(cap, base * 2.0 ** min(step, 63)))
+
+
+def _merged(known: tuple[str, ...], more: Sequence[str]) -> tuple[str, ...]:
+    return (*known, *(name for name in more if name not in known))

@@ -1,0 +1,184 @@
+"""What is said about an e-mail between the modules: statuses, outcomes, the record. Pure values.
+
+Decides: the words. ``lifecycle`` decides what follows from them, ``store`` how they are kept.
+
+Promises: every value is immutable; durations are seconds; no address, subject or body in a
+``code``, ``detail`` or ``reason``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+HIGH, NORMAL, BULK = 2048, 65_536, 1_048_576
+PRIORITIES = {"high": HIGH, "normal": NORMAL, "bulk": BULK}
+RETRY_PRIORITIES = {HIGH: 256, NORMAL: 512, BULK: 768}
+
+
+class Status(StrEnum):
+    """Where an e-mail stands. Four are ends; ``uncertain`` waits for a person."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    SENT = "sent"
+    FAILED = "failed"
+    UNCERTAIN = "uncertain"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """True when no worker will touch the e-mail again of its own accord."""
+        return self not in (Status.QUEUED, Status.SENDING)
+
+
+class Outcome(StrEnum):
+    """What one attempt at one vendor came to."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    UNSUITABLE = "unsuitable"
+    DEFERRED = "deferred"
+    THROTTLED = "throttled"
+    UNAVAILABLE = "unavailable"
+    MISCONFIGURED = "misconfigured"
+    UNKNOWN = "unknown"
+
+
+class Reason(StrEnum):
+    """Why an e-mail ended without a yes."""
+
+    REJECTED = "rejected"
+    REFUSED_BY_ALL = "refused_by_all"
+    EXHAUSTED = "exhausted"
+    GAVE_UP = "gave_up"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendResult:
+    """A vendor's answer, classified; vendor trouble is this value, never an exception.
+
+    ``code`` and ``detail`` carry no address, subject or body. ``retry_after`` (seconds) is a time
+    that the vendor named itself. ``refused`` are recipients refused for good, ``pending`` those
+    put off; with ``accepted`` all others were taken. ``answered`` is False when no complete answer
+    came (refused connection, DNS, TLS, time-out, reset). ``ours`` marks an ``unknown`` that our
+    side caused; the vendor is not blamed for it.
+    """
+
+    outcome: Outcome
+    code: str = ""
+    detail: str = ""
+    message_id: str | None = None
+    retry_after: float | None = None
+    refused: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    answered: bool = True
+    ours: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """Which vendors have been asked. ``n`` rounds with an attempt are over (the back-off's step).
+
+    ``tried`` is emptied when a round ends. ``refused`` are the vendors that do not take this
+    e-mail (``unsuitable``); they are not asked again, so that the e-mail can wait for the others.
+    """
+
+    n: int = 0
+    tried: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """The e-mail stays with a vendor that de-duplicates by ``key``, for ``remaining`` seconds."""
+
+    vendor: str
+    key: str
+    remaining: float
+    repeats: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What the decision needs of an e-mail document. Durations are seconds.
+
+    ``age`` counts from max(creation, ``send_at``) or an operator's retry. ``vendor`` is the vendor
+    of the attempt being decided (None: none could be asked), ``probe`` whether it was a probe,
+    ``key`` its idempotency key with ``key_life`` seconds of documented life left.
+    ``failed_at`` are the vendors that answered this e-mail with a server error before.
+    ``pending`` is None until a vendor took the e-mail for some recipients only.
+    """
+
+    priority: int
+    age: float = 0.0
+    expires_in: float | None = None
+    counted: int = 0
+    unknowns: int = 0
+    round: Round = Round()
+    pin: Pin | None = None
+    pending: tuple[str, ...] | None = None
+    refused: tuple[str, ...] = ()
+    failed_at: frozenset[str] = frozenset()
+    vendor: str | None = None
+    probe: bool = False
+    key: str | None = None
+    key_life: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorState:
+    """A configured vendor that can carry the e-mail; ``wait`` seconds until it may be asked."""
+
+    name: str
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The numbers of the configuration that decide (durations in seconds)."""
+
+    max_attempts: int = 25
+    give_up_after: float = 259_200.0
+    base: float = 30.0
+    cap: float = 3600.0
+    resend_unknown: bool = True
+    unavailable_for: float = 600.0
+    max_wait: float = 3600.0
+    silent_throttle: float = 60.0
+    probe_base: float = 5.0
+    pin_base: float = 5.0
+    pin_life: float = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """What is held against a vendor: closed for ``seconds``, of which it named ``named`` itself.
+
+    ``probe_only``: the e-mail is suspected more than the vendor; only a probe's step advances.
+    """
+
+    seconds: float
+    reason: str
+    named: float | None = None
+    probe_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What follows. ``delay`` in seconds; ``priority`` is the job's (smaller is more urgent)."""
+
+    status: Status
+    priority: int
+    reason: str | None = None
+    delay: float = 0.0
+    vendor_closing: Closing | None = None
+    round: Round = Round()
+    pin: Pin | None = None
+    pending: tuple[str, ...] | None = None
+    refused: tuple[str, ...] = ()
+    unknowns: int = 0
+    counted: int = 0
