@@ -1,0 +1,346 @@
+"""The e-mails in MongoDB: the truth, and the only module that writes it.
+
+Decides: how a write becomes durable (majority, journaled), how long it is repeated, and how a lost
+reply is told from a lost claim. The fields stand in ``document``, the guards in ``transitions``.
+
+Indexes: ``idempotency_key`` unique where present; ``(status, due_at)`` for the backlog, the relay
+and the leases; ``(status, expires_at)`` where present; ``(status, updated_at)`` for retention.
+
+Promises: a call that returns is durable. A driver's exception becomes ``StoreUnavailable`` (the
+caller's own transaction excepted). Every method may be called from any thread; a ``Store`` belongs
+to the process that made it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import pymongo
+from bson import ObjectId
+from bson.codec_options import CodecOptions
+from pymongo import MongoClient, UpdateOne, WriteConcern
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError, ConfigurationError, DuplicateKeyError, PyMongoError
+from pymongo.read_concern import ReadConcern
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from mailqueue.config import MongoDB
+from mailqueue.document import SIMULATED, Document, Stored
+from mailqueue.errors import ConfigError, StoreUnavailable
+from mailqueue.outage import Outage
+from mailqueue.record import SendResult, Status
+from mailqueue.transitions import (
+    Change,
+    Claim,
+    change_filter,
+    change_update,
+    claim_filter,
+    claim_update,
+    late_yes_filter,
+    late_yes_update,
+)
+
+T = TypeVar("T")
+_DURABLE = WriteConcern(w="majority", j=True)
+_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
+_DUPLICATE = 11000
+
+
+def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
+    """A client that has not connected yet; ``mongodb.timeout`` bounds its search for a server."""
+    try:
+        return MongoClient(
+            settings.uri,
+            appname="mailqueue",
+            serverSelectionTimeoutMS=round(settings.timeout * 1000),
+            connectTimeoutMS=round(min(5.0, settings.timeout) * 1000),
+        )
+    except (ConfigurationError, ValueError) as error:  # the text may quote the URI
+        raise ConfigError([f"mongodb.uri: cannot be used ({type(error).__name__})"]) from None
+
+
+class Store:
+    """The collection of e-mails, for one kind of consumer or producer (``env``)."""
+
+    def __init__(
+        self, settings: MongoDB, *, env: str, client: MongoClient[dict[str, Any]] | None = None
+    ) -> None:
+        self.env = env
+        self.timeout = settings.timeout
+        self.client = connect(settings) if client is None else client
+        self._own_client = client is None
+        self._database = self.client.get_database(settings.database, codec_options=_OPTIONS)
+        self._name = settings.collection
+        self.emails = self.collection("")
+        self._outage = Outage("mongodb")
+
+    def collection(self, suffix: str) -> Collection[dict[str, Any]]:
+        """``emails`` or one beside it (``.vendors``, ``.leases``), written durably."""
+        return self._database.get_collection(self._name + suffix, write_concern=_DURABLE)
+
+    def ensure_indexes(self) -> None:
+        """Create the indexes that are missing."""
+        with self.reached():
+            self.emails.create_index(
+                "idempotency_key",
+                unique=True,
+                partialFilterExpression={"idempotency_key": {"$exists": True}},
+            )
+            self.emails.create_index([("status", 1), ("due_at", 1), ("_id", 1)])
+            self.emails.create_index(
+                [("status", 1), ("expires_at", 1)],
+                partialFilterExpression={"expires_at": {"$exists": True}},
+            )
+            self.emails.create_index([("status", 1), ("updated_at", 1)])
+
+    def close(self) -> None:
+        """Close the connections, unless the client was the caller's own."""
+        if self._own_client:
+            self.client.close()
+
+    # Producing ---------------------------------------------------------------------------------
+
+    def insert(
+        self, documents: Sequence[Document], session: ClientSession | None = None
+    ) -> list[str]:
+        """Store new e-mails in one write; returns the idempotency keys that were there already.
+
+        With ``session`` the driver's exceptions pass through, a taken key among them.
+        """
+        if session is not None:
+            self._write_new(documents, session)
+            return []
+        with self.reached():
+            try:
+                self.persist(lambda: self._insert_or_confirm(documents), self.timeout)
+            except (DuplicateKeyError, BulkWriteError) as error:
+                if taken := duplicates(error):
+                    return taken
+                raise
+        return []
+
+    def _insert_or_confirm(self, documents: Sequence[Document]) -> None:
+        """Insert; what is there under our own ``_id`` came from a try whose reply was lost."""
+        try:
+            self._write_new(documents)
+        except (DuplicateKeyError, BulkWriteError) as error:
+            mine = duplicates(error, "_id")
+            if not mine:
+                raise
+            self.confirm(mine)
+            if len(mine) < len(write_errors(error)):
+                raise
+
+    def _write_new(
+        self, documents: Sequence[Document], session: ClientSession | None = None
+    ) -> None:
+        if len(documents) == 1:
+            self.emails.insert_one(dict(documents[0]), session=session)
+        else:
+            self.emails.insert_many(map(dict, documents), ordered=False, session=session)
+
+    def confirm(self, ids: Sequence[ObjectId]) -> None:
+        """Return once these documents are durable: a majority write waits even if it is empty.
+
+        Raises the driver's exceptions.
+        """
+        self.emails.update_many({"_id": {"$in": list(ids)}}, {"$unset": {"confirm": ""}})
+
+    def by_key(
+        self, keys: Sequence[str], session: ClientSession | None = None
+    ) -> dict[str, Document]:
+        """The e-mails stored under these idempotency keys (``_id``, ``content_hash``), durably."""
+        match = {"idempotency_key": {"$in": list(keys)}}
+        fields = {"idempotency_key": 1, "content_hash": 1}
+        with self.reached(session):
+            found = list(self.emails.find(match, fields, session=session))
+            if session is None and found:
+                ids = [document["_id"] for document in found]
+                self.persist(lambda: self.confirm(ids), self.timeout)
+        return {document["idempotency_key"]: document for document in found}
+
+    def cancel(self, email_id: ObjectId) -> bool:
+        """Cancel what is queued. False: it is not cancelled (what may have left, never is)."""
+        left = {"$or": [{"$gt": ["$unknowns", 0]}, {"$gt": ["$pin", None]}]}
+        update = {
+            "status": {"$cond": [left, Status.UNCERTAIN.value, Status.CANCELLED.value]},
+            "reason": "cancelled",
+            "updated_at": "$$NOW",
+        }
+        queued = {"_id": email_id, "status": Status.QUEUED.value}
+        with self.reached():
+            self.persist(lambda: self.emails.update_one(queued, [{"$set": update}]), self.timeout)
+            found = self.emails.find_one({"_id": email_id}, {"status": 1})
+        return found is not None and found["status"] == Status.CANCELLED
+
+    # Working -----------------------------------------------------------------------------------
+
+    def read(self, ids: Sequence[ObjectId]) -> dict[ObjectId, Stored]:
+        """The documents of ``ids``, each with the server's time; a missing one is left out."""
+        with self.reached():
+            found = self.emails.aggregate(
+                [{"$match": {"_id": {"$in": list(ids)}}}, {"$set": {"now": "$$NOW"}}]
+            )
+            return {document["_id"]: Stored(document, document["now"]) for document in found}
+
+    def claim(
+        self, claims: Sequence[Claim], *, owner: str, nonce: ObjectId, lease: float
+    ) -> set[ObjectId]:
+        """Claim e-mails in one bulk write; returns those that are mine now.
+
+        Raises ``StoreUnavailable`` when it is not known: give them back with ``nonce``.
+        """
+        writes = [
+            UpdateOne(claim_filter(c, self.env), claim_update(c, owner, nonce, lease))
+            for c in claims
+        ]
+        if self._bulk(writes, self.timeout) == len(claims):
+            return {c.id for c in claims}
+        ids = [c.id for c in claims]
+        mine = {"_id": {"$in": ids}, "lease.nonce": nonce, "status": Status.SENDING.value}
+        return {document["_id"] for document in self._majority(mine, {"_id": 1})}
+
+    def change(self, changes: Sequence[Change], seconds: float) -> set[ObjectId]:
+        """Write decided transitions in one bulk write, repeated for up to ``seconds``.
+
+        Returns the ids whose transition is written, now or by a try whose reply was lost.
+        """
+        simulated = self.env == SIMULATED
+        writes = [UpdateOne(change_filter(c), change_update(c, simulated)) for c in changes]
+        if self._bulk(writes, seconds) == len(changes):
+            return {c.id for c in changes}
+        by_id = {c.id: c for c in changes}
+        fields = {"status": 1, "lease": 1, "attempts": 1}
+        found = self._majority({"_id": {"$in": list(by_id)}}, fields)
+        return {d["_id"] for d in found if _written(by_id[d["_id"]], d)}
+
+    def late_yes(
+        self, email_id: ObjectId, token: int, vendor: str, result: SendResult, seconds: float
+    ) -> None:
+        """Record a yes that came after the lease was lost, in whatever state the e-mail is."""
+        update = late_yes_update(token, vendor, result, self.env == SIMULATED)
+        self._bulk([UpdateOne(late_yes_filter(email_id, token), update)], seconds)
+
+    def _bulk(self, writes: list[UpdateOne], seconds: float) -> int:
+        with self.reached():
+            result = self.persist(lambda: self.emails.bulk_write(writes, ordered=False), seconds)
+            return result.matched_count
+
+    def _majority(self, match: dict[str, Any], fields: dict[str, Any]) -> list[dict[str, Any]]:
+        emails = self.emails.with_options(read_concern=ReadConcern("majority"))
+        with self.reached():
+            return list(emails.find(match, fields))
+
+    # Looking -----------------------------------------------------------------------------------
+
+    def find(self, match: Mapping[str, Any], limit: int, *sort: str) -> list[Stored]:
+        """Up to ``limit`` documents without their e-mail's content, in order of ``sort``."""
+        steps: list[dict[str, Any]] = [{"$match": match}]
+        if sort:
+            steps.append({"$sort": dict.fromkeys(sort, 1)})
+        steps += [{"$limit": limit}, {"$unset": "email"}, {"$set": {"now": "$$NOW"}}]
+        with self.reached():
+            return [Stored(document, document["now"]) for document in self.emails.aggregate(steps)]
+
+    def count(self, match: Mapping[str, Any], limit: int) -> int:
+        """How many match, counted up to ``limit``."""
+        with self.reached():
+            return self.emails.count_documents(match, limit=limit)
+
+    def has_work(self) -> bool:
+        """Whether an e-mail of my kind is due now or leased."""
+        queued = {"status": Status.QUEUED.value, "due_at": {"$not": {"$gt": self.now()}}}
+        leased = {"status": Status.SENDING.value}
+        return any(self.count({**match, "env": self.env}, 1) for match in (queued, leased))
+
+    def mark_announced(self, ids: Sequence[ObjectId]) -> None:
+        """Note that the relay put these on the tube."""
+        n = {"$add": [{"$ifNull": ["$announced.n", 0]}, 1]}
+        update = [{"$set": {"announced": {"at": "$$NOW", "n": n}}}]
+        queued = {"_id": {"$in": list(ids)}, "status": Status.QUEUED.value}
+        with self.reached():
+            self.emails.update_many(queued, update)
+
+    def delete(self, ids: Sequence[ObjectId], status: Status) -> int:
+        """Delete e-mails that ended as ``status``."""
+        with self.reached():
+            final = {"_id": {"$in": list(ids)}, "status": status.value}
+            return self.emails.delete_many(final).deleted_count
+
+    def now(self) -> datetime:
+        """The server's time."""
+        with self.reached():
+            local: datetime = self._database.command("hello")["localTime"]
+            return local if local.tzinfo else local.replace(tzinfo=UTC)
+
+    # Reaching the server -----------------------------------------------------------------------
+
+    @contextmanager
+    def reached(self, session: ClientSession | None = None) -> Iterator[None]:
+        """Turn the driver's exceptions into ours, but for those that say something about a key."""
+        try:
+            yield
+        except PyMongoError as error:
+            if session is not None or duplicates(error):
+                raise
+            self._outage.began(_said(error))
+            raise StoreUnavailable(_said(error)) from error
+        self._outage.over()
+
+    def persist(self, write: Callable[[], T], seconds: float) -> T:
+        """Repeat ``write``, an idempotent one, until it is acknowledged, for up to ``seconds``."""
+        end = time.monotonic() + seconds
+        with pymongo.timeout(seconds):
+            try:
+                return write()
+            except PyMongoError as error:
+                if duplicates(error):
+                    raise
+            again = Retrying(
+                stop=stop_after_delay(max(0.0, end - time.monotonic())),
+                wait=wait_random_exponential(multiplier=0.05, max=1.0),
+                retry=retry_if_exception_type(PyMongoError),
+                reraise=True,
+            )
+            return again(write)
+
+
+def _written(change: Change, document: Document) -> bool:
+    """Whether the transition is in the document, though the write matched nothing this time."""
+    if change.sending:
+        outcome = change.result.outcome.value if change.result else "not_started"
+        return any(
+            line["token"] == change.token and line["outcome"] == outcome
+            for line in document["attempts"]
+        )
+    same = bool(document["lease"]["token"] == change.token)
+    return same and document["status"] == change.decision.status.value
+
+
+def write_errors(error: PyMongoError) -> list[dict[str, Any]]:
+    """The write errors inside a driver's exception."""
+    if isinstance(error, DuplicateKeyError):
+        return [dict(error.details or {})]
+    if isinstance(error, BulkWriteError):
+        return list(error.details.get("writeErrors", ()))
+    return []
+
+
+def duplicates(error: PyMongoError, field: str = "idempotency_key") -> list[Any]:
+    """The values of a unique ``field`` that were already there."""
+    return [
+        e["keyValue"][field]
+        for e in write_errors(error)
+        if e.get("code") == _DUPLICATE and field in e.get("keyValue", ())
+    ]
+
+
+def _said(error: PyMongoError) -> str:
+    """The kind of trouble; the driver's own text may quote the URI or a document."""
+    code = getattr(error, "code", None)
+    return f"MongoDB: {type(error).__name__}" + (f" ({code})" if code else "")

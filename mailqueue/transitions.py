@@ -1,0 +1,251 @@
+"""The transitions of a stored e-mail: the guard before each, and the update it makes. Pure.
+
+Decides: what must be true of a document for a transition to happen, and how a ``Decision`` is
+written down.
+
+Assumes: MongoDB evaluates guard and update in one step, so that every time is the server's
+(``$$NOW``) and nothing happens between the two.
+
+Promises: every transition is guarded by status and fencing token, so that writing it twice, or by a
+worker that lost its lease, changes nothing. Only a yes needs no lease: it always counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from bson import ObjectId
+
+from mailqueue.record import Decision, Outcome, Pin, SendResult, Status
+
+LEDGER_LENGTH = 50
+NOT_STARTED = "not_started"
+_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+
+Pipeline = list[dict[str, Any]]
+Filter = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The intent to send one e-mail through one vendor; ``token`` is the one that was seen."""
+
+    id: ObjectId
+    token: int
+    vendor: str
+    key: str | None = None
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A decided transition of one e-mail.
+
+    ``sending`` under ``token`` (and ``nonce`` when given), or ``queued`` while the newest token is
+    ``token``. ``result`` closes the ledger line of that token; None with ``sending``: nothing was
+    sent (``not_started``). ``expired`` also demands that the lease has run out.
+    """
+
+    id: ObjectId
+    token: int
+    decision: Decision
+    sending: bool = True
+    nonce: ObjectId | None = None
+    result: SendResult | None = None
+    vendor: str | None = None
+    expired: bool = False
+
+
+def claim_filter(claim: Claim, env: str) -> Filter:
+    """Queued, of my kind, due, not expired, and not claimed since it was read."""
+    return {
+        "_id": claim.id,
+        "status": Status.QUEUED.value,
+        "env": env,
+        "lease.token": claim.token,
+        "$expr": {
+            "$and": [
+                {"$lte": [{"$ifNull": ["$due_at", "$$NOW"]}, "$$NOW"]},
+                {"$gt": [{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]},
+            ]
+        },
+    }
+
+
+def claim_update(claim: Claim, owner: str, nonce: ObjectId, lease: float) -> Pipeline:
+    """Take the lease and open the ledger line (the intent) in one write."""
+    line = {
+        "n": {"$add": [{"$ifNull": [{"$last": "$attempts.n"}, 0]}, 1]},
+        "token": claim.token + 1,
+        "vendor": {"$literal": claim.vendor},
+        "key": {"$literal": claim.key},
+        "probe": claim.probe,
+        "started_at": "$$NOW",
+        "ended_at": None,
+        "outcome": None,
+    }
+    held = {
+        "token": claim.token + 1,
+        "owner": {"$literal": owner},
+        "nonce": nonce,
+        "until": {"$add": ["$$NOW", round(lease * 1000)]},
+    }
+    ledger = {"$slice": [{"$concatArrays": ["$attempts", [line]]}, -LEDGER_LENGTH]}
+    return [
+        {
+            "$set": {
+                "status": Status.SENDING.value,
+                "lease": held,
+                "attempts": ledger,
+                "updated_at": "$$NOW",
+            }
+        }
+    ]
+
+
+def change_filter(change: Change) -> Filter:
+    """The guard of a settlement, a rescue, or a transition of a queued e-mail."""
+    guard: Filter = {
+        "_id": change.id,
+        "status": (Status.SENDING if change.sending else Status.QUEUED).value,
+        "lease.token": change.token,
+    }
+    if change.nonce is not None:
+        guard["lease.nonce"] = change.nonce
+    if change.expired:
+        guard["$expr"] = {"$lt": ["$lease.until", "$$NOW"]}
+    return guard
+
+
+def change_update(change: Change, simulated: bool) -> Pipeline:
+    """Write the decision down; a yes that came late in the meantime wins over it."""
+    decision = change.decision
+    fields: dict[str, Any] = {
+        "status": decision.status.value,
+        "reason": decision.reason,
+        "due_at": _after(decision.delay) if decision.delay > 0 else None,
+        "lease": {"$literal": {"token": change.token}},
+        "round": {
+            "n": decision.round.n,
+            "tried": list(decision.round.tried),
+            "refused": list(decision.round.refused),
+        },
+        "pin": _pin_update(decision.pin),
+        "pending": _literal_list(decision.pending),
+        "refused": _literal_list(decision.refused or None),
+        "unknowns": decision.unknowns,
+        "counted": decision.counted,
+        "announced": None,
+        "updated_at": "$$NOW",
+    }
+    if change.sending:
+        fields["attempts"] = _closed_line(change.token, _line_end(change.result))
+    if decision.status is Status.SENT:
+        fields |= _sent(change.vendor, change.result, simulated)
+        return [{"$set": fields}]
+    return [{"$set": fields}, {"$set": _late_accept_wins(simulated)}]
+
+
+def _sent(vendor: str | None, result: SendResult | None, simulated: bool) -> dict[str, Any]:
+    yes = result is not None and result.outcome is Outcome.ACCEPTED
+    fields: dict[str, Any] = {"sent_at": "$$NOW"}
+    if result is not None and yes:
+        fields["vendor"] = {"$literal": vendor}
+        fields["vendor_message_id"] = {"$literal": result.message_id}
+    return fields | ({"simulated": True} if simulated else {})
+
+
+def _late_accept_wins(simulated: bool) -> dict[str, Any]:
+    late = {"$ne": [{"$type": "$late_accept"}, "missing"]}
+    won: dict[str, Any] = {
+        "status": Status.SENT.value,
+        "reason": None,
+        "due_at": None,
+        "vendor": "$late_accept.vendor",
+        "vendor_message_id": "$late_accept.message_id",
+        "sent_at": "$$NOW",
+    } | ({"simulated": True} if simulated else {})
+    return {
+        field: {"$cond": [late, value, {"$ifNull": [f"${field}", "$$REMOVE"]}]}
+        for field, value in won.items()
+    }
+
+
+def late_yes_filter(email_id: ObjectId, token: int) -> Filter:
+    """No guard but that this line's yes is not yet written: writing it twice changes nothing."""
+    open_or_unknown = {"token": token, "outcome": {"$ne": Outcome.ACCEPTED.value}}
+    return {"_id": email_id, "attempts": {"$elemMatch": open_or_unknown}}
+
+
+def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool) -> Pipeline:
+    """A yes from a worker that lost its lease: the e-mail is sent, whatever it is by now."""
+    sending = {"$eq": ["$status", Status.SENDING.value]}
+    sent = {"$eq": ["$status", Status.SENT.value]}
+    yes = {
+        "vendor": {"$literal": vendor},
+        "message_id": {"$literal": result.message_id},
+        "token": token,
+        "at": "$$NOW",
+    }
+    line = _line_end(result) | {"late": True, "extra_copy": sent}
+    becomes: dict[str, Any] = {
+        "status": Status.SENT.value,
+        "reason": None,
+        "due_at": None,
+        "pin": None,
+        "vendor": yes["vendor"],
+        "vendor_message_id": yes["message_id"],
+        "sent_at": "$$NOW",
+    } | ({"simulated": True} if simulated else {})
+    keep = {"$or": [sending, sent]}
+    fields: dict[str, Any] = {
+        field: {"$cond": [keep, {"$ifNull": [f"${field}", "$$REMOVE"]}, value]}
+        for field, value in becomes.items()
+    }
+    fields["late_accept"] = {"$cond": [sending, yes, {"$ifNull": ["$late_accept", "$$REMOVE"]}]}
+    fields["attempts"] = _closed_line(token, line)
+    return [{"$set": fields | {"updated_at": "$$NOW"}}]
+
+
+def _closed_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
+    merged = {"$mergeObjects": ["$$line", end]}
+    is_mine = {"$eq": ["$$line.token", token]}
+    return {
+        "$map": {
+            "input": "$attempts",
+            "as": "line",
+            "in": {"$cond": [is_mine, merged, "$$line"]},
+        }
+    }
+
+
+def _line_end(result: SendResult | None) -> dict[str, Any]:
+    if result is None:
+        return {"ended_at": "$$NOW", "outcome": NOT_STARTED}
+    return {
+        "ended_at": "$$NOW",
+        "outcome": result.outcome.value,
+        "code": {"$literal": result.code},
+        "detail": {"$literal": result.detail},
+        "message_id": {"$literal": result.message_id},
+        "answered": result.answered,
+        "refused": {"$literal": list(result.refused)},
+    }
+
+
+def _pin_update(pin: Pin | None) -> Any:
+    if pin is None:
+        return None
+    until = _after(max(0.0, pin.remaining))
+    return {"vendor": pin.vendor, "key": pin.key, "until": until, "repeats": pin.repeats}
+
+
+def _literal_list(values: Sequence[str] | None) -> Any:
+    return None if values is None else {"$literal": list(values)}
+
+
+def _after(seconds: float) -> dict[str, Any]:
+    return {"$add": ["$$NOW", round(seconds * 1000)]}
