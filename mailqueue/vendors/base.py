@@ -1,0 +1,170 @@
+"""The one port to a vendor: ``Vendor.send(email, attempt) -> SendResult``.
+
+Decides: what a vendor is to the rest of the program, and what may be said about its answers.
+
+Assumes: an instance belongs to one thread; the e-mail was validated when it was accepted.
+
+Promises: ``send`` never raises for vendor trouble, it is a value. ``detail`` is one short line
+without addresses, names, subjects or keys. A header that could inject another one is refused here
+once more, whatever the producer that stored it checked.
+
+========================  ==============================================================
+``code``                  meaning (else the vendor's own: ``"202"``, ``"smtp-550"``, or a
+                          word of ``failures``: the connection, not the vendor, failed)
+========================  ==============================================================
+``header_injection``      a header value with CR, LF or NUL
+``envelope``              this vendor cannot send to some of the recipients only
+``size`` ``smtputf8``     the SMTP server does not offer what this e-mail needs
+``simulated``             accepted by the simulation
+========================  ==============================================================
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from mailqueue.config import VendorConfig
+from mailqueue.errors import ConfigError, InvalidEmail
+from mailqueue.headers import Address, unsafe
+from mailqueue.message import Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors import limits
+
+HEADER_INJECTION = "header_injection"
+ENVELOPE = "envelope"
+SIZE = "size"
+SMTPUTF8 = "smtputf8"
+
+ID_HEADER = "X-Mailqueue-Id"
+ID_KEY = "mailqueue_id"
+SIMULATED_DELAY = "simulated_delay"  # an option that no vendor must see
+IDLE_SECONDS = 20.0  # a connection that idled for longer may be dead without our knowing
+CONNECT_SECONDS = 5.0
+
+_DETAIL_LENGTH = 200
+_MAILBOX = re.compile(r"<?[^\s<>\"'(),:;=]+@[^\s<>\"'(),;]+>?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What one attempt needs beside the e-mail.
+
+    ``message_id`` with its angle brackets. ``recipients``: None is all, else only these.
+    ``deadline`` is a ``time.monotonic`` moment.
+    """
+
+    email_id: str
+    message_id: str
+    key: str | None = None
+    recipients: tuple[str, ...] | None = None
+    deadline: float
+
+
+class Vendor(ABC):
+    """A vendor that takes e-mails. ``lookup`` is None unless it documents a search for sent ones.
+
+    ``key_life``: the documented life, in seconds, of a key by which the vendor de-duplicates.
+    """
+
+    key_life: ClassVar[float | None] = None
+    lookup: Any = None
+
+    def __init__(self, config: VendorConfig) -> None:
+        self.config = config
+        self.name = config.name
+        self._from = _address(config)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+    def can_carry(self, email: Email) -> str | None:
+        """None if this vendor can take the e-mail, else a short phrase that says why not."""
+        return limits.can_carry(self.config.type, email)
+
+    @abstractmethod
+    def send(self, email: Email, attempt: Attempt) -> SendResult:
+        """Hand the e-mail to the vendor. Vendor trouble is a result, never an exception."""
+
+    def close(self) -> None:  # noqa: B027  # nothing to do for a vendor that keeps nothing open
+        """Give up connections; the next ``send`` opens new ones."""
+
+    def sender(self, email: Email) -> Address:
+        """Who the e-mail is from here: the vendor's own ``from``, if it has one."""
+        return self._from or email.from_
+
+    def options(self, email: Email) -> dict[str, Any]:
+        """Vendor-specific extras: the configured ones, the e-mail's own on top."""
+        options = merged(self.config.options, email.vendor_options.get(self.name, {}))
+        options.pop(SIMULATED_DELAY, None)
+        return options
+
+
+def _address(config: VendorConfig) -> Address | None:
+    try:
+        return Address.parse(config.from_) if config.from_ else None
+    except InvalidEmail as error:
+        raise ConfigError([f"vendors.{config.name}.from: {error.problem}"]) from None
+
+
+def created_at(email_id: str) -> datetime:
+    """When the e-mail was made, out of its id: a date that is the same in every attempt."""
+    return datetime.fromtimestamp(int(email_id[:8], 16), UTC)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` laid on it: mappings are merged, anything else is replaced."""
+    result = dict(base)
+    for key, value in over.items():
+        present = result.get(key)
+        if isinstance(present, Mapping) and isinstance(value, Mapping):
+            result[key] = merged(present, value)
+        else:
+            result[key] = value
+    return result
+
+
+def refuse_injection(email: Email) -> SendResult | None:
+    """A result if a header of this e-mail, decoded or not, could inject another; else None."""
+    problem = next(filter(None, map(unsafe, _header_values(email))), None)
+    if problem is None:
+        return None
+    return SendResult(outcome=Outcome.REJECTED, code=HEADER_INJECTION, detail=f"a header {problem}")
+
+
+def _header_values(email: Email) -> Iterator[str]:
+    yield from (email.subject, *email.headers, *email.headers.values())
+    for person in _people(email):
+        yield from (person.name, person.address)
+    for file in email.attachments:
+        yield from (file.filename, file.content_type, file.content_id or "")
+
+
+def _people(email: Email) -> tuple[Address, ...]:
+    return (email.from_, *email.to, *email.cc, *email.bcc, *email.reply_to)
+
+
+def discreet(result: SendResult, email: Email, secrets: tuple[str, ...] = ()) -> SendResult:
+    """The result with a ``detail`` that can be logged: short, one line, nothing personal in it."""
+    if not result.detail:
+        return result
+    detail = result.detail
+    for private in sorted(_private(email, secrets), key=len, reverse=True):
+        detail = re.sub(re.escape(private), "*", detail, flags=re.IGNORECASE)
+    detail = " ".join(_MAILBOX.sub("*", detail).split())
+    detail = "".join(c for c in detail if c.isprintable())
+    return replace(result, detail=detail[:_DETAIL_LENGTH])
+
+
+def _private(email: Email, secrets: tuple[str, ...]) -> set[str]:
+    """What a vendor might quote back. Very short words would blank out the text around them."""
+    people = _people(email)
+    words = {email.subject, email.text or "", email.html or "", *email.headers.values(), *secrets}
+    words |= {p.name for p in people} | {p.address for p in people}
+    words |= set(email.metadata.values()) | set(email.tags)
+    words |= {a.filename for a in email.attachments}
+    return {word.strip() for word in words if len(word.strip()) > 3}

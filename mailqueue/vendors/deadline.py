@@ -1,0 +1,144 @@
+"""The total deadline of one call: a watchdog that shuts the socket.
+
+Decides: when a call to a vendor has taken long enough. Socket time-outs count per read, so a server
+that drips a byte now and then never meets them; only shutting the socket from outside ends that.
+
+Assumes: deadlines are ``time.monotonic`` moments; a call stays in one thread.
+
+Promises: one small thread per process, started by the first call and again after a fork; only
+sockets of calls that are still running are shut, never a descriptor that was closed and given out
+again (each call holds a duplicate of its own).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+
+class DeadlinePassed(OSError):
+    """The deadline passed before anything was handed to the socket."""
+
+
+class Call:
+    """One call under a deadline; a context manager. ``with Call(deadline) as call: ...``
+
+    ``written`` is True once bytes that could send the e-mail were handed to the socket: what fails
+    before was surely not sent. ``was_shut``: the watchdog ended it.
+    """
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.written = False
+        self.was_shut = False
+        self._handle: socket.socket | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        _watchdog.add(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _watchdog.remove(self)
+        with self._lock:
+            if self._handle is not None:
+                self._handle.close()
+                self._handle = None
+
+    @property
+    def expired(self) -> bool:
+        """True when the deadline passed, so that an error may be the watchdog's doing."""
+        return self.was_shut or time.monotonic() >= self.deadline
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, never less than a millisecond (a time-out of 0 means non-blocking)."""
+        return max(0.001, self.deadline - time.monotonic())
+
+    def attach(self, sock: socket.socket) -> None:
+        """From now on the deadline shuts this socket (in place of an earlier one)."""
+        handle = socket.socket(fileno=os.dup(sock.fileno()))
+        with self._lock:
+            if self._handle is not None:
+                self._handle.close()
+            self._handle = handle
+        if self.expired:
+            self.shut()
+
+    def writing(self, sock: socket.socket) -> None:
+        """Say that bytes which may send the e-mail go out now; refused when it is too late."""
+        if not self.written and self.expired:
+            raise DeadlinePassed("deadline")
+        if self._handle is None:
+            self.attach(sock)
+        sock.settimeout(self.remaining)
+        self.written = True
+
+    def shut(self) -> None:
+        """Shut the socket in both directions: whoever waits on it wakes up."""
+        with self._lock:
+            self.was_shut = True
+            if self._handle is not None:
+                with contextlib.suppress(OSError):
+                    self._handle.shutdown(socket.SHUT_RDWR)
+
+
+class Watchdog:
+    """The thread that shuts what runs over its deadline."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as in a forked child: it has neither the thread nor the parent's calls."""
+        self._calls: set[Call] = set()
+        self._wake_at = 0.0
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def add(self, call: Call) -> None:
+        """Watch this call; the thread is woken only if this deadline is the next one."""
+        with self._changed:
+            self._calls.add(call)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="mailqueue-watchdog", daemon=True
+                )
+                self._thread.start()
+            elif call.deadline < self._wake_at:
+                self._changed.notify()
+
+    def remove(self, call: Call) -> None:
+        """The call is over. The thread may wake up for it once more and find nothing."""
+        with self._changed:
+            self._calls.discard(call)
+
+    def _run(self) -> None:
+        while True:
+            for call in self._wait():
+                call.shut()
+
+    def _wait(self) -> list[Call]:
+        """Sleep until the next deadline; give the calls whose deadline passed."""
+        with self._changed:
+            self._wake_at = min((c.deadline for c in self._calls), default=float("inf"))
+            pause = self._wake_at - time.monotonic()
+            self._changed.wait(None if pause == float("inf") else max(0.0, pause))
+            now = time.monotonic()
+            over = [c for c in self._calls if c.deadline <= now]
+            self._calls.difference_update(over)
+            return over
+
+
+_watchdog = Watchdog()
+os.register_at_fork(after_in_child=_watchdog.forget)

@@ -1,0 +1,209 @@
+"""The base of every vendor with an HTTP API: build, post, parse.
+
+Decides: what an HTTP status means where a vendor's own table says nothing else, and what follows
+when no complete answer came. A vendor's file adds ``build`` (its request from an e-mail) and
+``parse`` (its rows of the table), and nothing about connections.
+
+====================================  ===============================================
+answer                                outcome
+====================================  ===============================================
+2xx that ``parse`` does not know      unknown
+3xx (never followed)                  misconfigured
+400, 422, other 4xx                   unsuitable (HTML: a firewall's, unavailable)
+401, 402, 403                         misconfigured (403 in HTML: unavailable)
+404, 405, 406, 410, 415               misconfigured
+413                                   unsuitable
+429                                   throttled (``Retry-After``)
+408, 502, 504, 520, 524               unknown (a gateway gave up, its backend may not have)
+500, 503, other 5xx                   unavailable
+no status, nothing written            unavailable
+no status after the first byte        unknown
+====================================  ===============================================
+
+Promises: the e-mail is posted at most once per ``send``; the same e-mail and attempt make the same
+bytes, whenever and wherever they are made.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+from functools import cached_property, lru_cache
+from http import HTTPStatus
+from importlib import metadata
+from typing import Any, ClassVar
+
+from mailqueue.config import VendorConfig
+from mailqueue.message import Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors import base, failures
+from mailqueue.vendors.base import Attempt, Vendor
+from mailqueue.vendors.transport import Lost, RawAnswer, Request, Transport
+
+__all__ = ["Answer", "HttpVendor", "Request", "json_request"]
+
+_OF_THE_ACCOUNT = {401, 402, 403, 404, 405, 406, 410, 415}
+_OF_A_GATEWAY = {408, 502, 504, 520, 524}
+_HTML_IS_A_FIREWALL = {400, 403, 422}
+
+
+class Answer:
+    """A vendor's answer, read with care: nothing in it is taken to be there."""
+
+    def __init__(self, raw: RawAnswer) -> None:
+        self.status = raw.status
+        self.headers = raw.headers
+        self.body = raw.body
+        self.cut = raw.cut
+
+    @cached_property
+    def text(self) -> str:
+        """The body as text, for looking into; never for a log."""
+        return self.body.decode("utf-8", "replace")
+
+    @cached_property
+    def json(self) -> Any:
+        """The body as JSON, or None. A body that was cut off is not looked at."""
+        try:
+            return None if self.cut else json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
+    @property
+    def object(self) -> Mapping[str, Any]:
+        """The body's JSON object, or an empty one."""
+        return self.json if isinstance(self.json, dict) else {}
+
+    @property
+    def html(self) -> bool:
+        """True for a page: what APIs do not send, but firewalls and proxies do."""
+        kind = self.headers.get("Content-Type", "")
+        return "html" in kind.lower() or self.body.lstrip()[:1] == b"<"
+
+    @property
+    def now(self) -> float:
+        """The time by the vendor's own clock, by which it also dates the end of a pause."""
+        return _date(self.headers.get("Date", "")) or time.time()
+
+    @property
+    def retry_after(self) -> float | None:
+        """``Retry-After`` in seconds from now: given in seconds or as a date; else None."""
+        return self.seconds(self.headers.get("Retry-After", "").strip())
+
+    def seconds(self, text: str) -> float | None:
+        """Seconds from now for ``"120"`` or ``"Mon, 20 Dec 2021 20:33:21 UTC"``; else None."""
+        if text.isascii() and text.isdigit():
+            return float(text[:9])
+        date = _date(text)
+        return None if date is None else max(0.0, date - self.now)
+
+
+class HttpVendor(Vendor):
+    """A vendor with an HTTP API. ``timeout`` of its config counts per read."""
+
+    default_base_url: ClassVar[str]
+
+    def __init__(self, config: VendorConfig) -> None:
+        super().__init__(config)
+        self.transport = Transport(config.base_url or self.default_base_url)
+        self.secrets = tuple(v for v in config.keys.values() if isinstance(v, str))
+
+    @abstractmethod
+    def build(self, email: Email, attempt: Attempt) -> Request:
+        """The vendor's request for this e-mail."""
+
+    @abstractmethod
+    def parse(self, answer: Answer, email: Email) -> SendResult:
+        """What the vendor's answer means; ``by_status`` for what is not in its own table."""
+
+    def send(self, email: Email, attempt: Attempt) -> SendResult:
+        """Build, post once, parse."""
+        if attempt.recipients is not None:
+            return SendResult(
+                outcome=Outcome.UNSUITABLE, code=base.ENVELOPE, detail="cannot send to some only"
+            )
+        result = base.refuse_injection(email) or self._send(email, attempt)
+        return base.discreet(result, email, self.secrets)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.transport.close()
+
+    def _send(self, email: Email, attempt: Attempt) -> SendResult:
+        request = self.build(email, attempt)
+        try:
+            raw = self.transport.post(request, attempt.deadline, self.config.timeout)
+        except Lost as lost:
+            return _lost(lost)
+        result = self.parse(Answer(raw), email)
+        if raw.cut and result.outcome is Outcome.UNKNOWN:
+            return replace(result, code=raw.cut, answered=False)
+        return result
+
+    def by_status(self, answer: Answer, detail: str = "") -> SendResult:
+        """The common table (at the top of this file)."""
+        status = answer.status
+        result = SendResult(
+            outcome=_outcome(status),
+            code=str(status),
+            detail=detail or _phrase(status),
+            retry_after=answer.retry_after,
+        )
+        if status in _HTML_IS_A_FIREWALL and answer.html:
+            return replace(result, outcome=Outcome.UNAVAILABLE, detail="HTML, not from the API")
+        return result
+
+
+def json_request(path: str, payload: Mapping[str, Any], headers: Mapping[str, str]) -> Request:
+    """A request with a JSON body; equal payloads make equal bytes."""
+    body = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+    return Request(path, body, {**common_headers(), "Content-Type": "application/json", **headers})
+
+
+@lru_cache(maxsize=1)
+def common_headers() -> Mapping[str, str]:
+    """Who we are, and that answers come as plain JSON."""
+    try:
+        version = metadata.version("mailqueue")
+    except metadata.PackageNotFoundError:  # run from the source tree
+        version = "0"
+    return {
+        "User-Agent": f"mailqueue/{version}",
+        "Accept": "application/json",
+        "Accept-Encoding": "identity",
+    }
+
+
+def _outcome(status: int) -> Outcome:
+    if status == 429:
+        return Outcome.THROTTLED
+    if status in _OF_THE_ACCOUNT or 300 <= status < 400:
+        return Outcome.MISCONFIGURED
+    if status in _OF_A_GATEWAY or status < 300:
+        return Outcome.UNKNOWN
+    return Outcome.UNSUITABLE if status < 500 else Outcome.UNAVAILABLE
+
+
+def _lost(lost: Lost) -> SendResult:
+    outcome = Outcome.UNKNOWN if lost.written else Outcome.UNAVAILABLE
+    if lost.code == failures.INVALID_REQUEST:
+        outcome = Outcome.MISCONFIGURED
+    return SendResult(outcome=outcome, code=lost.code, answered=False)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "unknown status"
+
+
+def _date(text: str) -> float | None:
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None

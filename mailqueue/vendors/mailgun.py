@@ -1,0 +1,125 @@
+"""Mailgun: ``POST /v3/{domain}/messages``, multipart/form-data.
+
+Decides: what a request to Mailgun looks like and what its answers mean. Facts: Mailgun's
+openapi.yaml and api-sending.rst, "Error codes".
+
+==================================================  =========================================
+answer                                              outcome
+==================================================  =========================================
+200, JSON with ``id``, ``message`` "Queued..."      accepted
+200 "Mailgun Magnificent API"                       misconfigured: wrong URL, nothing sent
+400 "Domain ... is not allowed to send"             misconfigured: the account's state
+400 the same, "authorized recipients"               unsuitable: only these recipients
+400 others                                          unsuitable: another vendor may take it
+401 402 403                                         misconfigured
+404 "Domain not found"                              unsuitable (it may be temporary)
+404 others                                          misconfigured
+429                                                 throttled, the time is told in words
+==================================================  =========================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+from urllib3 import encode_multipart_formdata
+
+from mailqueue.headers import Address
+from mailqueue.message import Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors.base import ID_KEY, Attempt
+from mailqueue.vendors.http import Answer, HttpVendor, Request, common_headers
+
+Part = tuple[str, str | tuple[str, bytes, str]]
+
+_AFTER = re.compile(r"try again after (?:(\d+) seconds|([A-Z][^.]*))")
+
+
+class Mailgun(HttpVendor):
+    """Own keys: ``api_key``, ``domain``. In the EU: ``base_url`` ``https://api.eu.mailgun.net``."""
+
+    default_base_url = "https://api.mailgun.net"
+
+    def build(self, email: Email, attempt: Attempt) -> Request:
+        """A form, always multipart; the boundary is the e-mail's, so a repeat is byte-identical."""
+        options = self.options(email)
+        parts = [part for part in self._parts(email, attempt) if part[0] not in options]
+        parts += [(n, str(v)) for n, value in options.items() for v in _each(value)]
+        seed = f"{attempt.email_id} {attempt.message_id}".encode()
+        boundary = hashlib.sha256(seed).hexdigest()
+        body, content_type = encode_multipart_formdata(parts, boundary)
+        login = b64encode(f"api:{self.config.keys['api_key']}".encode()).decode("ascii")
+        path = f"/v3/{quote(self.config.keys['domain'], safe='')}/messages"
+        own = {"Content-Type": content_type, "Authorization": f"Basic {login}"}
+        return Request(path, body, {**common_headers(), **own})
+
+    def _parts(self, email: Email, attempt: Attempt) -> Iterator[Part]:
+        yield "from", _person(self.sender(email))
+        for name, people in (("to", email.to), ("cc", email.cc), ("bcc", email.bcc)):
+            yield from ((name, _person(person)) for person in people)
+        yield "subject", email.subject
+        bodies = ("text", email.text), ("html", email.html)
+        yield from ((n, body) for n, body in bodies if body is not None)
+        for a in email.attachments:  # an inline one is found by its file name
+            kind, name = ("inline", a.content_id) if a.content_id else ("attachment", a.filename)
+            yield kind, (name, a.content, a.content_type)
+        yield from ((f"h:{name}", value) for name, value in email.headers.items())
+        if email.reply_to:
+            yield "h:Reply-To", ", ".join(map(_person, email.reply_to))
+        yield "h:Message-Id", attempt.message_id
+        yield from (("o:tag", tag) for tag in dict.fromkeys(email.tags))
+        yield from ((f"v:{k}", v) for k, v in email.metadata.items() if k != ID_KEY)
+        yield f"v:{ID_KEY}", attempt.email_id
+        if self.config.sandbox:
+            yield "o:testmode", "yes"
+
+    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+        """Mailgun's own rows; its errors are ``{"message"}`` or plain text."""
+        message = _text(answer, "message")
+        result = self.by_status(answer, message)
+        match answer.status:
+            case 200:
+                return self._taken(answer, message)
+            case 400 if message.startswith("Domain ") and "is not allowed to send" in message:
+                theirs = "authorized recipients" in message
+                outcome = Outcome.UNSUITABLE if theirs else Outcome.MISCONFIGURED
+                return replace(result, outcome=outcome)
+            case 404 if message.startswith("Domain not found"):
+                return replace(result, outcome=Outcome.UNSUITABLE)
+            case 429 if result.retry_after is None:
+                return replace(result, retry_after=_told(answer, message))
+        return result
+
+    def _taken(self, answer: Answer, message: str) -> SendResult:
+        message_id = _text(answer, "id")
+        if message_id and message.startswith("Queued"):
+            return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
+        result = self.by_status(answer, "200 without an id")
+        if "Mailgun Magnificent API" in answer.text:
+            return replace(result, outcome=Outcome.MISCONFIGURED, detail="wrong URL or domain")
+        return result
+
+
+def _person(address: Address) -> str:
+    return str(Address(address.name, address.ascii))
+
+
+def _each(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _text(answer: Answer, name: str) -> str:
+    value = answer.object.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _told(answer: Answer, message: str) -> float | None:
+    """``... limit exceeded, try again after 120 seconds`` or ``... after Mon, 20 Dec 2021 ...``."""
+    found = _AFTER.search(message)
+    return answer.seconds((found[1] or found[2]).strip()) if found else None

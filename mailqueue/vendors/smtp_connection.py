@@ -1,0 +1,153 @@
+"""A connection to an SMTP server that is ready for MAIL: connected, secured, logged in.
+
+Decides: how a connection is opened, and what a reply means at each step (the table in ``smtp``).
+
+Promises: no connection is used without TLS where TLS is configured, nor with a certificate that
+was not verified; the deadline shuts the socket from the first byte on, during the handshake too.
+"""
+
+from __future__ import annotations
+
+import re
+import smtplib
+import socket
+import ssl
+
+from mailqueue.config import VendorConfig
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors import failures
+from mailqueue.vendors.base import CONNECT_SECONDS
+from mailqueue.vendors.deadline import Call
+
+PORTS = {"starttls": 587, "implicit": 465, "none": 25}
+
+_CREDITS = re.compile(r"credits exceeded", re.IGNORECASE)
+_TOO_MANY = re.compile(r"too many (connections|requests)", re.IGNORECASE)
+_CLOSING = 421
+_NO_REPLY = -1  # smtplib's word for a line that is not an SMTP reply
+
+
+class Failed(Exception):
+    """A step failed; ``result`` says what that means."""
+
+    def __init__(self, result: SendResult) -> None:
+        super().__init__(result.code)
+        self.result = result
+
+
+class Connection(smtplib.SMTP):
+    """smtplib's, with the steps that it hides told apart. ``fresh``: no e-mail went over it yet."""
+
+    def __init__(self, config: VendorConfig, tls: ssl.SSLContext, call: Call) -> None:
+        self._config = config
+        self._tls = tls
+        self._call = call
+        self.fresh = True
+        keys = config.keys
+        self._kind: str = keys.get("tls") or "starttls"
+        timeout = min(CONNECT_SECONDS, config.timeout, call.remaining)
+        port = keys.get("port") or PORTS[self._kind]
+        try:
+            super().__init__(keys["host"], port, local_hostname="[127.0.0.1]", timeout=timeout)
+        except smtplib.SMTPConnectError as error:
+            raise Failed(_refusal(error.smtp_code, error.smtp_error)) from None
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        """smtplib's seam for a socket of one's own."""
+        sock = socket.create_connection((host, port), timeout)
+        self._call.attach(sock)
+        address = sock.getsockname()[0]
+        self.local_hostname = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+        if self._kind == "implicit":
+            sock = self._tls.wrap_socket(sock, server_hostname=host)
+        self.limit(self._call, sock)
+        return sock
+
+    def limit(self, call: Call, sock: socket.socket | None = None) -> None:
+        """No single read may take longer than the configured time, nor than what is left."""
+        sock = sock or self.sock
+        if sock is not None:
+            sock.settimeout(min(self._config.timeout, call.remaining))
+
+    def prepare(self) -> None:
+        """EHLO, STARTTLS and AUTH, as far as configured."""
+        self._greet()
+        if self._kind == "starttls":
+            if not self.has_extn("starttls"):
+                raise Failed(_result(Outcome.MISCONFIGURED, failures.TLS, "STARTTLS not offered"))
+            code, text = self.starttls(context=self._tls)
+            if code != 220:
+                raise Failed(_refusal(code, text))
+            self._greet()
+        if self._config.keys.get("username"):
+            self._log_in()
+
+    def take_over(self, call: Call) -> None:
+        """Serve another e-mail under its own deadline."""
+        self._call = call
+        self.fresh = False
+        if self.sock is not None:
+            call.attach(self.sock)
+            self.limit(call)
+
+    def _greet(self) -> None:
+        try:
+            self.ehlo_or_helo_if_needed()
+        except smtplib.SMTPHeloError as error:
+            raise Failed(_refusal(error.smtp_code, error.smtp_error)) from None
+
+    def _log_in(self) -> None:
+        keys = self._config.keys
+        try:
+            self.login(keys["username"], keys["password"])
+        except smtplib.SMTPNotSupportedError:
+            raise Failed(_result(Outcome.MISCONFIGURED, "smtp-auth", "AUTH not offered")) from None
+        except smtplib.SMTPAuthenticationError as error:
+            raise Failed(_login_refused(error.smtp_code, error.smtp_error)) from None
+        except smtplib.SMTPServerDisconnected:
+            raise
+        except (smtplib.SMTPException, UnicodeError):  # no mechanism in common; not ASCII
+            raise Failed(_result(Outcome.MISCONFIGURED, "smtp-auth", "no usable login")) from None
+
+
+def failed(code: int, reply: bytes, permanent: Outcome) -> SendResult:
+    """What a refusal after EHLO means; ``permanent`` is the outcome of a 5xx at this step."""
+    text = reply.decode("utf-8", "replace")
+    if code == _NO_REPLY or not 400 <= code < 600:
+        outcome = Outcome.UNAVAILABLE
+    elif code == 530 or _CREDITS.search(text):
+        outcome = Outcome.MISCONFIGURED
+    elif code in (_CLOSING, 454):
+        outcome = Outcome.THROTTLED
+    else:
+        outcome = permanent if code >= 500 else Outcome.DEFERRED
+    return _result(outcome, reply_code(code), text)
+
+
+def reply_code(code: int) -> str:
+    """A reply as the ``code`` of a result."""
+    return failures.BAD_ANSWER if code == _NO_REPLY else f"smtp-{code}"
+
+
+def _login_refused(code: int, reply: bytes | str) -> SendResult:
+    text = _text(reply)
+    if code in (_CLOSING, 454) or _TOO_MANY.search(text):
+        outcome = Outcome.THROTTLED
+    elif code >= 500 or _CREDITS.search(text):
+        outcome = Outcome.MISCONFIGURED
+    else:
+        outcome = Outcome.UNAVAILABLE
+    return _result(outcome, reply_code(code), text)
+
+
+def _refusal(code: int, reply: bytes | str) -> SendResult:
+    """Refused before it came to an e-mail or a login."""
+    return _result(Outcome.UNAVAILABLE, reply_code(code), _text(reply))
+
+
+def _result(outcome: Outcome, code: str, detail: str) -> SendResult:
+    return SendResult(outcome=outcome, code=code, detail=detail)
+
+
+def _text(reply: bytes | str) -> str:
+    return reply if isinstance(reply, str) else reply.decode("utf-8", "replace")
