@@ -1,0 +1,65 @@
+"""mailqueue: a durable queue for e-mail, with vendor failover and a precise promise on duplicates.
+
+::
+
+    from mailqueue import Producer
+
+    with Producer("config.json") as producer:
+        email_id = producer.send({"from": ..., "to": [...], "subject": ..., "text": ...})
+
+and, as many processes as you like, ``python -m mailqueue.consumer``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mailqueue.config import Config
+from mailqueue.errors import (
+    ConfigError,
+    InvalidEmail,
+    LeaseLost,
+    MailQueueError,
+    MissingExtra,
+    QueueUnavailable,
+    StoreUnavailable,
+    Unavailable,
+)
+from mailqueue.message import Address, Attachment, Email
+from mailqueue.producer import Producer
+from mailqueue.record import Status
+from mailqueue.status import AttemptStatus, EmailStatus
+
+if TYPE_CHECKING:
+    from mailqueue.consumer import Consumer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Address",
+    "Attachment",
+    "AttemptStatus",
+    "Config",
+    "ConfigError",
+    "Consumer",
+    "Email",
+    "EmailStatus",
+    "InvalidEmail",
+    "LeaseLost",
+    "MailQueueError",
+    "MissingExtra",
+    "Producer",
+    "QueueUnavailable",
+    "Status",
+    "StoreUnavailable",
+    "Unavailable",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """``Consumer`` is resolved when it is asked for: an application that sends need not load it."""
+    if name == "Consumer":
+        from mailqueue.consumer import Consumer
+
+        return Consumer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
