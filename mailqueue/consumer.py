@@ -1,0 +1,291 @@
+"""The consumer process: threads, signals, exit codes.
+
+::
+
+    python -m mailqueue.consumer [--config FILE] [--concurrency N] [--burst]
+
+Decides: which threads there are, how they come back after an outage, and in which order they stop.
+What they do is in ``worker`` and ``sweeper``.
+
+Stopping: SIGTERM or SIGINT (or ``stop()``) ends the reserving; claims that were not begun are given
+back; what is being sent is finished and recorded; exit code 0. A second signal leaves what is being
+sent to its lease and gives the rest back; exit code 1. Signal handlers set flags only.
+
+Exit codes: 0 clean · 1 second signal, or not everything was recorded · 2 bad arguments or
+configuration · 3 MongoDB or beanstalkd could not be reached at the start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bson import ObjectId
+from tenacity import (
+    RetryError,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from mailqueue import document, tube, vendors
+from mailqueue.config import Config, is_production
+from mailqueue.errors import ConfigError, Unavailable
+from mailqueue.health import HealthBoard
+from mailqueue.logs import configure
+from mailqueue.routing import Routing
+from mailqueue.service import ServiceManager
+from mailqueue.store import Store
+from mailqueue.sweeper import Sweeper
+from mailqueue.vendors.base import Vendor
+from mailqueue.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.1
+BURST_SWEEP = 1.0
+
+
+class Consumer:
+    """One consumer process. ``run()`` blocks until ``stop()``, which any thread may call.
+
+    ``config``: as for ``Producer``. ``concurrency`` replaces ``consumer.concurrency``. ``burst``:
+    ``run()`` returns when nothing is due now and nothing is leased. Raises ``ConfigError``.
+    """
+
+    def __init__(
+        self,
+        config: Config | str | Path | None = None,
+        *,
+        concurrency: int | None = None,
+        burst: bool = False,
+    ) -> None:
+        self._simulated = not is_production()
+        if not isinstance(config, Config):
+            config = Config.load(config, secrets=not self._simulated)
+        if concurrency is not None:
+            config = config.replace(
+                consumer={
+                    "concurrency": concurrency,
+                    "sweep_every": config.consumer.sweep_every,
+                }
+            )
+        if not config.vendors:
+            raise ConfigError(["vendors: a consumer needs at least one"])
+        self.config = config
+        self._burst = burst
+        self._store = Store(
+            config.mongodb, env=document.SIMULATED if self._simulated else document.PRODUCTION
+        )
+        owner = f"{socket.gethostname()}:{os.getpid()}:{ObjectId()}"
+        health = HealthBoard(self._store, [vendor.name for vendor in config.vendors])
+        self._routing = Routing(config, health, self._vendors())
+        self._worker = Worker(config, self._store, self._routing, owner=owner)
+        self._sweeper = Sweeper(config, self._store, self._routing, owner=owner)
+        self._tubes = [
+            tube.Tube(server, config.beanstalkd.tube) for server in config.beanstalkd.servers
+        ]
+        self._stopping = self._worker.stopping
+        self._abandoning = threading.Event()
+        self._failed = threading.Event()
+
+    def _vendors(self) -> dict[str, Vendor]:
+        """A set of vendors for one thread."""
+        return {
+            vendor.name: vendors.load(vendor, simulated=self._simulated)
+            for vendor in self.config.vendors
+        }
+
+    def stop(self) -> None:
+        """Stop gracefully; called again: leave what is being sent to its lease."""
+        if self._stopping.is_set():
+            self._abandoning.set()
+        self._stopping.set()
+
+    # The life of the process -------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Consume until stopped; returns the exit code (0 or 1).
+
+        Raises ``Unavailable`` when a server cannot be reached at the start.
+        """
+        self._store.ensure_indexes()
+        self._routing.health.refresh()
+        tube.depth(self.config.beanstalkd)
+        self._say_started()
+        takers = [self._start(f"taker-{t.server}", self._take, t) for t in self._tubes]
+        senders = [
+            self._start(f"sender-{i}", self._send) for i in range(self.config.consumer.concurrency)
+        ]
+        settler = self._start("settler", self._settle)
+        sweeper = self._start("sweeper", self._sweep)
+        self._wait([*takers, *senders, settler, sweeper])
+        return self._wind_down(takers, senders, settler, sweeper)
+
+    def _wait(self, threads: Sequence[threading.Thread]) -> None:
+        """Until somebody stops us; meanwhile tell the service manager that we are well."""
+        with ServiceManager() as manager:
+            while not self._stopping.wait(TICK):
+                if all(thread.is_alive() for thread in threads):
+                    manager.alive()
+                if self._burst and self._is_done():
+                    self._stopping.set()
+
+    def _wind_down(
+        self,
+        takers: Sequence[threading.Thread],
+        senders: Sequence[threading.Thread],
+        settler: threading.Thread,
+        sweeper: threading.Thread,
+    ) -> int:
+        """Stop in the order of the flow, so that nothing is handed to a thread that is gone."""
+        self._join(takers)
+        for _ in senders:
+            self._worker.tasks.put(None)
+        self._join(senders)
+        self._worker.results.put(None)
+        settler.join(self.config.delivery.record + self.config.mongodb.timeout)
+        self._join([sweeper])
+        for each in self._tubes:
+            each.close()
+        self._store.close()
+        clean = not (self._abandoning.is_set() or self._failed.is_set() or settler.is_alive())
+        logger.info("consumer.stopped", extra={"facts": {"clean": clean}})
+        return 0 if clean else 1
+
+    def _join(self, threads: Sequence[threading.Thread]) -> None:
+        while not self._abandoning.is_set() and any(thread.is_alive() for thread in threads):
+            next(thread for thread in threads if thread.is_alive()).join(TICK)
+
+    def _is_done(self) -> bool:
+        """True when nothing is due now and nothing is leased."""
+        try:
+            return not self._store.has_work()
+        except Unavailable:
+            return False
+
+    def _say_started(self) -> None:
+        facts = {
+            "mode": "simulated, nothing leaves" if self._simulated else "production",
+            "concurrency": self.config.consumer.concurrency,
+            "vendors": ",".join(vendor.name for vendor in self.config.vendors),
+        }
+        logger.log(
+            logging.WARNING if self._simulated else logging.INFO,
+            "consumer.started",
+            extra={"facts": facts},
+        )
+
+    # The threads -------------------------------------------------------------------------------
+
+    def _start(self, name: str, role: Callable[..., None], *arguments: object) -> threading.Thread:
+        thread = threading.Thread(
+            target=self._guarded, args=(role, *arguments), name=name, daemon=True
+        )
+        thread.start()
+        return thread
+
+    def _guarded(self, role: Callable[..., None], *arguments: object) -> None:
+        """A thread that dies of a bug takes the process with it: others will take its work."""
+        try:
+            role(*arguments)
+        except BaseException as error:
+            facts = {"thread": threading.current_thread().name, "error": type(error).__name__}
+            logger.critical("consumer.thread_died", extra={"facts": facts})
+            self._failed.set()
+            self._stopping.set()
+            raise
+
+    def _take(self, from_tube: tube.Tube) -> None:
+        while not self._stopping.is_set():
+            self._through_outages(lambda: self._worker.take(from_tube))
+
+    def _send(self) -> None:
+        mine = self._vendors()
+        while self._worker.deliver(mine):
+            pass
+        for vendor in mine.values():
+            vendor.close()
+
+    def _settle(self) -> None:
+        """Results are kept through an outage of MongoDB; once we stop, for ``record`` seconds."""
+        last_try = False
+        while True:
+            try:
+                if not self._worker.settle(self.config.delivery.record):
+                    return
+            except Unavailable:
+                if last_try:
+                    self._failed.set()
+                    logger.error("results.not_recorded")
+                    return
+                last_try = self._stopping.is_set()
+
+    def _sweep(self) -> None:
+        every = self.config.consumer.sweep_every
+        while not self._stopping.is_set():
+            self._through_outages(self._sweeper.sweep)
+            self._stopping.wait(min(every, BURST_SWEEP) if self._burst else every)
+        try:
+            self._sweeper.close()
+        except Unavailable:
+            logger.debug("the sweeper's lease runs out by itself")
+
+    def _through_outages(self, step: Callable[[], object]) -> None:
+        """Do a step, again after a pause while a server is away, until we stop."""
+        again = Retrying(
+            retry=retry_if_exception_type(Unavailable),
+            wait=wait_random_exponential(multiplier=0.1, max=5.0),
+            stop=stop_when_event_set(self._stopping),
+            sleep=sleep_using_event(self._stopping),
+        )
+        try:
+            again(step)
+        except RetryError:
+            logger.debug("stopped while a server was away")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    configure()
+    try:
+        consumer = Consumer(options.config, concurrency=options.concurrency, burst=options.burst)
+    except ConfigError as error:
+        print(f"mailqueue.consumer: {error}", file=sys.stderr)
+        return 2
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: consumer.stop())
+    try:
+        return consumer.run()
+    except Unavailable as error:
+        print(f"mailqueue.consumer: could not connect: {error}", file=sys.stderr)
+        return 3
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mailqueue.consumer", description="Send the e-mails that were queued."
+    )
+    parser.add_argument("--config", metavar="FILE", help="default: $MAILQUEUE_CONFIG, config.json")
+    parser.add_argument("--concurrency", metavar="N", type=int, help="e-mails at a time")
+    parser.add_argument(
+        "--burst", action="store_true", help="stop when nothing is due now and nothing is leased"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    # Not sys.exit(): after a second signal, senders are still busy; they end here and now.
+    os._exit(code)

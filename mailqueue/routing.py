@@ -1,0 +1,127 @@
+"""Where an e-mail goes and what follows from the answer, with the vendors as they are configured.
+
+Decides: nothing itself. It brings the pure rules (``rotation``, ``lifecycle``) together with the
+configured vendors, what each can carry, and their shared health.
+
+Assumes: ``vendors`` are instances of the thread that calls, or are only asked what they can carry.
+
+Promises: health hears of a failure before the decision is taken, so that the decision already
+counts without the vendor that just failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from mailqueue import lifecycle, rotation
+from mailqueue.config import Config
+from mailqueue.document import Stored
+from mailqueue.errors import StoreUnavailable
+from mailqueue.health import HealthBoard
+from mailqueue.message import Email
+from mailqueue.record import Decision, Outcome, Policy, Record, SendResult, VendorState
+from mailqueue.rotation import Choice, Turn
+from mailqueue.vendors import limits
+from mailqueue.vendors.base import Vendor
+
+logger = logging.getLogger(__name__)
+
+LEASE_EXPIRED = SendResult(outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, ours=True)
+
+
+def policy(config: Config) -> Policy:
+    """The numbers of the configuration that decide."""
+    return Policy(
+        max_attempts=config.retry.max_attempts,
+        give_up_after=config.retry.give_up_after,
+        base=config.retry.base,
+        cap=config.retry.cap,
+        resend_unknown=config.delivery.on_unknown == "resend",
+        unavailable_for=config.failover.unavailable_for,
+        max_wait=config.failover.max_wait,
+    )
+
+
+class Routing:
+    """The configured vendors and the rules over them. Any thread may call."""
+
+    def __init__(
+        self,
+        config: Config,
+        health: HealthBoard,
+        vendors: Mapping[str, Vendor],
+        rand: Callable[[], float] = random.random,
+    ) -> None:
+        self.health = health
+        self.vendors = vendors
+        self._turns = [Turn(vendor.name, vendor.weight) for vendor in config.vendors]
+        self._policy = policy(config)
+        self._rand = rand
+
+    def carriers(self, email: Email, record: Record) -> list[str]:
+        """The vendors that can take this e-mail, or what a partial yes has left of it."""
+        partial = record.pending is not None
+        return [
+            name
+            for name, vendor in self.vendors.items()
+            if vendor.can_carry(email) is None
+            and (not partial or limits.capacity(vendor.config.type).some)
+        ]
+
+    def choose(self, job_id: int, carriers: Sequence[str], record: Record) -> Choice | None:
+        """Whose turn it is; None: nobody may be asked now."""
+        health = self.health.read()
+        return rotation.choose(job_id, self._turns, carriers, record, health, self.health.now())
+
+    def idle_for(self) -> float | None:
+        """Seconds until somebody may be asked at all; 0: one probe may; None: a vendor is open."""
+        health, now = self.health.read(), self.health.now()
+        if any(h.open for h in health.values()):
+            return None
+        return min(rotation.waits(list(health), health, now).values(), default=1.0)
+
+    def decide(
+        self, record: Record, result: SendResult | None, carriers: Sequence[str]
+    ) -> Decision:
+        """What follows for the e-mail, as the vendors' health is now."""
+        health = self.health.read()
+        usable = [name for name in carriers if name not in record.round.refused]
+        wait = rotation.waits(usable, health, self.health.now())
+        states = [VendorState(name=name, wait=wait.get(name, 0.0)) for name in carriers]
+        return lifecycle.decide(record, result, states, self._policy, self._rand)
+
+    def hear(
+        self, record: Record, result: SendResult | None, generation: int, probe: str | None
+    ) -> None:
+        """Tell the vendor's health what came of an attempt begun in ``generation``.
+
+        ``probe`` is the token of its probe; ``result`` None: nothing was sent.
+        """
+        vendor = record.vendor or ""
+        closing = result and lifecycle.vendor_closing(record, result, self._policy)
+        try:
+            if probe is not None and (result is None or result.ours):
+                self.health.probe_given_back(vendor, probe)
+            elif probe is not None and closing:
+                self.health.probe_failed(vendor, closing, probe)
+            elif probe is not None:
+                self.health.probe_succeeded(vendor, probe)
+            elif closing:
+                self.health.closed(vendor, closing, generation)
+        except StoreUnavailable:
+            logger.warning("vendor.health_not_written", extra={"facts": {"vendor": vendor}})
+
+    def rescued(self, stored: Stored, email: Email) -> Decision:
+        """What follows for an e-mail whose lease ran out: its outcome is not known."""
+        record = self.keyed(stored.record())
+        return self.decide(record, LEASE_EXPIRED, self.carriers(email, record))
+
+    def keyed(self, record: Record) -> Record:
+        """Add how long the attempt's vendor surely still knows its idempotency key."""
+        vendor = self.vendors.get(record.vendor or "")
+        if vendor is None or vendor.key_life is None:
+            return replace(record, key=None)
+        return replace(record, key_life=vendor.key_life / 2)

@@ -1,0 +1,202 @@
+"""What to do about a job, by what its e-mail is now.
+
+Decides: for each reserved job, whether its e-mail is to be sent (a ``Task``: which vendor, which
+claim) or what else follows (an ``Ending``: a change to write, then delete or release the job).
+
+Assumes: the document was just read; the claim's guard will tell if it has changed since.
+
+Promises: no e-mail is changed here. A probe that is won belongs to the returned ``Task``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bson import ObjectId
+
+from mailqueue import lifecycle
+from mailqueue.config import Delivery
+from mailqueue.document import Stored
+from mailqueue.errors import QueueUnavailable, StoreUnavailable
+from mailqueue.message import Email
+from mailqueue.record import RETRY_PRIORITIES, Decision, Reason, Record, Status
+from mailqueue.routing import LEASE_EXPIRED, Routing
+from mailqueue.transitions import Change, Claim
+from mailqueue.tube import Job
+
+logger = logging.getLogger(__name__)
+
+OTHER_ENV_DELAY = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """An e-mail on its way to one vendor."""
+
+    job: Job
+    stored: Stored
+    email: Email
+    record: Record
+    carriers: Sequence[str]
+    generation: int
+    deadline: float
+    probe: str | None = None
+    nonce: ObjectId | None = None
+
+    @property
+    def claim(self) -> Claim:
+        """The intent, as it is written down."""
+        return Claim(
+            id=self.stored.id,
+            token=self.stored.token,
+            vendor=self.record.vendor or "",
+            key=self.record.key,
+            probe=self.probe is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What to do with a job, after ``change`` (if any) is written."""
+
+    job: Job
+    priority: int = 0
+    delay: float | None = None
+    change: Change | None = None
+
+    @classmethod
+    def of(cls, job: Job, decision: Decision, change: Change) -> Ending:
+        """Release the job of an e-mail that is queued again; delete any other."""
+        delay = decision.delay if decision.status is Status.QUEUED else None
+        return cls(job=job, priority=decision.priority, delay=delay, change=change)
+
+    def act(self) -> None:
+        """Delete or release the job."""
+        if self.delay is None:
+            self.job.delete()
+        else:
+            self.job.release(self.priority, self.delay)
+
+
+class Triage:
+    """Looks at jobs. Any thread may call; ``counts`` says what was odd."""
+
+    def __init__(self, env: str, delivery: Delivery, routing: Routing) -> None:
+        self._env = env
+        self._delivery = delivery
+        self._routing = routing
+        self.counts = {"missing": 0, "foreign": 0}
+
+    def look(
+        self,
+        job: Job,
+        stored: Mapping[ObjectId, Stored],
+        tasks: Mapping[ObjectId, Task],
+        began: float,
+    ) -> Task | Ending | None:
+        """What to do about a job, by what its e-mail is now. None: it is done with."""
+        if job.email_id is None:
+            self.counts["foreign"] += 1
+            logger.error("job.foreign", extra={"facts": {"job": job.id}})
+            quietly(job.bury)
+            return None
+        if job.email_id not in stored:
+            self.counts["missing"] += 1
+            logger.error("job.without_email", extra={"facts": {"id": str(job.email_id)}})
+            return Ending(job=job)
+        if job.email_id in tasks:
+            return _later(job, stored[job.email_id], self._delivery.lease)
+        try:
+            return self._due(job, stored[job.email_id], began)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  # this one e-mail must not stop all others
+            facts = {"id": str(job.email_id), "error": type(error).__name__}
+            logger.error("email.unreadable", extra={"facts": facts})
+            quietly(job.bury)
+            return None
+
+    def _due(self, job: Job, stored: Stored, began: float) -> Task | Ending:
+        if stored.document["env"] != self._env:
+            logger.error("email.of_other_env", extra={"facts": {"id": str(stored.id)}})
+            return _later(job, stored, OTHER_ENV_DELAY)
+        if stored.status.final:
+            return Ending(job=job)
+        if stored.status is Status.SENDING:
+            return self._leased(job, stored)
+        if stored.expires_in is not None and stored.expires_in <= 0:
+            return _queued(job, stored, lifecycle.end(stored.record(), Reason.EXPIRED))
+        if stored.due_in > 0:
+            return _later(job, stored, stored.due_in)
+        return self._routed(job, stored, began)
+
+    def _leased(self, job: Job, stored: Stored) -> Ending:
+        if stored.leased_for > 0:
+            return _later(job, stored, stored.leased_for)
+        email = Email.from_document(stored.document["email"])
+        decision = self._routing.rescued(stored, email)
+        return Ending.of(job, decision, rescue(stored, decision))
+
+    def _routed(self, job: Job, stored: Stored, began: float) -> Task | Ending:
+        """Choose the vendor whose turn it is, winning its probe first where that is needed."""
+        email = Email.from_document(stored.document["email"])
+        record = stored.record()
+        carriers = self._routing.carriers(email, record)
+        while (choice := self._routing.choose(job.id, carriers, record)) is not None:
+            health = self._routing.health
+            probe = None
+            if choice.probe:
+                probe = health.win_probe(choice.vendor, self._delivery.lease)
+                if probe is None:
+                    continue  # another process probes it: whose turn is it now?
+            return Task(
+                job=job,
+                stored=stored,
+                email=email,
+                record=self._attempting(record, choice.vendor, stored, probe is not None),
+                carriers=carriers,
+                generation=health.read()[choice.vendor].generation,
+                deadline=began + self._delivery.deadline,
+                probe=probe,
+            )
+        return _queued(job, stored, self._routing.decide(record, None, carriers))
+
+    def _attempting(self, record: Record, vendor: str, stored: Stored, probe: bool) -> Record:
+        key = record.pin.key if record.pin is not None else str(stored.id)
+        return self._routing.keyed(replace(record, vendor=vendor, probe=probe, key=key))
+
+
+def rescue(stored: Stored, decision: Decision) -> Change:
+    """The change that ends an expired lease."""
+    return Change(
+        id=stored.id,
+        token=stored.token,
+        decision=decision,
+        result=LEASE_EXPIRED,
+        expired=True,
+    )
+
+
+def quietly(act: Callable[[], None]) -> None:
+    """End a job; when the connection broke, the server has taken the job back by itself."""
+    try:
+        act()
+    except QueueUnavailable as error:
+        logger.info("job.not_ended", extra={"facts": {"error": str(error)}})
+
+
+def _queued(job: Job, stored: Stored, decision: Decision) -> Ending:
+    change = Change(id=stored.id, token=stored.token, decision=decision, sending=False)
+    return Ending.of(job, decision, change)
+
+
+def _later(job: Job, stored: Stored, delay: float) -> Ending:
+    return Ending(job=job, priority=job_priority(stored), delay=delay)
+
+
+def job_priority(stored: Stored) -> int:
+    """The job's priority: that of a retry once there was an attempt."""
+    priority: int = stored.document["priority"]
+    return RETRY_PRIORITIES[priority] if stored.document["attempts"] else priority

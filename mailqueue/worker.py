@@ -1,0 +1,270 @@
+"""One job, from reserve to delete.
+
+Everyone should be able to recite it::
+
+    reserve → read, choose vendor → claim (intent and lease, one durable write)
+    → vendor.send under the deadline → health hears the outcome → decide
+    → settle (one durable write guarded by the token) → delete or release the job
+
+Three roles do this, each in threads of its own (``consumer`` starts them). The *taker* (one per
+beanstalkd server) reserves and claims as many e-mails as there are free senders; the *senders*
+each send one; the *settler* records what came of them. A taker and the settler handle in one
+write whatever has gathered while their last write was under way: durable writes of concurrent
+e-mails are merged, and a lone e-mail waits for nobody.
+
+Assumes: a job is only a hint; MongoDB's guards decide who owns an e-mail.
+
+Promises: nothing is sent without a recorded claim; a job is deleted only after the e-mail's end is
+stored; a yes is recorded even when the lease is lost; an e-mail whose claim could not be confirmed
+is given back unsent.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from bson import ObjectId
+
+from mailqueue import lifecycle
+from mailqueue.config import Config
+from mailqueue.errors import StoreUnavailable
+from mailqueue.record import NORMAL, RETRY_PRIORITIES, Outcome, SendResult
+from mailqueue.routing import Routing
+from mailqueue.store import Store
+from mailqueue.transitions import Change
+from mailqueue.triage import Ending, Task, Triage, job_priority, quietly
+from mailqueue.tube import Job, Tube
+from mailqueue.vendors.base import Attempt, Vendor
+
+logger = logging.getLogger(__name__)
+
+RESERVE_TIMEOUT = 1
+BATCH = 256
+CLAIM_TRIES = 3
+
+Result = tuple[Task, SendResult | None]
+
+
+class Worker:
+    """The work of one process. ``take``, ``deliver`` and ``settle`` are called by its threads."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        routing: Routing,
+        *,
+        owner: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._routing = routing
+        self._triage = Triage(store.env, config.delivery, routing)
+        self._owner = owner
+        self._clock = clock
+        self._free = threading.Semaphore(config.consumer.concurrency)
+        self.stopping = threading.Event()
+        self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
+
+    # Taking ------------------------------------------------------------------------------------
+
+    def take(self, tube: Tube) -> bool:
+        """Reserve and claim what the free senders can take; False: there was nothing to do.
+
+        Raises ``QueueUnavailable`` and ``StoreUnavailable``; the jobs are back on the tube then.
+        """
+        idle_for = self._routing.idle_for()
+        if idle_for:
+            self.stopping.wait(min(idle_for, 1.0))
+            return False
+        if not self._free.acquire(timeout=1.0):
+            return True
+        held, claimed = 1, 0
+        try:
+            first = tube.reserve(RESERVE_TIMEOUT)
+            if first is None:
+                return False
+            while idle_for is None and held < BATCH and self._free.acquire(blocking=False):
+                held += 1
+            claimed = self._take(first, tube, held - 1)
+            return True
+        finally:
+            if held > claimed:
+                self._free.release(held - claimed)
+
+    def _take(self, first: Job, tube: Tube, more: int) -> int:
+        """Claim the e-mails of these jobs and hand them to the senders; returns how many."""
+        try:
+            jobs = [first, *tube.more(first, more)]
+            tasks = self._claimed(jobs)
+        except StoreUnavailable:
+            first.connection.close()  # the server takes the jobs back with their priorities
+            raise
+        for task in tasks:
+            self.tasks.put(task)
+        return len(tasks)
+
+    def _claimed(self, jobs: list[Job]) -> list[Task]:
+        """Claim; what another worker was faster at is looked at again, then left for a second."""
+        won: list[Task] = []
+        try:
+            for _ in range(CLAIM_TRIES):
+                tasks, jobs = self._claim_once(jobs)
+                won += tasks
+                if not jobs:
+                    return won
+        except StoreUnavailable:
+            self._give_back(won)
+            raise
+        for job in jobs:
+            quietly(partial(job.release, RETRY_PRIORITIES[NORMAL], 1.0))
+        return won
+
+    def _claim_once(self, jobs: Sequence[Job]) -> tuple[list[Task], list[Job]]:
+        """Look at the e-mails and claim those whose turn it is; returns those won, jobs lost."""
+        began = self._clock()
+        stored = self._store.read([job.email_id for job in jobs if job.email_id is not None])
+        tasks: dict[ObjectId, Task] = {}
+        endings: list[Ending] = []
+        for job in jobs:
+            seen = self._triage.look(job, stored, tasks, began)
+            if isinstance(seen, Task):
+                tasks[seen.stored.id] = seen
+            elif seen is not None:
+                endings.append(seen)
+        self._conclude(endings)
+        won = self._claim(list(tasks.values())) if tasks else []
+        mine = {task.stored.id for task in won}
+        return won, [task.job for task in tasks.values() if task.stored.id not in mine]
+
+    def _claim(self, tasks: Sequence[Task]) -> list[Task]:
+        nonce = ObjectId()
+        tasks = [replace(task, nonce=nonce) for task in tasks]
+        lease = self._config.delivery.lease
+        try:
+            won = self._store.claim(
+                [task.claim for task in tasks], owner=self._owner, nonce=nonce, lease=lease
+            )
+        except StoreUnavailable:
+            self._give_back(tasks)  # they may be claimed all the same
+            raise
+        for task in tasks:
+            if task.stored.id not in won and task.probe is not None:
+                self._routing.hear(task.record, None, task.generation, task.probe)
+        return [task for task in tasks if task.stored.id in won]
+
+    def _give_back(self, tasks: Iterable[Task]) -> None:
+        """Let the settler undo claims of which nothing was sent."""
+        for task in tasks:
+            self.results.put((task, None))
+
+    # Sending -----------------------------------------------------------------------------------
+
+    def deliver(self, vendors: Mapping[str, Vendor]) -> bool:
+        """Send the next claimed e-mail through this thread's ``vendors``; False: no more come."""
+        task = self.tasks.get()
+        if task is None:
+            return False
+        result: SendResult | None = None
+        if not self.stopping.is_set() and self._clock() < task.deadline:
+            result = self._send(task, vendors[task.record.vendor or ""])
+        self.results.put((task, result))
+        self._free.release()
+        return True
+
+    def _send(self, task: Task, vendor: Vendor) -> SendResult:
+        attempt = Attempt(
+            email_id=str(task.stored.id),
+            message_id=task.stored.document["message_id"],
+            key=task.record.key,
+            recipients=task.record.pending,
+            deadline=task.deadline,
+        )
+        try:
+            return vendor.send(task.email, attempt)
+        except Exception as error:  # noqa: BLE001  # a bug of ours or of the user's own vendor: not known
+            facts = {"id": attempt.email_id, "vendor": vendor.name, "error": type(error).__name__}
+            logger.error("vendor.raised", extra={"facts": facts})
+            code = f"raised_{type(error).__name__}"
+            return SendResult(outcome=Outcome.UNKNOWN, code=code, answered=False, ours=True)
+
+    # Settling ----------------------------------------------------------------------------------
+
+    def settle(self, seconds: float) -> bool:
+        """Record what came of the e-mails sent meanwhile; False: no more come.
+
+        Raises ``StoreUnavailable`` after ``seconds``; the results are kept for the next call.
+        """
+        batch: list[Result] = []
+        more = True
+        while more and len(batch) < BATCH and (not batch or not self.results.empty()):
+            result = self.results.get()
+            more = result is not None
+            if result is not None:
+                batch.append(result)
+        try:
+            self._settle(batch, seconds)
+        except StoreUnavailable:
+            for result in batch:
+                self.results.put(result)
+            if not more:
+                self.results.put(None)
+            raise
+        return more
+
+    def _settle(self, batch: Sequence[Result], seconds: float) -> None:
+        for task, result in batch:
+            if result is None or result.outcome is not Outcome.ACCEPTED or task.probe is not None:
+                self._routing.hear(task.record, result, task.generation, task.probe)
+        settled = [self._settled(task, result) for task, result in batch]
+        lost = self._conclude(settled, seconds)
+        for (task, result), ending in zip(batch, settled, strict=True):
+            if ending in lost:
+                self._lease_lost(task, result, seconds)
+
+    def _settled(self, task: Task, result: SendResult | None) -> Ending:
+        if result is None:
+            decision = lifecycle.untouched(replace(task.record, vendor=None))
+        else:
+            decision = self._routing.decide(task.record, result, task.carriers)
+        change = Change(
+            id=task.stored.id,
+            token=task.stored.token + 1,
+            nonce=task.nonce,
+            decision=decision,
+            result=result,
+            vendor=task.record.vendor,
+        )
+        return Ending.of(task.job, decision, change)
+
+    def _conclude(self, endings: Sequence[Ending], seconds: float | None = None) -> list[Ending]:
+        """Write the changes in one bulk write, then end the jobs; returns those not written."""
+        changes = [ending.change for ending in endings if ending.change is not None]
+        written: set[ObjectId] = set()
+        if changes:
+            written = self._store.change(changes, seconds or self._store.timeout)
+        lost = []
+        for ending in endings:
+            if ending.change is not None and ending.change.id not in written:
+                lost.append(ending)
+            else:
+                quietly(ending.act)
+        return lost
+
+    def _lease_lost(self, task: Task, result: SendResult | None, seconds: float) -> None:
+        """Another worker owns the e-mail by now. A yes counts all the same."""
+        vendor = task.record.vendor or ""
+        facts = {"id": str(task.stored.id), "vendor": vendor}
+        logger.warning("lease.lost", extra={"facts": facts})
+        if result is not None and result.outcome is Outcome.ACCEPTED:
+            token = task.stored.token + 1
+            self._store.late_yes(task.stored.id, token, vendor, result, seconds)
+        quietly(partial(task.job.release, job_priority(task.stored), 1.0))
