@@ -161,7 +161,7 @@ class Retry(_Section):
     """When an e-mail is tried again, and when no more."""
 
     max_attempts: int = _key(
-        int, 25, "counts neither throttled ones nor probes", must.between(1, 10_000)
+        int, 25, "counts what is held against the e-mail, not outages", must.between(1, 10_000)
     )
     give_up_after: float = _key(float, 3 * _DAY, "counted from creation or `send_at`", _LONG)
     base: float = _key(float, 30, "the first back-off", _LONG)

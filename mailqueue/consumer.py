@@ -228,7 +228,7 @@ class Consumer:
                     self._failed.set()
                     logger.error("results.not_recorded")
                     return
-                last_try = self._stopping.is_set()
+                last_try = self._stopping.wait(1.0)
 
     def _sweep(self) -> None:
         every = self.config.consumer.sweep_every
@@ -261,14 +261,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         consumer = Consumer(options.config, concurrency=options.concurrency, burst=options.burst)
     except ConfigError as error:
-        print(f"mailqueue.consumer: {error}", file=sys.stderr)
+        sys.stderr.write(f"mailqueue.consumer: {error}\n")
         return 2
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: consumer.stop())
     try:
         return consumer.run()
     except Unavailable as error:
-        print(f"mailqueue.consumer: could not connect: {error}", file=sys.stderr)
+        sys.stderr.write(f"mailqueue.consumer: could not connect: {error}\n")
         return 3
 
 

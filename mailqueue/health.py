@@ -101,6 +101,8 @@ class HealthBoard:
 
     def closed(self, name: str, closing: Closing, generation: int) -> None:
         """Close a vendor after a failed call that was begun in ``generation``."""
+        if self._known[name].generation > generation:
+            return  # it was closed since: no need to ask
         before, after = self._change(
             name, lambda health, now: rotation.closed(health, closing, now, generation)
         )

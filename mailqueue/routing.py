@@ -29,6 +29,7 @@ from mailqueue.vendors.base import Vendor
 
 logger = logging.getLogger(__name__)
 
+REFUSALS_IN_A_ROW = 20
 LEASE_EXPIRED = SendResult(outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, ours=True)
 
 
@@ -60,6 +61,7 @@ class Routing:
         self._turns = [Turn(vendor.name, vendor.weight) for vendor in config.vendors]
         self._policy = policy(config)
         self._rand = rand
+        self._refusals: dict[str, int] = {}
 
     def carriers(self, email: Email, record: Record) -> list[str]:
         """The vendors that can take this e-mail, or what a partial yes has left of it."""
@@ -101,6 +103,8 @@ class Routing:
         ``probe`` is the token of its probe; ``result`` None: nothing was sent.
         """
         vendor = record.vendor or ""
+        if result is not None:
+            self._note_refusals(vendor, result)
         closing = result and lifecycle.vendor_closing(record, result, self._policy)
         try:
             if probe is not None and (result is None or result.ours):
@@ -113,6 +117,14 @@ class Routing:
                 self.health.closed(vendor, closing, generation)
         except StoreUnavailable:
             logger.warning("vendor.health_not_written", extra={"facts": {"vendor": vendor}})
+
+    def _note_refusals(self, vendor: str, result: SendResult) -> None:
+        """A vendor that refuses one e-mail after the other is healthy, but of no use: say so."""
+        refused = result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE)
+        self._refusals[vendor] = self._refusals.get(vendor, 0) + 1 if refused else 0
+        if refused and self._refusals[vendor] % REFUSALS_IN_A_ROW == 0:
+            facts = {"vendor": vendor, "in_a_row": self._refusals[vendor], "code": result.code}
+            logger.error("vendor.refuses_all", extra={"facts": facts})
 
     def rescued(self, stored: Stored, email: Email) -> Decision:
         """What follows for an e-mail whose lease ran out: its outcome is not known."""

@@ -165,14 +165,17 @@ class Store:
         return {document["idempotency_key"]: document for document in found}
 
     def cancel(self, email_id: ObjectId) -> bool:
-        """Cancel what is queued. False: it is not cancelled (what may have left, never is)."""
+        """Cancel what is queued. False: it is not cancelled (what may have left, never is).
+
+        What some recipients have got already goes on to the others.
+        """
         left = {"$or": [{"$gt": ["$unknowns", 0]}, {"$gt": ["$pin", None]}]}
         update = {
             "status": {"$cond": [left, Status.UNCERTAIN.value, Status.CANCELLED.value]},
             "reason": "cancelled",
             "updated_at": "$$NOW",
         }
-        queued = {"_id": email_id, "status": Status.QUEUED.value}
+        queued = {"_id": email_id, "status": Status.QUEUED.value, "pending": None}
         with self.reached():
             self.persist(lambda: self.emails.update_one(queued, [{"$set": update}]), self.timeout)
             found = self.emails.find_one({"_id": email_id}, {"status": 1})

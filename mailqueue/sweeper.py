@@ -107,20 +107,27 @@ class Sweeper:
         match = self._mine(Status.SENDING) | {"$expr": {"$lt": ["$lease.until", "$$NOW"]}}
         while page := self._store.find(match, PAGE):
             found = self._store.read([stored.id for stored in page])
-            changes = {s.id: (s, self._rescued(s)) for s in found.values() if s.leased_for <= 0}
+            changes = {s.id: (s, c) for s in found.values() if (c := self._rescued(s))}
             done = self._store.change([c for _, c in changes.values()], self._store.timeout)
             rescued += len(done)
             for email_id in done:
-                stored, change = changes[email_id]
                 logger.warning("lease.expired", extra={"facts": {"id": str(email_id)}})
-                self._announce(stored, change)
+                self._announce(*changes[email_id])
             if len(page) < PAGE or not done:
                 break
         return rescued
 
-    def _rescued(self, stored: Stored) -> Change:
-        email = Email.from_document(stored.document["email"])
-        return rescue(stored, self._routing.rescued(stored, email))
+    def _rescued(self, stored: Stored) -> Change | None:
+        """What follows for one of them; None: its lease was renewed, or it cannot be read."""
+        if stored.leased_for > 0:
+            return None
+        try:
+            email = Email.from_document(stored.document["email"])
+            return rescue(stored, self._routing.rescued(stored, email))
+        except (LookupError, TypeError, ValueError) as error:  # it must not stop all others
+            facts = {"id": str(stored.id), "error": type(error).__name__}
+            logger.error("email.unreadable", extra={"facts": facts})
+            return None
 
     def _announce(self, stored: Stored, change: Change) -> None:
         decision = change.decision

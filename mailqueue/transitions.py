@@ -143,19 +143,13 @@ def change_update(change: Change, simulated: bool) -> Pipeline:
     }
     if change.sending:
         fields["attempts"] = _closed_line(change.token, _line_end(change.result))
+    if change.result is not None and change.result.outcome is Outcome.ACCEPTED:
+        fields["vendor"] = {"$literal": change.vendor}
+        fields["vendor_message_id"] = {"$literal": change.result.message_id}
     if decision.status is Status.SENT:
-        fields |= _sent(change.vendor, change.result, simulated)
+        fields |= {"sent_at": "$$NOW"} | ({"simulated": True} if simulated else {})
         return [{"$set": fields}]
     return [{"$set": fields}, {"$set": _late_accept_wins(simulated)}]
-
-
-def _sent(vendor: str | None, result: SendResult | None, simulated: bool) -> dict[str, Any]:
-    yes = result is not None and result.outcome is Outcome.ACCEPTED
-    fields: dict[str, Any] = {"sent_at": "$$NOW"}
-    if result is not None and yes:
-        fields["vendor"] = {"$literal": vendor}
-        fields["vendor_message_id"] = {"$literal": result.message_id}
-    return fields | ({"simulated": True} if simulated else {})
 
 
 def _late_accept_wins(simulated: bool) -> dict[str, Any]:

@@ -140,10 +140,11 @@ class Worker:
                 tasks[seen.stored.id] = seen
             elif seen is not None:
                 endings.append(seen)
-        self._conclude(endings)
+        changed = self._conclude(endings)
         won = self._claim(list(tasks.values())) if tasks else []
         mine = {task.stored.id for task in won}
-        return won, [task.job for task in tasks.values() if task.stored.id not in mine]
+        lost = [task.job for task in tasks.values() if task.stored.id not in mine]
+        return won, lost + [ending.job for ending in changed]
 
     def _claim(self, tasks: Sequence[Task]) -> list[Task]:
         nonce = ObjectId()
@@ -222,8 +223,7 @@ class Worker:
 
     def _settle(self, batch: Sequence[Result], seconds: float) -> None:
         for task, result in batch:
-            if result is None or result.outcome is not Outcome.ACCEPTED or task.probe is not None:
-                self._routing.hear(task.record, result, task.generation, task.probe)
+            self._routing.hear(task.record, result, task.generation, task.probe)
         settled = [self._settled(task, result) for task, result in batch]
         lost = self._conclude(settled, seconds)
         for (task, result), ending in zip(batch, settled, strict=True):

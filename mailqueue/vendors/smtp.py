@@ -55,6 +55,7 @@ class _Stale(Exception):
 class _Envelope:
     """Who sends what to whom, and what the server said about each recipient."""
 
+    message_id: str
     sender: str
     recipients: Mapping[str, str]  # as the e-mail has it -> as the server is told
     message: bytes
@@ -115,7 +116,8 @@ class Smtp(Vendor):
             recipients = tuple(r.address for r in email.recipients)
         mailboxes = {r: Address("", r).ascii for r in recipients}
         unicode = not all(map(str.isascii, (sender.ascii, *mailboxes.values())))
-        return _Envelope(sender.ascii, mailboxes, message, unicode or not message.isascii())
+        unicode = unicode or not message.isascii()
+        return _Envelope(attempt.message_id, sender.ascii, mailboxes, message, unicode)
 
     def _transaction(self, envelope: _Envelope, call: Call) -> SendResult:
         try:
@@ -227,7 +229,8 @@ def _transfer(connection: Connection, message: bytes, call: Call) -> tuple[int, 
     if call.expired or connection.sock is None:
         raise DeadlinePassed(failures.DEADLINE)
     connection.sock.settimeout(call.remaining)  # counts for the whole of it
-    connection.send(_LINE_START_DOT.sub(b"..", message) + b".\r\n")
+    end = b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n"
+    connection.send(_LINE_START_DOT.sub(b"..", message) + end)
     call.written = True  # had the write failed, the final dot would not have gone out
     connection.limit(call)
     return connection.getreply()
@@ -238,6 +241,7 @@ def _accepted(reply: bytes, envelope: _Envelope) -> SendResult:
         outcome=Outcome.ACCEPTED,
         code=reply_code(250),
         detail=reply.decode("utf-8", "replace"),
+        message_id=envelope.message_id,
         refused=tuple(envelope.refused),
         pending=tuple(envelope.pending),
     )

@@ -48,16 +48,14 @@ class Connection(smtplib.SMTP):
         timeout = min(CONNECT_SECONDS, config.timeout, call.remaining)
         port = keys.get("port") or PORTS[self._kind]
         try:
-            super().__init__(keys["host"], port, local_hostname="[127.0.0.1]", timeout=timeout)
+            super().__init__(keys["host"], port, local_hostname="", timeout=timeout)
         except smtplib.SMTPConnectError as error:
-            raise Failed(_refusal(error.smtp_code, error.smtp_error)) from None
+            raise Failed(_refusal(error)) from None
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         """smtplib's seam for a socket of one's own."""
         sock = socket.create_connection((host, port), timeout)
         self._call.attach(sock)
-        address = sock.getsockname()[0]
-        self.local_hostname = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
         if self._kind == "implicit":
             sock = self._tls.wrap_socket(sock, server_hostname=host)
         self.limit(self._call, sock)
@@ -71,16 +69,20 @@ class Connection(smtplib.SMTP):
 
     def prepare(self) -> None:
         """EHLO, STARTTLS and AUTH, as far as configured."""
+        try:
+            self._secure()
+        except smtplib.SMTPResponseException as error:
+            raise Failed(_refusal(error)) from None
+        if self._config.keys.get("username"):
+            self._log_in()
+
+    def _secure(self) -> None:
         self._greet()
         if self._kind == "starttls":
             if not self.has_extn("starttls"):
                 raise Failed(_result(Outcome.MISCONFIGURED, failures.TLS, "STARTTLS not offered"))
-            code, text = self.starttls(context=self._tls)
-            if code != 220:
-                raise Failed(_refusal(code, text))
+            self.starttls(context=self._tls)
             self._greet()
-        if self._config.keys.get("username"):
-            self._log_in()
 
     def take_over(self, call: Call) -> None:
         """Serve another e-mail under its own deadline."""
@@ -91,10 +93,11 @@ class Connection(smtplib.SMTP):
             self.limit(call)
 
     def _greet(self) -> None:
-        try:
-            self.ehlo_or_helo_if_needed()
-        except smtplib.SMTPHeloError as error:
-            raise Failed(_refusal(error.smtp_code, error.smtp_error)) from None
+        """EHLO by our own address: a host's name would have to be looked up, which can hang."""
+        if self.sock is not None:
+            address = self.sock.getsockname()[0]
+            self.local_hostname = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+        self.ehlo_or_helo_if_needed()
 
     def _log_in(self) -> None:
         keys = self._config.keys
@@ -140,9 +143,9 @@ def _login_refused(code: int, reply: bytes | str) -> SendResult:
     return _result(outcome, reply_code(code), text)
 
 
-def _refusal(code: int, reply: bytes | str) -> SendResult:
-    """Refused before it came to an e-mail or a login."""
-    return _result(Outcome.UNAVAILABLE, reply_code(code), _text(reply))
+def _refusal(error: smtplib.SMTPResponseException) -> SendResult:
+    """Refused before it came to a login or an e-mail."""
+    return _result(Outcome.UNAVAILABLE, reply_code(error.smtp_code), _text(error.smtp_error))
 
 
 def _result(outcome: Outcome, code: str, detail: str) -> SendResult:
