@@ -117,6 +117,13 @@ class Stored:
         at = self.document.get(field)
         return None if at is None else float((at - self.now).total_seconds())
 
+    @property
+    def unasked(self) -> Mapping[str, Any] | None:
+        """The newest ledger line whose outcome is unknown and whose vendor was not yet asked."""
+        lines: Sequence[Mapping[str, Any]] = self.document["attempts"]
+        newest = next((x for x in reversed(lines) if x["outcome"] == Outcome.UNKNOWN), None)
+        return None if newest is None or newest.get("looked_up") else newest
+
     def record(self) -> Record:
         """What ``decide`` needs to know; the open ledger line, if any, is the attempt decided."""
         document = self.document

@@ -179,7 +179,9 @@ def _ordinary_unknown(
     record = replace(record, pin=None, unknowns=record.unknowns + 1)
     if not policy.resend_unknown or record.unknowns > 1:
         return _decision(record, Status.UNCERTAIN, reason=Reason.UNKNOWN)
-    return _next_vendor(record, others, policy, rand)
+    again = _next_vendor(record, others, policy, rand)
+    # A vendor that can be asked is asked first, once it may know the answer.
+    return replace(again, delay=max(again.delay, policy.lookup_after)) if record.lookup else again
 
 
 def _still_pinned(

@@ -108,7 +108,8 @@ class Record:
 
     ``age`` counts from max(creation, ``send_at``) or an operator's retry. ``vendor`` is the vendor
     of the attempt being decided (None: none could be asked), ``probe`` whether it was a probe,
-    ``key`` its idempotency key with ``key_life`` seconds of documented life left.
+    ``key`` its idempotency key with ``key_life`` seconds of documented life left; ``lookup``: that
+    vendor can be asked whether it has the e-mail.
     ``failed_at`` are the vendors that answered this e-mail with a server error before.
     ``pending`` is None until a vendor took the e-mail for some recipients only.
     """
@@ -127,6 +128,7 @@ class Record:
     probe: bool = False
     key: str | None = None
     key_life: float = 0.0
+    lookup: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +152,7 @@ class Policy:
     max_wait: float = 3600.0
     silent_throttle: float = 60.0
     probe_base: float = 5.0
+    lookup_after: float = 30.0
     pin_base: float = 5.0
     pin_life: float = 900.0
 

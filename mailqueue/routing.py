@@ -131,9 +131,17 @@ class Routing:
         record = self.keyed(stored.record())
         return self.decide(record, LEASE_EXPIRED, self.carriers(email, record))
 
+    def answers(self, name: str) -> bool:
+        """Whether this vendor can be asked if it has an e-mail."""
+        vendor = self.vendors.get(name)
+        return vendor is not None and vendor.lookup is not None
+
     def keyed(self, record: Record) -> Record:
-        """Add how long the attempt's vendor surely still knows its idempotency key."""
+        """Add what the attempt's vendor offers against copies: a key it knows, a look-up."""
         vendor = self.vendors.get(record.vendor or "")
-        if vendor is None or vendor.key_life is None:
+        if vendor is None:
+            return replace(record, key=None)
+        record = replace(record, lookup=self.answers(vendor.name))
+        if vendor.key_life is None:
             return replace(record, key=None)
         return replace(record, key_life=vendor.key_life / 2)

@@ -1,38 +1,29 @@
 """The e-mails in MongoDB: the truth, and the only module that writes it.
 
-Decides: how a write becomes durable (majority, journaled), how long it is repeated, and how a lost
-reply is told from a lost claim. The fields stand in ``document``, the guards in ``transitions``.
+Decides: how a lost reply is told from a lost claim. The fields stand in ``document``, the guards in
+``transitions``; ``mongo`` makes writes durable.
 
 Indexes: ``idempotency_key`` unique where present; ``(status, due_at)`` for the backlog, the relay
 and the leases; ``(status, expires_at)`` where present; ``(status, updated_at)`` for retention.
 
-Promises: a call that returns is durable. A driver's exception becomes ``StoreUnavailable`` (the
-caller's own transaction excepted). Every method may be called from any thread; a ``Store`` belongs
-to the process that made it.
+Promises: a call that returns is durable. Every method may be called from any thread and raises
+``StoreUnavailable``; a ``Store`` belongs to the process that made it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import pymongo
 from bson import ObjectId
-from bson.codec_options import CodecOptions
-from pymongo import MongoClient, UpdateOne, WriteConcern
+from pymongo import MongoClient, UpdateOne
 from pymongo.client_session import ClientSession
-from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, ConfigurationError, DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 from pymongo.read_concern import ReadConcern
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from mailqueue.config import MongoDB
 from mailqueue.document import SIMULATED, Document, Stored
-from mailqueue.errors import ConfigError, StoreUnavailable
-from mailqueue.outage import Outage
+from mailqueue.mongo import Mongo, duplicates, write_errors
 from mailqueue.record import SendResult, Status
 from mailqueue.transitions import (
     Change,
@@ -43,45 +34,20 @@ from mailqueue.transitions import (
     claim_update,
     late_yes_filter,
     late_yes_update,
+    looked_up_filter,
+    looked_up_update,
 )
 
-T = TypeVar("T")
-_DURABLE = WriteConcern(w="majority", j=True)
-_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
-_DUPLICATE = 11000
 
-
-def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
-    """A client that has not connected yet; ``mongodb.timeout`` bounds its search for a server."""
-    try:
-        return MongoClient(
-            settings.uri,
-            appname="mailqueue",
-            serverSelectionTimeoutMS=round(settings.timeout * 1000),
-            connectTimeoutMS=round(min(5.0, settings.timeout) * 1000),
-        )
-    except (ConfigurationError, ValueError) as error:  # the text may quote the URI
-        raise ConfigError([f"mongodb.uri: cannot be used ({type(error).__name__})"]) from None
-
-
-class Store:
+class Store(Mongo):
     """The collection of e-mails, for one kind of consumer or producer (``env``)."""
 
     def __init__(
         self, settings: MongoDB, *, env: str, client: MongoClient[dict[str, Any]] | None = None
     ) -> None:
+        super().__init__(settings, client)
         self.env = env
-        self.timeout = settings.timeout
-        self.client = connect(settings) if client is None else client
-        self._own_client = client is None
-        self._database = self.client.get_database(settings.database, codec_options=_OPTIONS)
-        self._name = settings.collection
         self.emails = self.collection("")
-        self._outage = Outage("mongodb")
-
-    def collection(self, suffix: str) -> Collection[dict[str, Any]]:
-        """``emails`` or one beside it (``.vendors``, ``.leases``), written durably."""
-        return self._database.get_collection(self._name + suffix, write_concern=_DURABLE)
 
     def ensure_indexes(self) -> None:
         """Create the indexes that are missing."""
@@ -97,11 +63,6 @@ class Store:
                 partialFilterExpression={"expires_at": {"$exists": True}},
             )
             self.emails.create_index([("status", 1), ("updated_at", 1)])
-
-    def close(self) -> None:
-        """Close the connections, unless the client was the caller's own."""
-        if self._own_client:
-            self.client.close()
 
     # Producing ---------------------------------------------------------------------------------
 
@@ -229,6 +190,11 @@ class Store:
         update = late_yes_update(token, vendor, result, self.env == SIMULATED)
         self._bulk([UpdateOne(late_yes_filter(email_id, token), update)], seconds)
 
+    def looked_up(self, email_id: ObjectId, token: int) -> None:
+        """Note that the vendor of this ledger line was asked and did not know the e-mail."""
+        write = UpdateOne(looked_up_filter(email_id, token), looked_up_update(token))
+        self._bulk([write], self.timeout)
+
     def _bulk(self, writes: list[UpdateOne], seconds: float) -> int:
         with self.reached():
             result = self.persist(lambda: self.emails.bulk_write(writes, ordered=False), seconds)
@@ -275,43 +241,6 @@ class Store:
             final = {"_id": {"$in": list(ids)}, "status": status.value}
             return self.emails.delete_many(final).deleted_count
 
-    def now(self) -> datetime:
-        """The server's time."""
-        with self.reached():
-            local: datetime = self._database.command("hello")["localTime"]
-            return local if local.tzinfo else local.replace(tzinfo=UTC)
-
-    # Reaching the server -----------------------------------------------------------------------
-
-    @contextmanager
-    def reached(self, session: ClientSession | None = None) -> Iterator[None]:
-        """Turn the driver's exceptions into ours, but for those that say something about a key."""
-        try:
-            yield
-        except PyMongoError as error:
-            if session is not None or duplicates(error):
-                raise
-            self._outage.began(_said(error))
-            raise StoreUnavailable(_said(error)) from error
-        self._outage.over()
-
-    def persist(self, write: Callable[[], T], seconds: float) -> T:
-        """Repeat ``write``, an idempotent one, until it is acknowledged, for up to ``seconds``."""
-        end = time.monotonic() + seconds
-        with pymongo.timeout(seconds):
-            try:
-                return write()
-            except PyMongoError as error:
-                if duplicates(error):
-                    raise
-            again = Retrying(
-                stop=stop_after_delay(max(0.0, end - time.monotonic())),
-                wait=wait_random_exponential(multiplier=0.05, max=1.0),
-                retry=retry_if_exception_type(PyMongoError),
-                reraise=True,
-            )
-            return again(write)
-
 
 def _written(change: Change, document: Document) -> bool:
     """Whether the transition is in the document, though the write matched nothing this time."""
@@ -323,27 +252,3 @@ def _written(change: Change, document: Document) -> bool:
         )
     same = bool(document["lease"]["token"] == change.token)
     return same and document["status"] == change.decision.status.value
-
-
-def write_errors(error: PyMongoError) -> list[dict[str, Any]]:
-    """The write errors inside a driver's exception."""
-    if isinstance(error, DuplicateKeyError):
-        return [dict(error.details or {})]
-    if isinstance(error, BulkWriteError):
-        return list(error.details.get("writeErrors", ()))
-    return []
-
-
-def duplicates(error: PyMongoError, field: str = "idempotency_key") -> list[Any]:
-    """The values of a unique ``field`` that were already there."""
-    return [
-        e["keyValue"][field]
-        for e in write_errors(error)
-        if e.get("code") == _DUPLICATE and field in e.get("keyValue", ())
-    ]
-
-
-def _said(error: PyMongoError) -> str:
-    """The kind of trouble; the driver's own text may quote the URI or a document."""
-    code = getattr(error, "code", None)
-    return f"MongoDB: {type(error).__name__}" + (f" ({code})" if code else "")

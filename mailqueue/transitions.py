@@ -204,6 +204,17 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
     return [{"$set": fields | {"updated_at": "$$NOW"}}]
 
 
+def looked_up_filter(email_id: ObjectId, token: int) -> Filter:
+    """Still queued, and this line's vendor was not asked yet."""
+    line = {"token": token, "looked_up": {"$ne": True}}
+    return {"_id": email_id, "status": Status.QUEUED.value, "attempts": {"$elemMatch": line}}
+
+
+def looked_up_update(token: int) -> Pipeline:
+    """The vendor was asked and did not know the e-mail, which proves nothing."""
+    return [{"$set": {"attempts": _closed_line(token, {"looked_up": True})}}]
+
+
 def _closed_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
     merged = {"$mergeObjects": ["$$line", end]}
     is_mine = {"$eq": ["$$line.token", token]}

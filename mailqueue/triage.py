@@ -58,6 +58,17 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inquiry:
+    """An e-mail whose last outcome is unknown: its vendor is asked before it is sent again."""
+
+    job: Job
+    stored: Stored
+    email: Email
+    vendor: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """What to do with a job, after ``change`` (if any) is written."""
 
@@ -95,7 +106,7 @@ class Triage:
         stored: Mapping[ObjectId, Stored],
         tasks: Mapping[ObjectId, Task],
         began: float,
-    ) -> Task | Ending | None:
+    ) -> Task | Inquiry | Ending | None:
         """What to do about a job, by what its e-mail is now. None: it is done with."""
         if job.email_id is None:
             self.counts["foreign"] += 1
@@ -118,7 +129,7 @@ class Triage:
             quietly(job.bury)
             return None
 
-    def _due(self, job: Job, stored: Stored, began: float) -> Task | Ending:
+    def _due(self, job: Job, stored: Stored, began: float) -> Task | Inquiry | Ending:
         if stored.document["env"] != self._env:
             logger.error("email.of_other_env", extra={"facts": {"id": str(stored.id)}})
             return _later(job, stored, OTHER_ENV_DELAY)
@@ -139,9 +150,14 @@ class Triage:
         decision = self._routing.rescued(stored, email)
         return Ending.of(job, decision, rescue(stored, decision))
 
-    def _routed(self, job: Job, stored: Stored, began: float) -> Task | Ending:
+    def _routed(self, job: Job, stored: Stored, began: float) -> Task | Inquiry | Ending:
         """Choose the vendor whose turn it is, winning its probe first where that is needed."""
         email = Email.from_document(stored.document["email"])
+        line = stored.unasked
+        if line is not None and self._routing.answers(line["vendor"]):
+            return Inquiry(
+                job=job, stored=stored, email=email, vendor=line["vendor"], token=line["token"]
+            )
         record = stored.record()
         carriers = self._routing.carriers(email, record)
         while (choice := self._routing.choose(job.id, carriers, record)) is not None:

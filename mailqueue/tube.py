@@ -62,17 +62,17 @@ class Job:
 
     def delete(self) -> None:
         """Take the job off the tube: its e-mail's end is stored."""
-        self.connection.finish(lambda client: client.delete(self.id))
+        self.connection.finish(self.id, lambda client: client.delete(self.id))
 
     def release(self, priority: int, delay: float) -> None:
         """Put the job back, to be taken again in ``delay`` seconds (rounded up)."""
         raw = greenstalk.Job(self.id, b"")
-        self.connection.finish(lambda client: client.release(raw, priority, _whole(delay)))
+        self.connection.finish(self.id, lambda client: client.release(raw, priority, _whole(delay)))
 
     def bury(self) -> None:
         """Set a foreign job aside for a person."""
         raw = greenstalk.Job(self.id, b"")
-        self.connection.finish(lambda client: client.bury(raw))
+        self.connection.finish(self.id, lambda client: client.bury(raw))
 
 
 class Connection:
@@ -81,7 +81,7 @@ class Connection:
     def __init__(self, server: str, tube: str, timeout: float = READ_TIMEOUT) -> None:
         self._lock = threading.Lock()
         self._tube = tube
-        self.held = 0
+        self.held: set[int] = set()
         self.broken = False
         host, _, port = server.rpartition(":")
         try:
@@ -107,17 +107,17 @@ class Connection:
                 raw = self._client.reserve(timeout)
             except greenstalk.TimedOutError:
                 return None
-            self.held += 1
+            self.held.add(raw.id)
         ours = _BODY.fullmatch(raw.body)
         return Job(raw.id, ObjectId(raw.body.decode()) if ours else None, self)
 
-    def finish(self, end: Callable[[greenstalk.Client[bytes]], None]) -> None:
-        """End a reserved job. On a broken connection the server has taken it back already."""
+    def finish(self, job_id: int, end: Callable[[greenstalk.Client[bytes]], None]) -> None:
+        """End a reserved job, once. On a broken connection the server has taken it back already."""
         with self._lock:
-            if self.broken:
+            if self.broken or job_id not in self.held:
                 return
             with self._talking():
-                self.held -= 1
+                self.held.remove(job_id)
                 try:
                     end(self._client)
                 except greenstalk.NotFoundError:
@@ -184,7 +184,7 @@ class Tube:
         with self._lock:
             self._connections = [c for c in self._connections if not c.broken]
             for connection in self._connections:
-                if connection.held == 0:
+                if not connection.held:
                     return connection
         connection = Connection(self.server, self._tube)
         with self._lock:

@@ -38,7 +38,7 @@ from mailqueue.record import NORMAL, RETRY_PRIORITIES, Outcome, SendResult
 from mailqueue.routing import Routing
 from mailqueue.store import Store
 from mailqueue.transitions import Change
-from mailqueue.triage import Ending, Task, Triage, job_priority, quietly
+from mailqueue.triage import Ending, Inquiry, Task, Triage, job_priority, quietly
 from mailqueue.tube import Job, Tube
 from mailqueue.vendors.base import Attempt, Vendor
 
@@ -47,8 +47,9 @@ logger = logging.getLogger(__name__)
 RESERVE_TIMEOUT = 1
 BATCH = 256
 CLAIM_TRIES = 3
+LOOKUP_SECONDS = 10.0
 
-Result = tuple[Task, SendResult | None]
+Result = tuple[Task | Inquiry, SendResult | None]
 
 
 class Worker:
@@ -71,7 +72,7 @@ class Worker:
         self._clock = clock
         self._free = threading.Semaphore(config.consumer.concurrency)
         self.stopping = threading.Event()
-        self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self.tasks: queue.SimpleQueue[Task | Inquiry | None] = queue.SimpleQueue()
         self.results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
 
     # Taking ------------------------------------------------------------------------------------
@@ -112,9 +113,9 @@ class Worker:
             self.tasks.put(task)
         return len(tasks)
 
-    def _claimed(self, jobs: list[Job]) -> list[Task]:
+    def _claimed(self, jobs: list[Job]) -> list[Task | Inquiry]:
         """Claim; what another worker was faster at is looked at again, then left for a second."""
-        won: list[Task] = []
+        won: list[Task | Inquiry] = []
         try:
             for _ in range(CLAIM_TRIES):
                 tasks, jobs = self._claim_once(jobs)
@@ -128,23 +129,26 @@ class Worker:
             quietly(partial(job.release, RETRY_PRIORITIES[NORMAL], 1.0))
         return won
 
-    def _claim_once(self, jobs: Sequence[Job]) -> tuple[list[Task], list[Job]]:
+    def _claim_once(self, jobs: Sequence[Job]) -> tuple[list[Task | Inquiry], list[Job]]:
         """Look at the e-mails and claim those whose turn it is; returns those won, jobs lost."""
         began = self._clock()
         stored = self._store.read([job.email_id for job in jobs if job.email_id is not None])
         tasks: dict[ObjectId, Task] = {}
         endings: list[Ending] = []
+        inquiries: list[Inquiry] = []
         for job in jobs:
             seen = self._triage.look(job, stored, tasks, began)
             if isinstance(seen, Task):
                 tasks[seen.stored.id] = seen
+            elif isinstance(seen, Inquiry):
+                inquiries.append(seen)
             elif seen is not None:
                 endings.append(seen)
         changed = self._conclude(endings)
         won = self._claim(list(tasks.values())) if tasks else []
         mine = {task.stored.id for task in won}
         lost = [task.job for task in tasks.values() if task.stored.id not in mine]
-        return won, lost + [ending.job for ending in changed]
+        return [*won, *inquiries], lost + [ending.job for ending in changed]
 
     def _claim(self, tasks: Sequence[Task]) -> list[Task]:
         nonce = ObjectId()
@@ -162,10 +166,11 @@ class Worker:
                 self._routing.hear(task.record, None, task.generation, task.probe)
         return [task for task in tasks if task.stored.id in won]
 
-    def _give_back(self, tasks: Iterable[Task]) -> None:
+    def _give_back(self, tasks: Iterable[Task | Inquiry]) -> None:
         """Let the settler undo claims of which nothing was sent."""
         for task in tasks:
-            self.results.put((task, None))
+            if isinstance(task, Task):
+                self.results.put((task, None))
 
     # Sending -----------------------------------------------------------------------------------
 
@@ -175,7 +180,9 @@ class Worker:
         if task is None:
             return False
         result: SendResult | None = None
-        if not self.stopping.is_set() and self._clock() < task.deadline:
+        if isinstance(task, Inquiry):
+            result = self._ask(task, vendors[task.vendor])
+        elif not self.stopping.is_set() and self._clock() < task.deadline:
             result = self._send(task, vendors[task.record.vendor or ""])
         self.results.put((task, result))
         self._free.release()
@@ -196,6 +203,21 @@ class Worker:
             logger.error("vendor.raised", extra={"facts": facts})
             code = f"raised_{type(error).__name__}"
             return SendResult(outcome=Outcome.UNKNOWN, code=code, answered=False, ours=True)
+
+    def _ask(self, inquiry: Inquiry, vendor: Vendor) -> SendResult | None:
+        """Ask the vendor of an unknown outcome. None proves nothing."""
+        attempt = Attempt(
+            email_id=str(inquiry.stored.id),
+            message_id=inquiry.stored.document["message_id"],
+            deadline=self._clock() + LOOKUP_SECONDS,
+        )
+        try:
+            found: SendResult | None = vendor.lookup(inquiry.email, attempt)
+        except Exception as error:  # noqa: BLE001  # the e-mail is not to wait for a question
+            facts = {"id": attempt.email_id, "vendor": vendor.name, "error": type(error).__name__}
+            logger.error("vendor.raised", extra={"facts": facts})
+            return None
+        return found if found and found.outcome is Outcome.ACCEPTED else None
 
     # Settling ----------------------------------------------------------------------------------
 
@@ -222,13 +244,25 @@ class Worker:
         return more
 
     def _settle(self, batch: Sequence[Result], seconds: float) -> None:
-        for task, result in batch:
+        sent = [(task, result) for task, result in batch if isinstance(task, Task)]
+        for task, result in sent:
             self._routing.hear(task.record, result, task.generation, task.probe)
-        settled = [self._settled(task, result) for task, result in batch]
+        settled = [self._settled(task, result) for task, result in sent]
         lost = self._conclude(settled, seconds)
-        for (task, result), ending in zip(batch, settled, strict=True):
+        for (task, result), ending in zip(sent, settled, strict=True):
             if ending in lost:
                 self._lease_lost(task, result, seconds)
+        for inquiry, found in batch:
+            if isinstance(inquiry, Inquiry):
+                self._answered(inquiry, found, seconds)
+
+    def _answered(self, inquiry: Inquiry, found: SendResult | None, seconds: float) -> None:
+        """The vendor knows the e-mail: a late yes. It does not: it may be sent again."""
+        if found is not None:
+            self._store.late_yes(inquiry.stored.id, inquiry.token, inquiry.vendor, found, seconds)
+        else:
+            self._store.looked_up(inquiry.stored.id, inquiry.token)
+        quietly(partial(inquiry.job.release, job_priority(inquiry.stored), 0.0))
 
     def _settled(self, task: Task, result: SendResult | None) -> Ending:
         if result is None:

@@ -1,18 +1,18 @@
 """One word for what happened to a connection, whichever client library wrapped it how often.
 
-Decides: the ``code`` of a result that no answer of the vendor gives. Only the standard library's
-exceptions at the bottom of the chain are looked at.
+Decides: the ``code`` and the outcome of an attempt that the vendor did not answer. Only the
+standard library's exceptions, further down the chain, are looked at.
 
 ====================  =========================================================================
 ``deadline``          the attempt's deadline passed
 ``dns``               the vendor's host name was not resolved
 ``connect_refused``   the connection was refused
 ``connect_timeout``   no connection in time
-``connect_failed``    no connection for another reason (no route, reset, closed)
+``connect_failed``    no connection for another reason (no route, reset)
 ``tls``               no verified TLS connection
 ``invalid_request``   what the configuration says cannot be put on the wire
-``read_timeout``      no answer in time after the request went out
-``connection_lost``   closed or reset after the request went out
+``read_timeout``      no answer in time
+``connection_lost``   closed or reset before the answer was complete
 ``bad_answer``        the answer is not of the protocol, or far too long
 ====================  =========================================================================
 """
@@ -25,6 +25,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 
+from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.deadline import Call, DeadlinePassed
 
 DEADLINE = "deadline"
@@ -60,12 +61,21 @@ def code(error: BaseException, call: Call) -> str:
     """The word for this exception, out of the table above."""
     if call.expired:
         return DEADLINE
-    table, other = (_ANSWERING, BAD_ANSWER) if call.written else (_CONNECTING, CONNECT_FAILED)
     chain = tuple(_causes(error))
+    talking = call.written or any(isinstance(e, smtplib.SMTPServerDisconnected) for e in chain)
+    table, other = (_ANSWERING, BAD_ANSWER) if talking else (_CONNECTING, CONNECT_FAILED)
     for kinds, word in table:
         if any(isinstance(cause, kinds) for cause in chain):
             return word
     return other
+
+
+def result(code: str, written: bool) -> SendResult:
+    """No complete answer came: surely not sent if nothing was ``written``, else unknown."""
+    outcome = Outcome.UNKNOWN if written else Outcome.UNAVAILABLE
+    if code == INVALID_REQUEST:
+        outcome = Outcome.MISCONFIGURED
+    return SendResult(outcome=outcome, code=code, answered=False)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -138,7 +138,7 @@ class HttpVendor(Vendor):
         try:
             raw = self.transport.post(request, attempt.deadline, self.config.timeout)
         except Lost as lost:
-            return _lost(lost)
+            return failures.result(lost.code, lost.written)
         result = self.parse(Answer(raw), email)
         if raw.cut and result.outcome is Outcome.UNKNOWN:
             return replace(result, code=raw.cut, answered=False)
@@ -186,13 +186,6 @@ def _outcome(status: int) -> Outcome:
     if status in _OF_A_GATEWAY or status < 300:
         return Outcome.UNKNOWN
     return Outcome.UNSUITABLE if status < 500 else Outcome.UNAVAILABLE
-
-
-def _lost(lost: Lost) -> SendResult:
-    outcome = Outcome.UNKNOWN if lost.written else Outcome.UNAVAILABLE
-    if lost.code == failures.INVALID_REQUEST:
-        outcome = Outcome.MISCONFIGURED
-    return SendResult(outcome=outcome, code=lost.code, answered=False)
 
 
 def _phrase(status: int) -> str:

@@ -44,6 +44,7 @@ from mailqueue.vendors.deadline import Call, DeadlinePassed
 from mailqueue.vendors.smtp_connection import Connection, Failed, failed, reply_code
 
 _POLICY = re.compile(rb"\b5\.7\.\d")
+_OF_THE_EMAIL = {Outcome.REJECTED, Outcome.UNSUITABLE, Outcome.DEFERRED}
 _LINE_START_DOT = re.compile(rb"^\.", re.MULTILINE)
 
 
@@ -97,10 +98,11 @@ class Smtp(Vendor):
             try:
                 return self._transaction(envelope, call)
             except Failed as step:
+                self._recover(step.result)
                 return step.result
             except (OSError, smtplib.SMTPException, ValueError) as error:
                 self._drop()
-                return _lost(failures.code(error, call), call)
+                return failures.result(failures.code(error, call), call.written)
 
     def _envelope(self, email: Email, attempt: Attempt) -> _Envelope:
         sender = self.sender(email)
@@ -125,12 +127,8 @@ class Smtp(Vendor):
         except _Stale:
             self._drop()
             connection = self._begin(envelope, call)
-        try:
-            self._rcpt(connection, envelope)
-            result = self._data(connection, envelope, call)
-        except Failed:
-            self._reset(connection)
-            raise
+        self._rcpt(connection, envelope)
+        result = self._data(connection, envelope, call)
         self._used_at = self.clock()
         return result
 
@@ -147,7 +145,6 @@ class Smtp(Vendor):
         if code == 421 and not connection.fresh:
             raise _Stale
         if code != 250:
-            self._reset(connection)
             raise Failed(failed(code, reply, Outcome.UNSUITABLE))
         return connection
 
@@ -155,8 +152,8 @@ class Smtp(Vendor):
         """The open connection while it can be trusted, else a new one."""
         if self.clock() - self._used_at > base.IDLE_SECONDS:
             self._drop()
-        if self._connection is not None:
-            self._connection.take_over(call)
+        if self._connection is not None and self._connection.sock is not None:
+            self._connection.take_over(self._connection.sock, call)
             return self._connection
         connection = Connection(self.config, self.tls, call)
         try:
@@ -172,12 +169,11 @@ class Smtp(Vendor):
         """Name the recipients; goes on if the server took any of them."""
         for recipient, mailbox in envelope.recipients.items():
             code, reply = connection.rcpt(mailbox)
-            if code in (421, 454, -1):
+            if code in (421, 454) or not 200 <= code < 600:
                 raise Failed(failed(code, reply, Outcome.REJECTED))
-            if 400 <= code < 500:
-                envelope.pending[recipient] = (code, reply)
-            elif code not in (250, 251):
-                envelope.refused[recipient] = (code, reply)
+            if code >= 300:
+                said = envelope.refused if code >= 500 else envelope.pending
+                said[recipient] = (code, reply)
         if not envelope.taken:
             raise Failed(_nobody(envelope))
 
@@ -186,23 +182,25 @@ class Smtp(Vendor):
         code, reply = connection.docmd("DATA")
         if code == 354:
             code, reply = _transfer(connection, envelope.message, call)
-            if code == 250:
+            if 200 <= code < 300:
                 return _accepted(reply, envelope)
-        if code == -1 and call.written:
-            self._drop()
-            return _lost(failures.BAD_ANSWER, call)
+            if not 400 <= code < 600:
+                self._drop()
+                return failures.result(failures.BAD_ANSWER, call.written)
         result = failed(code, reply, Outcome.UNSUITABLE)
         if result.outcome is Outcome.DEFERRED:
             result = replace(result, refused=tuple(envelope.refused))
         raise Failed(result)
 
-    def _reset(self, connection: Connection) -> None:
+    def _recover(self, result: SendResult) -> None:
         """Make the connection fit for the next e-mail, or give it up."""
-        try:
-            code, _ = connection.rset()
-        except (OSError, smtplib.SMTPException):
-            code = -1
-        if code != 250:
+        code = -1
+        if self._connection is not None and result.outcome in _OF_THE_EMAIL:
+            with suppress(OSError, smtplib.SMTPException):
+                code, _ = self._connection.rset()
+        if code == 250:
+            self._used_at = self.clock()
+        else:
             self._drop()
 
     def _drop(self) -> None:
@@ -226,13 +224,14 @@ def _mail_options(connection: Connection, envelope: _Envelope) -> list[str]:
 
 
 def _transfer(connection: Connection, message: bytes, call: Call) -> tuple[int, bytes]:
-    if call.expired or connection.sock is None:
+    sock = connection.sock
+    if sock is None or call.expired:
         raise DeadlinePassed(failures.DEADLINE)
-    connection.sock.settimeout(call.remaining)  # counts for the whole of it
+    sock.settimeout(call.remaining)  # counts for the whole of it
     end = b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n"
     connection.send(_LINE_START_DOT.sub(b"..", message) + end)
     call.written = True  # had the write failed, the final dot would not have gone out
-    connection.limit(call)
+    connection.limit(sock, call)
     return connection.getreply()
 
 
@@ -261,10 +260,3 @@ def _nobody(envelope: _Envelope) -> SendResult:
 
 def _unsuitable(code: str, detail: str) -> SendResult:
     return SendResult(outcome=Outcome.UNSUITABLE, code=code, detail=detail)
-
-
-def _lost(code: str, call: Call) -> SendResult:
-    outcome = Outcome.UNKNOWN if call.written else Outcome.UNAVAILABLE
-    if code == failures.INVALID_REQUEST:
-        outcome = Outcome.MISCONFIGURED
-    return SendResult(outcome=outcome, code=code, answered=False)

@@ -51,21 +51,23 @@ class Connection(smtplib.SMTP):
             super().__init__(keys["host"], port, local_hostname="", timeout=timeout)
         except smtplib.SMTPConnectError as error:
             raise Failed(_refusal(error)) from None
+        # EHLO by our own address: a host's name would have to be looked up, which can hang.
+        self.local_hostname = self._literal
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         """smtplib's seam for a socket of one's own."""
         sock = socket.create_connection((host, port), timeout)
         self._call.attach(sock)
+        address = sock.getsockname()[0]
+        self._literal = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
         if self._kind == "implicit":
             sock = self._tls.wrap_socket(sock, server_hostname=host)
-        self.limit(self._call, sock)
+        self.limit(sock, self._call)
         return sock
 
-    def limit(self, call: Call, sock: socket.socket | None = None) -> None:
+    def limit(self, sock: socket.socket, call: Call) -> None:
         """No single read may take longer than the configured time, nor than what is left."""
-        sock = sock or self.sock
-        if sock is not None:
-            sock.settimeout(min(self._config.timeout, call.remaining))
+        sock.settimeout(min(self._config.timeout, call.remaining))
 
     def prepare(self) -> None:
         """EHLO, STARTTLS and AUTH, as far as configured."""
@@ -77,27 +79,18 @@ class Connection(smtplib.SMTP):
             self._log_in()
 
     def _secure(self) -> None:
-        self._greet()
+        self.ehlo_or_helo_if_needed()
         if self._kind == "starttls":
             if not self.has_extn("starttls"):
                 raise Failed(_result(Outcome.MISCONFIGURED, failures.TLS, "STARTTLS not offered"))
             self.starttls(context=self._tls)
-            self._greet()
+            self.ehlo_or_helo_if_needed()
 
-    def take_over(self, call: Call) -> None:
+    def take_over(self, sock: socket.socket, call: Call) -> None:
         """Serve another e-mail under its own deadline."""
-        self._call = call
         self.fresh = False
-        if self.sock is not None:
-            call.attach(self.sock)
-            self.limit(call)
-
-    def _greet(self) -> None:
-        """EHLO by our own address: a host's name would have to be looked up, which can hang."""
-        if self.sock is not None:
-            address = self.sock.getsockname()[0]
-            self.local_hostname = f"[IPv6:{address}]" if ":" in address else f"[{address}]"
-        self.ehlo_or_helo_if_needed()
+        call.attach(sock)
+        self.limit(sock, call)
 
     def _log_in(self) -> None:
         keys = self._config.keys
