@@ -1,0 +1,132 @@
+"""Servers of the tests' own, and names that cannot be anybody's real data.
+
+``mongod`` and ``beanstalkd`` are started once per run, on free ports with a temporary data folder;
+a test that stops, pauses or breaks a server takes ``servers_to_break``, a pair of its own. Where a
+server is missing, the tests that need it are skipped; with ``CI`` set they fail.
+
+``config`` leads to a database and a tube that only this test uses; the database is dropped after
+it. All names begin with ``TEST_PREFIX``, and nothing is touched whose name does not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+import pytest
+from pymongo import MongoClient
+from pymongo.collection import Collection
+
+from mailqueue.config import Config
+from mailqueue.devserver import Beanstalkd, DevServers, Mongod, devservers
+from mailqueue.private_server import ServerNotFound
+
+if TYPE_CHECKING:
+    from tests.stage import Stage
+
+TEST_PREFIX = "mailqueue_test_"
+UNIT = Path(__file__).parent / "unit"
+SERVERS = {"mongod", "beanstalkd", "servers_to_break"}
+
+Running = TypeVar("Running")
+Document = dict[str, Any]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    needed = SERVERS.intersection(getattr(item, "fixturenames", ()))
+    if needed and UNIT in item.path.parents:
+        pytest.fail(f"tests/unit is pure: {sorted(needed)} belong in tests/integration")
+
+
+@contextmanager
+def _running(start: AbstractContextManager[Running]) -> Iterator[Running]:
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(start)
+        except ServerNotFound as missing:
+            if os.environ.get("CI"):
+                pytest.fail(str(missing), pytrace=False)
+            pytest.skip(str(missing))
+        yield running
+
+
+@pytest.fixture(scope="session")
+def mongod() -> Iterator[Mongod]:
+    with _running(Mongod(test_commands=True)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def beanstalkd() -> Iterator[Beanstalkd]:
+    with _running(Beanstalkd()) as server:
+        yield server
+
+
+@pytest.fixture
+def servers_to_break() -> Iterator[DevServers]:
+    """Both servers for one test, to be stopped, paused, killed and restarted."""
+    with _running(devservers(test_commands=True)) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def mongo_client(mongod: Mongod) -> Iterator[MongoClient[Document]]:
+    """For looking at what the code under test has written."""
+    client: MongoClient[Document]
+    with MongoClient(mongod.uri, tz_aware=True) as client:
+        yield client
+
+
+@pytest.fixture
+def config_mapping(mongod: Mongod, beanstalkd: Beanstalkd) -> Document:
+    """What ``config.json`` would hold; a test may change it before it takes ``config``."""
+    unique = TEST_PREFIX + uuid4().hex
+    return {
+        "mongodb": {
+            "uri": mongod.uri,
+            "database": unique,
+            "collection": TEST_PREFIX + "emails",
+        },
+        "beanstalkd": {"servers": [beanstalkd.address], "tube": unique},
+        "vendors": [
+            {"name": "first", "type": "smtp", "host": "127.0.0.1"},
+            {"name": "second", "type": "smtp", "host": "127.0.0.1"},
+        ],
+    }
+
+
+def refuse_real_names(config: Config) -> None:
+    """Tests write to, empty and drop what a config names, so it must be named for tests."""
+    names = (config.mongodb.database, config.mongodb.collection, config.beanstalkd.tube)
+    if real := [name for name in names if not name.startswith(TEST_PREFIX)]:
+        pytest.fail(f"tests refuse names that do not begin with {TEST_PREFIX}: {real}")
+
+
+@pytest.fixture
+def config(config_mapping: Document, mongo_client: MongoClient[Document]) -> Iterator[Config]:
+    made = Config.from_mapping(config_mapping)
+    refuse_real_names(made)
+    yield made
+    mongo_client.drop_database(made.mongodb.database)
+
+
+@pytest.fixture
+def emails(config: Config, mongo_client: MongoClient[Document]) -> Collection[Document]:
+    """The collection of e-mail documents."""
+    return mongo_client[config.mongodb.database][config.mongodb.collection]
+
+
+@pytest.fixture
+def stage(
+    config: Config, config_mapping: Document, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Stage]:
+    """Vendors that count and an application, in production (of loopback); see ``tests.stage``."""
+    from tests.stage import Stage
+
+    monkeypatch.setenv("MAILQUEUE_ENV", "production")
+    with Stage(config_mapping) as made:
+        yield made
