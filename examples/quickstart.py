@@ -1,0 +1,324 @@
+"""mailqueue's main job, to watch: an application, two consumers, three vendors, one of them down.
+
+Run by ``bash examples/quickstart.sh``. Everything is on loopback: a MongoDB and a beanstalkd of its
+own, an SMTP server, and two HTTP servers that speak as much of SendGrid's and Mailgun's API as it
+takes. All of it is gone at the end. Exits 0 when every e-mail was accepted, by exactly one vendor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from unicodedata import east_asian_width
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from mailqueue import EmailStatus, Producer
+from mailqueue.devserver import devservers
+from mailqueue.private_server import HOST, ServerNotFound, dies_with_parent
+
+PATIENCE = 60.0
+
+
+# The application ---------------------------------------------------------------------------------
+
+
+def batch() -> Iterator[Mapping[str, Any] | EmailMessage]:
+    """As an application has them: some as mappings, some as the standard library's EmailMessage."""
+    shop = "Shop <shop@example.com>"
+    yield {"from": shop, "to": ["ann@example.org"], "subject": "Your order", "text": "Thank you."}
+    yield {
+        "from": shop,
+        "to": "Bob <bob@example.org>",
+        "subject": "Our autumn list",
+        "text": "Have a look.",
+        "html": "<p>Have a <b>look</b>.</p>",
+        "tags": ["newsletter"],
+    }
+    yield {
+        "from": "Café Größenwahn <hallo@example.com>",
+        "to": ["Zoë Łukasiewicz <zoe@example.org>", "李小龍 <li@example.org>"],
+        "subject": "Grüße aus dem Café ☕",
+        "text": "Bis bald! またね。",
+    }
+    yield {
+        "from": shop,
+        "to": ["carol@example.org"],
+        "bcc": ["archive@example.com"],
+        "subject": "Your invoice",
+        "text": "It is attached.",
+        "attachments": [
+            {
+                "filename": "invoice.pdf",
+                "content": b"%PDF-1.4 (not really)",
+                "content_type": "application/pdf",
+            }
+        ],
+    }
+    message = EmailMessage()
+    message["From"] = "Support <support@example.com>"
+    message["To"] = "Søren Ångström <soren@example.org>"
+    message["Reply-To"] = "desk@example.com"
+    message["Subject"] = "Re: Überraschung №5"
+    message.set_content("We are on it.")
+    message.add_alternative("<p>We are <em>on it</em>.</p>", subtype="html")
+    message.add_attachment("day;count\nMon;3\n", subtype="csv", filename="häufigkeit.csv")
+    yield message
+    for n in range(1, 8):
+        reminder = EmailMessage()
+        reminder["From"], reminder["To"] = shop, f"customer{n}@example.org"
+        reminder["Subject"] = f"Reminder {n}"
+        reminder.set_content("Your basket is waiting.")
+        yield reminder
+
+
+def application(producer: Producer) -> dict[str, str]:
+    """Send the batch; returns each id with its subject."""
+    return {producer.send(email): str(email["subject"]) for email in batch()}
+
+
+# Three vendors on loopback -----------------------------------------------------------------------
+
+# How often each e-mail was accepted, by its Message-ID.
+accepted: Counter[str] = Counter()
+
+
+def count(request: bytes) -> None:
+    accepted.update(re.findall(r"<[0-9a-f]{24}@[a-z.]+>", request.decode())[:1])
+
+
+class HttpVendor(BaseHTTPRequestHandler):
+    """As much of a vendor's API as it takes: one path, one answer."""
+
+    protocol_version = "HTTP/1.1"
+    path_of_api: str
+    answer: tuple[int, Mapping[str, Any]]
+
+    def do_POST(self) -> None:
+        request = self.rfile.read(int(self.headers["Content-Length"]))
+        status, body = self.answer if self.path == self.path_of_api else (404, {})
+        if status < 300:
+            count(request)
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """Quiet: the tables say it."""
+
+
+class SendGridThatIsDown(HttpVendor):
+    path_of_api = "/v3/mail/send"
+    answer = 503, {"errors": [{"message": "Service Unavailable", "field": None}]}
+
+
+class Mailgun(HttpVendor):
+    path_of_api = "/v3/mg.example.com/messages"
+    answer = 200, {"id": "<20261122.1@mg.example.com>", "message": "Queued. Thank you."}
+
+
+class Mailbox:
+    """What the SMTP server does with a message: it counts it, and says yes."""
+
+    # aiosmtpd finds it by this name
+    async def handle_DATA(  # noqa: N802
+        self, _server: SMTP, _session: Session, envelope: Envelope
+    ) -> str:
+        count(envelope.original_content or b"")
+        return "250 OK"
+
+
+@contextmanager
+def http_vendor(handler: type[HttpVendor]) -> Iterator[str]:
+    with ThreadingHTTPServer((HOST, 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://{HOST}:{server.server_port}"
+        server.shutdown()
+
+
+@contextmanager
+def smtp_server() -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port = int(probe.getsockname()[1])
+    controller = Controller(Mailbox(), hostname=HOST, port=port)
+    controller.start()
+    try:
+        yield port
+    finally:
+        controller.stop()
+
+
+@contextmanager
+def three_vendors() -> Iterator[list[dict[str, Any]]]:
+    """The vendors, running, as ``config.json`` names them."""
+    with (
+        http_vendor(SendGridThatIsDown) as sendgrid,
+        http_vendor(Mailgun) as mailgun,
+        smtp_server() as port,
+    ):
+        mine = {"api_key": "not-a-secret", "domain": "mg.example.com"}
+        yield [
+            {"name": "sendgrid", "type": "sendgrid", "base_url": sendgrid, "api_key": "none"},
+            {"name": "mailgun", "type": "mailgun", "base_url": mailgun, **mine},
+            {"name": "smtp", "type": "smtp", "host": HOST, "port": port, "tls": "none"},
+        ]
+
+
+# Running it --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def consumer(config: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """One consumer process, as anybody would start it; stopped as systemd would."""
+    command = [sys.executable, "-m", "mailqueue.consumer", "--config", str(config)]
+    with config.with_suffix(".log").open("ab") as log:
+        process = subprocess.Popen(
+            [*dies_with_parent(), *command], stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def when_done(
+    producer: Producer, ids: Iterable[str], consumers: Sequence[subprocess.Popen[bytes]]
+) -> list[EmailStatus]:
+    """Every e-mail's status, once none is on its way any more."""
+    give_up_at = time.monotonic() + PATIENCE
+    while True:
+        statuses = [status for email_id in ids if (status := producer.status(email_id))]
+        if all(status.status.final for status in statuses) or time.monotonic() > give_up_at:
+            return statuses
+        if all(process.poll() is not None for process in consumers):
+            return statuses
+        time.sleep(0.05)
+
+
+# What happened -----------------------------------------------------------------------------------
+
+
+def width(text: str) -> int:
+    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, *rows]
+    widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * columns for columns in widths])
+    text = ""
+    for line in lines:
+        cells = zip(line, widths, strict=True)
+        padded = "".join(f"  {cell}{' ' * (columns - width(cell))}" for cell, columns in cells)
+        text += padded.rstrip() + "\n"
+    return text
+
+
+def per_email(statuses: Iterable[EmailStatus], subjects: Mapping[str, str]) -> str:
+    return table(
+        ("e-mail", "status", "vendor", "attempts"),
+        [
+            (
+                subjects[status.id],
+                status.status,
+                status.vendor or "-",
+                ", ".join(f"{line.vendor}: {line.outcome}" for line in status.attempts),
+            )
+            for status in statuses
+        ],
+    )
+
+
+def per_vendor(statuses: Iterable[EmailStatus], producer: Producer) -> str:
+    asked = Counter(
+        (line.vendor, line.outcome == "accepted") for status in statuses for line in status.attempts
+    )
+    place = producer.config.mongodb
+    health = producer.client[place.database][f"{place.collection}.vendors"]
+    rows = []
+    for vendor in producer.config.vendors:
+        until = (health.find_one(vendor.name) or {}).get("unavailable_until")
+        rest = f"{until.astimezone():%H:%M:%S}" if until else "-"
+        sent, failed = asked[vendor.name, True], asked[vendor.name, False]
+        rows.append((vendor.name, str(sent), str(failed), rest))
+    return table(("vendor", "sent", "failed", "unavailable until"), rows)
+
+
+def watch(config: Path) -> bool:
+    """Consumers, application, tables; True when every e-mail was accepted exactly once."""
+    with ExitStack() as stack:
+        consumers = [stack.enter_context(consumer(config)) for _ in range(2)]
+        print(f"Two consumers     processes {' and '.join(str(c.pid) for c in consumers)}")
+        producer = stack.enter_context(Producer(config))
+        start = time.monotonic()
+        subjects = application(producer)
+        took = time.monotonic() - start
+        print(f"The application   stored {len(subjects)} e-mails durably in {took:.2f} s")
+        statuses = when_done(producer, subjects, consumers)
+        took = time.monotonic() - start
+        print(f"All was done      after {took:.2f} s\n")
+        print(per_email(statuses, subjects), per_vendor(statuses, producer), sep="\n")
+        once = Counter({status.message_id: 1 for status in statuses}) == accepted
+    if once:
+        print(
+            "sendgrid is left alone for ten minutes; what it refused went out through the others."
+        )
+        print(f"Each of the {len(subjects)} e-mails was accepted exactly once.")
+    else:
+        print("Not every e-mail was accepted exactly once. The consumers said:", file=sys.stderr)
+        print(config.with_suffix(".log").read_text(), file=sys.stderr)
+    return once
+
+
+def main() -> int:
+    """0: all accepted, 1: not all, 3: a server is missing, 130: interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Without it nothing would leave the consumers: vendors would be simulated.
+    os.environ["MAILQUEUE_ENV"] = "production"
+    try:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mailqueue-")))
+            servers = stack.enter_context(devservers())
+            print(f"MongoDB           {servers.mongod.uri}")
+            print(f"beanstalkd        {servers.beanstalkd.address}")
+            vendors = stack.enter_context(three_vendors())
+            print("Three vendors     sendgrid (answers 503), mailgun, smtp; all on this machine")
+            config = folder / "config.json"
+            config.touch(mode=0o600)  # it holds the vendors' keys
+            config.write_text(json.dumps({**servers.config, "vendors": vendors}, indent=2))
+            return 0 if watch(config) else 1
+    except ServerNotFound as missing:
+        print(missing, file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("\nInterrupted; everything was stopped and removed.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""What examples/ offers for running mailqueue: the systemd unit, the Compose file, the scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mailqueue.config import Config, Delivery, MongoDB
+
+REPO = Path(__file__).parents[2]
+UNIT = REPO / "examples" / "systemd" / "mailqueue-consumer@.service"
+COMPOSE = REPO / "examples" / "docker-compose.yml"
+
+
+def run(*command: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
+
+
+# systemd -----------------------------------------------------------------------------------------
+
+
+def directives() -> dict[str, list[str]]:
+    found = defaultdict(list)
+    for line in UNIT.read_text().splitlines():
+        name, is_one, value = line.partition("=")
+        if is_one and not line.startswith("#"):
+            found[name].append(value)
+    return found
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not on this machine")
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    installed = tmp_path / UNIT.name.replace("@", "@1")
+    # Everything but the place where the package is installed, which need not exist here.
+    installed.write_text(UNIT.read_text().replace("/opt/mailqueue/bin/python", sys.executable))
+    checked = run("systemd-analyze", "verify", installed)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_unit_gives_a_consumer_the_time_to_finish_what_it_is_sending() -> None:
+    longest = MongoDB().timeout + Delivery().deadline + Delivery().record
+    assert int(directives()["TimeoutStopSec"][0]) > longest
+    assert directives()["KillMode"] == ["mixed"]
+
+
+def test_the_unit_runs_in_production_and_does_not_repeat_a_wrong_configuration() -> None:
+    assert "MAILQUEUE_ENV=production" in directives()["Environment"]
+    assert directives()["Restart"] == ["always"]
+    assert directives()["RestartPreventExitStatus"] == ["2"]
+
+
+def test_the_unit_reads_the_configuration_that_it_loads() -> None:
+    names = [credential.partition(":")[0] for credential in directives()["LoadCredential"]]
+    assert "config.json" in names
+    assert directives()["ExecStart"][0].endswith("--config ${CREDENTIALS_DIRECTORY}/config.json")
+
+
+# Docker Compose ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compose() -> Any:
+    return yaml.safe_load(COMPOSE.read_text())
+
+
+def test_compose_gives_mongodb_a_replica_set_and_beanstalkd_a_binlog(compose: Any) -> None:
+    services = compose["services"]
+    assert set(services) == {"mongo", "beanstalkd", "consumer"}
+    assert "--replSet" in services["mongo"]["command"]
+    assert "rs.initiate" in services["mongo"]["healthcheck"]["test"][-1]
+    assert {"-b", "-f0"} <= set(services["beanstalkd"]["command"])
+    assert services["consumer"]["depends_on"]["mongo"] == {"condition": "service_healthy"}
+
+
+def test_the_consumers_configuration_in_compose_is_valid_and_leads_to_its_services(
+    compose: Any,
+) -> None:
+    written = compose["configs"]["mailqueue"]["content"].replace("$$", "$")
+    config = Config.from_mapping(json.loads(written), secrets=False, environ={})
+    assert "//mongo:27017/" in config.mongodb.uri
+    assert config.beanstalkd.servers == ("beanstalkd:11300",)
+
+
+def test_compose_builds_what_the_dockerfile_offers(compose: Any) -> None:
+    for service in ("beanstalkd", "consumer"):
+        build = compose["services"][service]["build"]
+        dockerfile = (COMPOSE.parent / build["context"] / build["dockerfile"]).read_text()
+        assert f" AS {build['target']}\n" in dockerfile
+
+
+def compose_is_here() -> bool:
+    return bool(shutil.which("docker")) and run("docker", "compose", "version").returncode == 0
+
+
+@pytest.mark.skipif(not compose_is_here(), reason="Docker Compose is not on this machine")
+def test_docker_compose_accepts_the_file() -> None:
+    checked = run("docker", "compose", "--file", COMPOSE, "config", "--quiet")
+    assert checked.returncode == 0, checked.stderr
+
+
+# Scripts -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "script", ["examples/setup.sh", "examples/quickstart.sh", "tests/run.sh", ".ci/run"]
+)
+def test_bash_can_read_the_script(script: str) -> None:
+    checked = run("bash", "-n", REPO / script)
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.fixture
+def fake_venv(tmp_path: Path) -> Path:
+    """An environment whose python writes down what it is asked for, and does nothing."""
+    (tmp_path / "bin").mkdir()
+    for program in ("python", "beanstalkd"):
+        path = tmp_path / "bin" / program
+        path.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+        path.chmod(0o755)
+    return tmp_path
+
+
+def set_up(group: str, venv: Path) -> str:
+    """What the environment's python was asked for during ``set_up GROUP``."""
+    (venv / "asked").write_text("")
+    script = f"set -euo pipefail; source {REPO}/examples/setup.sh; set_up {group}"
+    done = run("bash", "-c", script, env={**os.environ, "MAILQUEUE_VENV": str(venv)})
+    assert done.returncode == 0, done.stderr
+    return (venv / "asked").read_text()
+
+
+def test_setting_up_brings_a_pip_that_knows_groups_before_it_installs_one(fake_venv: Path) -> None:
+    newer_pip, group = (
+        line for line in set_up("dev", fake_venv).splitlines() if "pip install" in line
+    )
+    assert "pip>=25.1" in newer_pip
+    assert "--group dev --editable ." in group
+
+
+def test_setting_up_a_second_time_installs_nothing(fake_venv: Path) -> None:
+    assert set_up("quickstart", fake_venv)
+    assert set_up("quickstart", fake_venv) == ""
+    assert set_up("dev", fake_venv)
+
+
+def test_what_the_tests_have_set_up_serves_the_quickstart_too(fake_venv: Path) -> None:
+    set_up("dev", fake_venv)
+    assert set_up("quickstart", fake_venv) == ""

@@ -1,0 +1,106 @@
+"""``examples/quickstart.sh`` as a newcomer runs it, and interrupts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.waiting import wait_until
+
+REPO = Path(__file__).parents[2]
+SCRIPT = REPO / "examples" / "quickstart.sh"
+READY = Path(sys.prefix) / "mailqueue-quickstart"  # examples/setup.sh was here
+
+pytestmark = [
+    pytest.mark.usefixtures("mongod", "beanstalkd"),  # skip, or fail in CI, without binaries
+    pytest.mark.skipif(not READY.exists(), reason="needs the environment of tests/run.sh"),
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc"),
+]
+
+
+@contextmanager
+def quickstart(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    environ = {**os.environ, "MAILQUEUE_VENV": sys.prefix, "TMPDIR": str(folder)}
+    with subprocess.Popen(
+        ["bash", SCRIPT],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Every process that has inherited the quickstart's TMPDIR."""
+    mark, found = f"TMPDIR={folder}\0".encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+        except OSError:  # it ended, or is another user's
+            continue
+    return found
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> str:
+    assert process.stdout
+    said = ""
+    while words not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    return said
+
+
+def test_the_quickstart_sends_everything_although_a_vendor_is_down_and_leaves_nothing(
+    tmp_path: Path,
+) -> None:
+    with quickstart(tmp_path) as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    sendgrid, mailgun, smtp = (
+        next(row for row in rows if row[:1] == [name] and row[1].isdigit())
+        for name in ("sendgrid", "mailgun", "smtp")
+    )
+    assert sendgrid[1] == "0"
+    assert int(sendgrid[2]) >= 1
+    assert sendgrid[3] != "-"
+    assert int(mailgun[1]) + int(smtp[1]) == 12
+    assert "Grüße aus dem Café ☕  sent" in out
+    assert "accepted exactly once" in out
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("when", ["MongoDB", "Three vendors", "Two consumers"])
+def test_an_interrupted_quickstart_leaves_nothing(
+    tmp_path: Path, how: signal.Signals, when: str
+) -> None:
+    with quickstart(tmp_path) as process:
+        read_until(process, when)
+        os.killpg(process.pid, how)  # as a terminal does
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_process_outlives_a_quickstart_that_was_killed(tmp_path: Path) -> None:
+    with quickstart(tmp_path) as process:
+        read_until(process, "Two consumers")
+        process.kill()
+    wait_until(lambda: not processes_of(tmp_path), what="servers and consumers are gone")
