@@ -1,0 +1,99 @@
+"""What a vendor brings to the contract suite: one ``Case`` in a module of its own.
+
+A new vendor joins by a file beside ``sendgrid.py`` with a ``CASE``, and a line in ``cases.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mailqueue.record import Outcome
+from tests.vendor_servers import Received, Reply
+
+Person = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """What a stub found in a request, in one form for all vendors."""
+
+    sender: Person
+    to: Sequence[Person] = ()
+    cc: Sequence[Person] = ()
+    bcc: Sequence[Person] = ()
+    reply_to: Sequence[Person] = ()
+    subject: str = ""
+    text: str | None = None
+    html: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    attachments: Sequence[tuple[str, str, bytes]] = ()  # file name, type, content
+    inline: Sequence[tuple[str, str, bytes]] = ()  # content id, type, content
+    tags: Sequence[str] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    email_id: str = ""
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of a vendor's table: an answer, and what it has to mean."""
+
+    reply: Reply
+    outcome: Outcome
+    retry_after: float | None = None
+    message_id: str | None = None
+    detail: str | None = None  # a part of it
+    sandbox: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.reply.status}-{self.detail or self.outcome}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A vendor. ``told_by_status``: its 2xx means acceptance, whatever becomes of the body."""
+
+    type: str
+    keys: Mapping[str, Any]
+    secret: str
+    path: str
+    accepted: Reply
+    message_id: str
+    parse: Callable[[Received], Carried]
+    authorized: Callable[[Received], bool]
+    rows: Sequence[Row]
+    told_by_status: bool = False
+    sandboxed: Callable[[Received], bool]
+    violations: Callable[[Path, Received], list[str]]
+    extra: tuple[Mapping[str, Any], Callable[[Received], bool]]  # vendor options, seen by the stub
+
+
+def closed(schema: Any, document: Mapping[str, Any]) -> Any:
+    """The schema with ``$ref`` and ``allOf`` resolved, and no property allowed that it lacks."""
+    if isinstance(schema, list):
+        return [closed(entry, document) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        target: Any = document
+        for key in schema["$ref"].removeprefix("#/").split("/"):
+            target = target[key]
+        return closed({**target, **{k: v for k, v in schema.items() if k != "$ref"}}, document)
+    merged = {k: v for k, v in schema.items() if k not in {"allOf", "example", "examples"}}
+    for part in schema.get("allOf", ()):
+        inner = closed(part, document)
+        properties = {**merged.get("properties", {}), **inner.get("properties", {})}
+        merged = {**inner, **merged, "properties": properties}
+    result = {
+        key: {n: closed(s, document) for n, s in value.items()}
+        if key == "properties"
+        else closed(value, document)
+        for key, value in merged.items()
+    }
+    if "properties" in result and not isinstance(result.get("additionalProperties"), dict):
+        result["additionalProperties"] = False
+    return result

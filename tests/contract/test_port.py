@@ -1,0 +1,296 @@
+"""What holds for every vendor before a byte is sent: loading, carrying, discretion, deadline."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from importlib import metadata
+from typing import Any
+
+import pytest
+
+from mailqueue.config import VENDOR_TYPES, VendorConfig
+from mailqueue.errors import ConfigError
+from mailqueue.headers import Address
+from mailqueue.message import Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors import base, http, limits, load
+from mailqueue.vendors.base import Vendor, discreet, merged
+from mailqueue.vendors.deadline import Call, DeadlinePassed
+from mailqueue.vendors.simulated import Simulated
+from mailqueue.vendors.transport import Lost, Request, Transport
+from tests.contract.cases import CASES
+from tests.contract.conftest import EMAIL_ID, Attempts
+from tests.vendor_servers import HttpServer, Reply
+from tests.waiting import wait_until
+
+
+class Own(Vendor):
+    """A user's own vendor."""
+
+    def send(self, email: Email, attempt: base.Attempt) -> SendResult:
+        return SendResult(outcome=Outcome.ACCEPTED)
+
+
+NOT_A_VENDOR = object()
+
+
+# --- load
+
+
+@pytest.mark.parametrize("type_", sorted(VENDOR_TYPES))
+def test_every_type_of_the_config_has_a_class_and_a_capacity(type_: str) -> None:
+    keys: dict[str, Any] = {case.type: case.keys for case in CASES} | {
+        "smtp": {"host": "localhost"}
+    }
+    vendor = load(VendorConfig(name="v", type=type_, keys=keys[type_]), simulated=False)
+    assert type_ in limits.CAPACITY
+    assert repr(vendor) == f"<{type(vendor).__name__} v>"
+    vendor.close()
+
+
+def test_the_simulation_takes_the_place_of_any_vendor_and_accepts(
+    plain: Email, attempt: Attempts
+) -> None:
+    config = VendorConfig(name="v", type="sendgrid", keys={"api_key": ""})
+    vendor = load(config, simulated=True)
+    assert isinstance(vendor, Simulated)
+    result = vendor.send(plain, attempt())
+    assert (result.outcome, result.code) == (Outcome.ACCEPTED, "simulated")
+    assert result.message_id == f"simulated-{EMAIL_ID}"
+    assert vendor.can_carry(plain) is None
+
+
+def test_the_simulation_is_as_slow_as_configured(plain: Email, attempt: Attempts) -> None:
+    options = {"simulated_delay": 0.02}
+    config = VendorConfig(name="v", type="smtp", keys={"host": "localhost"}, options=options)
+    begin = time.monotonic()
+    load(config, simulated=True).send(plain, attempt())
+    assert time.monotonic() - begin >= 0.02
+
+
+def test_a_class_of_your_own_is_loaded_by_its_path_and_can_carry_everything(plain: Email) -> None:
+    vendor = load(VendorConfig(name="v", type=f"{__name__}:Own"), simulated=False)
+    assert type(vendor).__name__ == "Own"
+    assert vendor.can_carry(plain) is None
+    vendor.close()
+
+
+@pytest.mark.parametrize(
+    "path", ["no_such_module:Own", f"{__name__}:Missing", f"{__name__}:NOT_A_VENDOR"]
+)
+def test_a_class_that_is_no_vendor_is_a_config_error(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"vendors\.v\.type"):
+        load(VendorConfig(name="v", type=path), simulated=False)
+
+
+def test_what_vendors_can_carry_is_known_without_any_client_library() -> None:
+    code = (
+        "import sys, mailqueue.vendors.limits;"
+        "sys.exit(bool({'requests', 'urllib3', 'smtplib'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- can_carry
+
+
+def _email(**fields: Any) -> Email:
+    given = {"from": "a@example.org", "to": ["b@example.org"], "subject": "s", "text": "t"}
+    return Email(**{**given, **fields})
+
+
+def _many(count: int) -> list[str]:
+    return [f"r{n}@example.org" for n in range(count)]
+
+
+NOT_CARRIED = [
+    ("sendgrid", {"to": [], "cc": ["b@example.org"]}, "no To recipient"),
+    ("mailgun", {"to": [], "bcc": ["b@example.org"]}, "no To recipient"),
+    ("sendgrid", {"subject": ""}, "no subject"),
+    ("sendgrid", {"text": ""}, "empty body"),
+    ("sendgrid", {"to": ["dörte@example.org"]}, "non-ASCII mailbox"),
+    ("mailgun", {"from": "dörte@example.org"}, "non-ASCII mailbox"),
+    ("mailgun", {"reply_to": ["dörte@example.org"]}, "non-ASCII mailbox"),
+    ("sendgrid", {"attachments": [{"filename": "a", "content": b""}]}, "empty attachment"),
+    ("sendgrid", {"headers": {"X-SG-EID": "1"}}, "a header that is reserved there"),
+    ("sendgrid", {"tags": _many(11)}, "more than 10 tags"),
+    ("sendgrid", {"tags": ["x" * 256]}, "a tag longer than 255"),
+    ("mailgun", {"tags": ["a", "b", "c", "d"]}, "more than 3 tags"),
+    ("sendgrid", {"metadata": {"k": "x" * 10_000}}, "more than 10000 bytes of metadata"),
+    ("mailgun", {"text": "x" * 26 * 2**20}, "larger than 25 MiB"),
+]
+
+
+@pytest.mark.parametrize("type_,fields,reason", NOT_CARRIED)
+def test_what_a_vendor_cannot_take_is_known_before_a_call(
+    type_: str, fields: dict[str, Any], reason: str
+) -> None:
+    assert limits.can_carry(type_, _email(**fields)) == reason
+
+
+CARRIED = [
+    ("sendgrid", {"to": ["b@example.org", "B@example.org"], "cc": ["b@example.org"]}),
+    ("sendgrid", {"to": ["b@bücher.example"], "tags": ["same"] * 11}),
+    ("sendgrid", {"to": _many(1000)}),
+    ("mailgun", {"subject": "", "attachments": [{"filename": "a", "content": b""}]}),
+    ("smtp", {"to": ["dörte@example.org"], "subject": "", "text": ""}),
+    ("smtp", {"to": [], "bcc": ["b@example.org"], "tags": _many(50)}),
+]
+
+
+@pytest.mark.parametrize("type_,fields", CARRIED)
+def test_what_a_vendor_can_take(type_: str, fields: dict[str, Any]) -> None:
+    assert limits.can_carry(type_, _email(**fields)) is None
+
+
+NARROW = [
+    (limits.Capacity(recipients=1), {"to": _many(2)}, "more than 1 recipients"),
+    (limits.Capacity(reply_to=1), {"reply_to": _many(2)}, "more than 1 reply-to"),
+    (limits.Capacity(text_only=False), {}, "text only"),
+    (limits.Capacity(headers=False), {"headers": {"X-A": "b"}}, "custom headers"),
+    (limits.Capacity(metadata=False), {"metadata": {"a": "b"}}, "metadata"),
+    (
+        limits.Capacity(inline=False),
+        {"attachments": [{"filename": "a", "content": b"x", "content_id": "c"}]},
+        "inline attachment",
+    ),
+]
+
+
+@pytest.mark.parametrize("capacity,fields,reason", NARROW)
+def test_each_limit_is_looked_at(
+    capacity: limits.Capacity,
+    fields: dict[str, Any],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "CAPACITY", {"narrow": capacity})
+    assert limits.can_carry("narrow", _email(**fields)) == reason
+    assert limits.can_carry("narrow", _email(html="<p>")) is None
+
+
+def test_why_nobody_carries_an_email_is_told_vendor_by_vendor() -> None:
+    vendors = [VendorConfig(name=case.type, type=case.type, keys=case.keys) for case in CASES]
+    eai = _email(to=["dörte@example.org"])
+    assert limits.nobody_carries(vendors, _email()) is None
+    assert limits.nobody_carries([], eai) is None
+    assert limits.nobody_carries(vendors, eai) == (
+        "no vendor can carry it (sendgrid: non-ASCII mailbox; mailgun: non-ASCII mailbox)"
+    )
+
+
+# --- what is said
+
+
+def test_a_detail_has_no_personal_words_no_line_ends_and_200_characters_at_most() -> None:
+    email = _email(
+        to=[Address("Bo Li", "bo@example.org")], subject="Payment due", metadata={"m": "M-1"}
+    )
+    said = "550 BO LI <x@y.org>\r\nbo payment DUE M-1 key=k3y about \x00" + "w " * 300
+    result = SendResult(outcome=Outcome.REJECTED, detail=said)
+    detail = discreet(result, email, ("k3y",)).detail
+    assert detail.startswith("550 * * * * * key=* about w w")
+    assert len(detail) <= 200
+
+
+def test_options_are_merged_deeply_and_lists_are_replaced() -> None:
+    base_, over = {"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"c": [2]}, "d": {"e": 1}}
+    assert merged(base_, over) == {"a": {"b": 1, "c": [2]}, "d": {"e": 1}}
+    assert base_ == {"a": {"b": 1, "c": [1]}, "d": 1}
+
+
+def test_the_user_agent_names_the_version_also_out_of_a_source_tree(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(_: str) -> str:
+        raise metadata.PackageNotFoundError
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert http.common_headers.__wrapped__()["User-Agent"] == "mailqueue/0"
+
+
+# --- requests that cannot be made, answers that are odd
+
+
+def test_what_cannot_be_put_on_the_wire_is_said_so_before_a_byte_is_sent() -> None:
+    with HttpServer(Reply(200)) as server:
+        transport = Transport(server.url)
+        with pytest.raises(Lost) as lost:
+            transport.post(Request("/", b"", {"Key": "a\r\nb"}), time.monotonic() + 5, 5)
+    assert (lost.value.code, lost.value.written) == ("invalid_request", False)
+
+
+def test_a_request_that_cannot_be_made_is_a_matter_of_the_configuration(
+    plain: Email, attempt: Attempts
+) -> None:
+    with HttpServer(Reply(202)) as server:
+        keys = {"api_key": "a\u2028b"}
+        config = VendorConfig(name="v", type="sendgrid", base_url=server.url, keys=keys)
+        result = load(config, simulated=False).send(plain, attempt())
+        assert server.requests == []
+    assert (result.outcome, result.code) == (Outcome.MISCONFIGURED, "invalid_request")
+
+
+# --- the deadline
+
+
+@pytest.fixture
+def pair() -> Any:
+    left, right = socket.socketpair()
+    with left, right:
+        yield left, right
+
+
+def test_the_watchdog_wakes_whoever_waits_at_the_deadline(pair: Any) -> None:
+    left, _ = pair
+    with Call(time.monotonic() + 0.05) as call:
+        call.attach(left)
+        assert left.recv(1) == b""
+        assert call.was_shut
+        assert call.expired
+
+
+def test_the_earliest_of_several_deadlines_is_kept_first(pair: Any) -> None:
+    left, right = pair
+    with Call(time.monotonic() + 60) as late, Call(time.monotonic() + 0.05) as early:
+        late.attach(right)
+        early.attach(left)
+        assert left.recv(1) == b""
+        assert not late.was_shut
+
+
+def test_a_socket_attached_after_the_deadline_is_shut_at_once(pair: Any) -> None:
+    left, _ = pair
+    with Call(time.monotonic() - 1) as call:
+        call.attach(left)
+        assert left.recv(1) == b""
+        with pytest.raises(DeadlinePassed):
+            call.writing(left)
+
+
+def test_a_call_that_is_over_leaves_its_socket_alone(pair: Any) -> None:
+    left, right = pair
+    with Call(time.monotonic() + 0.02) as call:
+        call.attach(left)
+        call.attach(left)
+    with Call(time.monotonic() + 0.05) as other:
+        wait_until(lambda: other.was_shut, 5)
+    call.shut()
+    left.sendall(b"x")
+    assert right.recv(1) == b"x"
+
+
+def test_the_watchdog_works_in_a_forked_child(pair: Any) -> None:
+    left, _ = pair
+    with Call(time.monotonic() + 60):
+        pid = os.fork()
+        if pid == 0:  # pragma: no cover  # another process
+            with Call(time.monotonic() + 0.05) as call:
+                call.attach(left)
+                ended = left.recv(1) == b"" and call.was_shut
+            os._exit(0 if ended else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
