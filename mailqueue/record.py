@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+PROBE_STEP = 5.0
 HIGH, NORMAL, BULK = 2048, 65_536, 1_048_576
 PRIORITIES = {"high": HIGH, "normal": NORMAL, "bulk": BULK}
 RETRY_PRIORITIES = {HIGH: 256, NORMAL: 512, BULK: 768}
@@ -46,7 +47,7 @@ class Outcome(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an e-mail ended without a yes."""
+    """Why an e-mail ended without a yes; ``marked_sent``: a person says that it was sent."""
 
     REJECTED = "rejected"
     REFUSED_BY_ALL = "refused_by_all"
@@ -55,6 +56,7 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     UNKNOWN = "unknown"
     CANCELLED = "cancelled"
+    MARKED_SENT = "marked_sent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +153,7 @@ class Policy:
     unavailable_for: float = 600.0
     max_wait: float = 3600.0
     silent_throttle: float = 60.0
-    probe_base: float = 5.0
+    probe_base: float = PROBE_STEP
     lookup_after: float = 30.0
     pin_base: float = 5.0
     pin_life: float = 900.0

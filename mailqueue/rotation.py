@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mailqueue.record import Closing, Record
+from mailqueue.record import PROBE_STEP, Closing, Record
 
-PROBE_STEP = 5.0
-PROBE_STEP_MAX = 600.0
+# Early probes come ever rarer, but not rarer than this: they run only while no vendor is left, and
+# all mail waits for the first of them that succeeds.
+PROBE_STEP_MAX = 60.0
 PROBE_RESULT_WAIT = 5.0
 
 

@@ -90,7 +90,10 @@ class Routing:
     ) -> Decision:
         """What follows for the e-mail, as the vendors' health is now."""
         health = self.health.read()
-        usable = [name for name in carriers if name not in record.round.refused]
+        refused = set(record.round.refused)
+        if result is not None and result.outcome is Outcome.UNSUITABLE and record.vendor:
+            refused.add(record.vendor)  # it may be open, but is of no use to this e-mail
+        usable = [name for name in carriers if name not in refused]
         wait = rotation.waits(usable, health, self.health.now())
         states = [VendorState(name=name, wait=wait.get(name, 0.0)) for name in carriers]
         return lifecycle.decide(record, result, states, self._policy, self._rand)

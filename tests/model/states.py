@@ -1,0 +1,261 @@
+"""The states of the model: two e-mails, two workers, two vendors, and what may still go wrong.
+
+Decides: what is remembered of e-mail document, job, worker and vendor health, in ticks of
+``TICK`` seconds from now. A token or generation is no number here but "still the newest one" or
+not, a passed time is 0, so that the states are finite without a bound on depth.
+
+Promises: all values are tuples of plain values; ``canonical`` maps states that differ in names only
+to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
+
+from mailqueue.record import NORMAL, Outcome, Pin, Policy, Record, Round, SendResult, Status
+from mailqueue.rotation import Health
+
+TICK = 5.0
+NOW = 1000 * TICK
+LEASE = 2
+KEY_LIFE = 4  # ticks that the vendor remembers a key; half of it is used
+VENDORS = ("A", "B")
+KINDS = ("any", "answer", "crash", "pause", "tube", "slow", "cancel")
+
+POLICY = Policy(
+    max_attempts=3,
+    give_up_after=1e9,
+    base=TICK,
+    cap=2 * TICK,
+    unavailable_for=3 * TICK,
+    max_wait=3 * TICK,
+    silent_throttle=2 * TICK,
+    pin_base=TICK,
+    pin_life=2 * TICK,
+)
+
+RESULTS = {
+    "yes": SendResult(outcome=Outcome.ACCEPTED),
+    "refused connection": SendResult(outcome=Outcome.UNAVAILABLE, answered=False),
+    "5xx": SendResult(outcome=Outcome.UNAVAILABLE),
+    "throttled": SendResult(outcome=Outcome.THROTTLED),
+    "throttled until": SendResult(outcome=Outcome.THROTTLED, retry_after=3 * TICK),
+    "throttled for 0 s": SendResult(outcome=Outcome.THROTTLED, retry_after=0.0),
+    "misconfigured": SendResult(outcome=Outcome.MISCONFIGURED),
+    "deferred": SendResult(outcome=Outcome.DEFERRED),
+    "unsuitable": SendResult(outcome=Outcome.UNSUITABLE),
+    "rejected": SendResult(outcome=Outcome.REJECTED),
+    "unknown, not taken": SendResult(outcome=Outcome.UNKNOWN, answered=False),
+    "unknown, taken": SendResult(outcome=Outcome.UNKNOWN, answered=False),
+    "unknown, ours": SendResult(outcome=Outcome.UNKNOWN, answered=False, ours=True),
+}
+TAKEN = ("yes", "unknown, taken")
+OUTAGE = ("refused connection", "5xx", "throttled", "throttled until")
+
+
+class Email(NamedTuple):
+    """One document, its jobs that nobody has reserved, and what the vendors really took."""
+
+    status: str = Status.QUEUED.value
+    due: int = 0
+    lease: int = 0
+    vendor: str = ""
+    probe: bool = False
+    late_accept: bool = False
+    counted: int = 0
+    unknowns: int = 0
+    rounds: int = 0
+    tried: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    failed_at: tuple[str, ...] = ()
+    pin: tuple[str | int, ...] = ()  # vendor, ticks left, repeats
+    jobs: tuple[int, ...] = (0,)  # the delay of each
+    copies: int = 0
+    resent: int = 0
+    key_left: int = -1  # ticks that the key is remembered; -1: not used yet
+    key_taken: bool = False
+    closings: tuple[str, ...] = ()  # vendors that were closed because of this e-mail
+
+    @property
+    def final(self) -> bool:
+        return Status(self.status).final
+
+
+class Work(NamedTuple):
+    """What a worker is about to do for e-mail ``email``; ``at`` names its next step."""
+
+    email: int
+    at: str
+    vendor: str = ""
+    probe: str = ""  # "", "wanted", "held", "lost"
+    fresh: bool = True  # the vendor's generation is the one seen
+    mine: bool = True  # the e-mail's token is the one seen or won
+    answer: str = ""
+    job: bool = True  # the reservation still holds
+    paused: bool = False
+
+
+class Idle(NamedTuple):
+    """A worker without a job."""
+
+
+class Door(NamedTuple):
+    """A vendor's health; -1 is null."""
+
+    until: int = -1
+    named: int = -1
+    at: int = -1
+    step: int = 0
+    probe: int = -1  # ticks that the probe's slot is held; -1: free
+    orphan: bool = False  # its holder died
+
+    @property
+    def open(self) -> bool:
+        return self.until < 0
+
+
+class State(NamedTuple):
+    """Everything. ``faults`` is what may still go wrong, by kind."""
+
+    emails: tuple[Email, ...]
+    works: tuple[Work | Idle, ...]
+    doors: tuple[Door, ...]
+    faults: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What is explored: how much of which kind may go wrong, and what the e-mails are like.
+
+    An answer of ``free`` may come as often as it likes, one of ``answers`` costs a fault of kind
+    "answer". ``always`` maps (e-mail, vendor) to the answer that this vendor always gives. No
+    e-mail may end as ``failed`` unless ``may_fail``; all end in time unless ``endless``.
+    """
+
+    name: str
+    faults: dict[str, int] = field(default_factory=dict)
+    answers: tuple[str, ...] = ()
+    free: tuple[str, ...] = ()
+    always: dict[tuple[int, str], str] = field(default_factory=dict)
+    emails: int = 2
+    workers: int = 2
+    policy: Policy = POLICY
+    keyed: tuple[str, ...] = ()
+    may_fail: bool = False
+    endless: bool = False
+
+    def start(self) -> State:
+        return State(
+            emails=(Email(),) * self.emails,
+            works=(Idle(),) * self.workers,
+            doors=(Door(),) * len(VENDORS),
+            faults=tuple(self.faults.get(kind, 0) for kind in KINDS),
+        )
+
+
+def ticks(seconds: float) -> int:
+    """Seconds as ticks, rounded up: 0 stays at once, anything else takes time."""
+    return -int(-seconds // TICK)
+
+
+@cache
+def health(name: str, door: Door) -> Health:
+    """The product's value for a door, at the time ``NOW``."""
+
+    def at(left: int) -> float | None:
+        return None if left < 0 else NOW + left * TICK
+
+    return Health(
+        name=name,
+        unavailable_until=at(door.until),
+        named_until=at(door.named),
+        probe_at=at(door.at),
+        probe_step=door.step * TICK,
+        probe_token=None if door.probe < 0 else "held",
+        probe_until=at(door.probe),
+    )
+
+
+def door(health: Health, orphan: bool) -> Door:
+    """The door for a value of the product; beyond its first doubling the step stays the same."""
+
+    def left(at: float | None) -> int:
+        return -1 if at is None else ticks(max(0.0, at - NOW))
+
+    probe = left(health.probe_until)
+    return Door(
+        until=left(health.unavailable_until),
+        named=left(health.named_until),
+        at=left(health.probe_at),
+        step=min(1, ticks(health.probe_step)),
+        probe=probe,
+        orphan=orphan and probe >= 0,
+    )
+
+
+def record(email: Email, keyed: bool, vendor: str | None, *, probe: bool) -> Record:
+    """What the decision needs, as ``document`` makes it of the stored e-mail."""
+    pin = None
+    if email.pin:
+        name, left, repeats = email.pin
+        pin = Pin(vendor=str(name), key="key", remaining=int(left) * TICK, repeats=int(repeats))
+    half = max(0, email.key_left - KEY_LIFE // 2)
+    return Record(
+        priority=NORMAL,
+        counted=email.counted,
+        unknowns=email.unknowns,
+        round=Round(n=email.rounds, tried=email.tried, refused=email.refused),
+        pin=pin,
+        failed_at=frozenset(email.failed_at),
+        vendor=vendor,
+        probe=probe,
+        key="key" if keyed else None,
+        key_life=half * TICK if keyed else 0.0,
+    )
+
+
+def canonical(state: State, swap_emails: bool, swap_vendors: bool) -> State:
+    """The least of the states that differ from this one in names only."""
+    forms = [state._replace(works=tuple(sorted(state.works)))]
+    if swap_vendors:
+        forms.append(_vendors_swapped(forms[0]))
+    if swap_emails:
+        forms += [_emails_swapped(form) for form in forms]
+    return min(forms)
+
+
+def _emails_swapped(state: State) -> State:
+    works = [w._replace(email=1 - w.email) if isinstance(w, Work) else w for w in state.works]
+    return state._replace(emails=state.emails[::-1], works=tuple(sorted(works)))
+
+
+def _vendors_swapped(state: State) -> State:
+    works = [_work_swapped(w) if isinstance(w, Work) else w for w in state.works]
+    emails = tuple(_email_swapped(email) for email in state.emails)
+    return State(emails, tuple(sorted(works)), state.doors[::-1], state.faults)
+
+
+def _other(name: str) -> str:
+    return {"A": "B", "B": "A"}.get(name, "")
+
+
+@cache
+def _work_swapped(work: Work) -> Work:
+    return work._replace(vendor=_other(work.vendor))
+
+
+@cache
+def _email_swapped(email: Email) -> Email:
+    def others(names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(sorted(map(_other, names)))
+
+    return email._replace(
+        vendor=_other(email.vendor),
+        tried=others(email.tried),
+        refused=others(email.refused),
+        failed_at=others(email.failed_at),
+        closings=others(email.closings),
+    )

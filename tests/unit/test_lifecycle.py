@@ -1,0 +1,335 @@
+"""The whole decision table: what follows for an e-mail from every outcome in every situation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mailqueue.lifecycle import decide, end, untouched, vendor_closing
+from mailqueue.record import (
+    HIGH,
+    NORMAL,
+    RETRY_PRIORITIES,
+    Decision,
+    Outcome,
+    Pin,
+    Policy,
+    Reason,
+    Record,
+    Round,
+    SendResult,
+    Status,
+    VendorState,
+)
+
+POLICY = Policy()
+PARK = replace(POLICY, resend_unknown=False)
+AT_A = Record(priority=NORMAL, vendor="a")
+NOBODY = Record(priority=NORMAL)
+B_OPEN = [VendorState(name="b")]
+B_CLOSED = [VendorState(name="b", wait=400)]
+PIN = Pin(vendor="a", key="k", remaining=600)
+FAILURES = [o for o in Outcome if o is not Outcome.ACCEPTED]
+
+
+def half() -> float:
+    return 0.5
+
+
+def after(
+    outcome: Outcome,
+    record: Record = AT_A,
+    others: list[VendorState] = B_OPEN,
+    policy: Policy = POLICY,
+    **result: Any,
+) -> Decision:
+    return decide(record, SendResult(outcome=outcome, **result), others, policy, half)
+
+
+def asked(record: Record = NOBODY, others: list[VendorState] = B_CLOSED) -> Decision:
+    """What follows when no vendor could be asked."""
+    return decide(record, None, others, POLICY, half)
+
+
+TABLE = {  # another vendor is open; no other vendor may be asked; two unknowns at most
+    Outcome.ACCEPTED: (("sent", 0), ("sent", 0)),
+    Outcome.REJECTED: (("failed", 0), ("failed", 0)),
+    Outcome.UNSUITABLE: (("queued", 0), ("queued", 400)),
+    Outcome.DEFERRED: (("queued", 15), ("queued", 15)),
+    Outcome.THROTTLED: (("queued", 0), ("queued", 15)),
+    Outcome.UNAVAILABLE: (("queued", 0), ("queued", 15)),
+    Outcome.MISCONFIGURED: (("queued", 0), ("queued", 15)),
+    Outcome.UNKNOWN: (("queued", 0), ("queued", 15)),
+}
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_the_table_of_statuses_and_delays(outcome: Outcome) -> None:
+    for others, (status, delay) in zip((B_OPEN, B_CLOSED), TABLE[outcome], strict=True):
+        decision = after(outcome, others=others)
+        assert (decision.status.value, decision.delay) == (status, delay)
+        assert decision.priority == RETRY_PRIORITIES[NORMAL]
+
+
+CLOSED_FOR = {
+    Outcome.THROTTLED: 60.0,
+    Outcome.UNAVAILABLE: 600.0,
+    Outcome.MISCONFIGURED: 600.0,
+    Outcome.UNKNOWN: 600.0,
+}
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_the_table_of_what_is_held_against_the_vendor_or_against_the_email(
+    outcome: Outcome,
+) -> None:
+    decision = after(outcome, code="x")
+    closing = decision.vendor_closing
+    assert (closing.seconds if closing else None) == CLOSED_FOR.get(outcome)
+    assert decision.counted == (closing is None or outcome is Outcome.UNKNOWN)
+    if closing:
+        assert closing.reason == f"{outcome} x"
+
+
+@pytest.mark.parametrize("outcome", FAILURES)
+def test_no_end_after_an_unknown_is_called_failed(outcome: Outcome) -> None:
+    record = replace(AT_A, unknowns=1, counted=25, expires_in=0.0)
+    assert after(outcome, record).status is Status.UNCERTAIN
+    assert after(outcome, replace(record, age=POLICY.give_up_after)).status is Status.UNCERTAIN
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_an_unknown_of_our_own_or_a_yes_is_not_held_against_the_vendor(outcome: Outcome) -> None:
+    assert vendor_closing(AT_A, SendResult(outcome=outcome, ours=True), POLICY) is None
+
+
+@pytest.mark.parametrize(
+    "retry_after,closed_for", [(7200.0, 3600.0), (90.0, 90.0), (0.0, 5.0), (-3.0, 5.0)]
+)
+def test_a_throttling_vendor_is_left_alone_until_the_time_it_named(
+    retry_after: float, closed_for: float
+) -> None:
+    closing = after(Outcome.THROTTLED, retry_after=retry_after).vendor_closing
+    assert closing is not None
+    assert (closing.seconds, closing.named) == (closed_for, closed_for)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.UNAVAILABLE, Outcome.UNKNOWN])
+def test_an_answer_to_an_email_that_failed_elsewhere_closes_no_second_vendor(
+    outcome: Outcome,
+) -> None:
+    suspect = replace(AT_A, failed_at=frozenset({"b"}))
+    answered = after(outcome, suspect).vendor_closing
+    silent = after(outcome, suspect, answered=False).vendor_closing
+    again = after(outcome, replace(AT_A, failed_at=frozenset({"a"}))).vendor_closing
+    assert answered is not None
+    assert silent is not None
+    assert again is not None
+    assert (answered.probe_only, silent.probe_only, again.probe_only) == (True, False, False)
+
+
+@pytest.mark.parametrize("probe", [False, True])
+@pytest.mark.parametrize("failed_at", [frozenset[str](), frozenset({"b"})])
+def test_no_outage_however_often_it_comes_back_uses_up_an_email(
+    probe: bool, failed_at: frozenset[str]
+) -> None:
+    record = replace(AT_A, counted=24, probe=probe, failed_at=failed_at)
+    for outcome in (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.MISCONFIGURED):
+        decision = after(outcome, record, others=B_CLOSED)
+        assert (decision.status, decision.counted) == (Status.QUEUED, 24)
+
+
+def test_attempts_time_and_expiry_end_it_with_their_reasons() -> None:
+    assert after(Outcome.DEFERRED, replace(AT_A, counted=24)).reason == Reason.EXHAUSTED
+    assert after(Outcome.THROTTLED, replace(AT_A, age=259_200.0)).reason == Reason.GAVE_UP
+    assert after(Outcome.UNAVAILABLE, replace(AT_A, expires_in=0.0)).reason == Reason.EXPIRED
+    assert after(Outcome.DEFERRED, replace(AT_A, expires_in=1.0)).status is Status.QUEUED
+
+
+def test_a_round_asks_each_vendor_once_and_then_ends_with_a_back_off() -> None:
+    first = after(Outcome.UNAVAILABLE)
+    assert first.round == Round(tried=("a",))
+    second = after(Outcome.UNAVAILABLE, replace(AT_A, round=Round(tried=("b",))))
+    assert second.round == Round(n=1)
+    assert second.delay == 15
+
+
+@pytest.mark.parametrize("n,delay", [(0, 15), (1, 30), (6, 960), (7, 1800), (5000, 1800)])
+def test_the_back_off_doubles_up_to_an_hour(n: int, delay: float) -> None:
+    assert after(Outcome.DEFERRED, replace(AT_A, round=Round(n=n))).delay == delay
+
+
+def test_the_back_off_is_not_before_the_vendors_own_time_nor_after_the_longest_wait() -> None:
+    assert after(Outcome.DEFERRED, retry_after=100).delay == 100
+    assert after(Outcome.DEFERRED, retry_after=1e9).delay == POLICY.max_wait
+
+
+def test_one_vendors_refusal_does_not_kill_an_email_but_that_of_all_does() -> None:
+    first = after(Outcome.UNSUITABLE)
+    assert (first.status, first.round.refused) == (Status.QUEUED, ("a",))
+    last = after(Outcome.UNSUITABLE, replace(AT_A, round=Round(refused=("b",))))
+    assert (last.status, last.reason) == (Status.FAILED, Reason.REFUSED_BY_ALL)
+    assert asked(others=[]).reason == Reason.REFUSED_BY_ALL
+
+
+def test_who_refused_is_not_asked_again_in_the_next_round() -> None:
+    record = replace(AT_A, vendor="b", round=Round(refused=("a",)))
+    decision = after(Outcome.UNAVAILABLE, record, others=[VendorState(name="a")])
+    assert decision.round == Round(n=1, refused=("a",))
+
+
+def test_a_wait_because_nobody_was_free_counts_as_nothing() -> None:
+    decision = asked()
+    assert (decision.delay, decision.counted, decision.round) == (400, 0, Round())
+    assert decision.priority == NORMAL, "an e-mail that nobody was asked for is no retry"
+    assert decision.vendor_closing is None
+    assert asked(others=B_OPEN).delay == 1, "never at once: that would be a hot loop"
+
+
+def test_what_is_left_of_a_round_ends_with_it_when_nobody_is_free() -> None:
+    decision = asked(replace(NOBODY, round=Round(tried=("a",))))
+    assert decision.round == Round(n=1)
+    assert decision.priority == RETRY_PRIORITIES[NORMAL]
+
+
+def test_an_unknown_is_resent_once_and_then_waits_for_a_person() -> None:
+    first = after(Outcome.UNKNOWN)
+    assert (first.status, first.unknowns) == (Status.QUEUED, 1)
+    second = after(Outcome.UNKNOWN, replace(AT_A, unknowns=1))
+    assert (second.status, second.reason) == (Status.UNCERTAIN, Reason.UNKNOWN)
+
+
+def test_parked_an_unknown_is_never_resent() -> None:
+    assert after(Outcome.UNKNOWN, policy=PARK).status is Status.UNCERTAIN
+
+
+@pytest.mark.parametrize("policy", [POLICY, PARK])
+def test_an_unknown_under_a_key_is_repeated_at_once_at_the_same_vendor(policy: Policy) -> None:
+    record = replace(AT_A, key="k", key_life=43_200)
+    decision = after(Outcome.UNKNOWN, record, policy=policy)
+    assert decision.pin == Pin(vendor="a", key="k", remaining=900)
+    assert (decision.status, decision.delay, decision.unknowns) == (Status.QUEUED, 0, 0)
+    short = after(Outcome.UNKNOWN, replace(record, key_life=60), policy=policy)
+    assert short.pin == Pin(vendor="a", key="k", remaining=60)
+    assert after(Outcome.UNKNOWN, replace(record, key_life=0)).pin is None
+
+
+REPEATED = set(FAILURES) - {Outcome.REJECTED, Outcome.UNSUITABLE}
+
+
+@pytest.mark.parametrize("outcome", FAILURES)
+def test_a_pinned_email_is_repeated_until_its_vendor_says_no(outcome: Outcome) -> None:
+    decision = after(outcome, replace(AT_A, pin=PIN))
+    if outcome in REPEATED:
+        assert decision.pin == replace(PIN, repeats=1)
+        assert (decision.delay, decision.unknowns) == (2.5, 0)
+    else:
+        assert (decision.pin, decision.unknowns) == (None, 1)
+
+
+def test_a_pin_ends_with_a_yes_or_with_its_time_as_an_ordinary_unknown() -> None:
+    assert after(Outcome.ACCEPTED, replace(AT_A, pin=PIN)).pin is None
+    brief = replace(PIN, remaining=1)
+    over = after(Outcome.UNAVAILABLE, replace(AT_A, pin=brief))
+    assert (over.pin, over.unknowns, over.round.tried) == (None, 1, ("a",))
+    waited = asked(replace(NOBODY, pin=replace(PIN, remaining=0)), others=B_OPEN)
+    assert (waited.pin, waited.unknowns, waited.status) == (None, 1, Status.QUEUED)
+    parked = decide(replace(NOBODY, pin=PIN), None, B_OPEN, PARK, half)
+    assert parked.status is Status.UNCERTAIN
+
+
+def test_only_those_put_off_are_tried_again_after_a_partial_yes() -> None:
+    decision = after(Outcome.ACCEPTED, pending=("x",), refused=("y",))
+    assert (decision.status, decision.delay) == (Status.QUEUED, 15)
+    assert (decision.pending, decision.refused) == (("x",), ("y",))
+
+
+@pytest.mark.parametrize(
+    "outcome,record",
+    [
+        (Outcome.REJECTED, AT_A),
+        (Outcome.DEFERRED, replace(AT_A, counted=24)),
+        (Outcome.UNSUITABLE, replace(AT_A, round=Round(refused=("b",)))),
+    ],
+)
+def test_a_partial_yes_ends_as_sent_with_the_rest_refused(outcome: Outcome, record: Record) -> None:
+    decision = after(outcome, replace(record, pending=("x",), refused=("y",)))
+    assert decision.status is Status.SENT
+    assert (decision.pending, decision.refused) == (None, ("y", "x"))
+
+
+def test_an_end_from_outside_is_uncertain_while_a_pin_holds() -> None:
+    assert end(NOBODY, Reason.EXPIRED).status is Status.FAILED
+    pinned = end(replace(NOBODY, pin=PIN), Reason.EXPIRED)
+    assert (pinned.status, pinned.pin) == (Status.UNCERTAIN, None)
+
+
+def test_a_claim_given_back_changes_nothing_and_is_taken_up_before_new_ones() -> None:
+    record = replace(NOBODY, priority=HIGH, counted=3, round=Round(n=2, tried=("a",)))
+    decision = untouched(record)
+    assert (decision.status, decision.delay, decision.counted) == (Status.QUEUED, 0, 3)
+    assert (decision.round, decision.priority) == (record.round, RETRY_PRIORITIES[HIGH])
+
+
+def test_without_a_vendor_an_unknown_of_ours_goes_to_the_next() -> None:
+    decision = decide(NOBODY, SendResult(outcome=Outcome.UNKNOWN, ours=True), B_OPEN, POLICY, half)
+    assert (decision.status, decision.unknowns) == (Status.QUEUED, 1)
+    refused = decide(NOBODY, SendResult(outcome=Outcome.UNSUITABLE), B_OPEN, POLICY, half)
+    assert refused.round.refused == ()
+
+
+@pytest.mark.parametrize("status", Status)
+def test_only_what_is_queued_or_being_sent_is_not_final(status: Status) -> None:
+    assert status.final == (status not in (Status.QUEUED, Status.SENDING))
+
+
+RESULTS = st.builds(
+    SendResult,
+    outcome=st.sampled_from(Outcome),
+    retry_after=st.none() | st.floats(0, 1e6),
+    answered=st.booleans(),
+    ours=st.booleans(),
+)
+RECORDS = st.builds(
+    Record,
+    priority=st.sampled_from(sorted(RETRY_PRIORITIES)),
+    counted=st.integers(0, 30),
+    unknowns=st.integers(0, 2),
+    age=st.floats(0, 3e5),
+    round=st.builds(
+        Round, n=st.integers(0, 99), tried=st.just(("b",)) | st.just(()), refused=st.just(())
+    ),
+    pin=st.none() | st.just(PIN),
+    failed_at=st.frozensets(st.sampled_from(["a", "b"])),
+    vendor=st.none() | st.just("a"),
+    key=st.none() | st.just("k"),
+    key_life=st.floats(0, 1e5),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(RECORDS, st.none() | RESULTS, st.floats(0, 1e4), st.floats(0, 0.999), st.booleans())
+def test_in_every_situation_the_promises_hold(
+    record: Record, result: SendResult | None, wait: float, rand: float, resend: bool
+) -> None:
+    policy = replace(POLICY, resend_unknown=resend)
+    others = [VendorState(name="b", wait=wait)]
+    if result is None:
+        record = replace(record, vendor=None)
+    decision = decide(record, result, others, policy, lambda: rand)
+    yes = result is not None and result.outcome is Outcome.ACCEPTED
+    assert decision.delay >= 0
+    assert decision.counted - record.counted in (0, 1)
+    assert decision.unknowns - record.unknowns in (0, 1)
+    assert (decision.status is Status.SENT) == yes
+    if decision.status is Status.FAILED:
+        assert not record.unknowns
+        assert record.pin is None
+    if result is None and record.pin is None and decision.status is Status.QUEUED:
+        assert decision.delay >= 1
+    if decision.unknowns > max(1, record.unknowns):
+        assert decision.status is Status.UNCERTAIN

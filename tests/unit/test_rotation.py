@@ -1,0 +1,204 @@
+"""Whose turn it is, and how a vendor's health changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mailqueue.record import NORMAL, Closing, Pin, Record, Round
+from mailqueue.rotation import (
+    PROBE_RESULT_WAIT,
+    PROBE_STEP_MAX,
+    Choice,
+    Health,
+    Turn,
+    choose,
+    closed,
+    probe_failed,
+    probe_given_back,
+    probe_succeeded,
+    probe_wait,
+    probe_won,
+    waits,
+)
+
+NOW = 1_000_000.0
+NAMES = ("a", "b", "c")
+TURNS = [Turn(name) for name in NAMES]
+DOWN = Closing(seconds=600, reason="unavailable 503")
+FRESH = Record(priority=NORMAL)
+
+
+def resting() -> Health:
+    """A vendor that was just closed for ten minutes."""
+    return closed(Health(name="b"), DOWN, NOW, 0)
+
+
+def board(**changed: Health) -> dict[str, Health]:
+    return {name: changed.get(name, Health(name=name)) for name in NAMES}
+
+
+def asked(*tried: str, refused: tuple[str, ...] = ()) -> Record:
+    return Record(priority=NORMAL, round=Round(tried=tried, refused=refused))
+
+
+def test_a_resting_vendor_is_never_picked() -> None:
+    picked = {choose(n, TURNS, NAMES, FRESH, board(b=resting()), NOW) for n in range(100)}
+    assert picked == {Choice("a"), Choice("c")}
+
+
+@pytest.mark.parametrize("away", [{}, {"b": resting()}])
+def test_a_thousand_emails_are_spread_evenly_over_those_available(away: dict[str, Health]) -> None:
+    names = [choose(n, TURNS, NAMES, FRESH, board(**away), NOW) for n in range(1200)]
+    counts = [names.count(Choice(name)) for name in NAMES if name not in away]
+    assert max(counts) - min(counts) == 0
+    assert sum(counts) == 1200
+
+
+def test_a_vendor_comes_as_often_as_its_weight_says() -> None:
+    turns = [Turn("a", 3), Turn("b")]
+    picked = [choose(n, turns, ["a", "b"], FRESH, board(), NOW) for n in range(8)]
+    assert picked.count(Choice("a")) == 6
+
+
+def test_who_was_tried_who_refused_and_who_cannot_carry_is_left_out() -> None:
+    record = asked("a", refused=("b",))
+    assert choose(7, TURNS, NAMES, record, board(), NOW) == Choice("c")
+    assert choose(7, TURNS, ["a", "b"], record, board(), NOW) is None
+
+
+def test_a_vendor_whose_time_has_passed_is_probed_before_anyone_else_is_asked() -> None:
+    health = board(b=resting())
+    assert choose(0, TURNS, NAMES, FRESH, health, NOW + 600) == Choice("b", probe=True)
+
+
+def test_the_early_probe_is_for_emails_that_no_open_vendor_is_left_for() -> None:
+    health = board(b=resting())
+    later = NOW + 5
+    assert choose(0, TURNS, ["a", "b"], FRESH, health, later) == Choice("a")
+    assert choose(0, TURNS, ["b"], FRESH, health, later) == Choice("b", probe=True)
+    refused = asked(refused=("a",))
+    assert choose(0, TURNS, ["a", "b"], refused, health, later) == Choice("b", probe=True)
+    assert choose(0, TURNS, ["a", "b"], asked("a"), health, later) is None
+
+
+def test_a_pinned_email_goes_to_its_vendor_open_or_not_until_the_pin_ends() -> None:
+    pin = Pin(vendor="b", key="k", remaining=1)
+    record = replace(asked("b"), pin=pin)
+    assert choose(0, TURNS, NAMES, record, board(b=resting()), NOW) == Choice("b")
+    assert choose(0, TURNS, ["a"], record, board(), NOW) is None
+    over = replace(record, pin=replace(pin, remaining=0))
+    assert choose(0, TURNS, NAMES, over, board(), NOW) is None
+
+
+def test_the_waits_tell_when_each_vendor_may_be_asked() -> None:
+    health = board(b=resting())
+    assert waits(["a", "b"], health, NOW) == {"a": 0, "b": 600}
+    assert waits(["b"], health, NOW) == {"b": 5}
+
+
+def test_no_early_probe_before_the_time_that_the_vendor_named() -> None:
+    named = replace(DOWN, seconds=60, named=60)
+    health = closed(Health(name="a"), named, NOW, 0)
+    assert probe_wait(health, NOW, alone=True) == 60
+    assert probe_wait(resting(), NOW, alone=True) == 5
+
+
+def test_an_open_vendor_is_not_probed() -> None:
+    assert probe_wait(Health(name="a"), NOW, alone=True) == float("inf")
+    assert probe_won(Health(name="a"), NOW, 120, "t") is None
+
+
+def test_others_look_again_soon_while_a_probe_is_in_flight() -> None:
+    held = probe_won(resting(), NOW + 600, 120, "t")
+    assert held is not None
+    assert probe_wait(held, NOW + 601, alone=False) == PROBE_RESULT_WAIT
+    assert probe_wait(held, NOW + 719, alone=False) == 1
+    assert probe_wait(held, NOW + 720, alone=False) <= 0
+
+
+def test_one_process_at_a_time_wins_the_probe() -> None:
+    held = probe_won(resting(), NOW + 600, 120, "mine")
+    assert held is not None
+    assert probe_won(held, NOW + 600, 120, "other") is None
+    taken = probe_won(held, NOW + 721, 120, "other")
+    assert taken is not None
+    assert taken.probe_token == "other"
+    assert probe_succeeded(taken, "mine") is taken
+
+
+def test_who_lost_the_race_does_not_probe_right_after_the_winner_has_failed() -> None:
+    held = probe_won(resting(), NOW + 5, 120, "winner")
+    assert held is not None
+    failed = probe_failed(held, DOWN, NOW + 6, "winner")
+    assert probe_won(failed, NOW + 6, 120, "loser") is None
+
+
+def test_success_opens_as_if_nothing_had_been() -> None:
+    held = probe_won(resting(), NOW + 600, 120, "t")
+    assert held is not None
+    assert probe_succeeded(held, "t") == Health(name="b", generation=held.generation + 1)
+
+
+def test_a_failed_probe_closes_for_ten_more_minutes_and_the_next_is_later() -> None:
+    held = probe_won(resting(), NOW + 5, 120, "t")
+    assert held is not None
+    failed = probe_failed(held, DOWN, NOW + 6, "t")
+    assert failed.unavailable_until == NOW + 606
+    assert failed.probe_at == NOW + 16
+    assert failed.since == NOW
+    assert failed.probe_token is None
+    assert probe_failed(failed, DOWN, NOW + 6, "t") is failed
+
+
+def test_a_suspected_emails_failed_probe_only_puts_the_next_one_off() -> None:
+    held = probe_won(resting(), NOW + 600, 120, "t")
+    assert held is not None
+    failed = probe_failed(held, replace(DOWN, probe_only=True), NOW + 600, "t")
+    assert failed.unavailable_until == NOW + 610
+
+
+def test_a_probe_that_sent_nothing_is_given_back() -> None:
+    held = probe_won(resting(), NOW + 600, 120, "t")
+    assert held is not None
+    assert probe_given_back(held, "other") is held
+    assert probe_won(probe_given_back(held, "t"), NOW + 600, 120, "other") is not None
+
+
+def test_a_late_failure_of_a_call_begun_before_the_present_generation_changes_nothing() -> None:
+    again_open = Health(name="a", generation=2)
+    assert closed(again_open, DOWN, NOW, 0) is again_open
+
+
+def test_a_suspected_email_does_not_close_a_vendor() -> None:
+    vendor = Health(name="a")
+    assert closed(vendor, replace(DOWN, probe_only=True), NOW, 0) is vendor
+
+
+def test_a_pinned_emails_failure_neither_puts_off_nor_takes_a_closed_vendors_probe() -> None:
+    held = probe_won(resting(), NOW + 5, 120, "t")
+    assert held is not None
+    assert closed(held, DOWN, NOW + 6, held.generation) is held
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["fail", "suspect", "give back", "named"]), max_size=30))
+def test_probes_come_at_growing_intervals_up_to_ten_minutes(events: list[str]) -> None:
+    health, now, before = resting(), NOW, 5.0
+    for event in events:
+        now += max(0.0, probe_wait(health, now, alone=True))
+        held = probe_won(health, now, 120, "t")
+        assert held is not None
+        if event == "give back":
+            health = probe_given_back(held, "t")
+            continue
+        named = 7.0 if event == "named" else None
+        closing = replace(DOWN, probe_only=event == "suspect", named=named)
+        health = probe_failed(held, closing, now, "t")
+        assert before <= health.probe_step <= PROBE_STEP_MAX
+        assert 0 < probe_wait(health, now, alone=True) <= PROBE_STEP_MAX
+        before = health.probe_step
+    assert not health.open
