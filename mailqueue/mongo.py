@@ -9,19 +9,18 @@ for those that say something about a key, and those inside the caller's own tran
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pymongo
 from bson.codec_options import CodecOptions
-from pymongo import MongoClient, WriteConcern
+from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, ConfigurationError, DuplicateKeyError, PyMongoError
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
 from mailqueue.config import MongoDB
 from mailqueue.errors import ConfigError, StoreUnavailable
@@ -55,7 +54,9 @@ class Mongo:
         self.timeout = settings.timeout
         self.client = connect(settings) if client is None else client
         self._own_client = client is None
-        self._database = self.client.get_database(settings.database, codec_options=_OPTIONS)
+        self._database = self.client.get_database(
+            settings.database, codec_options=_OPTIONS, read_preference=ReadPreference.PRIMARY
+        )  # whatever the URI prefers: what was just written decides
         self._name = settings.collection
         self._outage = Outage("mongodb")
 
@@ -75,10 +76,18 @@ class Mongo:
             return local if local.tzinfo else local.replace(tzinfo=UTC)
 
     @contextmanager
-    def reached(self, session: ClientSession | None = None) -> Iterator[None]:
-        """Turn the driver's exceptions into ours, but for those that say something about a key."""
+    def reached(
+        self, session: ClientSession | None = None, seconds: float | None = None
+    ) -> Iterator[None]:
+        """End operations that last, together, longer than ``seconds`` (``mongodb.timeout``).
+
+        The driver's exceptions become ours, but for those that say something about a key; those
+        inside the caller's own transaction, and its time, are the caller's.
+        """
+        limit = pymongo.timeout(seconds or self.timeout) if session is None else nullcontext()
         try:
-            yield
+            with limit:
+                yield
         except PyMongoError as error:
             if session is not None or duplicates(error):
                 raise
@@ -88,20 +97,19 @@ class Mongo:
 
     def persist(self, write: Callable[[], T], seconds: float) -> T:
         """Repeat ``write``, an idempotent one, until it is acknowledged, for up to ``seconds``."""
-        end = time.monotonic() + seconds
         with pymongo.timeout(seconds):
-            try:
-                return write()
-            except PyMongoError as error:
-                if duplicates(error):
-                    raise
             again = Retrying(
-                stop=stop_after_delay(max(0.0, end - time.monotonic())),
+                stop=stop_before_delay(seconds),
                 wait=wait_random_exponential(multiplier=0.05, max=1.0),
-                retry=retry_if_exception_type(PyMongoError),
+                retry=retry_if_exception(_may_pass),
                 reraise=True,
             )
             return again(write)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """A key that was there already will be there the next time, too."""
+    return isinstance(error, PyMongoError) and not duplicates(error)
 
 
 def write_errors(error: PyMongoError) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ raises ``InvalidEmail``, nothing was stored. Every method may be called from any
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,24 +24,18 @@ from bson.errors import InvalidId
 from mailqueue import document
 from mailqueue.config import Config, is_production
 from mailqueue.errors import InvalidEmail, StoreUnavailable
-from mailqueue.message import Email
-from mailqueue.record import PRIORITIES, Status
+from mailqueue.intake import Intake, Sendable, Terms
+from mailqueue.record import Status
 from mailqueue.status import EmailStatus, status_of
 from mailqueue.tube import Announcement, Announcer
-from mailqueue.vendors import limits
 
 if TYPE_CHECKING:
-    from email.message import EmailMessage
-
     from pymongo import MongoClient
     from pymongo.client_session import ClientSession
 
     from mailqueue.store import Store
 
-    Sendable = Email | Mapping[str, Any] | EmailMessage
-
 BULK = 500
-KEY_LENGTH = 512
 
 
 class Producer:
@@ -61,10 +54,9 @@ class Producer:
     ) -> None:
         self.config = config if isinstance(config, Config) else Config.load(config, secrets=False)
         self.env = document.PRODUCTION if is_production() else document.SIMULATED
+        self._intake = Intake(self.config, self.env)
         self._given_client = client
-        self._lock = threading.Lock()
-        self._pid = -1
-        self._opened: tuple[Store, Announcer] | None = None
+        self._opened: dict[int, tuple[Store, Announcer]] = {}  # by process
 
     # Connections -------------------------------------------------------------------------------
 
@@ -78,10 +70,8 @@ class Producer:
 
     def close(self) -> None:
         """Close this process's connections. A later call opens new ones."""
-        with self._lock:
-            opened, pid = self._opened, self._pid
-            self._opened, self._pid = None, -1
-        if opened is not None and pid == os.getpid():
+        opened = self._opened.pop(os.getpid(), None)
+        if opened is not None:
             opened[0].close()
             opened[1].close()
 
@@ -103,17 +93,18 @@ class Producer:
 
         pymongo is imported here: an application that only imports us need not wait for it.
         """
-        opened = self._opened
-        if opened is not None and self._pid == os.getpid():
-            return opened
-        with self._lock:
-            if self._opened is None or self._pid != os.getpid():
-                from mailqueue.store import Store
+        pid = os.getpid()
+        opened = self._opened.get(pid)
+        if opened is None:
+            from mailqueue.store import Store
 
-                store = Store(self.config.mongodb, env=self.env, client=self._given_client)
-                announcer = Announcer(self.config.beanstalkd, self.config.delivery.ttr)
-                self._opened, self._pid = (store, announcer), os.getpid()
-            return self._opened
+            store = Store(self.config.mongodb, env=self.env, client=self._given_client)
+            announcer = Announcer(self.config.beanstalkd, self.config.delivery.ttr)
+            # No lock: a child forked while it is held could never take it.
+            opened = self._opened.setdefault(pid, (store, announcer))
+            if opened[0] is not store:  # another thread was faster
+                store.close()
+        return opened
 
     @property
     def _store(self) -> Store:
@@ -144,9 +135,8 @@ class Producer:
         Raises ``InvalidEmail`` (nothing stored) and ``StoreUnavailable`` (within
         ``mongodb.timeout``; repeating with the same key is safe).
         """
-        keys = None if idempotency_key is None else [idempotency_key]
-        made = self._documents([email], priority, send_at, expires_at, keys, name_index=False)
-        return self._keep(made, session)[0]
+        terms = Terms(priority, send_at, expires_at)
+        return self._keep([self._intake.document(email, terms, idempotency_key)], session)[0]
 
     def send_many(
         self,
@@ -163,16 +153,9 @@ class Producer:
         All are validated before any is stored. ``idempotency_keys``: one for each, or None.
         ``StoreUnavailable`` says which ids are stored and of which it is not known.
         """
-        made = self._documents(
-            list(emails), priority, send_at, expires_at, idempotency_keys, name_index=True
-        )
-        ids: list[str] = []
-        for start in range(0, len(made), BULK):
-            try:
-                ids += self._keep(made[start : start + BULK], session)
-            except StoreUnavailable as error:
-                raise StoreUnavailable(str(error), ids, error.ids_unknown) from error
-        return ids
+        terms = Terms(priority, send_at, expires_at)
+        made = self._intake.documents(list(emails), terms, idempotency_keys)
+        return self._keep(made, session)
 
     def announce(self, ids: Iterable[str]) -> int:
         """Put stored e-mails on the tube, right after the commit of their transaction.
@@ -207,90 +190,66 @@ class Producer:
 
     # Steps -------------------------------------------------------------------------------------
 
-    def _documents(
-        self,
-        emails: Sequence[Sendable],
-        priority: str,
-        send_at: datetime | None,
-        expires_at: datetime | None,
-        keys: Sequence[str | None] | None,
-        *,
-        name_index: bool,
-    ) -> list[dict[str, Any]]:
-        if keys is not None and len(keys) != len(emails):
-            raise InvalidEmail("idempotency_keys", "needs one entry for each e-mail")
-        if priority not in PRIORITIES:
-            raise InvalidEmail("priority", f"must be one of {', '.join(PRIORITIES)}")
-        _check_times(send_at, expires_at)
-        now = datetime.now(UTC)
-        made = []
-        for index, given in enumerate(emails):
-            key = None if keys is None else keys[index]
-            try:
-                made.append(self._document(given, priority, send_at, expires_at, key, now))
-            except InvalidEmail as error:
-                if not name_index:
-                    raise
-                raise InvalidEmail(error.field, error.problem, index) from None
-        _share_ids(made)
-        return made
-
-    def _document(
-        self,
-        given: Sendable,
-        priority: str,
-        send_at: datetime | None,
-        expires_at: datetime | None,
-        key: str | None,
-        now: datetime,
-    ) -> dict[str, Any]:
-        email = Email.of(given)
-        email.check_size(self.config.limits.max_size)
-        if uncarried := limits.nobody_carries(self.config.vendors, email):
-            raise InvalidEmail("email", uncarried)
-        _check_key(key)
-        email_id = ObjectId()
-        return document.new(
-            email.to_mapping(),
-            email_id=email_id,
-            message_id=f"<{email_id}@{email.from_.ascii.rpartition('@')[2]}>",
-            env=self.env,
-            content_hash=email.content_hash(),
-            priority=PRIORITIES[priority],
-            now=now,
-            send_at=send_at,
-            expires_at=expires_at,
-            idempotency_key=key,
-        )
-
     def _keep(self, made: list[dict[str, Any]], session: ClientSession | None) -> list[str]:
-        """Store documents and announce those that are new; returns the ids they are known by."""
+        """Store documents and announce those that are new; returns the ids they are known by.
+
+        Keys are looked up before anything is stored. A single new e-mail needs no look-up.
+        """
+        store, _ = self._open()
+        if not store.indexed and any("idempotency_key" in d for d in made):
+            store.ensure_indexes()  # a key is unique by its index
+        pages = [made[start : start + BULK] for start in range(0, len(made), BULK)]
+        first: dict[str | None, ObjectId] = {}
+        if session is not None or len(made) > 1:
+            for page in pages:
+                first |= self._first_of_key(store, page, session)
+        ids: list[str] = []
+        for page in pages:
+            try:
+                ids += self._keep_page(page, first, session)
+            except StoreUnavailable as error:
+                raise StoreUnavailable(str(error), ids, error.ids_unknown) from error
+        return ids
+
+    def _keep_page(
+        self,
+        page: list[dict[str, Any]],
+        first: Mapping[str | None, ObjectId],
+        session: ClientSession | None,
+    ) -> list[str]:
         store, announcer = self._open()
-        look_first = session is not None or len(made) > 1
-        first = self._first_of_key(store, made, session) if look_first else {}
-        unique = {d["_id"]: d for d in made}.values()
+        unique = {d["_id"]: d for d in page}.values()
         new = [d for d in unique if d.get("idempotency_key") not in first]
+        taken: dict[str | None, ObjectId] = {}
         try:
-            if new:
-                first |= self._insert(store, new, session)
+            with store.reached(session):
+                taken = self._insert(store, new, session) if new else {}
         except StoreUnavailable as error:
             unknown = [str(d["_id"]) for d in new]
             raise StoreUnavailable(str(error), (), unknown) from error
         if session is None:
-            stored = [d for d in new if d.get("idempotency_key") not in first]
             now = datetime.now(UTC)
+            stored = [d for d in new if d.get("idempotency_key") not in taken]
             announcer.announce([_announcement(d, now) for d in stored])
-        return [str(first.get(d.get("idempotency_key"), d["_id"])) for d in made]
+        known = {**first, **taken}
+        return [str(known.get(d.get("idempotency_key"), d["_id"])) for d in page]
 
     def _insert(
         self, store: Store, new: list[dict[str, Any]], session: ClientSession | None
     ) -> dict[str | None, ObjectId]:
         """Insert; returns the id of the first e-mail of each key that was there already."""
-        if not store.insert(new, session):
+        taken = store.insert(new, session)
+        if not taken:
             return {}
-        known = {d["_id"] for d in new}
-        first = self._first_of_key(store, new, None)
-        return {key: email_id for key, email_id in first.items() if email_id not in known}
+        mine = {d["_id"] for d in new}
+        found = self._first_of_key(store, new, None)
+        first = {key: email_id for key, email_id in found.items() if email_id not in mine}
+        pruned = [
+            d
+            for d in new
+            if d.get("idempotency_key") in taken and d["idempotency_key"] not in found
+        ]
+        return first | (self._insert(store, pruned, None) if pruned else {})
 
     @staticmethod
     def _first_of_key(
@@ -307,41 +266,14 @@ class Producer:
         return {key: stored["_id"] for key, stored in found.items()}
 
 
-def _share_ids(made: Sequence[dict[str, Any]]) -> None:
-    """The same key twice in one call is one e-mail; with other content it is refused."""
-    first: dict[str, dict[str, Any]] = {}
-    for one in made:
-        if "idempotency_key" in one:
-            other = first.setdefault(one["idempotency_key"], one)
-            if other["content_hash"] != one["content_hash"]:
-                raise InvalidEmail("idempotency_key", "is given twice for different contents")
-            one["_id"] = other["_id"]
-
-
 def _announcement(made: Mapping[str, Any], now: datetime) -> Announcement:
     due = made["due_at"]
     delay = 0.0 if due is None else (due - now).total_seconds()
     return Announcement(made["_id"], made["priority"], delay)
 
 
-def _check_times(send_at: datetime | None, expires_at: datetime | None) -> None:
-    for name, value in (("send_at", send_at), ("expires_at", expires_at)):
-        if value is not None and getattr(value, "tzinfo", None) is None:
-            raise InvalidEmail(name, "must be an aware datetime")
-    if send_at is not None and expires_at is not None and expires_at <= send_at:
-        raise InvalidEmail("expires_at", "must be later than send_at")
-
-
-def _check_key(key: str | None) -> None:
-    given: object = key
-    if given is None:
-        return
-    if not isinstance(given, str) or not 0 < len(given) <= KEY_LENGTH or "\0" in given:
-        raise InvalidEmail("idempotency_key", f"must be a string of 1 to {KEY_LENGTH} characters")
-
-
 def _object_id(email_id: str) -> ObjectId:
     try:
-        return ObjectId(email_id)
-    except (InvalidId, TypeError):
+        return ObjectId(str(email_id))  # None would make a new one
+    except InvalidId:
         raise ValueError("an e-mail's id has 24 hexadecimal characters") from None

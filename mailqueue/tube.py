@@ -19,8 +19,8 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import greenstalk
@@ -31,7 +31,7 @@ from mailqueue.errors import QueueUnavailable
 from mailqueue.outage import Outage
 
 CONNECT_TIMEOUT = 5.0
-READ_TIMEOUT = 10.0
+READ_TIMEOUT = 5.0
 MAX_DELAY = 2**32 - 1
 _BODY = re.compile(rb"[0-9a-f]{24}")
 _COMPLETE_REPLIES = (
@@ -89,10 +89,13 @@ class Connection:
             self._socket.settimeout(timeout)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._client = greenstalk.Client(self._socket, encoding=None)
         except OSError as error:
             raise QueueUnavailable(f"beanstalkd: {type(error).__name__}") from error
-        with self._talking():
-            self._client = greenstalk.Client(self._socket, encoding=None, use=tube, watch=tube)
+        with self._talking(), suppress(greenstalk.NotIgnoredError):  # ours may be the default tube
+            self._client.use(tube)
+            self._client.watch(tube)
+            self._client.ignore(greenstalk.DEFAULT_TUBE)
 
     def put(self, what: Announcement, ttr: int) -> None:
         """Put one job. A failed put may have been executed: it is harmless when doubled."""
@@ -133,10 +136,22 @@ class Connection:
         states = ("ready", "reserved", "delayed", "buried")
         return {s: int(found.get(f"current-jobs-{s}", 0)) for s in states}  # type: ignore[call-overload]  # keys are computed
 
+    def server(self) -> Mapping[str, int | str]:
+        """The server's own numbers."""
+        with self._lock, self._talking():
+            return dict(self._client.stats())  # type: ignore[arg-type]  # a typed dictionary
+
     def close(self) -> None:
         """Close; the server takes back what was reserved here, priorities and all."""
         self.broken = True
-        self._socket.close()
+        with suppress(OSError):  # it is not connected any more
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that is reading
+        self._client.close()
+
+    def __del__(self) -> None:
+        # A thread that ended leaves its connection behind.
+        if hasattr(self, "_client"):
+            self._client.close()
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
@@ -250,7 +265,7 @@ class Announcer:
             if self._rests.get(server, (0.0, 0.0))[0] > self._clock():
                 continue
             try:
-                self._connection(server).put(what, self._ttr)
+                self._put_on(server, what)
             except QueueUnavailable as error:
                 self._outages[server].began(str(error))
                 self._rest(server)
@@ -260,9 +275,23 @@ class Announcer:
             return True
         return False
 
+    def _put_on(self, server: str, what: Announcement) -> None:
+        """Put one job; a connection from before an outage says nothing about the server now."""
+        kept = self._local.__dict__.get(server)
+        connection = self._connection(server)
+        try:
+            connection.put(what, self._ttr)
+        except QueueUnavailable as error:
+            hangs = isinstance(error.__cause__, TimeoutError)
+            if connection is not kept or not connection.broken or hangs:
+                raise
+            self._connection(server).put(what, self._ttr)
+
     def _rest(self, server: str) -> None:
         with self._lock:
-            _, last = self._rests.get(server, (0.0, 0.0))
+            until, last = self._rests.get(server, (0.0, 0.0))
+            if until > self._clock():
+                return  # another thread failed at the same time
             rest = min(self.REST_MAX, max(self.REST, last * 2))
             self._rests[server] = (self._clock() + rest, rest)
 
@@ -286,12 +315,13 @@ def depth(settings: Beanstalkd) -> dict[str, int]:
     for server in settings.servers:
         try:
             connection = Connection(server, settings.tube)
+            found = connection.stats()
         except QueueUnavailable as error:
             trouble = error
             continue
-        for state, count in connection.stats().items():
-            totals[state] = totals.get(state, 0) + count
         connection.close()
+        for state, count in found.items():
+            totals[state] = totals.get(state, 0) + count
     if not totals:
         raise trouble or QueueUnavailable("beanstalkd: no server")
     return totals

@@ -33,8 +33,9 @@ from bson import ObjectId
 
 from mailqueue import lifecycle
 from mailqueue.config import Config
+from mailqueue.document import Stored
 from mailqueue.errors import StoreUnavailable
-from mailqueue.record import NORMAL, RETRY_PRIORITIES, Outcome, SendResult
+from mailqueue.record import Outcome, SendResult
 from mailqueue.routing import Routing
 from mailqueue.store import Store
 from mailqueue.transitions import Change
@@ -90,7 +91,8 @@ class Worker:
             return True
         held, claimed = 1, 0
         try:
-            first = tube.reserve(RESERVE_TIMEOUT)
+            # The slot may have come free because we stop: then nothing more is reserved.
+            first = None if self.stopping.is_set() else tube.reserve(RESERVE_TIMEOUT)
             if first is None:
                 return False
             while idle_for is None and held < BATCH and self._free.acquire(blocking=False):
@@ -116,21 +118,25 @@ class Worker:
     def _claimed(self, jobs: list[Job]) -> list[Task | Inquiry]:
         """Claim; what another worker was faster at is looked at again, then left for a second."""
         won: list[Task | Inquiry] = []
+        lost: list[tuple[Job, Stored]] = []
         try:
             for _ in range(CLAIM_TRIES):
-                tasks, jobs = self._claim_once(jobs)
+                tasks, lost = self._claim_once(jobs)
                 won += tasks
+                jobs = [job for job, _ in lost]
                 if not jobs:
                     return won
         except StoreUnavailable:
             self._give_back(won)
             raise
-        for job in jobs:
-            quietly(partial(job.release, RETRY_PRIORITIES[NORMAL], 1.0))
+        for job, seen in lost:
+            quietly(partial(job.release, job_priority(seen), 1.0))
         return won
 
-    def _claim_once(self, jobs: Sequence[Job]) -> tuple[list[Task | Inquiry], list[Job]]:
-        """Look at the e-mails and claim those whose turn it is; returns those won, jobs lost."""
+    def _claim_once(
+        self, jobs: Sequence[Job]
+    ) -> tuple[list[Task | Inquiry], list[tuple[Job, Stored]]]:
+        """Look at the e-mails and claim those whose turn it is; returns those won, and lost."""
         began = self._clock()
         stored = self._store.read([job.email_id for job in jobs if job.email_id is not None])
         tasks: dict[ObjectId, Task] = {}
@@ -148,7 +154,8 @@ class Worker:
         won = self._claim(list(tasks.values())) if tasks else []
         mine = {task.stored.id for task in won}
         lost = [task.job for task in tasks.values() if task.stored.id not in mine]
-        return [*won, *inquiries], lost + [ending.job for ending in changed]
+        lost += [ending.job for ending in changed]
+        return [*won, *inquiries], [(job, stored[job.email_id]) for job in lost if job.email_id]
 
     def _claim(self, tasks: Sequence[Task]) -> list[Task]:
         nonce = ObjectId()
@@ -184,6 +191,8 @@ class Worker:
             result = self._ask(task, vendors[task.vendor])
         elif not self.stopping.is_set() and self._clock() < task.deadline:
             result = self._send(task, vendors[task.record.vendor or ""])
+            # Before the slot is free: its next e-mail must not go to a vendor that just failed.
+            self._routing.hear(task.record, result, task.generation, task.probe)
         self.results.put((task, result))
         self._free.release()
         return True
@@ -246,7 +255,8 @@ class Worker:
     def _settle(self, batch: Sequence[Result], seconds: float) -> None:
         sent = [(task, result) for task, result in batch if isinstance(task, Task)]
         for task, result in sent:
-            self._routing.hear(task.record, result, task.generation, task.probe)
+            if result is None:
+                self._routing.hear(task.record, None, task.generation, task.probe)
         settled = [self._settled(task, result) for task, result in sent]
         lost = self._conclude(settled, seconds)
         for (task, result), ending in zip(sent, settled, strict=True):

@@ -260,7 +260,7 @@ def test_two_vendors_of_one_name_are_refused_even_when_one_is_broken() -> None:
 
 
 def test_an_unknown_type_names_the_known_ones() -> None:
-    known = '(known: mailgun, sendgrid, smtp, or "module:Class")'
+    known = f'(known: {", ".join(sorted(VENDOR_TYPES))}, or "module:Class")'
     assert vendor_problems(SENDGRID | {"type": "sendgird"}) == [
         f'vendors[0].type: unknown vendor type, did you mean "sendgrid"? {known}'
     ]
@@ -346,6 +346,43 @@ def test_an_smtp_login_is_whole(half: str) -> None:
     assert vendor_problems(SMTP | {half: "x"}) == [
         "vendors[0].password: username and password belong together"
     ]
+
+
+SES = {"name": "a", "type": "ses", "region": "eu-west-1"}
+AZURE = {"name": "a", "type": "azure", "base_url": "https://a.example.com", "access_key": "a2V5"}
+
+
+def test_ses_needs_a_region_and_whole_keys_or_none() -> None:
+    keys = {"access_key_id": "A", "secret_access_key": "B"}
+    assert set(vendor(SES).keys.values()) == {"eu-west-1", None}
+    assert vendor(SES | keys | {"session_token": "C"}).keys["session_token"] == "C"
+    whole = "access_key_id and secret_access_key belong together"
+    for half in keys:
+        assert vendor_problems(SES | {half: "A"}) == [f"vendors[0].secret_access_key: {whole}"]
+    lone = "goes with access_key_id and secret_access_key"
+    assert vendor_problems(SES | {"session_token": "C"}) == [f"vendors[0].session_token: {lone}"]
+    name = "must be the name of a region, as eu-west-1"
+    assert vendor_problems(SES | {"region": "eu-west-1.example.com/"}) == [
+        f"vendors[0].region: {name}"
+    ]
+
+
+def test_azure_needs_an_address_and_a_key_in_base64() -> None:
+    assert vendor(AZURE).base_url == "https://a.example.com"
+    without = {"name": "a", "type": "azure"}
+    assert vendor_problems(without) == [
+        "vendors[0].base_url: required key is missing",
+        "vendors[0].access_key: required key is missing",
+    ]
+    for key in ("key", "a2V5!", "ä"):
+        problem = "vendors[0].access_key: must be base64, as the portal shows it"
+        assert vendor_problems(AZURE | {"access_key": key}) == [problem]
+
+
+def test_a_producer_needs_no_address_of_azure() -> None:
+    entry = AZURE | {"base_url": "${AZURE_ENDPOINT}", "access_key": "${AZURE_KEY}"}
+    found = vendor(entry, secrets=False)
+    assert (found.base_url, found.keys["access_key"]) == (None, "")
 
 
 def test_a_password_goes_without_tls_to_loopback_only() -> None:

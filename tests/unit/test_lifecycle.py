@@ -95,6 +95,14 @@ def test_the_table_of_what_is_held_against_the_vendor_or_against_the_email(
         assert closing.reason == f"{outcome} x"
 
 
+def test_a_vendor_that_accepts_but_holds_emails_back_has_done_its_part_and_gets_no_more() -> None:
+    decision = after(Outcome.ACCEPTED, code="200", held=True)
+    closing = decision.vendor_closing
+    assert decision.status is Status.SENT
+    assert closing is not None
+    assert (closing.seconds, closing.reason) == (600.0, "misconfigured 200")
+
+
 @pytest.mark.parametrize("outcome", FAILURES)
 def test_no_end_after_an_unknown_is_called_failed(outcome: Outcome) -> None:
     record = replace(AT_A, unknowns=1, counted=25, expires_in=0.0)

@@ -1,0 +1,213 @@
+"""What the tests on real servers share: an e-mail, a look at the tube, and faults on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import greenstalk
+from bson import ObjectId
+from pymongo import MongoClient
+from pymongo.errors import AutoReconnect
+
+from mailqueue.config import Config, VendorConfig
+from mailqueue.document import SIMULATED
+from mailqueue.health import HealthBoard
+from mailqueue.message import Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.routing import Routing
+from mailqueue.store import Store
+from mailqueue.sweeper import Sweeper
+from mailqueue.tube import Tube
+from mailqueue.vendors.base import Attempt, Vendor
+from mailqueue.worker import Worker
+
+Document = dict[str, Any]
+
+MAIL: Mapping[str, Any] = {
+    "from": "Ann <ann@example.com>",
+    "to": ["bob@example.org"],
+    "subject": "Hi",
+    "text": "Hello",
+}
+OTHER_MAIL = {**MAIL, "subject": "Something else"}
+
+
+def mails(n: int) -> list[Mapping[str, Any]]:
+    return [{**MAIL, "subject": f"Number {i}"} for i in range(n)]
+
+
+@dataclass(frozen=True)
+class TubeJob:
+    """A job as it lies on the tube."""
+
+    id: int
+    body: str
+    priority: int
+    delay: int
+    ttr: int
+
+
+@contextmanager
+def beanstalk(config: Config, server: int = 0) -> Iterator[greenstalk.Client[bytes]]:
+    """A connection of the test's own; what it has reserved is ready again when it is closed."""
+    tube = config.beanstalkd.tube
+    address = config.beanstalkd.addresses[server]
+    with greenstalk.Client(address, encoding=None, use=tube, watch=tube) as client:
+        yield client
+
+
+def ready(config: Config) -> list[TubeJob]:
+    """The jobs that a consumer would get now, in its order; they stay where they are."""
+    jobs = []
+    with beanstalk(config) as client:
+        while True:
+            try:
+                jobs.append(_described(client, client.reserve(0)))
+            except greenstalk.TimedOutError:
+                return jobs
+
+
+def ready_ids(config: Config) -> list[str]:
+    return [job.body for job in ready(config)]
+
+
+def next_delayed(config: Config) -> TubeJob | None:
+    """The delayed job that is due next."""
+    with beanstalk(config) as client:
+        try:
+            return _described(client, client.peek_delayed())
+        except greenstalk.NotFoundError:
+            return None
+
+
+def _described(client: greenstalk.Client[bytes], job: greenstalk.Job[bytes]) -> TubeJob:
+    stats = client.stats_job(job)
+    return TubeJob(job.id, job.body.decode(), stats["pri"], stats["delay"], stats["ttr"])
+
+
+def put(config: Config, *ids: object, priority: int = 65_536) -> None:
+    """Put jobs by hand."""
+    with beanstalk(config) as client:
+        for each in ids:
+            client.put(each if isinstance(each, bytes) else str(each).encode(), priority)
+
+
+def emptied(config: Config) -> None:
+    """Lose every job, ready or delayed."""
+    with beanstalk(config) as client:
+        for peek in (client.peek_ready, client.peek_delayed, client.peek_buried):
+            while True:
+                try:
+                    client.delete(peek())
+                except greenstalk.NotFoundError:
+                    break
+
+
+@contextmanager
+def failing(
+    client: MongoClient[Document], *commands: str, mode: object = "alwaysOn", **how: object
+) -> Iterator[None]:
+    """Let mongod fail these commands of our own clients, by its failCommand."""
+    data = {"failCommands": list(commands), "appName": "mailqueue", **how}
+    client.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
+    try:
+        yield
+    finally:
+        client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+WRITE_CONCERN_ERROR = {
+    "code": 64,
+    "codeName": "WriteConcernFailed",
+    "errmsg": "waiting for replication timed out",
+    "errInfo": {"wtimeout": True},
+}
+
+
+class LosesReplies(Store):
+    """Executes a write, and then loses the server's reply, as often as it is told to."""
+
+    to_lose = 0
+
+    def persist(self, write: Any, seconds: float) -> Any:
+        def executed_but_unheard() -> Any:
+            result = write()
+            if self.to_lose > 0:
+                self.to_lose -= 1
+                raise AutoReconnect("the reply was lost")
+            return result
+
+        return super().persist(executed_but_unheard, seconds)
+
+
+def object_ids(ids: Iterable[str]) -> list[ObjectId]:
+    return [ObjectId(one) for one in ids]
+
+
+class Fake(Vendor):
+    """A vendor in this process: gives ``results`` one after the other, then says yes for ever."""
+
+    def __init__(self, config: VendorConfig) -> None:
+        super().__init__(config)
+        self.results: list[SendResult | Exception] = []
+        self.asked: list[Attempt] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def send(self, email: Email, attempt: Attempt) -> SendResult:
+        self.asked.append(attempt)
+        self.meanwhile()
+        result = self.results.pop(0) if self.results else YES
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+YES = SendResult(outcome=Outcome.ACCEPTED, code="202", message_id="vendor-id")
+DOWN = SendResult(outcome=Outcome.UNAVAILABLE, code="503")
+UNHEARD = SendResult(outcome=Outcome.UNKNOWN, code="timeout", answered=False)
+
+
+class Bench:
+    """One consumer process without its threads: a test takes each step by hand."""
+
+    def __init__(self, config: Config, store: Store | None = None, env: str = SIMULATED) -> None:
+        self.config = config
+        self.store = store or Store(config.mongodb, env=env)
+        self.vendors: dict[str, Fake] = {v.name: Fake(v) for v in config.vendors}
+        self.board = HealthBoard(self.store, self.vendors)
+        self.routing = Routing(config, self.board, self.vendors, rand=lambda: 0.5)
+        self.worker = Worker(config, self.store, self.routing, owner=str(id(self)))
+        self.tube = Tube(config.beanstalkd.servers[0], config.beanstalkd.tube)
+        self.sweeper = Sweeper(config, self.store, self.routing, owner=str(id(self)))
+
+    def take(self) -> bool:
+        """Reserve and claim."""
+        return self.worker.take(self.tube)
+
+    def deliver(self) -> None:
+        """Send what was claimed."""
+        while not self.worker.tasks.empty():
+            self.worker.deliver(self.vendors)
+
+    def settle(self) -> None:
+        """Record what came of it."""
+        while not self.worker.results.empty():
+            self.worker.settle(5)
+
+    def work(self) -> None:
+        """Do all three once."""
+        self.take()
+        self.deliver()
+        self.settle()
+
+    @property
+    def asked(self) -> int:
+        return sum(len(vendor.asked) for vendor in self.vendors.values())
+
+    def close(self) -> None:
+        self.sweeper.close()
+        self.tube.close()
+        self.store.close()

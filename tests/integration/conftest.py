@@ -1,0 +1,35 @@
+"""Parts of the product on the tests' own servers, closed after each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from mailqueue.config import Config
+from mailqueue.document import SIMULATED
+from mailqueue.producer import Producer
+from mailqueue.store import Store
+from tests.integration.bench import Bench
+
+
+@pytest.fixture
+def producer(config: Config) -> Iterator[Producer]:
+    with Producer(config) as made:
+        yield made
+
+
+@pytest.fixture
+def store(config: Config) -> Iterator[Store]:
+    made = Store(config.mongodb, env=SIMULATED)
+    made.ensure_indexes()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bench(config: Config, producer: Producer) -> Iterator[Bench]:
+    """A consumer whose steps the test takes; the producer has made the indexes."""
+    made = Bench(config)
+    yield made
+    made.close()

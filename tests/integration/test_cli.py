@@ -1,0 +1,753 @@
+"""What an operator sees and does on the command line, at night, against real servers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo.collection import Collection
+
+from mailqueue import cli
+from mailqueue.config import Config
+from mailqueue.consumer import Consumer
+from mailqueue.devserver import Beanstalkd, Mongod
+from mailqueue.health import HealthBoard
+from mailqueue.interventions import Verb
+from mailqueue.producer import Producer
+from mailqueue.record import Closing
+from mailqueue.store import Store
+from mailqueue.tube import depth
+from tests.stage import BAD_REQUEST, TAKEN, Stage, letter
+
+Document = dict[str, Any]
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+NOWHERE = str(ObjectId())
+VERBS = ("list", "vendors", "stats", "doctor", "sweep", "audit")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+
+class Console:
+    """Runs ``mailqueue`` in this process, with a config file of its own."""
+
+    def __init__(self, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.file = file
+        self._capsys = capsys
+
+    def configure(self, mapping: Document) -> None:
+        self.file.write_text(json.dumps(mapping))
+        self.file.chmod(0o600)
+
+    def __call__(self, *arguments: str) -> Said:
+        self._capsys.readouterr()
+        code = cli.main(["--config", str(self.file), *arguments])
+        captured = self._capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Said(code, captured.out, captured.err)
+
+    def data(self, *arguments: str) -> Any:
+        return self(*arguments, "--json").data
+
+
+@pytest.fixture
+def console(
+    config: Config, config_mapping: Document, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Console:
+    made = Console(tmp_path / "config.json", capsys)
+    made.configure(config_mapping)
+    return made
+
+
+@dataclass
+class Shelf:
+    """E-mails in whatever state a test needs, as the product would have left them."""
+
+    producer: Producer
+    emails: Collection[Document]
+
+    def put(self, status: str = "queued", *outcomes: str, **fields: Any) -> str:
+        email_id = self.producer.send({**letter(1), "bcc": "secret@example.org"})
+        now = datetime.now(UTC)
+        ends = [None if outcome == "open" else now for outcome in outcomes]
+        lines = [
+            {
+                "n": n,
+                "token": n,
+                "vendor": "first",
+                "key": None,
+                "probe": False,
+                "started_at": now,
+                "ended_at": end,
+                "outcome": outcome if end else None,
+            }
+            for n, (outcome, end) in enumerate(zip(outcomes, ends, strict=True), 1)
+        ]
+        made = {"status": status, "attempts": lines, "lease.token": len(lines), **fields}
+        self.emails.update_one({"_id": ObjectId(email_id)}, {"$set": made})
+        return email_id
+
+    def failed(self, **fields: Any) -> str:
+        return self.put("failed", "rejected", **{"reason": "rejected", "counted": 1, **fields})
+
+    def uncertain(self, **fields: Any) -> str:
+        return self.put("uncertain", "unknown", **{"reason": "unknown", "unknowns": 1, **fields})
+
+    def leased(self, until: datetime) -> str:
+        return self.put(
+            "sending",
+            "open",
+            **{"lease.owner": "gone", "lease.nonce": ObjectId(), "lease.until": until},
+        )
+
+    def document(self, email_id: str) -> Document:
+        found = self.emails.find_one({"_id": ObjectId(email_id)})
+        assert found is not None
+        return found
+
+    def status(self, email_id: str) -> str:
+        return str(self.document(email_id)["status"])
+
+
+@pytest.fixture
+def shelf(producer: Producer, emails: Collection[Document]) -> Shelf:
+    return Shelf(producer, emails)
+
+
+class Terminal(io.StringIO):
+    """A person who types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+# --- the command itself
+
+
+def test_it_runs_as_a_module_and_as_a_script(console: Console, shelf: Shelf) -> None:
+    shelf.put()
+    command = [sys.executable, "-m", "mailqueue", "list", "--json"]
+    environ = {**os.environ, "MAILQUEUE_CONFIG": str(console.file)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(json.loads(done.stdout)["emails"]) == 1
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_general_options_stand_before_or_after_the_verb(
+    console: Console, producer: Producer, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = cli.main(["--json", "--config", str(console.file), verb])
+    first = json.loads(capsys.readouterr().out)
+    after = cli.main([verb, "--config", str(console.file), "--json"])
+    second = json.loads(capsys.readouterr().out)
+    assert (before, after) == (0, 0)
+    assert first.keys() == second.keys()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_person_gets_an_aligned_table(console: Console, producer: Producer, verb: str) -> None:
+    said = console(verb)
+    assert (said.code, said.err) == (0, "")
+    assert all(line == line.rstrip() for line in said.out.splitlines())
+
+
+WRONG: Sequence[Sequence[str]] = (
+    (),
+    ("deliver",),
+    ("list", "--status", "delivered"),
+    ("list", "--older-than", "yesterday"),
+    ("list", "--limit", "0"),
+    ("show", "4711"),
+    ("retry",),
+    ("retry", NOWHERE, "--status", "failed"),
+    ("retry", "--status", "sent"),
+    ("vendors", "close", "first"),
+    ("vendors", "open"),
+)
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_wrong_usage_is_one_line_and_code_2(console: Console, arguments: Sequence[str]) -> None:
+    said = console(*arguments)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("mailqueue: ")
+    assert said.err.count("\n") == 1
+
+
+def test_each_problem_of_the_configuration_is_a_line_and_code_2(
+    console: Console, config_mapping: Document
+) -> None:
+    console.configure({**config_mapping, "tubes": 1, "retry": {"base": "soon"}})
+    said = console("list")
+    assert said.code == 2
+    assert sorted(line.split(":")[1] for line in said.err.splitlines()) == [" retry.base", " tubes"]
+
+
+def test_a_server_that_is_not_reached_is_one_line_and_code_3(
+    console: Console, config_mapping: Document
+) -> None:
+    away = {"uri": "mongodb://127.0.0.1:9/", "timeout": 0.2}
+    console.configure({**config_mapping, "mongodb": {**config_mapping["mongodb"], **away}})
+    said = console("list")
+    assert said.code == 3
+    assert said.err.startswith("mailqueue: MongoDB: ServerSelectionTimeoutError")
+    assert said.err.count("\n") == 1
+
+
+TROUBLE = [
+    (KeyboardInterrupt(), 130, ""),
+    (BrokenPipeError(), 0, ""),
+    (KeyError("bob@example.org"), 1, "mailqueue: KeyError at test_cli.py"),
+]
+
+
+@pytest.mark.parametrize("trouble, code, said", TROUBLE)
+def test_there_is_no_traceback_whatever_happens(
+    console: Console, monkeypatch: pytest.MonkeyPatch, trouble: Exception, code: int, said: str
+) -> None:
+    def broken(_: object) -> Any:
+        raise trouble
+
+    monkeypatch.setattr(os, "dup2", lambda *_: None)  # standard output is the test's own
+    monkeypatch.setattr(sys.stdout, "fileno", lambda: 1, raising=False)
+    monkeypatch.setattr(cli, "VERBS", {"stats": broken})
+    answered = console("stats")
+    assert answered.code == code
+    assert answered.err.startswith(said)
+    assert "example.org" not in answered.err
+
+
+# --- looking
+
+
+def test_list_filters_by_status_reason_vendor_and_age(console: Console, shelf: Shelf) -> None:
+    failed, old = shelf.failed(), shelf.uncertain(created_at=LONG_AGO)
+    queued = shelf.put()
+
+    def listed(*arguments: str) -> set[str]:
+        return {row["id"] for row in console.data("list", *arguments)["emails"]}
+
+    assert listed() == {failed, old, queued}
+    assert listed("--status", "failed") == {failed}
+    assert listed("--reason", "unknown") == {old}
+    assert listed("--vendor", "first") == {failed, old}
+    assert listed("--older-than", "2d", "--status", "uncertain") == {old}
+    assert listed("--vendor", "nobody") == set()
+    assert console("list", "--vendor", "nobody").out == "no e-mail matches\n"
+
+
+def test_list_says_that_there_are_more(console: Console, shelf: Shelf) -> None:
+    first, _ = shelf.put(due_at=datetime.now(UTC) + timedelta(hours=2)), shelf.put()
+    said = console("list", "--limit", "1")
+    assert said.code == 0
+    assert [line.split()[0] for line in said.out.splitlines()] == ["ID", first]
+    assert "1h" in said.out
+    assert "there are more" in said.err
+    assert console.data("list", "--limit", "1")["more"] is True
+
+
+def test_default_output_holds_nothing_about_anybody(console: Console, shelf: Shelf) -> None:
+    email_id = shelf.uncertain(
+        pending=["reader1@example.org"], refused=["r@example.org"], idempotency_key="bob@x.org"
+    )
+    line = {"attempts.0.refused": ["r@example.org"], "attempts.0.pending": []}
+    shelf.emails.update_one({"_id": ObjectId(email_id)}, {"$set": line})
+    answers = [console(*arguments) for arguments in (("list",), ("show", email_id), ("audit",))]
+    answers += [console("show", email_id, "--json"), console("retry", email_id, "--dry-run")]
+    for said in answers:
+        for secret in ("reader1", "r@", "bob", "Number 1", "Hello", "secret@"):
+            assert secret not in said.out + said.err
+    shown = console.data("show", email_id)
+    assert shown["pending_recipients"] == 1
+    assert shown["attempts"][0]["refused_recipients"] == 1
+    assert shown["message_id"].endswith("@example.com>")
+
+
+def test_show_tells_who_holds_the_lease(console: Console, shelf: Shelf) -> None:
+    email_id = shelf.leased(LONG_AGO)
+    assert ["lease.owner", "gone"] in map(str.split, console("show", email_id).out.splitlines())
+    lease = console.data("show", email_id)["lease"]
+    assert (lease["owner"], lease["until"]) == ("gone", "2020-01-01T00:00:00+00:00")
+    assert ObjectId.is_valid(lease["nonce"])
+
+
+def test_show_with_content_shows_it_without_letting_it_play_tricks(
+    console: Console, producer: Producer
+) -> None:
+    attachment = {"filename": "a.txt", "content": b"abc", "content_type": "text/plain"}
+    text = "one\n\x1b[2Jtwo"
+    email_id = producer.send({**letter(7), "text": text, "attachments": [attachment]})
+    said = console("show", email_id, "--content")
+    assert "reader7@example.org" in said.out
+    assert "Number 7" in said.out
+    assert "one\n?[2Jtwo\n" in said.out
+    assert "a.txt (text/plain, 3 bytes)" in said.out
+    shown = console.data("show", email_id, "--content")
+    assert shown["email"]["text"] == text
+    assert shown["email"]["attachments"][0]["content"] == "YWJj"
+
+
+def test_show_of_what_is_not_there_is_code_1(console: Console, producer: Producer) -> None:
+    said = console("show", NOWHERE)
+    assert said == Said(1, "", f"mailqueue: {NOWHERE}: there is no such e-mail\n")
+
+
+# --- changing
+
+
+def test_a_failed_email_is_retried_from_the_start_and_sent(stage: Stage, console: Console) -> None:
+    vendor = stage.vendor("only", BAD_REQUEST)
+    console.configure(stage.settings)
+    [email_id] = stage.send()
+    assert Consumer(stage.config, burst=True).run() == 0
+    assert stage.status(email_id).reason == "refused_by_all"
+
+    vendor.reply = TAKEN
+    said = console("retry", email_id)
+    assert (said.code, said.err) == (0, "")
+    kept = stage.document(email_id)
+    assert (kept["status"], kept["reason"], kept["counted"]) == ("queued", None, 0)
+    assert kept["round"] == {"n": 0, "tried": [], "refused": []}
+    assert depth(stage.config.beanstalkd)["ready"] == 1
+    assert Consumer(stage.config, burst=True).run() == 0
+    assert stage.outcomes(email_id) == [("only", "unsuitable"), ("only", "accepted")]
+    assert console("audit").code == 0
+    assert "retry" in console("show", email_id).out
+
+
+def test_a_retried_uncertain_email_is_never_called_failed(stage: Stage, console: Console) -> None:
+    """A copy may have left before the retry; one retry is one more copy at most."""
+    vendor = stage.vendor("only", BAD_REQUEST)
+    console.configure(stage.settings)
+    shelf = Shelf(stage.producer, stage.emails)
+    email_id = shelf.uncertain()
+    assert console("retry", email_id).code == 0
+    assert Consumer(stage.config, burst=True).run() == 0
+    kept = stage.document(email_id)
+    assert (kept["status"], kept["reason"], kept["unknowns"]) == ("uncertain", "refused_by_all", 1)
+    assert console("audit").code == 0
+    assert len(vendor.calls) == 1
+
+
+def test_a_retry_sends_nothing_to_those_who_have_got_it(shelf: Shelf, console: Console) -> None:
+    parts = shelf.uncertain(pending=["b@example.org"], refused=["c@example.org"])
+    whole = shelf.failed(refused=["c@example.org"])
+    assert console("retry", parts, whole).code == 0
+    assert shelf.document(parts)["pending"] == ["b@example.org"]
+    assert shelf.document(parts)["refused"] == ["c@example.org"]
+    assert shelf.document(whole)["refused"] is None
+
+
+def test_what_cannot_be_retried_is_named_with_the_reason(shelf: Shelf, console: Console) -> None:
+    failed, expired = shelf.failed(), shelf.failed(reason="expired", expires_at=LONG_AGO)
+    queued = shelf.put()
+    data = console.data("retry", failed, expired, queued, NOWHERE)
+    assert data["changed"] == [failed]
+    assert data["unchanged"] == {
+        expired: "its expires_at has passed",
+        queued: "is queued; retry takes failed or uncertain",
+        NOWHERE: "there is no such e-mail",
+    }
+    said = console("retry", queued)
+    assert (said.code, said.out) == (1, "")
+    assert said.err == f"mailqueue: {queued}: is queued; retry takes failed or uncertain\n"
+
+
+def test_a_retry_without_beanstalkd_is_left_to_the_sweeper(
+    console: Console, config_mapping: Document, shelf: Shelf
+) -> None:
+    away = {**config_mapping["beanstalkd"], "servers": ["127.0.0.1:9"]}
+    console.configure({**config_mapping, "beanstalkd": away})
+    said = console("retry", shelf.failed())
+    assert said.code == 0
+    assert "the sweeper will announce" in said.err
+
+
+def test_mark_sent_notes_what_a_person_knows(shelf: Shelf, console: Console) -> None:
+    email_id = shelf.uncertain(pending=["b@example.org"])
+    assert console("mark-sent", email_id).code == 0
+    kept = shelf.document(email_id)
+    assert (kept["status"], kept["reason"], kept["pending"]) == ("sent", "marked_sent", None)
+    [entry] = kept["interventions"]
+    assert (entry["verb"], entry["was"], entry["reason"]) == ("mark-sent", "uncertain", "unknown")
+    assert console("audit").code == 0
+    assert console("mark-sent", email_id).code == 1
+
+
+def test_cancel_never_calls_cancelled_what_may_have_left(shelf: Shelf, console: Console) -> None:
+    new, unknown = shelf.put(), shelf.put("queued", "unknown", unknowns=1)
+    pin = {"vendor": "first", "key": "k", "until": datetime.now(UTC), "repeats": 0}
+    pinned = shelf.put("queued", "unknown", pin=pin)
+    parts = shelf.put("queued", "accepted", pending=["b@example.org"])
+    shelf.emails.update_one({"_id": ObjectId(pinned)}, {"$set": {"attempts.0.key": "k"}})
+
+    assert console("cancel", new).code == 0
+    data = console.data("cancel", unknown, pinned, parts)
+    assert data["uncertain"] == [unknown, pinned]
+    assert data["unchanged"][parts].startswith("some recipients have got it already")
+    assert list(data["unchanged"]) == [parts]
+    assert [shelf.status(i) for i in (new, unknown, pinned, parts)] == [
+        "cancelled",
+        "uncertain",
+        "uncertain",
+        "queued",
+    ]
+    assert shelf.document(pinned)["unknowns"] == 1
+    assert console("audit").code == 0
+
+
+def test_an_application_that_cancels_leaves_a_legal_state(shelf: Shelf, console: Console) -> None:
+    pin = {"vendor": "first", "key": "k", "until": datetime.now(UTC), "repeats": 0}
+    pinned = shelf.put("queued", "unknown", pin=pin)
+    shelf.emails.update_one({"_id": ObjectId(pinned)}, {"$set": {"attempts.0.key": "k"}})
+    assert shelf.producer.cancel(pinned) is False
+    assert shelf.producer.cancel(shelf.put()) is True
+    assert console("audit").code == 0
+
+
+def test_a_filter_that_changes_several_emails_needs_a_yes(
+    shelf: Shelf, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = {shelf.failed(), shelf.failed()}
+    said = console("retry", "--status", "failed")
+    assert said.code == 2
+    assert "2 e-mails: say --yes" in said.err
+    monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
+    said = console("retry", "--status", "failed")
+    assert (said.code, said.err) == (
+        1,
+        "retry 2 e-mails? [y/N] mailqueue: nothing was changed\n",
+    )
+    assert {shelf.status(i) for i in several} == {"failed"}
+    monkeypatch.setattr(sys, "stdin", Terminal("yes\n"))
+    assert set(console.data("retry", "--status", "failed")["changed"]) == several
+    others = {shelf.failed(), shelf.failed()}
+    assert set(console.data("retry", "--status", "failed", "--yes")["changed"]) == others
+
+
+def test_a_dry_run_changes_nothing(shelf: Shelf, console: Console) -> None:
+    several = [shelf.failed(), shelf.failed(), shelf.uncertain()]
+    said = console("retry", "--reason", "rejected", "--dry-run")
+    assert said.code == 0
+    assert said.out.startswith("2 would be changed (retry)\n")
+    assert [shelf.status(i) for i in several] == ["failed", "failed", "uncertain"]
+    assert depth(shelf.producer.config.beanstalkd)["ready"] == 3
+
+
+def test_a_limit_takes_the_oldest_first(shelf: Shelf, console: Console) -> None:
+    first, second = shelf.failed(), shelf.failed()
+    assert console.data("retry", "--older-than", "0s", "--limit", "1")["changed"] == [first]
+    assert shelf.status(second) == "failed"
+    assert console.data("mark-sent", "--vendor", "first", "--yes")["changed"] == [second]
+    said = console("mark-sent", "--vendor", "first", "--yes")
+    assert (said.code, said.err) == (
+        1,
+        "mailqueue: mark-sent: no such e-mail is failed or uncertain\n",
+    )
+
+
+def test_an_intervention_repeated_after_a_lost_reply_is_one(shelf: Shelf, store: Store) -> None:
+    email_id, nonce = ObjectId(shelf.failed()), ObjectId()
+    for _ in range(2):
+        assert store.intervene([email_id], Verb.RETRY, nonce) == {email_id}
+        shelf.emails.update_one({"_id": email_id}, {"$set": {"status": "failed"}})
+    assert len(shelf.document(str(email_id))["interventions"]) == 1
+
+
+# --- vendors
+
+
+def test_vendors_tells_why_and_since_when_one_is_closed(
+    console: Console, store: Store, shelf: Shelf
+) -> None:
+    board = HealthBoard(store, ["first", "second"])
+    board.refresh()
+    board.closed("first", Closing(seconds=600, reason="unavailable 503"), 0)
+    rows = {row["vendor"]: row for row in console.data("vendors")["vendors"]}
+    assert rows["second"]["state"] == "open"
+    assert (rows["first"]["state"], rows["first"]["reason"]) == ("closed", "unavailable 503")
+    assert rows["first"]["since"] < rows["first"]["until"]
+    assert rows["first"]["probe"].startswith("in ")
+    assert "closed  unavailable 503" in console("vendors").out
+    assert "first closed for" in console("doctor").out
+
+    assert console("vendors", "open", "first", "--dry-run").out == "first would be opened\n"
+    assert console("vendors", "open", "first").out == "first opened\n"
+    assert console("vendors", "open", "first") == Said(1, "", "mailqueue: first: is open\n")
+    said = console("vendors", "open", "nobody")
+    assert said == Said(1, "", "mailqueue: nobody: no such vendor is configured\n")
+
+
+def test_vendors_shows_a_probe(console: Console, store: Store) -> None:
+    board = HealthBoard(store, ["first", "second"])
+    board.refresh()
+    for name in ("first", "second"):
+        board.closed(name, Closing(seconds=600, reason="unavailable"), 0)
+    long_ago = {"unavailable_until": LONG_AGO, "probe_at": LONG_AGO}
+    store.collection(".vendors").update_many({}, {"$set": long_ago})
+    assert board.win_probe("first", 60) is not None
+    probes = {row["vendor"]: row["probe"] for row in console.data("vendors")["vendors"]}
+    assert probes == {"first": "under way", "second": "due: with the next e-mail"}
+    assert console("doctor").code == 1, "no vendor is open"
+
+
+def test_without_vendors_there_is_nothing_to_show(
+    console: Console, config_mapping: Document
+) -> None:
+    console.configure({**config_mapping, "vendors": []})
+    assert console("vendors").out == "no vendors configured\n"
+    assert "none configured" in console("doctor").out
+    assert console("sweep").code == 2
+
+
+# --- stats
+
+
+def test_stats_counts_and_names_the_oldest_due(console: Console, shelf: Shelf) -> None:
+    overdue = shelf.put(due_at=LONG_AGO)
+    shelf.put()
+    shelf.uncertain()
+    data = console.data("stats")
+    rows = {row["status"]: row for row in data["emails"]}
+    assert rows["queued"] == {"status": "queued", "emails": 2, "simulated": 2, "unknowns": 0}
+    assert rows["uncertain"]["unknowns"] == 1
+    assert data["oldest_due"]["id"] == overdue
+    assert data["tube"] == {"ready": 3, "reserved": 0, "delayed": 0, "buried": 0}
+    assert f"{overdue} for" in console("stats").out
+
+
+def test_stats_without_beanstalkd_is_code_3(console: Console, config_mapping: Document) -> None:
+    away = {**config_mapping["beanstalkd"], "servers": ["127.0.0.1:9"]}
+    console.configure({**config_mapping, "beanstalkd": away})
+    said = console("stats")
+    assert said.code == 3
+    assert "not reached" in said.out
+    assert said.err.startswith("mailqueue: beanstalkd: ")
+
+
+# --- the doctor
+
+
+def findings(console: Console) -> set[tuple[str, str, str]]:
+    found = console.data("doctor")["findings"]
+    assert all(finding["todo"] for finding in found if finding["level"] != "OK")
+    return {(f["level"], f["what"], f["said"]) for f in found}
+
+
+def test_the_doctor_is_content_with_a_healthy_installation(
+    console: Console, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAILQUEUE_ENV", "production")
+    assert {level for level, _, _ in findings(console)} == {"OK"}
+    assert console("doctor").code == 0
+
+
+def test_the_doctor_fails_while_emails_wait_for_a_person(console: Console, shelf: Shelf) -> None:
+    shelf.uncertain()
+    said = console("doctor")
+    assert said.code == 1
+    assert "FAIL  e-mails" in said.out
+    assert "-> ask the vendors" in said.out
+
+
+def test_the_doctor_misses_indexes_and_warns_of_the_simulation(console: Console) -> None:
+    found = findings(console)
+    assert ("FAIL", "indexes", "none on idempotency_key") in found
+    assert ("FAIL", "indexes", "none on status, due_at, _id") in found
+    assert ("WARN", "mode", "simulation: nothing leaves") in found
+
+
+def test_the_doctor_misses_secrets(
+    console: Console, config_mapping: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"name": "s", "type": "sendgrid", "api_key": "${NO_SUCH_KEY}"}
+    console.configure({**config_mapping, "vendors": [entry]})
+    problem = "vendors[0].api_key: environment variable NO_SUCH_KEY is not set"
+    assert ("WARN", "secrets", problem) in findings(console)
+    monkeypatch.setenv("MAILQUEUE_ENV", "production")
+    assert ("FAIL", "secrets", problem) in findings(console)
+    said = console("sweep")
+    assert (said.code, said.err) == (2, f"mailqueue: {problem}\n")
+
+
+def test_the_doctor_warns_of_secrets_that_all_can_read(
+    console: Console, config_mapping: Document
+) -> None:
+    entry = {"name": "s", "type": "sendgrid", "api_key": "SG.secret"}
+    console.configure({**config_mapping, "vendors": [entry]})
+    console.file.chmod(0o644)
+    assert ("WARN", "config", "holds secrets and can be read by all") in findings(console)
+    said = console("doctor")
+    assert "SG.secret" not in said.out + said.err
+
+
+def test_the_doctor_warns_of_clocks_that_disagree(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = datetime.now(UTC) + timedelta(seconds=3600)
+    monkeypatch.setattr(Store, "now", lambda _: ahead)
+    assert [what for level, what, _ in findings(console) if level == "WARN"].count("clock") == 1
+
+
+def test_the_doctor_sees_emails_of_the_other_kind(
+    console: Console, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put()
+    monkeypatch.setenv("MAILQUEUE_ENV", "production")
+    assert ("WARN", "e-mails", "1 queued are of the other kind") in findings(console)
+
+
+class Standalone(Mongod):
+    """A server that is no replica set."""
+
+    def _options(self, folder: Path) -> Sequence[str]:
+        options = list(super()._options(folder))
+        at = options.index("--replSet")
+        return [*options[:at], *options[at + 4 :]]
+
+    def _is_ready(self) -> bool:
+        from mailqueue.devserver import _accepts
+
+        return _accepts(self.port)
+
+
+@pytest.fixture
+def weak_servers(mongod: Mongod, beanstalkd: Beanstalkd) -> Iterator[tuple[Mongod, Beanstalkd]]:
+    with Standalone() as alone, Beanstalkd(binlog=False) as forgetful:
+        yield alone, forgetful
+
+
+def test_the_doctor_warns_of_servers_that_promise_less(
+    console: Console, config_mapping: Document, weak_servers: tuple[Mongod, Beanstalkd]
+) -> None:
+    alone, forgetful = weak_servers
+    tube = {**config_mapping["beanstalkd"], "servers": [forgetful.address, "127.0.0.1:9"]}
+    uri = f"mongodb://{alone.address}/"
+    mongodb = {**config_mapping["mongodb"], "uri": uri}
+    console.configure({**config_mapping, "beanstalkd": tube, "mongodb": mongodb})
+    found = findings(console)
+    assert ("WARN", "mongodb", "is a standalone server") in found
+    assert ("WARN", f"beanstalkd {forgetful.address}", "has no binlog") in found
+    assert [(level, what) for level, what, _ in found if what == "beanstalkd 127.0.0.1:9"] == [
+        ("FAIL", "beanstalkd 127.0.0.1:9")
+    ]
+
+
+def test_the_doctor_says_what_to_do_when_mongodb_is_away(
+    console: Console, config_mapping: Document
+) -> None:
+    away = {**config_mapping["mongodb"], "uri": "mongodb://127.0.0.1:9/", "timeout": 0.2}
+    console.configure({**config_mapping, "mongodb": away})
+    said = console("doctor")
+    assert (said.code, said.err) == (1, "")
+    assert "FAIL  mongodb" in said.out
+
+
+def test_the_doctor_sees_buried_jobs_and_a_draining_server(
+    console: Console, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mailqueue import tube
+
+    jobs = {"ready": 0, "reserved": 0, "delayed": 0, "buried": 2}
+    numbers = {"draining": "true", "binlog-current-index": 1}
+    monkeypatch.setattr(tube.Connection, "stats", lambda _: jobs)
+    monkeypatch.setattr(tube.Connection, "server", lambda _: numbers)
+    said = {said for level, _, said in findings(console) if level == "WARN"}
+    assert {"2 jobs are buried", "is draining: it takes no jobs"} <= said
+
+
+# --- the sweeper
+
+
+def test_sweep_does_one_round_now(console: Console, shelf: Shelf) -> None:
+    lost = shelf.leased(LONG_AGO)
+    shelf.put(expires_at=LONG_AGO)
+    assert console.data("sweep", "--dry-run") == {
+        "dry_run": True,
+        "rescued": 1,
+        "expired": 1,
+        "pruned": 0,
+        "announced": 0,
+    }
+    assert shelf.status(lost) == "sending"
+    said = console("sweep")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.split() == ["RESCUED", "EXPIRED", "PRUNED", "ANNOUNCED", "1", "1", "0", "0"]
+    assert shelf.status(lost) == "queued"
+    assert console("audit").code == 0
+
+
+def test_sweep_respects_the_lease_of_another(console: Console, store: Store) -> None:
+    until = datetime.now(UTC) + timedelta(minutes=1)
+    held = {"_id": "sweeper.simulated", "owner": "other", "until": until}
+    store.collection(".leases").insert_one(held)
+    said = console("sweep")
+    assert said == Said(1, "", "mailqueue: another process sweeps: nothing was done\n")
+    assert store.collection(".leases").count_documents({"owner": "other"}) == 1
+
+
+@pytest.mark.parametrize("arguments", [("sweep",), ("sweep", "--dry-run")])
+def test_sweep_without_beanstalkd_is_code_3(
+    console: Console, config_mapping: Document, arguments: Sequence[str]
+) -> None:
+    away = {**config_mapping["beanstalkd"], "servers": ["127.0.0.1:9"]}
+    console.configure({**config_mapping, "beanstalkd": away})
+    said = console(*arguments)
+    assert said.code == 3
+    assert said.err == "mailqueue: beanstalkd was not reached: nothing was announced\n"
+
+
+# --- the audit
+
+
+def test_the_audit_is_content_with_what_a_consumer_did(console: Console, shelf: Shelf) -> None:
+    sent = [shelf.put() for _ in range(5)]
+    assert Consumer(shelf.producer.config, burst=True).run() == 0
+    assert {shelf.status(email_id) for email_id in sent} == {"sent"}
+    said = console("audit")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines()[-1].split() == ["total", "5", "0"]
+
+
+def test_the_audit_names_what_is_illegal(console: Console, shelf: Shelf) -> None:
+    lost = shelf.leased(datetime.now(UTC) - timedelta(hours=1))
+    odd = shelf.put("delivered")
+    data = console.data("audit")
+    assert not data["legal"]
+    assert {f["id"]: f["status"] for f in data["findings"]} == {lost: "sending", odd: "delivered"}
+    said = console("audit")
+    assert said.code == 1
+    assert "nobody came by" in said.out
+    assert "status is not what it must be" in said.out
+    shelf.emails.delete_one({"_id": ObjectId(odd)})
+    assert console("audit", "--grace", "2h").code == 0
+
+
+def test_the_audit_says_how_many_more_there_are(
+    console: Console, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailqueue.audit.LISTED", 1)
+    for _ in range(3):
+        shelf.put("delivered")
+    assert console("audit").err == "mailqueue: 2 more are illegal\n"

@@ -1,0 +1,501 @@
+"""Where e-mails go when vendors refuse, rest, come back, or take an e-mail in part only.
+
+The consumer runs in threads of the test process, against vendors on loopback.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import greenstalk
+import pytest
+from bson import ObjectId
+
+from mailqueue.consumer import Consumer
+from mailqueue.routing import Routing
+from mailqueue.store import Store
+from tests.stage import BAD_REQUEST, DOWN, TAKEN, CountingVendor, Stage, letter
+from tests.vendor_servers import Reply
+from tests.waiting import wait_until
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+IMPATIENT = {"base": 0.01, "cap": 0.01}  # no back-off: a test need not wait for it
+
+
+@contextmanager
+def consuming(stage: Stage, **options: Any) -> Iterator[Consumer]:
+    """A consumer at work while the block runs; stopped and done at its end."""
+    consumer = Consumer(stage.config, **options)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(consumer.run)
+        try:
+            yield consumer
+        except BaseException:
+            consumer.stop()
+            consumer.stop()
+            running.result(30)  # why it ended says more than what was missed
+            raise
+        if not consumer._stopping.is_set():  # else a burst is over
+            consumer.stop()
+        with stage.tube() as tube:  # wakes whoever waits for a job, which saves a second
+            nudge = tube.put(str(ObjectId()), priority=0)
+            assert running.result(30) == 0
+            with suppress(greenstalk.NotFoundError):
+                tube.delete(nudge)
+
+
+def drain(stage: Stage) -> None:
+    """Let a consumer do all that is due now."""
+    with consuming(stage, burst=True) as consumer:
+        wait_until(consumer._stopping.is_set, 60)
+
+
+def soon(seconds: float) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+# --- whose turn it is
+
+
+def test_1000_emails_are_spread_evenly_over_3_vendors(stage: Stage) -> None:
+    vendors = [stage.vendor(name) for name in ("first", "second", "third")]
+    stage.send(1000)
+    drain(stage)
+    assert all(abs(len(vendor.accepted) - 333) <= 7 for vendor in vendors)
+    assert Counter(stage.copies.values()) == {1: 1000}
+
+
+def test_1000_emails_are_spread_evenly_over_the_other_two_while_one_rests(stage: Stage) -> None:
+    """Also: a resting vendor is never picked."""
+    first, resting, third = (stage.vendor(name) for name in ("first", "resting", "third"))
+    resting.reply = DOWN
+    with consuming(stage):
+        stage.send(3)
+        stage.until(sent=3)
+    told = len(resting.calls)
+    assert told >= 1
+    before = Counter(first=len(first.calls), third=len(third.calls))
+
+    stage.send(1000)
+    drain(stage)
+    assert len(resting.calls) == told
+    assert abs(len(first.calls) - before["first"] - 500) <= 10
+    assert abs(len(third.calls) - before["third"] - 500) <= 10
+    assert Counter(stage.copies.values()) == {1: 1003}
+
+
+def test_a_consumer_of_concurrency_16_sends_16_at_a_time(stage: Stage) -> None:
+    vendor = stage.vendor("only")
+    vendor.hold()
+    stage.send(40)
+    with consuming(stage, concurrency=16):
+        wait_until(lambda: vendor.under_way == 16)
+        wait_until(lambda: stage.jobs() == {"ready": 24, "reserved": 16})
+        vendor.let_go()
+        stage.until(sent=40)
+    assert vendor.most_under_way == 16
+
+
+def test_a_retried_email_overtakes_5000_waiting_ones(stage: Stage) -> None:
+    vendors = [stage.vendor(name) for name in ("first", "second")]
+    stage.send(5001, priority="normal")
+    for vendor in vendors:
+        vendor.replies = [DOWN]
+    answered: list[CountingVendor] = []
+
+    def failed() -> list[CountingVendor]:
+        answered.extend(vendor for vendor in vendors if vendor.calls)
+        return answered
+
+    with consuming(stage, concurrency=1):
+        failing = wait_until(failed)[0]
+        other = next(vendor for vendor in vendors if vendor is not failing)
+        other.replies = []
+        other.hold()
+        retried = failing.calls[0]
+        wait_until(lambda: retried in other.calls or urgent(stage) == 1)
+        other.let_go()
+        wait_until(lambda: retried in other.calls)
+        # The one sender may have had the next e-mail in its hands before the first was put back.
+        assert other.calls.index(retried) <= 1
+    assert stage.outcomes(retried) == [(failing.name, "unavailable"), (other.name, "accepted")]
+
+
+def urgent(stage: Stage) -> int:
+    with stage.tube() as tube:
+        return int(tube.stats_tube(stage.config.beanstalkd.tube)["current-jobs-urgent"])
+
+
+# --- refusals
+
+
+def test_one_vendors_400_does_not_kill_an_email_that_another_vendor_takes(stage: Stage) -> None:
+    choosy, other = stage.vendor("choosy", BAD_REQUEST), stage.vendor("other")
+    ids = stage.send(6)
+    drain(stage)
+    assert stage.statuses() == {"sent": 6}
+    assert Counter(other.accepted) == Counter(ids)
+    assert choosy.calls
+    for email_id in choosy.calls:
+        assert stage.outcomes(email_id) == [("choosy", "unsuitable"), ("other", "accepted")]
+    assert stage.health("choosy")["unavailable_until"] is None
+
+
+def test_an_email_that_every_vendor_finds_unsuitable_fails_as_refused_by_all(
+    stage: Stage,
+) -> None:
+    vendors = [stage.vendor(name, BAD_REQUEST) for name in ("first", "second", "third")]
+    [email_id] = stage.send()
+    drain(stage)
+    status = stage.status(email_id)
+    assert (status.status, status.reason, status.unknowns) == ("failed", "refused_by_all", 0)
+    assert [len(vendor.calls) for vendor in vendors] == [1, 1, 1]
+
+
+def test_a_refusal_waits_for_the_vendor_that_could_not_be_asked(stage: Stage) -> None:
+    """Not failed while a vendor that may take it is only away."""
+    stage.vendor("choosy", BAD_REQUEST)
+    away = stage.vendor("away", DOWN)
+    [email_id] = stage.send()
+    drain(stage)
+    assert stage.status(email_id).status == "queued"
+    away.reply = TAKEN
+    stage.edit_health("away", probe_at=LONG_AGO)
+    stage.emails.update_one({"_id": ObjectId(email_id)}, {"$set": {"due_at": None}})
+    drain(stage)
+    assert stage.status(email_id).vendor == "away"
+
+
+# --- closing and probing
+
+
+def test_a_late_200_of_a_call_begun_before_a_vendor_was_closed_does_not_open_it(
+    stage: Stage,
+) -> None:
+    vendor = stage.vendor("only")
+    vendor.hold()
+    with consuming(stage):
+        [early] = stage.send()
+        wait_until(lambda: vendor.under_way == 1)
+        vendor.answer_newcomers()
+        vendor.reply = DOWN
+        stage.send()
+        wait_until(lambda: stage.health("only").get("unavailable_until"))
+        closed = stage.health("only")
+        vendor.let_go()
+        wait_until(lambda: stage.status(early).status == "sent")
+    assert stage.health("only") == closed
+
+
+def test_a_429_with_retry_after_closes_the_vendor_for_that_long_and_a_probe_opens_it(
+    stage: Stage,
+) -> None:
+    vendor = stage.vendor("busy", Reply(429, {"Retry-After": "120"}))
+    stage.vendor("other")
+    stage.send(4)
+    drain(stage)
+    assert stage.statuses() == {"sent": 4}
+    health = stage.health("busy")
+    for until in (health["unavailable_until"], health["named_until"]):
+        assert 60 < (until - datetime.now(UTC)).total_seconds() <= 120
+    assert stage.outcomes(vendor.calls[0])[0] == ("busy", "throttled")
+
+    asked, vendor.reply = len(vendor.calls), TAKEN
+    stage.edit_health("busy", unavailable_until=LONG_AGO, named_until=LONG_AGO)
+    stage.send(4)
+    drain(stage)
+    assert len(vendor.calls) > asked
+    assert stage.health("busy")["unavailable_until"] is None
+    assert [line["probe"] for line in stage.document(vendor.calls[asked])["attempts"]] == [True]
+
+
+def test_a_time_that_the_vendor_named_is_kept_even_when_no_vendor_is_left(stage: Stage) -> None:
+    vendor = stage.vendor("busy", Reply(429, {"Retry-After": "120"}))
+    stage.send()
+    drain(stage)
+    stage.edit_health("busy", probe_at=LONG_AGO)
+    stage.send()
+    with consuming(stage):
+        observe()
+    assert len(vendor.calls) == 1
+
+
+def test_after_the_rest_one_process_alone_probes_the_vendor(stage: Stage) -> None:
+    failing, other = stage.vendor("failing", DOWN), stage.vendor("other")
+    stage.settings["failover"] = {"unavailable_for": 1}
+    with consuming(stage), consuming(stage):
+        stage.send(4)
+        stage.until(sent=4)
+        wait_until(lambda: stage.health("failing")["unavailable_until"] < datetime.now(UTC))
+        asked, failing.reply = len(failing.calls), TAKEN
+        failing.hold()
+        stage.send(60)
+        stage.until(sent=63, sending=1)
+        assert len(failing.calls) == asked + 1
+        assert stage.health("failing")["unavailable_until"] is not None
+
+        failing.let_go()
+        wait_until(lambda: stage.health("failing")["unavailable_until"] is None)
+        taken = len(other.calls)
+        wait_until(lambda: stage.send() and len(failing.calls) > asked + 1)
+        wait_until(lambda: len(other.calls) > taken)
+        wait_until(lambda: set(stage.statuses()) == {"sent"})
+    assert set(stage.copies.values()) == {1}
+
+
+def test_when_no_vendor_is_left_each_is_probed_at_growing_intervals_and_never_in_a_hot_loop(
+    stage: Stage,
+) -> None:
+    vendors = [stage.vendor(name, DOWN) for name in ("first", "second")]
+    stage.send(50)
+    with consuming(stage, concurrency=4):
+        wait_until(lambda: all(stage.health(v.name).get("unavailable_until") for v in vendors))
+        wait_until(lambda: stage.statuses() == {"queued": 50})
+        for step in (10, 20):
+            asked = [len(vendor.calls) for vendor in vendors]
+            before = releases(stage)
+            observe()
+            assert [len(vendor.calls) for vendor in vendors] == asked
+            assert releases(stage) - before <= 50
+            for vendor in vendors:
+                stage.edit_health(vendor.name, probe_at=LONG_AGO)
+                stage.emails.update_many({}, {"$set": {"due_at": None}})
+                make_jobs_ready(stage)
+            wait_until(lambda: all(stage.health(v.name)["probe_step"] == step for v in vendors))  # noqa: B023
+            assert [len(vendor.calls) for vendor in vendors] == [n + 1 for n in asked]
+            for vendor in vendors:
+                health = stage.health(vendor.name)
+                wait = (health["probe_at"] - datetime.now(UTC)).total_seconds()
+                assert step - 5 < wait <= step
+    assert stage.statuses() == {"queued": 50}
+
+
+def observe() -> None:
+    """Look on for a while. Were it too short, it could only overlook a fault, never invent one."""
+    threading.Event().wait(1.5)
+
+
+def releases(stage: Stage) -> int:
+    with stage.tube() as tube:
+        return int(tube.stats()["cmd-release"])
+
+
+def make_jobs_ready(stage: Stage) -> None:
+    with stage.tube() as tube:
+        tube.kick(1000)
+
+
+# --- e-mails that end by their clocks
+
+
+def test_an_email_older_than_give_up_after_fails_as_gave_up(stage: Stage) -> None:
+    stage.vendor("only", DOWN)
+    [email_id] = stage.send()
+    stage.emails.update_one({"_id": ObjectId(email_id)}, {"$set": {"clock_from": LONG_AGO}})
+    drain(stage)
+    status = stage.status(email_id)
+    assert (status.status, status.reason, status.unknowns) == ("failed", "gave_up", 0)
+
+
+def test_an_email_deferred_max_attempts_times_fails_as_exhausted(stage: Stage) -> None:
+    server = stage.smtp("only")
+    server.handler.replies["MAIL"] = "450 4.2.0 come back later"
+    stage.settings["retry"] = {**IMPATIENT, "max_attempts": 3}
+    [email_id] = stage.send()
+    with consuming(stage):
+        stage.until(failed=1)
+    assert stage.status(email_id).reason == "exhausted"
+    assert stage.outcomes(email_id) == [("only", "deferred")] * 3
+
+
+def test_an_email_is_never_sent_after_expires_at(stage: Stage) -> None:
+    vendor = stage.vendor("only")
+    [kept] = stage.send(expires_at=soon(3600))
+    [late] = stage.send(expires_at=soon(0.05))
+    wait_until(lambda: stage.document(late)["expires_at"] < datetime.now(UTC))
+    drain(stage)
+    assert vendor.calls == [kept]
+    status = stage.status(late)
+    assert (status.status, status.reason, status.attempts) == ("failed", "expired", ())
+
+
+def test_an_email_is_not_sent_before_send_at(stage: Stage) -> None:
+    vendor = stage.vendor("only")
+    due = soon(2)
+    [later] = stage.send(send_at=due)
+    [now] = stage.send()
+    with consuming(stage):
+        stage.until(sent=1, queued=1)
+        assert vendor.calls == [now]
+        stage.until(sent=2)
+    assert vendor.calls == [now, later]
+    sent_at = stage.status(later).sent_at
+    assert sent_at is not None
+    assert sent_at >= due.replace(microsecond=due.microsecond // 1000 * 1000)
+
+
+# --- SMTP: put off, and taken in part
+
+
+def test_a_deferred_email_is_sent_later_to_the_same_vendor_as_greylisting_wants(
+    stage: Stage,
+) -> None:
+    server = stage.smtp("only")
+    server.handler.rcpt["reader0@example.org"] = "450 4.7.1 greylisted, come back later"
+    stage.settings["retry"] = IMPATIENT
+    [email_id] = stage.send()
+    with consuming(stage):
+        wait_until(lambda: stage.outcomes(email_id) and stage.outcomes(email_id)[0][1])
+        server.handler.rcpt.clear()
+        stage.until(sent=1)
+    assert stage.outcomes(email_id)[0] == ("only", "deferred")
+    assert stage.outcomes(email_id)[-1] == ("only", "accepted")
+    assert len(server.letters) == 1
+    assert stage.health("only")["unavailable_until"] is None
+
+
+def test_a_deferred_email_backs_off(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailqueue.consumer.Routing", partial(Routing, rand=lambda: 0.5))
+    stage.smtp("only").handler.replies["MAIL"] = "450 4.2.0 come back later"
+    [email_id] = stage.send()
+    drain(stage)
+    document = stage.document(email_id)
+    assert (document["status"], document["round"]["n"]) == ("queued", 1)
+    assert document["due_at"] - document["updated_at"] == timedelta(seconds=15)
+    assert stage.jobs() == {"delayed": 1}
+
+
+def test_an_email_with_one_refused_recipient_of_three_is_sent_and_says_which(
+    stage: Stage,
+) -> None:
+    server = stage.smtp("only")
+    server.handler.rcpt["gone@example.org"] = "550 5.1.1 no such user"
+    email_id = stage.producer.send(to_three("gone@example.org"))
+    drain(stage)
+    status = stage.status(email_id)
+    assert (status.status, status.refused) == ("sent", ("gone@example.org",))
+    [received] = server.letters
+    assert received.recipients == ["bob@example.org", "carol@example.org"]
+
+
+def test_only_the_recipient_that_was_put_off_is_sent_to_later(stage: Stage) -> None:
+    """Never an HTTP vendor either: it would send to all of them again."""
+    server = stage.smtp("smtp")
+    server.handler.rcpt["full@example.org"] = "452 4.2.2 mailbox full"
+    stage.settings["retry"] = IMPATIENT
+    email_id = stage.producer.send(to_three("full@example.org"))
+    with consuming(stage):
+        wait_until(lambda: stage.document(email_id).get("pending") == ["full@example.org"])
+    server.handler.rcpt.clear()
+    http = stage.vendor("http")
+    with consuming(stage):
+        stage.until(sent=1)
+    first, last = server.letters
+    assert first.recipients == ["bob@example.org", "carol@example.org"]
+    assert last.recipients == ["full@example.org"]
+    assert last.message["To"] == first.message["To"]
+    assert http.calls == []
+    assert stage.status(email_id).refused == ()
+
+
+def to_three(special: str) -> dict[str, Any]:
+    return {**letter(0), "to": ["bob@example.org", special, "carol@example.org"]}
+
+
+# --- the job and the document
+
+
+class SlowlySettling(Store):
+    """Holds every settlement back."""
+
+    held = threading.Event()
+    asked = threading.Event()
+
+    def change(self, *args: Any, **kwargs: Any) -> set[ObjectId]:
+        self.asked.set()
+        assert self.held.wait(20)
+        return super().change(*args, **kwargs)
+
+
+def test_a_job_stays_on_the_tube_until_mongodb_says_sent(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailqueue.consumer.Store", SlowlySettling)
+    vendor = stage.vendor("only")
+    stage.send()
+    with consuming(stage):
+        assert SlowlySettling.asked.wait(10)
+        assert len(vendor.accepted) == 1
+        assert stage.statuses() == {"sending": 1}
+        assert stage.jobs() == {"reserved": 1}
+        SlowlySettling.held.set()
+        stage.until(sent=1)
+        wait_until(lambda: stage.jobs() == {})
+
+
+def test_a_result_is_recorded_once_though_mongodb_drops_the_connection_again_and_again(
+    stage: Stage,
+) -> None:
+    """The vendor's answer is slow enough for the next update to be the settlement."""
+    vendor = stage.vendor("only")
+    vendor.hold()
+    [email_id] = stage.send()
+    stage.settings["consumer"] = {"sweep_every": 3600}
+    failing = {
+        "configureFailPoint": "failCommand",
+        "data": {"failCommands": ["update"], "closeConnection": True},
+    }
+    admin = stage.emails.database.client.admin
+    with consuming(stage):
+        wait_until(lambda: vendor.under_way == 1)
+        admin.command({**failing, "mode": {"times": 4}})
+        try:
+            vendor.let_go()
+            stage.until(sent=1)
+        finally:
+            admin.command({**failing, "mode": "off"})
+        wait_until(lambda: stage.jobs() == {})
+    assert stage.outcomes(email_id) == [("only", "accepted")]
+    assert stage.copies == {email_id: 1}
+
+
+def test_a_foreign_body_is_buried_and_a_job_without_email_deleted(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    vendor = stage.vendor("only")
+    with stage.tube() as tube:
+        tube.put("not one of ours")
+        tube.put(str(ObjectId()))
+    [email_id] = stage.send()
+    drain(stage)
+    assert vendor.calls == [email_id]
+    assert stage.jobs() == {"buried": 1}
+    assert {"job.foreign", "job.without_email"} <= set(caplog.messages)
+
+
+def test_a_job_that_is_doubled_sends_the_email_once(stage: Stage) -> None:
+    vendor = stage.vendor("only")
+    ids = stage.send(10)
+    for _ in range(2):
+        assert stage.producer.announce(ids) == 10
+    drain(stage)
+    assert vendor.accepted == Counter(ids)
+
+
+def test_what_the_tube_lost_is_found_by_the_sweeper(stage: Stage) -> None:
+    vendor = stage.vendor("only")
+    stage.settings["consumer"] = {"sweep_every": 0.2}
+    ids = stage.send(10)
+    with stage.tube() as tube:
+        for _ in ids:
+            tube.delete(tube.reserve(0))
+    with consuming(stage):
+        stage.until(sent=10)
+    assert vendor.accepted == Counter(ids)

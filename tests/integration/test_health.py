@@ -1,0 +1,265 @@
+"""Vendor health on a real mongod: what one process learns, all know within a second."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pymongo import MongoClient
+from pymongo.collection import Collection
+
+from mailqueue.config import Config
+from mailqueue.document import SIMULATED
+from mailqueue.health import HealthBoard
+from mailqueue.record import Closing
+from tests.integration.bench import Document, LosesReplies
+from tests.waiting import wait_until
+
+DOWN = Closing(seconds=600, reason="unavailable 503")
+LEASE = 120.0
+
+
+class Clock:
+    """The local clock, as far ahead as the test says."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+@pytest.fixture
+def flaky(config: Config) -> Iterator[LosesReplies]:
+    made = LosesReplies(config.mongodb, env=SIMULATED)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def board(flaky: LosesReplies, clock: Clock) -> HealthBoard:
+    return HealthBoard(flaky, ["first", "second"], clock)
+
+
+@pytest.fixture
+def other(config: Config) -> Iterator[HealthBoard]:
+    """The board of another process."""
+    store = LosesReplies(config.mongodb, env=SIMULATED)
+    yield HealthBoard(store, ["first", "second"])
+    store.close()
+
+
+@pytest.fixture
+def vendors(config: Config, mongo_client: MongoClient[Document]) -> Collection[Document]:
+    database = mongo_client[config.mongodb.database]
+    return database[config.mongodb.collection + ".vendors"]
+
+
+def aged(vendors: Collection[Document], seconds: float) -> None:
+    """Let time pass for what is written down."""
+    fields = ("unavailable_until", "named_until", "since", "probe_at", "probe_until")
+    earlier = {
+        field: {
+            "$cond": [
+                {"$gt": [f"${field}", None]},
+                {"$subtract": [f"${field}", seconds * 1000]},
+                None,
+            ]
+        }
+        for field in fields
+    }
+    vendors.update_many({}, [{"$set": earlier}])
+
+
+def test_every_vendor_is_open_at_first(board: HealthBoard, vendors: Collection[Document]) -> None:
+    assert all(health.open for health in board.read().values())
+    assert sorted(vendors.distinct("_id")) == ["first", "second"]
+
+
+def test_a_vendor_that_one_process_closes_is_left_alone_by_all_within_a_second(
+    board: HealthBoard, other: HealthBoard
+) -> None:
+    assert other.read()["first"].open
+    board.closed("first", DOWN, generation=0)
+    assert not board.read()["first"].open
+    wait_until(lambda: not other.read()["first"].open, timeout=1.5)
+    assert other.read()["second"].open
+
+
+def test_health_is_read_at_most_once_a_second(
+    board: HealthBoard, other: HealthBoard, clock: Clock
+) -> None:
+    board.read()
+    other.closed("first", DOWN, generation=0)
+    assert board.read()["first"].open
+    clock.ahead += 1.0
+    assert not board.read()["first"].open
+
+
+def test_a_failure_of_a_call_begun_before_the_closing_changes_nothing(
+    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+) -> None:
+    board.closed("first", DOWN, generation=0)
+    before = vendors.find_one({"_id": "first"})
+    other.closed("first", Closing(seconds=3000, reason="late"), generation=0)
+    board.closed("first", Closing(seconds=3000, reason="late"), generation=0)
+    assert vendors.find_one({"_id": "first"}) == before
+
+
+def test_of_many_failures_at_once_one_closes(
+    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        boards = [board, other] * 8
+        list(threads.map(lambda b: b.closed("first", DOWN, generation=0), boards))
+    (stored,) = vendors.find({"_id": "first"})
+    assert stored["generation"] == 1
+
+
+def test_nobody_probes_before_the_time(board: HealthBoard, clock: Clock) -> None:
+    board.closed("first", DOWN, generation=0)
+    assert board.win_probe("first", LEASE) is None
+    assert board.win_probe("second", LEASE) is None
+
+
+def test_of_many_that_want_the_probe_one_wins(
+    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+) -> None:
+    board.closed("first", DOWN, generation=0)
+    aged(vendors, 601)
+    with ThreadPoolExecutor(8) as threads:
+        won = list(threads.map(lambda b: b.win_probe("first", LEASE), [board, other] * 8))
+    assert len([token for token in won if token]) == 1
+    wait_until(lambda: board.read()["first"].probe_token == other.read()["first"].probe_token)
+
+
+def test_the_probe_that_is_answered_opens_the_vendor_for_all(
+    board: HealthBoard,
+    other: HealthBoard,
+    vendors: Collection[Document],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    board.closed("first", DOWN, generation=0)
+    aged(vendors, 601)
+    token = board.win_probe("first", LEASE)
+    assert token is not None
+    board.probe_succeeded("first", token)
+    assert board.read()["first"].open
+    wait_until(lambda: other.read()["first"].open, timeout=1.5)
+    assert [r.message for r in caplog.records if r.name == "mailqueue.health"][
+        -1
+    ] == "vendor.opened"
+
+
+def test_the_probe_that_fails_closes_the_vendor_again(
+    board: HealthBoard, vendors: Collection[Document]
+) -> None:
+    board.closed("first", DOWN, generation=0)
+    aged(vendors, 601)
+    token = board.win_probe("first", LEASE)
+    assert token is not None
+    board.probe_failed("first", DOWN, token)
+    health = board.read()["first"]
+    assert not health.open
+    assert health.probe_token is None
+    assert health.generation == 2
+    assert board.win_probe("first", LEASE) is None
+
+
+def test_a_probe_that_was_never_ended_can_be_won_again_after_its_lease(
+    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+) -> None:
+    """The prober was killed: a half-open vendor must not stay so for ever."""
+    board.closed("first", DOWN, generation=0)
+    aged(vendors, 601)
+    lost = board.win_probe("first", LEASE)
+    assert other.win_probe("first", LEASE) is None
+    aged(vendors, LEASE + 1)
+    token = other.win_probe("first", LEASE)
+    assert token is not None
+    assert token != lost
+    assert lost is not None
+    board.probe_succeeded("first", lost)
+    board.refresh()
+    assert not board.read()["first"].open
+    other.probe_succeeded("first", token)
+    assert other.read()["first"].open
+
+
+def test_a_probe_that_is_given_back_can_be_won_at_once(
+    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+) -> None:
+    board.closed("first", DOWN, generation=0)
+    aged(vendors, 601)
+    token = board.win_probe("first", LEASE)
+    assert token is not None
+    board.probe_given_back("first", token)
+    assert other.win_probe("first", LEASE) is not None
+
+
+@pytest.mark.parametrize("stranger", ["", "000000000000000000000000"])
+def test_only_the_holder_of_the_probe_opens_a_vendor(
+    board: HealthBoard, vendors: Collection[Document], stranger: str
+) -> None:
+    board.closed("first", DOWN, generation=0)
+    before = vendors.find_one({"_id": "first"})
+    board.probe_succeeded("first", stranger)
+    board.probe_failed("first", DOWN, stranger)
+    board.probe_given_back("first", stranger)
+    assert vendors.find_one({"_id": "first"}) == before
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_change_whose_reply_was_lost_happens_exactly_once(
+    board: HealthBoard, flaky: LosesReplies, vendors: Collection[Document], lost: int
+) -> None:
+    board.read()
+    flaky.to_lose = lost
+    board.closed("first", DOWN, generation=0)
+    (stored,) = vendors.find({"_id": "first"})
+    assert stored["generation"] == 1
+    aged(vendors, 601)
+    flaky.to_lose = lost
+    assert board.win_probe("first", LEASE) is not None
+
+
+def test_a_person_can_open_a_vendor_by_hand(board: HealthBoard, other: HealthBoard) -> None:
+    board.closed("first", DOWN, generation=0)
+    assert other.opened("first") is True
+    assert other.opened("second") is False
+    board.refresh()
+    assert board.read()["first"].open
+
+
+def test_times_are_the_servers(board: HealthBoard, clock: Clock) -> None:
+    """A process whose clock is a day ahead does not probe earlier."""
+    clock.ahead = 86_400.0
+    board.read()
+    assert abs(board.now() - datetime.now(UTC).timestamp()) < 60
+    board.closed("first", DOWN, generation=0)
+    until = board.read()["first"].unavailable_until
+    assert until is not None
+    closed_until = datetime.fromtimestamp(until, UTC)
+    assert abs(closed_until - datetime.now(UTC) - timedelta(seconds=600)) < timedelta(seconds=60)
+
+
+def test_a_closing_is_said_loudly_and_so_is_one_that_lasts(
+    board: HealthBoard, vendors: Collection[Document], caplog: pytest.LogCaptureFixture
+) -> None:
+    board.closed("first", DOWN, generation=0)
+    for seconds in (601, 3601):
+        aged(vendors, seconds)
+        token = board.win_probe("first", LEASE)
+        assert token is not None
+        board.probe_failed("first", DOWN, token)
+    levels = [r.levelno for r in caplog.records if r.message == "vendor.closed"]
+    assert levels == [logging.ERROR, logging.WARNING, logging.ERROR]

@@ -1,0 +1,661 @@
+"""The worker, step by step on real servers: what it does about a job, by what its e-mail is now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo import MongoClient
+from pymongo.collection import Collection
+
+from mailqueue import tube
+from mailqueue.config import Config
+from mailqueue.document import PRODUCTION, SIMULATED, Stored
+from mailqueue.errors import QueueUnavailable, StoreUnavailable
+from mailqueue.producer import Producer
+from mailqueue.record import Outcome, SendResult
+from mailqueue.store import Store
+from mailqueue.transitions import Change
+from tests.integration.bench import (
+    DOWN,
+    MAIL,
+    UNHEARD,
+    YES,
+    Bench,
+    Document,
+    LosesReplies,
+    failing,
+    mails,
+    next_delayed,
+    put,
+    ready,
+    ready_ids,
+)
+
+NO = SendResult(outcome=Outcome.REJECTED, code="400")
+LATER = SendResult(outcome=Outcome.DEFERRED, code="451")
+
+
+@pytest.fixture
+def other(config: Config) -> Iterator[Bench]:
+    """Another consumer."""
+    made = Bench(config)
+    yield made
+    made.close()
+
+
+def the(emails: Collection[Document]) -> Document:
+    (found,) = emails.find()
+    return found
+
+
+def no_job_left(config: Config) -> bool:
+    return not any(tube.depth(config.beanstalkd).values())
+
+
+def rewritten(emails: Collection[Document], **fields: Any) -> None:
+    """Write into the document what time, or another process, would have written."""
+    emails.update_many({}, {"$set": fields})
+
+
+def ago(seconds: float) -> datetime:
+    return datetime.now(UTC) - timedelta(seconds=seconds)
+
+
+# The way through --------------------------------------------------------------------------------
+
+
+def test_an_email_is_sent_recorded_and_its_job_deleted(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    email_id = producer.send(MAIL)
+    bench.work()
+    assert (the(emails)["status"], len(the(emails)["attempts"])) == ("sent", 1)
+    assert bench.asked == 1
+    (attempt,) = bench.vendors[the(emails)["vendor"]].asked
+    assert (attempt.email_id, attempt.message_id) == (email_id, f"<{email_id}@example.com>")
+    assert no_job_left(config)
+
+
+def test_nothing_is_sent_before_the_claim_is_stored_nor_deleted_before_the_end_is(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    producer.send(MAIL)
+    assert bench.take()
+    assert the(emails)["status"] == "sending"
+    assert the(emails)["attempts"][0]["outcome"] is None
+    assert bench.asked == 0
+    bench.deliver()
+    assert bench.asked == 1
+    assert the(emails)["status"] == "sending"
+    assert tube.depth(config.beanstalkd)["reserved"] == 1
+    bench.settle()
+    assert the(emails)["status"] == "sent"
+    assert no_job_left(config)
+
+
+def test_no_more_is_claimed_than_there_are_free_senders(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    producer.send_many(mails(40))
+    bench.take()
+    assert emails.count_documents({"status": "sending"}) == config.consumer.concurrency
+    for _ in range(3):
+        bench.deliver()
+        bench.settle()
+        if ready(config):
+            bench.take()
+    assert emails.count_documents({"status": "sent"}) == 40
+
+
+def test_a_failed_email_goes_to_the_other_vendor_at_once_and_before_all_others(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    first = producer.send(MAIL)
+    for vendor in bench.vendors.values():
+        vendor.results = [DOWN]
+    bench.work()
+    producer.send(MAIL, priority="high")
+    jobs = ready(config)
+    assert (jobs[0].body, jobs[0].priority) == (first, 512)
+    (closed,) = [name for name, health in bench.board.read().items() if not health.open]
+    assert the_one(emails, first)["round"]["tried"] == [closed]
+    bench.vendors = {name: vendor for name, vendor in bench.vendors.items() if name != closed} | {
+        closed: bench.vendors[closed]
+    }
+    for vendor in bench.vendors.values():
+        vendor.results = []
+    bench.work()
+    assert the_one(emails, first)["status"] == "sent"
+    assert the_one(emails, first)["vendor"] != closed
+
+
+def the_one(emails: Collection[Document], email_id: str) -> Document:
+    found = emails.find_one({"_id": ObjectId(email_id)})
+    assert found is not None
+    return found
+
+
+def test_a_retry_that_has_to_wait_is_delayed_at_its_retry_priority(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    producer.send(MAIL, priority="bulk")
+    for vendor in bench.vendors.values():
+        vendor.results = [LATER]
+    bench.work()
+    job = next_delayed(config)
+    assert job is not None
+    assert (job.priority, job.delay) == (768, 15)
+    assert the(emails)["due_at"] > datetime.now(UTC)
+
+
+def test_a_vendor_that_raises_leaves_an_unknown_and_is_not_blamed(
+    bench: Bench, producer: Producer, emails: Collection[Document], caplog: pytest.LogCaptureFixture
+) -> None:
+    producer.send(MAIL)
+    for vendor in bench.vendors.values():
+        vendor.results = [RuntimeError("bob@example.org")]
+    bench.work()
+    (line,) = the(emails)["attempts"]
+    assert (line["outcome"], line["code"]) == ("unknown", "raised_RuntimeError")
+    assert the(emails)["unknowns"] == 1
+    assert all(health.open for health in bench.board.read().values())
+    assert "bob@example.org" not in caplog.text
+
+
+def test_what_was_claimed_too_late_is_given_back_unsent_and_counts_as_nothing(
+    config: Config, producer: Producer, emails: Collection[Document]
+) -> None:
+    producer.send(MAIL)
+    bench = Bench(config)
+    bench.take()
+    bench.worker._clock = lambda: 1e12
+    bench.deliver()
+    bench.settle()
+    assert bench.asked == 0
+    found = the(emails)
+    assert (found["status"], found["counted"], found["unknowns"]) == ("queued", 0, 0)
+    assert found["attempts"][0]["outcome"] == "not_started"
+    assert [job.priority for job in ready(config)] == [512]
+    bench.close()
+
+
+def test_what_is_claimed_when_we_stop_is_given_back_unsent(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    ids = producer.send_many(mails(3))
+    bench.take()
+    bench.worker.stopping.set()
+    bench.deliver()
+    bench.settle()
+    assert bench.asked == 0
+    assert emails.distinct("status") == ["queued"]
+    assert sorted(ready_ids(config)) == sorted(ids)
+    assert bench.take() is False
+
+
+# No match → worker: the table of the design -----------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["sent", "failed", "uncertain", "cancelled"])
+def test_the_job_of_an_email_that_has_ended_is_deleted(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document], status: str
+) -> None:
+    producer.send(MAIL)
+    rewritten(emails, status=status)
+    bench.work()
+    assert no_job_left(config)
+    assert bench.asked == 0
+
+
+def test_the_job_of_a_leased_email_waits_until_the_lease_ends(
+    bench: Bench, other: Bench, producer: Producer, config: Config
+) -> None:
+    email_id = producer.send(MAIL)
+    bench.take()
+    put(config, email_id)
+    other.work()
+    job = next_delayed(config)
+    assert job is not None
+    assert 110 <= job.delay <= 120
+    assert other.asked == 0
+    bench.deliver()
+    bench.settle()
+    assert bench.asked == 1
+
+
+def test_the_job_of_an_email_that_is_not_due_waits_until_it_is(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    producer.send(MAIL)
+    rewritten(emails, due_at=ago(-300))
+    bench.work()
+    job = next_delayed(config)
+    assert job is not None
+    assert (job.priority, bench.asked) == (65_536, 0)
+    assert 290 <= job.delay <= 300
+
+
+@pytest.mark.parametrize("unknowns, status", [(0, "failed"), (1, "uncertain")])
+def test_an_expired_email_is_ended_and_its_job_deleted(
+    bench: Bench,
+    producer: Producer,
+    config: Config,
+    emails: Collection[Document],
+    unknowns: int,
+    status: str,
+) -> None:
+    producer.send(MAIL)
+    rewritten(emails, expires_at=ago(1), unknowns=unknowns)
+    bench.work()
+    assert (the(emails)["status"], the(emails)["reason"]) == (status, "expired")
+    assert no_job_left(config)
+    assert bench.asked == 0
+
+
+def test_the_email_of_another_environment_is_left_alone_for_a_minute_and_said_loudly(
+    bench: Bench,
+    producer: Producer,
+    config: Config,
+    emails: Collection[Document],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    producer.send(MAIL)
+    rewritten(emails, env=PRODUCTION)
+    before = the(emails)
+    bench.work()
+    job = next_delayed(config)
+    assert job is not None
+    assert job.delay == 60
+    assert the(emails) == before
+    assert "email.of_other_env" in [r.message for r in caplog.records if r.levelname == "ERROR"]
+
+
+def test_a_job_without_an_email_is_deleted_and_counted(bench: Bench, config: Config) -> None:
+    put(config, ObjectId())
+    bench.work()
+    assert no_job_left(config)
+    assert bench.worker._triage.counts["missing"] == 1
+
+
+def test_a_foreign_job_is_buried_and_counted_and_the_others_go_on(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    put(config, b"what is this?", priority=1)
+    producer.send(MAIL)
+    bench.work()
+    assert the(emails)["status"] == "sent"
+    assert tube.depth(config.beanstalkd)["buried"] == 1
+    assert bench.worker._triage.counts["foreign"] == 1
+
+
+def test_an_email_that_cannot_be_read_is_set_aside_and_the_others_go_on(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    broken = producer.send(MAIL, priority="high")
+    emails.update_one({"_id": ObjectId(broken)}, {"$set": {"email": {"nonsense": 1}}})
+    good = producer.send(MAIL)
+    bench.work()
+    assert the_one(emails, good)["status"] == "sent"
+    assert the_one(emails, broken)["status"] == "queued"
+    assert tube.depth(config.beanstalkd)["buried"] == 1
+
+
+def test_a_job_that_is_there_twice_sends_once(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    email_id = producer.send(MAIL)
+    put(config, email_id, email_id)
+    bench.work()
+    assert bench.asked == 1
+    assert the(emails)["status"] == "sent"
+
+
+class Races(Store):
+    """Another worker is faster, ``times`` times, between the reading and the writing."""
+
+    times = 0
+    meanwhile: Callable[[], object]
+
+    def read(self, ids: Sequence[ObjectId]) -> dict[ObjectId, Stored]:
+        found = super().read(ids)
+        if self.times > 0:
+            self.times -= 1
+            self.meanwhile()
+        return found
+
+
+@pytest.fixture
+def racing(config: Config, producer: Producer, emails: Collection[Document]) -> Iterator[Bench]:
+    store = Races(config.mongodb, env=SIMULATED)
+    store.meanwhile = lambda: emails.update_many({}, {"$inc": {"lease.token": 1}})
+    made = Bench(config, store)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_email_whose_token_changed_is_looked_at_again(
+    racing: Bench, producer: Producer, emails: Collection[Document], times: int
+) -> None:
+    producer.send(MAIL)
+    assert isinstance(racing.store, Races)
+    racing.store.times = times
+    racing.work()
+    assert the(emails)["status"] == "sent"
+    assert the(emails)["lease"]["token"] == times + 1
+
+
+def test_after_three_lost_races_the_job_is_left_for_a_second(
+    racing: Bench, producer: Producer, config: Config
+) -> None:
+    producer.send(MAIL)
+    assert isinstance(racing.store, Races)
+    racing.store.times = 3
+    racing.work()
+    job = next_delayed(config)
+    assert job is not None
+    assert (job.delay, racing.asked) == (1, 0)
+
+
+def test_an_end_that_another_was_faster_to_write_frees_the_job_all_the_same(
+    racing: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    producer.send(MAIL)
+    rewritten(emails, expires_at=ago(1))
+    assert isinstance(racing.store, Races)
+    racing.store.times = 1
+    racing.work()
+    assert the(emails)["status"] == "failed"
+    assert no_job_left(config)
+
+
+def test_the_next_claimer_rescues_an_expired_lease(
+    bench: Bench, other: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    email_id = producer.send(MAIL)
+    bench.take()
+    rewritten(emails, **{"lease.until": ago(1)})
+    put(config, email_id)
+    other.work()
+    found = the(emails)
+    assert (found["status"], found["unknowns"]) == ("queued", 1)
+    assert found["attempts"][0]["code"] == "lease_expired"
+    other.work()
+    assert the(emails)["status"] == "sent"
+
+
+# Leases that are lost ---------------------------------------------------------------------------
+
+
+def rescued_meanwhile(bench: Bench, other: Bench, emails: Collection[Document]) -> None:
+    """While ``bench`` sends, its lease ends and the sweeper of ``other`` finds the e-mail."""
+
+    def meanwhile() -> None:
+        rewritten(emails, **{"lease.until": ago(1)})
+        other.sweeper.sweep()
+
+    for vendor in bench.vendors.values():
+        vendor.meanwhile = meanwhile
+
+
+def test_a_yes_that_comes_after_the_lease_was_lost_counts(
+    bench: Bench, other: Bench, producer: Producer, emails: Collection[Document], config: Config
+) -> None:
+    producer.send(MAIL)
+    rescued_meanwhile(bench, other, emails)
+    bench.work()
+    assert (the(emails)["status"], the(emails)["attempts"][0]["late"]) == ("sent", True)
+    other.work()
+    assert other.asked == 0
+
+
+def test_a_no_that_comes_after_the_lease_was_lost_changes_nothing(
+    bench: Bench, other: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    producer.send(MAIL)
+    rescued_meanwhile(bench, other, emails)
+    for vendor in bench.vendors.values():
+        vendor.results = [NO]
+    bench.work()
+    found = the(emails)
+    assert (found["status"], found["unknowns"]) == ("queued", 1)
+    other.work()
+    assert the(emails)["status"] == "sent"
+
+
+@pytest.mark.parametrize("result", [NO, UNHEARD])
+def test_a_late_yes_wins_over_the_failure_of_the_worker_that_sends_meanwhile(
+    bench: Bench, other: Bench, producer: Producer, emails: Collection[Document], result: SendResult
+) -> None:
+    producer.send(MAIL)
+    rescued_meanwhile(bench, other, emails)
+    bench.take()
+    bench.deliver()
+    for vendor in other.vendors.values():
+        vendor.results = [result]
+    other.take()
+    assert the(emails)["lease"]["token"] == 2
+    bench.settle()
+    assert the(emails)["status"] == "sending"
+    other.deliver()
+    other.settle()
+    found = the(emails)
+    assert (found["status"], found["vendor_message_id"]) == ("sent", "vendor-id")
+    assert other.asked == 1
+
+
+# Servers that fail in the middle ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_lost_replies_neither_double_nor_lose_an_email(
+    config: Config, producer: Producer, emails: Collection[Document], lost: int
+) -> None:
+    store = LosesReplies(config.mongodb, env=SIMULATED)
+    bench = Bench(config, store)
+    producer.send_many(mails(5))
+    store.to_lose = lost
+    bench.take()
+    bench.deliver()
+    store.to_lose = lost
+    bench.settle()
+    assert emails.distinct("status") == ["sent"]
+    assert bench.asked == 5
+    assert no_job_left(config)
+    bench.close()
+
+
+def test_a_claim_that_cannot_be_confirmed_is_given_back_and_nothing_is_sent(
+    config: Config,
+    producer: Producer,
+    emails: Collection[Document],
+    mongo_client: MongoClient[Document],
+) -> None:
+    impatient = config.replace(mongodb={"timeout": 0.4, **named(config)})
+    bench = Bench(impatient)
+    bench.board.refresh()
+    email_id = producer.send(MAIL)
+    with (
+        failing(mongo_client, "update", writeConcernError={"code": 64, "errmsg": "wtimeout"}),
+        pytest.raises(StoreUnavailable),
+    ):
+        bench.take()
+    assert the(emails)["status"] == "sending"
+    assert bench.worker.tasks.empty()
+    bench.settle()
+    found = the(emails)
+    assert (found["status"], found["attempts"][0]["outcome"]) == ("queued", "not_started")
+    assert ready_ids(config) == [email_id]
+    bench.work()
+    assert the(emails)["status"] == "sent"
+    bench.close()
+
+
+def named(config: Config) -> Document:
+    return {
+        "uri": config.mongodb.uri,
+        "database": config.mongodb.database,
+        "collection": config.mongodb.collection,
+    }
+
+
+def test_a_result_that_cannot_be_stored_is_kept_until_it_can(
+    bench: Bench,
+    producer: Producer,
+    config: Config,
+    emails: Collection[Document],
+    mongo_client: MongoClient[Document],
+) -> None:
+    producer.send(MAIL)
+    bench.take()
+    bench.deliver()
+    with failing(mongo_client, "update", closeConnection=True), pytest.raises(StoreUnavailable):
+        bench.worker.settle(0.3)
+    assert the(emails)["status"] == "sending"
+    assert tube.depth(config.beanstalkd)["reserved"] == 1
+    bench.settle()
+    assert the(emails)["status"] == "sent"
+    assert no_job_left(config)
+
+
+def test_without_mongodb_the_jobs_go_back_to_the_tube(
+    bench: Bench, producer: Producer, config: Config, mongo_client: MongoClient[Document]
+) -> None:
+    bench.board.refresh()
+    ids = producer.send_many(mails(3))
+    bench.store.timeout = 0.3
+    with failing(mongo_client, "aggregate", closeConnection=True), pytest.raises(StoreUnavailable):
+        bench.take()
+    assert sorted(ready_ids(config)) == sorted(ids)
+
+
+def test_a_job_that_cannot_be_deleted_is_deleted_when_it_comes_again(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    producer.send(MAIL)
+    bench.take()
+    bench.deliver()
+    bench.tube.close()
+    bench.settle()
+    assert the(emails)["status"] == "sent"
+    bench.tube = type(bench.tube)(config.beanstalkd.servers[0], config.beanstalkd.tube)
+    bench.work()
+    assert bench.asked == 1
+    assert no_job_left(config)
+
+
+def test_without_beanstalkd_taking_says_so(bench: Bench) -> None:
+    bench.tube.server = "127.0.0.1:1"
+    with pytest.raises(QueueUnavailable):
+        bench.take()
+
+
+# Probes -----------------------------------------------------------------------------------------
+
+
+def closed_for_long(bench: Bench, *names: str) -> None:
+    """These vendors are closed, and their probe is due."""
+    bench.board.refresh()
+    collection = bench.store.collection(".vendors")
+    past = ago(5)
+    for name in names:
+        fields = {"unavailable_until": past, "since": past, "probe_at": past, "generation": 1}
+        collection.update_one({"_id": name}, {"$set": {**fields, "probe_step": 5.0}})
+    bench.board.refresh()
+
+
+def test_a_probe_is_one_email_and_its_yes_opens_the_vendor(
+    bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    producer.send_many(mails(6))
+    closed_for_long(bench, "first")
+    bench.take()
+    bench.deliver()
+    assert len(bench.vendors["first"].asked) == 1
+    bench.settle()
+    assert bench.board.read()["first"].open
+    assert emails.distinct("status") == ["sent"]
+
+
+def test_when_all_are_closed_a_prober_takes_a_single_job(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    producer.send_many(mails(6))
+    closed_for_long(bench, "first", "second")
+    bench.take()
+    assert emails.count_documents({"status": "sending"}) == 1
+    assert tube.depth(config.beanstalkd)["ready"] == 5
+
+
+def test_a_lost_claim_gives_the_probe_back(racing: Bench, producer: Producer) -> None:
+    producer.send(MAIL)
+    closed_for_long(racing, "first", "second")
+    assert isinstance(racing.store, Races)
+    racing.store.times = 3
+    racing.work()
+    racing.board.refresh()
+    assert all(health.probe_token is None for health in racing.board.read().values())
+
+
+def test_a_probe_that_was_not_sent_is_given_back(bench: Bench, producer: Producer) -> None:
+    producer.send(MAIL)
+    closed_for_long(bench, "first")
+    bench.take()
+    assert bench.board.read()["first"].probe_token is not None
+    bench.worker.stopping.set()
+    bench.deliver()
+    bench.settle()
+    assert bench.board.read()["first"].probe_token is None
+
+
+def test_nobody_reserves_while_no_vendor_may_be_asked(
+    bench: Bench, producer: Producer, config: Config
+) -> None:
+    producer.send(MAIL)
+    for name in bench.vendors:
+        bench.routing.hear(record_of(name), DOWN, 0, None)
+    bench.worker.stopping.set()  # it would wait for up to a second, but not when we stop
+    assert bench.take() is False
+    assert tube.depth(config.beanstalkd) == {"ready": 1, "reserved": 0, "delayed": 0, "buried": 0}
+
+
+def record_of(vendor: str) -> Any:
+    from mailqueue.record import NORMAL, Record
+
+    return Record(priority=NORMAL, vendor=vendor)
+
+
+def test_a_lost_lease_is_said(
+    bench: Bench,
+    other: Bench,
+    producer: Producer,
+    emails: Collection[Document],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    producer.send(MAIL)
+    rescued_meanwhile(bench, other, emails)
+    caplog.set_level(logging.WARNING)
+    bench.work()
+    assert {"lease.expired", "lease.lost"} <= {r.message for r in caplog.records}
+
+
+def test_changes_and_claims_of_many_emails_are_one_write_each(
+    bench: Bench, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer.send_many(mails(10))
+    written: list[int] = []
+    change = bench.store.change
+
+    def counted(changes: Sequence[Change], seconds: float) -> set[ObjectId]:
+        written.append(len(changes))
+        return change(changes, seconds)
+
+    monkeypatch.setattr(bench.store, "change", counted)
+    bench.work()
+    assert written == [10]
+    assert YES.message_id

@@ -1,0 +1,124 @@
+"""The document as it is written down and read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bson import ObjectId
+
+from mailqueue import document
+from mailqueue.document import Stored, open_line
+from mailqueue.record import NORMAL, Pin, Round, Status
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+ID = ObjectId("65f0a1b2c3d4e5f6a7b8c9d0")
+
+
+def new(**more: Any) -> dict[str, Any]:
+    return document.new(
+        {"subject": "Hi"},
+        email_id=ID,
+        message_id="<m@example.com>",
+        env="simulated",
+        content_hash="h",
+        priority=NORMAL,
+        now=NOW,
+        **more,
+    )
+
+
+def after(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def line(token: int, outcome: str | None, **more: Any) -> dict[str, Any]:
+    return {"n": token, "token": token, "vendor": f"v{token}", "outcome": outcome, **more}
+
+
+def stored(**more: Any) -> Stored:
+    return Stored({**new(), **more}, NOW)
+
+
+def test_a_new_email_is_queued_and_due_at_once() -> None:
+    fresh = Stored(new(), NOW)
+    assert (fresh.id, fresh.status, fresh.token) == (ID, Status.QUEUED, 0)
+    assert (fresh.due_in, fresh.expires_in, fresh.leased_for) == (0.0, None, 0.0)
+    record = fresh.record()
+    assert (record.priority, record.age, record.counted, record.unknowns) == (NORMAL, 0, 0, 0)
+    assert (record.round, record.pin, record.pending, record.refused) == (Round(), None, None, ())
+    assert (record.vendor, record.key, record.probe) == (None, None, False)
+
+
+def test_what_was_not_asked_for_is_not_written_down() -> None:
+    assert not {"expires_at", "idempotency_key"} & new().keys()
+    asked = new(expires_at=after(9), idempotency_key="k")
+    assert (asked["expires_at"], asked["idempotency_key"]) == (after(9), "k")
+
+
+@pytest.mark.parametrize("send_at, clock", [(60.0, 60.0), (-60.0, 0.0)])
+def test_the_clock_of_an_email_for_later_starts_then(send_at: float, clock: float) -> None:
+    made = new(send_at=after(send_at))
+    assert (made["due_at"], made["clock_from"]) == (after(send_at), after(clock))
+
+
+def test_times_are_told_as_seconds_from_the_servers_now() -> None:
+    one = stored(due_at=after(5), expires_at=after(-3), lease={"token": 4, "until": after(7)})
+    assert (one.due_in, one.expires_in, one.leased_for, one.token) == (5.0, -3.0, 7.0, 4)
+    assert stored(clock_from=after(-100)).record().age == 100.0
+
+
+def test_the_record_tells_the_round_the_pin_and_what_is_pending() -> None:
+    record = stored(
+        round={"n": 2, "tried": ["a"], "refused": ["b"]},
+        pin={"vendor": "a", "key": "k", "until": after(30), "repeats": 1},
+        pending=["x@example.org"],
+        refused=["y@example.org"],
+    ).record()
+    assert record.round == Round(n=2, tried=("a",), refused=("b",))
+    assert record.pin == Pin(vendor="a", key="k", remaining=30.0, repeats=1)
+    assert record.pending == ("x@example.org",)
+    assert record.refused == ("y@example.org",)
+
+
+def test_the_open_line_of_the_holder_is_the_attempt_to_decide() -> None:
+    lines = [line(1, "unknown"), line(2, None, key="k", probe=True)]
+    sending = stored(status="sending", lease={"token": 2}, attempts=lines)
+    record = sending.record()
+    assert (record.vendor, record.key, record.probe) == ("v2", "k", True)
+
+
+@pytest.mark.parametrize(
+    "status, lines",
+    [
+        ("queued", [line(2, None)]),
+        ("sending", [line(2, "accepted")]),
+        ("sending", [line(1, None)]),
+        ("sending", []),
+    ],
+    ids=["not sending", "closed", "of another token", "none"],
+)
+def test_any_other_line_is_not(status: str, lines: list[dict[str, Any]]) -> None:
+    one = {**new(), "status": status, "lease": {"token": 2}, "attempts": lines}
+    assert open_line(one) is None
+
+
+def test_only_answered_server_errors_make_an_email_suspect() -> None:
+    lines = [
+        line(1, "unavailable", answered=True),
+        line(2, "unavailable", answered=False),
+        line(3, "unknown", answered=True),
+        line(4, "deferred", answered=True),
+    ]
+    assert stored(attempts=lines).record().failed_at == {"v1", "v3"}
+
+
+def test_the_newest_unknown_is_asked_about_once() -> None:
+    lines = [line(1, "unknown"), line(2, "unknown"), line(3, "deferred")]
+    unasked = stored(attempts=lines).unasked
+    assert unasked is not None
+    assert unasked["token"] == 2
+    lines[1]["looked_up"] = True
+    assert stored(attempts=lines).unasked is None
+    assert stored().unasked is None

@@ -1,0 +1,168 @@
+"""What a process says: to its log, to the service manager, and about servers that are away."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailqueue import logs
+from mailqueue.outage import Outage
+from mailqueue.service import ServiceManager
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# Outages ----------------------------------------------------------------------------------------
+
+
+def test_an_outage_is_said_once_and_its_end_with_its_length(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    outage = Outage("mongodb", clock)
+    outage.over()
+    outage.began("Timeout")
+    clock.now += 5
+    outage.began("Refused")
+    clock.now += 2.04
+    outage.over()
+    outage.over()
+    said = [(r.levelname, r.message, vars(r)["facts"]) for r in caplog.records]
+    assert said == [
+        ("ERROR", "server.away", {"server": "mongodb", "error": "Timeout"}),
+        ("WARNING", "server.back", {"server": "mongodb", "away": 7.0}),
+    ]
+
+
+def test_an_end_that_another_thread_has_said_is_not_said_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outage = Outage("mongodb")
+    outage.began("Timeout")
+    with outage._lock:
+        outage._since = None
+    outage.over()
+    outage._since = 1.0
+
+    class Overtaken:
+        def __enter__(self) -> None:
+            outage._since = None
+
+        def __exit__(self, *_: object) -> None: ...
+
+    outage._lock = Overtaken()  # type: ignore[assignment]  # a lock that another thread had first
+    outage.over()
+    assert [r.message for r in caplog.records] == ["server.away"]
+
+
+# The service manager ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(2)
+        yield listening
+
+
+def heard(manager: socket.socket) -> list[bytes]:
+    """All that was said so far."""
+    manager.setblocking(False)
+    said = []
+    try:
+        while True:
+            said.append(manager.recv(100))
+    except BlockingIOError:
+        return said
+
+
+def test_the_service_manager_hears_of_start_life_and_end(manager: socket.socket) -> None:
+    clock = Clock()
+    environ = {"NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "10000000"}
+    with ServiceManager(environ, clock) as service:
+        for _ in range(12):
+            service.alive()
+            clock.now += 1
+    assert heard(manager) == [
+        b"READY=1",
+        b"WATCHDOG=1",
+        b"WATCHDOG=1",
+        b"WATCHDOG=1",
+        b"STOPPING=1",
+    ]
+
+
+def test_without_a_watchdog_life_is_not_said(manager: socket.socket) -> None:
+    with ServiceManager({"NOTIFY_SOCKET": manager.getsockname()}) as service:
+        service.alive()
+    assert heard(manager) == [b"READY=1", b"STOPPING=1"]
+
+
+def test_an_abstract_address_begins_with_a_null_byte() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind("")  # the kernel chooses an abstract name
+        name = listening.getsockname()[1:].decode()
+        with ServiceManager({"NOTIFY_SOCKET": f"@{name}"}):
+            assert heard(listening) == [b"READY=1"]
+
+
+@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "/nobody/listens/here"}])
+def test_without_a_service_manager_nothing_is_said(environ: dict[str, str]) -> None:
+    with ServiceManager(environ) as service:
+        service.alive()
+
+
+# The log ----------------------------------------------------------------------------------------
+
+
+def formatted(message: str, **facts: object) -> str:
+    record = logging.LogRecord("mailqueue.x", logging.WARNING, "", 0, message, (), None)
+    if facts:
+        record.facts = facts
+    return logs.Formatter().format(record)
+
+
+def test_a_line_is_the_event_and_its_facts() -> None:
+    assert formatted("server.back", server="mongodb", away=7.0).endswith(
+        " WARNING server.back server=mongodb away=7.0"
+    )
+    assert formatted("server.back").endswith(" WARNING server.back")
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
+    """The root logger; what is done to ours is undone."""
+    bare = logging.getLogger()
+    monkeypatch.setattr(logging.getLogger("mailqueue"), "level", logging.NOTSET)
+    return bare
+
+
+def test_a_process_of_ours_logs_to_standard_error(
+    root: logging.Logger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(root, "handlers", [])  # pytest puts its own there before each phase
+    logs.configure()
+    root.warning("consumer.started", extra={"facts": {"mode": "simulated"}})
+    assert capsys.readouterr().err.endswith(" WARNING consumer.started mode=simulated\n")
+
+
+def test_an_application_that_has_set_up_logging_is_left_alone(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = logging.NullHandler()
+    monkeypatch.setattr(root, "handlers", [mine])
+    logs.configure()
+    assert root.handlers == [mine]

@@ -1,0 +1,148 @@
+"""The order of the modules, and what an application pays for ``import mailqueue``."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mailqueue
+
+PACKAGE = Path(mailqueue.__file__).parent
+
+# A module imports only from those above it. The names of the design's list stand in its order. The
+# star stands for every adapter that is not named: one file, which imports no other adapter.
+ORDER = """
+errors
+headers mime fields message
+record lifecycle rotation
+config_values config_file config
+outage document transitions interventions mongo store
+health
+tube
+vendors.limits vendors.base vendors vendors.deadline vendors.failures vendors.transport
+vendors.http vendors.smtp_connection vendors.aws vendors.aws_endpoints vendors.aws_role *
+status intake producer
+routing triage worker
+sweeper
+logs service consumer
+private_server devserver
+form table desk audit casework doctor overview cli __main__
+""".split()  # noqa: SIM905  # what belongs together stands together
+
+LONGEST = 350  # lines of a module
+STARTS = 5
+
+
+def modules() -> dict[str, ast.Module]:
+    """Every module by its name in the package; a folder is its ``__init__``."""
+    found = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
+        name = name.removesuffix(".__init__")
+        if name != "__init__":
+            found[name] = ast.parse(file.read_text())
+    return found
+
+
+MODULES = modules()
+ADAPTERS = sorted(name for name in MODULES if name.startswith("vendors.") and name not in ORDER)
+
+
+def above(name: str) -> set[str]:
+    """What a module may import."""
+    place = ORDER.index("*" if name in ADAPTERS else name)
+    adapters = ADAPTERS if place > ORDER.index("*") else []
+    return {*ORDER[:place], *adapters}
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The modules of ours that ``tree`` imports, anywhere in it; not for type checkers only."""
+    if isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING":
+        return
+    if isinstance(tree, ast.ImportFrom) and tree.module is not None:
+        package, _, name = tree.module.partition(".")
+        if package == "mailqueue":
+            inside = [f"{name}.{alias.name}".lstrip(".") for alias in tree.names]
+            yield from (i if i in MODULES else name for i in inside)
+    if isinstance(tree, ast.Import):
+        ours = (a.name for a in tree.names if a.name.startswith("mailqueue."))
+        yield from (name.removeprefix("mailqueue.") for name in ours)
+    for child in ast.iter_child_nodes(tree):
+        yield from imported(child)
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(MODULES) - set(ADAPTERS) == set(ORDER) - {"*"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_from_those_above_it(name: str) -> None:
+    assert set(imported(MODULES[name])) - {""} <= above(name)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_says_what_it_is_and_can_be_read_at_one_sitting(name: str) -> None:
+    assert ast.get_docstring(MODULES[name])
+    assert (MODULES[name].body[-1].end_lineno or 0) < LONGEST
+
+
+def test_only_the_tube_speaks_to_beanstalkd() -> None:
+    users = {name for name, tree in MODULES.items() if "greenstalk" in imports_of(tree)}
+    assert users == {"tube"}
+
+
+def imports_of(tree: ast.AST) -> set[str]:
+    """The first names of all that is imported."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("name", ["record", "lifecycle", "rotation", "document", "transitions"])
+def test_what_is_pure_imports_nothing_that_reaches_out(name: str) -> None:
+    assert imports_of(MODULES[name]) <= {
+        *("__future__", "bson", "collections", "dataclasses", "datetime", "enum", "mailqueue"),
+        "typing",
+    }
+
+
+IMPORT = """
+import json, sys, time
+began = time.perf_counter()
+import mailqueue
+took = time.perf_counter() - began
+print(json.dumps([took, sorted(sys.modules)]))
+"""
+
+
+def test_an_application_that_imports_us_does_not_load_what_only_consumers_need() -> None:
+    loaded: set[str] = set()
+    took = []
+    for _ in range(STARTS):
+        told = subprocess.run(
+            [sys.executable, "-c", IMPORT], check=True, capture_output=True, cwd=PACKAGE.parent
+        )
+        seconds, names = json.loads(told.stdout)
+        loaded |= set(names)
+        took.append(seconds)
+    print(f"import mailqueue: {min(took) * 1000:.0f} ms, the best of {STARTS}")  # noqa: T201
+    assert "mailqueue.producer" in loaded
+    heavy = {"requests", "urllib3", "pymongo", "smtplib", "tenacity"}
+    ours = {"consumer", "worker", "sweeper", "vendors.http", "vendors.smtp", "devserver", "store"}
+    assert not loaded & (heavy | {f"mailqueue.{name}" for name in ours})
+
+
+def test_the_consumer_is_there_for_who_asks() -> None:
+    assert mailqueue.Consumer.__module__ == "mailqueue.consumer"
+    with pytest.raises(AttributeError, match="no attribute 'Sonsumer'"):
+        mailqueue.Sonsumer  # noqa: B018
