@@ -17,7 +17,6 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Self
 
 from mailqueue import config_file
@@ -256,7 +255,7 @@ class Config:
         environ: Mapping[str, str] = os.environ,
     ) -> Self:
         """The JSON file at ``path``, else at $MAILQUEUE_CONFIG, else ./config.json."""
-        file = Path(path or environ.get("MAILQUEUE_CONFIG") or "config.json")
+        file = config_file.place(path, environ)
         mapping = config_file.read(file)
         config = cls.from_mapping(mapping, secrets=secrets, environ=environ)
         secret = config_file.spells_out_secrets(mapping, keys_of(VendorConfig))
@@ -332,6 +331,8 @@ def _needed(entry: Mapping[str, Any], path: str, secrets: bool, problems: Proble
     row = VENDOR_TYPES.get(str(entry.get("type")))
     for name in row.keys if row else ():
         problems.found(f"{path}.{name}", "must not be empty" if entry.get(name) == "" else None)
+    if row and row.needs_base_url and entry.get("base_url") is None:
+        problems.found(f"{path}.base_url", "required key is missing")
     return entry
 
 

@@ -9,6 +9,7 @@ Promises: a ConfigError names the file and the place in it, and never quotes wha
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ from mailqueue.config_values import VENDOR_TYPES, Problems
 from mailqueue.errors import ConfigError
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
+
+
+def place(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path:
+    """The file at ``path``, else at $MAILQUEUE_CONFIG, else ./config.json."""
+    return Path(path or environ.get("MAILQUEUE_CONFIG") or "config.json")
 
 
 def read(file: Path) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bson import ObjectId
@@ -49,7 +49,7 @@ from mailqueue.sweeper import Sweeper
 from mailqueue.vendors.base import Vendor
 from mailqueue.worker import Worker
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("mailqueue.consumer")  # __name__ is "__main__" for the command
 
 TICK = 0.1
 BURST_SWEEP = 1.0
@@ -110,6 +110,24 @@ class Consumer:
         if self._stopping.is_set():
             self._abandoning.set()
         self._stopping.set()
+
+    def sweep(self) -> Mapping[str, int] | None:
+        """One round of the sweeper alone, now; None: another process holds its lease."""
+        try:
+            self._store.ensure_indexes()
+            self._routing.health.refresh()
+            done = self._sweeper.sweep()
+            self._sweeper.close()
+            return done or None
+        finally:
+            self._store.close()
+
+    def would_sweep(self) -> Mapping[str, int]:
+        """What such a round would find; nothing is changed."""
+        try:
+            return self._sweeper.preview()
+        finally:
+            self._store.close()
 
     # The life of the process -------------------------------------------------------------------
 

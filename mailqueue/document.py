@@ -13,16 +13,17 @@ Promises: no I/O. ``transitions`` holds the guarded updates, ``store`` is the on
     status  reason  priority  due_at  expires_at  clock_from  created_at  updated_at
     lease {token, owner, nonce, until}      token grows with every claim and is never reused
     attempts [{n, token, vendor, key, probe, started_at, ended_at,
-               outcome, code, detail, message_id, answered, refused}]    the newest 50
+               outcome, code, detail, message_id, answered, refused, pending}]    the newest 50
     round {n, tried, refused}  pin {vendor, key, until, repeats}  pending  refused
-    unknowns  counted  late_accept {vendor, message_id, token, at}  announced {at, n}
+    unknowns  counted  late_accept {vendor, message_id, refused, token, at}  announced {at, n}
     vendor  vendor_message_id  sent_at  simulated
+    interventions [{n, verb, was, reason, token, at, nonce}]    a person's, the newest 50
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -78,7 +79,7 @@ def new(
 class Stored:
     """A document as it was read, with the server's time of the reading."""
 
-    document: Document
+    document: Document = field(repr=False)
     now: datetime
 
     @property

@@ -3,12 +3,12 @@
 Decides: the words. ``lifecycle`` decides what follows from them, ``store`` how they are kept.
 
 Promises: every value is immutable; durations are seconds; no address, subject or body in a
-``code``, ``detail`` or ``reason``.
+``code``, ``detail`` or ``reason``, nor in a repr.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 PROBE_STEP = 5.0
@@ -65,9 +65,10 @@ class SendResult:
 
     ``code`` and ``detail`` carry no address, subject or body. ``retry_after`` (seconds) is a time
     that the vendor named itself. ``refused`` are recipients refused for good, ``pending`` those
-    put off; with ``accepted`` all others were taken. ``answered`` is False when no complete answer
-    came (refused connection, DNS, TLS, time-out, reset). ``ours`` marks an ``unknown`` that our
-    side caused; the vendor is not blamed for it.
+    put off; with ``accepted`` all others were taken. ``held``: accepted, but kept there since the
+    account is suspended or its quota spent; the vendor is to get no more. ``answered`` is False
+    when no complete answer came (refused connection, DNS, TLS, time-out, reset). ``ours`` marks an
+    ``unknown`` that our side caused; the vendor is not blamed for it.
     """
 
     outcome: Outcome
@@ -75,8 +76,9 @@ class SendResult:
     detail: str = ""
     message_id: str | None = None
     retry_after: float | None = None
-    refused: tuple[str, ...] = ()
-    pending: tuple[str, ...] = ()
+    refused: tuple[str, ...] = field(default=(), repr=False)
+    pending: tuple[str, ...] = field(default=(), repr=False)
+    held: bool = False
     answered: bool = True
     ours: bool = False
 
@@ -123,8 +125,8 @@ class Record:
     unknowns: int = 0
     round: Round = Round()
     pin: Pin | None = None
-    pending: tuple[str, ...] | None = None
-    refused: tuple[str, ...] = ()
+    pending: tuple[str, ...] | None = field(default=None, repr=False)
+    refused: tuple[str, ...] = field(default=(), repr=False)
     failed_at: frozenset[str] = frozenset()
     vendor: str | None = None
     probe: bool = False
@@ -183,7 +185,7 @@ class Decision:
     vendor_closing: Closing | None = None
     round: Round = Round()
     pin: Pin | None = None
-    pending: tuple[str, ...] | None = None
-    refused: tuple[str, ...] = ()
+    pending: tuple[str, ...] | None = field(default=None, repr=False)
+    refused: tuple[str, ...] = field(default=(), repr=False)
     unknowns: int = 0
     counted: int = 0

@@ -21,8 +21,10 @@ from pymongo.client_session import ClientSession
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 from pymongo.read_concern import ReadConcern
 
+from mailqueue import interventions
 from mailqueue.config import MongoDB
 from mailqueue.document import SIMULATED, Document, Stored
+from mailqueue.interventions import Verb
 from mailqueue.mongo import Mongo, duplicates, write_errors
 from mailqueue.record import SendResult, Status
 from mailqueue.transitions import (
@@ -38,6 +40,16 @@ from mailqueue.transitions import (
     looked_up_update,
 )
 
+INDEXES: Mapping[str, Mapping[str, Any]] = {
+    "idempotency_key": {
+        "unique": True,
+        "partialFilterExpression": {"idempotency_key": {"$exists": True}},
+    },
+    "status due_at _id": {},
+    "status expires_at": {"partialFilterExpression": {"expires_at": {"$exists": True}}},
+    "status updated_at": {},
+}
+
 
 class Store(Mongo):
     """The collection of e-mails, for one kind of consumer or producer (``env``)."""
@@ -48,21 +60,21 @@ class Store(Mongo):
         super().__init__(settings, client)
         self.env = env
         self.emails = self.collection("")
+        self.indexed = False
 
     def ensure_indexes(self) -> None:
         """Create the indexes that are missing."""
         with self.reached():
-            self.emails.create_index(
-                "idempotency_key",
-                unique=True,
-                partialFilterExpression={"idempotency_key": {"$exists": True}},
-            )
-            self.emails.create_index([("status", 1), ("due_at", 1), ("_id", 1)])
-            self.emails.create_index(
-                [("status", 1), ("expires_at", 1)],
-                partialFilterExpression={"expires_at": {"$exists": True}},
-            )
-            self.emails.create_index([("status", 1), ("updated_at", 1)])
+            for name, options in INDEXES.items():
+                self.emails.create_index([(field, 1) for field in name.split()], **options)
+        self.indexed = True
+
+    def missing_indexes(self) -> list[str]:
+        """The indexes that nobody has created yet, by their fields."""
+        with self.reached():
+            there = self.emails.index_information().values()
+        fields = [" ".join(field for field, _ in index["key"]) for index in there]
+        return [name for name in INDEXES if name not in fields]
 
     # Producing ---------------------------------------------------------------------------------
 
@@ -130,15 +142,10 @@ class Store(Mongo):
 
         What some recipients have got already goes on to the others.
         """
-        left = {"$or": [{"$gt": ["$unknowns", 0]}, {"$gt": ["$pin", None]}]}
-        update = {
-            "status": {"$cond": [left, Status.UNCERTAIN.value, Status.CANCELLED.value]},
-            "reason": "cancelled",
-            "updated_at": "$$NOW",
-        }
-        queued = {"_id": email_id, "status": Status.QUEUED.value, "pending": None}
+        queued = {"_id": email_id, **interventions.guard(Verb.CANCEL)}
+        update = [{"$set": interventions.cancelled()}]
         with self.reached():
-            self.persist(lambda: self.emails.update_one(queued, [{"$set": update}]), self.timeout)
+            self.persist(lambda: self.emails.update_one(queued, update), self.timeout)
             found = self.emails.find_one({"_id": email_id}, {"status": 1})
         return found is not None and found["status"] == Status.CANCELLED
 
@@ -195,8 +202,20 @@ class Store(Mongo):
         write = UpdateOne(looked_up_filter(email_id, token), looked_up_update(token))
         self._bulk([write], self.timeout)
 
-    def _bulk(self, writes: list[UpdateOne], seconds: float) -> int:
+    def intervene(self, ids: Sequence[ObjectId], verb: Verb, nonce: ObjectId) -> set[ObjectId]:
+        """Do what a person asked for; returns the ids changed, now or by a lost reply's try."""
+        chosen = {"_id": {"$in": list(ids)}}
+        match = {**chosen, **interventions.guard(verb), "interventions.nonce": {"$ne": nonce}}
+        update = interventions.update(verb, nonce)
         with self.reached():
+            self.persist(lambda: self.emails.update_many(match, update), self.timeout)
+        changed = self._majority({**chosen, "interventions.nonce": nonce}, {"_id": 1})
+        return {document["_id"] for document in changed}
+
+    def _bulk(self, writes: list[UpdateOne], seconds: float) -> int:
+        if not writes:
+            return 0
+        with self.reached(seconds=seconds):
             result = self.persist(lambda: self.emails.bulk_write(writes, ordered=False), seconds)
             return result.matched_count
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from mailqueue import lifecycle, tube
@@ -41,6 +42,7 @@ JUST_NOW = timedelta(seconds=1)
 ANNOUNCED_LATELY = timedelta(seconds=60)
 ANNOUNCEMENTS = 5
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_ID = ObjectId(b"\0" * 12)
 OVERDUE = {True: 60.0, False: 900.0}
 
 
@@ -72,6 +74,20 @@ class Sweeper:
             logger.info("sweep.done", extra={"facts": done})
         return done
 
+    def preview(self) -> Mapping[str, int]:
+        """What a round would do now, each counted up to its page; nothing is changed."""
+        now = self._store.now()
+        found = {
+            "rescued": self._store.count(self._over(), PRUNED),
+            "expired": self._store.count(self._past(now), PRUNED),
+            "pruned": sum(self._store.count(match, PRUNED) for _, match in self._old(now)),
+        }
+        try:
+            pages = self._unannounced(now)
+        except QueueUnavailable:
+            return found
+        return found | {"announced": len({stored.id for page in pages for stored in page})}
+
     def close(self) -> None:
         """Let another process sweep at once."""
         with self._store.reached():
@@ -102,10 +118,11 @@ class Sweeper:
     # Leases and expiry -------------------------------------------------------------------------
 
     def _rescue(self) -> int:
-        """End leases that ran out, in pages: each page's e-mails leave the state."""
+        """End leases that ran out, page by page: what cannot be rescued holds up nobody."""
         rescued = 0
-        match = self._mine(Status.SENDING) | {"$expr": {"$lt": ["$lease.until", "$$NOW"]}}
-        while page := self._store.find(match, PAGE):
+        last = _FIRST_ID
+        while page := self._store.find(self._over() | {"_id": {"$gt": last}}, PAGE, "_id"):
+            last = page[-1].id
             found = self._store.read([stored.id for stored in page])
             changes = {s.id: (s, c) for s in found.values() if (c := self._rescued(s))}
             done = self._store.change([c for _, c in changes.values()], self._store.timeout)
@@ -113,9 +130,10 @@ class Sweeper:
             for email_id in done:
                 logger.warning("lease.expired", extra={"facts": {"id": str(email_id)}})
                 self._announce(*changes[email_id])
-            if len(page) < PAGE or not done:
-                break
         return rescued
+
+    def _over(self) -> dict[str, Any]:
+        return self._mine(Status.SENDING) | {"$expr": {"$lt": ["$lease.until", "$$NOW"]}}
 
     def _rescued(self, stored: Stored) -> Change | None:
         """What follows for one of them; None: its lease was renewed, or it cannot be read."""
@@ -138,7 +156,7 @@ class Sweeper:
     def _expire(self) -> int:
         """End queued e-mails whose time has passed."""
         expired = 0
-        match = self._mine(Status.QUEUED) | {"expires_at": {"$lte": self._store.now()}}
+        match = self._past(self._store.now())
         while page := self._store.find(match, PAGE):
             changes = [
                 Change(
@@ -155,11 +173,18 @@ class Sweeper:
                 break
         return expired
 
+    def _past(self, now: datetime) -> dict[str, Any]:
+        return self._mine(Status.QUEUED) | {"expires_at": {"$lte": now}}
+
     # The relay ---------------------------------------------------------------------------------
 
     def _relay(self) -> int:
         """Announce what is due but not on the tube."""
-        now = self._store.now()
+        pages = self._unannounced(self._store.now())
+        return sum(self._announce_page(page) for page in pages)
+
+    def _unannounced(self, now: datetime) -> list[list[Stored]]:
+        """The next pages to announce. Raises ``QueueUnavailable``."""
         jobs = tube.depth(self._config.beanstalkd)
         there = jobs["ready"] + jobs["reserved"]
         due = self._due(now - JUST_NOW)
@@ -168,7 +193,7 @@ class Sweeper:
         pages = [self._overdue(now)]
         if missing > 0:
             pages.insert(0, self._longest_unannounced(due, now, min(RELAYED, missing + PAGE)))
-        return sum(self._announce_page(page) for page in pages)
+        return pages
 
     def _due(self, now: datetime) -> dict[str, Any]:
         return self._mine(Status.QUEUED) | {"$or": [{"due_at": None}, {"due_at": {"$lte": now}}]}
@@ -182,7 +207,10 @@ class Sweeper:
     def _overdue(self, now: datetime) -> list[Stored]:
         """Whatever the tube's depth: what waits for longer than its class should, ever rarer."""
         waited = [
-            {**self._class(high), **self._announced(n), "updated_at": {"$lte": before}}
+            self._due(before)
+            | self._class(high)
+            | self._announced(n)
+            | {"updated_at": {"$lte": before}}
             for high, base in OVERDUE.items()
             for n in range(ANNOUNCEMENTS)
             for before in [now - timedelta(seconds=base * 4**n)]
@@ -207,18 +235,21 @@ class Sweeper:
 
     def _prune(self) -> int:
         """Delete what ended long ago; never what waits for a person."""
+        return sum(self._prune_page(s, match) for s, match in self._old(self._store.now()))
+
+    def _old(self, now: datetime) -> Iterator[tuple[Status, dict[str, Any]]]:
         days = self._config.retention
         kept = {
             Status.SENT: days.sent_days,
             Status.FAILED: days.failed_days,
             Status.CANCELLED: days.failed_days,
         }
-        now = self._store.now()
-        return sum(self._prune_page(s, now - timedelta(days=d)) for s, d in kept.items())
+        for status, kept_for in kept.items():
+            before = now - timedelta(days=kept_for)
+            yield status, self._mine(status) | {"updated_at": {"$lt": before}}
 
-    def _prune_page(self, status: Status, before: datetime) -> int:
+    def _prune_page(self, status: Status, match: Mapping[str, Any]) -> int:
         pruned = 0
-        match = self._mine(status) | {"updated_at": {"$lt": before}}
         for page in self._pages(match):
             pruned += self._store.delete([stored.id for stored in page], status)
             if pruned >= PRUNED:

@@ -158,6 +158,9 @@ def _late_accept_wins(simulated: bool) -> dict[str, Any]:
         "status": Status.SENT.value,
         "reason": None,
         "due_at": None,
+        "pin": None,
+        "pending": None,
+        "refused": "$late_accept.refused",
         "vendor": "$late_accept.vendor",
         "vendor_message_id": "$late_accept.message_id",
         "sent_at": "$$NOW",
@@ -175,12 +178,17 @@ def late_yes_filter(email_id: ObjectId, token: int) -> Filter:
 
 
 def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool) -> Pipeline:
-    """A yes from a worker that lost its lease: the e-mail is sent, whatever it is by now."""
+    """A yes from a worker that lost its lease: the e-mail is sent, whatever it is by now.
+
+    Whom this vendor refused or put off is recorded as refused; the e-mail is not tried again.
+    """
     sending = {"$eq": ["$status", Status.SENDING.value]}
     sent = {"$eq": ["$status", Status.SENT.value]}
+    left_out = {"$literal": [*result.refused, *result.pending]}
     yes = {
         "vendor": {"$literal": vendor},
         "message_id": {"$literal": result.message_id},
+        "refused": {"$setUnion": [{"$ifNull": ["$refused", []]}, left_out]},
         "token": token,
         "at": "$$NOW",
     }
@@ -190,6 +198,8 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
         "reason": None,
         "due_at": None,
         "pin": None,
+        "pending": None,
+        "refused": yes["refused"],
         "vendor": yes["vendor"],
         "vendor_message_id": yes["message_id"],
         "sent_at": "$$NOW",
@@ -238,6 +248,7 @@ def _line_end(result: SendResult | None) -> dict[str, Any]:
         "message_id": {"$literal": result.message_id},
         "answered": result.answered,
         "refused": {"$literal": list(result.refused)},
+        "pending": {"$literal": list(result.pending)},
     }
 
 

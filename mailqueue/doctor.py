@@ -1,0 +1,201 @@
+"""What is wrong with an installation, and what to do about it.
+
+Decides: what is looked at, and how bad each finding is: ``FAIL`` keeps e-mails from being sent or
+waits for a person, ``WARN`` weakens what is promised or will surprise somebody.
+
+Assumes: a configuration that could be read.
+
+Promises: nothing is changed, but that a new vendor gets its (open) health document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+from mailqueue import config_file, tube
+from mailqueue.config import Config, VendorConfig, is_production, keys_of
+from mailqueue.desk import MANY
+from mailqueue.document import PRODUCTION, SIMULATED
+from mailqueue.errors import ConfigError, QueueUnavailable, StoreUnavailable
+from mailqueue.health import HealthBoard
+from mailqueue.record import Status
+from mailqueue.store import Store
+from mailqueue.table import age
+
+SKEW = 5.0
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "OK"
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``todo``: what a person can do about it."""
+
+    level: Level
+    what: str
+    said: str
+    todo: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """What is examined."""
+
+    config: Config
+    file: Path
+    environ: Mapping[str, str]
+    store: Store
+
+
+def examine(patient: Patient) -> list[Finding]:
+    """Look at everything; what cannot be looked at without MongoDB is left out when it is away."""
+    findings = [f for check in (_mode, _vendors, _file, _beanstalkd) for f in check(patient)]
+    try:
+        return findings + [f for check in _IN_MONGODB for f in check(patient)]
+    except StoreUnavailable as error:
+        todo = "start it, or correct mongodb.uri; producers raise StoreUnavailable meanwhile"
+        return [*findings, Finding(Level.FAIL, "mongodb", f"not reached ({error})", todo)]
+
+
+def _mode(patient: Patient) -> Iterator[Finding]:
+    if is_production(patient.environ):
+        yield Finding(Level.OK, "mode", "production")
+    else:
+        todo = "set MAILQUEUE_ENV=production where e-mails are to leave"
+        yield Finding(Level.WARN, "mode", "simulation: nothing leaves", todo)
+
+
+def _vendors(patient: Patient) -> Iterator[Finding]:
+    """Whether every vendor's secrets are there; a consumer does not start without in production."""
+    if not patient.config.vendors:
+        yield Finding(Level.FAIL, "vendors", "none configured", "name at least one in the file")
+    missing: tuple[str, ...] = ()
+    try:
+        Config.load(patient.file, secrets=True, environ=patient.environ)
+    except ConfigError as error:
+        missing = error.problems
+    level = Level.FAIL if is_production(patient.environ) else Level.WARN
+    for problem in missing:
+        yield Finding(level, "secrets", problem, "a consumer in production needs it")
+    if patient.config.vendors and not missing:
+        yield Finding(Level.OK, "secrets", f"there, of {len(patient.config.vendors)} vendors")
+
+
+def _file(patient: Patient) -> Iterator[Finding]:
+    spelled = config_file.spells_out_secrets(config_file.read(patient.file), keys_of(VendorConfig))
+    if spelled and patient.file.stat().st_mode & 0o004:
+        todo = "chmod o-r, or name environment variables as ${NAME} instead"
+        yield Finding(Level.WARN, "config", "holds secrets and can be read by all", todo)
+    else:
+        yield Finding(Level.OK, "config", str(patient.file))
+
+
+# beanstalkd ---------------------------------------------------------------------------------------
+
+
+def _beanstalkd(patient: Patient) -> Iterator[Finding]:
+    for server in patient.config.beanstalkd.servers:
+        try:
+            connection = tube.Connection(server, patient.config.beanstalkd.tube)
+            try:
+                numbers, jobs = connection.server(), connection.stats()
+            finally:
+                connection.close()
+        except QueueUnavailable as error:
+            todo = "start it; e-mails are stored meanwhile and announced later, but none is sent"
+            yield Finding(Level.FAIL, f"beanstalkd {server}", f"not reached ({error})", todo)
+            continue
+        yield Finding(Level.OK, f"beanstalkd {server}", f"reached, {jobs['ready']} jobs ready")
+        yield from _weak(f"beanstalkd {server}", numbers, jobs)
+
+
+def _weak(
+    what: str, numbers: Mapping[str, int | str], jobs: Mapping[str, int]
+) -> Iterator[Finding]:
+    if numbers.get("binlog-current-index") == 0:
+        todo = "start it with -b DIR; until then the sweeper announces anew after a restart"
+        yield Finding(Level.WARN, what, "has no binlog", todo)
+    if numbers.get("draining") in ("true", True):
+        yield Finding(Level.WARN, what, "is draining: it takes no jobs", "restart it")
+    if jobs["buried"]:
+        todo = "look at them with a beanstalkd client; they are foreign or unreadable"
+        yield Finding(Level.WARN, what, f"{jobs['buried']} jobs are buried", todo)
+
+
+# MongoDB and what is in it ------------------------------------------------------------------------
+
+
+def _mongodb(patient: Patient) -> Iterator[Finding]:
+    with patient.store.reached():
+        hello = patient.store.client.admin.command("hello")
+    yield Finding(Level.OK, "mongodb", "reached")
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        todo = "make it a replica set, also of one node: it alone has transactions and safe retries"
+        yield Finding(Level.WARN, "mongodb", "is a standalone server", todo)
+
+
+def _clock(patient: Patient) -> Iterator[Finding]:
+    before = datetime.now(UTC)
+    server = patient.store.now()
+    after = datetime.now(UTC)
+    ahead = (server - (before + (after - before) / 2)).total_seconds()
+    if abs(ahead) - (after - before).total_seconds() / 2 > SKEW:
+        said = f"MongoDB's is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"
+        yield Finding(Level.WARN, "clock", said, "have both hosts synchronise their clocks")
+    else:
+        yield Finding(Level.OK, "clock", "MongoDB's agrees with this host's")
+
+
+def _indexes(patient: Patient) -> Iterator[Finding]:
+    missing = patient.store.missing_indexes()
+    todo = "start a consumer, or call Producer.connect(): they create what is missing"
+    for name in missing:
+        yield Finding(Level.FAIL, "indexes", f"none on {name.replace(' ', ', ')}", todo)
+    if not missing:
+        yield Finding(Level.OK, "indexes", "there")
+
+
+def _health(patient: Patient) -> Iterator[Finding]:
+    board = HealthBoard(patient.store, [vendor.name for vendor in patient.config.vendors])
+    closed = [health for health in board.read().values() if not health.open]
+    todo = "see `mailqueue vendors`; it opens by itself when a probe succeeds"
+    for health in closed:
+        since = age(board.now() - (health.since or board.now()))
+        level = Level.FAIL if len(closed) == len(board.read()) else Level.WARN
+        said = f"{health.name} closed for {since}: {health.reason}"
+        yield Finding(level, "vendors", said, todo)
+    if patient.config.vendors and not closed:
+        yield Finding(Level.OK, "vendors", "all open")
+
+
+def _waiting(patient: Patient) -> Iterator[Finding]:
+    uncertain = patient.store.count({"status": Status.UNCERTAIN.value}, MANY)
+    if uncertain:
+        todo = "ask the vendors whether they have them, then `mailqueue retry` or `mark-sent`"
+        yield Finding(Level.FAIL, "e-mails", f"{uncertain} uncertain, for a person to decide", todo)
+    else:
+        yield Finding(Level.OK, "e-mails", "none uncertain")
+    other = SIMULATED if is_production(patient.environ) else PRODUCTION
+    match = {"status": Status.QUEUED.value, "env": other}
+    if n := patient.store.count(match, MANY):
+        todo = f"only a consumer of that kind sends them ({other}): set MAILQUEUE_ENV accordingly"
+        yield Finding(Level.WARN, "e-mails", f"{n} queued are of the other kind", todo)
+
+
+_IN_MONGODB: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
+    _mongodb,
+    _clock,
+    _indexes,
+    _health,
+    _waiting,
+)
