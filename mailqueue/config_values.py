@@ -9,6 +9,7 @@ secret or an address.
 
 from __future__ import annotations
 
+import base64
 import difflib
 import ipaddress
 import re
@@ -66,6 +67,8 @@ vendor_name = pattern(r"[A-Za-z0-9_.-]{1,64}", "must have 1 to 64 letters, digit
 sender = pattern(
     r"[^<>@\s,]+@[^<>@\s,]+|[^<>]*<[^<>@\s,]+@[^<>@\s,]+>", "must be one address: Ann <ann@x.org>"
 )
+
+region = pattern(r"[a-z0-9]+(-[a-z0-9]+)+", "must be the name of a region, as eu-west-1")
 
 
 def database(name: str) -> str | None:
@@ -173,11 +176,15 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class VendorType:
-    """Where a vendor's class is (``module:Class``), its own keys, and a rule over all of them."""
+    """Where a vendor's class is (``module:Class``), its own keys, and a rule over all of them.
+
+    ``needs_base_url``: the vendor has no address of its own.
+    """
 
     path: str
     keys: Mapping[str, Key]
     rule: Callable[[Mapping[str, Any]], tuple[str, str] | None] = fit
+    needs_base_url: bool = False
 
     def complete(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """The own keys with their defaults; a default may look at the keys before it."""
@@ -214,14 +221,72 @@ def _smtp(keys: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
+def _ses(keys: Mapping[str, Any]) -> tuple[str, str] | None:
+    if (keys["access_key_id"] is None) != (keys["secret_access_key"] is None):
+        return "secret_access_key", "access_key_id and secret_access_key belong together"
+    if keys["session_token"] is not None and keys["access_key_id"] is None:
+        return "session_token", "goes with access_key_id and secret_access_key"
+    return None
+
+
+def _base64(key: str) -> str | None:
+    try:
+        return None if base64.b64decode(key, validate=True) else "must not be empty"
+    except ValueError:
+        return "must be base64, as the portal shows it"
+
+
 _API_KEY = Key(str, "the account's API key", required=True, secret=True)
 
 VENDOR_TYPES: Mapping[str, VendorType] = {
+    "azure": VendorType(
+        "mailqueue.vendors.azure:Azure",
+        {"access_key": Key(str, "the resource's key", _base64, required=True, secret=True)},
+        needs_base_url=True,
+    ),
+    "brevo": VendorType("mailqueue.vendors.brevo:Brevo", {"api_key": _API_KEY}),
+    "mailersend": VendorType("mailqueue.vendors.mailersend:MailerSend", {"api_key": _API_KEY}),
     "mailgun": VendorType(
         "mailqueue.vendors.mailgun:Mailgun",
         {"api_key": _API_KEY, "domain": Key(str, "the sending domain", host, required=True)},
     ),
+    "mailjet": VendorType(
+        "mailqueue.vendors.mailjet:Mailjet",
+        {
+            "api_key": _API_KEY,
+            "secret_key": Key(str, "the API key's secret", required=True, secret=True),
+        },
+    ),
+    "mailtrap": VendorType("mailqueue.vendors.mailtrap:Mailtrap", {"api_key": _API_KEY}),
+    "mandrill": VendorType("mailqueue.vendors.mandrill:Mandrill", {"api_key": _API_KEY}),
+    "postmark": VendorType(
+        "mailqueue.vendors.postmark:Postmark",
+        {
+            "api_key": Key(str, "the server's API token", required=True, secret=True),
+            "message_stream": Key(str, "the message stream's id"),
+        },
+    ),
+    "resend": VendorType("mailqueue.vendors.resend:Resend", {"api_key": _API_KEY}),
+    "scaleway": VendorType(
+        "mailqueue.vendors.scaleway:Scaleway",
+        {
+            "secret_key": Key(str, "the API key's secret", required=True, secret=True),
+            "project_id": Key(str, "the Project's id", required=True),
+            "region": Key(str, "the region of the API", host, "fr-par"),
+        },
+    ),
     "sendgrid": VendorType("mailqueue.vendors.sendgrid:SendGrid", {"api_key": _API_KEY}),
+    "ses": VendorType(
+        "mailqueue.vendors.ses:Ses",
+        {
+            "region": Key(str, "the AWS region", region, required=True),
+            "access_key_id": Key(str, "absent: the environment's, else the role's", secret=True),
+            "secret_access_key": Key(str, "goes with `access_key_id`", secret=True),
+            "session_token": Key(str, "goes with keys that are lent", secret=True),
+        },
+        _ses,
+    ),
+    "smtp2go": VendorType("mailqueue.vendors.smtp2go:Smtp2Go", {"api_key": _API_KEY}),
     "smtp": VendorType(
         "mailqueue.vendors.smtp:Smtp",
         {
@@ -233,6 +298,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
         },
         _smtp,
     ),
+    "sparkpost": VendorType("mailqueue.vendors.sparkpost:SparkPost", {"api_key": _API_KEY}),
 }
 
 

@@ -244,8 +244,9 @@ def cut_body(reply: Reply) -> Behaviour:
 
 def cut_chunks(reply: Reply) -> Behaviour:
     """A chunked body that ends in the middle of a chunk."""
-    head = b"HTTP/1.1 %d Reason\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n" % reply.status
-    return say(head + reply.body[:10])
+    headers = {**reply.headers, "Transfer-Encoding": "chunked"}
+    lines = [f"HTTP/1.1 {reply.status} Reason", *(f"{k}: {v}" for k, v in headers.items())]
+    return say("\r\n".join([*lines, "", "40", ""]).encode() + reply.body[:10])
 
 
 # --- SMTP

@@ -21,16 +21,17 @@ once more, whatever the producer that stored it checked.
 
 from __future__ import annotations
 
+import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError, InvalidEmail
-from mailqueue.headers import Address, unsafe
+from mailqueue.headers import Address, mailbox, unsafe, unstructured
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import limits
@@ -61,7 +62,7 @@ class Attempt:
     email_id: str
     message_id: str
     key: str | None = None
-    recipients: tuple[str, ...] | None = None
+    recipients: tuple[str, ...] | None = field(default=None, repr=False)
     deadline: float
 
 
@@ -116,6 +117,46 @@ def created_at(email_id: str) -> datetime:
     return datetime.fromtimestamp(int(email_id[:8], 16), UTC)
 
 
+def everyone_once(email: Email) -> dict[str, list[Address]]:
+    """To, cc and bcc, an address only where it is shown first; no empty ones.
+
+    One that is there twice is refused by some vendors and gets two copies from others.
+    """
+    seen: set[str] = set()
+    fields: dict[str, list[Address]] = {}
+    for name, people in (("to", email.to), ("cc", email.cc), ("bcc", email.bcc)):
+        for person in people:
+            if person.ascii.lower() not in seen:
+                seen.add(person.ascii.lower())
+                fields.setdefault(name, []).append(person)
+    return fields
+
+
+def named(email: Email, addresses: Iterable[Any]) -> tuple[str, ...]:
+    """The recipients among ``addresses``, as we write them: vendors answer in lower case."""
+    told = {address.lower() for address in addresses if isinstance(address, str)}
+    people = email.recipients
+    return tuple(p.address for p in people if told & {p.address.lower(), p.ascii.lower()})
+
+
+def encoded_headers(email: Email) -> dict[str, str]:
+    """The e-mail's own headers and its Reply-To as they stand in a message, in plain ASCII."""
+    headers = {name: unstructured(value) for name, value in email.headers.items()}
+    if email.reply_to:
+        headers["Reply-To"] = ", ".join(mailbox(a.name, a.ascii) for a in email.reply_to)
+    return headers
+
+
+def extra_headers(email: Email, email_id: str) -> dict[str, str]:
+    """Our id, the tags and the metadata, for a vendor that has no other place for them."""
+    headers = {"X-Mailqueue-Id": email_id}
+    if email.tags:
+        headers["X-Mailqueue-Tags"] = unstructured(json.dumps(list(dict.fromkeys(email.tags))))
+    if email.metadata:
+        headers["X-Mailqueue-Metadata"] = unstructured(json.dumps(dict(email.metadata)))
+    return headers
+
+
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``over`` laid on it: mappings are merged, anything else is replaced."""
     result = dict(base)
@@ -128,9 +169,10 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def refuse_injection(email: Email) -> SendResult | None:
+def refuse_injection(email: Email, attempt: Attempt) -> SendResult | None:
     """A result if a header of this e-mail, decoded or not, could inject another; else None."""
-    problem = next(filter(None, map(unsafe, _header_values(email))), None)
+    values = (attempt.message_id, *_header_values(email))
+    problem = next(filter(None, map(unsafe, values)), None)
     if problem is None:
         return None
     return SendResult(outcome=Outcome.REJECTED, code=HEADER_INJECTION, detail=f"a header {problem}")
@@ -138,6 +180,7 @@ def refuse_injection(email: Email) -> SendResult | None:
 
 def _header_values(email: Email) -> Iterator[str]:
     yield from (email.subject, *email.headers, *email.headers.values())
+    yield from (*email.tags, *email.metadata, *email.metadata.values())  # headers at some vendors
     for person in _people(email):
         yield from (person.name, person.address)
     for file in email.attachments:

@@ -36,8 +36,10 @@ from functools import cached_property, lru_cache
 from http import HTTPStatus
 from importlib import metadata
 from typing import Any, ClassVar
+from urllib.parse import urlencode
 
 from mailqueue.config import VendorConfig
+from mailqueue.errors import ConfigError
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import base, failures
@@ -78,6 +80,11 @@ class Answer:
         """The body's JSON object, or an empty one."""
         return self.json if isinstance(self.json, dict) else {}
 
+    def string(self, name: str) -> str:
+        """The text under this name in the body's JSON object, or ``""``."""
+        value = self.object.get(name)
+        return value if isinstance(value, str) else ""
+
     @property
     def html(self) -> bool:
         """True for a page: what APIs do not send, but firewalls and proxies do."""
@@ -103,12 +110,19 @@ class Answer:
 
 
 class HttpVendor(Vendor):
-    """A vendor with an HTTP API. ``timeout`` of its config counts per read."""
+    """A vendor with an HTTP API. ``timeout`` of its config counts per read.
+
+    ``has_sandbox``: it documents a way to have a request checked only. Where there is none,
+    ``sandbox: true`` is refused: the e-mails would go out.
+    """
 
     default_base_url: ClassVar[str]
+    has_sandbox: ClassVar[bool] = True
 
     def __init__(self, config: VendorConfig) -> None:
         super().__init__(config)
+        if config.sandbox and not self.has_sandbox:
+            raise ConfigError([f"vendors.{config.name}.sandbox: {config.type} has no sandbox"])
         self.transport = Transport(config.base_url or self.default_base_url)
         self.secrets = tuple(v for v in config.keys.values() if isinstance(v, str))
 
@@ -126,7 +140,7 @@ class HttpVendor(Vendor):
             return SendResult(
                 outcome=Outcome.UNSUITABLE, code=base.ENVELOPE, detail="cannot send to some only"
             )
-        result = base.refuse_injection(email) or self._send(email, attempt)
+        result = base.refuse_injection(email, attempt) or self._send(email, attempt)
         return base.discreet(result, email, self.secrets)
 
     def close(self) -> None:
@@ -143,6 +157,17 @@ class HttpVendor(Vendor):
         if raw.cut and result.outcome is Outcome.UNKNOWN:
             return replace(result, code=raw.cut, answered=False)
         return result
+
+    def ask(
+        self, path: str, query: Mapping[str, str], headers: Mapping[str, str], attempt: Attempt
+    ) -> Mapping[str, Any]:
+        """The JSON object that a search answers with; empty when no whole 200 with one came."""
+        request = Request(f"{path}?{urlencode(query)}", b"", {**common_headers(), **headers})
+        try:
+            raw = self.transport.get(request, attempt.deadline, self.config.timeout)
+        except Lost:
+            return {}
+        return Answer(raw).object if raw.status == 200 else {}
 
     def by_status(self, answer: Answer, detail: str = "") -> SendResult:
         """The common table (at the top of this file)."""

@@ -1,4 +1,4 @@
-"""What each type of vendor can carry: data, and one function that reads it. No I/O, no clients.
+"""Whether a vendor can carry an e-mail, by the numbers of ``capacity``. No I/O, no clients.
 
 Decides: whether an e-mail need not be offered to a vendor at all. A vendor that cannot carry it is
 passed over without a call and without harm to its health; a producer, which has no credentials,
@@ -12,64 +12,14 @@ Promises: the phrases name no address, subject or body.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from mimetypes import MimeTypes
 
 from mailqueue.config import VendorConfig
-from mailqueue.message import Email
+from mailqueue.message import Attachment, Email
+from mailqueue.vendors.capacity import CAPACITY, MIB, Capacity
 
-MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
-    """What one type of vendor takes; None is no limit (that anybody told us of).
-
-    ``size`` counts what goes over the wire, attachments in base64. ``some`` is True where an
-    e-mail can be sent to some of its recipients only, with all of them shown in its headers.
-    """
-
-    recipients: int | None = None
-    size: int | None = None
-    some: bool = False
-    unicode_mailboxes: bool = False
-    needs_to: bool = False
-    needs_subject: bool = False
-    needs_body: bool = False
-    empty_attachments: bool = True
-    inline: bool = True
-    text_only: bool = True
-    reply_to: int | None = None
-    headers: bool = True
-    reserved_headers: frozenset[str] = frozenset()
-    tags: int | None = None
-    tag_length: int | None = None
-    metadata: bool = True
-    metadata_size: int | None = None
-
-
-CAPACITY: Mapping[str, Capacity] = {
-    "mailgun": Capacity(
-        recipients=1000,
-        size=25 * MIB,
-        needs_to=True,
-        tags=3,
-        metadata_size=16 * 1024,  # o:, h:, v: and t: fields together
-    ),
-    "sendgrid": Capacity(
-        recipients=1000,
-        size=30 * MIB,
-        needs_to=True,
-        needs_subject=True,
-        needs_body=True,
-        empty_attachments=False,
-        reserved_headers=frozenset({"x-sg-id", "x-sg-eid"}),  # beside those reserved everywhere
-        tags=10,
-        tag_length=255,
-        metadata_size=10_000,
-    ),
-    "smtp": Capacity(some=True, unicode_mailboxes=True),
-}
+__all__ = ["CAPACITY", "Capacity", "can_carry", "capacity", "nobody_carries"]
 
 _ANYTHING = Capacity(some=False, unicode_mailboxes=True)
 
@@ -83,7 +33,7 @@ def can_carry(type_: str, email: Email) -> str | None:
     """None if vendors of this type can take the e-mail, else a short phrase that says why not."""
     limit = capacity(type_)
     return next(
-        (problem for check in (_people, _parts, _extras) for problem in check(limit, email)),
+        (problem for check in _CHECKS for problem in check(limit, email)),
         None,
     )
 
@@ -102,6 +52,9 @@ def nobody_carries(vendors: Sequence[VendorConfig], email: Email) -> str | None:
 def _people(limit: Capacity, email: Email) -> Iterator[str]:
     if limit.recipients is not None and len(email.recipients) > limit.recipients:
         yield f"more than {limit.recipients} recipients"
+    for field, most in (("to", limit.to), ("cc", limit.cc), ("bcc", limit.bcc)):
+        if most is not None and len(getattr(email, field)) > most:
+            yield f"more than {most} {field} recipients"
     if limit.needs_to and not email.to:
         yield "no To recipient"
     if limit.reply_to is not None and len(email.reply_to) > limit.reply_to:
@@ -109,6 +62,8 @@ def _people(limit: Capacity, email: Email) -> Iterator[str]:
     people = (email.from_, *email.to, *email.cc, *email.bcc, *email.reply_to)
     if not limit.unicode_mailboxes and not all(person.is_ascii_mailbox for person in people):
         yield "non-ASCII mailbox"
+    if limit.name_length is not None and any(len(p.name) > limit.name_length for p in people):
+        yield f"a display name longer than {limit.name_length}"
 
 
 def _parts(limit: Capacity, email: Email) -> Iterator[str]:
@@ -118,12 +73,80 @@ def _parts(limit: Capacity, email: Email) -> Iterator[str]:
         yield "empty body"
     if not limit.text_only and not email.html:
         yield "text only"
-    if not limit.inline and any(a.content_id for a in email.attachments):
-        yield "inline attachment"
-    if not limit.empty_attachments and not all(a.content for a in email.attachments):
-        yield "empty attachment"
+    texts = filter(None, (email.subject, email.text, email.html))
+    if any(len(text) < limit.shortest_text for text in texts):
+        yield f"subject or body shorter than {limit.shortest_text}"
+    if limit.subject_length is not None and len(email.subject) > limit.subject_length:
+        yield f"subject longer than {limit.subject_length}"
     if limit.size is not None and _wire_size(email) > limit.size:
         yield f"larger than {limit.size // MIB} MiB"
+    bodies = (email.text or "", email.html or "")
+    if limit.body_size is not None and any(len(b.encode()) > limit.body_size for b in bodies):
+        yield f"a body larger than {limit.body_size // MIB} MiB"
+
+
+def _templates(limit: Capacity, email: Email) -> Iterator[str]:
+    """Text that a template engine would take for its own, and leave out."""
+    people = (email.from_, *email.to, *email.cc, *email.bcc, *email.reply_to)
+    texts = {
+        "bodies": (email.text or "", email.html or ""),
+        "headers": (email.subject, *map(str, people), *email.headers, *email.headers.values()),
+    }
+    read = (text for part in limit.templated for text in texts[part])
+    if any("{{" in text or "{%" in text for text in read):
+        yield "text that looks like a template"
+
+
+def _files(limit: Capacity, email: Email) -> Iterator[str]:
+    files = email.attachments
+    inline = [file for file in files if file.content_id]
+    if inline and not limit.inline:
+        yield "inline attachment"
+    if limit.inline_images_only and not all(_kind(file).startswith("image/") for file in inline):
+        yield "inline attachment that is no image"
+    if not limit.empty_attachments and not all(file.content for file in files):
+        yield "empty attachment"
+    if limit.attachments is not None and len(files) > limit.attachments:
+        yield f"more than {limit.attachments} attachments"
+    if limit.attachment_types and not limit.attachment_types.issuperset(map(_kind, files)):
+        yield "attachment of a type that is not taken"
+    most = limit.attachments_size
+    if most is not None and sum(len(file.content) for file in files) > most:
+        yield f"attachments larger than {most // 1_000_000} MB"
+
+
+def _names(limit: Capacity, email: Email) -> Iterator[str]:
+    """What vendors conclude from a file's name, and from its being text."""
+    files = email.attachments
+    if limit.extensions is not None:
+        ends = {file.filename.rpartition(".")[2].lower() for file in files if "." in file.filename}
+        if not limit.extensions.issuperset(ends) or not all("." in f.filename for f in files):
+            yield "attachment with an extension that is not taken"
+    if limit.names_tell_types and not all(map(_name_fits, files)):
+        yield "attachment whose name contradicts its type"
+    if limit.utf8_files and any(_charset(file) not in _UTF8 for file in files):
+        yield "attachment of text that is not UTF-8"
+
+
+_UTF8 = frozenset({"", "utf-8", "utf8", "us-ascii", "ascii"})
+
+
+def _charset(file: Attachment) -> str:
+    if not _kind(file).startswith("text/"):
+        return ""
+    parameters = (p.partition("=") for p in file.content_type.split(";")[1:])
+    values = (value for name, _, value in parameters if name.strip().lower() == "charset")
+    return next(values, "").strip(' "').lower()
+
+
+def _name_fits(file: Attachment) -> bool:
+    """A name of an unknown kind fits any type; one of another kind does not."""
+    guessed, _ = MimeTypes().guess_type(f"./{file.filename}")  # independent of the host's lists
+    return guessed in {None, _kind(file)}
+
+
+def _kind(file: Attachment) -> str:
+    return file.content_type.partition(";")[0].strip().lower()
 
 
 def _wire_size(email: Email) -> int:
@@ -136,16 +159,35 @@ def _extras(limit: Capacity, email: Email) -> Iterator[str]:
         yield "custom headers"
     if limit.reserved_headers.intersection(name.lower() for name in email.headers):
         yield "a header that is reserved there"
+    if limit.ascii_headers and not _ascii(email):
+        yield "non-ASCII headers or metadata"
     if limit.tags is not None and len(set(email.tags)) > limit.tags:
         yield f"more than {limit.tags} tags"
     if limit.tag_length is not None and any(len(tag) > limit.tag_length for tag in email.tags):
         yield f"a tag longer than {limit.tag_length}"
+    if not limit.underscore_tags and any(tag.startswith("_") for tag in email.tags):
+        yield "a tag that begins with an underscore"
     if not limit.metadata and email.metadata:
         yield "metadata"
+    if limit.metadata_name is not None and any(
+        len(name) > limit.metadata_name for name in email.metadata
+    ):
+        yield f"a name in the metadata longer than {limit.metadata_name}"
     if limit.metadata_size is not None and _metadata_size(email) > limit.metadata_size:
         yield f"more than {limit.metadata_size} bytes of metadata"
+    words = (*email.tags, *email.metadata, *email.metadata.values())
+    if limit.word_size is not None and any(len(w.encode()) > limit.word_size for w in words):
+        yield f"a tag or metadata of more than {limit.word_size} bytes"
+
+
+def _ascii(email: Email) -> bool:
+    texts = (*email.headers.values(), *email.metadata, *email.metadata.values())
+    return all(text.isascii() for text in texts)
 
 
 def _metadata_size(email: Email) -> int:
     """Names and values as JSON would write them, with room for our own entry."""
     return 50 + sum(len(k.encode()) + len(v.encode()) + 6 for k, v in email.metadata.items())
+
+
+_CHECKS = (_people, _parts, _templates, _files, _names, _extras)

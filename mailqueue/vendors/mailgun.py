@@ -1,4 +1,4 @@
-"""Mailgun: ``POST /v3/{domain}/messages``, multipart/form-data.
+"""Mailgun: ``POST /v3/{domain}/messages``, multipart; ``lookup`` by ``GET .../events``.
 
 Decides: what a request to Mailgun looks like and what its answers mean. Facts: Mailgun's
 openapi.yaml and api-sending.rst, "Error codes".
@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -33,7 +33,7 @@ from urllib3 import encode_multipart_formdata
 from mailqueue.headers import Address
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import ID_KEY, Attempt
+from mailqueue.vendors.base import ID_KEY, Attempt, created_at
 from mailqueue.vendors.http import Answer, HttpVendor, Request, common_headers
 
 Part = tuple[str, str | tuple[str, bytes, str]]
@@ -54,10 +54,34 @@ class Mailgun(HttpVendor):
         seed = f"{attempt.email_id} {attempt.message_id}".encode()
         boundary = hashlib.sha256(seed).hexdigest()
         body, content_type = encode_multipart_formdata(parts, boundary)
+        own = {"Content-Type": content_type, **self._login()}
+        return Request(self._path("messages"), body, {**common_headers(), **own})
+
+    def lookup(self, email: Email, attempt: Attempt) -> SendResult | None:
+        """The e-mail under our id among what was accepted for its first recipient.
+
+        ``message-id`` is a filter too, but for the id that Mailgun gave, which is what we lack.
+        """
+        query = {
+            "event": "accepted",
+            "recipient": email.recipients[0].ascii,
+            "begin": str(int(created_at(attempt.email_id).timestamp())),
+            "ascending": "yes",
+            "limit": "300",
+        }
+        events = self.ask(self._path("events"), query, self._login(), attempt).get("items")
+        for event in events if isinstance(events, list) else ():
+            message_id = _sent_as(event, attempt.email_id)
+            if message_id:
+                return SendResult(outcome=Outcome.ACCEPTED, code="found", message_id=message_id)
+        return None
+
+    def _path(self, what: str) -> str:
+        return f"/v3/{quote(self.config.keys['domain'], safe='')}/{what}"
+
+    def _login(self) -> Mapping[str, str]:
         login = b64encode(f"api:{self.config.keys['api_key']}".encode()).decode("ascii")
-        path = f"/v3/{quote(self.config.keys['domain'], safe='')}/messages"
-        own = {"Content-Type": content_type, "Authorization": f"Basic {login}"}
-        return Request(path, body, {**common_headers(), **own})
+        return {"Authorization": f"Basic {login}"}
 
     def _parts(self, email: Email, attempt: Attempt) -> Iterator[Part]:
         yield "from", _person(self.sender(email))
@@ -81,7 +105,7 @@ class Mailgun(HttpVendor):
 
     def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """Mailgun's own rows; its errors are ``{"message"}`` or plain text."""
-        message = _text(answer, "message")
+        message = answer.string("message")
         result = self.by_status(answer, message)
         match answer.status:
             case 200:
@@ -97,7 +121,7 @@ class Mailgun(HttpVendor):
         return result
 
     def _taken(self, answer: Answer, message: str) -> SendResult:
-        message_id = _text(answer, "id")
+        message_id = answer.string("id")
         if message_id and message.startswith("Queued"):
             return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
         result = self.by_status(answer, "200 without an id")
@@ -114,9 +138,16 @@ def _each(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list | tuple) else (value,)
 
 
-def _text(answer: Answer, name: str) -> str:
-    value = answer.object.get(name)
-    return value if isinstance(value, str) else ""
+def _sent_as(event: Any, email_id: str) -> str | None:
+    """Mailgun's id of the message, with its brackets, if this event is about this e-mail."""
+    if not isinstance(event, dict) or not isinstance(event.get("user-variables"), dict):
+        return None
+    message = event.get("message")
+    headers = message.get("headers") if isinstance(message, dict) else None
+    message_id = headers.get("message-id") if isinstance(headers, dict) else None
+    if event["user-variables"].get(ID_KEY) != email_id or not isinstance(message_id, str):
+        return None
+    return f"<{message_id.strip('<>')}>"
 
 
 def _told(answer: Answer, message: str) -> float | None:

@@ -81,7 +81,7 @@ class Smtp(Vendor):
 
     def send(self, email: Email, attempt: Attempt) -> SendResult:
         """One SMTP transaction."""
-        result = base.refuse_injection(email) or self._send(email, attempt)
+        result = base.refuse_injection(email, attempt) or self._send(email, attempt)
         login = (self.config.keys.get("username"), self.config.keys.get("password"))
         return base.discreet(result, email, tuple(filter(None, login)))
 

@@ -37,7 +37,7 @@ MAX_BODY = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """A POST: path and query, headers, body. No repr: it holds keys and an e-mail."""
+    """Path and query, headers, body. No repr: it holds keys and an e-mail."""
 
     path: str
     body: bytes
@@ -79,24 +79,32 @@ class Transport:
 
     def post(self, request: Request, deadline: float, timeout: float) -> RawAnswer:
         """Send the request once and read the answer. Raises Lost when no status came."""
+        return self._call("POST", request, deadline, timeout)
+
+    def get(self, request: Request, deadline: float, timeout: float) -> RawAnswer:
+        """The same for a question, which changes nothing at the vendor; it has no body."""
+        return self._call("GET", request, deadline, timeout)
+
+    def _call(self, method: str, request: Request, deadline: float, timeout: float) -> RawAnswer:
         if self.clock() - self._used_at > IDLE_SECONDS:
             self.close()
         with Call(deadline) as call, _current(call):
             try:
-                answer = self._exchange(request, call, timeout)
+                answer = self._exchange(method, request, call, timeout)
             except (RequestException, trouble.HTTPError, OSError, ValueError) as error:
                 self.close()
                 raise Lost(failures.code(error, call), written=call.written) from None
         self._used_at = self.clock()
         return answer
 
-    def _exchange(self, request: Request, call: Call, timeout: float) -> RawAnswer:
+    def _exchange(self, method: str, request: Request, call: Call, timeout: float) -> RawAnswer:
         prepared = PreparedRequest()
-        prepared.method = "POST"
+        prepared.method = method
         prepared.url = self._base_url + request.path
         prepared.headers = CaseInsensitiveDict(request.headers)
-        prepared.headers["Content-Length"] = str(len(request.body))
-        prepared.body = request.body
+        if method != "GET":
+            prepared.headers["Content-Length"] = str(len(request.body))
+            prepared.body = request.body
         limit = (min(CONNECT_SECONDS, call.remaining), min(timeout, call.remaining))
         response = self._adapter.send(prepared, stream=True, timeout=limit, verify=self.verify)
         body, cut = self._body(response, call)

@@ -5,7 +5,7 @@ A new vendor joins by a file beside ``sendgrid.py`` with a ``CASE``, and a line 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,22 @@ class Carried:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of a vendor's table: an answer, and what it has to mean."""
+    """One row of a vendor's table: an answer, and what it has to mean.
+
+    ``email``: fields of the plain e-mail that are other than usual; ``options``: the vendor's.
+    """
 
     reply: Reply
     outcome: Outcome
     retry_after: float | None = None
     message_id: str | None = None
     detail: str | None = None  # a part of it
+    refused: Sequence[str] = ()
+    pending: Sequence[str] = ()
+    held: bool = False
     sandbox: bool = False
+    email: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -55,7 +63,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A vendor. ``told_by_status``: its 2xx means acceptance, whatever becomes of the body."""
+    """A vendor. ``told_by_status``: its 2xx means acceptance, whatever becomes of the body.
+
+    ``narrowed``: fields of the rich e-mail as this vendor can carry them. ``own_message_id``: our
+    Message-ID is sent. ``sandboxed`` is None where there is no sandbox; ``sandbox_options`` are
+    the options without which there is none. ``sender_names``: the sender's display name is sent.
+    ``dated`` are the headers (lower case) that hold a signature, which is of the moment.
+    """
 
     type: str
     keys: Mapping[str, Any]
@@ -67,7 +81,12 @@ class Case:
     authorized: Callable[[Received], bool]
     rows: Sequence[Row]
     told_by_status: bool = False
-    sandboxed: Callable[[Received], bool]
+    sandboxed: Callable[[Received], bool] | None
+    sandbox_options: Mapping[str, Any] = field(default_factory=dict)
+    narrowed: Mapping[str, Any] = field(default_factory=dict)
+    own_message_id: bool = True
+    sender_names: bool = True
+    dated: Collection[str] = frozenset()
     violations: Callable[[Path, Received], list[str]]
     extra: tuple[Mapping[str, Any], Callable[[Received], bool]]  # vendor options, seen by the stub
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
+from email.header import decode_header, make_header
 from importlib import metadata
 from typing import Any
 
@@ -46,7 +48,9 @@ def test_every_type_of_the_config_has_a_class_and_a_capacity(type_: str) -> None
     keys: dict[str, Any] = {case.type: case.keys for case in CASES} | {
         "smtp": {"host": "localhost"}
     }
-    vendor = load(VendorConfig(name="v", type=type_, keys=keys[type_]), simulated=False)
+    base_url = "https://resource.example.org" if VENDOR_TYPES[type_].needs_base_url else None
+    config = VendorConfig(name="v", type=type_, base_url=base_url, keys=keys[type_])
+    vendor = load(config, simulated=False)
     assert type_ in limits.CAPACITY
     assert repr(vendor) == f"<{type(vendor).__name__} v>"
     vendor.close()
@@ -107,6 +111,13 @@ def _many(count: int) -> list[str]:
     return [f"r{n}@example.org" for n in range(count)]
 
 
+GIF = {"filename": "a.gif", "content": b"x", "content_type": "image/gif"}
+PDF = {"filename": "a.pdf", "content": b"x", "content_type": "application/pdf"}
+ZIP = {"filename": "a.zip", "content": b"x", "content_type": "application/zip"}
+LONG = {"subject": "A long subject", "text": "A long text."}
+NO_IMAGE = "inline attachment that is no image"
+OTHER_KIND = "attachment whose name contradicts its type"
+
 NOT_CARRIED = [
     ("sendgrid", {"to": [], "cc": ["b@example.org"]}, "no To recipient"),
     ("mailgun", {"to": [], "bcc": ["b@example.org"]}, "no To recipient"),
@@ -122,6 +133,39 @@ NOT_CARRIED = [
     ("mailgun", {"tags": ["a", "b", "c", "d"]}, "more than 3 tags"),
     ("sendgrid", {"metadata": {"k": "x" * 10_000}}, "more than 10000 bytes of metadata"),
     ("mailgun", {"text": "x" * 26 * 2**20}, "larger than 25 MiB"),
+    ("mailersend", {"to": _many(51)}, "more than 50 to recipients"),
+    ("mailersend", {"cc": _many(11)}, "more than 10 cc recipients"),
+    ("mailersend", {"bcc": _many(11)}, "more than 10 bcc recipients"),
+    ("mailersend", {"subject": "s" * 999}, "subject longer than 998"),
+    ("mailersend", {"reply_to": _many(2)}, "more than 1 reply-to"),
+    ("mailersend", {"headers": {"X-A": "b"}}, "custom headers"),
+    ("mailersend", {"tags": _many(5)}, "more than 4 tags"),
+    ("mailersend", {"metadata": {"a": "b"}}, "metadata"),
+    ("mailersend", {"attachments": [GIF | {"filename": "a.pdf"}]}, OTHER_KIND),
+    ("mailtrap", {"tags": ["a", "b"]}, "more than 1 tags"),
+    ("mailtrap", {"subject": ""}, "no subject"),
+    ("mandrill", {"tags": ["x" * 51]}, "a tag longer than 50"),
+    ("mandrill", {"tags": ["_x"]}, "a tag that begins with an underscore"),
+    ("mandrill", {"attachments": [PDF | {"content_id": "c"}]}, NO_IMAGE),
+    ("smtp2go", {"attachments": [PDF | {"content_id": "c"}]}, NO_IMAGE),
+    ("smtp2go", {"bcc": _many(101)}, "more than 100 bcc recipients"),
+    ("scaleway", LONG | {"subject": "too short"}, "subject or body shorter than 10"),
+    ("scaleway", LONG | {"html": "too short"}, "subject or body shorter than 10"),
+    ("scaleway", LONG | {"attachments": [GIF | {"content_id": "c"}]}, "inline attachment"),
+    ("scaleway", LONG | {"attachments": [GIF] * 11}, "more than 10 attachments"),
+    ("scaleway", LONG | {"attachments": [ZIP]}, "attachment of a type that is not taken"),
+    ("ses", {"to": _many(51)}, "more than 50 recipients"),
+    ("ses", {"reply_to": ["dörte@example.org"]}, "non-ASCII mailbox"),
+    ("ses", {"tags": ["ü" * 95]}, "a tag or metadata of more than 189 bytes"),
+    ("ses", {"metadata": {"k": "x" * 190}}, "a tag or metadata of more than 189 bytes"),
+    ("ses", {"metadata": {"x" * 190: "v"}}, "a tag or metadata of more than 189 bytes"),
+    ("azure", {"text": "x" * 11 * 2**20}, "larger than 10 MiB"),
+    ("azure", {"to": [], "cc": ["b@example.org"]}, "no To recipient"),
+    (
+        "scaleway",
+        LONG | {"attachments": [PDF | {"content": b"x" * 2_000_001}]},
+        "attachments larger than 2 MB",
+    ),
 ]
 
 
@@ -139,6 +183,13 @@ CARRIED = [
     ("mailgun", {"subject": "", "attachments": [{"filename": "a", "content": b""}]}),
     ("smtp", {"to": ["dörte@example.org"], "subject": "", "text": ""}),
     ("smtp", {"to": [], "bcc": ["b@example.org"], "tags": _many(50)}),
+    ("mailersend", {"to": _many(50), "cc": _many(10), "tags": _many(4), "html": "<p>"}),
+    ("mailtrap", {"tags": ["a", "a"], "reply_to": _many(3), "to": [], "cc": ["b@example.org"]}),
+    ("mandrill", {"tags": ["a_"], "attachments": [GIF | {"content_id": "c"}], "subject": ""}),
+    ("smtp2go", {"to": _many(100), "reply_to": _many(3), "tags": ["a"], "metadata": {"a": "b"}}),
+    ("ses", {"to": [], "bcc": _many(50), "tags": ["ü" * 94], "metadata": {"x" * 189: "v"}}),
+    ("azure", {"to": _many(51), "tags": _many(11), "reply_to": _many(3)}),
+    ("scaleway", LONG | {"text": "", "html": "<p>long</p>", "attachments": [PDF, GIF] * 5}),
 ]
 
 
@@ -174,7 +225,8 @@ def test_each_limit_is_looked_at(
 
 
 def test_why_nobody_carries_an_email_is_told_vendor_by_vendor() -> None:
-    vendors = [VendorConfig(name=case.type, type=case.type, keys=case.keys) for case in CASES]
+    cases = [case for case in CASES if case.type in {"sendgrid", "mailgun"}]
+    vendors = [VendorConfig(name=case.type, type=case.type, keys=case.keys) for case in cases]
     eai = _email(to=["dörte@example.org"])
     assert limits.nobody_carries(vendors, _email()) is None
     assert limits.nobody_carries([], eai) is None
@@ -195,6 +247,34 @@ def test_a_detail_has_no_personal_words_no_line_ends_and_200_characters_at_most(
     detail = discreet(result, email, ("k3y",)).detail
     assert detail.startswith("550 * * * * * key=* about w w")
     assert len(detail) <= 200
+
+
+def test_each_address_is_listed_once_where_it_is_shown_first() -> None:
+    email = _email(
+        to=["a@bücher.example"], cc=["A@xn--bcher-kva.example", "c@x.org"], bcc=["C@x.org"]
+    )
+    listed = base.everyone_once(email)
+    shown = {name: [person.ascii for person in people] for name, people in listed.items()}
+    assert shown == {"to": ["a@xn--bcher-kva.example"], "cc": ["c@x.org"]}
+
+
+def test_recipients_that_a_vendor_names_are_given_back_as_we_write_them() -> None:
+    email = _email(to=["Bob@bücher.example"], cc=["c@x.org"])
+    said: list[Any] = ["bob@xn--bcher-kva.example", "stranger@x.org", None, {}]
+    assert base.named(email, said) == ("Bob@bücher.example",)
+
+
+def test_headers_for_apis_that_pass_them_on_are_plain_ascii_and_read_back() -> None:
+    reply_to = [Address("Dörte; Ö", "d@bücher.example"), "e@x.org"]
+    email = _email(headers={"X-Name": "Über"}, reply_to=reply_to, tags=["ä", "ä"])
+    headers = base.encoded_headers(email) | base.extra_headers(email, EMAIL_ID)
+    assert all(value.isascii() for value in headers.values())
+    first, second = headers["Reply-To"].split(", ")
+    assert Address.parse(first) == Address("Dörte; Ö", "d@xn--bcher-kva.example")
+    assert second == "e@x.org"
+    assert str(make_header(decode_header(headers["X-Name"]))) == "Über"
+    assert json.loads(headers["X-Mailqueue-Tags"]) == ["ä"]
+    assert "X-Mailqueue-Metadata" not in headers
 
 
 def test_options_are_merged_deeply_and_lists_are_replaced() -> None:

@@ -25,8 +25,9 @@ config_values config_file config
 outage document transitions interventions mongo store
 health
 tube
-vendors.limits vendors.base vendors vendors.deadline vendors.failures vendors.transport
-vendors.http vendors.smtp_connection vendors.aws vendors.aws_endpoints vendors.aws_role *
+vendors.capacity vendors.limits vendors.base vendors
+vendors.deadline vendors.failures vendors.transport vendors.http
+vendors.smtp_connection vendors.aws vendors.aws_endpoints vendors.aws_role *
 status intake producer
 routing triage worker
 sweeper

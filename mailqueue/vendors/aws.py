@@ -1,0 +1,87 @@
+"""What a request to AWS needs beside its content: credentials and a signature (SigV4).
+
+Decides: where credentials come from (the config's own keys, else the environment; ``aws_role`` is
+asked only where neither has any) and how a POST is signed with them.
+
+Assumes: the path is as it stands on the wire and has no query; all the given headers, ``Host``
+among them, are signed, so nothing between here and AWS may change them.
+
+Promises: the very signature that AWS's own SDK makes (a test compares them); no repr shows a key.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+from urllib.parse import quote
+
+_ALGORITHM = "AWS4-HMAC-SHA256"
+_ENDING = "aws4_request"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """Who signs; a ``session_token`` comes with keys that are only lent."""
+
+    access_key_id: str
+    secret_access_key: str
+    session_token: str | None = None
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown."""
+        return tuple(filter(None, (self.secret_access_key, self.session_token, self.access_key_id)))
+
+
+def given(keys: Mapping[str, Any], environ: Mapping[str, str]) -> Credentials | None:
+    """The credentials of the config's own keys, else of the environment; None: neither has any."""
+    names = ("access_key_id", "secret_access_key", "session_token")
+    from_environment = {name: environ.get(f"AWS_{name.upper()}") for name in names}
+    for place in (keys, from_environment):
+        key, secret, token = (place.get(name) for name in names)
+        if key and secret:
+            return Credentials(key, secret, token or None)
+    return None
+
+
+def sign(
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    credentials: Credentials,
+    region: str,
+    service: str,
+    now: datetime,
+) -> dict[str, str]:
+    """The headers with the date and the ``Authorization`` of a POST; ``now`` is in UTC."""
+    stamp = now.strftime("%Y%m%dT%H%M%SZ")
+    signed = {**headers, "X-Amz-Date": stamp}
+    if credentials.session_token:
+        signed["X-Amz-Security-Token"] = credentials.session_token
+    names, request = _canonical(path, signed, body)
+    scope = f"{stamp[:8]}/{region}/{service}/{_ENDING}"
+    text = "\n".join([_ALGORITHM, stamp, scope, sha256(request.encode()).hexdigest()])
+    key = f"AWS4{credentials.secret_access_key}".encode()
+    for word in scope.split("/"):
+        key = _hmac(key, word)
+    who = f"Credential={credentials.access_key_id}/{scope}"
+    proof = f"SignedHeaders={names}, Signature={_hmac(key, text).hex()}"
+    return {**signed, "Authorization": f"{_ALGORITHM} {who}, {proof}"}
+
+
+def _canonical(path: str, headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
+    """The names of the signed headers, and the request in the one form that both sides hash."""
+    lines = sorted((name.lower(), " ".join(value.split())) for name, value in headers.items())
+    names = ";".join(name for name, _ in lines)
+    head = "".join(f"{name}:{value}\n" for name, value in lines)
+    parts = ["POST", quote(path, safe="/~"), "", head, names, sha256(body).hexdigest()]
+    return names, "\n".join(parts)
+
+
+def _hmac(key: bytes, text: str) -> bytes:
+    return hmac.digest(key, text.encode(), "sha256")

@@ -1,0 +1,133 @@
+"""Azure Communication Services Email: ``POST /emails:send``.
+
+Decides: what a request to Azure looks like and what its answers mean. Facts: azure-rest-api-specs
+(CommunicationServicesEmail), the SDK azure-communication-email 1.1.0.
+
+Azure takes an address alone as the sender: its display name is the one of the resource. It has no
+tags and no metadata: both go as JSON in headers ``X-Mailqueue-Tags`` and ``X-Mailqueue-Metadata``,
+which recipients can see, beside ``X-Mailqueue-Id``. Our Message-ID is not sent.
+
+``Operation-Id`` is the same over all attempts, but nothing says that Azure de-duplicates by it, so
+it is no key. There is no sandbox.
+
+=======================================================  ====================================
+answer                                                   outcome
+=======================================================  ====================================
+202 with ``id``, ``status`` that is not a failure        accepted; the verdict may come later
+202 with ``status`` ``Failed`` or ``Canceled``           unknown
+400 (``InvalidAddress`` and others)                      unsuitable: another vendor may take it
+401 403 (``Denied``: also a host signed wrongly)         misconfigured
+429                                                      throttled
+=======================================================  ====================================
+"""
+
+from __future__ import annotations
+
+import hmac
+import uuid
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from hashlib import sha256
+from typing import Any
+from urllib.parse import urlsplit
+
+from mailqueue.config import VendorConfig
+from mailqueue.errors import ConfigError
+from mailqueue.headers import Address, unstructured
+from mailqueue.message import Attachment, Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors.base import Attempt, everyone_once, extra_headers, merged
+from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+
+_PATH = "/emails:send?api-version=2025-09-01"  # the first with inline attachments
+_GOES_ON = {"NotStarted", "Running", "Succeeded"}
+
+
+class Azure(HttpVendor):
+    """Own key: ``access_key``. ``base_url`` is the resource's endpoint."""
+
+    has_sandbox = False
+
+    def __init__(self, config: VendorConfig) -> None:
+        if not config.base_url:
+            raise ConfigError([f"vendors.{config.name}.base_url: required key is missing"])
+        super().__init__(config)
+        self._host = urlsplit(config.base_url).netloc
+        self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def build(self, email: Email, attempt: Attempt) -> Request:
+        """The signature is of this moment; the body is the e-mail's."""
+        payload = merged(self._payload(email, attempt), self.options(email))
+        operation = {"Operation-Id": str(uuid.uuid5(uuid.NAMESPACE_OID, attempt.email_id))}
+        unsigned = json_request(_PATH, payload, operation)
+        key = self.config.keys["access_key"]
+        signed = sign(_PATH, self._host, unsigned.body, access_key=key, now=self.clock())
+        return Request(_PATH, unsigned.body, {**unsigned.headers, **signed})
+
+    def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
+        bodies = {"plainText": email.text, "html": email.html}
+        payload = {
+            "senderAddress": self.sender(email).ascii,
+            "recipients": {n: _people(people) for n, people in everyone_once(email).items()},
+            "replyTo": _people(email.reply_to),
+            "content": {
+                "subject": email.subject,
+                **{name: body for name, body in bodies.items() if body},
+            },
+            "attachments": [_attachment(a) for a in email.attachments],
+            "headers": {
+                **{name: unstructured(value) for name, value in email.headers.items()},
+                **extra_headers(email, attempt.email_id),
+            },
+        }
+        return {name: value for name, value in payload.items() if value}
+
+    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+        """Azure's own rows; its errors are ``{"error": {"code", "message"}}``."""
+        operation = answer.object.get("id")
+        if answer.status == 202 and isinstance(operation, str) and operation:
+            status = str(answer.object.get("status"))
+            if status in _GOES_ON:
+                return SendResult(outcome=Outcome.ACCEPTED, code="202", message_id=operation)
+        return self.by_status(answer, _message(answer))
+
+
+def sign(path: str, host: str, body: bytes, *, access_key: str, now: datetime) -> dict[str, str]:
+    """The headers that prove who posts ``body`` to ``path`` (with its query) at ``host``."""
+    date = format_datetime(now, usegmt=True)
+    digest = b64encode(sha256(body).digest()).decode("ascii")
+    text = f"POST\n{path}\n{date};{host};{digest}"
+    signature = b64encode(hmac.digest(b64decode(access_key), text.encode(), "sha256"))
+    signed = "SignedHeaders=x-ms-date;host;x-ms-content-sha256"
+    return {
+        "Host": host,
+        "x-ms-date": date,
+        "x-ms-content-sha256": digest,
+        "Authorization": f"HMAC-SHA256 {signed}&Signature={signature.decode('ascii')}",
+    }
+
+
+def _people(people: Sequence[Address]) -> list[dict[str, str]]:
+    return [_person(person) for person in people]
+
+
+def _person(person: Address) -> dict[str, str]:
+    entry = {"address": person.ascii}
+    return {**entry, "displayName": person.name} if person.name else entry
+
+
+def _attachment(attachment: Attachment) -> dict[str, str]:
+    entry = {
+        "name": attachment.filename,
+        "contentType": attachment.content_type,
+        "contentInBase64": b64encode(attachment.content).decode("ascii"),
+    }
+    return {**entry, "contentId": attachment.content_id} if attachment.content_id else entry
+
+
+def _message(answer: Answer) -> str:
+    error = answer.object.get("error")
+    words = [error.get("code"), error.get("message")] if isinstance(error, dict) else []
+    return ": ".join(word for word in words if isinstance(word, str) and word)

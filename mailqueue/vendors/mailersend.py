@@ -1,0 +1,125 @@
+"""MailerSend: ``POST /v1/email``.
+
+Decides: what a request to MailerSend looks like and what its answers mean. Facts: MailerSend's
+Python SDK (models/email.py) and its list of MS codes, which end the texts of its errors.
+
+==================================================  =======================================
+answer                                              outcome
+==================================================  =======================================
+202 with ``X-Message-Id``                           accepted
+202, warning SOME_SUPPRESSED                        accepted, the suppressed are recorded
+202, warning ALL_SUPPRESSED, no id                  rejected: nobody gets it
+202, any other warning or error, or no id           unknown
+401, 403 (MS40301 to MS40305)                       misconfigured
+422 MS42204 MS42222 MS42225 (quotas)                misconfigured
+422 others                                          unsuitable: another vendor may take it
+429 MS42901 (the day's quota of calls)              misconfigured
+429 others (MS42903)                                throttled (``Retry-After``)
+==================================================  =======================================
+
+There are no metadata, and headers only on the largest plans: our id travels as a tag.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from dataclasses import replace
+from typing import Any
+
+from mailqueue.headers import Address
+from mailqueue.message import Attachment, Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors.base import ID_KEY, Attempt, everyone_once, merged, named
+from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+
+_QUOTAS = {"MS42204", "MS42222", "MS42225", "MS42901"}
+_SUPPRESSED = {"SOME_SUPPRESSED", "ALL_SUPPRESSED"}
+
+
+class MailerSend(HttpVendor):
+    """Own key: ``api_key``, a token of the From's domain. The file name alone tells its type."""
+
+    default_base_url = "https://api.mailersend.com"
+    has_sandbox = False
+
+    def build(self, email: Email, attempt: Attempt) -> Request:
+        """An address may stand only once in to, cc and bcc together."""
+        payload = merged(self._payload(email, attempt), self.options(email))
+        key = self.config.keys["api_key"]
+        return json_request("/v1/email", payload, {"Authorization": f"Bearer {key}"})
+
+    def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
+        people = everyone_once(email).items()
+        payload = {
+            "from": _person(self.sender(email)),
+            **{field: [_person(address) for address in addresses] for field, addresses in people},
+            "reply_to": next((_person(address) for address in email.reply_to), None),
+            "subject": email.subject,
+            "text": email.text,
+            "html": email.html,
+            "attachments": [_file(a) for a in email.attachments],
+            "tags": [*dict.fromkeys(email.tags), f"{ID_KEY}:{attempt.email_id}"],
+        }
+        return {name: value for name, value in payload.items() if value}
+
+    def parse(self, answer: Answer, email: Email) -> SendResult:
+        """MailerSend's own rows; errors are ``{"message", "errors": {"field": ["... #MS42207"]}}``.
+
+        The proper 202 has an empty body, so one that is cut is told by its id.
+        """
+        if answer.status == 202:
+            return self._taken(answer, email)
+        result = self.by_status(answer, _message(answer))
+        if answer.status in (422, 429) and _QUOTAS & set(re.findall(r"MS\d{5}", answer.text)):
+            return replace(result, outcome=Outcome.MISCONFIGURED)
+        return result
+
+    def _taken(self, answer: Answer, email: Email) -> SendResult:
+        listed = answer.object.get("warnings") or []
+        warnings = [w for w in listed if isinstance(w, dict)] if isinstance(listed, list) else []
+        kinds = {str(warning.get("type")) for warning in warnings}
+        message_id = answer.headers.get("X-Message-Id")
+        odd = bool(answer.object.get("errors") or kinds - _SUPPRESSED or (listed and not warnings))
+        if not odd and message_id:
+            return SendResult(
+                outcome=Outcome.ACCEPTED,
+                code="202",
+                detail=" ".join(sorted(kinds)),
+                message_id=message_id,
+                refused=_suppressed(warnings, email),
+            )
+        result = self.by_status(answer, "202 with a warning" if odd else "202 without an id")
+        if not odd and "ALL_SUPPRESSED" in kinds:
+            return replace(result, outcome=Outcome.REJECTED, detail="every recipient is suppressed")
+        return result
+
+
+def _person(address: Address) -> dict[str, str]:
+    entry = {"email": address.ascii}
+    return {**entry, "name": address.name} if address.name else entry
+
+
+def _file(attachment: Attachment) -> dict[str, str]:
+    entry = {
+        "content": b64encode(attachment.content).decode("ascii"),
+        "filename": attachment.filename,
+        "disposition": "attachment",
+    }
+    if attachment.content_id:
+        entry |= {"disposition": "inline", "id": attachment.content_id}
+    return entry
+
+
+def _suppressed(warnings: list[dict[str, Any]], email: Email) -> tuple[str, ...]:
+    listed = [warning.get("recipients") for warning in warnings]
+    people = [person for people in listed if isinstance(people, list) for person in people]
+    return named(email, [person.get("email") for person in people if isinstance(person, dict)])
+
+
+def _message(answer: Answer) -> str:
+    """The first field's first error, which has the code, else the message."""
+    errors = answer.object.get("errors")
+    first = next(iter(errors.values()), None) if isinstance(errors, dict) else None
+    told = first[0] if isinstance(first, list) and first else answer.object.get("message")
+    return told if isinstance(told, str) else ""

@@ -1,0 +1,127 @@
+"""Mailjet: ``POST /v3.1/send``.
+
+Decides: what a request to Mailjet looks like and what its answers mean. Facts: Mailjet's
+api-documentation, guides/_send-api.md.
+
+A request is a list of messages, each with its own ``Status``: the HTTP status speaks for the whole
+list. We send one, and its own status decides.
+
+===============================================  ============================================
+answer                                           outcome
+===============================================  ============================================
+200 or 400, our message's ``Status`` "success"   accepted
+``Status`` "error": ``mj-0001``, ``mj-0015``     misconfigured (suspended, credentials)
+``Status`` "error" with a ``StatusCode`` of 5xx  unavailable
+``Status`` "error", others (sender, headers...)  unsuitable: another vendor may take it
+400 without messages: nothing was sent           unsuitable
+401                                              misconfigured
+429 in HTML                                      throttled
+===============================================  ============================================
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from mailqueue.headers import Address
+from mailqueue.message import Attachment, Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors.base import ID_KEY, Attempt, merged
+from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+
+_OF_THE_ACCOUNT = {"mj-0001", "mj-0015"}
+_ROOT = ("Messages", "SandboxMode", "Globals")  # in this order: equal bytes
+
+
+class Mailjet(HttpVendor):
+    """Own keys: ``api_key``, ``secret_key``. Options are the message's, or of the root."""
+
+    default_base_url = "https://api.mailjet.com"
+
+    def build(self, email: Email, attempt: Attempt) -> Request:
+        """A list of one message."""
+        options = self.options(email)
+        root = {name: options.pop(name) for name in _ROOT if name in options}
+        payload: dict[str, Any] = {"Messages": [merged(self._message(email, attempt), options)]}
+        if self.config.sandbox:
+            payload["SandboxMode"] = True
+        keys = self.config.keys
+        login = b64encode(f"{keys['api_key']}:{keys['secret_key']}".encode()).decode("ascii")
+        return json_request(
+            "/v3.1/send", merged(payload, root), {"Authorization": f"Basic {login}"}
+        )
+
+    def _message(self, email: Email, attempt: Attempt) -> dict[str, Any]:
+        metadata = {**email.metadata, ID_KEY: attempt.email_id}
+        message = {
+            "From": _person(self.sender(email)),
+            "To": _people(email.to),
+            "Cc": _people(email.cc),
+            "Bcc": _people(email.bcc),
+            "ReplyTo": next(iter(_people(email.reply_to)), None),
+            "Subject": email.subject,
+            "TextPart": email.text,
+            "HTMLPart": email.html,
+            "Headers": dict(email.headers),
+            "Attachments": [_file(a) for a in email.attachments if not a.content_id],
+            "InlinedAttachments": [_file(a) for a in email.attachments if a.content_id],
+            "CustomCampaign": next(iter(email.tags), None),
+            "CustomID": attempt.email_id,
+            "EventPayload": json.dumps(metadata, ensure_ascii=False),
+        }
+        return {name: value for name, value in message.items() if value}
+
+    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+        """Mailjet's own rows; errors are ``{"ErrorCode", "ErrorMessage", "StatusCode"}``."""
+        message = _first(answer.object.get("Messages"))
+        if answer.status in {200, 400} and message.get("Status") == "success":
+            return SendResult(
+                outcome=Outcome.ACCEPTED, code=str(answer.status), message_id=_message_id(message)
+            )
+        error = _first(message.get("Errors")) or answer.object
+        code, text = error.get("ErrorCode"), error.get("ErrorMessage")
+        detail = ": ".join(part for part in (code, text) if isinstance(part, str))
+        result = self.by_status(answer, detail)
+        if message.get("Status") != "error" or answer.status >= 429:
+            return result
+        status = error.get("StatusCode")
+        if isinstance(code, str) and code in _OF_THE_ACCOUNT:
+            return replace(result, outcome=Outcome.MISCONFIGURED)
+        if isinstance(status, int) and status >= 500:
+            return replace(result, outcome=Outcome.UNAVAILABLE)
+        return replace(result, outcome=Outcome.UNSUITABLE)
+
+
+def _person(address: Address) -> dict[str, str]:
+    entry = {"Email": address.ascii}
+    return {**entry, "Name": address.name} if address.name else entry
+
+
+def _people(addresses: Iterable[Address]) -> list[dict[str, str]]:
+    return list(map(_person, addresses))
+
+
+def _file(attachment: Attachment) -> dict[str, str]:
+    """The bare type: Mailjet adds a charset of its own to text."""
+    entry = {
+        "ContentType": attachment.content_type.partition(";")[0].strip(),
+        "Filename": attachment.filename,
+        "Base64Content": b64encode(attachment.content).decode("ascii"),
+    }
+    cid = attachment.content_id
+    return {**entry, "ContentID": cid} if cid else entry
+
+
+def _first(entries: Any) -> Mapping[str, Any]:
+    first = entries[0] if isinstance(entries, list) and entries else None
+    return first if isinstance(first, dict) else {}
+
+
+def _message_id(message: Mapping[str, Any]) -> str | None:
+    """A 64-bit number, kept as text; the sandbox gives none."""
+    number = _first(message.get("To")).get("MessageID")
+    return str(number) if isinstance(number, int | str) and number else None

@@ -1,0 +1,111 @@
+"""Resend: ``POST /emails``.
+
+Decides: what a request to Resend looks like and what its answers mean. Facts: resend.json and
+resend.com/docs (errors, rate limit, idempotency keys).
+
+De-duplicates: a request under the same ``Idempotency-Key`` gets the first one's answer for 24 h.
+
+===============================================  ============================================
+answer                                           outcome
+===============================================  ============================================
+200 with ``id`` (a replay has the same one)      accepted
+400 "API key is invalid", 401, 403 others        misconfigured
+403 ``validation_error``: the domain is not      unsuitable
+verified, or only testing e-mails to oneself
+409 ``concurrent_idempotent_requests``           unknown, not the vendor's fault: our first
+                                                 request is still running
+409 ``invalid_idempotent_request``               unsuitable: nothing was sent by this request
+429 ``daily_``, ``monthly_quota_exceeded``       misconfigured
+429 others                                       throttled (``retry-after``)
+400, 422 others                                  unsuitable: another vendor may take it
+===============================================  ============================================
+
+Our id goes as one of Resend's own tags. Those know only ``[A-Za-z0-9_-]``, so our tags and metadata
+are headers, which recipients can see.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from mailqueue.headers import Address
+from mailqueue.message import Attachment, Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors.base import ID_KEY, Attempt, extra_headers, merged
+from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+
+_QUOTAS = {"daily_quota_exceeded", "monthly_quota_exceeded"}
+
+
+class Resend(HttpVendor):
+    """Own key: ``api_key``. There is no sandbox, only addresses to test with."""
+
+    default_base_url = "https://api.resend.com"
+    has_sandbox = False
+    key_life = 24 * 3600.0
+
+    def build(self, email: Email, attempt: Attempt) -> Request:
+        """One JSON object; mailboxes are header text."""
+        payload = merged(self._payload(email, attempt), self.options(email))
+        headers = {
+            "Authorization": f"Bearer {self.config.keys['api_key']}",
+            "Idempotency-Key": attempt.key or attempt.email_id,
+        }
+        return json_request("/emails", payload, headers)
+
+    def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
+        payload = {
+            "from": _person(self.sender(email)),
+            "to": _people(email.to),
+            "cc": _people(email.cc),
+            "bcc": _people(email.bcc),
+            "reply_to": _people(email.reply_to),
+            "subject": email.subject,
+            "text": email.text,
+            "html": email.html,
+            "headers": {**email.headers, **extra_headers(email, attempt.email_id)},
+            "attachments": [_attachment(a) for a in email.attachments],
+            "tags": [{"name": ID_KEY, "value": attempt.email_id}],
+        }
+        return {name: value for name, value in payload.items() if value}
+
+    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+        """Resend's own rows; its errors are ``{"statusCode", "name", "message"}``."""
+        name, message = answer.string("name"), answer.string("message")
+        result = self.by_status(answer, ": ".join(filter(None, (name, message))))
+        match answer.status:
+            case 200 if message_id := answer.string("id"):
+                return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
+            case 400 if "api key is invalid" in message.lower():
+                return replace(result, outcome=Outcome.MISCONFIGURED)
+            case 403 if name == "validation_error":
+                return replace(result, outcome=Outcome.UNSUITABLE)
+            case 409 if name == "concurrent_idempotent_requests":
+                return replace(result, outcome=Outcome.UNKNOWN, ours=True)
+            case 429 if name in _QUOTAS:
+                return replace(result, outcome=Outcome.MISCONFIGURED)
+            case 429 if result.retry_after is None:
+                reset = answer.headers.get("ratelimit-reset", "").strip()
+                return replace(result, retry_after=answer.seconds(reset))
+        return result
+
+
+def _person(address: Address) -> str:
+    return str(Address(address.name, address.ascii))
+
+
+def _people(addresses: Iterable[Address]) -> list[str]:
+    return list(map(_person, addresses))
+
+
+def _attachment(attachment: Attachment) -> dict[str, str]:
+    entry = {
+        "filename": attachment.filename,
+        "content": b64encode(attachment.content).decode("ascii"),
+        "content_type": attachment.content_type,
+    }
+    cid = attachment.content_id
+    return {**entry, "content_id": cid} if cid else entry

@@ -1,0 +1,104 @@
+"""Scaleway Transactional Email: ``POST /transactional-email/v1alpha1/regions/{region}/emails``.
+
+Decides: what a request to Scaleway looks like and what its answers mean. Facts: Scaleway's
+OpenAPI text of the API.
+
+==============================================  ===========================================
+answer                                          outcome
+==============================================  ===========================================
+200 with ``emails``, one per recipient          accepted, the first one's id
+200, some of them ``failed`` or ``canceled``    accepted, those recipients are tried again
+200, all of them ``failed`` or ``canceled``     unsuitable
+200 without an id                               unknown
+400 "Invalid email from address" and others     unsuitable: another vendor may take it
+401 "authentication is denied"                  misconfigured
+==============================================  ===========================================
+
+Every other answer is told by its status: Scaleway's error codes are not published. Tags and
+metadata have no place but headers, which the recipients see.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+from mailqueue.headers import Address
+from mailqueue.message import Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors.base import (
+    Attempt,
+    encoded_headers,
+    everyone_once,
+    extra_headers,
+    merged,
+    named,
+)
+from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+
+_NOT_SENT = {"failed", "canceled"}
+
+
+class Scaleway(HttpVendor):
+    """Own keys: ``secret_key``, ``project_id``, ``region``."""
+
+    default_base_url = "https://api.scaleway.com"
+    has_sandbox = False
+
+    def build(self, email: Email, attempt: Attempt) -> Request:
+        """Reply-To is an additional header."""
+        keys = self.config.keys
+        payload = merged(self._payload(email, attempt), self.options(email))
+        region = quote(keys["region"], safe="")
+        path = f"/transactional-email/v1alpha1/regions/{region}/emails"
+        return json_request(path, payload, {"X-Auth-Token": keys["secret_key"]})
+
+    def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
+        headers = encoded_headers(email) | extra_headers(email, attempt.email_id)
+        people = everyone_once(email).items()
+        payload = {
+            "from": _person(self.sender(email)),
+            **{field: [_person(address) for address in addresses] for field, addresses in people},
+            "subject": email.subject,
+            "text": email.text,
+            "html": email.html,
+            "project_id": self.config.keys["project_id"],
+            "attachments": [
+                {
+                    "name": file.filename,
+                    "type": file.content_type,
+                    "content": b64encode(file.content).decode("ascii"),
+                }
+                for file in email.attachments
+            ],
+            "additional_headers": [{"key": n, "value": value} for n, value in headers.items()],
+        }
+        return {name: value for name, value in payload.items() if value}
+
+    def parse(self, answer: Answer, email: Email) -> SendResult:
+        """Scaleway's own rows; errors have a ``message``."""
+        if answer.status == 200:
+            return self._taken(answer, email)
+        message = answer.object.get("message")
+        return self.by_status(answer, message if isinstance(message, str) else "")
+
+    def _taken(self, answer: Answer, email: Email) -> SendResult:
+        listed = answer.object.get("emails")
+        entries = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
+        taken = [entry for entry in entries if str(entry.get("status")) not in _NOT_SENT]
+        message_id = next((e["id"] for e in taken if isinstance(e.get("id"), str)), None)
+        if entries and not taken:
+            result = self.by_status(answer, "failed at once")
+            return replace(result, outcome=Outcome.UNSUITABLE)
+        if not message_id:
+            return self.by_status(answer, "200 without an id")
+        left = [entry.get("mail_rcpt") for entry in entries if entry not in taken]
+        result = SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
+        return replace(result, pending=named(email, left))
+
+
+def _person(address: Address) -> dict[str, str]:
+    entry = {"email": address.ascii}
+    return {**entry, "name": address.name} if address.name else entry

@@ -1,0 +1,155 @@
+"""Amazon SES: API v2, ``POST /v2/email/outbound-emails``.
+
+Decides: what a request to SES looks like and what its answers mean. Facts: botocore's model of
+sesv2, the SES developer guide, django-anymail.
+
+Every e-mail goes as ``Content.Raw``, the MIME message that SMTP gets too (``Simple`` is another
+form to be kept, with at most 15 headers, in ASCII). Who is shown is told by its headers alone;
+``Destination`` names everybody once. SES replaces ``Message-ID`` and ``Date``.
+
+``EmailTags`` hold the metadata, ``tag-1``, ``tag-2``... and ``mailqueue_id``. SES takes only ASCII
+letters, digits, ``-`` and ``_`` in them: other text is ``b64-`` and its URL-safe base64. Options
+are merged into the request, their ``EmailTags`` added. ``sandbox``: to SES's mailbox simulator.
+
+=================================================  =============================================
+answer (its kind is in ``x-amzn-ErrorType``)       outcome
+=================================================  =============================================
+200 with ``MessageId``                             accepted
+``MessageRejected``, ``BadRequestException``,      unsuitable, whatever the status
+``MailFromDomainNotVerifiedException``
+account suspended, sending paused, limit exceeded  misconfigured, though a 400
+bad or expired credentials, wrong clock            misconfigured, whatever the status
+``Throttling...`` "Daily message quota exceeded"   misconfigured: the quota is spent
+``Throttling...`` others                           throttled, though a 400
+404 429 413 and others                             by status
+no credentials                                     see ``aws_endpoints``; code ``credentials``
+=================================================  =============================================
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from mailqueue.config import VendorConfig
+from mailqueue.message import Email, mime
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors import aws, aws_role
+from mailqueue.vendors.base import ID_KEY, Attempt, created_at, everyone_once, merged
+from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+
+SIMULATOR = "success@simulator.amazonses.com"
+
+_PATH = "/v2/email/outbound-emails"
+_VALUE = re.compile(r"(?!b64-)[A-Za-z0-9_-]{1,256}")
+_NAME = re.compile(rf"(?!b64-|tag-\d|{ID_KEY}$)[A-Za-z0-9_-]{{1,256}}")
+_OF_THE_EMAIL = {"MessageRejected", "MailFromDomainNotVerifiedException", "BadRequestException"}
+_OF_THE_ACCOUNT = re.compile(
+    r"AccountSuspended|SendingPaused|LimitExceeded|AccessDenied|ExpiredToken|RequestExpired|"
+    r"IncompleteSignature|InvalidSignature|SignatureDoesNotMatch|InvalidClientTokenId|"
+    r"UnrecognizedClient|MissingAuthenticationToken|NotAuthorized|OptInRequired"
+)
+
+
+class Ses(HttpVendor):
+    """Own keys: ``region``; ``access_key_id``, ``secret_access_key``, ``session_token``.
+
+    Without keys: the environment's, else the role's. ``base_url`` for FIPS or dual-stack hosts.
+    """
+
+    def __init__(self, config: VendorConfig) -> None:
+        url = config.base_url or f"https://email.{config.keys['region']}.amazonaws.com"
+        super().__init__(replace(config, base_url=url))
+        self._host = urlsplit(url).netloc
+        self._credentials = aws.Credentials("", "")
+        self.role = aws_role.role
+        self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def _send(self, email: Email, attempt: Attempt) -> SendResult:
+        found = aws.given(self.config.keys, os.environ) or self.role.current(attempt.deadline)
+        if isinstance(found, SendResult):
+            return found
+        self._credentials, self.secrets = found, found.secrets
+        return super()._send(email, attempt)
+
+    def build(self, email: Email, attempt: Attempt) -> Request:
+        """The signature is of this moment; the body is the e-mail's."""
+        options = self.options(email)
+        more = options.pop("EmailTags", None) or []
+        payload = merged(self._payload(email, attempt), options)
+        payload["EmailTags"] += more if isinstance(more, list | tuple) else [more]
+        unsigned = json_request(_PATH, payload, {})
+        headers = {"Host": self._host, "Content-Type": unsigned.headers["Content-Type"]}
+        who, region, now = self._credentials, self.config.keys["region"], self.clock()
+        signed = aws.sign(
+            _PATH, headers, unsigned.body, credentials=who, region=region, service="ses", now=now
+        )
+        return Request(_PATH, unsigned.body, {**unsigned.headers, **signed})
+
+    def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
+        message = mime(
+            email,
+            message_id=attempt.message_id,
+            date=created_at(attempt.email_id),
+            email_id=attempt.email_id,
+            sender=self.sender(email),
+        )
+        simulated = {"ToAddresses": [SIMULATOR]}
+        return {
+            "Destination": simulated if self.config.sandbox else _destination(email),
+            "Content": {"Raw": {"Data": b64encode(message).decode("ascii")}},
+            "EmailTags": _tags(email, attempt.email_id),
+        }
+
+    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+        """SES's own rows; its errors are ``{"message"}`` and a header with their kind."""
+        message_id = answer.object.get("MessageId")
+        if answer.status == 200 and isinstance(message_id, str) and message_id:
+            return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
+        kind, message = _kind(answer), _message(answer)
+        result = self.by_status(answer, message or kind)
+        if not 400 <= answer.status < 500:
+            return result
+        if kind in _OF_THE_EMAIL:
+            return replace(result, outcome=Outcome.UNSUITABLE)
+        if kind.startswith("Throttling"):
+            spent = "daily" in message.lower()
+            return replace(result, outcome=Outcome.MISCONFIGURED if spent else Outcome.THROTTLED)
+        if _OF_THE_ACCOUNT.match(kind):
+            return replace(result, outcome=Outcome.MISCONFIGURED)
+        return result
+
+
+def _destination(email: Email) -> dict[str, list[str]]:
+    fields = everyone_once(email).items()
+    return {f"{name.capitalize()}Addresses": [p.ascii for p in people] for name, people in fields}
+
+
+def _tags(email: Email, email_id: str) -> list[dict[str, str]]:
+    pairs = {_word(name, _NAME): _word(value) for name, value in email.metadata.items() if value}
+    pairs |= {f"tag-{n}": _word(tag) for n, tag in enumerate(dict.fromkeys(email.tags), 1)}
+    pairs[ID_KEY] = email_id
+    return [{"Name": name, "Value": value} for name, value in pairs.items()]
+
+
+def _word(text: str, pattern: re.Pattern[str] = _VALUE) -> str:
+    packed = "b64-" + urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")
+    return text if pattern.fullmatch(text) else packed
+
+
+def _kind(answer: Answer) -> str:
+    """``MessageRejected``, also of ``MessageRejected:http://...`` or ``com.amazonaws#...``."""
+    kind = str(answer.headers.get("x-amzn-ErrorType") or answer.object.get("__type") or "")
+    return kind.partition(":")[0].rpartition("#")[2].strip()
+
+
+def _message(answer: Answer) -> str:
+    """The first line: of a refused signature the next ones tell all that was signed."""
+    message = answer.object.get("message") or answer.object.get("Message")
+    return message.strip().partition("\n")[0] if isinstance(message, str) else ""

@@ -1,0 +1,123 @@
+"""SMTP2GO: ``POST /v3/email/send``.
+
+Decides: what a request to SMTP2GO looks like and what its answers mean. Facts: the OpenAPI text of
+developers.smtp2go.com.
+
+==================================================  ==========================================
+answer                                              outcome
+==================================================  ==========================================
+200, ``succeeded`` at least 1, with an id           accepted; recipients that ``failures``
+                                                    names are recorded
+200, neither ``succeeded`` nor ``failed``, an id    accepted (``fastaccept`` or ``schedule``)
+200, ``failed``                                     unsuitable: ``failures`` says why in words
+200 without an id                                   unknown
+``ENDPOINT_PERMISSION_DENIED`` (a 400)              misconfigured
+``API_EXCEPTION`` (a 400)                           unknown
+400 others                                          unsuitable: another vendor may take it
+401 402 403                                         misconfigured
+429 (without a time; a minute at least)             throttled
+==================================================  ==========================================
+
+An ``error_code`` counts whatever the status: errors have been seen in a 200, too. Tags and metadata
+have no place but headers, which the recipients see. ``fastaccept`` is set to false, since it "will
+soon become the default", and then no answer would tell a failure.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from mailqueue.headers import Address
+from mailqueue.message import Attachment, Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors.base import (
+    Attempt,
+    encoded_headers,
+    everyone_once,
+    extra_headers,
+    merged,
+    named,
+)
+from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+
+_ERRORS = {
+    "NON_VALIDATING_IN_PAYLOAD": Outcome.UNSUITABLE,
+    "ENDPOINT_PERMISSION_DENIED": Outcome.MISCONFIGURED,
+    "API_EXCEPTION": Outcome.UNKNOWN,
+}
+
+
+class Smtp2Go(HttpVendor):
+    """Own key: ``api_key``. By region: ``base_url`` ``https://eu-api.smtp2go.com`` (us, eu, au)."""
+
+    default_base_url = "https://api.smtp2go.com"
+    has_sandbox = False
+
+    def build(self, email: Email, attempt: Attempt) -> Request:
+        """Reply-To is a custom header; an inline image is found by its file name."""
+        payload = merged(self._payload(email, attempt), self.options(email))
+        key = self.config.keys["api_key"]
+        return json_request("/v3/email/send", payload, {"X-Smtp2go-Api-Key": key})
+
+    def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
+        headers = encoded_headers(email) | extra_headers(email, attempt.email_id)
+        people = everyone_once(email).items()
+        payload = {
+            "sender": _person(self.sender(email)),
+            **{field: [_person(address) for address in addresses] for field, addresses in people},
+            "subject": email.subject,
+            "text_body": email.text,
+            "html_body": email.html,
+            "custom_headers": [{"header": n, "value": v} for n, v in headers.items()],
+            "attachments": [_file(a, a.filename) for a in email.attachments if not a.content_id],
+            "inlines": [_file(a, a.content_id) for a in email.attachments if a.content_id],
+        }
+        return {n: value for n, value in payload.items() if value} | {"fastaccept": False}
+
+    def parse(self, answer: Answer, email: Email) -> SendResult:
+        """SMTP2GO's own rows; errors stand in ``data`` or, in its older texts, at the root."""
+        data = answer.object.get("data")
+        data = data if isinstance(data, dict) else answer.object
+        code = _text(data, "error_code") or _text(answer.object, "error_code")
+        error = _text(data, "error") or _text(answer.object, "error")
+        word = code.rpartition(".")[2]
+        if answer.status == 200 and not code:
+            return self._taken(answer, data, email)
+        result = self.by_status(answer, f"{word} {error}".strip())
+        if answer.status in (200, 400):
+            return replace(result, outcome=_ERRORS.get(word, result.outcome))
+        return result
+
+    def _taken(self, answer: Answer, data: Mapping[str, Any], email: Email) -> SendResult:
+        message_id = _text(data, "email_id") or _text(data, "schedule_id")
+        listed = data.get("failures")
+        failures = " ".join(map(str, listed)) if isinstance(listed, list) else ""
+        if not data.get("succeeded") and data.get("failed"):
+            return replace(self.by_status(answer, failures), outcome=Outcome.UNSUITABLE)
+        silent = "succeeded" not in data and "failed" not in data
+        if not message_id or not (silent or data.get("succeeded")):
+            return self.by_status(answer, "200 without an id")
+        return SendResult(
+            outcome=Outcome.ACCEPTED,
+            code="200",
+            detail=failures,
+            message_id=message_id,
+            refused=named(email, failures.replace("<", " ").replace(">", " ").split()),
+        )
+
+
+def _person(address: Address) -> str:
+    return str(Address(address.name, address.ascii))
+
+
+def _file(attachment: Attachment, name: str | None) -> dict[str, Any]:
+    content = b64encode(attachment.content).decode("ascii")
+    return {"filename": name, "fileblob": content, "mimetype": attachment.content_type}
+
+
+def _text(source: Mapping[str, Any], name: str) -> str:
+    value = source.get(name)
+    return value if isinstance(value, str) else ""
