@@ -141,6 +141,7 @@ class Stored:
             pending=None if pending is None else tuple(pending),
             refused=tuple(document.get("refused") or ()),
             failed_at=_failed_at(document["attempts"]),
+            unknown_at=_unknown_at(document["attempts"]),
             vendor=line.get("vendor"),
             probe=bool(line.get("probe")),
             key=line.get("key"),
@@ -178,3 +179,8 @@ def _failed_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     return frozenset(
         line["vendor"] for line in attempts if line["outcome"] in failures and line.get("answered")
     )
+
+
+def _unknown_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    unknown = Outcome.UNKNOWN.value
+    return frozenset(line["vendor"] for line in attempts if line["outcome"] == unknown)

@@ -48,6 +48,7 @@ __all__ = [
     "SendResult",
     "Status",
     "VendorState",
+    "believed",
     "decide",
     "end",
     "untouched",
@@ -108,6 +109,16 @@ def _follow(
             assert_never(result.outcome)
 
 
+def believed(record: Record, result: SendResult) -> SendResult:
+    """What the answer proves. That a vendor has seen the key is a yes only after an unknown there:
+
+    an earlier request that it refused may have used the key up, and then nothing was sent.
+    """
+    if result.replay and record.vendor not in record.unknown_at:
+        return replace(result, outcome=Outcome.UNKNOWN, replay=False)
+    return result
+
+
 def vendor_closing(record: Record, result: SendResult, policy: Policy) -> Closing | None:
     """What the outcome says about the vendor; None leaves its health as it is."""
     if result.ours:
@@ -117,6 +128,9 @@ def vendor_closing(record: Record, result: SendResult, policy: Policy) -> Closin
         named = max(policy.probe_base, min(result.retry_after, policy.max_wait))
     reason = f"{result.outcome} {result.code}".strip()
     match result.outcome:
+        case Outcome.ACCEPTED if result.held:
+            reason = f"{Outcome.MISCONFIGURED} {result.code}".strip()
+            return Closing(seconds=policy.unavailable_for, reason=reason, named=named)
         case Outcome.THROTTLED:
             silent = policy.silent_throttle
             return Closing(seconds=silent if named is None else named, reason=reason, named=named)

@@ -78,7 +78,11 @@ class Producer:
     quit = close
 
     def __enter__(self) -> Self:
-        return self.connect()
+        try:
+            return self.connect()
+        except BaseException:
+            self.close()  # nobody else would
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -66,7 +66,8 @@ class SendResult:
     ``code`` and ``detail`` carry no address, subject or body. ``retry_after`` (seconds) is a time
     that the vendor named itself. ``refused`` are recipients refused for good, ``pending`` those
     put off; with ``accepted`` all others were taken. ``held``: accepted, but kept there since the
-    account is suspended or its quota spent; the vendor is to get no more. ``answered`` is False
+    account is suspended or its quota spent; the vendor is to get no more. ``replay``: accepted,
+    since the vendor has seen the key before (see ``lifecycle.believed``). ``answered`` is False
     when no complete answer came (refused connection, DNS, TLS, time-out, reset). ``ours`` marks an
     ``unknown`` that our side caused; the vendor is not blamed for it.
     """
@@ -79,6 +80,7 @@ class SendResult:
     refused: tuple[str, ...] = field(default=(), repr=False)
     pending: tuple[str, ...] = field(default=(), repr=False)
     held: bool = False
+    replay: bool = False
     answered: bool = True
     ours: bool = False
 
@@ -114,7 +116,8 @@ class Record:
     of the attempt being decided (None: none could be asked), ``probe`` whether it was a probe,
     ``key`` its idempotency key with ``key_life`` seconds of documented life left; ``lookup``: that
     vendor can be asked whether it has the e-mail.
-    ``failed_at`` are the vendors that answered this e-mail with a server error before.
+    ``failed_at`` are the vendors that answered this e-mail with a server error before,
+    ``unknown_at`` those at which the outcome of an attempt is unknown.
     ``pending`` is None until a vendor took the e-mail for some recipients only.
     """
 
@@ -128,6 +131,7 @@ class Record:
     pending: tuple[str, ...] | None = field(default=None, repr=False)
     refused: tuple[str, ...] = field(default=(), repr=False)
     failed_at: frozenset[str] = frozenset()
+    unknown_at: frozenset[str] = frozenset()
     vendor: str | None = None
     probe: bool = False
     key: str | None = None

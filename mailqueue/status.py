@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -42,7 +42,7 @@ class EmailStatus:
     message_id: str
     unknowns: int
     simulated: bool
-    refused: tuple[str, ...]
+    refused: tuple[str, ...] = field(repr=False)
     attempts: tuple[AttemptStatus, ...]
 
 

@@ -206,7 +206,7 @@ class Worker:
             deadline=task.deadline,
         )
         try:
-            return vendor.send(task.email, attempt)
+            return lifecycle.believed(task.record, vendor.send(task.email, attempt))
         except Exception as error:  # noqa: BLE001  # a bug of ours or of the user's own vendor: not known
             facts = {"id": attempt.email_id, "vendor": vendor.name, "error": type(error).__name__}
             logger.error("vendor.raised", extra={"facts": facts})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailqueue.lifecycle import decide, end, untouched, vendor_closing
+from mailqueue.lifecycle import believed, decide, end, untouched, vendor_closing
 from mailqueue.record import (
     HIGH,
     NORMAL,
@@ -341,3 +341,14 @@ def test_in_every_situation_the_promises_hold(
         assert decision.delay >= 1
     if decision.unknowns > max(1, record.unknowns):
         assert decision.status is Status.UNCERTAIN
+
+
+def test_a_replayed_key_is_a_yes_only_after_an_unknown_at_that_vendor() -> None:
+    """A request that was refused may have used the key up: then nothing was sent."""
+    replay = SendResult(outcome=Outcome.ACCEPTED, code="400", replay=True)
+    refused_before = Record(priority=NORMAL, vendor="brevo")
+    unknown_before = replace(refused_before, unknown_at=frozenset({"brevo"}))
+    assert believed(refused_before, replay).outcome is Outcome.UNKNOWN
+    assert believed(unknown_before, replay) is replay
+    fresh = SendResult(outcome=Outcome.ACCEPTED, code="201")
+    assert believed(refused_before, fresh) is fresh
