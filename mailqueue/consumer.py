@@ -92,9 +92,11 @@ class Consumer:
         self._worker = Worker(config, self._store, self._routing, owner=owner)
         self._sweeper = Sweeper(config, self._store, self._routing, owner=owner)
         self._tubes = [
-            tube.Tube(server, config.beanstalkd.tube) for server in config.beanstalkd.servers
+            tube.Tube(server, config.beanstalkd.tube, self._sweeper.outage(server))
+            for server in config.beanstalkd.servers
         ]
         self._stopping = self._worker.stopping
+        self._asked_to_stop = threading.Event()
         self._abandoning = threading.Event()
         self._failed = threading.Event()
 
@@ -107,8 +109,9 @@ class Consumer:
 
     def stop(self) -> None:
         """Stop gracefully; called again: leave what is being sent to its lease."""
-        if self._stopping.is_set():
+        if self._asked_to_stop.is_set():
             self._abandoning.set()
+        self._asked_to_stop.set()
         self._stopping.set()
 
     def sweep(self) -> Mapping[str, int] | None:
@@ -136,9 +139,13 @@ class Consumer:
 
         Raises ``Unavailable`` when a server cannot be reached at the start.
         """
-        self._store.ensure_indexes()
-        self._routing.health.refresh()
-        tube.depth(self.config.beanstalkd)
+        try:
+            self._store.ensure_indexes()
+            self._routing.health.refresh()
+            tube.depth(self.config.beanstalkd)
+        except Unavailable:
+            self._store.close()
+            raise
         self._say_started()
         takers = [self._start(f"taker-{t.server}", self._take, t) for t in self._tubes]
         senders = [

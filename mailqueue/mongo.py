@@ -92,7 +92,8 @@ class Mongo:
             if session is not None or duplicates(error):
                 raise
             self._outage.began(_said(error))
-            raise StoreUnavailable(_said(error)) from error
+            # A traceback that went on to the driver's error would quote the document in it.
+            raise StoreUnavailable(_said(error)) from None
         self._outage.over()
 
     def persist(self, write: Callable[[], T], seconds: float) -> T:

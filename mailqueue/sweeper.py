@@ -26,6 +26,7 @@ from mailqueue.config import Config
 from mailqueue.document import Stored
 from mailqueue.errors import QueueUnavailable
 from mailqueue.message import Email
+from mailqueue.outage import Outage
 from mailqueue.record import HIGH, Reason, Status
 from mailqueue.routing import Routing
 from mailqueue.store import Store
@@ -93,6 +94,10 @@ class Sweeper:
         with self._store.reached():
             self._leases.delete_one({"_id": self._lease_id, "owner": self._owner})
         self._announcer.close()
+
+    def outage(self, server: str) -> Outage:
+        """The present outage of a beanstalkd, if any, as this process says it."""
+        return self._announcer.outage(server)
 
     def _leased(self) -> bool:
         """Take or keep the lease for two rounds."""

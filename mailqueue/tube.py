@@ -169,12 +169,12 @@ class Connection:
 class Tube:
     """The consumer's side of one server: connections that wait, and those that hold jobs."""
 
-    def __init__(self, server: str, tube: str) -> None:
+    def __init__(self, server: str, tube: str, outage: Outage | None = None) -> None:
         self.server = server
         self._tube = tube
         self._lock = threading.Lock()
         self._connections: list[Connection] = []
-        self._outage = Outage(f"beanstalkd {server}")
+        self._outage = outage or Outage(f"beanstalkd {server}")
 
     def reserve(self, timeout: int) -> Job | None:
         """Wait up to ``timeout`` whole seconds for a job; one thread at a time may wait."""
@@ -300,6 +300,10 @@ class Announcer:
         if server not in mine or mine[server].broken:
             mine[server] = Connection(server, self._settings.tube)
         return mine[server]
+
+    def outage(self, server: str) -> Outage:
+        """For others in this process that talk to the server, so that an outage is said once."""
+        return self._outages[server]
 
     def close(self) -> None:
         """Close this thread's connections; another thread's close when it ends."""

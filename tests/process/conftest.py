@@ -1,0 +1,57 @@
+"""Consumers as child processes; none is left at the end of a test, even of one that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from mailqueue.devserver import DevServers
+from tests.conftest import TEST_PREFIX
+from tests.process.consumer_process import ConsumerProcess
+from tests.stage import Stage
+
+Consumers = Callable[..., ConsumerProcess]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Consumers]:
+    """Start a consumer on a stage: ``run(stage, "--burst", MAILQUEUE_ENV="")``. Not yet ready."""
+    numbers = count(1)
+    with ExitStack() as stack:
+
+        def start(stage: Stage, *arguments: str, **environ: str) -> ConsumerProcess:
+            folder = tmp_path / f"consumer{next(numbers)}"
+            process = ConsumerProcess(stage.settings, folder, *arguments, **environ)
+            stack.push(process)
+            return process
+
+        yield start
+
+
+@pytest.fixture
+def ready(run: Consumers) -> Consumers:
+    """The same, and wait until it is ready."""
+
+    def start(stage: Stage, *arguments: str, **environ: str) -> ConsumerProcess:
+        process = run(stage, *arguments, **environ)
+        process.wait_for("READY=1")
+        return process
+
+    return start
+
+
+@pytest.fixture
+def fragile_stage(servers_to_break: DevServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """A stage on servers of its own, to be broken."""
+    monkeypatch.setenv("MAILQUEUE_ENV", "production")
+    unique = TEST_PREFIX + uuid4().hex
+    settings = servers_to_break.config
+    settings["mongodb"] |= {"database": unique, "collection": TEST_PREFIX + "emails"}
+    settings["beanstalkd"] |= {"tube": unique}
+    with Stage(settings) as stage:
+        yield stage

@@ -1,0 +1,115 @@
+"""The consumer as a real child process, and the service manager that it talks to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from mailqueue.private_server import dies_with_parent
+from tests.waiting import wait_until
+
+REPO = Path(__file__).parents[2]
+
+
+class ConsumerProcess:
+    """``python -m mailqueue.consumer`` with these settings; ``folder`` is its own.
+
+    A context manager: entered when the consumer has said READY, and gone at the end whatever
+    happened. What it wrote is printed then, for pytest to show when the test failed.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], folder: Path, *arguments: str, **environ: str
+    ) -> None:
+        folder.mkdir()
+        self._log = folder / "log"
+        address = str(folder / "notify")
+        self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._manager.bind(address)
+        self._manager.setblocking(False)
+        self._heard: list[str] = []
+        config = folder / "config.json"
+        config.write_text(json.dumps(settings))
+        config.chmod(0o600)
+        module = [sys.executable, "-m", "mailqueue.consumer", "--config", str(config)]
+        surroundings = {"MAILQUEUE_ENV": "production", "NOTIFY_SOCKET": address, **environ}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*dies_with_parent(), *module, *arguments],
+                cwd=REPO,
+                env={**os.environ, **surroundings},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def __enter__(self) -> Self:
+        try:
+            self.wait_for("READY=1")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._manager.close()
+        print(self.output)  # noqa: T201  # pytest shows it when the test failed
+
+    def wait_for(self, state: str) -> None:
+        """Wait until the service manager was told this."""
+        wait_until(lambda: state in self.heard() or not self.running, what=state)
+        assert state in self.heard(), f"ended before it said {state}:\n{self.output}"
+
+    def heard(self) -> list[str]:
+        """All that the service manager was told until now."""
+        try:
+            while True:
+                self._heard.append(self._manager.recv(4096).decode())
+        except BlockingIOError:
+            return self._heard
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def said(self, event: str) -> list[str]:
+        """The lines of its log about this event."""
+        return [line for line in self.output.splitlines() if f" {event}" in line]
+
+    def terminate(self) -> None:
+        """SIGTERM, once."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL; returns when the process is gone."""
+        self._process.kill()
+        self._process.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP: it stands still, its connections stay open."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def exit_code(self, timeout: float = 20) -> int:
+        """Wait for its end."""
+        return self._process.wait(timeout)
+
+    def stop(self) -> int:
+        """SIGTERM, and wait for the end."""
+        self.terminate()
+        return self.exit_code()
