@@ -1,0 +1,100 @@
+"""Where a process of the crash tests ends: subclasses that ``os._exit`` before or after one call.
+
+Decides: the places at which the outside is touched, by name. ``crash_at("before:claim")`` lets this
+process end at the first such call; nothing of it is known to the product.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from bson import ObjectId
+
+from mailqueue import consumer, store, tube
+from mailqueue.document import Document
+from mailqueue.errors import QueueUnavailable
+from mailqueue.message import Email
+from mailqueue.record import SendResult
+from mailqueue.transitions import Change, Claim
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.sendgrid import SendGrid
+
+CRASHED = 99
+
+_point = ""
+
+
+def crash_at(point: str) -> None:
+    """Have this process end at ``point``: ``before:`` or ``after:`` and the place."""
+    global _point  # noqa: PLW0603  # the vendors' class is found by its name, nothing is handed in
+    _point = point
+    consumer.Store = CrashingStore  # type: ignore[attr-defined]  # imported there
+    store.Store = CrashingStore  # type: ignore[misc]
+    tube.Connection = CrashingConnection  # type: ignore[misc]
+    tube.Job = CrashingJob  # type: ignore[misc]
+
+
+@contextmanager
+def _touching(place: str) -> Iterator[None]:
+    if _point == f"before:{place}":
+        os._exit(CRASHED)
+    yield
+    if _point == f"after:{place}":
+        os._exit(CRASHED)
+
+
+class CrashingStore(store.Store):
+    def insert(self, documents: Sequence[Document], session: Any = None) -> list[str]:
+        with _touching("insert"):
+            return super().insert(documents, session)
+
+    def claim(
+        self, claims: Sequence[Claim], *, owner: str, nonce: ObjectId, lease: float
+    ) -> set[ObjectId]:
+        with _touching("claim"):
+            return super().claim(claims, owner=owner, nonce=nonce, lease=lease)
+
+    def change(self, changes: Sequence[Change], seconds: float) -> set[ObjectId]:
+        with _touching("rescue" if any(change.expired for change in changes) else "settle"):
+            return super().change(changes, seconds)
+
+
+class CrashingConnection(tube.Connection):
+    def put(self, what: tube.Announcement, ttr: int) -> None:
+        with _touching("put"):
+            super().put(what, ttr)
+        if _point == "lost:put":
+            crash_at("")
+            self.close()
+            raise QueueUnavailable("beanstalkd: the reply is lost")
+
+    def reserve(self, timeout: int) -> tube.Job | None:
+        if _point == "before:reserve":
+            os._exit(CRASHED)
+        job = super().reserve(timeout)
+        if job is not None and _point == "after:reserve":
+            os._exit(CRASHED)
+        return job
+
+
+class CrashingJob(tube.Job):
+    __slots__ = ()
+
+    def delete(self) -> None:
+        with _touching("delete"):
+            super().delete()
+
+    def release(self, priority: int, delay: float) -> None:
+        with _touching("release"):
+            super().release(priority, delay)
+
+
+class CrashingVendor(SendGrid):
+    """Named in the configuration as a class of the user's own."""
+
+    def send(self, email: Email, attempt: Attempt) -> SendResult:
+        with _touching("send"):
+            return super().send(email, attempt)

@@ -1,0 +1,152 @@
+"""A process ends before or after each touch of the outside; another one goes on.
+
+There is one e-mail in the consumer's tests, so that for each place it is known exactly how many
+outcomes are unknown and how many copies there are; ``tests/storm.py`` has the many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from mailqueue.private_server import dies_with_parent
+from tests.faults.child import EMAILS
+from tests.faults.invariants import broken, unknowns
+from tests.faults.seams import CRASHED, CrashingVendor
+from tests.process.consumer_process import REPO, ConsumerProcess
+from tests.stage import DOWN, Stage
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+ENDS_WITHIN = 30
+
+
+def run_child(role: str, stage: Stage, folder: Path, point: str = "-") -> tuple[int, list[str]]:
+    """Run a child to its end; returns its exit code and the ids that it printed."""
+    config = folder / f"{role}.json"
+    own_class = f"{CrashingVendor.__module__}:{CrashingVendor.__name__}"
+    vendors = [{**entry, "type": own_class} for entry in stage.settings["vendors"]]
+    config.write_text(json.dumps({**stage.settings, "vendors": vendors}))
+    config.chmod(0o600)
+    done = subprocess.run(
+        [*dies_with_parent(), sys.executable, "-m", "tests.faults.child", role, config, point],
+        cwd=REPO,
+        env=os.environ,
+        timeout=ENDS_WITHIN,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    print(done.stderr)  # noqa: T201  # pytest shows it when the test failed
+    return done.returncode, done.stdout.split()
+
+
+def crash(stage: Stage, folder: Path, point: str) -> None:
+    """A consumer ends at ``point``; then so much time passes that its leases have run out."""
+    code, _ = run_child("consumer", stage, folder, point)
+    assert code == CRASHED
+    held = {"lease.until": {"$exists": True}}
+    stage.emails.update_many(held, {"$set": {"lease.until": LONG_AGO}})
+    stage.emails.database[f"{stage.emails.name}.leases"].delete_many({})
+
+
+def lose_all_jobs(stage: Stage) -> None:
+    with stage.tube() as tube:
+        while stage.jobs():
+            tube.delete(tube.reserve(1))
+
+
+def check(stage: Stage) -> None:
+    for document in stage.emails.find():
+        copies = stage.copies[str(document["_id"])]
+        assert broken(document, copies) == [], document["attempts"]
+
+
+# the places at which it ends, one process after the other · unknown outcomes · copies too many
+@pytest.mark.parametrize(
+    "points, unknown, extra",
+    [
+        (["before:reserve"], 0, 0),
+        (["after:reserve"], 0, 0),
+        (["before:claim"], 0, 0),
+        (["after:claim"], 1, 0),
+        (["before:send"], 1, 0),
+        (["after:send"], 1, 1),
+        (["before:settle"], 1, 1),
+        (["after:settle"], 0, 0),
+        (["before:delete"], 0, 0),
+        (["after:delete"], 0, 0),
+        (["before:release"], 0, 0),
+        (["after:release"], 0, 0),
+        (["after:send", "before:rescue"], 1, 1),
+        (["after:send", "after:rescue"], 1, 1),
+        (["before:claim", "before:put"], 0, 0),
+        (["before:claim", "after:put"], 0, 0),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else str(value),
+)
+def test_a_consumer_that_ends_anywhere_loses_nothing_and_doubles_only_what_was_unknown(
+    points: list[str], unknown: int, extra: int, impatient: Stage, tmp_path: Path
+) -> None:
+    first = impatient.vendor("first")
+    first.replies = [DOWN] if points[0].endswith("release") else []
+    (email_id,) = impatient.send()
+    for number, point in enumerate(points):
+        if number:
+            lose_all_jobs(impatient)  # now only the sweeper knows
+        crash(impatient, tmp_path, point)
+        if impatient.status(email_id).status != "sent" and not number:
+            assert impatient.jobs(), "the job went before the e-mail's end was stored"
+    impatient.vendor("second")
+    with ConsumerProcess(impatient.settings, tmp_path / "restarted"):
+        impatient.until(sent=1)
+
+    check(impatient)
+    assert unknowns(impatient.document(email_id)) == unknown
+    assert impatient.copies == {email_id: 1 + extra}
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["before:insert", "after:insert", "before:put", "after:put", "lost:put"],
+)
+def test_a_producer_that_ends_anywhere_loses_and_doubles_nothing(
+    point: str, impatient: Stage, tmp_path: Path
+) -> None:
+    impatient.vendor("first")
+    impatient.settings["consumer"] = {"sweep_every": 0.5, "concurrency": 1}
+    code, before = run_child("producer", impatient, tmp_path, point)
+    assert code == (0 if point == "lost:put" else CRASHED)
+    doubled = sum(impatient.jobs().values()) - len(before)
+    code, after = run_child("producer", impatient, tmp_path)  # an application repeats
+    assert code == 0
+    assert after[: len(before)] == before
+    assert doubled == (point in ("after:put", "lost:put"))
+    with ConsumerProcess(impatient.settings, tmp_path / "consumer"):
+        impatient.until(sent=EMAILS)
+
+    check(impatient)
+    assert impatient.copies == Counter(after)
+
+
+@pytest.mark.parametrize("on_unknown, kills", [("resend", 2), ("park", 1)])
+def test_an_email_that_kills_its_process_ends_as_uncertain(
+    on_unknown: str, kills: int, impatient: Stage, tmp_path: Path
+) -> None:
+    impatient.vendor("first"), impatient.vendor("second")
+    impatient.settings["delivery"] = {**impatient.settings["delivery"], "on_unknown": on_unknown}
+    impatient.send()
+    for _ in range(kills):
+        crash(impatient, tmp_path, "after:send")
+    with ConsumerProcess(impatient.settings, tmp_path / "restarted"):
+        impatient.until(uncertain=1)
+
+    (document,) = impatient.emails.find()
+    assert broken(document, kills, on_unknown) == []
+    assert sum(impatient.copies.values()) == kills

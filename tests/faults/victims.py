@@ -1,0 +1,158 @@
+"""What the storm does to processes: kills, pauses, restarts, by a seeded schedule.
+
+Decides: who is hit, when and how. Assumes: called from one thread, the one that starts them all.
+Promises: after ``calm()`` every process runs again; after ``close()`` none is left.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from mailqueue.devserver import Beanstalkd
+from mailqueue.private_server import dies_with_parent
+
+REPO = Path(__file__).resolve().parents[2]
+KILL_EVERY, PAUSE_EVERY, RESTART_EVERY = 2.0, 12.0, 15.0
+ENDS_WITHIN = 60.0
+ENDED = "consumers ended by themselves, exit {}"
+NO_SERVER = 3  # what a consumer may end with: there was no beanstalkd when it started
+
+
+class Victim:
+    """One consumer: started again whenever it was killed. All its lives write one log."""
+
+    def __init__(self, config: Path, log: Path) -> None:
+        self._command = [sys.executable, "-m", "mailqueue.consumer", "--config", str(config)]
+        self._log = log
+        self.resume_at: float | None = None
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*dies_with_parent(), *self._command],
+                cwd=REPO,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def pause(self, until: float) -> None:
+        self.resume_at = until
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.resume_at = None
+        self._process.send_signal(signal.SIGCONT)
+
+    @property
+    def exit_code(self) -> int | None:
+        """None: it runs."""
+        return self._process.poll()
+
+    def stop(self) -> int:
+        """SIGTERM; its exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        return self._process.wait(ENDS_WITHIN)
+
+
+class Schedule:
+    """The next moment of one kind of disturbance."""
+
+    def __init__(self, every: float, act: Callable[[], None], rand: random.Random) -> None:
+        self._every = every
+        self._act = act
+        self._rand = rand
+        self._plan()
+
+    def _plan(self) -> None:
+        self._at = time.monotonic() + self._every * self._rand.uniform(0.3, 1.7)
+
+    def look(self) -> None:
+        if time.monotonic() >= self._at:
+            self._act()
+            self._plan()
+
+
+class Storm:
+    """Disturbs the consumers and beanstalkd. ``counts`` says how often what was done."""
+
+    def __init__(
+        self, victims: list[Victim], beanstalkd: Beanstalkd, lease: float, rand: random.Random
+    ) -> None:
+        self._victims = victims
+        self._beanstalkd = beanstalkd
+        self._lease = lease
+        self._rand = rand
+        self._beanstalkd_back_at: float | None = None
+        self.counts = Counter[str]()
+        self._schedules = [
+            Schedule(KILL_EVERY, self._kill, rand),
+            Schedule(PAUSE_EVERY, self._pause, rand),
+            Schedule(RESTART_EVERY, self._stop_beanstalkd, rand),
+        ]
+
+    def blow(self) -> None:
+        """Do what is due now."""
+        now = time.monotonic()
+        for victim in self._victims:
+            if victim.resume_at is not None and now >= victim.resume_at:
+                victim.resume()
+            elif victim.exit_code is not None:
+                self.counts[ENDED.format(victim.exit_code)] += 1
+                victim.start()
+        if self._beanstalkd_back_at is not None and now >= self._beanstalkd_back_at:
+            self._start_beanstalkd()
+        for schedule in self._schedules:
+            schedule.look()
+
+    def calm(self) -> None:
+        """Everything runs again."""
+        for victim in self._victims:
+            if victim.resume_at is not None:
+                victim.resume()
+            if victim.exit_code is not None:
+                victim.start()
+        if self._beanstalkd_back_at is not None:
+            self._start_beanstalkd()
+
+    def _awake(self) -> list[Victim]:
+        return [victim for victim in self._victims if victim.resume_at is None]
+
+    def _kill(self) -> None:
+        if awake := self._awake():
+            victim = self._rand.choice(awake)
+            victim.kill()
+            victim.start()
+            self.counts["kills"] += 1
+
+    def _pause(self) -> None:
+        """Beyond its lease; never all at once, else nothing happens meanwhile."""
+        awake = self._awake()
+        if len(awake) > 1:
+            beyond = self._lease + self._rand.uniform(0.2, 3.0)
+            self._rand.choice(awake).pause(time.monotonic() + beyond)
+            self.counts["pauses"] += 1
+
+    def _stop_beanstalkd(self) -> None:
+        if self._beanstalkd_back_at is None:
+            self._beanstalkd.kill()
+            self._beanstalkd_back_at = time.monotonic() + self._rand.uniform(0.1, 2.0)
+            self.counts["beanstalkd restarts"] += 1
+
+    def _start_beanstalkd(self) -> None:
+        """Now with its binlog, now without: jobs are lost, and old ones come back later."""
+        self._beanstalkd._binlog = self._rand.random() < 0.5
+        self._beanstalkd.start()
+        self._beanstalkd_back_at = None

@@ -1,0 +1,250 @@
+"""One guard of the product removed at a time: do the tests notice?
+
+::
+
+    python tests/mutants.py [PART OF A NAME]
+
+Each mutant is an exact replacement of text in a copy of the package, in a folder of its own; then
+the tests that should notice run there. Prints a table; exit 1 when a mutant survives, or when the
+tests fail without one. A text that is not found is an error: the product moved on, move the mutant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+COPIED = ("mailqueue", "tests", "pyproject.toml")
+GUARDS = "tests/faults/test_guards.py"
+CRASHES = "tests/faults/test_crashes.py"
+WEATHER = "tests/faults/test_weather.py"
+ENDS_WITHIN = 300.0
+
+
+@dataclass(frozen=True)
+class Edit:
+    """``old`` stands exactly once in ``file`` and becomes ``new``."""
+
+    file: str
+    old: str
+    new: str
+
+    def apply(self, root: Path) -> None:
+        path = root / "mailqueue" / self.file
+        text = path.read_text()
+        if text.count(self.old) != 1:
+            raise LookupError(f"{self.file} has {text.count(self.old)} times: {self.old!r}")
+        path.write_text(text.replace(self.old, self.new))
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``tests``: pytest's arguments for those that should notice."""
+
+    name: str
+    edits: tuple[Edit, ...]
+    tests: tuple[str, ...]
+
+    def apply(self, root: Path) -> None:
+        for edit in self.edits:
+            edit.apply(root)
+
+
+MUTANTS = (
+    Mutant(
+        "no token (nor nonce) in the filter of a settlement",
+        (
+            Edit("transitions.py", '        "lease.token": change.token,\n', ""),
+            Edit("transitions.py", "if change.nonce is not None:", "if False:"),
+        ),
+        (GUARDS, "-k", "settles_nothing or claimed_since"),
+    ),
+    Mutant(
+        "no token in the filter of a claim",
+        (Edit("transitions.py", '        "lease.token": claim.token,\n', ""),),
+        (GUARDS, "-k", "others_tried"),
+    ),
+    Mutant(
+        "no status in the filter of a claim",
+        (
+            Edit(
+                "transitions.py", '        "status": Status.QUEUED.value,\n        "env"', '"env"'
+            ),
+            Edit("transitions.py", '        "lease.token": claim.token,\n', ""),
+        ),
+        (GUARDS, "-k", "two_claims"),
+    ),
+    Mutant(
+        "no nonce when a claim is read back",
+        (Edit("store.py", '"lease.nonce": nonce, ', ""),),
+        (GUARDS, "-k", "two_claims"),
+    ),
+    Mutant(
+        "no lease check in the rescue",
+        (Edit("transitions.py", "if change.expired:", "if False:"),),
+        (GUARDS, "-k", "not_rescued"),
+    ),
+    Mutant(
+        "a late yes does not win",
+        (Edit("transitions.py", ', {"$set": _late_accept_wins(simulated)}]', "]"),),
+        (GUARDS, "-k", "came_late"),
+    ),
+    Mutant(
+        "no intent: the claim writes no ledger line",
+        (Edit("transitions.py", '                "attempts": ledger,\n', ""),),
+        (CRASHES, "-k", "after:send"),
+    ),
+    Mutant(
+        "no journal: writes are not durable",
+        (Edit("mongo.py", 'WriteConcern(w="majority", j=True)', "WriteConcern(w=1, j=False)"),),
+        (WEATHER, "-k", "dies_and_stays_away"),
+    ),
+    Mutant(
+        "the job is deleted before the result is stored",
+        (
+            Edit(
+                "worker.py",
+                "        written: set[ObjectId] = set()\n        if changes:\n",
+                "        written: set[ObjectId] = set()\n"
+                "        for each in endings:\n"
+                "            quietly(each.act)\n"
+                "        if changes:\n",
+            ),
+        ),
+        (CRASHES, "-k", "before:settle"),
+    ),
+    Mutant(
+        "no relay",
+        (Edit("sweeper.py", 'done["announced"] = self._relay()', 'done["announced"] = 0'),),
+        (CRASHES, "-k", "put"),
+    ),
+    Mutant(
+        "no rescue by the sweeper",
+        (Edit("sweeper.py", '"rescued": self._rescue()', '"rescued": 0'),),
+        (CRASHES, "-k", "rescue"),
+    ),
+    Mutant(
+        "no bound on unknown outcomes",
+        (Edit("lifecycle.py", "record.unknowns > 1", "record.unknowns > 100"),),
+        (CRASHES, "-k", "kills_its_process"),
+    ),
+    Mutant(
+        "park resends",
+        (Edit("lifecycle.py", "not policy.resend_unknown or ", ""),),
+        (CRASHES, "-k", "kills_its_process"),
+    ),
+    Mutant(
+        "an unknown outcome is not counted",
+        (
+            Edit(
+                "lifecycle.py",
+                "record = replace(record, pin=None, unknowns=record.unknowns + 1)\n    if not",
+                "record = replace(record, pin=None)\n    if not",
+            ),
+        ),
+        (CRASHES, "-k", "after:send"),
+    ),
+    Mutant(
+        "no environment in the filter of a claim",
+        (Edit("transitions.py", '        "env": env,\n', ""),),
+        (GUARDS, "-k", "must_not_be_sent"),
+    ),
+    Mutant(
+        "an e-mail that is not due is claimed",
+        (Edit("transitions.py", '[{"$ifNull": ["$due_at", "$$NOW"]}, "$$NOW"]', "[1, 1]"),),
+        (GUARDS, "-k", "must_not_be_sent"),
+    ),
+    Mutant(
+        "an expired e-mail is claimed",
+        (Edit("transitions.py", '[{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]', "[2, 1]"),),
+        (GUARDS, "-k", "must_not_be_sent"),
+    ),
+    Mutant(
+        "a failed put fails send()",
+        (
+            Edit(
+                "tube.py",
+                "            except QueueUnavailable as error:\n                self._outages",
+                "            except ZeroDivisionError as error:\n                self._outages",
+            ),
+        ),
+        (WEATHER, "-k", "out_of_memory"),
+    ),
+    Mutant(
+        "a connection with half a reply is used again",
+        (
+            Edit(
+                "tube.py",
+                '            self.close()\n            raise QueueUnavailable(f"beanstalkd:',
+                '            raise QueueUnavailable(f"beanstalkd:',
+            ),
+        ),
+        (WEATHER, "-k", "cut"),
+    ),
+)
+
+
+def copy(to: Path) -> None:
+    for name in COPIED:
+        source = REPO / name
+        if source.is_dir():
+            shutil.copytree(source, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, to / name)
+
+
+def notices(tests: Sequence[str], mutant: Mutant | None = None) -> bool:
+    """Whether one of these tests fails. Raises when none ran."""
+    with tempfile.TemporaryDirectory(prefix="mailqueue-mutant-") as folder:
+        copy(Path(folder))
+        if mutant is not None:
+            mutant.apply(Path(folder))
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests],
+            cwd=folder,
+            timeout=ENDS_WITHIN,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+    ran = " passed" in done.stdout or " failed" in done.stdout  # skipped tests notice nothing
+    if done.returncode not in (0, 1) or not ran:
+        raise RuntimeError(f"{tests}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 1
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Remove one guard at a time; run the tests.")
+    parser.add_argument("name", nargs="?", default="", help="only mutants with this in their name")
+    wanted = parser.parse_args(arguments).name
+    chosen = [mutant for mutant in MUTANTS if wanted in mutant.name]
+    for tests in sorted({mutant.tests for mutant in chosen}):
+        if notices(tests):
+            _say(f"fails without a mutant: {' '.join(tests)}")
+            return 1
+    survived = 0
+    for mutant in chosen:
+        began = time.monotonic()
+        caught = notices(mutant.tests, mutant)
+        survived += not caught
+        said = "caught" if caught else "SURVIVED"
+        _say(f"| {mutant.name:<52} | {said:<8} | {time.monotonic() - began:3.0f} s |")
+    _say(f"{len(chosen) - survived} of {len(chosen)} caught")
+    return int(bool(survived))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
