@@ -17,14 +17,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from mailqueue import config_file, tube
+from mailqueue.cli.desk import MANY
+from mailqueue.cli.table import age
 from mailqueue.config import Config, VendorConfig, is_production, keys_of
-from mailqueue.desk import MANY
 from mailqueue.document import PRODUCTION, SIMULATED
 from mailqueue.errors import ConfigError, QueueUnavailable, StoreUnavailable
 from mailqueue.health import HealthBoard
 from mailqueue.record import Status
 from mailqueue.store import Store
-from mailqueue.table import age
 
 SKEW = 5.0
 

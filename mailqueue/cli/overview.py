@@ -13,17 +13,18 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from mailqueue import audit, doctor, tube
+from mailqueue import audit, tube
+from mailqueue.cli import doctor
+from mailqueue.cli.desk import FOUND, MANY, NOT_REACHED, OK, Answer, Desk, Usage
+from mailqueue.cli.doctor import Level, Patient
+from mailqueue.cli.table import age, fields, table
 from mailqueue.config import Config, is_production
 from mailqueue.consumer import Consumer
-from mailqueue.desk import FOUND, MANY, NOT_REACHED, OK, Answer, Desk, Usage
-from mailqueue.doctor import Level, Patient
 from mailqueue.document import SIMULATED
 from mailqueue.errors import QueueUnavailable
 from mailqueue.health import HealthBoard
 from mailqueue.record import Status
 from mailqueue.rotation import Health, probe_wait
-from mailqueue.table import age, fields, table
 
 
 def vendors(desk: Desk) -> Answer:

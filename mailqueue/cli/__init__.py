@@ -25,13 +25,14 @@ from typing import Any, Never
 
 from bson import ObjectId
 
-from mailqueue import audit, casework, config_file, overview
+from mailqueue import audit, config_file
+from mailqueue.cli import casework, overview
+from mailqueue.cli.desk import FOUND, NOT_REACHED, OK, USAGE, Answer, Desk, Usage
+from mailqueue.cli.table import printable
 from mailqueue.config import Config
-from mailqueue.desk import FOUND, NOT_REACHED, OK, USAGE, Answer, Desk, Usage
 from mailqueue.errors import ConfigError, Unavailable
 from mailqueue.interventions import Verb
 from mailqueue.record import Reason, Status
-from mailqueue.table import printable
 
 INTERRUPTED = 130
 VERBS: Mapping[str, Callable[[Desk], Answer]] = {

@@ -14,10 +14,10 @@ from typing import Any
 from bson import ObjectId
 
 from mailqueue import interventions
-from mailqueue.desk import FOUND, MANY, OK, Answer, Desk, Usage
+from mailqueue.cli.desk import FOUND, MANY, OK, Answer, Desk, Usage
+from mailqueue.cli.table import age, fields, printable, table
 from mailqueue.document import Stored
 from mailqueue.interventions import Verb
-from mailqueue.table import age, fields, printable, table
 from mailqueue.triage import job_priority
 from mailqueue.tube import Announcement
 
