@@ -194,8 +194,10 @@ def _ordinary_unknown(
     if not policy.resend_unknown or record.unknowns > 1:
         return _decision(record, Status.UNCERTAIN, reason=Reason.UNKNOWN)
     again = _next_vendor(record, others, policy, rand)
+    if not record.lookup or again.status.final:
+        return again
     # A vendor that can be asked is asked first, once it may know the answer.
-    return replace(again, delay=max(again.delay, policy.lookup_after)) if record.lookup else again
+    return replace(again, delay=max(again.delay, policy.lookup_after))
 
 
 def _still_pinned(
