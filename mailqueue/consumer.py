@@ -87,7 +87,8 @@ class Consumer:
             config.mongodb, env=document.SIMULATED if self._simulated else document.PRODUCTION
         )
         owner = f"{socket.gethostname()}:{os.getpid()}:{ObjectId()}"
-        health = HealthBoard(self._store, [vendor.name for vendor in config.vendors])
+        names = [vendor.name for vendor in config.vendors]
+        health = HealthBoard(self._store, names, env=self._store.env)
         self._routing = Routing(config, health, self._vendors())
         self._worker = Worker(config, self._store, self._routing, owner=owner)
         self._sweeper = Sweeper(config, self._store, self._routing, owner=owner)
@@ -97,6 +98,7 @@ class Consumer:
         ]
         self._stopping = self._worker.stopping
         self._asked_to_stop = threading.Event()
+        self._interrupts = self._heeded = 0
         self._abandoning = threading.Event()
         self._failed = threading.Event()
 
@@ -113,6 +115,18 @@ class Consumer:
             self._abandoning.set()
         self._asked_to_stop.set()
         self._stopping.set()
+
+    def interrupt(self) -> None:
+        """``stop()`` for a signal handler: only a number changes here, ``run()`` does the rest.
+
+        An event may be held by the very thread that the handler interrupts.
+        """
+        self._interrupts += 1
+
+    def _heed(self) -> None:
+        while self._heeded < self._interrupts:
+            self._heeded += 1
+            self.stop()
 
     def sweep(self) -> Mapping[str, int] | None:
         """One round of the sweeper alone, now; None: another process holds its lease."""
@@ -160,6 +174,7 @@ class Consumer:
         """Until somebody stops us; meanwhile tell the service manager that we are well."""
         with ServiceManager() as manager:
             while not self._stopping.wait(TICK):
+                self._heed()
                 if all(thread.is_alive() for thread in threads):
                     manager.alive()
                 if self._burst and self._is_done():
@@ -177,6 +192,7 @@ class Consumer:
         for _ in senders:
             self._worker.tasks.put(None)
         self._join(senders)
+        self._worker.give_back_waiting()
         self._worker.results.put(None)
         settler.join(self.config.delivery.record + self.config.mongodb.timeout)
         self._join([sweeper])
@@ -189,6 +205,7 @@ class Consumer:
 
     def _join(self, threads: Sequence[threading.Thread]) -> None:
         while not self._abandoning.is_set() and any(thread.is_alive() for thread in threads):
+            self._heed()
             next(thread for thread in threads if thread.is_alive()).join(TICK)
 
     def _is_done(self) -> bool:
@@ -289,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"mailqueue.consumer: {error}\n")
         return 2
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: consumer.stop())
+        signal.signal(number, lambda *_: consumer.interrupt())
     try:
         return consumer.run()
     except Unavailable as error:

@@ -19,7 +19,7 @@ import re
 import signal
 import socket
 import sys
-import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,13 +149,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the config keys only, one line")
     options = parser.parse_args(arguments)
-    asked_to_stop = threading.Event()
+    signals: list[int] = []  # no event: the thread that a handler interrupts may hold its lock
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked_to_stop.set())
+        signal.signal(number, lambda number, _: signals.append(number))
     try:
         with devservers() as servers:
             print(json.dumps(servers.config) if options.json else _describe(servers), flush=True)
-            while not asked_to_stop.wait(0.5):
+            while not signals:
+                time.sleep(0.2)
                 for server in (servers.mongod, servers.beanstalkd):
                     if not server.running:
                         print(f"{server.name} ended by itself", file=sys.stderr)

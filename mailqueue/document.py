@@ -10,7 +10,7 @@ Promises: no I/O. ``transitions`` holds the guarded updates, ``store`` is the on
 ::
 
     _id  idempotency_key  content_hash  env  email{...}  message_id
-    status  reason  priority  due_at  expires_at  clock_from  created_at  updated_at
+    status  reason  priority  due_at  overdue_at  expires_at  clock_from  created_at  updated_at
     lease {token, owner, nonce, until}      token grows with every claim and is never reused
     attempts [{n, token, vendor, key, probe, started_at, ended_at,
                outcome, code, detail, message_id, answered, refused, pending}]    the newest 50
@@ -24,12 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from bson import ObjectId
 
-from mailqueue.record import Outcome, Pin, Record, Round, Status
+from mailqueue.record import Outcome, Pin, Record, Round, Status, overdue_after
 
 PRODUCTION, SIMULATED = "production", "simulated"
 
@@ -59,6 +59,7 @@ def new(
         "status": Status.QUEUED.value,
         "priority": priority,
         "due_at": send_at,
+        "overdue_at": max(now, send_at or now) + timedelta(seconds=overdue_after(priority)),
         "clock_from": max(now, send_at) if send_at else now,
         "created_at": now,
         "updated_at": now,
@@ -125,6 +126,15 @@ class Stored:
         newest = next((x for x in reversed(lines) if x["outcome"] == Outcome.UNKNOWN), None)
         return None if newest is None or newest.get("looked_up") else newest
 
+    def key_age(self, vendor: str, key: str | None) -> float:
+        """Seconds since this vendor was first sent this key; 0: it was not."""
+        uses = [
+            line["started_at"]
+            for line in self.document["attempts"]
+            if key is not None and line["vendor"] == vendor and line.get("key") == key
+        ]
+        return max(0.0, (self.now - min(uses)).total_seconds()) if uses else 0.0
+
     def record(self) -> Record:
         """What ``decide`` needs to know; the open ledger line, if any, is the attempt decided."""
         document = self.document
@@ -145,6 +155,7 @@ class Stored:
             vendor=line.get("vendor"),
             probe=bool(line.get("probe")),
             key=line.get("key"),
+            key_age=self.key_age(line.get("vendor", ""), line.get("key")),
         )
 
     def _pin(self) -> Pin | None:

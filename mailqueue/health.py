@@ -24,6 +24,7 @@ from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from mailqueue import rotation
+from mailqueue.document import PRODUCTION
 from mailqueue.record import Closing
 from mailqueue.rotation import Health
 from mailqueue.store import Store
@@ -39,13 +40,20 @@ class HealthBoard:
     """The health of the configured vendors, as this process knows it."""
 
     def __init__(
-        self, store: Store, names: Iterable[str], clock: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        names: Iterable[str],
+        clock: Callable[[], float] = time.monotonic,
+        env: str = PRODUCTION,
     ) -> None:
         self._store = store
-        self._collection = store.collection(".vendors")
+        # A simulation opens and closes nothing but its own vendors.
+        suffix = ".vendors" if env == PRODUCTION else f".vendors.{env}"
+        self._collection = store.collection(suffix)
         self._clock = clock
         self._lock = threading.Lock()
         self._known = {name: Health(name=name) for name in names}
+        self._known_at = dict.fromkeys(self._known, clock())
         self._server_ahead = time.time() - clock()
         self._read_at = -REFRESH
 
@@ -66,14 +74,19 @@ class HealthBoard:
 
     def refresh(self) -> None:
         """Read every vendor's health now."""
+        began = self._clock()
         for health in self._load(list(self._known)).values():
-            self._learn(health)
+            self._learn(health, began)
 
-    def _learn(self, health: Health) -> None:
-        """Keep the newer of what is known and what was read: readers may overtake each other."""
+    def _learn(self, health: Health, at: float) -> None:
+        """Keep what was read last (begun ``at``): readers may overtake each other.
+
+        The generation does not tell: it starts again when somebody drops the collection.
+        """
         with self._lock:
-            if health.generation >= self._known[health.name].generation:
+            if at >= self._known_at[health.name]:
                 self._known[health.name] = health
+                self._known_at[health.name] = at
 
     def _load(self, names: list[str]) -> dict[str, Health]:
         with self._store.reached():
@@ -119,10 +132,11 @@ class HealthBoard:
 
     def probe_failed(self, name: str, closing: Closing, token: str) -> None:
         """The probe failed: close the vendor again."""
-        _, after = self._change(
+        before, after = self._change(
             name, lambda health, now: rotation.probe_failed(health, closing, now, token)
         )
-        _say_closed(after, closing, newly=False)
+        if after is not before:
+            _say_closed(after, closing, newly=False)
 
     def probe_succeeded(self, name: str, token: str) -> None:
         """The probe was answered: open the vendor."""
@@ -152,7 +166,7 @@ class HealthBoard:
             after = change(before, self.now())
             if after is None or after == before or self._swapped(before, after):
                 after = before if after is None else after
-                self._learn(after)
+                self._learn(after, self._clock())
                 return before, after
 
     def _swapped(self, before: Health, after: Health) -> bool:

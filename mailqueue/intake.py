@@ -38,7 +38,7 @@ class Terms:
     expires_at: datetime | None = None
 
     def __post_init__(self) -> None:
-        if self.priority not in PRIORITIES:
+        if str(self.priority) not in PRIORITIES:  # str(): a list cannot be looked up
             raise InvalidEmail("priority", f"must be one of {', '.join(PRIORITIES)}")
         for name in ("send_at", "expires_at"):
             value = getattr(self, name)
@@ -110,5 +110,7 @@ def _check_key(key: str | None) -> None:
     given: object = key
     if given is None:
         return
-    if not isinstance(given, str) or not 0 < len(given) <= KEY_LENGTH or "\0" in given:
+    if not isinstance(given, str) or not 0 < len(given) <= KEY_LENGTH:
         raise InvalidEmail("idempotency_key", f"must be a string of 1 to {KEY_LENGTH} characters")
+    if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in given):
+        raise InvalidEmail("idempotency_key", "contains NUL or a lone surrogate")

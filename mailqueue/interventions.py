@@ -22,7 +22,7 @@ from bson import ObjectId
 
 from mailqueue.document import Stored
 from mailqueue.record import Reason, Status
-from mailqueue.transitions import Filter, Pipeline
+from mailqueue.transitions import OVERDUE_MS, Filter, Pipeline
 
 LIST_LENGTH = 50
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
@@ -94,6 +94,7 @@ def retried() -> dict[str, Any]:
         "pin": None,
         "refused": {"$cond": [fresh, None, {"$ifNull": ["$refused", None]}]},
         "announced": None,
+        "overdue_at": {"$add": ["$$NOW", OVERDUE_MS]},
         "updated_at": "$$NOW",
     }
 

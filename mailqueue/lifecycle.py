@@ -22,7 +22,6 @@ from dataclasses import replace
 from typing import assert_never
 
 from mailqueue.record import (
-    RETRY_PRIORITIES,
     Closing,
     Decision,
     Outcome,
@@ -34,6 +33,7 @@ from mailqueue.record import (
     SendResult,
     Status,
     VendorState,
+    retry_priority,
 )
 
 __all__ = [
@@ -180,8 +180,8 @@ def _accepted(
 
 def _unknown(record: Record, others: Sequence[VendorState], policy: Policy, rand: Rand) -> Decision:
     """Repeat under the same key where that is safe, else resend once or park."""
-    if record.vendor is not None and record.key is not None and record.key_life > 0:
-        life = min(policy.pin_life, record.key_life)
+    life = min(policy.pin_life, record.key_life) - record.key_age
+    if record.vendor is not None and record.key is not None and life > 0:
         pin = Pin(vendor=record.vendor, key=record.key, remaining=life)
         return _decision(replace(record, pin=pin), Status.QUEUED)
     return _ordinary_unknown(record, others, policy, rand)
@@ -288,14 +288,14 @@ def end(record: Record, reason: Reason) -> Decision:
 
 def untouched(record: Record) -> Decision:
     """The claim is given back and nothing was sent: the e-mail is queued as it was."""
-    return replace(_decision(record, Status.QUEUED), priority=RETRY_PRIORITIES[record.priority])
+    return replace(_decision(record, Status.QUEUED), priority=retry_priority(record.priority))
 
 
 def _decision(
     record: Record, status: Status, *, reason: str | None = None, delay: float = 0.0
 ) -> Decision:
     fresh = record.vendor is None and record.round == Round()
-    priority = record.priority if fresh else RETRY_PRIORITIES[record.priority]
+    priority = record.priority if fresh else retry_priority(record.priority)
     return Decision(
         status=status,
         priority=priority,

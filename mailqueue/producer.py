@@ -154,8 +154,10 @@ class Producer:
     ) -> list[str]:
         """Store e-mails durably, 500 to a write, and announce them; returns their ids in order.
 
-        All are validated before any is stored. ``idempotency_keys``: one for each, or None.
-        ``StoreUnavailable`` says which ids are stored and of which it is not known.
+        All are validated, and their keys looked up, before any is stored; if another caller takes
+        one of the keys for another content in between, the others are stored all the same.
+        ``idempotency_keys``: one for each, or None. ``StoreUnavailable`` says which ids are stored
+        and of which it is not known.
         """
         terms = Terms(priority, send_at, expires_at)
         made = self._intake.documents(list(emails), terms, idempotency_keys)

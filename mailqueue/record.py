@@ -17,6 +17,20 @@ PRIORITIES = {"high": HIGH, "normal": NORMAL, "bulk": BULK}
 RETRY_PRIORITIES = {HIGH: 256, NORMAL: 512, BULK: 768}
 
 
+OVERDUE = {HIGH: 60.0, NORMAL: 900.0, BULK: 900.0}
+ANNOUNCEMENTS = 5
+
+
+def overdue_after(priority: int) -> float:
+    """Seconds past its time after which an e-mail is announced again, whatever the tube holds."""
+    return OVERDUE.get(priority, OVERDUE[NORMAL])
+
+
+def retry_priority(priority: int) -> int:
+    """The priority of a retry; one that a person set by hand stays as it is."""
+    return RETRY_PRIORITIES.get(priority, priority)
+
+
 class Status(StrEnum):
     """Where an e-mail stands. Four are ends; ``uncertain`` waits for a person."""
 
@@ -55,6 +69,7 @@ class Reason(StrEnum):
     GAVE_UP = "gave_up"
     EXPIRED = "expired"
     UNKNOWN = "unknown"
+    UNREADABLE = "unreadable"
     CANCELLED = "cancelled"
     MARKED_SENT = "marked_sent"
 
@@ -114,8 +129,8 @@ class Record:
 
     ``age`` counts from max(creation, ``send_at``) or an operator's retry. ``vendor`` is the vendor
     of the attempt being decided (None: none could be asked), ``probe`` whether it was a probe,
-    ``key`` its idempotency key with ``key_life`` seconds of documented life left; ``lookup``: that
-    vendor can be asked whether it has the e-mail.
+    ``key`` its idempotency key, surely known for ``key_life`` seconds since its first use, which
+    was ``key_age`` seconds ago; ``lookup``: that vendor can be asked whether it has the e-mail.
     ``failed_at`` are the vendors that answered this e-mail with a server error before,
     ``unknown_at`` those at which the outcome of an attempt is unknown.
     ``pending`` is None until a vendor took the e-mail for some recipients only.
@@ -136,6 +151,7 @@ class Record:
     probe: bool = False
     key: str | None = None
     key_life: float = 0.0
+    key_age: float = 0.0
     lookup: bool = False
 
 

@@ -101,7 +101,7 @@ def _wait(health: Health, now: float, alone: bool) -> float:
 def probe_wait(health: Health, now: float, alone: bool) -> float:
     """Seconds until the vendor may be probed (<= 0: now); infinite for an open one.
 
-    ``alone``: no vendor is left for the e-mail, so the early probe's time counts, but never
+    ``alone``: no vendor is left for the e-mail, so the early probe's time counts, which is never
     before a time that the vendor named itself.
     """
     if health.unavailable_until is None:

@@ -14,7 +14,8 @@ not final, or is ``uncertain``, is never deleted. Each round is bounded by pages
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,7 +28,7 @@ from mailqueue.document import Stored
 from mailqueue.errors import QueueUnavailable
 from mailqueue.message import Email
 from mailqueue.outage import Outage
-from mailqueue.record import HIGH, Reason, Status
+from mailqueue.record import Reason, Status
 from mailqueue.routing import Routing
 from mailqueue.store import Store
 from mailqueue.transitions import Change
@@ -38,13 +39,13 @@ logger = logging.getLogger(__name__)
 
 PAGE = 100
 RELAYED = 1000
+RELAYED_MOST = 20_000
+RELAY_SECONDS = 5.0
 PRUNED = 20_000
 JUST_NOW = timedelta(seconds=1)
 ANNOUNCED_LATELY = timedelta(seconds=60)
-ANNOUNCEMENTS = 5
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_ID = ObjectId(b"\0" * 12)
-OVERDUE = {True: 60.0, False: 900.0}
 
 
 class Sweeper:
@@ -66,11 +67,12 @@ class Sweeper:
         """
         if not self._leased():
             return {}
-        done = {"rescued": self._rescue(), "expired": self._expire(), "pruned": self._prune()}
+        done = {"rescued": self._rescue(), "expired": self._expire()}
         try:
             done["announced"] = self._relay()
         except QueueUnavailable as error:
             logger.info("sweep.no_relay", extra={"facts": {"error": str(error)}})
+        done["pruned"] = self._prune()
         if any(done.values()):
             logger.info("sweep.done", extra={"facts": done})
         return done
@@ -84,10 +86,11 @@ class Sweeper:
             "pruned": sum(self._store.count(match, PRUNED) for _, match in self._old(now)),
         }
         try:
-            pages = self._unannounced(now)
+            unannounced = {stored.id for stored in self._unannounced(now)}
         except QueueUnavailable:
             return found
-        return found | {"announced": len({stored.id for page in pages for stored in page})}
+        overdue = {stored.id for stored in self._overdue(now)}
+        return found | {"announced": len(unannounced | overdue)}
 
     def close(self) -> None:
         """Let another process sweep at once."""
@@ -163,15 +166,7 @@ class Sweeper:
         expired = 0
         match = self._past(self._store.now())
         while page := self._store.find(match, PAGE):
-            changes = [
-                Change(
-                    id=stored.id,
-                    token=stored.token,
-                    decision=lifecycle.end(stored.record(), Reason.EXPIRED),
-                    sending=False,
-                )
-                for stored in page
-            ]
+            changes = [change for stored in page if (change := _ended(stored))]
             done = self._store.change(changes, self._store.timeout)
             expired += len(done)
             if len(page) < PAGE or not done:
@@ -184,56 +179,51 @@ class Sweeper:
     # The relay ---------------------------------------------------------------------------------
 
     def _relay(self) -> int:
-        """Announce what is due but not on the tube."""
-        pages = self._unannounced(self._store.now())
-        return sum(self._announce_page(page) for page in pages)
+        """Announce what is due but not on the tube, then what waits for longer than it should."""
+        end = time.monotonic() + max(RELAY_SECONDS, self._config.consumer.sweep_every)
+        now = self._store.now()
+        waiting = self._unannounced(now)
+        announced = 0
+        for start in range(0, len(waiting), RELAYED):
+            announced += self._announce_page(waiting[start : start + RELAYED])
+            if time.monotonic() > end:
+                break
+        return announced + self._announce_page(self._overdue(now))
 
-    def _unannounced(self, now: datetime) -> list[list[Stored]]:
-        """The next pages to announce. Raises ``QueueUnavailable``."""
+    def _unannounced(self, now: datetime) -> list[Stored]:
+        """The longest due of those not announced just now, as many as jobs are missing and a page.
+
+        Raises ``QueueUnavailable``.
+        """
         jobs = tube.depth(self._config.beanstalkd)
         there = jobs["ready"] + jobs["reserved"]
-        due = self._due(now - JUST_NOW)
-        sending = self._store.count(self._mine(Status.SENDING), there + RELAYED)
-        missing = sending + self._store.count(due, there + RELAYED) - there
-        pages = [self._overdue(now)]
-        if missing > 0:
-            pages.insert(0, self._longest_unannounced(due, now, min(RELAYED, missing + PAGE)))
-        return pages
-
-    def _due(self, now: datetime) -> dict[str, Any]:
-        return self._mine(Status.QUEUED) | {"$or": [{"due_at": None}, {"due_at": {"$lte": now}}]}
-
-    def _longest_unannounced(
-        self, due: Mapping[str, Any], now: datetime, limit: int
-    ) -> list[Stored]:
+        missing = self._backlog(now - JUST_NOW, there + RELAYED_MOST) - there
+        if missing <= 0:
+            return []
         lately = {"announced.at": {"$gt": now - ANNOUNCED_LATELY}}
-        return self._store.find({**due, "$nor": [lately]}, limit, "due_at", "_id")
+        due = {"$or": [{"due_at": None}, {"due_at": {"$lte": now - JUST_NOW}}], "$nor": [lately]}
+        limit = min(RELAYED_MOST, missing + PAGE)
+        return self._store.find_jobs(self._mine(Status.QUEUED) | due, limit, "due_at", "_id")
+
+    def _backlog(self, now: datetime, limit: int) -> int:
+        """How many e-mails should have a job now: those due and those being sent. Index only."""
+        queued = self._mine(Status.QUEUED)
+        later = self._store.count(queued | {"due_at": {"$gt": now}}, limit)
+        due = self._store.count(queued, limit + later) - later
+        return due + self._store.count(self._mine(Status.SENDING), limit)
 
     def _overdue(self, now: datetime) -> list[Stored]:
         """Whatever the tube's depth: what waits for longer than its class should, ever rarer."""
-        waited = [
-            self._due(before)
-            | self._class(high)
-            | self._announced(n)
-            | {"updated_at": {"$lte": before}}
-            for high, base in OVERDUE.items()
-            for n in range(ANNOUNCEMENTS)
-            for before in [now - timedelta(seconds=base * 4**n)]
-        ]
-        due = self._due(now - timedelta(seconds=min(OVERDUE.values())))
-        return self._store.find({"$and": [due, {"$or": waited}]}, PAGE, "due_at", "_id")
+        overdue = self._mine(Status.QUEUED) | {"overdue_at": {"$lte": now}}
+        return self._store.find(overdue, PAGE, "overdue_at")
 
-    @staticmethod
-    def _class(high: bool) -> dict[str, Any]:
-        return {"priority": HIGH if high else {"$ne": HIGH}}
-
-    @staticmethod
-    def _announced(n: int) -> dict[str, Any]:
-        return {"announced.n": n} if n else {"announced": None}
-
-    def _announce_page(self, page: list[Stored]) -> int:
-        done = self._announcer.announce([_announcement(stored) for stored in page])
-        self._store.mark_announced([stored.id for stored in page[:done]])
+    def _announce_page(self, page: Sequence[Stored]) -> int:
+        """Put the jobs of a page, each once, and note it."""
+        unique = list({stored.id: stored for stored in page}.values())
+        if not unique:
+            return 0
+        done = self._announcer.announce([_announcement(stored) for stored in unique])
+        self._store.mark_announced([stored.id for stored in unique[:done]])
         return done
 
     # Retention ---------------------------------------------------------------------------------
@@ -269,6 +259,17 @@ class Sweeper:
 
     def _mine(self, status: Status) -> dict[str, Any]:
         return {"status": status.value, "env": self._store.env}
+
+
+def _ended(stored: Stored) -> Change | None:
+    """The end of an e-mail whose time has passed; None: it cannot be read."""
+    try:
+        decision = lifecycle.end(stored.record(), Reason.EXPIRED)
+    except (LookupError, TypeError, ValueError) as error:  # it must not stop all others
+        facts = {"id": str(stored.id), "error": type(error).__name__}
+        logger.error("email.unreadable", extra={"facts": facts})
+        return None
+    return Change(id=stored.id, token=stored.token, decision=decision, sending=False)
 
 
 def _announcement(stored: Stored) -> Announcement:

@@ -19,9 +19,16 @@ from typing import Any
 
 from bson import ObjectId
 
-from mailqueue.record import Decision, Outcome, Pin, SendResult, Status
+from mailqueue.record import HIGH, NORMAL, OVERDUE, Decision, Outcome, Pin, SendResult, Status
 
 LEDGER_LENGTH = 50
+OVERDUE_MS = {
+    "$cond": [
+        {"$eq": ["$priority", HIGH]},
+        round(OVERDUE[HIGH] * 1000),
+        round(OVERDUE[NORMAL] * 1000),
+    ]
+}
 NOT_STARTED = "not_started"
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -139,6 +146,7 @@ def change_update(change: Change, simulated: bool) -> Pipeline:
         "unknowns": decision.unknowns,
         "counted": decision.counted,
         "announced": None,
+        "overdue_at": _overdue_at(decision),
         "updated_at": "$$NOW",
     }
     if change.sending:
@@ -158,6 +166,7 @@ def _late_accept_wins(simulated: bool) -> dict[str, Any]:
         "status": Status.SENT.value,
         "reason": None,
         "due_at": None,
+        "overdue_at": "$$REMOVE",
         "pin": None,
         "pending": None,
         "refused": "$late_accept.refused",
@@ -197,6 +206,7 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
         "status": Status.SENT.value,
         "reason": None,
         "due_at": None,
+        "overdue_at": "$$REMOVE",
         "pin": None,
         "pending": None,
         "refused": yes["refused"],
@@ -261,6 +271,13 @@ def _pin_update(pin: Pin | None) -> Any:
 
 def _literal_list(values: Sequence[str] | None) -> Any:
     return None if values is None else {"$literal": list(values)}
+
+
+def _overdue_at(decision: Decision) -> Any:
+    """When a queued e-mail is announced again although its job should be there."""
+    if decision.status is not Status.QUEUED:
+        return "$$REMOVE"
+    return {"$add": ["$$NOW", round(decision.delay * 1000), OVERDUE_MS]}
 
 
 def _after(seconds: float) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from mailqueue.config import Delivery
 from mailqueue.document import Stored
 from mailqueue.errors import QueueUnavailable, StoreUnavailable
 from mailqueue.message import Email
-from mailqueue.record import RETRY_PRIORITIES, Decision, Reason, Record, Status
+from mailqueue.record import Decision, Reason, Record, Status, retry_priority
+from mailqueue.rotation import Choice
 from mailqueue.routing import LEASE_EXPIRED, Routing
 from mailqueue.transitions import Change, Claim
 from mailqueue.tube import Job
@@ -126,6 +127,14 @@ class Triage:
         except Exception as error:  # noqa: BLE001  # this one e-mail must not stop all others
             facts = {"id": str(job.email_id), "error": type(error).__name__}
             logger.error("email.unreadable", extra={"facts": facts})
+            return self._unreadable(job, stored[job.email_id])
+
+    @staticmethod
+    def _unreadable(job: Job, stored: Stored) -> Ending | None:
+        """End what can never be sent, so that a person sees it; set the job aside at least."""
+        try:
+            return _queued(job, stored, lifecycle.end(stored.record(), Reason.UNREADABLE))
+        except (LookupError, TypeError, ValueError):
             quietly(job.bury)
             return None
 
@@ -160,28 +169,47 @@ class Triage:
             )
         record = stored.record()
         carriers = self._routing.carriers(email, record)
-        while (choice := self._routing.choose(job.id, carriers, record)) is not None:
-            health = self._routing.health
-            probe = None
-            if choice.probe:
-                probe = health.win_probe(choice.vendor, self._delivery.lease)
-                if probe is None:
-                    continue  # another process probes it: whose turn is it now?
-            return Task(
-                job=job,
-                stored=stored,
-                email=email,
-                record=self._attempting(record, choice.vendor, stored, probe is not None),
-                carriers=carriers,
-                generation=health.read()[choice.vendor].generation,
-                deadline=began + self._delivery.deadline,
-                probe=probe,
-            )
+        for _ in range(len(carriers) + 1):
+            choice = self._routing.choose(job.id, carriers, record)
+            if choice is None:
+                break
+            task = self._task(job, stored, email, record, carriers, choice, began)
+            if task is not None:
+                return task
         return _queued(job, stored, self._routing.decide(record, None, carriers))
+
+    def _task(
+        self,
+        job: Job,
+        stored: Stored,
+        email: Email,
+        record: Record,
+        carriers: Sequence[str],
+        choice: Choice,
+        began: float,
+    ) -> Task | None:
+        """The task for this vendor; None: another process probes it."""
+        health = self._routing.health
+        probe = None
+        if choice.probe:
+            probe = health.win_probe(choice.vendor, self._delivery.lease)
+            if probe is None:
+                return None
+        return Task(
+            job=job,
+            stored=stored,
+            email=email,
+            record=self._attempting(record, choice.vendor, stored, probe is not None),
+            carriers=carriers,
+            generation=health.read()[choice.vendor].generation,
+            deadline=began + self._delivery.deadline,
+            probe=probe,
+        )
 
     def _attempting(self, record: Record, vendor: str, stored: Stored, probe: bool) -> Record:
         key = record.pin.key if record.pin is not None else str(stored.id)
-        return self._routing.keyed(replace(record, vendor=vendor, probe=probe, key=key))
+        record = replace(record, vendor=vendor, probe=probe, key=key)
+        return self._routing.keyed(replace(record, key_age=stored.key_age(vendor, key)))
 
 
 def rescue(stored: Stored, decision: Decision) -> Change:
@@ -215,4 +243,4 @@ def _later(job: Job, stored: Stored, delay: float) -> Ending:
 def job_priority(stored: Stored) -> int:
     """The job's priority: that of a retry once there was an attempt."""
     priority: int = stored.document["priority"]
-    return RETRY_PRIORITIES[priority] if stored.document["attempts"] else priority
+    return retry_priority(priority) if stored.document["attempts"] else priority

@@ -34,7 +34,7 @@ from bson import ObjectId
 from mailqueue import lifecycle
 from mailqueue.config import Config
 from mailqueue.document import Stored
-from mailqueue.errors import StoreUnavailable
+from mailqueue.errors import StoreUnavailable, Unavailable
 from mailqueue.record import Outcome, SendResult
 from mailqueue.routing import Routing
 from mailqueue.store import Store
@@ -108,7 +108,7 @@ class Worker:
         try:
             jobs = [first, *tube.more(first, more)]
             tasks = self._claimed(jobs)
-        except StoreUnavailable:
+        except Unavailable:
             first.connection.close()  # the server takes the jobs back with their priorities
             raise
         for task in tasks:
@@ -142,15 +142,19 @@ class Worker:
         tasks: dict[ObjectId, Task] = {}
         endings: list[Ending] = []
         inquiries: list[Inquiry] = []
-        for job in jobs:
-            seen = self._triage.look(job, stored, tasks, began)
-            if isinstance(seen, Task):
-                tasks[seen.stored.id] = seen
-            elif isinstance(seen, Inquiry):
-                inquiries.append(seen)
-            elif seen is not None:
-                endings.append(seen)
-        changed = self._conclude(endings)
+        try:
+            for job in jobs:
+                seen = self._triage.look(job, stored, tasks, began)
+                if isinstance(seen, Task):
+                    tasks[seen.stored.id] = seen
+                elif isinstance(seen, Inquiry):
+                    inquiries.append(seen)
+                elif seen is not None:
+                    endings.append(seen)
+            changed = self._conclude(endings)
+        except StoreUnavailable:
+            self._give_back_probes(tasks.values())
+            raise
         won = self._claim(list(tasks.values())) if tasks else []
         mine = {task.stored.id for task in won}
         lost = [task.job for task in tasks.values() if task.stored.id not in mine]
@@ -168,16 +172,26 @@ class Worker:
         except StoreUnavailable:
             self._give_back(tasks)  # they may be claimed all the same
             raise
-        for task in tasks:
-            if task.stored.id not in won and task.probe is not None:
-                self._routing.hear(task.record, None, task.generation, task.probe)
+        self._give_back_probes(task for task in tasks if task.stored.id not in won)
         return [task for task in tasks if task.stored.id in won]
+
+    def _give_back_probes(self, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            if task.probe is not None:
+                self._routing.hear(task.record, None, task.generation, task.probe)
 
     def _give_back(self, tasks: Iterable[Task | Inquiry]) -> None:
         """Let the settler undo claims of which nothing was sent."""
         for task in tasks:
             if isinstance(task, Task):
                 self.results.put((task, None))
+
+    def give_back_waiting(self) -> None:
+        """Give back what no sender has begun, once no more is claimed."""
+        while not self.tasks.empty():
+            task = self.tasks.get()
+            if task is not None:
+                self._give_back([task])
 
     # Sending -----------------------------------------------------------------------------------
 

@@ -20,11 +20,12 @@ from mailqueue.cli.doctor import Level, Patient
 from mailqueue.cli.table import age, fields, table
 from mailqueue.config import Config, is_production
 from mailqueue.consumer import Consumer
-from mailqueue.document import SIMULATED
+from mailqueue.document import PRODUCTION, SIMULATED
 from mailqueue.errors import QueueUnavailable
 from mailqueue.health import HealthBoard
 from mailqueue.record import Status
 from mailqueue.rotation import Health, probe_wait
+from mailqueue.store import Store
 
 
 def vendors(desk: Desk) -> Answer:
@@ -146,9 +147,21 @@ def sweep(desk: Desk) -> Answer:
     if done is None:
         return Answer(None, [], FOUND, ["another process sweeps: nothing was done"])
     said = [] if "announced" in done else ["beanstalkd was not reached: nothing was announced"]
+    if not is_production(desk.environ) and _waits_in_production(config):
+        said = ["production's e-mails were left alone: set MAILQUEUE_ENV=production", *said]
+        return Answer({"dry_run": desk.options.dry_run, **done}, [], FOUND, said)
     data = {"dry_run": desk.options.dry_run, **done}
     lines = table([name.upper() for name in done], [list(done.values())])
     return Answer(data, lines, NOT_REACHED if said else OK, said)
+
+
+def _waits_in_production(config: Config) -> bool:
+    """Whether a sweep of the other kind would have something to look at."""
+    store = Store(config.mongodb, env=PRODUCTION)
+    try:
+        return store.has_work()
+    finally:
+        store.close()
 
 
 def check(desk: Desk) -> Answer:

@@ -574,7 +574,7 @@ def test_the_doctor_fails_while_emails_wait_for_a_person(console: Console, shelf
 def test_the_doctor_misses_indexes_and_warns_of_the_simulation(console: Console) -> None:
     found = findings(console)
     assert ("FAIL", "indexes", "none on idempotency_key") in found
-    assert ("FAIL", "indexes", "none on status, due_at, _id") in found
+    assert ("FAIL", "indexes", "none on status, env, due_at, _id") in found
     assert ("WARN", "mode", "simulation: nothing leaves") in found
 
 
@@ -693,7 +693,7 @@ def test_sweep_does_one_round_now(console: Console, shelf: Shelf) -> None:
     assert shelf.status(lost) == "sending"
     said = console("sweep")
     assert (said.code, said.err) == (0, "")
-    assert said.out.split() == ["RESCUED", "EXPIRED", "PRUNED", "ANNOUNCED", "1", "1", "0", "0"]
+    assert said.out.split() == ["RESCUED", "EXPIRED", "ANNOUNCED", "PRUNED", "1", "1", "0", "0"]
     assert shelf.status(lost) == "queued"
     assert console("audit").code == 0
 

@@ -16,6 +16,7 @@ from mailqueue.config import Config
 from mailqueue.document import SIMULATED
 from mailqueue.health import HealthBoard
 from mailqueue.record import Closing
+from mailqueue.store import Store
 from tests.integration.bench import Document, LosesReplies
 from tests.waiting import wait_until
 
@@ -263,3 +264,28 @@ def test_a_closing_is_said_loudly_and_so_is_one_that_lasts(
         board.probe_failed("first", DOWN, token)
     levels = [r.levelno for r in caplog.records if r.message == "vendor.closed"]
     assert levels == [logging.ERROR, logging.WARNING, logging.ERROR]
+
+
+def test_a_collection_that_somebody_drops_leaves_every_vendor_open(
+    board: HealthBoard, vendors: Collection[Document], clock: Clock
+) -> None:
+    """The generation starts again then; what was read last is what counts."""
+    board.closed("first", Closing(seconds=600, reason="unavailable 503"), 0)
+    assert not board.read()["first"].open
+    vendors.drop()
+    clock.ahead += 2
+    assert board.read()["first"].open
+    assert board.win_probe("first", 120) is None, "there is nothing to probe"
+
+
+def test_a_simulation_neither_sees_nor_opens_productions_vendors(
+    board: HealthBoard, other: HealthBoard, config: Config
+) -> None:
+    board.closed("first", Closing(seconds=600, reason="unavailable 503"), 0)
+    store = Store(config.mongodb, env=SIMULATED)
+    simulated = HealthBoard(store, ["first", "second"], env=SIMULATED)
+    assert simulated.read()["first"].open
+    simulated.opened("first")
+    store.close()
+    other.refresh()
+    assert not other.read()["first"].open

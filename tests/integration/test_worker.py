@@ -293,7 +293,7 @@ def test_a_foreign_job_is_buried_and_counted_and_the_others_go_on(
     assert bench.worker._triage.counts["foreign"] == 1
 
 
-def test_an_email_that_cannot_be_read_is_set_aside_and_the_others_go_on(
+def test_an_email_that_cannot_be_read_fails_for_a_person_to_see_and_the_others_go_on(
     bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
 ) -> None:
     broken = producer.send(MAIL, priority="high")
@@ -301,8 +301,8 @@ def test_an_email_that_cannot_be_read_is_set_aside_and_the_others_go_on(
     good = producer.send(MAIL)
     bench.work()
     assert the_one(emails, good)["status"] == "sent"
-    assert the_one(emails, broken)["status"] == "queued"
-    assert tube.depth(config.beanstalkd)["buried"] == 1
+    assert the_one(emails, broken)["status"] == "failed"
+    assert the_one(emails, broken)["reason"] == "unreadable"
 
 
 def test_a_job_that_is_there_twice_sends_once(

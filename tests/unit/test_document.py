@@ -83,7 +83,7 @@ def test_the_record_tells_the_round_the_pin_and_what_is_pending() -> None:
 
 
 def test_the_open_line_of_the_holder_is_the_attempt_to_decide() -> None:
-    lines = [line(1, "unknown"), line(2, None, key="k", probe=True)]
+    lines = [line(1, "unknown"), line(2, None, key="k", probe=True, started_at=NOW)]
     sending = stored(status="sending", lease={"token": 2}, attempts=lines)
     record = sending.record()
     assert (record.vendor, record.key, record.probe) == ("v2", "k", True)

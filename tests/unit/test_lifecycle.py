@@ -352,3 +352,14 @@ def test_a_replayed_key_is_a_yes_only_after_an_unknown_at_that_vendor() -> None:
     assert believed(unknown_before, replay) is replay
     fresh = SendResult(outcome=Outcome.ACCEPTED, code="201")
     assert believed(refused_before, fresh) is fresh
+
+
+def test_a_key_that_was_first_used_long_ago_pins_nothing() -> None:
+    """The vendor has forgotten it: the repeat would be a second copy that nobody counts."""
+    lost = SendResult(outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, ours=True)
+    fresh = Record(priority=NORMAL, vendor="brevo", key="k", key_life=450.0)
+    assert decide(fresh, lost, [], Policy(), lambda: 0.5).pin is not None
+    old = replace(fresh, key_age=14_400.0)
+    decision = decide(old, lost, [], Policy(resend_unknown=False), lambda: 0.5)
+    assert decision.pin is None
+    assert decision.status is Status.UNCERTAIN

@@ -1,18 +1,22 @@
-"""The README's table of the configuration is made from the code.
+"""The README's tables of the configuration and of the vendors are made from the code.
 
-``python tests/unit/test_readme.py`` writes it anew between its two marker comments.
+``python tests/unit/test_readme.py`` writes each anew between its two marker comments.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
+import pytest
+
 from mailqueue.config import SECTIONS, VENDOR_TYPES, Key, keys_of
+from mailqueue.vendors.base import Vendor
+from mailqueue.vendors.capacity import CAPACITY, MIB, Capacity
 
 README = Path(__file__).parents[2] / "README.md"
-MARKED = re.compile(r"(<!-- config table -->\n).*(<!-- /config table -->)", re.DOTALL)
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 
 
@@ -51,15 +55,86 @@ def default(key: Key) -> str:
     return f"`{shown}`"
 
 
-def with_table(readme: str) -> str:
-    return MARKED.sub(lambda marks: marks[1] + config_table() + marks[2], readme)
+def recipients(limit: Capacity) -> str:
+    fields = (("to", limit.to), ("cc", limit.cc), ("bcc", limit.bcc))
+    each = [f"{name} {most}" for name, most in fields if most is not None]
+    return ", ".join(each) or at_most(limit.recipients)
 
 
-def test_the_readme_lists_every_key_of_the_configuration() -> None:
-    """If it does not: python tests/unit/test_readme.py"""
+def at_most(limit: int | None) -> str:
+    return "any" if limit is None else str(limit)
+
+
+def size(limit: Capacity) -> str:
+    if limit.attachments_size is not None:
+        return f"files {limit.attachments_size // 1_000_000} MB"
+    return "any" if limit.size is None else f"{limit.size // MIB} MiB"
+
+
+def inline(limit: Capacity) -> str:
+    return "images" if limit.inline_images_only else yes(limit.inline)
+
+
+def headers(limit: Capacity) -> str:
+    return "ASCII" if limit.ascii_headers else yes(limit.headers)
+
+
+def yes(there: object) -> str:
+    return "yes" if there else "no"
+
+
+def key(vendor: type[Vendor]) -> str:
+    life = vendor.key_life
+    if life is None:
+        return "no"
+    return f"{life / 60:g} min" if life < 3600 else f"{life / 3600:g} h"
+
+
+CAPABILITIES: Mapping[str, Callable[[Capacity, type[Vendor]], str]] = {
+    "recipients": lambda limit, _: recipients(limit),
+    "size": lambda limit, _: size(limit),
+    "text only": lambda limit, _: yes(limit.text_only),
+    "inline files": lambda limit, _: inline(limit),
+    "reply-to": lambda limit, _: at_most(limit.reply_to),
+    "own headers": lambda limit, _: headers(limit),
+    "tags": lambda limit, _: at_most(limit.tags),
+    "metadata": lambda limit, _: yes(limit.metadata),
+    "non-ASCII mailboxes": lambda limit, _: yes(limit.unicode_mailboxes),
+    "some recipients only": lambda limit, _: yes(limit.some),
+    "de-duplicates for": lambda _, vendor: key(vendor),
+    "look-up": lambda _, vendor: yes(vendor.lookup),
+    "sandbox": lambda _, vendor: yes(vendor.has_sandbox),
+}
+
+
+def vendor_table() -> str:
+    """What each type of vendor can do, as a Markdown table."""
+    lines = [f"| `type` | {' | '.join(CAPABILITIES)} |", "|---" * (len(CAPABILITIES) + 1) + "|"]
+    for type_, known in sorted(VENDOR_TYPES.items()):
+        module, _, name = known.path.partition(":")
+        vendor: type[Vendor] = getattr(import_module(module), name)
+        cells = (cell(CAPACITY[type_], vendor) for cell in CAPABILITIES.values())
+        lines.append(f"| `{type_}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {"config": config_table, "vendor": vendor_table}
+
+
+def marked(table: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {table} table -->\n).*(<!-- /{table} table -->)", re.DOTALL)
+
+
+def with_table(readme: str, table: str) -> str:
+    return marked(table).sub(lambda marks: marks[1] + TABLES[table]() + marks[2], readme)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_readmes_tables_are_those_of_the_code(table: str) -> None:
+    """If one is not: python tests/unit/test_readme.py"""
     readme = README.read_text("utf-8")
-    assert MARKED.search(readme)
-    assert with_table(readme) == readme
+    assert marked(table).search(readme)
+    assert with_table(readme, table) == readme
 
 
 def test_every_key_has_a_meaning_that_fits_in_a_table() -> None:
@@ -71,4 +146,5 @@ def test_every_key_has_a_meaning_that_fits_in_a_table() -> None:
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text("utf-8")), "utf-8")
+    for each in TABLES:
+        README.write_text(with_table(README.read_text("utf-8"), each), "utf-8")

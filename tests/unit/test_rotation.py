@@ -186,7 +186,7 @@ def test_a_pinned_emails_failure_neither_puts_off_nor_takes_a_closed_vendors_pro
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(["fail", "suspect", "give back", "named"]), max_size=30))
-def test_probes_come_at_growing_intervals_up_to_ten_minutes(events: list[str]) -> None:
+def test_probes_come_at_growing_intervals_up_to_a_minute(events: list[str]) -> None:
     health, now, before = resting(), NOW, 5.0
     for event in events:
         now += max(0.0, probe_wait(health, now, alone=True))
