@@ -71,6 +71,11 @@ def batch() -> Iterator[Mapping[str, Any] | EmailMessage]:
             }
         ],
     }
+    yield from messages()
+
+
+def messages() -> Iterator[EmailMessage]:
+    """Those that some other part of the application has built already."""
     message = EmailMessage()
     message["From"] = "Support <support@example.com>"
     message["To"] = "Søren Ångström <soren@example.org>"
@@ -82,7 +87,7 @@ def batch() -> Iterator[Mapping[str, Any] | EmailMessage]:
     yield message
     for n in range(1, 8):
         reminder = EmailMessage()
-        reminder["From"], reminder["To"] = shop, f"customer{n}@example.org"
+        reminder["From"], reminder["To"] = "Shop <shop@example.com>", f"customer{n}@example.org"
         reminder["Subject"] = f"Reminder {n}"
         reminder.set_content("Your basket is waiting.")
         yield reminder

@@ -131,7 +131,7 @@ class VendorConfig(_Section):
     options: Mapping[str, Any] = _key(
         dict, {}, "passed on to the vendor's class", repr=False, hash=False
     )
-    sandbox: bool = _key(bool, False, "have the vendor check only, where it offers that")
+    sandbox: bool = _key(bool, False, "have e-mails checked only; refused where the vendor cannot")
     keys: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:

@@ -48,8 +48,6 @@ _GOES_ON = {"NotStarted", "Running", "Succeeded"}
 class Azure(HttpVendor):
     """Own key: ``access_key``. ``base_url`` is the resource's endpoint."""
 
-    has_sandbox = False
-
     def __init__(self, config: VendorConfig) -> None:
         if not config.base_url:
             raise ConfigError([f"vendors.{config.name}.base_url: required key is missing"])

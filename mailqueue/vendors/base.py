@@ -70,12 +70,17 @@ class Vendor(ABC):
     """A vendor that takes e-mails. ``lookup`` is None unless it documents a search for sent ones.
 
     ``key_life``: the documented life, in seconds, of a key by which the vendor de-duplicates.
+    ``has_sandbox``: it has a way to have an e-mail checked only. Where there is none,
+    ``sandbox: true`` is refused: the e-mails would go out.
     """
 
     key_life: ClassVar[float | None] = None
+    has_sandbox: ClassVar[bool] = False
     lookup: Any = None
 
     def __init__(self, config: VendorConfig) -> None:
+        if config.sandbox and not self.has_sandbox:
+            raise ConfigError([f"vendors.{config.name}.sandbox: {config.type} has no sandbox"])
         self.config = config
         self.name = config.name
         self._from = _address(config)

@@ -49,6 +49,7 @@ class Brevo(HttpVendor):
     """
 
     default_base_url = "https://api.brevo.com"
+    has_sandbox = True
     key_life = 900.0
 
     def build(self, email: Email, attempt: Attempt) -> Request:

@@ -39,7 +39,6 @@ from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from mailqueue.config import VendorConfig
-from mailqueue.errors import ConfigError
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import base, failures
@@ -110,19 +109,12 @@ class Answer:
 
 
 class HttpVendor(Vendor):
-    """A vendor with an HTTP API. ``timeout`` of its config counts per read.
-
-    ``has_sandbox``: it documents a way to have a request checked only. Where there is none,
-    ``sandbox: true`` is refused: the e-mails would go out.
-    """
+    """A vendor with an HTTP API. ``timeout`` of its config counts per read."""
 
     default_base_url: ClassVar[str]
-    has_sandbox: ClassVar[bool] = True
 
     def __init__(self, config: VendorConfig) -> None:
         super().__init__(config)
-        if config.sandbox and not self.has_sandbox:
-            raise ConfigError([f"vendors.{config.name}.sandbox: {config.type} has no sandbox"])
         self.transport = Transport(config.base_url or self.default_base_url)
         self.secrets = tuple(v for v in config.keys.values() if isinstance(v, str))
 

@@ -41,7 +41,6 @@ class MailerSend(HttpVendor):
     """Own key: ``api_key``, a token of the From's domain. The file name alone tells its type."""
 
     default_base_url = "https://api.mailersend.com"
-    has_sandbox = False
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """An address may stand only once in to, cc and bcc together."""

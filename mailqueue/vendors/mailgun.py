@@ -45,6 +45,7 @@ class Mailgun(HttpVendor):
     """Own keys: ``api_key``, ``domain``. In the EU: ``base_url`` ``https://api.eu.mailgun.net``."""
 
     default_base_url = "https://api.mailgun.net"
+    has_sandbox = True
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """A form, always multipart; the boundary is the e-mail's, so a repeat is byte-identical."""

@@ -41,6 +41,7 @@ class Mailjet(HttpVendor):
     """Own keys: ``api_key``, ``secret_key``. Options are the message's, or of the root."""
 
     default_base_url = "https://api.mailjet.com"
+    has_sandbox = True
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """A list of one message."""

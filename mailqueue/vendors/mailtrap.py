@@ -44,6 +44,7 @@ class Mailtrap(HttpVendor):
     """
 
     default_base_url = "https://send.api.mailtrap.io"
+    has_sandbox = True
 
     def __init__(self, config: VendorConfig) -> None:
         if config.sandbox and not config.options.get(INBOX):

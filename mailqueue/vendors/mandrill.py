@@ -68,7 +68,6 @@ class Mandrill(HttpVendor):
     """Own key: ``api_key``. There is no sandbox but a test key, which sends nothing."""
 
     default_base_url = "https://mandrillapp.com"
-    has_sandbox = False
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """Options lie over the whole call: ``{"message": {"subaccount": "x"}, "ip_pool": "y"}``."""

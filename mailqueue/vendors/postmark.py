@@ -51,6 +51,7 @@ class Postmark(HttpVendor):
     """Own keys: ``api_key`` (the server's token), ``message_stream`` (none: Postmark's default)."""
 
     default_base_url = "https://api.postmarkapp.com"
+    has_sandbox = True
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """One JSON object; mailboxes are header text."""

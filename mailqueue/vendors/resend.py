@@ -44,7 +44,6 @@ class Resend(HttpVendor):
     """Own key: ``api_key``. There is no sandbox, only addresses to test with."""
 
     default_base_url = "https://api.resend.com"
-    has_sandbox = False
     key_life = 24 * 3600.0
 
     def build(self, email: Email, attempt: Attempt) -> Request:

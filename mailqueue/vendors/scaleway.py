@@ -45,7 +45,6 @@ class Scaleway(HttpVendor):
     """Own keys: ``secret_key``, ``project_id``, ``region``."""
 
     default_base_url = "https://api.scaleway.com"
-    has_sandbox = False
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """Reply-To is an additional header."""

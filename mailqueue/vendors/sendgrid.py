@@ -38,6 +38,7 @@ class SendGrid(HttpVendor):
     """Own key: ``api_key``. ``base_url`` is ``https://api.eu.sendgrid.com`` for EU subusers."""
 
     default_base_url = "https://api.sendgrid.com"
+    has_sandbox = True
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """One personalization: everybody sees the same To and Cc."""
@@ -49,7 +50,7 @@ class SendGrid(HttpVendor):
         payload = {
             "personalizations": [_recipients(email)],
             "from": _person(self.sender(email)),
-            "reply_to_list": [_person(address) for address in email.reply_to],
+            "reply_to_list": list(_unseen(email.reply_to, set())),  # it insists on unique ones
             "subject": email.subject,
             "content": _content(email),
             "attachments": [_attachment(a) for a in email.attachments],
@@ -81,8 +82,8 @@ class SendGrid(HttpVendor):
         return result
 
     def _sandbox(self, email: Email) -> bool:
-        settings = self.options(email).get("mail_settings", {})
-        return self.config.sandbox or bool(settings.get("sandbox_mode", {}).get("enable"))
+        settings = _object(self.options(email).get("mail_settings"))
+        return self.config.sandbox or bool(_object(settings.get("sandbox_mode")).get("enable"))
 
 
 def _recipients(email: Email) -> dict[str, Any]:
@@ -125,6 +126,11 @@ def _attachment(attachment: Attachment) -> dict[str, str]:
 
 
 _FILENAME = str.maketrans(";,", "__")  # both are refused in a file name
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """An option that should be an object, whatever was given."""
+    return value if isinstance(value, dict) else {}
 
 
 def _message(answer: Answer) -> str:

@@ -63,6 +63,8 @@ class Ses(HttpVendor):
     Without keys: the environment's, else the role's. ``base_url`` for FIPS or dual-stack hosts.
     """
 
+    has_sandbox = True
+
     def __init__(self, config: VendorConfig) -> None:
         url = config.base_url or f"https://email.{config.keys['region']}.amazonaws.com"
         super().__init__(replace(config, base_url=url))

@@ -16,6 +16,8 @@ from mailqueue.vendors.base import SIMULATED_DELAY, Attempt, Vendor
 class Simulated(Vendor):
     """Accepts everything, sends nothing."""
 
+    has_sandbox = True
+
     def send(self, email: Email, attempt: Attempt) -> SendResult:  # noqa: ARG002  # the port's
         """Accept the e-mail."""
         delay = self.config.options.get(SIMULATED_DELAY, 0)

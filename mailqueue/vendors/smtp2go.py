@@ -54,7 +54,6 @@ class Smtp2Go(HttpVendor):
     """Own key: ``api_key``. By region: ``base_url`` ``https://eu-api.smtp2go.com`` (us, eu, au)."""
 
     default_base_url = "https://api.smtp2go.com"
-    has_sandbox = False
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """Reply-To is a custom header; an inline image is found by its file name."""

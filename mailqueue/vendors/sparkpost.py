@@ -43,7 +43,6 @@ class SparkPost(HttpVendor):
     """
 
     default_base_url = "https://api.sparkpost.com"
-    has_sandbox = False
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """One transmission; each recipient gets a mail of its own, with the same To and Cc."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from mailqueue.record import Outcome
 from tests.azure_hmac import sdks_headers
-from tests.contract.case import Carried, Case, Person, Row, closed
+from tests.contract.case import Carried, Case, Person, Row, closed, problems, specification
 from tests.vendor_servers import Received, Reply
 
 KEY = b64encode(b"secret of the resource").decode()
@@ -58,14 +58,12 @@ def _authorized(request: Received) -> bool:
 
 
 def _violations(specs: Path, request: Received) -> list[str]:
-    from jsonschema import Draft202012Validator
-
     name = "CommunicationServicesEmail.transcribed.json"
-    document = json.loads((specs / "azure" / name).read_text("utf-8"))
-    attachment = document["definitions"]["EmailAttachment"]["properties"]
-    attachment["contentId"] = {"type": "string"}  # of the newer version that is asked for
+    document = specification(specs / "azure" / name)
     schema = closed(document["definitions"]["EmailMessage"], document)
-    return [str(error.message) for error in Draft202012Validator(schema).iter_errors(request.json)]
+    attachment = schema["properties"]["attachments"]["items"]["properties"]
+    attachment["contentId"] = {"type": "string"}  # of the newer version that is asked for
+    return problems(schema, request)
 
 
 def _taken(status: str) -> Reply:

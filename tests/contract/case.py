@@ -5,8 +5,10 @@ A new vendor joins by a file beside ``sendgrid.py`` with a ``CASE``, and a line 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,24 @@ class Case:
     dated: Collection[str] = frozenset()
     violations: Callable[[Path, Received], list[str]]
     extra: tuple[Mapping[str, Any], Callable[[Received], bool]]  # vendor options, seen by the stub
+
+
+@cache
+def specification(file: Path, *, loader: str = "CSafeLoader") -> Any:
+    """A document that a vendor published, JSON or YAML; read once per run, so not to be changed."""
+    text = file.read_text("utf-8")
+    if file.suffix == ".json":
+        return json.loads(text)
+    import yaml
+
+    return yaml.load(text, Loader=getattr(yaml, loader, None) or getattr(yaml, loader[1:]))
+
+
+def problems(schema: Any, request: Received) -> list[str]:
+    """What is wrong with the request's JSON by a schema that ``closed`` gave."""
+    from jsonschema import Draft202012Validator
+
+    return [str(error.message) for error in Draft202012Validator(schema).iter_errors(request.json)]
 
 
 def closed(schema: Any, document: Mapping[str, Any]) -> Any:

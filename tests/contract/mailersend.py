@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mailqueue.record import Outcome
-from tests.contract.case import Carried, Case, Person, Row, closed
+from tests.contract.case import Carried, Case, Person, Row, closed, problems, specification
 from tests.vendor_servers import Received, Reply
 
 KEY = "mlsn.secret-of-the-account"
@@ -50,12 +50,10 @@ def _parse(request: Received) -> Carried:
 
 
 def _violations(specs: Path, request: Received) -> list[str]:
-    from jsonschema import Draft202012Validator
-
     name = "email-request.derived.schema.json"
-    document = json.loads((specs / "mailersend" / name).read_text("utf-8"))
+    document = specification(specs / "mailersend" / name)
     schema = closed(document, document)
-    return [str(error.message) for error in Draft202012Validator(schema).iter_errors(request.json)]
+    return problems(schema, request)
 
 
 def _json(status: int, body: Any, **headers: str) -> Reply:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mailqueue.headers import Address
 from mailqueue.record import Outcome
-from tests.contract.case import Carried, Case, Person, Row, closed
+from tests.contract.case import Carried, Case, Person, Row, closed, problems, specification
 from tests.vendor_servers import Received, Reply
 
 KEY = "mt-secret-of-the-account"
@@ -53,14 +53,10 @@ def _parse(request: Received) -> Carried:
 
 
 def _violations(specs: Path, request: Received) -> list[str]:
-    import yaml
-    from jsonschema import Draft202012Validator
-
-    text = (specs / "mailtrap" / "email-sending-transactional.openapi.yml").read_text("utf-8")
-    document = yaml.safe_load(text)
+    document = specification(specs / "mailtrap" / "email-sending-transactional.openapi.yml")
     kind = "EmailWithTextAndHtml" if "html" in request.json else "EmailWithText"
     schema = closed({"$ref": f"#/components/schemas/{kind}"}, document)
-    return [str(error.message) for error in Draft202012Validator(schema).iter_errors(request.json)]
+    return problems(schema, request)
 
 
 def _json(status: int, **body: Any) -> Reply:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mailqueue.headers import Address
 from mailqueue.record import Outcome
-from tests.contract.case import Carried, Case, Row, closed
+from tests.contract.case import Carried, Case, Row, closed, problems, specification
 from tests.vendor_servers import Received, Reply
 
 KEY = "md-secret-of-the-account"
@@ -50,11 +50,9 @@ def _parse(request: Received) -> Carried:
 
 
 def _violations(specs: Path, request: Received) -> list[str]:
-    from jsonschema import Draft202012Validator
-
-    document = json.loads((specs / "mandrill" / "transactional.openapi.json").read_text("utf-8"))
+    document = specification(specs / "mandrill" / "transactional.openapi.json")
     schema = closed({"$ref": "#/components/schemas/MessagesSendRequest"}, document)
-    return [str(error.message) for error in Draft202012Validator(schema).iter_errors(request.json)]
+    return problems(schema, request)
 
 
 def _json(status: int, body: Any) -> Reply:

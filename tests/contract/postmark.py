@@ -9,7 +9,7 @@ from typing import Any
 
 from mailqueue.headers import Address
 from mailqueue.record import Outcome
-from tests.contract.case import Carried, Case, Person, Row, closed
+from tests.contract.case import Carried, Case, Person, Row, closed, problems, specification
 from tests.vendor_servers import Received, Reply
 
 KEY = "postmark-secret-of-the-account"
@@ -54,12 +54,10 @@ def _parse(request: Received) -> Carried:
 
 
 def _violations(specs: Path, request: Received) -> list[str]:
-    from jsonschema import Draft202012Validator
-
     file = specs / "postmark" / "python-sdk-email.derived.schema.json"
-    document = json.loads(file.read_text("utf-8"))["Email"]
+    document = specification(file)["Email"]
     schema = closed({k: v for k, v in document.items() if k != "$defs"}, document)
-    return [str(error.message) for error in Draft202012Validator(schema).iter_errors(request.json)]
+    return problems(schema, request)
 
 
 def _json(status: int, body: dict[str, Any]) -> Reply:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mailqueue.headers import Address
 from mailqueue.record import Outcome
-from tests.contract.case import Carried, Case, Person, Row, closed
+from tests.contract.case import Carried, Case, Person, Row, closed, problems, specification
 from tests.contract.conftest import EMAIL_ID
 from tests.vendor_servers import Received, Reply
 
@@ -54,11 +54,9 @@ def _authorized(request: Received) -> bool:
 
 
 def _violations(specs: Path, request: Received) -> list[str]:
-    from jsonschema import Draft202012Validator
-
-    document = json.loads((specs / "resend" / "resend.json").read_text("utf-8"))
+    document = specification(specs / "resend" / "resend.json")
     schema = closed(document["components"]["schemas"]["SendEmailRequest"], document)
-    return [str(error.message) for error in Draft202012Validator(schema).iter_errors(request.json)]
+    return problems(schema, request)
 
 
 def _json(status: int, body: dict[str, Any], **headers: str) -> Reply:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mailqueue.headers import Address
 from mailqueue.record import Outcome
-from tests.contract.case import Carried, Case, Person, Row, closed
+from tests.contract.case import Carried, Case, Person, Row, closed, problems, specification
 from tests.vendor_servers import Received, Reply
 
 KEY = "scw-secret-of-the-account"
@@ -46,16 +46,12 @@ def _parse(request: Received) -> Carried:
 
 
 def _violations(specs: Path, request: Received) -> list[str]:
-    import yaml
-    from jsonschema import Draft202012Validator
-
     name = "scaleway-transactional-email-openapi.yml"
-    text = (specs / "scaleway" / name).read_text("utf-8")
-    document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    document = specification(specs / "scaleway" / name)
     path = "/transactional-email/v1alpha1/regions/{region}/emails"
     body = document["paths"][path]["post"]["requestBody"]
     schema = closed(body["content"]["application/json"]["schema"], document)
-    return [str(error.message) for error in Draft202012Validator(schema).iter_errors(request.json)]
+    return problems(schema, request)
 
 
 def _json(status: int, body: Any) -> Reply:

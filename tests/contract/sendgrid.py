@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mailqueue.record import Outcome
-from tests.contract.case import Carried, Case, Person, Row, closed
+from tests.contract.case import Carried, Case, Person, Row, closed, problems, specification
 from tests.vendor_servers import Received, Reply
 
 KEY = "SG.secret-of-the-account"
@@ -53,13 +53,11 @@ def _parse(request: Received) -> Carried:
 
 
 def _violations(specs: Path, request: Received) -> list[str]:
-    from jsonschema import Draft202012Validator
-
-    document = json.loads((specs / "sendgrid" / "tsg_mail_v3.json").read_text("utf-8"))
+    document = specification(specs / "sendgrid" / "tsg_mail_v3.json")
     body = document["components"]["requestBodies"]["PostMailSend"]
     schema = closed(body["content"]["application/json"]["schema"], document)
     schema["properties"]["custom_args"] = {"type": "object"}  # typed wrongly there
-    return [str(error.message) for error in Draft202012Validator(schema).iter_errors(request.json)]
+    return problems(schema, request)
 
 
 def _error(status: int, message: str, field: str | None = None, **headers: str) -> Reply:

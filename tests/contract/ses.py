@@ -12,7 +12,7 @@ from typing import Any
 
 from mailqueue.record import Outcome
 from mailqueue.vendors.ses import SIMULATOR
-from tests.contract.case import Carried, Case, Person, Row
+from tests.contract.case import Carried, Case, Person, Row, specification
 from tests.sigv4 import botocores_authorization
 from tests.vendor_servers import Received, Reply
 
@@ -105,7 +105,7 @@ def _violations(specs: Path, request: Received) -> list[str]:
     from botocore.model import ServiceModel
     from botocore.validate import ParamValidator
 
-    service = json.loads((specs / "ses" / "service-2.json").read_text("utf-8"))
+    service = specification(specs / "ses" / "service-2.json")
     shape = ServiceModel(service).operation_model("SendEmail").input_shape
     report = ParamValidator().validate(request.json, shape)
     return [report.generate_report()] if report.has_errors() else []

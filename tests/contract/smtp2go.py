@@ -9,7 +9,7 @@ from typing import Any
 
 from mailqueue.headers import Address
 from mailqueue.record import Outcome
-from tests.contract.case import Carried, Case, Person, Row, closed
+from tests.contract.case import Carried, Case, Person, Row, closed, problems, specification
 from tests.vendor_servers import Received, Reply
 
 KEY = "api-SECRETOFTHEACCOUNT"
@@ -49,14 +49,10 @@ def _parse(request: Received) -> Carried:
 
 
 def _violations(specs: Path, request: Received) -> list[str]:
-    import yaml
-    from jsonschema import Draft202012Validator
-
-    text = (specs / "smtp2go" / "smtp2go-openapi-original.yml").read_text("utf-8")
-    document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    document = specification(specs / "smtp2go" / "smtp2go-openapi-original.yml")
     body = document["paths"]["/email/send"]["post"]["requestBody"]
     schema = closed(body["content"]["application/json"]["schema"], document)
-    return [str(error.message) for error in Draft202012Validator(schema).iter_errors(request.json)]
+    return problems(schema, request)
 
 
 def _json(status: int, body: Any) -> Reply:

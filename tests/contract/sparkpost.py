@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mailqueue.record import Outcome
-from tests.contract.case import Carried, Case, Person, Row, closed
+from tests.contract.case import Carried, Case, Person, Row, closed, problems, specification
 from tests.contract.postmark import _people
 from tests.vendor_servers import Received, Reply
 
@@ -50,11 +50,9 @@ def _parse(request: Received) -> Carried:
 
 
 def _violations(specs: Path, request: Received) -> list[str]:
-    from jsonschema import Draft202012Validator
-
     file = specs / "sparkpost" / "transmission-inline.derived.schema.json"
-    schema = closed(json.loads(file.read_text("utf-8")), {})
-    return [str(error.message) for error in Draft202012Validator(schema).iter_errors(request.json)]
+    schema = closed(specification(file), {})
+    return problems(schema, request)
 
 
 def _json(status: int, body: Any) -> Reply:

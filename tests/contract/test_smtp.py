@@ -145,6 +145,11 @@ def test_a_from_that_is_no_address_is_a_config_error(make: Make) -> None:
         make(25, from_="Desk <a..b@-x->")
 
 
+def test_there_is_no_sandbox(vendor: Vendors) -> None:
+    with pytest.raises(ConfigError, match=r"vendors\.first\.sandbox: smtp has no sandbox"):
+        vendor("smtp", keys={"host": HOST}, sandbox=True)
+
+
 def test_a_header_that_could_inject_another_is_refused_before_anything_is_sent(
     say: Say, make: Make, attempt: Attempts, plain: Email
 ) -> None:

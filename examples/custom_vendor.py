@@ -1,0 +1,34 @@
+"""A vendor of your own: a class that ``"type": "custom_vendor:Pigeon"`` in the config names.
+
+Its module has to be importable where the consumers run. Here a vendor with an HTTP API and one key
+of its own, ``"loft"``: connections, deadlines and what it means when no answer comes are
+``HttpVendor``'s business. One that is not spoken to by HTTP is a ``mailqueue.vendors.base.Vendor``
+with a ``send``.
+"""
+
+from __future__ import annotations
+
+from mailqueue.message import Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+
+
+class Pigeon(HttpVendor):
+    """Takes short texts; says 201 with the ring's number when a pigeon is on its way."""
+
+    default_base_url = "https://pigeons.example.com"
+
+    def can_carry(self, email: Email) -> str | None:
+        return "too long for a pigeon" if len(email.text or "") > 100 else None
+
+    def build(self, email: Email, attempt: Attempt) -> Request:
+        people = [person.ascii for person in email.recipients]
+        note = {"to": people, "note": f"{email.subject}: {email.text}", "id": attempt.email_id}
+        return json_request("/flights", note, {"Authorization": self.config.keys["loft"]})
+
+    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+        ring = answer.string("ring")
+        if answer.status == 201 and ring:
+            return SendResult(outcome=Outcome.ACCEPTED, code="201", message_id=ring)
+        return self.by_status(answer, answer.string("error"))

@@ -1,0 +1,106 @@
+"""Any legal e-mail, for Hypothesis.
+
+``emails()`` makes every field as odd as ``send()`` takes it: names and subjects in all scripts with
+quotes and half-encoded words, mailboxes and domains that are not ASCII, the same address several
+times, files without content, headers that some vendors keep for themselves.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+from hypothesis import strategies as st
+
+from mailqueue.fields import RESERVED
+from mailqueue.headers import Address, unsafe
+from mailqueue.message import Attachment, Email
+
+Strategy = st.SearchStrategy
+
+WORDS = st.sampled_from(
+    [
+        *("Hello", 'Ann, "the" Sender', "Grüße 🎉", "שלום עולם", "{{name}}", "{% if %}", "100% <"),
+        *("=?not?a?word", "=?utf-8?q?caf=C3=A9?=", "a\tb", "\x01\x7f", "é" * 40, "x" * 300),
+    ]
+)
+DOMAINS = ("example.org", "EXAMPLE.net", "bücher.example", "例え.example", "x.y-z.example")
+CONTENT_TYPES = (
+    *("text/plain", "text/csv; charset=latin1", 'text/plain; charset="utf-8"', "application/pdf"),
+    *("image/png", "IMAGE/JPEG", "message/rfc822", "application/octet-stream", "x/y; a=b; c=d"),
+)
+FILENAMES = ("a.txt", "plan.pdf", "Übersicht; 1.txt", "logo.png", 'q"uo\\te.csv', "noextension")
+HEADERS = (
+    *("X-Campaign", "List-Unsubscribe", "Auto-Submitted", "In-Reply-To", "X-Mailer", "List-Id"),
+    *("X-SG-ID", "X-Mailin-Custom", "X-MJ-CustomID", "X-Mc-Tags", "Return-Receipt-To"),
+)
+_ANY = st.characters(exclude_categories=["Cs"], exclude_characters="\r\n\0")
+_LOCAL = string.ascii_letters + string.digits + "!#$%&'*+-/=?^_`{|}~" + "öé例"
+
+
+def texts(**limits: Any) -> Strategy[str]:
+    """Text that may stand in a header."""
+    written = WORDS | st.text(_ANY, **{"max_size": 30, **limits})
+    return written.filter(lambda text: unsafe(text) is None)
+
+
+def people() -> Strategy[Address]:
+    """Mailboxes; few enough that one may be there twice, also in another case."""
+    often = st.sampled_from(["ann", "Ann", "bob", "desk+tag"])
+    local = often | st.text(_LOCAL, min_size=1, max_size=12)
+    written = st.builds("{}@{}".format, local, st.sampled_from(DOMAINS))
+    return st.builds(Address, st.just("") | texts(), written).map(Address.parse)
+
+
+def files() -> Strategy[Attachment]:
+    """Attachments and inline files."""
+    return st.builds(
+        Attachment,
+        st.sampled_from(FILENAMES) | texts(),
+        st.binary(max_size=40),
+        st.sampled_from(CONTENT_TYPES),
+        st.none() | st.sampled_from(["logo@example", "a;b", "1"]),
+    )
+
+
+def headers() -> Strategy[dict[str, str]]:
+    """Headers of the e-mail's own, known and unheard of."""
+    letters = st.text(string.ascii_letters + string.digits + "-_!.", min_size=1, max_size=20)
+    unheard = letters.filter(lambda n: n.lower() not in RESERVED).map("X-".__add__)
+    names = st.lists(st.sampled_from(HEADERS) | unheard, max_size=3, unique_by=str.lower)
+    return names.flatmap(lambda found: st.fixed_dictionaries({n: texts() for n in found}))
+
+
+def json_values(words: Strategy[str]) -> Strategy[Any]:
+    """Whatever JSON can hold; its texts and keys are ``words``."""
+    numbers = st.integers(-(2**63), 2**63 - 1) | st.floats()
+    leaves = st.none() | st.booleans() | numbers | words
+    return st.recursive(
+        leaves,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+        max_leaves=6,
+    )
+
+
+def json_objects(words: Strategy[str]) -> Strategy[dict[str, Any]]:
+    """A JSON object, such as a vendor's options."""
+    return st.dictionaries(words, json_values(words), max_size=3)
+
+
+@st.composite
+def emails(draw: st.DrawFn) -> Email:
+    """Any legal e-mail without options for vendors."""
+    fields: dict[str, Any] = {"from": draw(people())}
+    some = st.lists(people(), max_size=3)
+    fields |= {name: draw(some) for name in ("to", "cc", "bcc", "reply_to")}
+    if not (fields["to"] or fields["cc"] or fields["bcc"]):
+        fields["to"] = [draw(people())]
+    bodies = st.none() | st.sampled_from(["", "Hello\r\n.\r\nünicode\n"]) | texts()
+    fields |= {"text": draw(bodies), "html": draw(bodies | st.just('<img src="cid:logo@example">'))}
+    if fields["text"] is fields["html"] is None:
+        fields["text"] = draw(texts())
+    fields |= {"subject": draw(texts()), "headers": draw(headers())}
+    fields["attachments"] = draw(st.lists(files(), max_size=2))
+    fields["tags"] = draw(st.lists(texts(min_size=1), max_size=3))
+    fields["metadata"] = draw(st.dictionaries(texts(), texts(), max_size=3))
+    return Email(**fields)
