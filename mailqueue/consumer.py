@@ -83,13 +83,14 @@ class Consumer:
             raise ConfigError(["vendors: a consumer needs at least one"])
         self.config = config
         self._burst = burst
+        mine = self._vendors()  # what cannot be made is said before anything is opened
         self._store = Store(
             config.mongodb, env=document.SIMULATED if self._simulated else document.PRODUCTION
         )
         owner = f"{socket.gethostname()}:{os.getpid()}:{ObjectId()}"
         names = [vendor.name for vendor in config.vendors]
         health = HealthBoard(self._store, names, env=self._store.env)
-        self._routing = Routing(config, health, self._vendors())
+        self._routing = Routing(config, health, mine)
         self._worker = Worker(config, self._store, self._routing, owner=owner)
         self._sweeper = Sweeper(config, self._store, self._routing, owner=owner)
         self._tubes = [

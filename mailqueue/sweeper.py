@@ -56,7 +56,8 @@ class Sweeper:
         self._store = store
         self._routing = routing
         self._owner = owner
-        self._announcer = Announcer(config.beanstalkd, config.delivery.ttr)
+        # It need not remember what it could not put: the next round finds it again.
+        self._announcer = Announcer(config.beanstalkd, config.delivery.ttr, keep=0)
         self._leases = store.collection(".leases")
         self._lease_id = f"sweeper.{store.env}"
 

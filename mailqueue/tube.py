@@ -218,20 +218,24 @@ class Announcer:
     """The producer's side of all servers. Any thread may call; each has its own connections.
 
     After a failed put a server is left alone for 1 s, doubling to 30 s. What could not be put is
-    kept (the newest 10,000) and goes out with the next success; what is forgotten, the sweeper
-    finds in MongoDB.
+    kept (the newest 10,000, or ``keep``) and goes out with the next success; what is forgotten, the
+    sweeper finds in MongoDB.
     """
 
     REST, REST_MAX, KEPT = 1.0, 30.0, 10_000
 
     def __init__(
-        self, settings: Beanstalkd, ttr: int, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: Beanstalkd,
+        ttr: int,
+        clock: Callable[[], float] = time.monotonic,
+        keep: int = KEPT,
     ) -> None:
         self._settings, self._ttr, self._clock = settings, ttr, clock
         self._lock = threading.Lock()
         self._local = threading.local()
         self._rests: dict[str, tuple[float, float]] = {}
-        self._kept: deque[Announcement] = deque(maxlen=self.KEPT)
+        self._kept: deque[Announcement] = deque(maxlen=keep)
         self._turn = 0
         self._outages = {server: Outage(f"beanstalkd {server}") for server in settings.servers}
 
