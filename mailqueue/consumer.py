@@ -205,9 +205,10 @@ class Consumer:
         return 0 if clean else 1
 
     def _join(self, threads: Sequence[threading.Thread]) -> None:
-        while not self._abandoning.is_set() and any(thread.is_alive() for thread in threads):
-            self._heed()
-            next(thread for thread in threads if thread.is_alive()).join(TICK)
+        for thread in threads:
+            while thread.is_alive() and not self._abandoning.is_set():
+                self._heed()
+                thread.join(TICK)
 
     def _is_done(self) -> bool:
         """True when nothing is due now and nothing is leased."""
