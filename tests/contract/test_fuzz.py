@@ -105,7 +105,7 @@ def carried(vendor: Vendor, email: Email) -> Email:
 
 @each_vendor
 @given(email=emails())
-@settings(bounded, max_examples=25)
+@settings(bounded, max_examples=15)
 def test_the_request_for_any_email_keeps_to_the_vendors_specification(
     type_: str, email: Email
 ) -> None:
@@ -208,7 +208,7 @@ def check(result: object, email: Email) -> None:
 
 @each_vendor
 @given(data=st.data(), email=emails())
-@settings(bounded, max_examples=25)
+@settings(bounded, max_examples=15)
 def test_nothing_that_is_sent_or_answered_makes_a_vendor_raise(
     type_: str, data: st.DataObject, email: Email
 ) -> None:
@@ -244,7 +244,7 @@ OFFERS = ("SIZE 1000000", "SIZE 10", "SMTPUTF8", "8BITMIME", "AUTH PLAIN")
     odd=st.dictionaries(st.sampled_from(STEPS), st.none() | ANY_REPLY, max_size=2),
     offers=st.lists(st.sampled_from(OFFERS), unique=True),
 )
-@settings(bounded, max_examples=75)
+@settings(bounded, max_examples=40)
 def test_nothing_that_is_sent_or_replied_makes_the_smtp_vendor_raise(
     email: Email, odd: dict[str, bytes | None], offers: list[str]
 ) -> None:

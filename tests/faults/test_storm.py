@@ -15,7 +15,7 @@ from tests.storm import MARKER
 pytestmark = pytest.mark.usefixtures("beanstalkd", "mongod")  # skipped where these are missing
 
 
-@pytest.mark.parametrize("seconds, park", [(20, False), (10, True)], ids=["resend", "park"])
+@pytest.mark.parametrize("seconds, park", [(12, False), (6, True)], ids=["resend", "park"])
 def test_a_storm_loses_nothing_and_says_nothing_personal(
     seconds: int, park: bool, tmp_path: Path
 ) -> None:

@@ -24,7 +24,7 @@ from tests.model.store_machine import FIRST, HEIRS_AT, PAUSED_AT, SECOND, Stored
 
 LONG = os.environ.get("MAILQUEUE_MODEL") == "long"
 SETTINGS = settings(
-    max_examples=3000 if LONG else 70,
+    max_examples=3000 if LONG else 40,
     stateful_step_count=60 if LONG else 30,
     derandomize=not LONG,
     phases=[Phase.generate, Phase.shrink] if LONG else [Phase.generate],  # shrinking takes minutes
