@@ -173,7 +173,8 @@ def test_who_is_greylisted_gets_it_later_and_nobody_gets_it_twice(
         wait_until(lambda: all(len(stage.outcomes(id_)) >= 2 for id_ in ids), what="two attempts")
     assert stage.statuses() == {"queued": 2}
     assert stage.document(ids[0])["pending"] == ["late@example.net"]
-    assert {outcome for _, outcome in stage.outcomes(ids[1])} == {"deferred"}
+    stopped = {"not_started"}  # a claim that was given back when the consumer stopped
+    assert {outcome for _, outcome in stage.outcomes(ids[1])} - stopped == {"deferred"}
 
     postfix.refuse({})
     with consuming(stage):
