@@ -13,7 +13,8 @@ Promises: no I/O. ``transitions`` holds the guarded updates, ``store`` is the on
     status  reason  priority  due_at  overdue_at  expires_at  clock_from  created_at  updated_at
     lease {token, owner, nonce, until}      token grows with every claim and is never reused
     attempts [{n, token, vendor, key, probe, started_at, ended_at,
-               outcome, code, detail, message_id, answered, refused, pending}]    the newest 50
+               outcome, code, detail, message_id, answered, refused, pending,
+               looked_up, late, extra_copy}]    the newest 50; the last three where they apply
     round {n, tried, refused}  pin {vendor, key, until, repeats}  pending  refused
     unknowns  counted  late_accept {vendor, message_id, refused, token, at}  announced {at, n}
     vendor  vendor_message_id  sent_at  simulated

@@ -1,4 +1,6 @@
-"""Vendor health, shared by all processes through MongoDB (``<collection>.vendors``).
+"""Vendor health, shared by all processes through MongoDB.
+
+It is kept in ``<collection>.vendors``; a simulation has ``<collection>.vendors.simulated``.
 
 Decides: when health is read (at most once a second) and how a change is written (compare and set).
 What a failure or a probe changes is decided in ``rotation``.
