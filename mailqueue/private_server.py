@@ -132,7 +132,7 @@ class Server(ABC):
 
     def start(self) -> Self:
         """Return when it takes commands; a second start keeps the first one's port and data."""
-        binary = find(self.name)
+        binary = self._binary()
         fresh = self._folder is None
         try:
             for _ in range(PORTS_TO_TRY):
@@ -177,6 +177,10 @@ class Server(ABC):
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def _binary(self) -> Path:
+        """The program to run."""
+        return find(self.name)
 
     @abstractmethod
     def _options(self, folder: Path) -> Sequence[str]:

@@ -22,12 +22,13 @@ from bson import ObjectId
 from bson.errors import InvalidId
 
 from mailqueue import document
+from mailqueue.announcer import Announcer
 from mailqueue.config import Config, is_production
 from mailqueue.errors import InvalidEmail, StoreUnavailable
 from mailqueue.intake import Intake, Sendable, Terms
 from mailqueue.record import Status
 from mailqueue.status import EmailStatus, status_of
-from mailqueue.tube import Announcement, Announcer
+from mailqueue.tube import Announcement
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -172,9 +173,8 @@ class Producer:
         store, announcer = self._open()
         found = store.read([_object_id(email_id) for email_id in ids])
         queued = [stored for stored in found.values() if stored.status is Status.QUEUED]
-        return announcer.announce(
-            [Announcement(s.id, s.document["priority"], s.due_in) for s in queued]
-        )
+        what = [Announcement(s.id, s.document["priority"], s.due_in) for s in queued]
+        return len(announcer.announce(what))
 
     # Looking -----------------------------------------------------------------------------------
 

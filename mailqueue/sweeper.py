@@ -23,6 +23,7 @@ from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from mailqueue import lifecycle, tube
+from mailqueue.announcer import Announcer
 from mailqueue.config import Config
 from mailqueue.document import Stored
 from mailqueue.errors import QueueUnavailable
@@ -33,7 +34,7 @@ from mailqueue.routing import Routing
 from mailqueue.store import Store
 from mailqueue.transitions import Change
 from mailqueue.triage import job_priority, rescue
-from mailqueue.tube import Announcement, Announcer
+from mailqueue.tube import Announcement
 
 logger = logging.getLogger(__name__)
 
@@ -224,8 +225,8 @@ class Sweeper:
         if not unique:
             return 0
         done = self._announcer.announce([_announcement(stored) for stored in unique])
-        self._store.mark_announced([stored.id for stored in unique[:done]])
-        return done
+        self._store.mark_announced([one.email_id for one in done])
+        return len(done)
 
     # Retention ---------------------------------------------------------------------------------
 

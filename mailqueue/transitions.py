@@ -7,15 +7,17 @@ Assumes: MongoDB evaluates guard and update in one step, so that every time is t
 (``$$NOW``) and nothing happens between the two.
 
 Promises: every transition is guarded by status and fencing token, so that writing it twice, or by a
-worker that lost its lease, changes nothing. Only a yes needs no lease: it always counts.
+worker that lost its lease, changes nothing. Only a yes needs no lease: it always counts. Transitions
+that differ in nothing but the e-mail (and the vendor's id for it) are one update of many documents,
+each under its guard: that costs the server a quarter of an update for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from bson import ObjectId
 
@@ -34,6 +36,8 @@ _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 Pipeline = list[dict[str, Any]]
 Filter = dict[str, Any]
+Write = tuple[Filter, Pipeline]
+T = TypeVar("T", "Claim", "Change")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,46 @@ class Change:
     expired: bool = False
 
 
+def claim_writes(
+    claims: Iterable[Claim], env: str, owner: str, nonce: ObjectId, lease: float
+) -> Iterator[Write]:
+    """As few updates as these claims need."""
+    for alike in _grouped(claims, _claimed_alike):
+        guard = claim_filter(alike[0], env) | _any_of(alike)
+        yield guard, claim_update(alike[0], owner, nonce, lease)
+
+
+def change_writes(changes: Iterable[Change], simulated: bool) -> Iterator[Write]:
+    """As few updates as these changes need."""
+    for alike in _grouped(changes, _changed_alike):
+        yield change_filter(alike[0]) | _any_of(alike), change_update(alike[0], simulated, alike)
+
+
+def _grouped(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[list[T]]:
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(kind(item), []).append(item)
+    return groups.values()
+
+
+def _claimed_alike(claim: Claim) -> Hashable:
+    own = claim.key == str(claim.id)
+    return claim.token, claim.vendor, claim.probe, own, None if own else claim.key
+
+
+def _changed_alike(change: Change) -> Hashable:
+    said = change.result
+    answer = said and (said.outcome, said.code, said.detail, said.answered, said.refused)
+    return (
+        *(change.token, change.nonce, change.sending, change.expired, change.vendor),
+        *(change.decision, answer, said and said.pending),
+    )
+
+
+def _any_of(alike: Sequence[Claim] | Sequence[Change]) -> Filter:
+    return {"_id": {"$in": [each.id for each in alike]}}
+
+
 def claim_filter(claim: Claim, env: str) -> Filter:
     """Queued, of my kind, due, not expired, and not claimed since it was read."""
     return {
@@ -84,11 +128,12 @@ def claim_filter(claim: Claim, env: str) -> Filter:
 
 def claim_update(claim: Claim, owner: str, nonce: ObjectId, lease: float) -> Pipeline:
     """Take the lease and open the ledger line (the intent) in one write."""
+    own_key = claim.key == str(claim.id)
     line = {
         "n": {"$add": [{"$ifNull": [{"$last": "$attempts.n"}, 0]}, 1]},
         "token": claim.token + 1,
         "vendor": {"$literal": claim.vendor},
-        "key": {"$literal": claim.key},
+        "key": {"$toString": "$_id"} if own_key else {"$literal": claim.key},
         "probe": claim.probe,
         "started_at": "$$NOW",
         "ended_at": None,
@@ -127,9 +172,14 @@ def change_filter(change: Change) -> Filter:
     return guard
 
 
-def change_update(change: Change, simulated: bool) -> Pipeline:
-    """Write the decision down; a yes that came late in the meantime wins over it."""
+def change_update(change: Change, simulated: bool, alike: Sequence[Change] = ()) -> Pipeline:
+    """Write the decision down; a yes that came late in the meantime wins over it.
+
+    ``alike`` are the changes that are written together with this one: each e-mail gets its own of
+    the ids that the vendor gave.
+    """
     decision = change.decision
+    message_id = _message_id(alike or (change,))
     fields: dict[str, Any] = {
         "status": decision.status.value,
         "reason": decision.reason,
@@ -150,10 +200,10 @@ def change_update(change: Change, simulated: bool) -> Pipeline:
         "updated_at": "$$NOW",
     }
     if change.sending:
-        fields["attempts"] = _closed_line(change.token, _line_end(change.result))
+        fields["attempts"] = _closed_line(change.token, _line_end(change.result, message_id))
     if change.result is not None and change.result.outcome is Outcome.ACCEPTED:
         fields["vendor"] = {"$literal": change.vendor}
-        fields["vendor_message_id"] = {"$literal": change.result.message_id}
+        fields["vendor_message_id"] = message_id
     if decision.status is Status.SENT:
         fields |= {"sent_at": "$$NOW"} | ({"simulated": True} if simulated else {})
         return [{"$set": fields}]
@@ -194,14 +244,15 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
     sending = {"$eq": ["$status", Status.SENDING.value]}
     sent = {"$eq": ["$status", Status.SENT.value]}
     left_out = {"$literal": [*result.refused, *result.pending]}
+    message_id = {"$literal": result.message_id}
     yes = {
         "vendor": {"$literal": vendor},
-        "message_id": {"$literal": result.message_id},
+        "message_id": message_id,
         "refused": {"$setUnion": [{"$ifNull": ["$refused", []]}, left_out]},
         "token": token,
         "at": "$$NOW",
     }
-    line = _line_end(result) | {"late": True, "extra_copy": sent}
+    line = _line_end(result, message_id) | {"late": True, "extra_copy": sent}
     becomes: dict[str, Any] = {
         "status": Status.SENT.value,
         "reason": None,
@@ -211,7 +262,7 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
         "pending": None,
         "refused": yes["refused"],
         "vendor": yes["vendor"],
-        "vendor_message_id": yes["message_id"],
+        "vendor_message_id": message_id,
         "sent_at": "$$NOW",
     } | ({"simulated": True} if simulated else {})
     keep = {"$or": [sending, sent]}
@@ -247,7 +298,16 @@ def _closed_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _line_end(result: SendResult | None) -> dict[str, Any]:
+def _message_id(alike: Sequence[Change]) -> dict[str, Any]:
+    """The vendor's id for the e-mail that is written."""
+    ids = [change.result and change.result.message_id for change in alike]
+    if all(each == ids[0] for each in ids):
+        return {"$literal": ids[0]}
+    which = {"$indexOfArray": [{"$literal": [change.id for change in alike]}, "$_id"]}
+    return {"$arrayElemAt": [{"$literal": ids}, which]}
+
+
+def _line_end(result: SendResult | None, message_id: dict[str, Any]) -> dict[str, Any]:
     if result is None:
         return {"ended_at": "$$NOW", "outcome": NOT_STARTED}
     return {
@@ -255,7 +315,7 @@ def _line_end(result: SendResult | None) -> dict[str, Any]:
         "outcome": result.outcome.value,
         "code": {"$literal": result.code},
         "detail": {"$literal": result.detail},
-        "message_id": {"$literal": result.message_id},
+        "message_id": message_id,
         "answered": result.answered,
         "refused": {"$literal": list(result.refused)},
         "pending": {"$literal": list(result.pending)},

@@ -25,7 +25,7 @@ from mailqueue.record import Decision, Reason, Record, Status, retry_priority
 from mailqueue.rotation import Choice
 from mailqueue.routing import LEASE_EXPIRED, Routing
 from mailqueue.transitions import Change, Claim
-from mailqueue.tube import Job
+from mailqueue.tube import DELETED, End, Job, released
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +84,10 @@ class Ending:
         delay = decision.delay if decision.status is Status.QUEUED else None
         return cls(job=job, priority=decision.priority, delay=delay, change=change)
 
-    def act(self) -> None:
-        """Delete or release the job."""
-        if self.delay is None:
-            self.job.delete()
-        else:
-            self.job.release(self.priority, self.delay)
+    @property
+    def end(self) -> End:
+        """What becomes of the job."""
+        return DELETED if self.delay is None else released(self.priority, self.delay)
 
 
 class Triage:

@@ -1,7 +1,7 @@
 """The beanstalkd tube: hints that say which e-mail to look at. The only user of greenstalk.
 
-Decides: when a connection is thrown away, on which connection a job may be ended, and how a
-producer behaves while the server is away.
+Decides: when a connection is thrown away, and on which connection a job may be ended. How jobs are
+spread over servers, and what follows while one is away, is in ``announcer``.
 
 Assumes: a job may be doubled, early, late or lost, and a job id means something only on the
 connection that reserved it (after a restart it may be another e-mail's).
@@ -17,9 +17,7 @@ import math
 import re
 import socket
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -33,7 +31,9 @@ from mailqueue.outage import Outage
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 5.0
 MAX_DELAY = 2**32 - 1
-_BODY = re.compile(rb"[0-9a-f]{24}")
+PIPELINE = 500  # commands in one write: they and their replies fit into the sockets' buffers
+_BODY = re.compile(rb"([0-9a-f]{24})\r\n")
+_ENDED = {"delete": b"DELETED", "release": b"RELEASED", "bury": b"BURIED"}
 _COMPLETE_REPLIES = (
     greenstalk.BuriedError,
     greenstalk.DrainingError,
@@ -52,6 +52,32 @@ class Announcement:
     delay: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a reserved job ends: deleted, put back (``delay`` in whole seconds), or buried."""
+
+    word: str
+    priority: int = 0
+    delay: int = 0
+
+    def command(self, job_id: int) -> bytes:
+        """The line that says so."""
+        words = {
+            "delete": b"delete %d\r\n" % job_id,
+            "release": b"release %d %d %d\r\n" % (job_id, self.priority, self.delay),
+            "bury": b"bury %d %d\r\n" % (job_id, self.priority),
+        }
+        return words[self.word]
+
+
+DELETED, BURIED = End("delete"), End("bury")
+
+
+def released(priority: int, delay: float) -> End:
+    """Put back, to be taken again in ``delay`` seconds (rounded up)."""
+    return End("release", priority, _whole(delay))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """A reserved job. ``email_id`` is None when the body is not one of ours."""
@@ -62,21 +88,23 @@ class Job:
 
     def delete(self) -> None:
         """Take the job off the tube: its e-mail's end is stored."""
-        self.connection.finish(self.id, lambda client: client.delete(self.id))
+        self.connection.finish({self.id: DELETED})
 
     def release(self, priority: int, delay: float) -> None:
         """Put the job back, to be taken again in ``delay`` seconds (rounded up)."""
-        raw = greenstalk.Job(self.id, b"")
-        self.connection.finish(self.id, lambda client: client.release(raw, priority, _whole(delay)))
+        self.connection.finish({self.id: released(priority, delay)})
 
     def bury(self) -> None:
         """Set a foreign job aside for a person."""
-        raw = greenstalk.Job(self.id, b"")
-        self.connection.finish(self.id, lambda client: client.bury(raw))
+        self.connection.finish({self.id: BURIED})
 
 
 class Connection:
-    """One connection to one server; its methods may be called from any thread, one at a time."""
+    """One connection to one server; its methods may be called from any thread, one at a time.
+
+    Commands that belong together are written together, and their replies read in order: beanstalkd
+    answers each in turn, and a wait for every reply would be most of the time that they take.
+    """
 
     def __init__(self, server: str, tube: str, timeout: float = READ_TIMEOUT) -> None:
         self._lock = threading.Lock()
@@ -90,6 +118,7 @@ class Connection:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._client = greenstalk.Client(self._socket, encoding=None)
+            self._replies = self._socket.makefile("rb")
         except OSError as error:
             raise QueueUnavailable(f"beanstalkd: {type(error).__name__}") from error
         with self._talking(), suppress(greenstalk.NotIgnoredError):  # ours may be the default tube
@@ -97,34 +126,66 @@ class Connection:
             self._client.watch(tube)
             self._client.ignore(greenstalk.DEFAULT_TUBE)
 
-    def put(self, what: Announcement, ttr: int) -> None:
-        """Put one job. A failed put may have been executed: it is harmless when doubled."""
-        body = str(what.email_id).encode()
+    def put(self, what: Sequence[Announcement], ttr: int) -> None:
+        """Put jobs. Of a failed call all may have been executed: they are harmless when doubled."""
         with self._lock, self._talking():
-            self._client.put(body, what.priority, _whole(what.delay), ttr)
+            for start in range(0, len(what), PIPELINE):
+                page = what[start : start + PIPELINE]
+                self._socket.sendall(b"".join([_put_command(each, ttr) for each in page]))
+                self._read_all([b"INSERTED"] * len(page))
 
-    def reserve(self, timeout: int) -> Job | None:
-        """Wait up to ``timeout`` whole seconds for a job; None: there was none."""
+    def reserve(self, timeout: int, limit: int = 1) -> list[Job]:
+        """Wait up to ``timeout`` whole seconds for a job; with it come up to ``limit`` in all."""
+        at_once = b"reserve-with-timeout 0\r\n" * (limit - 1)
         with self._lock, self._talking():
-            try:
-                raw = self._client.reserve(timeout)
-            except greenstalk.TimedOutError:
-                return None
-            self.held.add(raw.id)
-        ours = _BODY.fullmatch(raw.body)
-        return Job(raw.id, ObjectId(raw.body.decode()) if ours else None, self)
+            self._socket.sendall(b"reserve-with-timeout %d\r\n%b" % (timeout, at_once))
+            return [job for _ in range(limit) if (job := self._read_job()) is not None]
 
-    def finish(self, job_id: int, end: Callable[[greenstalk.Client[bytes]], None]) -> None:
-        """End a reserved job, once. On a broken connection the server has taken it back already."""
+    def _read_job(self) -> Job | None:
+        try:
+            job_id, size = map(int, self._read(b"RESERVED"))
+        except greenstalk.TimedOutError:
+            return None
+        body = self._replies.read(size + 2)
+        if len(body) != size + 2:
+            raise ConnectionError("cut off")
+        self.held.add(job_id)
+        ours = _BODY.fullmatch(body)
+        return Job(job_id, ObjectId(bytes.fromhex(ours[1].decode())) if ours else None, self)
+
+    def finish(self, ends: Mapping[int, End]) -> None:
+        """End reserved jobs, each once. Of a broken connection the server has them already."""
         with self._lock:
-            if self.broken or job_id not in self.held:
+            if self.broken or not (mine := [one for one in ends if one in self.held]):
                 return
             with self._talking():
-                self.held.remove(job_id)
-                try:
-                    end(self._client)
-                except greenstalk.NotFoundError:
-                    return  # its time to run was over: it is back on the tube
+                self.held.difference_update(mine)
+                self._socket.sendall(b"".join([ends[one].command(one) for one in mine]))
+                self._read_all([_ENDED[ends[one].word] for one in mine])
+
+    def _read_all(self, expected: Sequence[bytes]) -> None:
+        """Read a reply for each command; raises what the server says of the first refused."""
+        refused = None
+        for word in expected:
+            try:
+                self._read(word)
+            except greenstalk.NotFoundError:
+                continue  # its time to run was over: it is back on the tube
+            except _COMPLETE_REPLIES as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused
+
+    def _read(self, expected: bytes) -> list[bytes]:
+        """The rest of a reply that begins with this word; raises as greenstalk does."""
+        line = self._replies.readline()
+        if line[-2:] != b"\r\n":
+            raise ConnectionError("cut off")
+        word, *rest = line.split()
+        if word == expected:
+            return rest
+        known = greenstalk.ERROR_RESPONSES.get(word)
+        raise known(rest) if known else greenstalk.UnknownResponseError(word, rest)
 
     def stats(self) -> dict[str, int]:
         """The tube's numbers of jobs by state; all 0 where there is no such tube yet."""
@@ -146,11 +207,13 @@ class Connection:
         self.broken = True
         with suppress(OSError):  # it is not connected any more
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that is reading
+        self._replies.close()
         self._client.close()
 
     def __del__(self) -> None:
         # A thread that ended leaves its connection behind.
-        if hasattr(self, "_client"):
+        if hasattr(self, "_replies"):
+            self._replies.close()
             self._client.close()
 
     @contextmanager
@@ -176,22 +239,17 @@ class Tube:
         self._connections: list[Connection] = []
         self._outage = outage or Outage(f"beanstalkd {server}")
 
-    def reserve(self, timeout: int) -> Job | None:
-        """Wait up to ``timeout`` whole seconds for a job; one thread at a time may wait."""
+    def reserve(self, timeout: int, limit: int = 1) -> list[Job]:
+        """Wait up to ``timeout`` whole seconds for a job; one thread at a time may wait.
+
+        What is ready then comes with it, ``limit`` in all, on the same connection.
+        """
         try:
-            job = self._waiting().reserve(timeout)
+            jobs = self._waiting().reserve(timeout, limit)
         except QueueUnavailable as error:
             self._outage.began(str(error))
             raise
         self._outage.over()
-        return job
-
-    @staticmethod
-    def more(first: Job, limit: int) -> list[Job]:
-        """Up to ``limit`` further jobs that are ready now, on the connection of ``first``."""
-        jobs: list[Job] = []
-        while len(jobs) < limit and (job := first.connection.reserve(0)) is not None:
-            jobs.append(job)
         return jobs
 
     def _waiting(self) -> Connection:
@@ -214,108 +272,6 @@ class Tube:
             self._connections = []
 
 
-class Announcer:
-    """The producer's side of all servers. Any thread may call; each has its own connections.
-
-    After a failed put a server is left alone for 1 s, doubling to 30 s. What could not be put is
-    kept (the newest 10,000, or ``keep``) and goes out with the next success; what is forgotten, the
-    sweeper finds in MongoDB.
-    """
-
-    REST, REST_MAX, KEPT = 1.0, 30.0, 10_000
-
-    def __init__(
-        self,
-        settings: Beanstalkd,
-        ttr: int,
-        clock: Callable[[], float] = time.monotonic,
-        keep: int = KEPT,
-    ) -> None:
-        self._settings, self._ttr, self._clock = settings, ttr, clock
-        self._lock = threading.Lock()
-        self._local = threading.local()
-        self._rests: dict[str, tuple[float, float]] = {}
-        self._kept: deque[Announcement] = deque(maxlen=keep)
-        self._turn = 0
-        self._outages = {server: Outage(f"beanstalkd {server}") for server in settings.servers}
-
-    def announce(self, what: Sequence[Announcement]) -> int:
-        """Put jobs; returns how many are on the tube. What is not, is kept. Never raises."""
-        done = 0
-        for one in what:
-            if not self._put(one):
-                with self._lock:
-                    self._kept.extend(what[done:])
-                return done
-            done += 1
-        self._announce_kept()
-        return done
-
-    def _announce_kept(self) -> None:
-        while self._kept:
-            try:
-                one = self._kept.popleft()
-            except IndexError:  # another thread took the last one
-                return
-            if not self._put(one):
-                self._kept.appendleft(one)
-                return
-
-    def _put(self, what: Announcement) -> bool:
-        servers = self._settings.servers
-        self._turn += 1
-        for i in range(len(servers)):
-            server = servers[(self._turn + i) % len(servers)]
-            if self._rests.get(server, (0.0, 0.0))[0] > self._clock():
-                continue
-            try:
-                self._put_on(server, what)
-            except QueueUnavailable as error:
-                self._outages[server].began(str(error))
-                self._rest(server)
-                continue
-            self._outages[server].over()
-            self._rests.pop(server, None)
-            return True
-        return False
-
-    def _put_on(self, server: str, what: Announcement) -> None:
-        """Put one job; a connection from before an outage says nothing about the server now."""
-        kept = self._local.__dict__.get(server)
-        connection = self._connection(server)
-        try:
-            connection.put(what, self._ttr)
-        except QueueUnavailable as error:
-            hangs = isinstance(error.__cause__, TimeoutError)
-            if connection is not kept or not connection.broken or hangs:
-                raise
-            self._connection(server).put(what, self._ttr)
-
-    def _rest(self, server: str) -> None:
-        with self._lock:
-            until, last = self._rests.get(server, (0.0, 0.0))
-            if until > self._clock():
-                return  # another thread failed at the same time
-            rest = min(self.REST_MAX, max(self.REST, last * 2))
-            self._rests[server] = (self._clock() + rest, rest)
-
-    def _connection(self, server: str) -> Connection:
-        mine: dict[str, Connection] = self._local.__dict__
-        if server not in mine or mine[server].broken:
-            mine[server] = Connection(server, self._settings.tube)
-        return mine[server]
-
-    def outage(self, server: str) -> Outage:
-        """For others in this process that talk to the server, so that an outage is said once."""
-        return self._outages[server]
-
-    def close(self) -> None:
-        """Close this thread's connections; another thread's close when it ends."""
-        for connection in self._local.__dict__.values():
-            connection.close()
-        self._local.__dict__.clear()
-
-
 def depth(settings: Beanstalkd) -> dict[str, int]:
     """Jobs by state over all servers that answer; raises ``QueueUnavailable`` if none does."""
     totals: dict[str, int] = {}
@@ -333,6 +289,12 @@ def depth(settings: Beanstalkd) -> dict[str, int]:
     if not totals:
         raise trouble or QueueUnavailable("beanstalkd: no server")
     return totals
+
+
+def _put_command(what: Announcement, ttr: int) -> bytes:
+    body = str(what.email_id).encode()
+    delay = _whole(what.delay)
+    return b"put %d %d %d %d\r\n%b\r\n" % (what.priority, delay, ttr, len(body), body)
 
 
 def _whole(seconds: float) -> int:

@@ -40,7 +40,7 @@ from mailqueue.routing import Routing
 from mailqueue.store import Store
 from mailqueue.transitions import Change
 from mailqueue.triage import Ending, Inquiry, Task, Triage, job_priority, quietly
-from mailqueue.tube import Job, Tube
+from mailqueue.tube import Connection, End, Job, Tube
 from mailqueue.vendors.base import Attempt, Vendor
 
 logger = logging.getLogger(__name__)
@@ -92,24 +92,28 @@ class Worker:
         held, claimed = 1, 0
         try:
             # The slot may have come free because we stop: then nothing more is reserved.
-            first = None if self.stopping.is_set() else tube.reserve(RESERVE_TIMEOUT)
-            if first is None:
+            if self.stopping.is_set():
                 return False
             while idle_for is None and held < BATCH and self._free.acquire(blocking=False):
                 held += 1
-            claimed = self._take(first, tube, held - 1)
-            return True
+            jobs = tube.reserve(0, held)
+            if not jobs:  # then one slot is enough to wait with: the others serve other tubes
+                if held > 1:
+                    self._free.release(held - 1)
+                held = 1
+                jobs = tube.reserve(RESERVE_TIMEOUT)
+            claimed = self._take(jobs) if jobs else 0
+            return bool(jobs)
         finally:
             if held > claimed:
                 self._free.release(held - claimed)
 
-    def _take(self, first: Job, tube: Tube, more: int) -> int:
+    def _take(self, jobs: list[Job]) -> int:
         """Claim the e-mails of these jobs and hand them to the senders; returns how many."""
         try:
-            jobs = [first, *tube.more(first, more)]
             tasks = self._claimed(jobs)
-        except Unavailable:
-            first.connection.close()  # the server takes the jobs back with their priorities
+        except StoreUnavailable:
+            jobs[0].connection.close()  # the server takes the jobs back with their priorities
             raise
         for task in tasks:
             self.tasks.put(task)
@@ -310,11 +314,14 @@ class Worker:
         if changes:
             written = self._store.change(changes, seconds or self._store.timeout)
         lost = []
+        ends: dict[Connection, dict[int, End]] = {}
         for ending in endings:
             if ending.change is not None and ending.change.id not in written:
                 lost.append(ending)
             else:
-                quietly(ending.act)
+                ends.setdefault(ending.job.connection, {})[ending.job.id] = ending.end
+        for connection, jobs in ends.items():
+            quietly(partial(connection.finish, jobs))
         return lost
 
     def _lease_lost(self, task: Task, result: SendResult | None, seconds: float) -> None:

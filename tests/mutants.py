@@ -115,7 +115,7 @@ MUTANTS = (
                 "        written: set[ObjectId] = set()\n        if changes:\n",
                 "        written: set[ObjectId] = set()\n"
                 "        for each in endings:\n"
-                "            quietly(each.act)\n"
+                "            quietly(partial(each.job.connection.finish, {each.job.id: each.end}))\n"
                 "        if changes:\n",
             ),
         ),
@@ -171,7 +171,7 @@ MUTANTS = (
         "a failed put fails send()",
         (
             Edit(
-                "tube.py",
+                "announcer.py",
                 "            except QueueUnavailable as error:\n                self._outages",
                 "            except ZeroDivisionError as error:\n                self._outages",
             ),

@@ -145,9 +145,8 @@ def intervene(desk: Desk) -> Answer:
         done = page if options.dry_run else _change(desk, verb, page)
         changed += done
         if verb is Verb.RETRY and not options.dry_run:
-            announced += desk.announcer.announce(
-                [Announcement(stored.id, job_priority(stored)) for stored in done]
-            )
+            what = [Announcement(stored.id, job_priority(stored)) for stored in done]
+            announced += len(desk.announcer.announce(what))
     return _changed(desk, verb, changed, announced)
 
 

@@ -19,10 +19,10 @@ from typing import Any
 from bson import ObjectId
 
 from mailqueue import document
+from mailqueue.announcer import Announcer
 from mailqueue.config import Config, is_production
 from mailqueue.document import Stored
 from mailqueue.store import Store
-from mailqueue.tube import Announcer
 
 OK, FOUND, USAGE, NOT_REACHED = 0, 1, 2, 3
 PAGE = 500

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from mailqueue import Producer, logs, tube
+from mailqueue import Producer, logs
+from mailqueue.announcer import Announcer
 from mailqueue.consumer import Consumer
 from tests.faults import seams
 from tests.stage import letter
@@ -21,7 +22,7 @@ def main(role: str, config: str, point: str) -> int:
     seams.crash_at(point)
     if role == "consumer":
         return Consumer(config, concurrency=1).run()
-    tube.Announcer.REST = tube.Announcer.REST_MAX = 0.0
+    Announcer.REST = Announcer.REST_MAX = 0.0
     with Producer(config) as producer:
         for number in range(EMAILS):
             email_id = producer.send(letter(number), idempotency_key=f"number {number}")

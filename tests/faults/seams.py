@@ -7,7 +7,7 @@ process end at the first such call; nothing of it is known to the product.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,6 @@ def crash_at(point: str) -> None:
     consumer.Store = CrashingStore  # type: ignore[attr-defined]  # imported there
     store.Store = CrashingStore  # type: ignore[misc]
     tube.Connection = CrashingConnection  # type: ignore[misc]
-    tube.Job = CrashingJob  # type: ignore[misc]
 
 
 @contextmanager
@@ -63,7 +62,7 @@ class CrashingStore(store.Store):
 
 
 class CrashingConnection(tube.Connection):
-    def put(self, what: tube.Announcement, ttr: int) -> None:
+    def put(self, what: Sequence[tube.Announcement], ttr: int) -> None:
         with _touching("put"):
             super().put(what, ttr)
         if _point == "lost:put":
@@ -71,25 +70,18 @@ class CrashingConnection(tube.Connection):
             self.close()
             raise QueueUnavailable("beanstalkd: the reply is lost")
 
-    def reserve(self, timeout: int) -> tube.Job | None:
+    def reserve(self, timeout: int, limit: int = 1) -> list[tube.Job]:
         if _point == "before:reserve":
             os._exit(CRASHED)
-        job = super().reserve(timeout)
-        if job is not None and _point == "after:reserve":
+        jobs = super().reserve(timeout, limit)
+        if jobs and _point == "after:reserve":
             os._exit(CRASHED)
-        return job
+        return jobs
 
-
-class CrashingJob(tube.Job):
-    __slots__ = ()
-
-    def delete(self) -> None:
-        with _touching("delete"):
-            super().delete()
-
-    def release(self, priority: int, delay: float) -> None:
-        with _touching("release"):
-            super().release(priority, delay)
+    def finish(self, ends: Mapping[int, tube.End]) -> None:
+        (end,) = {end.word for end in ends.values()}
+        with _touching(end):
+            super().finish(ends)
 
 
 class CrashingVendor(SendGrid):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from bson import ObjectId
 
-from mailqueue.tube import Job
+from mailqueue.tube import End, Job
 
 
 class MemoryTube:
@@ -78,11 +77,8 @@ class Line:
     def __init__(self, tube: MemoryTube, pause: Callable[[str], str]) -> None:
         self._tube, self._pause = tube, pause
 
-    def reserve(self, _: int) -> Job | None:
+    def reserve(self, _: int, limit: int = 1) -> list[Job]:
         self._pause("reserve")
-        return self._next()
-
-    def more(self, _: Job, limit: int) -> list[Job]:
         jobs = (self._next() for _ in range(limit))
         return [job for job in jobs if job is not None]
 
@@ -92,20 +88,20 @@ class Line:
             return None
         return Job(n, self._tube.email_of(n), self)  # type: ignore[arg-type]  # stands in for it
 
-    def finish(self, n: int, end: Callable[[Any], None]) -> None:
-        """End a job, unless the server has taken it back meanwhile."""
+    def finish(self, ends: Mapping[int, End]) -> None:
+        """End jobs, unless the server has taken them back meanwhile."""
         self._pause("end")
-        if self._tube.holds(self, n):
-            end(self)
+        for n, end in ends.items():
+            if self._tube.holds(self, n):
+                self._end(n, end)
 
-    def delete(self, n: int) -> None:
-        self._tube.delete(n)
-
-    def release(self, raw: Any, priority: int, delay: float) -> None:
-        self._tube.release(raw.id, priority, delay)
-
-    def bury(self, raw: Any) -> None:
-        raise AssertionError(f"job {raw.id} was buried")
+    def _end(self, n: int, end: End) -> None:
+        if end.word == "delete":
+            self._tube.delete(n)
+        elif end.word == "release":
+            self._tube.release(n, end.priority, end.delay)
+        else:
+            raise AssertionError(f"job {n} was buried")
 
     def close(self) -> None:
         """The server takes back what was reserved here."""

@@ -285,11 +285,11 @@ class SweeperActor(Actor):
         sweeper._announcer = self  # type: ignore[assignment]  # stands in for it
         self.start(self._sweep)
 
-    def announce(self, what: Sequence[Announcement]) -> int:
+    def announce(self, what: Sequence[Announcement]) -> Sequence[Announcement]:
         self.pause("announce")
         for one in what:
             self._tube.put(one.email_id, one.priority, one.delay)
-        return len(what)
+        return what
 
     def _sweep(self) -> None:
         while True:
