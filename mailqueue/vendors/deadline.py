@@ -81,7 +81,6 @@ class Call:
             raise DeadlinePassed("deadline")
         if self._handle is None:
             self.attach(sock)
-        sock.settimeout(self.remaining)
         self.written = True
 
     def shut(self) -> None:
