@@ -184,6 +184,7 @@ class ConsumerConfig(_Section):
 
     concurrency: int = _key(int, 16, "e-mails sent at a time, per process", must.between(1, 1000))
     sweep_every: float = _key(float, 15, "between two rounds of the sweeper", _SHORT)
+    one_core: bool = _key(bool, True, "the command keeps to one core at a time (Linux)")
 
 
 @dataclass(frozen=True, slots=True)

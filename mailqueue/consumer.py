@@ -25,6 +25,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from bson import ObjectId
@@ -38,6 +39,7 @@ from tenacity import (
 )
 
 from mailqueue import document, tube, vendors
+from mailqueue.affinity import Core
 from mailqueue.config import Config, is_production
 from mailqueue.errors import ConfigError, Unavailable
 from mailqueue.health import HealthBoard
@@ -74,10 +76,7 @@ class Consumer:
             config = Config.load(config, secrets=not self._simulated)
         if concurrency is not None:
             config = config.replace(
-                consumer={
-                    "concurrency": concurrency,
-                    "sweep_every": config.consumer.sweep_every,
-                }
+                consumer={**asdict(config.consumer), "concurrency": concurrency}
             )
         if not config.vendors:
             raise ConfigError(["vendors: a consumer needs at least one"])
@@ -102,6 +101,15 @@ class Consumer:
         self._interrupts = self._heeded = 0
         self._abandoning = threading.Event()
         self._failed = threading.Event()
+        self._core: Core | None = None
+
+    def keep_to_one_core(self) -> None:
+        """Keep this process to one core at a time, if ``consumer.one_core`` says so.
+
+        For a process that does nothing else: it holds for all of its threads.
+        """
+        if self.config.consumer.one_core:
+            self._core = Core()
 
     def _vendors(self) -> dict[str, Vendor]:
         """A set of vendors for one thread."""
@@ -163,19 +171,21 @@ class Consumer:
             raise
         self._say_started()
         takers = [self._start(f"taker-{t.server}", self._take, t) for t in self._tubes]
+        writer = self._start("writer", self._write)
         senders = [
             self._start(f"sender-{i}", self._send) for i in range(self.config.consumer.concurrency)
         ]
-        settler = self._start("settler", self._settle)
         sweeper = self._start("sweeper", self._sweep)
-        self._wait([*takers, *senders, settler, sweeper])
-        return self._wind_down(takers, senders, settler, sweeper)
+        self._wait([*takers, writer, *senders, sweeper])
+        return self._wind_down(takers, senders, writer, sweeper)
 
     def _wait(self, threads: Sequence[threading.Thread]) -> None:
         """Until somebody stops us; meanwhile tell the service manager that we are well."""
         with ServiceManager() as manager:
             while not self._stopping.wait(TICK):
                 self._heed()
+                if self._core is not None:
+                    self._core.stay()
                 if all(thread.is_alive() for thread in threads):
                     manager.alive()
                 if self._burst and self._is_done():
@@ -185,22 +195,20 @@ class Consumer:
         self,
         takers: Sequence[threading.Thread],
         senders: Sequence[threading.Thread],
-        settler: threading.Thread,
+        writer: threading.Thread,
         sweeper: threading.Thread,
     ) -> int:
         """Stop in the order of the flow, so that nothing is handed to a thread that is gone."""
         self._join(takers)
-        for _ in senders:
-            self._worker.tasks.put(None)
+        self._worker.end_sending(len(senders))
         self._join(senders)
-        self._worker.give_back_waiting()
-        self._worker.results.put(None)
-        settler.join(self.config.delivery.record + self.config.mongodb.timeout)
+        self._worker.end()
+        writer.join(self.config.delivery.record + self.config.mongodb.timeout)
         self._join([sweeper])
         for each in self._tubes:
             each.close()
         self._store.close()
-        clean = not (self._abandoning.is_set() or self._failed.is_set() or settler.is_alive())
+        clean = not (self._abandoning.is_set() or self._failed.is_set() or writer.is_alive())
         logger.info("consumer.stopped", extra={"facts": {"clean": clean}})
         return 0 if clean else 1
 
@@ -251,7 +259,7 @@ class Consumer:
 
     def _take(self, from_tube: tube.Tube) -> None:
         while not self._stopping.is_set():
-            self._through_outages(lambda: self._worker.take(from_tube))
+            self._through_outages(lambda: self._worker.taker.fetch(from_tube))
 
     def _send(self) -> None:
         mine = self._vendors()
@@ -260,12 +268,12 @@ class Consumer:
         for vendor in mine.values():
             vendor.close()
 
-    def _settle(self) -> None:
+    def _write(self) -> None:
         """Results are kept through an outage of MongoDB; once we stop, for ``record`` seconds."""
         last_try = False
         while True:
             try:
-                if not self._worker.settle(self.config.delivery.record):
+                if not self._worker.turn(self.config.delivery.record):
                     return
             except Unavailable:
                 if last_try:
@@ -307,6 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"mailqueue.consumer: {error}\n")
         return 2
+    consumer.keep_to_one_core()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: consumer.interrupt())
     try:

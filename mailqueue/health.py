@@ -34,6 +34,7 @@ from mailqueue.store import Store
 logger = logging.getLogger(__name__)
 
 REFRESH = 1.0
+WAIT = 0.1
 _TIMES = ("unavailable_until", "named_until", "since", "probe_at", "probe_until")
 _Change = Callable[[Health, float], Health | None]
 
@@ -53,7 +54,8 @@ class HealthBoard:
         suffix = ".vendors" if env == PRODUCTION else f".vendors.{env}"
         self._collection = store.collection(suffix)
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._reading = False
         self._known = {name: Health(name=name) for name in names}
         self._known_at = dict.fromkeys(self._known, clock())
         self._server_ahead = time.time() - clock()
@@ -67,10 +69,19 @@ class HealthBoard:
         """Every vendor's health, at most a second old. Raises ``StoreUnavailable``."""
         with self._lock:
             fresh = self._clock() - self._read_at < REFRESH
+            if not fresh:
+                self._read_at = self._clock()  # one thread reads
+                self._reading = True
+            elif self._reading:  # the others wait a moment, then use what is known
+                self._lock.wait_for(lambda: not self._reading, WAIT)
             if fresh:
                 return dict(self._known)
-            self._read_at = self._clock()  # one thread reads, the others use what is known
-        self.refresh()
+        try:
+            self.refresh()
+        finally:
+            with self._lock:
+                self._reading = False
+                self._lock.notify_all()
         with self._lock:
             return dict(self._known)
 

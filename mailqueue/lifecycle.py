@@ -80,7 +80,8 @@ def decide(
         counted=record.counted + _counts(record, result, closing),
         refused=_merged(record.refused, result.refused),
     )
-    return replace(_follow(after, result, others, policy, rand), vendor_closing=closing)
+    decision = _follow(after, result, others, policy, rand)
+    return decision if closing is None else replace(decision, vendor_closing=closing)
 
 
 def _follow(
@@ -172,7 +173,8 @@ def _accepted(
     policy: Policy,
     rand: Rand,
 ) -> Decision:
-    record = replace(record, pin=None, pending=result.pending or None)
+    if record.pin is not None or record.pending is not None or result.pending:
+        record = replace(record, pin=None, pending=result.pending or None)
     if not result.pending:
         return _decision(record, Status.SENT)
     return _end_round(record, others, policy, rand, at_least=result.retry_after or 0.0)

@@ -15,6 +15,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from mailqueue import lifecycle, rotation
 from mailqueue.config import Config
@@ -131,7 +132,8 @@ class Routing:
 
     def rescued(self, stored: Stored, email: Email) -> Decision:
         """What follows for an e-mail whose lease ran out: its outcome is not known."""
-        record = self.keyed(stored.record())
+        seen = stored.record()
+        record = self.keyed(seen, vendor=seen.vendor)
         return self.decide(record, LEASE_EXPIRED, self.carriers(email, record))
 
     def answers(self, name: str) -> bool:
@@ -139,12 +141,13 @@ class Routing:
         vendor = self.vendors.get(name)
         return vendor is not None and vendor.lookup is not None
 
-    def keyed(self, record: Record) -> Record:
-        """Add what the attempt's vendor offers against copies: a key it knows, a look-up."""
-        vendor = self.vendors.get(record.vendor or "")
-        if vendor is None:
-            return replace(record, key=None)
-        record = replace(record, lookup=self.answers(vendor.name))
-        if vendor.key_life is None:
-            return replace(record, key=None)
-        return replace(record, key_life=vendor.key_life / 2)
+    def keyed(self, record: Record, **attempt: Any) -> Record:
+        """The record with its ``attempt``, and what the vendor of that offers against copies:
+
+        a key it knows, a look-up.
+        """
+        vendor = self.vendors.get(attempt["vendor"] or "")
+        attempt["lookup"] = vendor is not None and vendor.lookup is not None
+        if vendor is None or vendor.key_life is None:
+            return replace(record, **attempt | {"key": None})
+        return replace(record, **attempt, key_life=vendor.key_life / 2)

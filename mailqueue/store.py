@@ -13,7 +13,7 @@ Promises: a call that returns is durable. Every method may be called from any th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bson import ObjectId
@@ -32,6 +32,7 @@ from mailqueue.transitions import (
     OVERDUE_MS,
     Change,
     Claim,
+    Write,
     change_writes,
     claim_writes,
     late_yes_filter,
@@ -162,6 +163,32 @@ class Store(Mongo):
             )
             return {document["_id"]: Stored(document, document["now"]) for document in found}
 
+    def record(
+        self,
+        changes: Sequence[Change],
+        claims: Sequence[Claim],
+        *,
+        owner: str,
+        nonce: ObjectId,
+        lease: float,
+        seconds: float,
+    ) -> tuple[set[ObjectId], set[ObjectId]]:
+        """Write transitions and claims in one bulk write; returns the ids written, and won.
+
+        Without claims it is repeated for up to ``seconds``, else for ``mongodb.timeout``.
+        """
+        if not claims:
+            return self.change(changes, seconds), set()
+        if not changes:
+            return set(), self.claim(claims, owner=owner, nonce=nonce, lease=lease)
+        writes = [
+            *claim_writes(claims, self.env, owner, nonce, lease),
+            *change_writes(changes, self.env == SIMULATED),
+        ]
+        if self._bulk(_many(writes), self.timeout) == len(changes) + len(claims):
+            return {c.id for c in changes}, {c.id for c in claims}
+        return self._written(changes), self._won(claims, nonce)
+
     def claim(
         self, claims: Sequence[Claim], *, owner: str, nonce: ObjectId, lease: float
     ) -> set[ObjectId]:
@@ -169,12 +196,12 @@ class Store(Mongo):
 
         Raises ``StoreUnavailable`` when it is not known: give them back with ``nonce``.
         """
-        writes = [
-            UpdateMany(*write, hint=BY_ID)
-            for write in claim_writes(claims, self.env, owner, nonce, lease)
-        ]
-        if self._bulk(writes, self.timeout) == len(claims):
+        writes = claim_writes(claims, self.env, owner, nonce, lease)
+        if self._bulk(_many(writes), self.timeout) == len(claims):
             return {c.id for c in claims}
+        return self._won(claims, nonce)
+
+    def _won(self, claims: Sequence[Claim], nonce: ObjectId) -> set[ObjectId]:
         ids = [c.id for c in claims]
         mine = {"_id": {"$in": ids}, "lease.nonce": nonce, "status": Status.SENDING.value}
         return {document["_id"] for document in self._majority(mine, {"_id": 1})}
@@ -184,14 +211,16 @@ class Store(Mongo):
 
         Returns the ids whose transition is written, now or by a try whose reply was lost.
         """
-        simulated = self.env == SIMULATED
-        writes = [UpdateMany(*write, hint=BY_ID) for write in change_writes(changes, simulated)]
-        if self._bulk(writes, seconds) == len(changes):
+        writes = change_writes(changes, self.env == SIMULATED)
+        if self._bulk(_many(writes), seconds) == len(changes):
             return {c.id for c in changes}
+        return self._written(changes)
+
+    def _written(self, changes: Sequence[Change]) -> set[ObjectId]:
         by_id = {c.id: c for c in changes}
         fields = {"status": 1, "lease": 1, "attempts": 1}
         found = self._majority({"_id": {"$in": list(by_id)}}, fields)
-        return {d["_id"] for d in found if _written(by_id[d["_id"]], d)}
+        return {d["_id"] for d in found if _is_written(by_id[d["_id"]], d)}
 
     def late_yes(
         self, email_id: ObjectId, token: int, vendor: str, result: SendResult, seconds: float
@@ -280,7 +309,11 @@ class Store(Mongo):
             return self.emails.delete_many(final).deleted_count
 
 
-def _written(change: Change, document: Document) -> bool:
+def _many(writes: Iterable[Write]) -> list[UpdateMany]:
+    return [UpdateMany(match, update, hint=BY_ID) for match, update in writes]
+
+
+def _is_written(change: Change, document: Document) -> bool:
     """Whether the transition is in the document, though the write matched nothing this time."""
     if change.sending:
         outcome = change.result.outcome.value if change.result else "not_started"

@@ -7,9 +7,9 @@ Assumes: MongoDB evaluates guard and update in one step, so that every time is t
 (``$$NOW``) and nothing happens between the two.
 
 Promises: every transition is guarded by status and fencing token, so that writing it twice, or by a
-worker that lost its lease, changes nothing. Only a yes needs no lease: it always counts. Transitions
-that differ in nothing but the e-mail (and the vendor's id for it) are one update of many documents,
-each under its guard: that costs the server a quarter of an update for each.
+worker that lost its lease, changes nothing. Only a yes needs no lease: it always counts.
+Transitions that differ in nothing but the e-mail (and the vendor's id for it) are one update of
+many documents, each under its guard: that costs the server a quarter of an update for each.
 """
 
 from __future__ import annotations

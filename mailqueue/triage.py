@@ -11,8 +11,9 @@ Promises: no e-mail is changed here. A probe that is won belongs to the returned
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from bson import ObjectId
 
@@ -25,11 +26,19 @@ from mailqueue.record import Decision, Reason, Record, Status, retry_priority
 from mailqueue.rotation import Choice
 from mailqueue.routing import LEASE_EXPIRED, Routing
 from mailqueue.transitions import Change, Claim
-from mailqueue.tube import DELETED, End, Job, released
+from mailqueue.tube import DELETED, Connection, End, Job, released
 
 logger = logging.getLogger(__name__)
 
 OTHER_ENV_DELAY = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """One look at jobs: when it began, and the nonce of the claims that it leads to."""
+
+    began: float
+    nonce: ObjectId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +52,8 @@ class Task:
     carriers: Sequence[str]
     generation: int
     deadline: float
+    nonce: ObjectId
     probe: str | None = None
-    nonce: ObjectId | None = None
 
     @property
     def claim(self) -> Claim:
@@ -104,7 +113,7 @@ class Triage:
         job: Job,
         stored: Mapping[ObjectId, Stored],
         tasks: Mapping[ObjectId, Task],
-        began: float,
+        taking: Taking,
     ) -> Task | Inquiry | Ending | None:
         """What to do about a job, by what its e-mail is now. None: it is done with."""
         if job.email_id is None:
@@ -119,7 +128,7 @@ class Triage:
         if job.email_id in tasks:
             return _later(job, stored[job.email_id], self._delivery.lease)
         try:
-            return self._due(job, stored[job.email_id], began)
+            return self._due(job, stored[job.email_id], taking)
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  # this one e-mail must not stop all others
@@ -136,7 +145,7 @@ class Triage:
             quietly(job.bury)
             return None
 
-    def _due(self, job: Job, stored: Stored, began: float) -> Task | Inquiry | Ending:
+    def _due(self, job: Job, stored: Stored, taking: Taking) -> Task | Inquiry | Ending:
         if stored.document["env"] != self._env:
             logger.error("email.of_other_env", extra={"facts": {"id": str(stored.id)}})
             return _later(job, stored, OTHER_ENV_DELAY)
@@ -148,7 +157,7 @@ class Triage:
             return _queued(job, stored, lifecycle.end(stored.record(), Reason.EXPIRED))
         if stored.due_in > 0:
             return _later(job, stored, stored.due_in)
-        return self._routed(job, stored, began)
+        return self._routed(job, stored, taking)
 
     def _leased(self, job: Job, stored: Stored) -> Ending:
         if stored.leased_for > 0:
@@ -157,7 +166,7 @@ class Triage:
         decision = self._routing.rescued(stored, email)
         return Ending.of(job, decision, rescue(stored, decision))
 
-    def _routed(self, job: Job, stored: Stored, began: float) -> Task | Inquiry | Ending:
+    def _routed(self, job: Job, stored: Stored, taking: Taking) -> Task | Inquiry | Ending:
         """Choose the vendor whose turn it is, winning its probe first where that is needed."""
         email = Email.from_document(stored.document["email"])
         line = stored.unasked
@@ -171,7 +180,7 @@ class Triage:
             choice = self._routing.choose(job.id, carriers, record)
             if choice is None:
                 break
-            task = self._task(job, stored, email, record, carriers, choice, began)
+            task = self._task(job, stored, email, record, carriers, choice, taking)
             if task is not None:
                 return task
         return _queued(job, stored, self._routing.decide(record, None, carriers))
@@ -184,7 +193,7 @@ class Triage:
         record: Record,
         carriers: Sequence[str],
         choice: Choice,
-        began: float,
+        taking: Taking,
     ) -> Task | None:
         """The task for this vendor; None: another process probes it."""
         health = self._routing.health
@@ -200,14 +209,15 @@ class Triage:
             record=self._attempting(record, choice.vendor, stored, probe is not None),
             carriers=carriers,
             generation=health.read()[choice.vendor].generation,
-            deadline=began + self._delivery.deadline,
+            deadline=taking.began + self._delivery.deadline,
+            nonce=taking.nonce,
             probe=probe,
         )
 
     def _attempting(self, record: Record, vendor: str, stored: Stored, probe: bool) -> Record:
         key = record.pin.key if record.pin is not None else str(stored.id)
-        record = replace(record, vendor=vendor, probe=probe, key=key)
-        return self._routing.keyed(replace(record, key_age=stored.key_age(vendor, key)))
+        age = stored.key_age(vendor, key)
+        return self._routing.keyed(record, vendor=vendor, probe=probe, key=key, key_age=age)
 
 
 def rescue(stored: Stored, decision: Decision) -> Change:
@@ -219,6 +229,22 @@ def rescue(stored: Stored, decision: Decision) -> Change:
         result=LEASE_EXPIRED,
         expired=True,
     )
+
+
+def conclude(
+    endings: Iterable[Ending], written: Collection[ObjectId] = frozenset()
+) -> list[Ending]:
+    """End the jobs whose change, if there is one, is ``written``; returns the other endings."""
+    lost = []
+    ends: dict[Connection, dict[int, End]] = {}
+    for ending in endings:
+        if ending.change is not None and ending.change.id not in written:
+            lost.append(ending)
+        else:
+            ends.setdefault(ending.job.connection, {})[ending.job.id] = ending.end
+    for connection, jobs in ends.items():
+        quietly(partial(connection.finish, jobs))
+    return lost
 
 
 def quietly(act: Callable[[], None]) -> None:

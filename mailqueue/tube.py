@@ -17,6 +17,7 @@ import math
 import re
 import socket
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -88,15 +89,19 @@ class Job:
 
     def delete(self) -> None:
         """Take the job off the tube: its e-mail's end is stored."""
-        self.connection.finish({self.id: DELETED})
+        self._finish(DELETED)
 
     def release(self, priority: int, delay: float) -> None:
         """Put the job back, to be taken again in ``delay`` seconds (rounded up)."""
-        self.connection.finish({self.id: released(priority, delay)})
+        self._finish(released(priority, delay))
 
     def bury(self) -> None:
         """Set a foreign job aside for a person."""
-        self.connection.finish({self.id: BURIED})
+        self._finish(BURIED)
+
+    def _finish(self, end: End) -> None:
+        self.connection.finish({self.id: end})
+        self.connection.flush()
 
 
 class Connection:
@@ -110,6 +115,7 @@ class Connection:
         self._lock = threading.Lock()
         self._tube = tube
         self.held: set[int] = set()
+        self._owed: deque[bytes] = deque()  # the words of replies that are not read yet
         self.broken = False
         host, _, port = server.rpartition(":")
         try:
@@ -132,13 +138,16 @@ class Connection:
             for start in range(0, len(what), PIPELINE):
                 page = what[start : start + PIPELINE]
                 self._socket.sendall(b"".join([_put_command(each, ttr) for each in page]))
-                self._read_all([b"INSERTED"] * len(page))
+                self._owed.extend([b"INSERTED"] * len(page))
+                self._read_owed()
 
     def reserve(self, timeout: int, limit: int = 1) -> list[Job]:
         """Wait up to ``timeout`` whole seconds for a job; with it come up to ``limit`` in all."""
         at_once = b"reserve-with-timeout 0\r\n" * (limit - 1)
         with self._lock, self._talking():
             self._socket.sendall(b"reserve-with-timeout %d\r\n%b" % (timeout, at_once))
+            with suppress(*_COMPLETE_REPLIES):
+                self._read_owed()
             return [job for _ in range(limit) if (job := self._read_job()) is not None]
 
     def _read_job(self) -> Job | None:
@@ -154,21 +163,33 @@ class Connection:
         return Job(job_id, ObjectId(bytes.fromhex(ours[1].decode())) if ours else None, self)
 
     def finish(self, ends: Mapping[int, End]) -> None:
-        """End reserved jobs, each once. Of a broken connection the server has them already."""
+        """End reserved jobs, each once. Of a broken connection the server has them already.
+
+        Nobody waits for the replies: they are read by what follows on this connection.
+        """
         with self._lock:
             if self.broken or not (mine := [one for one in ends if one in self.held]):
                 return
             with self._talking():
+                if len(self._owed) > PIPELINE:
+                    self._read_owed()
                 self.held.difference_update(mine)
                 self._socket.sendall(b"".join([ends[one].command(one) for one in mine]))
-                self._read_all([_ENDED[ends[one].word] for one in mine])
+                self._owed.extend(_ENDED[ends[one].word] for one in mine)
 
-    def _read_all(self, expected: Sequence[bytes]) -> None:
-        """Read a reply for each command; raises what the server says of the first refused."""
+    def flush(self) -> None:
+        """Wait until the server has executed everything."""
+        with self._lock:
+            if self._owed and not self.broken:
+                with self._talking():
+                    self._read_owed()
+
+    def _read_owed(self) -> None:
+        """Read the replies to come; raises what the server says of the first refused command."""
         refused = None
-        for word in expected:
+        while self._owed:
             try:
-                self._read(word)
+                self._read(self._owed.popleft())
             except greenstalk.NotFoundError:
                 continue  # its time to run was over: it is back on the tube
             except _COMPLETE_REPLIES as error:
@@ -189,6 +210,7 @@ class Connection:
 
     def stats(self) -> dict[str, int]:
         """The tube's numbers of jobs by state; all 0 where there is no such tube yet."""
+        self.flush()
         with self._lock, self._talking():
             try:
                 found = self._client.stats_tube(self._tube)
@@ -268,6 +290,8 @@ class Tube:
         """Close every connection; the server takes back what they hold."""
         with self._lock:
             for connection in self._connections:
+                with suppress(QueueUnavailable):
+                    connection.flush()
                 connection.close()
             self._connections = []
 

@@ -6,11 +6,11 @@ Everyone should be able to recite it::
     → vendor.send under the deadline → health hears the outcome → decide
     → settle (one durable write guarded by the token) → delete or release the job
 
-Three roles do this, each in threads of its own (``consumer`` starts them). The *taker* (one per
-beanstalkd server) reserves and claims as many e-mails as there are free senders; the *senders*
-each send one; the *settler* records what came of them. A taker and the settler handle in one
-write whatever has gathered while their last write was under way: durable writes of concurrent
-e-mails are merged, and a lone e-mail waits for nobody.
+Three roles do this, each in threads of its own (``consumer`` starts them). The *taker* reserves
+jobs and reads their e-mails. The *senders* each send one e-mail at a time. Between them one thread
+takes *turns*: it records what was sent and claims what is next, everything that has gathered while
+the last turn's write was under way, in one durable write: a write costs the same for one e-mail as
+for eight. A lone e-mail waits for nobody.
 
 Assumes: a job is only a hint; MongoDB's guards decide who owns an e-mail.
 
@@ -26,6 +26,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -33,28 +34,24 @@ from bson import ObjectId
 
 from mailqueue import lifecycle
 from mailqueue.config import Config
-from mailqueue.document import Stored
-from mailqueue.errors import StoreUnavailable, Unavailable
+from mailqueue.errors import StoreUnavailable
 from mailqueue.record import Outcome, SendResult
 from mailqueue.routing import Routing
+from mailqueue.senders import Senders
 from mailqueue.store import Store
+from mailqueue.taker import BATCH, PATIENCE, Looked, Result, Taker, Waiting
 from mailqueue.transitions import Change
-from mailqueue.triage import Ending, Inquiry, Task, Triage, job_priority, quietly
-from mailqueue.tube import Connection, End, Job, Tube
+from mailqueue.triage import Ending, Inquiry, Task, conclude, job_priority, quietly
 from mailqueue.vendors.base import Attempt, Vendor
 
 logger = logging.getLogger(__name__)
 
-RESERVE_TIMEOUT = 1
-BATCH = 256
-CLAIM_TRIES = 3
 LOOKUP_SECONDS = 10.0
-
-Result = tuple[Task | Inquiry, SendResult | None]
+GATHER = 0.001
 
 
 class Worker:
-    """The work of one process. ``take``, ``deliver`` and ``settle`` are called by its threads."""
+    """The work of one process, called by its threads: ``taker.fetch``, ``turn``, ``deliver``."""
 
     def __init__(
         self,
@@ -68,134 +65,16 @@ class Worker:
         self._config = config
         self._store = store
         self._routing = routing
-        self._triage = Triage(store.env, config.delivery, routing)
-        self._owner = owner
         self._clock = clock
-        self._free = threading.Semaphore(config.consumer.concurrency)
-        self.stopping = threading.Event()
+        self._owner = owner
+        self._senders = Senders(config.consumer.concurrency, clock)
+        self.taker = Taker(config, store, routing, self._senders, clock)
+        self.inbox = self.taker.inbox
         self.tasks: queue.SimpleQueue[Task | Inquiry | None] = queue.SimpleQueue()
-        self.results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
-
-    # Taking ------------------------------------------------------------------------------------
-
-    def take(self, tube: Tube) -> bool:
-        """Reserve and claim what the free senders can take; False: there was nothing to do.
-
-        Raises ``QueueUnavailable`` and ``StoreUnavailable``; the jobs are back on the tube then.
-        """
-        idle_for = self._routing.idle_for()
-        if idle_for:
-            self.stopping.wait(min(idle_for, 1.0))
-            return False
-        if not self._free.acquire(timeout=1.0):
-            return True
-        held, claimed = 1, 0
-        try:
-            # The slot may have come free because we stop: then nothing more is reserved.
-            if self.stopping.is_set():
-                return False
-            while idle_for is None and held < BATCH and self._free.acquire(blocking=False):
-                held += 1
-            jobs = tube.reserve(0, held)
-            if not jobs:  # then one slot is enough to wait with: the others serve other tubes
-                if held > 1:
-                    self._free.release(held - 1)
-                held = 1
-                jobs = tube.reserve(RESERVE_TIMEOUT)
-            claimed = self._take(jobs) if jobs else 0
-            return bool(jobs)
-        finally:
-            if held > claimed:
-                self._free.release(held - claimed)
-
-    def _take(self, jobs: list[Job]) -> int:
-        """Claim the e-mails of these jobs and hand them to the senders; returns how many."""
-        try:
-            tasks = self._claimed(jobs)
-        except StoreUnavailable:
-            jobs[0].connection.close()  # the server takes the jobs back with their priorities
-            raise
-        for task in tasks:
-            self.tasks.put(task)
-        return len(tasks)
-
-    def _claimed(self, jobs: list[Job]) -> list[Task | Inquiry]:
-        """Claim; what another worker was faster at is looked at again, then left for a second."""
-        won: list[Task | Inquiry] = []
-        lost: list[tuple[Job, Stored]] = []
-        try:
-            for _ in range(CLAIM_TRIES):
-                tasks, lost = self._claim_once(jobs)
-                won += tasks
-                jobs = [job for job, _ in lost]
-                if not jobs:
-                    return won
-        except StoreUnavailable:
-            self._give_back(won)
-            raise
-        for job, seen in lost:
-            quietly(partial(job.release, job_priority(seen), 1.0))
-        return won
-
-    def _claim_once(
-        self, jobs: Sequence[Job]
-    ) -> tuple[list[Task | Inquiry], list[tuple[Job, Stored]]]:
-        """Look at the e-mails and claim those whose turn it is; returns those won, and lost."""
-        began = self._clock()
-        stored = self._store.read([job.email_id for job in jobs if job.email_id is not None])
-        tasks: dict[ObjectId, Task] = {}
-        endings: list[Ending] = []
-        inquiries: list[Inquiry] = []
-        try:
-            for job in jobs:
-                seen = self._triage.look(job, stored, tasks, began)
-                if isinstance(seen, Task):
-                    tasks[seen.stored.id] = seen
-                elif isinstance(seen, Inquiry):
-                    inquiries.append(seen)
-                elif seen is not None:
-                    endings.append(seen)
-            changed = self._conclude(endings)
-        except StoreUnavailable:
-            self._give_back_probes(tasks.values())
-            raise
-        won = self._claim(list(tasks.values())) if tasks else []
-        mine = {task.stored.id for task in won}
-        lost = [task.job for task in tasks.values() if task.stored.id not in mine]
-        lost += [ending.job for ending in changed]
-        return [*won, *inquiries], [(job, stored[job.email_id]) for job in lost if job.email_id]
-
-    def _claim(self, tasks: Sequence[Task]) -> list[Task]:
-        nonce = ObjectId()
-        tasks = [replace(task, nonce=nonce) for task in tasks]
-        lease = self._config.delivery.lease
-        try:
-            won = self._store.claim(
-                [task.claim for task in tasks], owner=self._owner, nonce=nonce, lease=lease
-            )
-        except StoreUnavailable:
-            self._give_back(tasks)  # they may be claimed all the same
-            raise
-        self._give_back_probes(task for task in tasks if task.stored.id not in won)
-        return [task for task in tasks if task.stored.id in won]
-
-    def _give_back_probes(self, tasks: Iterable[Task]) -> None:
-        for task in tasks:
-            if task.probe is not None:
-                self._routing.hear(task.record, None, task.generation, task.probe)
-
-    def _give_back(self, tasks: Iterable[Task | Inquiry]) -> None:
-        """Let the settler undo claims of which nothing was sent."""
-        for task in tasks:
-            if isinstance(task, Task):
-                self.results.put((task, None))
-
-    def give_back_waiting(self) -> None:
-        """Give back what no sender has begun, once no more is claimed."""
-        while not self.tasks.empty():
-            task = self.tasks.get()
-            if task is not None:
-                self._give_back([task])
+        self.stopping = self.taker.stopping
+        self._handing_out = threading.Lock()
+        self._no_more = self._ending = False
+        self._taken_at = clock()
 
     # Sending -----------------------------------------------------------------------------------
 
@@ -204,6 +83,7 @@ class Worker:
         task = self.tasks.get()
         if task is None:
             return False
+        self._taken_at = self._clock()
         result: SendResult | None = None
         if isinstance(task, Inquiry):
             result = self._ask(task, vendors[task.vendor])
@@ -211,8 +91,8 @@ class Worker:
             result = self._send(task, vendors[task.record.vendor or ""])
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
             self._routing.hear(task.record, result, task.generation, task.probe)
-        self.results.put((task, result))
-        self._free.release()
+        self._senders.done()
+        self.inbox.put((task, result))
         return True
 
     def _send(self, task: Task, vendor: Vendor) -> SendResult:
@@ -246,43 +126,126 @@ class Worker:
             return None
         return found if found and found.outcome is Outcome.ACCEPTED else None
 
-    # Settling ----------------------------------------------------------------------------------
+    # Writing -----------------------------------------------------------------------------------
 
-    def settle(self, seconds: float) -> bool:
-        """Record what came of the e-mails sent meanwhile; False: no more come.
+    def turn(self, seconds: float) -> bool:
+        """Record what was sent and claim what is next, in one write; False: no more comes.
 
-        Raises ``StoreUnavailable`` after ``seconds``; the results are kept for the next call.
+        Raises ``StoreUnavailable`` after ``seconds``; the results are kept for the next turn.
         """
-        batch: list[Result] = []
-        more = True
-        while more and len(batch) < BATCH and (not batch or not self.results.empty()):
-            result = self.results.get()
-            more = result is not None
-            if result is not None:
-                batch.append(result)
+        self._take_back()
+        results = self._gather()
+        sent = [(task, result) for task, result in results if isinstance(task, Task)]
         try:
-            self._settle(batch, seconds)
+            settled = [self._settled(task, result) for task, result in sent]
+            looked = self.taker.look()
+            lost, again = self._record([*settled, *looked.endings], looked, seconds)
+            for task, result in sent:
+                if task.stored.id in lost:
+                    self._lease_lost(task, result, seconds)
+            for inquiry, found in results:
+                if isinstance(inquiry, Inquiry):
+                    self._answered(inquiry, found, seconds)
         except StoreUnavailable:
-            for result in batch:
-                self.results.put(result)
-            if not more:
-                self.results.put(None)
+            for each in results:
+                self.inbox.put(each)
             raise
-        return more
+        if again:
+            self.taker.waiting.extend(self.taker.read_again(again))
+        return not (self._ending and self.inbox.empty() and not self.taker.waiting)
 
-    def _settle(self, batch: Sequence[Result], seconds: float) -> None:
-        sent = [(task, result) for task, result in batch if isinstance(task, Task)]
-        for task, result in sent:
-            if result is None:
-                self._routing.hear(task.record, None, task.generation, task.probe)
-        settled = [self._settled(task, result) for task, result in sent]
-        lost = self._conclude(settled, seconds)
-        for (task, result), ending in zip(sent, settled, strict=True):
-            if ending in lost:
-                self._lease_lost(task, result, seconds)
-        for inquiry, found in batch:
-            if isinstance(inquiry, Inquiry):
-                self._answered(inquiry, found, seconds)
+    def _take_back(self) -> None:
+        """Give back what was claimed ahead for senders that did not come free after all."""
+        if self._clock() - self._taken_at > PATIENCE:
+            with self._handing_out, suppress(queue.Empty):
+                while not self._no_more and (task := self.tasks.get_nowait()) is not None:
+                    self._senders.give_back(1, 0)
+                    self._give_back([task])
+
+    def _gather(self) -> list[Result]:
+        """What came meanwhile; where more will come in a moment, that too."""
+        wait = None if self.tasks.empty() and not self.taker.waiting else PATIENCE
+        if self._ending or (self.taker.waiting and self._senders.free):
+            wait = 0.0
+        results: list[Result] = []
+        with suppress(queue.Empty):
+            self._sort(self.inbox.get(timeout=wait), results)
+            self._senders.gather(GATHER)
+            while len(results) < BATCH:
+                self._sort(self.inbox.get_nowait(), results)
+        return results
+
+    def _sort(self, came: list[Waiting] | Result | None, results: list[Result]) -> None:
+        if came is None:
+            self._ending = True
+        elif isinstance(came, list):
+            self.taker.waiting.extend(came)
+        else:
+            results.append(came)
+
+    def _record(
+        self, endings: Sequence[Ending], looked: Looked, seconds: float
+    ) -> tuple[set[ObjectId], list[Waiting]]:
+        """Write, hand out what was won, end the jobs; returns what was lost to another worker."""
+        changes = [ending.change for ending in endings if ending.change is not None]
+        written, won = self._write(changes, looked, seconds)
+        lost = {change.id for change in changes} - written
+        ready, again = self.taker.claimed(looked, won, lost)
+        self._hand_out(ready)
+        conclude(endings, written)
+        return lost, again
+
+    def _write(
+        self, changes: Sequence[Change], looked: Looked, seconds: float
+    ) -> tuple[set[ObjectId], set[ObjectId]]:
+        """The one durable write of a turn; returns the ids of changes written, of claims won."""
+        if not changes and not looked.tasks:
+            return set(), set()
+        try:
+            return self._store.record(
+                changes,
+                looked.claims,
+                owner=self._owner,
+                nonce=looked.taking.nonce,
+                lease=self._config.delivery.lease,
+                seconds=seconds,
+            )
+        except StoreUnavailable:
+            self._give_back(looked.tasks.values())  # they may be claimed all the same
+            self.taker.failed(looked)
+            raise
+
+    def _hand_out(self, ready: Sequence[Task | Inquiry]) -> None:
+        """To the senders, unless they have been told that no more comes."""
+        with self._handing_out:
+            if not self._no_more:
+                if self.tasks.empty():
+                    self._taken_at = self._clock()  # nobody waits for longer than from now on
+                for task in ready:
+                    self.tasks.put(task)
+                return
+        self._give_back(ready)
+
+    def _give_back(self, tasks: Iterable[Task | Inquiry]) -> None:
+        """Have claims of which nothing was sent undone."""
+        for task in tasks:
+            if isinstance(task, Task):
+                self.inbox.put((task, None))
+
+    def end_sending(self, senders: int) -> None:
+        """Tell so many senders that no more comes."""
+        with self._handing_out:
+            self._no_more = True
+        for _ in range(senders):
+            self.tasks.put(None)
+
+    def end(self) -> None:
+        """Give back what no sender has begun, and let ``turn`` come to its end."""
+        while not self.tasks.empty():
+            task = self.tasks.get()
+            if task is not None:
+                self._give_back([task])
+        self.inbox.put(None)
 
     def _answered(self, inquiry: Inquiry, found: SendResult | None, seconds: float) -> None:
         """The vendor knows the e-mail: a late yes. It does not: it may be sent again."""
@@ -294,6 +257,7 @@ class Worker:
 
     def _settled(self, task: Task, result: SendResult | None) -> Ending:
         if result is None:
+            self._routing.hear(task.record, None, task.generation, task.probe)
             decision = lifecycle.untouched(replace(task.record, vendor=None))
         else:
             decision = self._routing.decide(task.record, result, task.carriers)
@@ -306,23 +270,6 @@ class Worker:
             vendor=task.record.vendor,
         )
         return Ending.of(task.job, decision, change)
-
-    def _conclude(self, endings: Sequence[Ending], seconds: float | None = None) -> list[Ending]:
-        """Write the changes in one bulk write, then end the jobs; returns those not written."""
-        changes = [ending.change for ending in endings if ending.change is not None]
-        written: set[ObjectId] = set()
-        if changes:
-            written = self._store.change(changes, seconds or self._store.timeout)
-        lost = []
-        ends: dict[Connection, dict[int, End]] = {}
-        for ending in endings:
-            if ending.change is not None and ending.change.id not in written:
-                lost.append(ending)
-            else:
-                ends.setdefault(ending.job.connection, {})[ending.job.id] = ending.end
-        for connection, jobs in ends.items():
-            quietly(partial(connection.finish, jobs))
-        return lost
 
     def _lease_lost(self, task: Task, result: SendResult | None, seconds: float) -> None:
         """Another worker owns the e-mail by now. A yes counts all the same."""

@@ -185,7 +185,10 @@ class Bench:
 
     def take(self) -> bool:
         """Reserve and claim."""
-        return self.worker.take(self.tube)
+        found = self.worker.taker.fetch(self.tube)
+        while not self.worker.inbox.empty() or self.worker.taker.waiting:
+            self.worker.turn(5)
+        return found
 
     def deliver(self) -> None:
         """Send what was claimed."""
@@ -194,8 +197,8 @@ class Bench:
 
     def settle(self) -> None:
         """Record what came of it."""
-        while not self.worker.results.empty():
-            self.worker.settle(5)
+        while not self.worker.inbox.empty():
+            self.worker.turn(5)
 
     def work(self) -> None:
         """Do all three once."""

@@ -123,8 +123,9 @@ def test_a_retried_email_overtakes_5000_waiting_ones(stage: Stage) -> None:
         wait_until(lambda: retried in other.calls or urgent(stage) == 1)
         other.let_go()
         wait_until(lambda: retried in other.calls)
-        # The one sender may have had the next e-mail in its hands before the first was put back.
-        assert other.calls.index(retried) <= 1
+        # The next e-mail may have been in the sender's hands, and the one after it fetched, before
+        # the first was put back.
+        assert other.calls.index(retried) <= 2
     assert stage.outcomes(retried) == [(failing.name, "unavailable"), (other.name, "accepted")]
 
 

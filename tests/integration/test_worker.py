@@ -279,7 +279,7 @@ def test_a_job_without_an_email_is_deleted_and_counted(bench: Bench, config: Con
     put(config, ObjectId())
     bench.work()
     assert no_job_left(config)
-    assert bench.worker._triage.counts["missing"] == 1
+    assert bench.worker.taker._triage.counts["missing"] == 1
 
 
 def test_a_foreign_job_is_buried_and_counted_and_the_others_go_on(
@@ -290,7 +290,7 @@ def test_a_foreign_job_is_buried_and_counted_and_the_others_go_on(
     bench.work()
     assert the(emails)["status"] == "sent"
     assert tube.depth(config.beanstalkd)["buried"] == 1
-    assert bench.worker._triage.counts["foreign"] == 1
+    assert bench.worker.taker._triage.counts["foreign"] == 1
 
 
 def test_an_email_that_cannot_be_read_fails_for_a_person_to_see_and_the_others_go_on(
@@ -515,7 +515,7 @@ def test_a_result_that_cannot_be_stored_is_kept_until_it_can(
     bench.take()
     bench.deliver()
     with failing(mongo_client, "update", closeConnection=True), pytest.raises(StoreUnavailable):
-        bench.worker.settle(0.3)
+        bench.worker.turn(0.3)
     assert the(emails)["status"] == "sending"
     assert tube.depth(config.beanstalkd)["reserved"] == 1
     bench.settle()

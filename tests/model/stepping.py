@@ -144,19 +144,28 @@ class SteppedStore(Store):
         self._pause("find")
         return super().find(*given)
 
-    def claim(self, claims: Sequence[Claim], **options: Any) -> set[ObjectId]:
-        self._what = "claim"
-        won = super().claim(claims, **options)
+    def record(
+        self, changes: Sequence[Change], claims: Sequence[Claim], **options: Any
+    ) -> tuple[set[ObjectId], set[ObjectId]]:
+        self._what = "claim" if claims else "change"
+        written, won = super().record(changes, claims, **options)
+        self._note_claims(claims, won)
+        self._note_changes(changes, written)
+        return written, won
+
+    def _note_claims(self, claims: Sequence[Claim], won: set[ObjectId]) -> None:
         mine = {(c.id, c.token + 1) for c in claims if c.id in won}
         assert not mine & self._truth.owners, "two workers were told that a claim is theirs"
         self._truth.owners |= mine
-        return won
 
-    def change(self, changes: Sequence[Change], seconds: float) -> set[ObjectId]:
-        self._what = "change"
-        written = super().change(changes, seconds)
+    def _note_changes(self, changes: Sequence[Change], written: set[ObjectId]) -> None:
         yes = {c.id for c in changes if c.id in written and _whole_yes(c.result)}
         self._truth.recorded |= yes
+
+    def change(self, changes: Sequence[Change], seconds: float) -> set[ObjectId]:
+        self._what = "change"  # the sweeper's, and a turn's without claims
+        written = super().change(changes, seconds)
+        self._note_changes(changes, written)
         return written
 
     def late_yes(self, email_id: ObjectId, *given: Any) -> None:
@@ -256,7 +265,7 @@ class WorkerActor(Actor):
 
     def begin(self, worker: Worker, line: Line, vendors: dict[str, FakeVendor]) -> None:
         self._worker, self.line, self._vendors = worker, line, vendors
-        worker.stopping = _NoWaiting()
+        worker.stopping = worker.taker.stopping = _NoWaiting()
         self.start(self._work)
 
     def kill(self) -> None:
@@ -268,13 +277,13 @@ class WorkerActor(Actor):
         while True:
             self.pause(IDLE)
             with suppress(Unavailable):
-                worker.take(self.line)  # type: ignore[arg-type]  # stands in for a tube
+                worker.taker.fetch(self.line)  # type: ignore[arg-type]  # stands in for a tube
+            with suppress(Unavailable):
+                if not worker.inbox.empty():
+                    worker.turn(1.0)
             for _ in range(worker.tasks.qsize()):
                 self.now += 61 if self.pause("deliver") == LATE else 0
                 worker.deliver(self._vendors)
-            with suppress(Unavailable):
-                if not worker.results.empty():
-                    worker.settle(1.0)
 
 
 class SweeperActor(Actor):

@@ -29,9 +29,9 @@ vendors.capacity vendors.limits vendors.base vendors
 vendors.deadline vendors.failures vendors.transport vendors.http
 vendors.smtp_connection vendors.aws vendors.aws_endpoints vendors.aws_role *
 status intake producer
-routing triage worker
+routing senders triage taker worker
 sweeper
-logs service consumer
+logs service affinity consumer
 private_server devserver
 form audit
 cli.table cli.desk cli.casework cli.doctor cli.overview cli __main__

@@ -1,0 +1,90 @@
+"""The senders of a process: how many e-mails they can take, now and in a moment.
+
+Decides: how many e-mails may be claimed, and how many jobs reserved. As many as there are free
+senders; and where senders come free quickly, a few more, so that the next e-mail is there when one
+does: at most as many as came free in the last 20 ms, and never more than there are senders. Where
+a call takes long that is none, and an e-mail is left to processes that have a sender free.
+
+Promises: any thread may call; nothing here waits for longer than it is told to.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+AHEAD = 0.02  # seconds
+
+
+class Senders:
+    """``number`` senders, all free at first."""
+
+    def __init__(self, number: int, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        lock = threading.Lock()
+        self._changed, self._gathered = threading.Condition(lock), threading.Condition(lock)
+        self._number = number
+        self._few = max(1, number // 4)
+        self._busy = 0
+        self._reserved = 0
+        self._freed: deque[float] = deque(maxlen=number)
+
+    def _soon(self) -> int:
+        """How many will come free in a moment: as many as did in the last."""
+        recently = self._clock() - AHEAD
+        freed = self._freed
+        if not freed or freed[-1] < recently:
+            return 0
+        return len(freed) if freed[0] >= recently else sum(at >= recently for at in freed)
+
+    def room(self, seconds: float) -> int:
+        """How many further jobs may be reserved; waits up to ``seconds`` for one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._room() > 0, seconds)
+            return max(0, self._room())
+
+    def _room(self) -> int:
+        """Twice as far ahead as claims go: reading comes before claiming."""
+        return self._number + 2 * self._soon() - self._busy - self._reserved
+
+    def reserved(self, number: int) -> None:
+        """So many jobs are reserved and wait for their claim."""
+        with self._changed:
+            self._reserved += number
+
+    def take(self, most: int) -> int:
+        """Count up to ``most`` reserved jobs as claimed; returns how many."""
+        with self._changed:
+            taken = max(0, min(most, self._number + self._soon() - self._busy))
+            self._busy += taken
+            return taken
+
+    def gather(self, seconds: float) -> None:
+        """Wait a moment for others to come free, where some will: they go into the same write."""
+        with self._gathered:
+            if self._soon() >= self._few:
+                self._gathered.wait_for(lambda: self._number - self._busy >= self._few, seconds)
+
+    @property
+    def free(self) -> bool:
+        """Whether an e-mail may be claimed now."""
+        with self._changed:
+            return self._busy < self._number + self._soon()
+
+    def give_back(self, senders: int, jobs: int) -> None:
+        """So many senders got nothing to send, and so many jobs wait for a claim no more."""
+        with self._changed:
+            self._busy -= senders
+            self._reserved -= jobs
+            self._changed.notify()
+
+    def done(self) -> None:
+        """One has sent its e-mail."""
+        with self._changed:
+            self._busy -= 1
+            self._freed.append(self._clock())
+            if self._number - self._busy >= self._few:
+                self._gathered.notify()
+            if self._room() >= self._few:  # fewer are not worth a look at the tube
+                self._changed.notify()

@@ -1,0 +1,61 @@
+"""How many e-mails a process claims, and how many jobs it reserves."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailqueue.senders import Senders
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def senders(clock: Clock) -> Senders:
+    return Senders(4, clock)
+
+
+def test_no_more_is_claimed_than_there_are_senders_while_none_comes_free(
+    senders: Senders, clock: Clock
+) -> None:
+    assert senders.take(10) == 4
+    assert not senders.free
+    clock.now += 60
+    assert (senders.take(10), senders.room(0)) == (0, 0)
+
+
+def test_where_senders_come_free_quickly_as_many_are_claimed_ahead_as_just_came_free(
+    senders: Senders, clock: Clock
+) -> None:
+    senders.take(4)
+    senders.done()
+    senders.done()
+    assert senders.take(10) == 4  # the two that are free, and two that soon will be
+    clock.now += 1
+    senders.give_back(2, 0)
+    assert senders.take(10) == 0
+
+
+def test_twice_as_many_jobs_are_reserved_ahead_as_are_claimed(senders: Senders) -> None:
+    senders.take(4)
+    senders.done()
+    assert senders.room(0) == 3
+    senders.reserved(3)
+    assert senders.room(0) == 0
+    senders.give_back(0, 3)
+    assert senders.room(0) == 3
+
+
+def test_nothing_is_waited_for_where_nothing_will_come(senders: Senders) -> None:
+    senders.take(4)
+    senders.gather(60)
+    assert not senders.free
