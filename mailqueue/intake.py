@@ -17,7 +17,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from mailqueue import document
+from mailqueue import document, message
 from mailqueue.config import Config
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Email
@@ -75,17 +75,18 @@ class Intake:
     def document(self, given: Sendable, terms: Terms, key: str | None) -> dict[str, Any]:
         """The document of one e-mail."""
         email = Email.of(given)
-        email.check_size(self._config.limits.max_size)
+        mapping = email.to_mapping()
+        message.check_size(message.size(mapping), self._config.limits.max_size)
         if uncarried := limits.nobody_carries(self._config.vendors, email):
             raise InvalidEmail("email", uncarried)
         _check_key(key)
         email_id = ObjectId()
         return document.new(
-            email.to_mapping(),
+            mapping,
             email_id=email_id,
             message_id=f"<{email_id}@{email.from_.ascii.rpartition('@')[2]}>",
             env=self._env,
-            content_hash=email.content_hash(),
+            content_hash=message.content_hash(mapping),
             priority=PRIORITIES[terms.priority],
             now=datetime.now(UTC),
             send_at=terms.send_at,

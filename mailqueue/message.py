@@ -17,6 +17,7 @@ and ``content_hash`` on every host. Chosen where the standards leave room:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -134,25 +135,34 @@ class Email:
 
     def content_hash(self) -> str:
         """SHA-256 of what is sent; the order of headers, metadata and options does not matter."""
-        import json
-
-        def digest(content: bytes) -> str:
-            return sha256(content).hexdigest()
-
-        text = json.dumps(self.to_mapping(), sort_keys=True, default=digest)
-        return digest(text.encode())
+        return content_hash(self.to_mapping())
 
     def size(self) -> int:
         """Bytes of the e-mail in MongoDB, exactly: this is what ``limits.max_size`` bounds."""
-        from bson import encode
+        return size(self.to_mapping())
 
-        return len(encode(self.to_mapping()))
 
-    def check_size(self, max_size: int) -> None:
-        """Refuse what would not fit a document."""
-        size = self.size()
-        if size > max_size:
-            raise InvalidEmail("email", f"{size} bytes are more than limits.max_size ({max_size})")
+def content_hash(mapping: Mapping[str, Any]) -> str:
+    """The hash of an e-mail, by what its ``to_mapping`` gave."""
+    text = json.dumps(mapping, sort_keys=True, default=_digest)
+    return _digest(text.encode())
+
+
+def _digest(content: bytes) -> str:
+    return sha256(content).hexdigest()
+
+
+def size(mapping: Mapping[str, Any]) -> int:
+    """The size of an e-mail, by what its ``to_mapping`` gave."""
+    from bson import encode
+
+    return len(encode(mapping))
+
+
+def check_size(size: int, max_size: int) -> None:
+    """Refuse what would not fit a document."""
+    if size > max_size:
+        raise InvalidEmail("email", f"{size} bytes are more than limits.max_size ({max_size})")
 
 
 def mime(

@@ -99,6 +99,11 @@ class Mongo:
     def persist(self, write: Callable[[], T], seconds: float) -> T:
         """Repeat ``write``, an idempotent one, until it is acknowledged, for up to ``seconds``."""
         with pymongo.timeout(seconds):
+            try:
+                return write()
+            except PyMongoError as error:  # the usual case needs nothing of what follows
+                if not _may_pass(error):
+                    raise
             again = Retrying(
                 stop=stop_before_delay(seconds),
                 wait=wait_random_exponential(multiplier=0.05, max=1.0),

@@ -25,6 +25,7 @@ from mailqueue import document
 from mailqueue.announcer import Announcer
 from mailqueue.config import Config, is_production
 from mailqueue.errors import InvalidEmail, StoreUnavailable
+from mailqueue.gathering import Gathering, Interrupted
 from mailqueue.intake import Intake, Sendable, Terms
 from mailqueue.record import Status
 from mailqueue.status import EmailStatus, status_of
@@ -58,6 +59,7 @@ class Producer:
         self._intake = Intake(self.config, self.env)
         self._given_client = client
         self._opened: dict[int, tuple[Store, Announcer]] = {}  # by process
+        self._together: dict[int, Gathering[dict[str, Any], bool]] = {}
 
     # Connections -------------------------------------------------------------------------------
 
@@ -71,6 +73,7 @@ class Producer:
 
     def close(self) -> None:
         """Close this process's connections. A later call opens new ones."""
+        self._together.pop(os.getpid(), None)
         opened = self._opened.pop(os.getpid(), None)
         if opened is not None:
             opened[0].close()
@@ -141,7 +144,8 @@ class Producer:
         ``mongodb.timeout``; repeating with the same key is safe).
         """
         terms = Terms(priority, send_at, expires_at)
-        return self._keep([self._intake.document(email, terms, idempotency_key)], session)[0]
+        made = self._intake.document(email, terms, idempotency_key)
+        return self._keep_one(made) if session is None else self._keep([made], session)[0]
 
     def send_many(
         self,
@@ -195,6 +199,34 @@ class Producer:
         return self._store.cancel(_object_id(email_id))
 
     # Steps -------------------------------------------------------------------------------------
+
+    def _keep_one(self, made: dict[str, Any]) -> str:
+        """Store and announce one e-mail, together with those that other threads send meanwhile."""
+        store, _ = self._open()
+        if not store.indexed and "idempotency_key" in made:
+            store.ensure_indexes()
+        together = self._together.get(os.getpid()) or self._together.setdefault(
+            os.getpid(), Gathering(self._keep_new)
+        )
+        try:
+            kept = together(made)
+        except (StoreUnavailable, Interrupted) as error:
+            raise StoreUnavailable(str(error), (), [str(made["_id"])]) from error
+        # Its key was there already, be it by another of those that were stored with it.
+        return str(made["_id"]) if kept else self._keep_page([made], {}, None)[0]
+
+    def _keep_new(self, made: list[dict[str, Any]]) -> list[bool]:
+        """Store and announce e-mails of several callers; False for those whose key was there."""
+        store, announcer = self._open()
+        taken = set(store.insert(made))
+        kept = (
+            [d.get("idempotency_key") not in taken for d in made] if taken else [True] * len(made)
+        )
+        now = datetime.now(UTC)
+        announcer.announce(
+            [_announcement(d, now) for d, new in zip(made, kept, strict=True) if new]
+        )
+        return kept
 
     def _keep(self, made: list[dict[str, Any]], session: ClientSession | None) -> list[str]:
         """Store documents and announce those that are new; returns the ids they are known by.

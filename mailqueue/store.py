@@ -96,9 +96,12 @@ class Store(Mongo):
             try:
                 self.persist(lambda: self._insert_or_confirm(documents), self.timeout)
             except (DuplicateKeyError, BulkWriteError) as error:
-                if taken := duplicates(error):
-                    return taken
-                raise
+                if not (taken := duplicates(error)):
+                    raise
+                if len(documents) > 1:  # how the others fared is not said
+                    ids = [document["_id"] for document in documents]
+                    self.persist(lambda: self.confirm(ids), self.timeout)
+                return taken
         return []
 
     def _insert_or_confirm(self, documents: Sequence[Document]) -> None:

@@ -28,7 +28,7 @@ tube announcer
 vendors.capacity vendors.limits vendors.base vendors
 vendors.deadline vendors.failures vendors.transport vendors.http
 vendors.smtp_connection vendors.aws vendors.aws_endpoints vendors.aws_role *
-status intake producer
+status intake gathering producer
 routing senders triage taker worker
 sweeper
 logs service affinity consumer
