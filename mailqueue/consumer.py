@@ -2,7 +2,7 @@
 
 ::
 
-    python -m mailqueue.consumer [--config FILE] [--concurrency N] [--burst]
+    python -m mailqueue.consumer [--config FILE] [--concurrency N] [--burst] [--meter]
 
 Decides: which threads there are, how they come back after an outage, and in which order they stop.
 What they do is in ``worker`` and ``sweeper``.
@@ -44,6 +44,7 @@ from mailqueue.config import Config, is_production
 from mailqueue.errors import ConfigError, Unavailable
 from mailqueue.health import HealthBoard
 from mailqueue.logs import configure
+from mailqueue.meter import Meter
 from mailqueue.routing import Routing
 from mailqueue.service import ServiceManager
 from mailqueue.store import Store
@@ -61,7 +62,8 @@ class Consumer:
     """One consumer process. ``run()`` blocks until ``stop()``, which any thread may call.
 
     ``config``: as for ``Producer``. ``concurrency`` replaces ``consumer.concurrency``. ``burst``:
-    ``run()`` returns when nothing is due now and nothing is leased. Raises ``ConfigError``.
+    ``run()`` returns when nothing is due now and nothing is leased. ``meter``: a line a second on
+    standard error says what is being done. Raises ``ConfigError``.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Consumer:
         *,
         concurrency: int | None = None,
         burst: bool = False,
+        meter: bool = False,
     ) -> None:
         self._simulated = not is_production()
         if not isinstance(config, Config):
@@ -90,7 +93,8 @@ class Consumer:
         names = [vendor.name for vendor in config.vendors]
         health = HealthBoard(self._store, names, env=self._store.env)
         self._routing = Routing(config, health, mine)
-        self._worker = Worker(config, self._store, self._routing, owner=owner)
+        self._meter = Meter() if meter else None
+        self._worker = Worker(config, self._store, self._routing, owner=owner, meter=self._meter)
         self._sweeper = Sweeper(config, self._store, self._routing, owner=owner)
         self._tubes = [
             tube.Tube(server, config.beanstalkd.tube, self._sweeper.outage(server))
@@ -104,10 +108,7 @@ class Consumer:
         self._core: Core | None = None
 
     def keep_to_one_core(self) -> None:
-        """Keep this process to one core at a time, if ``consumer.one_core`` says so.
-
-        For a process that does nothing else: it holds for all of its threads.
-        """
+        """Keep all threads of this process to one core, if ``consumer.one_core`` says so."""
         if self.config.consumer.one_core:
             self._core = Core()
 
@@ -176,6 +177,8 @@ class Consumer:
             self._start(f"sender-{i}", self._send) for i in range(self.config.consumer.concurrency)
         ]
         sweeper = self._start("sweeper", self._sweep)
+        if self._meter is not None:
+            self._start("meter", self._meter.run, self._stopping, sys.stderr)
         self._wait([*takers, writer, *senders, sweeper])
         return self._wind_down(takers, senders, writer, sweeper)
 
@@ -311,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     configure()
     try:
-        consumer = Consumer(options.config, concurrency=options.concurrency, burst=options.burst)
+        consumer = Consumer(**vars(options))
     except ConfigError as error:
         sys.stderr.write(f"mailqueue.consumer: {error}\n")
         return 2
@@ -334,6 +337,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--burst", action="store_true", help="stop when nothing is due now and nothing is leased"
     )
+    parser.add_argument("--meter", action="store_true", help="say each second what is being done")
     return parser
 
 

@@ -35,6 +35,7 @@ from bson import ObjectId
 from mailqueue import lifecycle
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
+from mailqueue.meter import Meter
 from mailqueue.record import Outcome, SendResult
 from mailqueue.routing import Routing
 from mailqueue.senders import Senders
@@ -61,8 +62,10 @@ class Worker:
         *,
         owner: str,
         clock: Callable[[], float] = time.monotonic,
+        meter: Meter | None = None,
     ) -> None:
         self._config = config
+        self._meter = meter
         self._store = store
         self._routing = routing
         self._clock = clock
@@ -104,7 +107,11 @@ class Worker:
             deadline=task.deadline,
         )
         try:
-            return lifecycle.believed(task.record, vendor.send(task.email, attempt))
+            if self._meter is None:
+                answer = vendor.send(task.email, attempt)
+            else:
+                answer = self._meter.timed(lambda: vendor.send(task.email, attempt))
+            return lifecycle.believed(task.record, answer)
         except Exception as error:  # noqa: BLE001  # a bug of ours or of the user's own vendor: not known
             facts = {"id": attempt.email_id, "vendor": vendor.name, "error": type(error).__name__}
             logger.error("vendor.raised", extra={"facts": facts})

@@ -29,7 +29,7 @@ vendors.capacity vendors.limits vendors.base vendors
 vendors.deadline vendors.failures vendors.transport vendors.http
 vendors.smtp_connection vendors.aws vendors.aws_endpoints vendors.aws_role *
 status intake gathering producer
-routing senders triage taker worker
+meter routing senders triage taker worker
 sweeper
 logs service affinity consumer
 private_server devserver

@@ -1,0 +1,131 @@
+"""How fast an application can send on your own servers.
+
+::
+
+    python examples/load_test.py --emails 10000 --threads 8
+
+Sends invented e-mails by as many threads as you like (or with ``send_many``), shows how far it is,
+and prints the rate and how long a call took. Run ``python -m mailqueue.consumer --meter`` beside it
+to see how fast they are worked off. Refuses to run in production: the e-mails would go out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from mailqueue import Producer
+from mailqueue.config import is_production
+from mailqueue.errors import MailQueueError
+
+PAGE = 500
+WIDTH = 40
+
+
+def letter(number: int) -> Mapping[str, Any]:
+    """An e-mail to nobody."""
+    return {
+        "from": "Load Test <load-test@example.com>",
+        "to": [f"nobody-{number}@example.org"],
+        "subject": f"Load test {number}",
+        "text": "Hello. " * 40,
+        "html": "<p>" + "Hello. " * 80 + "</p>",
+    }
+
+
+class Progress:
+    """How many were sent, and how long each call took."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.took: list[float] = []
+        self._lock = threading.Lock()
+        self._shown = -1
+
+    def sent(self, number: int, seconds: float) -> None:
+        with self._lock:
+            self.done += number
+            self.took.append(seconds)
+            self._show()
+
+    def _show(self) -> None:
+        """A bar on a terminal, a line for every tenth elsewhere."""
+        steps, end = (100, "\r") if sys.stderr.isatty() else (10, "\n")
+        step = self.done * steps // self.total
+        if step != self._shown:
+            self._shown = step
+            bar = "#" * (self.done * WIDTH // self.total)
+            print(f"[{bar:<{WIDTH}}] {self.done:,} of {self.total:,}", end=end, file=sys.stderr)
+
+
+def send(producer: Producer, numbers: Iterator[int], progress: Progress) -> None:
+    """One thread of the application: an e-mail after the other."""
+    for number in numbers:
+        began = time.perf_counter()
+        producer.send(letter(number), priority="bulk")
+        progress.sent(1, time.perf_counter() - began)
+
+
+def send_pages(producer: Producer, total: int, progress: Progress) -> None:
+    for start in range(0, total, PAGE):
+        page = [letter(number) for number in range(start, min(start + PAGE, total))]
+        began = time.perf_counter()
+        producer.send_many(page, priority="bulk")
+        progress.sent(len(page), time.perf_counter() - began)
+
+
+def run(producer: Producer, options: argparse.Namespace, progress: Progress) -> float:
+    """Send them all; returns the seconds that it took."""
+    began = time.perf_counter()
+    if options.bulk:
+        send_pages(producer, options.emails, progress)
+    else:
+        shares = [iter(range(n, options.emails, options.threads)) for n in range(options.threads)]
+        with ThreadPoolExecutor(options.threads) as pool:
+            for done in [pool.submit(send, producer, share, progress) for share in shares]:
+                done.result()
+    return time.perf_counter() - began
+
+
+def percentile(took: Sequence[float], share: float) -> str:
+    ordered = sorted(took)
+    return f"{ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000:.1f} ms"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Send many e-mails, and see how fast that is.")
+    parser.add_argument("--config", metavar="FILE", help="default: $MAILQUEUE_CONFIG, config.json")
+    parser.add_argument("--emails", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bulk", action="store_true", help="send_many() instead of send()")
+    options = parser.parse_args(arguments)
+    if options.emails < 1 or options.threads < 1:
+        parser.error("--emails and --threads: at least 1")
+    if is_production():
+        print("MAILQUEUE_ENV is production: these e-mails would go out", file=sys.stderr)
+        return 2
+    progress = Progress(options.emails)
+    try:
+        with Producer(options.config) as producer:
+            seconds = run(producer, options, progress)
+    except MailQueueError as error:
+        print(f"load_test: {error}", file=sys.stderr)
+        return 1
+    calls = "p50 {}, p95 {}, p99 {}".format(
+        *(percentile(progress.took, s) for s in (0.5, 0.95, 0.99))
+    )
+    print(
+        f"\n{options.emails:,} e-mails in {seconds:.2f} s: {options.emails / seconds:,.0f} a second"
+    )
+    print(f"a call took {calls}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""What a consumer does right now: a line a second, on request.
+
+Decides: what the line says: e-mails sent in the second, how many are with a vendor now, and how
+long the calls took (median and 95th percentile).
+
+Promises: any thread may call; a call costs a microsecond.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TextIO, TypeVar
+
+T = TypeVar("T")
+
+
+class Meter:
+    """Counts the calls that go through ``timed``."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._took: list[float] = []
+        self._under_way: set[int] = set()
+
+    def timed(self, call: Callable[[], T]) -> T:
+        """Do it, and count it."""
+        me = threading.get_ident()
+        self._under_way.add(me)
+        began = self._clock()
+        try:
+            return call()
+        finally:
+            self._took.append(self._clock() - began)
+            self._under_way.discard(me)
+
+    def run(self, stop: threading.Event, out: TextIO) -> None:
+        """Print a line a second until ``stop`` is set."""
+        while not stop.wait(1.0):
+            out.write(self.line() + "\n")
+            out.flush()
+
+    def line(self) -> str:
+        """What came together since the last line."""
+        took, self._took = self._took, []
+        now = self._clock()
+        rate, self._since = len(took) / max(now - self._since, 1e-9), now
+        middle, most = _percentile(took, 0.5), _percentile(took, 0.95)
+        busy = len(self._under_way)
+        return f"{rate:8,.0f} e-mails/s  {busy:4} in flight  p50 {middle:>9}  p95 {most:>9}"
+
+
+def _percentile(took: list[float], share: float) -> str:
+    """In milliseconds; a dash when there was nothing."""
+    if not took:
+        return "-"
+    ordered = sorted(took)
+    return f"{ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000:,.1f} ms"

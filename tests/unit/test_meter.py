@@ -1,0 +1,51 @@
+"""The line that a consumer prints each second on request."""
+
+from __future__ import annotations
+
+from mailqueue.meter import Meter
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_the_line_tells_the_rate_and_how_long_the_calls_took() -> None:
+    clock = Clock()
+    meter = Meter(clock)
+    for milliseconds in (*range(1, 20), 900):
+        meter.timed(lambda ms=milliseconds: clock.passes(ms / 1000))  # type: ignore[misc]  # bound
+    clock.now = 102.0
+    assert meter.line().split() == [
+        "10",
+        "e-mails/s",
+        "0",
+        "in",
+        "flight",
+        "p50",
+        "11.0",
+        "ms",
+        "p95",
+        "900.0",
+        "ms",
+    ]
+
+
+def test_each_line_begins_anew_and_says_when_there_was_nothing() -> None:
+    clock = Clock()
+    meter = Meter(clock)
+    meter.timed(lambda: clock.passes(0.5))
+    meter.line()
+    clock.passes(1.0)
+    assert meter.line().split() == ["0", "e-mails/s", "0", "in", "flight", "p50", "-", "p95", "-"]
+
+
+def test_a_call_under_way_is_in_flight() -> None:
+    meter = Meter(Clock())
+    assert "1 in flight" in meter.timed(meter.line)
+    assert "0 in flight" in meter.line()
