@@ -112,11 +112,9 @@ MUTANTS = (
         (
             Edit(
                 "worker.py",
-                "        written: set[ObjectId] = set()\n        if changes:\n",
-                "        written: set[ObjectId] = set()\n"
-                "        for each in endings:\n"
-                "            quietly(partial(each.job.connection.finish, {each.job.id: each.end}))\n"
-                "        if changes:\n",
+                "        written, won = self._write(changes, looked, seconds)\n",
+                "        conclude(endings, {change.id for change in changes})\n"
+                "        written, won = self._write(changes, looked, seconds)\n",
             ),
         ),
         (CRASHES, "-k", "before:settle"),
