@@ -6,7 +6,11 @@
 
 Sends invented e-mails by as many threads as you like (or with ``send_many``), shows how far it is,
 and prints the rate and how long a call took. Run ``python -m mailqueue.consumer --meter`` beside it
-to see how fast they are worked off. Refuses to run in production: the e-mails would go out.
+to see how fast they are worked off. Refuses to run in production, where the e-mails would go out,
+unless ``--really-send`` says that they shall.
+
+Exit codes: 0 all are stored · 1 MongoDB could not be reached · 2 bad arguments or configuration, or
+production.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Any
 
 from mailqueue import Producer
 from mailqueue.config import is_production
-from mailqueue.errors import MailQueueError
+from mailqueue.errors import ConfigError, StoreUnavailable
 
 PAGE = 500
 WIDTH = 40
@@ -98,32 +102,51 @@ def percentile(took: Sequence[float], share: float) -> str:
     return f"{ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000:.1f} ms"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def told(progress: Progress, seconds: float, *, bulk: bool) -> str:
+    """The rate, and how long a ``send()`` took."""
+    rate = (
+        f"{progress.total:,} e-mails in {seconds:.2f} s: {progress.total / seconds:,.0f} a second"
+    )
+    if bulk:
+        return rate
+    p50, p95, p99 = (percentile(progress.took, share) for share in (0.5, 0.95, 0.99))
+    return f"{rate}\na call took p50 {p50}, p95 {p95}, p99 {p99}"
+
+
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Send many e-mails, and see how fast that is.")
     parser.add_argument("--config", metavar="FILE", help="default: $MAILQUEUE_CONFIG, config.json")
     parser.add_argument("--emails", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--bulk", action="store_true", help="send_many() instead of send()")
+    parser.add_argument("--really-send", action="store_true", help="in production, too")
     options = parser.parse_args(arguments)
     if options.emails < 1 or options.threads < 1:
         parser.error("--emails and --threads: at least 1")
-    if is_production():
-        print("MAILQUEUE_ENV is production: these e-mails would go out", file=sys.stderr)
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = options_of(arguments)
+    if is_production() and not options.really_send:
+        print(
+            "load_test: MAILQUEUE_ENV is production: these e-mails would go out (--really-send)",
+            file=sys.stderr,
+        )
         return 2
+    mode = "production: these e-mails go out" if is_production() else "simulated: nothing leaves"
+    print(f"mode: {mode}", file=sys.stderr, flush=True)
     progress = Progress(options.emails)
     try:
         with Producer(options.config) as producer:
             seconds = run(producer, options, progress)
-    except MailQueueError as error:
+    except ConfigError as error:
+        print("load_test:", "; ".join(error.problems), file=sys.stderr)
+        return 2
+    except StoreUnavailable as error:
         print(f"load_test: {error}", file=sys.stderr)
         return 1
-    calls = "p50 {}, p95 {}, p99 {}".format(
-        *(percentile(progress.took, s) for s in (0.5, 0.95, 0.99))
-    )
-    print(
-        f"\n{options.emails:,} e-mails in {seconds:.2f} s: {options.emails / seconds:,.0f} a second"
-    )
-    print(f"a call took {calls}")
+    print("\n" + told(progress, seconds, bulk=options.bulk))
     return 0
 
 

@@ -85,6 +85,11 @@ class HealthBoard:
         with self._lock:
             return dict(self._known)
 
+    def closed_since(self, name: str, generation: int) -> bool:
+        """Whether this process knows that the vendor was closed after ``generation``. No I/O."""
+        known = self._known[name]
+        return not known.open and known.generation > generation
+
     def refresh(self) -> None:
         """Read every vendor's health now."""
         began = self._clock()

@@ -44,7 +44,8 @@ class Meter:
 
     def line(self) -> str:
         """What came together since the last line."""
-        took, self._took = self._took, []
+        took = self._took[:]
+        del self._took[: len(took)]  # not a new list: a thread may be about to append to this one
         now = self._clock()
         rate, self._since = len(took) / max(now - self._since, 1e-9), now
         middle, most = _percentile(took, 0.5), _percentile(took, 0.95)

@@ -86,5 +86,6 @@ class Senders:
             self._freed.append(self._clock())
             if self._number - self._busy >= self._few:
                 self._gathered.notify()
-            if self._room() >= self._few:  # fewer are not worth a look at the tube
+            # Where more will follow in a moment, fewer are not worth a look at the tube.
+            if self._room() >= min(self._few, self._soon()):
                 self._changed.notify()

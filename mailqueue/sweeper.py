@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
 from mailqueue import lifecycle, tube
@@ -39,6 +38,7 @@ from mailqueue.tube import Announcement
 logger = logging.getLogger(__name__)
 
 PAGE = 100
+RESCUED = 20_000
 RELAYED = 1000
 RELAYED_MOST = 20_000
 RELAY_SECONDS = 5.0
@@ -46,7 +46,6 @@ PRUNED = 20_000
 JUST_NOW = timedelta(seconds=1)
 ANNOUNCED_LATELY = timedelta(seconds=60)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_ID = ObjectId(b"\0" * 12)
 
 
 class Sweeper:
@@ -130,10 +129,10 @@ class Sweeper:
     def _rescue(self) -> int:
         """End leases that ran out, page by page: what cannot be rescued holds up nobody."""
         rescued = 0
-        last = _FIRST_ID
-        while page := self._store.find(self._over() | {"_id": {"$gt": last}}, PAGE, "_id"):
-            last = page[-1].id
-            found = self._store.read([stored.id for stored in page])
+        # In the order of the index, and only what is small: nothing is sorted in memory.
+        over = self._store.find_jobs(self._over(), RESCUED, "due_at", "_id")
+        for start in range(0, len(over), PAGE):
+            found = self._store.read([stored.id for stored in over[start : start + PAGE]])
             changes = {s.id: (s, c) for s in found.values() if (c := self._rescued(s))}
             done = self._store.change([c for _, c in changes.values()], self._store.timeout)
             rescued += len(done)
@@ -203,15 +202,15 @@ class Sweeper:
         if missing <= 0:
             return []
         lately = {"announced.at": {"$gt": now - ANNOUNCED_LATELY}}
-        due = {"$or": [{"due_at": None}, {"due_at": {"$lte": now - JUST_NOW}}], "$nor": [lately]}
+        # Not an $or, which would have the index read to its end, through all that are due later.
+        due = {"due_at": {"$not": {"$gt": now - JUST_NOW}}, "$nor": [lately]}
         limit = min(RELAYED_MOST, missing + PAGE)
         return self._store.find_jobs(self._mine(Status.QUEUED) | due, limit, "due_at", "_id")
 
     def _backlog(self, now: datetime, limit: int) -> int:
         """How many e-mails should have a job now: those due and those being sent. Index only."""
         queued = self._mine(Status.QUEUED)
-        later = self._store.count(queued | {"due_at": {"$gt": now}}, limit)
-        due = self._store.count(queued, limit + later) - later
+        due = self._store.count(queued | {"due_at": {"$not": {"$gt": now}}}, limit)
         return due + self._store.count(self._mine(Status.SENDING), limit)
 
     def _overdue(self, now: datetime) -> list[Stored]:

@@ -2,13 +2,14 @@
 
 Decides: which jobs this process holds. ``fetch`` (a thread per beanstalkd server) reserves jobs and
 reads their e-mails ahead of their claim, so that a sender that comes free has not to wait for that;
-``look`` chooses vendors for as many as there are free senders.
+``look`` chooses vendors for as many as can be sent.
 
 Assumes: a job is only a hint; MongoDB's guards decide who owns an e-mail. ``look`` and what follows
 it are called by one thread.
 
-Promises: never more e-mails are claimed than there are free senders; a job that waits for a sender
-for more than a second goes back to the tube, where another process may be free.
+Promises: no more e-mails are claimed than there are free senders, but for the few that ``senders``
+allows ahead; a job that waits for a sender for more than a second goes back to the tube, where
+another process may be free.
 """
 
 from __future__ import annotations

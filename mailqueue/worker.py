@@ -15,8 +15,9 @@ for eight. A lone e-mail waits for nobody.
 Assumes: a job is only a hint; MongoDB's guards decide who owns an e-mail.
 
 Promises: nothing is sent without a recorded claim; a job is deleted only after the e-mail's end is
-stored; a yes is recorded even when the lease is lost; an e-mail whose claim could not be confirmed
-is given back unsent.
+stored; a yes is recorded even when the lease is lost. Given back unsent are: an e-mail whose claim
+could not be confirmed, one that was claimed for a vendor that has failed since, and one that waits
+for a sender for more than a second.
 """
 
 from __future__ import annotations
@@ -90,13 +91,20 @@ class Worker:
         result: SendResult | None = None
         if isinstance(task, Inquiry):
             result = self._ask(task, vendors[task.vendor])
-        elif not self.stopping.is_set() and self._clock() < task.deadline:
+        elif self._may_begin(task):
             result = self._send(task, vendors[task.record.vendor or ""])
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
             self._routing.hear(task.record, result, task.generation, task.probe)
         self._senders.done()
         self.inbox.put((task, result))
         return True
+
+    def _may_begin(self, task: Task) -> bool:
+        """Not when we stop, nor too late, nor through a vendor that failed since the claim."""
+        if self.stopping.is_set() or self._clock() >= task.deadline:
+            return False
+        vendor = task.record.vendor or ""
+        return not self._routing.health.closed_since(vendor, task.generation)
 
     def _send(self, task: Task, vendor: Vendor) -> SendResult:
         attempt = Attempt(
@@ -147,6 +155,8 @@ class Worker:
             settled = [self._settled(task, result) for task, result in sent]
             looked = self.taker.look()
             lost, again = self._record([*settled, *looked.endings], looked, seconds)
+            if again:
+                self.taker.waiting.extend(self.taker.read_again(again))
             for task, result in sent:
                 if task.stored.id in lost:
                     self._lease_lost(task, result, seconds)
@@ -157,8 +167,6 @@ class Worker:
             for each in results:
                 self.inbox.put(each)
             raise
-        if again:
-            self.taker.waiting.extend(self.taker.read_again(again))
         return not (self._ending and self.inbox.empty() and not self.taker.waiting)
 
     def _take_back(self) -> None:

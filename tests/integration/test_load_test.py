@@ -35,6 +35,9 @@ def load_test(
     )
 
 
+CALLS = r"^a call took p50 [\d.]+ ms, p95 [\d.]+ ms, p99 [\d.]+ ms$"
+
+
 @pytest.mark.parametrize("how", [["--threads", "4"], ["--bulk"]], ids=["threads", "bulk"])
 def test_every_email_is_stored_and_announced_and_the_rate_is_told(
     how: list[str],
@@ -48,8 +51,11 @@ def test_every_email_is_stored_and_announced_and_the_rate_is_told(
     assert emails.count_documents({"status": "queued"}) == 700
     assert depth(config.beanstalkd)["ready"] == 700
     assert re.search(r"^700 e-mails in [\d.]+ s: [\d,]+ a second$", done.stdout, re.MULTILINE)
-    assert re.search(r"^a call took p50 [\d.]+ ms, p95 [\d.]+ ms, p99 ", done.stdout, re.MULTILINE)
-    assert "700 of 700" in done.stderr
+    assert bool(re.search(CALLS, done.stdout, re.MULTILINE)) is ("--bulk" not in how)
+    mode, *lines = done.stderr.splitlines()
+    assert mode == "mode: simulated: nothing leaves"
+    assert lines[-1].endswith("700 of 700")
+    assert len(lines) <= 11, "a line for every tenth"
 
 
 def test_in_production_nothing_is_sent(
@@ -58,3 +64,37 @@ def test_in_production_nothing_is_sent(
     done = load_test(tmp_path, config_mapping, env="production")
     assert (done.returncode, emails.count_documents({})) == (2, 0)
     assert "would go out" in done.stderr
+
+
+def test_in_production_they_are_sent_if_that_is_really_meant(
+    config: Config,
+    config_mapping: dict[str, Any],
+    emails: Collection[dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    """Stored only: no consumer runs."""
+    done = load_test(tmp_path, config_mapping, "--really-send", "--emails", "3", env="production")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("mode: production: these e-mails go out\n")
+    assert emails.count_documents({"env": "production"}) == 3
+
+
+def test_a_bad_configuration_is_said_in_one_line(
+    config_mapping: dict[str, Any], tmp_path: Path
+) -> None:
+    done = load_test(tmp_path, config_mapping | {"colour": "red", "limits": {"max_size": 0}})
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("load_test: ")]
+    assert "colour: unknown key" in line
+    assert "limits.max_size: " in line
+    assert "Traceback" not in done.stderr
+
+
+def test_a_mongodb_that_is_away_is_said_in_one_line(
+    config_mapping: dict[str, Any], tmp_path: Path
+) -> None:
+    config_mapping["mongodb"] |= {"uri": "mongodb://127.0.0.1:1", "timeout": 1}
+    done = load_test(tmp_path, config_mapping)
+    assert done.returncode == 1
+    assert "\nload_test: MongoDB: " in done.stderr
+    assert "Traceback" not in done.stderr

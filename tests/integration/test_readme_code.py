@@ -30,6 +30,7 @@ TESTED = {  # what is in examples/, and which test runs it
     "Dockerfile.dockerignore": "integration/test_deployment.py",
     "custom_vendor.py": "integration/test_custom_vendor.py",
     "docker-compose.yml": "integration/test_deployment.py",
+    "load_test.py": "integration/test_load_test.py",
     "mailqueue-consumer@.service": "integration/test_deployment.py",
     "quickstart.py": "process/test_quickstart.py",
     "quickstart.sh": "process/test_quickstart.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -96,6 +97,22 @@ def test_nothing_is_sent_before_the_claim_is_stored_nor_deleted_before_the_end_i
     bench.settle()
     assert the(emails)["status"] == "sent"
     assert no_job_left(config)
+
+
+def test_what_was_claimed_for_a_vendor_that_fails_meanwhile_is_not_sent_there(
+    bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    """Several e-mails may be claimed for it before the first has failed."""
+    for _ in range(6):
+        producer.send(MAIL)
+    bench.take()
+    for vendor in bench.vendors.values():
+        vendor.results = [DOWN]
+    bench.deliver()
+    bench.settle()
+    assert [len(vendor.asked) for vendor in bench.vendors.values()] == [1, 1]
+    outcomes = Counter(document["attempts"][0]["outcome"] for document in emails.find())
+    assert outcomes == {"unavailable": 2, "not_started": 4}
 
 
 def test_no_more_is_claimed_than_there_are_free_senders(

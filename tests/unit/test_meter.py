@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import threading
+
 from mailqueue.meter import Meter
 
 
@@ -43,6 +46,24 @@ def test_each_line_begins_anew_and_says_when_there_was_nothing() -> None:
     meter.line()
     clock.passes(1.0)
     assert meter.line().split() == ["0", "e-mails/s", "0", "in", "flight", "p50", "-", "p95", "-"]
+
+
+def test_a_line_is_printed_each_second_until_the_consumer_stops() -> None:
+    clock = Clock()
+
+    class TwoSeconds(threading.Event):
+        left = 2
+
+        def wait(self, timeout: float | None = None) -> bool:
+            clock.passes(timeout or 0.0)
+            self.left -= 1
+            return self.left < 0
+
+    out = io.StringIO()
+    meter = Meter(clock)
+    meter.timed(lambda: None)
+    meter.run(TwoSeconds(), out)
+    assert [line.split()[0] for line in out.getvalue().splitlines()] == ["1", "0"]
 
 
 def test_a_call_under_way_is_in_flight() -> None:

@@ -1,0 +1,248 @@
+"""Who takes part: each contender's script, what it is installed with, and what it keeps.
+
+``durable`` says what a returned enqueue survives; it stands in the tables, so that nobody compares
+a promise with a memory. ``pace`` is a guess (jobs drained per second), from which the backlog of a
+measurement is made long enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ENQUEUE = ("enqueue-1", "enqueue-8", "enqueue-32", "bulk")
+DRAIN = ("drain",)
+DELIVER = (
+    *("deliver-0ms-x8", "deliver-50ms-x32", "deliver-50ms-x64"),
+    *("deliver-0ms-x8-2p", "deliver-50ms-x64-2p"),
+)
+IDLE = ("latency", "memory")
+OWN = ("growth", "failover")
+ALL = (*ENQUEUE, *DRAIN, *DELIVER, *IDLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """``server``: a name in ``servers.SERVERS``. ``tests``: those it takes part in."""
+
+    name: str
+    script: str
+    packages: tuple[str, ...]
+    server: str
+    durable: str
+    posts: str
+    pace: int
+    tests: tuple[str, ...] = ALL
+    peer: bool = True
+    drain_at: int = 8
+
+
+JOURNALED = "journal of a majority"
+ARQ = ("arq>=0.26", "redis[hiredis]", "uvloop", "aiohttp")
+SAQ = ("saq[redis,hiredis]>=0.24", "orjson", "uvloop", "aiohttp")
+TASKIQ = ("taskiq[orjson]>=0.11", "taskiq-redis>=1.1", "redis[hiredis]", "uvloop", "aiohttp")
+CELERY = ("celery[redis]>=5.5", "redis[hiredis]", "requests")
+DRAMATIQ = ("dramatiq[redis,rabbitmq]>=1.18", "redis[hiredis]", "requests")
+RQ = ("rq>=2.4", "redis[hiredis]", "requests")
+HUEY = ("huey>=2.5", "redis[hiredis]", "requests")
+CONTENDERS: tuple[Contender, ...] = (
+    Contender(
+        name="mailqueue",
+        script="ours.py",
+        packages=(),
+        server="mongodb+beanstalkd",
+        durable=JOURNALED,
+        posts="its own transport",
+        pace=5_000,
+        drain_at=64,
+        tests=(*ALL, *OWN),
+        peer=False,
+    ),
+    Contender(
+        name="raw",
+        script="raw.py",
+        packages=(),
+        server="mongodb+beanstalkd",
+        durable=JOURNALED,
+        posts="http.client",
+        pace=10_000,
+        peer=False,
+    ),
+    # arq has no notification: its worker polls (every 5 ms here), which is its latency.
+    Contender(
+        name="arq",
+        script="peer_arq.py",
+        packages=ARQ,
+        server="redis",
+        durable="memory",
+        posts="aiohttp",
+        pace=2_200,
+    ),
+    Contender(
+        name="arq-aof",
+        script="peer_arq.py",
+        packages=ARQ,
+        server="redis-aof",
+        durable="AOF, fsync always",
+        posts="aiohttp",
+        pace=1_100,
+        tests=(*ENQUEUE, *DRAIN, "latency"),
+    ),
+    # SAQ's sweeper can run a job twice when jobs that are done are kept; see its script.
+    Contender(
+        name="saq",
+        script="peer_saq.py",
+        packages=SAQ,
+        server="redis",
+        durable="memory",
+        posts="aiohttp",
+        pace=2_600,
+    ),
+    Contender(
+        name="saq-aof",
+        script="peer_saq.py",
+        packages=SAQ,
+        server="redis-aof",
+        durable="AOF, fsync always",
+        posts="aiohttp",
+        pace=2_200,
+        tests=(*ENQUEUE, *DRAIN, "latency"),
+    ),
+    # With its stream broker: acknowledged when done. The list broker would lose e-mail.
+    Contender(
+        name="taskiq",
+        script="peer_taskiq.py",
+        packages=TASKIQ,
+        server="redis",
+        durable="memory",
+        posts="aiohttp",
+        pace=3_400,
+    ),
+    Contender(
+        name="taskiq-aof",
+        script="peer_taskiq.py",
+        packages=TASKIQ,
+        server="redis-aof",
+        durable="AOF, fsync always",
+        posts="aiohttp",
+        pace=3_400,
+        tests=(*ENQUEUE, *DRAIN, "latency"),
+    ),
+    Contender(
+        name="procrastinate",
+        script="peer_procrastinate.py",
+        packages=("procrastinate>=3.5", "psycopg[binary,pool]", "uvloop", "aiohttp"),
+        server="postgresql",
+        durable="synchronous commit",
+        posts="aiohttp",
+        pace=600,
+    ),
+    # A lock file lets one process of a machine send at a time, so none of the tests with two.
+    Contender(
+        name="post_office",
+        script="peer_post_office.py",
+        packages=("django-post_office>=3.10", "psycopg[binary]", "requests"),
+        server="postgresql",
+        durable="synchronous commit",
+        posts="requests",
+        pace=6_500,
+        tests=tuple(test for test in ALL if not test.endswith("-2p")),
+    ),
+    Contender(
+        name="celery-redis",
+        script="peer_celery.py",
+        packages=CELERY,
+        server="redis",
+        durable="memory",
+        posts="requests",
+        pace=1_050,
+    ),
+    Contender(
+        name="celery-redis-aof",
+        script="peer_celery.py",
+        packages=CELERY,
+        server="redis-aof",
+        durable="AOF, fsync always",
+        posts="requests",
+        pace=700,
+        tests=(*ENQUEUE, *DRAIN, "latency"),
+    ),
+    Contender(
+        name="celery-rabbitmq",
+        script="peer_celery.py",
+        packages=CELERY,
+        server="rabbitmq",
+        durable="publisher confirms, durable queue",
+        posts="requests",
+        pace=3_100,
+    ),
+    # Polls Redis (every 20 ms here), which is its latency; RabbitMQ notifies it.
+    Contender(
+        name="dramatiq-redis",
+        script="peer_dramatiq.py",
+        packages=DRAMATIQ,
+        server="redis",
+        durable="memory",
+        posts="requests",
+        pace=4_200,
+    ),
+    Contender(
+        name="dramatiq-redis-aof",
+        script="peer_dramatiq.py",
+        packages=DRAMATIQ,
+        server="redis-aof",
+        durable="AOF, fsync always",
+        posts="requests",
+        pace=4_200,
+        tests=(*ENQUEUE, *DRAIN, "latency"),
+    ),
+    Contender(
+        name="dramatiq-rabbitmq",
+        script="peer_dramatiq.py",
+        packages=DRAMATIQ,
+        server="rabbitmq",
+        durable="publisher confirms, durable queue",
+        posts="requests",
+        pace=4_700,
+    ),
+    # Its worker does one job at a time: it cannot send 8 or 64 e-mails at once, as DELIVER would.
+    Contender(
+        name="rq",
+        script="peer_rq.py",
+        packages=RQ,
+        server="redis",
+        durable="memory",
+        posts="requests",
+        pace=300,
+        tests=(*ENQUEUE, *DRAIN, *IDLE),
+    ),
+    Contender(
+        name="rq-aof",
+        script="peer_rq.py",
+        packages=RQ,
+        server="redis-aof",
+        durable="AOF, fsync always",
+        posts="requests",
+        pace=140,
+        tests=(*ENQUEUE, *DRAIN, "latency"),
+    ),
+    # At most once: a worker that dies loses the e-mails it is at; see its script.
+    Contender(
+        name="huey",
+        script="peer_huey.py",
+        packages=HUEY,
+        server="redis",
+        durable="memory",
+        posts="requests",
+        pace=3_500,
+    ),
+    Contender(
+        name="huey-aof",
+        script="peer_huey.py",
+        packages=HUEY,
+        server="redis-aof",
+        durable="AOF, fsync always",
+        posts="requests",
+        pace=3_000,
+        tests=(*ENQUEUE, *DRAIN, "latency"),
+    ),
+)
