@@ -28,7 +28,8 @@ class Senders:
         self._few = max(1, number // 4)
         self._busy = 0
         self._reserved = 0
-        self._freed: deque[float] = deque(maxlen=number)
+        # One that sends alone takes one e-mail after the other: what is urgent overtakes at once.
+        self._freed: deque[float] = deque(maxlen=number if number > 1 else 0)
 
     def _soon(self) -> int:
         """How many will come free in a moment: as many as did in the last."""

@@ -108,6 +108,7 @@ def test_a_retried_email_overtakes_5000_waiting_ones(stage: Stage) -> None:
     stage.send(5001, priority="normal")
     for vendor in vendors:
         vendor.replies = [DOWN]
+        vendor.hold()
     answered: list[CountingVendor] = []
 
     def failed() -> list[CountingVendor]:
@@ -118,14 +119,13 @@ def test_a_retried_email_overtakes_5000_waiting_ones(stage: Stage) -> None:
         failing = wait_until(failed)[0]
         other = next(vendor for vendor in vendors if vendor is not failing)
         other.replies = []
-        other.hold()
+        failing.let_go()
         retried = failing.calls[0]
         wait_until(lambda: retried in other.calls or urgent(stage) == 1)
         other.let_go()
         wait_until(lambda: retried in other.calls)
-        # The next e-mail may have been in the sender's hands, and the one after it fetched, before
-        # the first was put back.
-        assert other.calls.index(retried) <= 2
+        # The one sender may have had the next e-mail in its hands before the first was put back.
+        assert other.calls.index(retried) <= 1
     assert stage.outcomes(retried) == [(failing.name, "unavailable"), (other.name, "accepted")]
 
 

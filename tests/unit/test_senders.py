@@ -59,3 +59,10 @@ def test_nothing_is_waited_for_where_nothing_will_come(senders: Senders) -> None
     senders.take(4)
     senders.gather(60)
     assert not senders.free
+
+
+def test_a_lone_sender_takes_one_email_after_the_other(clock: Clock) -> None:
+    lone = Senders(1, clock)
+    assert lone.take(5) == 1
+    lone.done()
+    assert (lone.room(0), lone.take(5), lone.room(0)) == (1, 1, 0)
