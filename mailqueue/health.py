@@ -34,7 +34,7 @@ from mailqueue.store import Store
 logger = logging.getLogger(__name__)
 
 REFRESH = 1.0
-WAIT = 0.1
+WAIT = 0.1  # for a reading that another thread has begun
 _TIMES = ("unavailable_until", "named_until", "since", "probe_at", "probe_until")
 _Change = Callable[[Health, float], Health | None]
 

@@ -231,20 +231,14 @@ def rescue(stored: Stored, decision: Decision) -> Change:
     )
 
 
-def conclude(
-    endings: Iterable[Ending], written: Collection[ObjectId] = frozenset()
-) -> list[Ending]:
-    """End the jobs whose change, if there is one, is ``written``; returns the other endings."""
-    lost = []
+def conclude(endings: Iterable[Ending], written: Collection[ObjectId] = frozenset()) -> None:
+    """End the jobs whose change, if there is one, is ``written``."""
     ends: dict[Connection, dict[int, End]] = {}
     for ending in endings:
-        if ending.change is not None and ending.change.id not in written:
-            lost.append(ending)
-        else:
+        if ending.change is None or ending.change.id in written:
             ends.setdefault(ending.job.connection, {})[ending.job.id] = ending.end
     for connection, jobs in ends.items():
         quietly(partial(connection.finish, jobs))
-    return lost
 
 
 def quietly(act: Callable[[], None]) -> None:

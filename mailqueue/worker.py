@@ -49,7 +49,7 @@ from mailqueue.vendors.base import Attempt, Vendor
 logger = logging.getLogger(__name__)
 
 LOOKUP_SECONDS = 10.0
-GATHER = 0.001
+GATHER = 0.001  # seconds; a write costs more
 
 
 class Worker:

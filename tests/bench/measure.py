@@ -68,12 +68,11 @@ class Place:
         role: str,
         *arguments: object,
         vendors: Sequence[HttpVendor] = (),
-        **extra: str,
     ) -> Figures:
         """Have a role done; returns what it told."""
         done = subprocess.run(
             self.command(role, *arguments),
-            env=self.environ(vendors, 8) | extra,
+            env=self.environ(vendors, 8),
             check=False,
             capture_output=True,
             text=True,
