@@ -43,7 +43,9 @@ def _sender(value: object, field: str) -> Address:
 
 
 def _addresses(value: object, field: str) -> tuple[Address, ...]:
-    return tuple(Address.parse(entry, place) for entry, place in _entries(value, field))
+    if value is None:
+        return ()
+    return tuple([Address.parse(entry, place) for entry, place in _entries(value, field)])
 
 
 def _entries(value: object, field: str) -> Iterator[tuple[Any, str]]:
@@ -105,6 +107,8 @@ def _headers(value: object, field: str) -> dict[str, str]:
 
 
 def _tags(value: object, field: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
     tags = tuple((header_text(tag, place), place) for tag, place in _entries(value, field))
     for tag, place in tags:
         if not tag:
@@ -155,6 +159,8 @@ _FILE_KEYS = frozenset({"filename", "content", "content_type", "content_id"})
 
 
 def _attachments(value: object, field: str) -> tuple[Attachment, ...]:
+    if value is None:
+        return ()
     return tuple(_file(entry, place) for entry, place in _entries(value, field))
 
 

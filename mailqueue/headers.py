@@ -32,6 +32,7 @@ _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 _SPECIAL = r"\x00-\x1f\x7f()<>\[\]:;@\\,.\"\s"
 _ATOMS = re.compile(rf"[^{_SPECIAL}]+( [^{_SPECIAL}]+)*")
 _VISIBLE = re.compile(r"[!-~]([ -~\t]*[!-~])?")
+_SPACES = re.compile("[ \t]+")
 _PIECE = re.compile(r"[ \t]*[^ \t]+")
 _SHORT = 60  # a longer name is encoded, so that it can be folded anywhere
 _LONG = 900  # so is a text with a single word of this length
@@ -186,13 +187,13 @@ class Address:
     def parse(cls, value: object, field: str = "address") -> Address:
         """One address, as text (``Ann <ann@example.org>``) or as an ``Address``, checked."""
         if isinstance(value, Address):
-            name, address = value.name, value.address
+            name, address = value.name, header_text(value.address, field)
         else:
             name, address = _split(header_text(value, field).strip(), field)
-        for part in (name, address):
-            header_text(part, field)
         _check_address(address, field)
-        return cls(re.sub("[ \t]+", " ", name).strip(), address)
+        if name == "":
+            return cls(name, address)
+        return cls(_SPACES.sub(" ", header_text(name, field)).strip(), address)
 
     @classmethod
     def trusted(cls, text: str) -> Address:

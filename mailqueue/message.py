@@ -35,6 +35,8 @@ if TYPE_CHECKING:  # annotations only; importing these would cost more than this
 __all__ = ["RESERVED", "Address", "Attachment", "Email", "mime"]
 
 MAX_RECIPIENTS = 1000
+_ATTRIBUTE = {"from": "from_"}
+_set = object.__setattr__  # an Email is frozen once it is made
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -58,18 +60,18 @@ class Email:
     def __init__(self, *, from_: str | Address | None = None, **given: Any) -> None:
         if from_ is not None and given.setdefault("from", from_) is not from_:
             raise InvalidEmail("from", "given twice, as from and as from_")
+        self._read(given)
+
+    def _read(self, given: Mapping[Any, Any]) -> None:
         for key in given.keys() - READERS.keys():
-            raise InvalidEmail(key if SHOWN_KEY.fullmatch(key) else "email", "unknown key")
+            shown = isinstance(key, str) and key != "from_" and SHOWN_KEY.fullmatch(key)
+            raise InvalidEmail(key if shown else "email", "unknown key")
         for field, reader in READERS.items():
-            self._set(field, reader(given.get(field), field))
+            _set(self, _ATTRIBUTE.get(field, field), reader(given.get(field), field))
         if self.text is None and self.html is None:
             raise InvalidEmail("text", "neither text nor html is given")
-        count = len(self.to) + len(self.cc) + len(self.bcc)
-        if not 0 < count <= MAX_RECIPIENTS:
-            raise InvalidEmail("to", f"{count} recipients: must be 1 to {MAX_RECIPIENTS}")
-
-    def _set(self, field: str, value: object) -> None:
-        object.__setattr__(self, "from_" if field == "from" else field, value)
+        if not 0 < self.entries <= MAX_RECIPIENTS:
+            raise InvalidEmail("to", f"{self.entries} recipients: must be 1 to {MAX_RECIPIENTS}")
 
     def __repr__(self) -> str:
         return f"Email({len(self.recipients)} recipients, {len(self.attachments)} attachments)"
@@ -84,9 +86,9 @@ class Email:
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Email:
         """From the keys that ``send()`` takes."""
-        if "from_" in mapping or not all(isinstance(key, str) for key in mapping):
-            raise InvalidEmail("email", "unknown key")
-        return cls(**mapping)
+        email = object.__new__(cls)
+        email._read(mapping)
+        return email
 
     @classmethod
     def from_message(cls, message: Message[Any, Any]) -> Email:
@@ -97,17 +99,17 @@ class Email:
     def from_document(cls, mapping: Mapping[str, Any]) -> Email:
         """From what ``to_mapping`` gave: fast, unchecked."""
         email = object.__new__(cls)
-        email._set("from", Address.trusted(mapping["from"]))
+        _set(email, "from_", Address.trusted(mapping["from"]))
         for field in ("to", "cc", "bcc", "reply_to"):
-            email._set(field, tuple(map(Address.trusted, mapping.get(field, ()))))
+            _set(email, field, tuple(map(Address.trusted, mapping.get(field, ()))))
         for field in ("text", "html"):
-            email._set(field, mapping.get(field))
+            _set(email, field, mapping.get(field))
         for field in ("headers", "metadata", "vendor_options"):
-            email._set(field, mapping.get(field, {}))
+            _set(email, field, mapping.get(field, {}))
         files = mapping.get("attachments", ())
-        email._set("attachments", tuple(Attachment(**file) for file in files))
-        email._set("subject", mapping.get("subject", ""))
-        email._set("tags", tuple(mapping.get("tags", ())))
+        _set(email, "attachments", tuple(Attachment(**file) for file in files))
+        _set(email, "subject", mapping.get("subject", ""))
+        _set(email, "tags", tuple(mapping.get("tags", ())))
         return email
 
     def to_mapping(self) -> dict[str, Any]:
@@ -123,6 +125,11 @@ class Email:
         mapping = {key: value for key, value in mapping.items() if value}
         bodies = {"text": self.text, "html": self.html}
         return mapping | {key: body for key, body in bodies.items() if body is not None}
+
+    @property
+    def entries(self) -> int:
+        """How many entries to, cc and bcc have, the same mailbox as often as it is there."""
+        return len(self.to) + len(self.cc) + len(self.bcc)
 
     @property
     def recipients(self) -> tuple[Address, ...]:
@@ -144,12 +151,14 @@ class Email:
 
 def content_hash(mapping: Mapping[str, Any]) -> str:
     """The hash of an e-mail, by what its ``to_mapping`` gave."""
-    text = json.dumps(mapping, sort_keys=True, default=_digest)
-    return _digest(text.encode())
+    return _digest(_SORTED.encode(mapping).encode())
 
 
 def _digest(content: bytes) -> str:
     return sha256(content).hexdigest()
+
+
+_SORTED = json.JSONEncoder(sort_keys=True, default=_digest)
 
 
 def size(mapping: Mapping[str, Any]) -> int:

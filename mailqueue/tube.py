@@ -316,9 +316,9 @@ def depth(settings: Beanstalkd) -> dict[str, int]:
 
 
 def _put_command(what: Announcement, ttr: int) -> bytes:
-    body = str(what.email_id).encode()
-    delay = _whole(what.delay)
-    return b"put %d %d %d %d\r\n%b\r\n" % (what.priority, delay, ttr, len(body), body)
+    body = what.email_id.binary.hex().encode()
+    delay = _whole(what.delay) if what.delay > 0 else 0
+    return b"put %d %d %d 24\r\n%b\r\n" % (what.priority, delay, ttr, body)
 
 
 def _whole(seconds: float) -> int:

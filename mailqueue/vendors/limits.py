@@ -32,10 +32,10 @@ def capacity(type_: str) -> Capacity:
 def can_carry(type_: str, email: Email) -> str | None:
     """None if vendors of this type can take the e-mail, else a short phrase that says why not."""
     limit = capacity(type_)
-    return next(
-        (problem for check in _CHECKS for problem in check(limit, email)),
-        None,
-    )
+    for check in _CHECKS:
+        for problem in check(limit, email):
+            return problem
+    return None
 
 
 def nobody_carries(vendors: Sequence[VendorConfig], email: Email) -> str | None:
@@ -50,8 +50,9 @@ def nobody_carries(vendors: Sequence[VendorConfig], email: Email) -> str | None:
 
 
 def _people(limit: Capacity, email: Email) -> Iterator[str]:
-    if limit.recipients is not None and len(email.recipients) > limit.recipients:
-        yield f"more than {limit.recipients} recipients"
+    most = limit.recipients
+    if most is not None and email.entries > most and len(email.recipients) > most:
+        yield f"more than {most} recipients"
     for field, most in (("to", limit.to), ("cc", limit.cc), ("bcc", limit.bcc)):
         if most is not None and len(getattr(email, field)) > most:
             yield f"more than {most} {field} recipients"
@@ -87,6 +88,8 @@ def _parts(limit: Capacity, email: Email) -> Iterator[str]:
 
 def _templates(limit: Capacity, email: Email) -> Iterator[str]:
     """Text that a template engine would take for its own, and leave out."""
+    if not limit.templated:
+        return
     people = (email.from_, *email.to, *email.cc, *email.bcc, *email.reply_to)
     texts = {
         "bodies": (email.text or "", email.html or ""),
@@ -99,6 +102,8 @@ def _templates(limit: Capacity, email: Email) -> Iterator[str]:
 
 def _files(limit: Capacity, email: Email) -> Iterator[str]:
     files = email.attachments
+    if not files:
+        return
     inline = [file for file in files if file.content_id]
     if inline and not limit.inline:
         yield "inline attachment"
@@ -118,6 +123,8 @@ def _files(limit: Capacity, email: Email) -> Iterator[str]:
 def _names(limit: Capacity, email: Email) -> Iterator[str]:
     """What vendors conclude from a file's name, and from its being text."""
     files = email.attachments
+    if not files:
+        return
     if limit.extensions is not None:
         ends = {file.filename.rpartition(".")[2].lower() for file in files if "." in file.filename}
         if not limit.extensions.issuperset(ends) or not all("." in f.filename for f in files):
@@ -155,6 +162,8 @@ def _wire_size(email: Email) -> int:
 
 
 def _extras(limit: Capacity, email: Email) -> Iterator[str]:
+    if not (email.headers or email.tags or email.metadata):
+        return
     if not limit.headers and email.headers:
         yield "custom headers"
     if limit.reserved_headers.intersection(name.lower() for name in email.headers):
