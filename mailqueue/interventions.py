@@ -105,6 +105,7 @@ def marked_sent() -> dict[str, Any]:
         "status": Status.SENT.value,
         "reason": Reason.MARKED_SENT.value,
         "sent_at": "$$NOW",
+        "overdue_at": "$$REMOVE",
         "pending": None,
         "updated_at": "$$NOW",
     }
@@ -118,6 +119,7 @@ def cancelled() -> dict[str, Any]:
         "status": {"$cond": [left, Status.UNCERTAIN.value, Status.CANCELLED.value]},
         "reason": Reason.CANCELLED.value,
         "due_at": None,
+        "overdue_at": "$$REMOVE",
         "unknowns": {"$add": ["$unknowns", {"$cond": [pinned, 1, 0]}]},
         "pin": None,
         "updated_at": "$$NOW",

@@ -3,9 +3,10 @@
 Decides: how a lost reply is told from a lost claim. The fields stand in ``document``, the guards in
 ``transitions``; ``mongo`` makes writes durable.
 
-Indexes: ``idempotency_key`` unique where present; ``(status, env, due_at)`` for the backlog, the
-relay and the leases; ``(status, env, overdue_at)`` for what the relay repeats;
-``(status, expires_at)`` where present; ``(status, updated_at)`` for retention.
+Indexes (MongoDB 6.0 or newer): ``idempotency_key`` unique where present; ``(status, env, due_at)``
+of what is queued or being sent, for the backlog, the relay and the leases; ``(env, overdue_at)``
+for what the relay repeats; ``(status, env, expires_at)`` where present; ``(status, env,
+updated_at)`` of what ended, for retention. A transition writes to as few of them as can be.
 
 Promises: a call that returns is durable. Every method may be called from any thread and raises
 ``StoreUnavailable``; a ``Store`` belongs to the process that made it.
@@ -41,15 +42,17 @@ from mailqueue.transitions import (
     looked_up_update,
 )
 
+_OPEN = [status.value for status in Status if not status.final]
+_FINAL = [status.value for status in Status if status.final]
 INDEXES: Mapping[str, Mapping[str, Any]] = {
     "idempotency_key": {
         "unique": True,
         "partialFilterExpression": {"idempotency_key": {"$exists": True}},
     },
-    "status env due_at _id": {},
-    "status env overdue_at": {"partialFilterExpression": {"overdue_at": {"$exists": True}}},
-    "status expires_at": {"partialFilterExpression": {"expires_at": {"$exists": True}}},
-    "status updated_at": {},
+    "status env due_at _id": {"partialFilterExpression": {"status": {"$in": _OPEN}}},
+    "env overdue_at": {"partialFilterExpression": {"overdue_at": {"$exists": True}}},
+    "status env expires_at": {"partialFilterExpression": {"expires_at": {"$exists": True}}},
+    "status env updated_at": {"partialFilterExpression": {"status": {"$in": _FINAL}}},
 }
 
 BY_ID = "_id_"  # said to the server, so that it does not try the other indexes first

@@ -109,10 +109,13 @@ def _count(desk: Desk, status: Status) -> dict[str, Any]:
 
 
 def _oldest(desk: Desk) -> dict[str, Any] | None:
-    """The e-mail that is due for the longest time; one without ``due_at`` since its last change."""
+    """The e-mail that is due for the longest time; one without ``due_at`` since its last change.
+
+    Of those without, the oldest is looked at.
+    """
     queued = {"status": Status.QUEUED.value}
     dated = desk.store.find({**queued, "due_at": {"$lte": desk.store.now()}}, 1, "due_at")
-    at_once = desk.store.find({**queued, "due_at": None}, 1, "updated_at")
+    at_once = desk.store.find({**queued, "due_at": None}, 1, "_id")
     waits = [
         {"id": str(s.id), "seconds": round((s.now - since).total_seconds(), 1)}
         for s in (*dated, *at_once)

@@ -489,7 +489,7 @@ def test_the_backlog_and_the_key_are_found_by_index(
         "_id_",
         "idempotency_key_1",
         "status_1_env_1_due_at_1__id_1",
-        "status_1_env_1_overdue_at_1",
-        "status_1_expires_at_1",
-        "status_1_updated_at_1",
+        "env_1_overdue_at_1",
+        "status_1_env_1_expires_at_1",
+        "status_1_env_1_updated_at_1",
     }
