@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from mailqueue.gathering import MOST, Gathering, Interrupted
+from mailqueue.gathering import MOST, Gathering, Interrupted, _Entry
 from tests.waiting import wait_until
 
 
@@ -84,3 +84,64 @@ def test_after_an_error_the_next_call_is_done() -> None:
     slow.error = None
     assert gathering(3) == 6
     assert issubclass(Interrupted, Exception)
+
+
+class Timed:
+    """Doubles numbers; every call takes so long on its own clock."""
+
+    def __init__(self, seconds: float) -> None:
+        self.batches: list[list[int]] = []
+        self.now, self.seconds = 0.0, seconds
+        self.gathering = Gathering(self, lambda: self.now)
+
+    def __call__(self, numbers: list[int]) -> list[int]:
+        self.batches.append(numbers)
+        self.now += self.seconds
+        return [2 * number for number in numbers]
+
+    def serve_two_together(self, pool: ThreadPoolExecutor) -> None:
+        """As if both had come while another was served."""
+        self.gathering._enough, self.gathering._until = 2, self.now + 60
+        first = pool.submit(self.gathering, 1)
+        wait_until(lambda: self.gathering._hesitates)
+        assert [pool.submit(self.gathering, 2).result(), first.result()] == [4, 2]
+        assert self.batches.pop() == [1, 2]
+
+
+def test_callers_that_were_served_together_are_waited_for() -> None:
+    timed = Timed(60.0)
+    with ThreadPoolExecutor(2) as pool:
+        timed.serve_two_together(pool)
+        first = pool.submit(timed.gathering, 3)
+        wait_until(lambda: timed.gathering._hesitates)
+        assert [timed.gathering(4), first.result()] == [8, 6]
+    assert timed.batches == [[3, 4]]
+
+
+def test_they_are_waited_for_no_longer_than_the_last_time_took() -> None:
+    timed = Timed(0.01)
+    with ThreadPoolExecutor(2) as pool:
+        timed.serve_two_together(pool)
+    assert [timed.gathering(3), timed.gathering(4)] == [6, 8]
+    assert timed.batches == [[3], [4]]
+
+
+def test_nobody_is_waited_for_who_would_come_late() -> None:
+    timed = Timed(60.0)
+    with ThreadPoolExecutor(2) as pool:
+        timed.serve_two_together(pool)
+    timed.now += 60.0
+    assert timed.gathering(3) == 6
+
+
+def test_one_who_waits_may_be_interrupted_without_harm_to_the_others() -> None:
+    gathering = Gathering(Slow())
+    gone: _Entry[int, int] = _Entry(1)
+    assert gathering._leads(gone)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(gathering, 2)
+        wait_until(lambda: len(gathering._waiting) == 2)
+        gathering._do.let_go.set()  # type: ignore[attr-defined]  # it is the slow one
+        gathering._leave(gone)
+        assert other.result() == 4
+    assert gathering._leader is None
