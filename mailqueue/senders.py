@@ -2,8 +2,8 @@
 
 Decides: how many e-mails may be claimed, and how many jobs reserved. As many as there are free
 senders; and where senders come free quickly, a few more, so that the next e-mail is there when one
-does: at most as many as came free in the last 20 ms, and never more than there are senders. Where
-a call takes long that is none, and an e-mail is left to processes that have a sender free.
+does: at most as many as came free in the last 20 ms. Where a call takes long that is none, and an
+e-mail is left to processes that have a sender free.
 
 Promises: any thread may call; nothing here waits for longer than it is told to.
 """
@@ -22,22 +22,22 @@ class Senders:
 
     def __init__(self, number: int, clock: Callable[[], float]) -> None:
         self._clock = clock
-        lock = threading.Lock()
-        self._changed, self._gathered = threading.Condition(lock), threading.Condition(lock)
+        self._changed = threading.Condition(threading.Lock())
         self._number = number
         self._few = max(1, number // 4)
         self._busy = 0
         self._reserved = 0
         # One that sends alone takes one e-mail after the other: what is urgent overtakes at once.
-        self._freed: deque[float] = deque(maxlen=number if number > 1 else 0)
+        self._ahead = AHEAD if number > 1 else 0.0
+        self._freed: deque[float] = deque()
 
     def _soon(self) -> int:
         """How many will come free in a moment: as many as did in the last."""
-        recently = self._clock() - AHEAD
+        recently = self._clock() - self._ahead
         freed = self._freed
-        if not freed or freed[-1] < recently:
-            return 0
-        return len(freed) if freed[0] >= recently else sum(at >= recently for at in freed)
+        while freed and freed[0] <= recently:
+            freed.popleft()
+        return len(freed)
 
     def room(self, seconds: float) -> int:
         """How many further jobs may be reserved; waits up to ``seconds`` for one."""
@@ -61,11 +61,11 @@ class Senders:
             self._busy += taken
             return taken
 
-    def gather(self, seconds: float) -> None:
-        """Wait a moment for others to come free, where some will: they go into the same write."""
-        with self._gathered:
-            if self._soon() >= self._few:
-                self._gathered.wait_for(lambda: self._number - self._busy >= self._few, seconds)
+    @property
+    def many(self) -> bool:
+        """Whether more will come free in a moment."""
+        with self._changed:
+            return self._soon() >= self._few
 
     @property
     def free(self) -> bool:
@@ -85,8 +85,6 @@ class Senders:
         with self._changed:
             self._busy -= 1
             self._freed.append(self._clock())
-            if self._number - self._busy >= self._few:
-                self._gathered.notify()
             # Where more will follow in a moment, fewer are not worth a look at the tube.
             if self._room() >= min(self._few, self._soon()):
                 self._changed.notify()

@@ -1,10 +1,10 @@
-"""Taking e-mails: reserve their jobs, read them, choose vendors for those that can be claimed.
+"""Taking e-mails: reserve their jobs, read them, choose vendors, claim what can be sent.
 
-Decides: which jobs this process holds. ``fetch`` (a thread per beanstalkd server) reserves jobs and
-reads their e-mails ahead of their claim, so that a sender that comes free has not to wait for that;
-``look`` chooses vendors for as many as can be sent.
+Decides: which jobs this process holds. ``fetch`` (a thread per beanstalkd server) reserves jobs,
+reads their e-mails and chooses vendors ahead of their claim, so that a sender that comes free has
+not to wait for that; ``take`` says which are to be claimed now.
 
-Assumes: a job is only a hint; MongoDB's guards decide who owns an e-mail. ``look`` and what follows
+Assumes: a job is only a hint; MongoDB's guards decide who owns an e-mail. ``take`` and what follows
 it are called by one thread.
 
 Promises: no more e-mails are claimed than there are free senders, but for the few that ``senders``
@@ -30,7 +30,7 @@ from mailqueue.routing import Routing
 from mailqueue.senders import Senders
 from mailqueue.store import Store
 from mailqueue.transitions import Claim
-from mailqueue.triage import Ending, Inquiry, Taking, Task, Triage, conclude, job_priority
+from mailqueue.triage import Ending, Inquiry, Task, Triage, conclude, job_priority
 from mailqueue.tube import Job, Tube
 
 RESERVE_TIMEOUT = 1
@@ -38,26 +38,34 @@ PATIENCE = 1.0
 BATCH = 256
 CLAIM_TRIES = 3
 
-Result = tuple[Task | Inquiry, SendResult | None]
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a sender came to (None: nothing was sent, or the vendor does not know), and its end."""
+
+    task: Task | Inquiry
+    result: SendResult | None
+    ending: Ending | None
 
 
 @dataclass(slots=True)
 class Waiting:
-    """A job that waits for its claim, its e-mail as it was read (None: there is none)."""
+    """A job that waits for its turn, its e-mail as it was read, and what is to be done about it."""
 
     job: Job
-    stored: Stored | None
     since: float
+    stored: Stored | None = None
+    seen: Task | Inquiry | Ending | None = None
     tries: int = 0
 
 
 @dataclass(slots=True)
-class Looked:
-    """What a look at waiting jobs came to; ``number`` senders were taken for it."""
+class Taken:
+    """Jobs whose turn it is, ``number`` senders taken for them, and the nonce of their claims."""
 
     number: int
-    taking: Taking
-    waiting: list[Waiting] = field(default_factory=list)
+    waiting: Sequence[Waiting]
+    nonce: ObjectId = field(default_factory=ObjectId)
     tasks: dict[ObjectId, Task] = field(default_factory=dict)
     inquiries: list[Inquiry] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
@@ -78,7 +86,7 @@ class Looked:
 
 
 class Taker:
-    """Puts jobs with their e-mails into ``inbox``, and looks at those that wait."""
+    """Puts jobs with what is to be done into ``inbox``, and takes from those that wait."""
 
     def __init__(
         self,
@@ -92,6 +100,7 @@ class Taker:
         self._routing = routing
         self._triage = Triage(store.env, config.delivery, routing)
         self._senders = senders
+        self._deadline = config.delivery.deadline
         self._clock = clock
         self.stopping = threading.Event()
         self.inbox: queue.SimpleQueue[list[Waiting] | Result | None] = queue.SimpleQueue()
@@ -117,40 +126,57 @@ class Taker:
             jobs = tube.reserve(RESERVE_TIMEOUT)
         if jobs:
             self._senders.reserved(len(jobs))
-            self.inbox.put(self._read([Waiting(job, None, self._clock()) for job in jobs]))
+            self.inbox.put(self._look([Waiting(job, self._clock()) for job in jobs]))
         return bool(jobs)
 
-    def _read(self, waiting: list[Waiting]) -> list[Waiting]:
-        """Read their e-mails (again)."""
+    def _look(self, waiting: list[Waiting]) -> list[Waiting]:
+        """Read their e-mails (again), and see what is to be done."""
         ids = [each.job.email_id for each in waiting if each.job.email_id is not None]
+        tasks: set[ObjectId] = set()
         try:
             stored = self._store.read(ids)
+            for each in waiting:
+                each.stored = stored.get(each.job.email_id) if each.job.email_id else None
+                each.seen = self._triage.look(each.job, stored, tasks)
+                if isinstance(each.seen, Task):
+                    tasks.add(each.seen.stored.id)
         except StoreUnavailable:
             self._drop(waiting)
             raise
-        for each in waiting:
-            each.stored = stored.get(each.job.email_id) if each.job.email_id else None
         return waiting
 
     # In the thread that writes -----------------------------------------------------------------
 
-    def look(self) -> Looked:
-        """Choose vendors for the jobs that wait, as far as senders are free."""
+    def take(self) -> Taken:
+        """As many of the jobs that wait as senders are free for."""
         if self.stopping.is_set():
             self._put_back(self.waiting)
             self.waiting.clear()
-        looked = Looked(self._senders.take(len(self.waiting)), Taking(self._clock(), ObjectId()))
-        looked.waiting = [self.waiting.popleft() for _ in range(looked.number)]
-        stored = {each.stored.id: each.stored for each in looked.waiting if each.stored}
+        number = self._senders.take(len(self.waiting))
+        taken = Taken(number, [self.waiting.popleft() for _ in range(number)])
+        deadline = self._clock() + self._deadline
         try:
-            for each in looked.waiting:
-                seen = self._triage.look(each.job, stored, looked.tasks, looked.taking)
-                looked.add(seen)
+            for each in taken.waiting:
+                self._renew(each, taken.tasks)
+                taken.add(each.seen)
+                if isinstance(each.seen, Task):
+                    each.seen.nonce, each.seen.deadline = taken.nonce, deadline
         except StoreUnavailable:
-            self.failed(looked)
+            self.failed(taken)
             raise
         self._lose_patience()
-        return looked
+        return taken
+
+    def _renew(self, each: Waiting, tasks: Collection[ObjectId]) -> None:
+        """Look again where it was chosen what cannot be done any more."""
+        task, stored = each.seen, each.stored
+        if not isinstance(task, Task) or stored is None:
+            return
+        closed = self._routing.health.closed_since(task.record.vendor or "", task.generation)
+        if closed or stored.id in tasks:
+            self._give_back_probes([each])
+            each.seen = None
+            each.seen = self._triage.look(each.job, {stored.id: stored}, tasks)
 
     def _lose_patience(self) -> None:
         long_ago = self._clock() - PATIENCE
@@ -160,21 +186,21 @@ class Taker:
             self._put_back(late)
 
     def claimed(
-        self, looked: Looked, won: Collection[ObjectId], lost: Collection[ObjectId]
+        self, taken: Taken, won: Collection[ObjectId], lost: Collection[ObjectId]
     ) -> tuple[list[Task | Inquiry], list[Waiting]]:
         """What may be sent now, and what another worker was faster at."""
-        mine = [task for email_id, task in looked.tasks.items() if email_id in won]
-        missed = [task for email_id, task in looked.tasks.items() if email_id not in won]
-        self._give_back_probes(missed)
-        jobs = {task.job for task in missed}
-        jobs |= {e.job for e in looked.endings if e.change is not None and e.change.id in lost}
-        ready: list[Task | Inquiry] = [*mine, *looked.inquiries]
-        again = [each for each in looked.waiting if each.job in jobs]
-        self._senders.give_back(looked.number - len(ready), looked.number - len(again))
+        mine = [task for email_id, task in taken.tasks.items() if email_id in won]
+        missed = [task for email_id, task in taken.tasks.items() if email_id not in won]
+        jobs = {e.job for e in taken.endings if e.change is not None and e.change.id in lost}
+        jobs |= {task.job for task in missed}
+        ready: list[Task | Inquiry] = [*mine, *taken.inquiries]
+        again = [each for each in taken.waiting if each.job in jobs]
+        self._give_back_probes(again)
+        self._senders.give_back(taken.number - len(ready), taken.number - len(again))
         return ready, again
 
-    def read_again(self, lost: Sequence[Waiting]) -> list[Waiting]:
-        """Read what was lost, to look at it again; the third time it is left for a second.
+    def look_again(self, lost: Sequence[Waiting]) -> list[Waiting]:
+        """Look at what was lost again; the third time it is left for a second.
 
         Raises ``StoreUnavailable``; the jobs are back on the tube then.
         """
@@ -182,15 +208,14 @@ class Taker:
             each.tries += 1
         self._put_back([each for each in lost if each.tries >= CLAIM_TRIES], 1.0)
         again = [each for each in lost if each.tries < CLAIM_TRIES]
-        return self._read(again) if again else []
+        return self._look(again) if again else []
 
-    def failed(self, looked: Looked) -> None:
+    def failed(self, taken: Taken) -> None:
         """Nothing is known of these claims; the jobs go back to the tube."""
-        self._give_back_probes(looked.tasks.values())
-        self._senders.give_back(looked.number, 0)
-        self._drop(looked.waiting)
+        self._senders.give_back(taken.number, 0)
+        self._drop(taken.waiting)
 
-    def _put_back(self, waiting: Iterable[Waiting], delay: float = 0.0) -> None:
+    def _put_back(self, waiting: Collection[Waiting], delay: float = 0.0) -> None:
         """Let others have the jobs."""
         endings = [
             Ending(
@@ -201,15 +226,17 @@ class Taker:
             for each in waiting
         ]
         conclude(endings)
+        self._give_back_probes(waiting)
         self._senders.give_back(0, len(endings))
 
     def _drop(self, waiting: Sequence[Waiting]) -> None:
         """End the connections: the server takes the jobs back with their priorities."""
         for connection in {each.job.connection for each in waiting}:
             connection.close()
+        self._give_back_probes(waiting)
         self._senders.give_back(0, len(waiting))
 
-    def _give_back_probes(self, tasks: Iterable[Task]) -> None:
-        for task in tasks:
-            if task.probe is not None:
+    def _give_back_probes(self, waiting: Iterable[Waiting]) -> None:
+        for each in waiting:
+            if isinstance(task := each.seen, Task) and task.probe is not None:
                 self._routing.hear(task.record, None, task.generation, task.probe)

@@ -1,7 +1,7 @@
 """What to do about a job, by what its e-mail is now.
 
-Decides: for each reserved job, whether its e-mail is to be sent (a ``Task``: which vendor, which
-claim) or what else follows (an ``Ending``: a change to write, then delete or release the job).
+Decides: for each reserved job, whether its e-mail is to be sent (a ``Task``: through which vendor)
+or what else follows (an ``Ending``: a change to write, then delete or release the job).
 
 Assumes: the document was just read; the claim's guard will tell if it has changed since.
 
@@ -11,7 +11,7 @@ Promises: no e-mail is changed here. A probe that is won belongs to the returned
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,17 +33,9 @@ logger = logging.getLogger(__name__)
 OTHER_ENV_DELAY = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Taking:
-    """One look at jobs: when it began, and the nonce of the claims that it leads to."""
-
-    began: float
-    nonce: ObjectId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Task:
-    """An e-mail on its way to one vendor."""
+    """An e-mail on its way to one vendor; ``nonce`` and ``deadline`` are those of its claim."""
 
     job: Job
     stored: Stored
@@ -51,9 +43,9 @@ class Task:
     record: Record
     carriers: Sequence[str]
     generation: int
-    deadline: float
-    nonce: ObjectId
     probe: str | None = None
+    nonce: ObjectId | None = None
+    deadline: float = 0.0
 
     @property
     def claim(self) -> Claim:
@@ -112,8 +104,7 @@ class Triage:
         self,
         job: Job,
         stored: Mapping[ObjectId, Stored],
-        tasks: Mapping[ObjectId, Task],
-        taking: Taking,
+        tasks: Container[ObjectId],
     ) -> Task | Inquiry | Ending | None:
         """What to do about a job, by what its e-mail is now. None: it is done with."""
         if job.email_id is None:
@@ -128,7 +119,7 @@ class Triage:
         if job.email_id in tasks:
             return _later(job, stored[job.email_id], self._delivery.lease)
         try:
-            return self._due(job, stored[job.email_id], taking)
+            return self._due(job, stored[job.email_id])
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  # this one e-mail must not stop all others
@@ -145,7 +136,7 @@ class Triage:
             quietly(job.bury)
             return None
 
-    def _due(self, job: Job, stored: Stored, taking: Taking) -> Task | Inquiry | Ending:
+    def _due(self, job: Job, stored: Stored) -> Task | Inquiry | Ending:
         if stored.document["env"] != self._env:
             logger.error("email.of_other_env", extra={"facts": {"id": str(stored.id)}})
             return _later(job, stored, OTHER_ENV_DELAY)
@@ -157,7 +148,7 @@ class Triage:
             return _queued(job, stored, lifecycle.end(stored.record(), Reason.EXPIRED))
         if stored.due_in > 0:
             return _later(job, stored, stored.due_in)
-        return self._routed(job, stored, taking)
+        return self._routed(job, stored)
 
     def _leased(self, job: Job, stored: Stored) -> Ending:
         if stored.leased_for > 0:
@@ -166,7 +157,7 @@ class Triage:
         decision = self._routing.rescued(stored, email)
         return Ending.of(job, decision, rescue(stored, decision))
 
-    def _routed(self, job: Job, stored: Stored, taking: Taking) -> Task | Inquiry | Ending:
+    def _routed(self, job: Job, stored: Stored) -> Task | Inquiry | Ending:
         """Choose the vendor whose turn it is, winning its probe first where that is needed."""
         email = Email.from_document(stored.document["email"])
         line = stored.unasked
@@ -180,7 +171,7 @@ class Triage:
             choice = self._routing.choose(job.id, carriers, record)
             if choice is None:
                 break
-            task = self._task(job, stored, email, record, carriers, choice, taking)
+            task = self._task(job, stored, email, record, carriers, choice)
             if task is not None:
                 return task
         return _queued(job, stored, self._routing.decide(record, None, carriers))
@@ -193,7 +184,6 @@ class Triage:
         record: Record,
         carriers: Sequence[str],
         choice: Choice,
-        taking: Taking,
     ) -> Task | None:
         """The task for this vendor; None: another process probes it."""
         health = self._routing.health
@@ -209,8 +199,6 @@ class Triage:
             record=self._attempting(record, choice.vendor, stored, probe is not None),
             carriers=carriers,
             generation=health.read()[choice.vendor].generation,
-            deadline=taking.began + self._delivery.deadline,
-            nonce=taking.nonce,
             probe=probe,
         )
 

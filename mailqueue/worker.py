@@ -7,10 +7,10 @@ Everyone should be able to recite it::
     → settle (one durable write guarded by the token) → delete or release the job
 
 Three roles do this, each in threads of its own (``consumer`` starts them). The *taker* reserves
-jobs and reads their e-mails. The *senders* each send one e-mail at a time. Between them one thread
-takes *turns*: it records what was sent and claims what is next, everything that has gathered while
-the last turn's write was under way, in one durable write: a write costs the same for one e-mail as
-for eight. A lone e-mail waits for nobody.
+jobs, reads their e-mails and chooses vendors. The *senders* each send one e-mail at a time and
+decide what follows. Between them one thread takes *turns*: it records what was sent and claims what
+is next, everything that has gathered while the last turn's write was under way, in one durable
+write: a write costs the same for one e-mail as for eight. A lone e-mail waits for nobody.
 
 Assumes: a job is only a hint; MongoDB's guards decide who owns an e-mail.
 
@@ -26,7 +26,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -41,7 +41,7 @@ from mailqueue.record import Outcome, SendResult
 from mailqueue.routing import Routing
 from mailqueue.senders import Senders
 from mailqueue.store import Store
-from mailqueue.taker import BATCH, PATIENCE, Looked, Result, Taker, Waiting
+from mailqueue.taker import BATCH, PATIENCE, Result, Taken, Taker, Waiting
 from mailqueue.transitions import Change
 from mailqueue.triage import Ending, Inquiry, Task, conclude, job_priority, quietly
 from mailqueue.vendors.base import Attempt, Vendor
@@ -96,7 +96,7 @@ class Worker:
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
             self._routing.hear(task.record, result, task.generation, task.probe)
         self._senders.done()
-        self.inbox.put((task, result))
+        self.inbox.put(self._result(task, result))
         return True
 
     def _may_begin(self, task: Task) -> bool:
@@ -150,19 +150,14 @@ class Worker:
         """
         self._take_back()
         results = self._gather()
-        sent = [(task, result) for task, result in results if isinstance(task, Task)]
+        settled = [each.ending for each in results if each.ending is not None]
         try:
-            settled = [self._settled(task, result) for task, result in sent]
-            looked = self.taker.look()
-            lost, again = self._record([*settled, *looked.endings], looked, seconds)
+            taken = self.taker.take()
+            lost, again = self._record([*settled, *taken.endings], taken, seconds)
             if again:
-                self.taker.waiting.extend(self.taker.read_again(again))
-            for task, result in sent:
-                if task.stored.id in lost:
-                    self._lease_lost(task, result, seconds)
-            for inquiry, found in results:
-                if isinstance(inquiry, Inquiry):
-                    self._answered(inquiry, found, seconds)
+                self.taker.waiting.extend(self.taker.look_again(again))
+            for each in results:
+                self._follow_up(each, lost, seconds)
         except StoreUnavailable:
             for each in results:
                 self.inbox.put(each)
@@ -185,7 +180,8 @@ class Worker:
         results: list[Result] = []
         with suppress(queue.Empty):
             self._sort(self.inbox.get(timeout=wait), results)
-            self._senders.gather(GATHER)
+            if self._senders.many:
+                time.sleep(GATHER)
             while len(results) < BATCH:
                 self._sort(self.inbox.get_nowait(), results)
         return results
@@ -199,35 +195,35 @@ class Worker:
             results.append(came)
 
     def _record(
-        self, endings: Sequence[Ending], looked: Looked, seconds: float
+        self, endings: Sequence[Ending], taken: Taken, seconds: float
     ) -> tuple[set[ObjectId], list[Waiting]]:
         """Write, hand out what was won, end the jobs; returns what was lost to another worker."""
         changes = [ending.change for ending in endings if ending.change is not None]
-        written, won = self._write(changes, looked, seconds)
+        written, won = self._write(changes, taken, seconds)
         lost = {change.id for change in changes} - written
-        ready, again = self.taker.claimed(looked, won, lost)
+        ready, again = self.taker.claimed(taken, won, lost)
         self._hand_out(ready)
         conclude(endings, written)
         return lost, again
 
     def _write(
-        self, changes: Sequence[Change], looked: Looked, seconds: float
+        self, changes: Sequence[Change], taken: Taken, seconds: float
     ) -> tuple[set[ObjectId], set[ObjectId]]:
         """The one durable write of a turn; returns the ids of changes written, of claims won."""
-        if not changes and not looked.tasks:
+        if not changes and not taken.tasks:
             return set(), set()
         try:
             return self._store.record(
                 changes,
-                looked.claims,
+                taken.claims,
                 owner=self._owner,
-                nonce=looked.taking.nonce,
+                nonce=taken.nonce,
                 lease=self._config.delivery.lease,
                 seconds=seconds,
             )
         except StoreUnavailable:
-            self._give_back(looked.tasks.values())  # they may be claimed all the same
-            self.taker.failed(looked)
+            self._give_back(taken.tasks.values())  # they may be claimed all the same
+            self.taker.failed(taken)
             raise
 
     def _hand_out(self, ready: Sequence[Task | Inquiry]) -> None:
@@ -245,7 +241,7 @@ class Worker:
         """Have claims of which nothing was sent undone."""
         for task in tasks:
             if isinstance(task, Task):
-                self.inbox.put((task, None))
+                self.inbox.put(self._result(task, None))
 
     def end_sending(self, senders: int) -> None:
         """Tell so many senders that no more comes."""
@@ -262,6 +258,12 @@ class Worker:
                 self._give_back([task])
         self.inbox.put(None)
 
+    def _follow_up(self, each: Result, lost: Collection[ObjectId], seconds: float) -> None:
+        if isinstance(each.task, Inquiry):
+            self._answered(each.task, each.result, seconds)
+        elif each.task.stored.id in lost:
+            self._lease_lost(each.task, each.result, seconds)
+
     def _answered(self, inquiry: Inquiry, found: SendResult | None, seconds: float) -> None:
         """The vendor knows the e-mail: a late yes. It does not: it may be sent again."""
         if found is not None:
@@ -269,6 +271,10 @@ class Worker:
         else:
             self._store.looked_up(inquiry.stored.id, inquiry.token)
         quietly(partial(inquiry.job.release, job_priority(inquiry.stored), 0.0))
+
+    def _result(self, task: Task | Inquiry, result: SendResult | None) -> Result:
+        ending = self._settled(task, result) if isinstance(task, Task) else None
+        return Result(task, result, ending)
 
     def _settled(self, task: Task, result: SendResult | None) -> Ending:
         if result is None:

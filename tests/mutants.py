@@ -112,9 +112,9 @@ MUTANTS = (
         (
             Edit(
                 "worker.py",
-                "        written, won = self._write(changes, looked, seconds)\n",
+                "        written, won = self._write(changes, taken, seconds)\n",
                 "        conclude(endings, {change.id for change in changes})\n"
-                "        written, won = self._write(changes, looked, seconds)\n",
+                "        written, won = self._write(changes, taken, seconds)\n",
             ),
         ),
         (CRASHES, "-k", "before:settle"),

@@ -18,7 +18,7 @@ from mailqueue.config import Config
 from mailqueue.document import PRODUCTION, SIMULATED, Stored
 from mailqueue.errors import QueueUnavailable, StoreUnavailable
 from mailqueue.producer import Producer
-from mailqueue.record import Outcome, SendResult
+from mailqueue.record import Closing, Outcome, SendResult
 from mailqueue.store import Store
 from mailqueue.transitions import Change
 from tests.integration.bench import (
@@ -113,6 +113,17 @@ def test_what_was_claimed_for_a_vendor_that_fails_meanwhile_is_not_sent_there(
     assert [len(vendor.asked) for vendor in bench.vendors.values()] == [1, 1]
     outcomes = Counter(document["attempts"][0]["outcome"] for document in emails.find())
     assert outcomes == {"unavailable": 2, "not_started": 4}
+
+
+def test_an_email_whose_vendor_fails_between_the_choice_and_the_claim_goes_to_another(
+    bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    producer.send_many(mails(6))
+    bench.worker.taker.fetch(bench.tube)
+    bench.board.closed("first", Closing(seconds=600, reason="unavailable"), 0)
+    bench.settle()
+    assert emails.count_documents({"status": "sending"}) == 6
+    assert emails.distinct("attempts.vendor") == ["second"]
 
 
 def test_no_more_is_claimed_than_there_are_free_senders(
@@ -328,6 +339,21 @@ def test_a_job_that_is_there_twice_sends_once(
     email_id = producer.send(MAIL)
     put(config, email_id, email_id)
     bench.work()
+    assert bench.asked == 1
+    assert the(emails)["status"] == "sent"
+
+
+def test_a_job_that_is_fetched_again_before_its_claim_sends_once(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    email_id = producer.send(MAIL)
+    bench.worker.taker.fetch(bench.tube)
+    put(config, email_id)
+    bench.worker.taker.fetch(bench.tube)
+    bench.settle()
+    assert the(emails)["lease"]["token"] == 1
+    bench.deliver()
+    bench.settle()
     assert bench.asked == 1
     assert the(emails)["status"] == "sent"
 
@@ -628,6 +654,19 @@ def test_a_probe_that_was_not_sent_is_given_back(bench: Bench, producer: Produce
     bench.deliver()
     bench.settle()
     assert bench.board.read()["first"].probe_token is None
+
+
+def test_a_probe_that_was_not_claimed_is_given_back(
+    bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    producer.send(MAIL)
+    closed_for_long(bench, "first")
+    bench.worker.taker.fetch(bench.tube)
+    assert bench.board.read()["first"].probe_token is not None
+    bench.worker.stopping.set()
+    bench.settle()
+    assert bench.board.read()["first"].probe_token is None
+    assert the(emails)["attempts"] == []
 
 
 def test_nobody_reserves_while_no_vendor_may_be_asked(

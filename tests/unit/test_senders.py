@@ -55,10 +55,15 @@ def test_twice_as_many_jobs_are_reserved_ahead_as_are_claimed(senders: Senders) 
     assert senders.room(0) == 3
 
 
-def test_nothing_is_waited_for_where_nothing_will_come(senders: Senders) -> None:
+def test_it_is_told_whether_more_will_come_free_in_a_moment(
+    senders: Senders, clock: Clock
+) -> None:
     senders.take(4)
-    senders.gather(60)
-    assert not senders.free
+    assert not senders.many
+    senders.done()
+    assert senders.many
+    clock.now += 1
+    assert not senders.many
 
 
 def test_a_lone_sender_takes_one_email_after_the_other(clock: Clock) -> None:
