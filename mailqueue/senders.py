@@ -61,11 +61,10 @@ class Senders:
             self._busy += taken
             return taken
 
-    @property
-    def many(self) -> bool:
-        """Whether more will come free in a moment."""
+    def expects(self, came: int) -> bool:
+        """Whether many more will come in a moment, and nobody is idle meanwhile."""
         with self._changed:
-            return self._soon() >= self._few
+            return self._busy >= self._number and came < self._few <= self._soon()
 
     @property
     def free(self) -> bool:

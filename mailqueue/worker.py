@@ -49,7 +49,7 @@ from mailqueue.vendors.base import Attempt, Vendor
 logger = logging.getLogger(__name__)
 
 LOOKUP_SECONDS = 10.0
-GATHER = 0.001  # seconds; a write costs more
+GATHER = 0.005  # seconds
 
 
 class Worker:
@@ -150,8 +150,12 @@ class Worker:
         """
         self._take_back()
         results = self._gather()
-        settled = [each.ending for each in results if each.ending is not None]
         try:
+            settled = [
+                each.ending or self._settled(each.task, each.result)
+                for each in results
+                if isinstance(each.task, Task)
+            ]
             taken = self.taker.take()
             lost, again = self._record([*settled, *taken.endings], taken, seconds)
             if again:
@@ -180,7 +184,7 @@ class Worker:
         results: list[Result] = []
         with suppress(queue.Empty):
             self._sort(self.inbox.get(timeout=wait), results)
-            if self._senders.many:
+            if self._senders.expects(1 + self.inbox.qsize()):
                 time.sleep(GATHER)
             while len(results) < BATCH:
                 self._sort(self.inbox.get_nowait(), results)
@@ -273,7 +277,11 @@ class Worker:
         quietly(partial(inquiry.job.release, job_priority(inquiry.stored), 0.0))
 
     def _result(self, task: Task | Inquiry, result: SendResult | None) -> Result:
-        ending = self._settled(task, result) if isinstance(task, Task) else None
+        """With its end, unless MongoDB must be asked for that, and is away."""
+        ending = None
+        if isinstance(task, Task):
+            with suppress(StoreUnavailable):
+                ending = self._settled(task, result)
         return Result(task, result, ending)
 
     def _settled(self, task: Task, result: SendResult | None) -> Ending:

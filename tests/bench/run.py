@@ -236,7 +236,7 @@ class Run:
 
     def _tests(self) -> list[str]:
         every = list(dict.fromkeys([*ALL, *(t for c in CONTENDERS for t in tests_of(c))]))
-        wanted = [t for t in every if any(t.startswith(word) for word in self._options.only)]
+        wanted = [t for t in every if {t, t.partition("-")[0]} & set(self._options.only)]
         if self._options.quick and not wanted:
             return list(QUICK)
         return wanted or every

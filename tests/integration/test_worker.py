@@ -566,6 +566,21 @@ def test_a_result_that_cannot_be_stored_is_kept_until_it_can(
     assert no_job_left(config)
 
 
+def test_a_result_is_kept_while_it_cannot_be_decided_what_follows(
+    bench: Bench, producer: Producer, emails: Collection[Document], mongo_client: MongoClient[Any]
+) -> None:
+    """MongoDB goes away during a call, and vendors' health was read too long ago."""
+    producer.send(MAIL)
+    bench.take()
+    bench.store.timeout = 0.3
+    bench.board._read_at = float("-inf")
+    with failing(mongo_client, "aggregate", closeConnection=True):
+        bench.deliver()
+    assert the(emails)["status"] == "sending"
+    bench.settle()
+    assert the(emails)["status"] == "sent"
+
+
 def test_without_mongodb_the_jobs_go_back_to_the_tube(
     bench: Bench, producer: Producer, config: Config, mongo_client: MongoClient[Document]
 ) -> None:

@@ -55,15 +55,20 @@ def test_twice_as_many_jobs_are_reserved_ahead_as_are_claimed(senders: Senders) 
     assert senders.room(0) == 3
 
 
-def test_it_is_told_whether_more_will_come_free_in_a_moment(
-    senders: Senders, clock: Clock
+def test_more_are_expected_where_they_came_quickly_few_have_come_and_nobody_is_idle(
+    clock: Clock,
 ) -> None:
-    senders.take(4)
-    assert not senders.many
+    senders = Senders(8, clock)
+    senders.take(8)
+    assert not senders.expects(1)
     senders.done()
-    assert senders.many
+    senders.done()
+    assert not senders.expects(1)
+    senders.take(2)
+    assert senders.expects(1)
+    assert not senders.expects(2)
     clock.now += 1
-    assert not senders.many
+    assert not senders.expects(1)
 
 
 def test_a_lone_sender_takes_one_email_after_the_other(clock: Clock) -> None:
