@@ -242,10 +242,12 @@ class Worker:
         self._give_back(ready)
 
     def _give_back(self, tasks: Iterable[Task | Inquiry]) -> None:
-        """Have claims of which nothing was sent undone."""
+        """Have claims of which nothing was sent undone, and leave questions to others."""
         for task in tasks:
             if isinstance(task, Task):
                 self.inbox.put(self._result(task, None))
+            else:
+                quietly(partial(task.job.release, job_priority(task.stored), 0.0))
 
     def end_sending(self, senders: int) -> None:
         """Tell so many senders that no more comes."""

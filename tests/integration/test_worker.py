@@ -212,6 +212,39 @@ def test_what_was_claimed_too_late_is_given_back_unsent_and_counts_as_nothing(
     bench.close()
 
 
+def test_what_waits_for_a_sender_for_long_is_given_back_unsent(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    email_id = producer.send(MAIL)
+    bench.take()
+    bench.worker._taken_at -= 5
+    bench.worker._take_back()
+    bench.settle()
+    assert the(emails)["status"] == "queued"
+    assert the(emails)["attempts"][0]["outcome"] == "not_started"
+    assert (ready_ids(config), bench.asked) == ([email_id], 0)
+
+
+def test_a_question_that_waits_for_a_sender_for_long_is_left_to_others(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    """The vendor of an unknown outcome is asked first; here no sender came free for that."""
+    for vendor in bench.vendors.values():
+        vendor.results = [UNHEARD]
+        vendor.lookup = lambda *_: None  # it can be asked
+    email_id = producer.send(MAIL)
+    bench.work()
+    emails.update_one({}, {"$set": {"due_at": None}})
+    put(config, email_id)
+    bench.take()
+    assert bench.worker.tasks.qsize() == 1
+    bench.worker._taken_at -= 5
+    bench.worker._take_back()
+    assert bench.worker.tasks.empty()
+    assert ready_ids(config) == [email_id]
+    assert "looked_up" not in the(emails)["attempts"][0]
+
+
 def test_what_is_claimed_when_we_stop_is_given_back_unsent(
     bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
 ) -> None:
