@@ -2,7 +2,7 @@
 
 Decides: how many e-mails may be claimed, and how many jobs reserved. As many as there are free
 senders; and where senders come free quickly, a few more, so that the next e-mail is there when one
-does: at most as many as came free in the last 20 ms. Where a call takes long that is none, and an
+does: at most as many as came free in the last 20 ms. Where calls take long those are few, and an
 e-mail is left to processes that have a sender free.
 
 Promises: any thread may call; nothing here waits for longer than it is told to.

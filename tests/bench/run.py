@@ -44,10 +44,10 @@ except ImportError:  # run by any Python: set up the project's own, and go on th
 sys.path.insert(0, str(REPO))
 
 from mailqueue.devserver import Beanstalkd, Mongod  # noqa: E402  # the path is set above
-from tests.bench import measure  # noqa: E402
-from tests.bench.contenders import ALL, CONTENDERS, Contender  # noqa: E402
-from tests.bench.measure import Failed, Figures, Place  # noqa: E402
-from tests.bench.vendor import Endpoint, HttpVendor, Nginx, has_nginx  # noqa: E402
+from tests.bench import measure  # noqa: E402  # the same
+from tests.bench.contenders import ALL, CONTENDERS, Contender  # noqa: E402  # the same
+from tests.bench.measure import Failed, Figures, Place  # noqa: E402  # the same
+from tests.bench.vendor import Endpoint, HttpVendor, Nginx, has_nginx  # noqa: E402  # the same
 
 ROUNDS = 3
 SIZES = {"1k": 1_000, "10k": 10_000, "100k": 100_000, "1m": 1_000_000}

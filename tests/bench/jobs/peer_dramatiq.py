@@ -22,10 +22,10 @@ os.environ.setdefault("dramatiq_queue_prefetch", str(work.CONCURRENCY * 4))
 os.environ.setdefault("dramatiq_worker_timeout", "1000" if AMQP else "20")
 
 import dramatiq  # noqa: E402  # reads the above when it is imported
-from dramatiq.brokers.rabbitmq import RabbitmqBroker  # noqa: E402
-from dramatiq.brokers.redis import RedisBroker  # noqa: E402
-from dramatiq.middleware import Retries  # noqa: E402
-from redis import Redis  # noqa: E402
+from dramatiq.brokers.rabbitmq import RabbitmqBroker  # noqa: E402  # the same
+from dramatiq.brokers.redis import RedisBroker  # noqa: E402  # the same
+from dramatiq.middleware import Retries  # noqa: E402  # the same
+from redis import Redis  # noqa: E402  # the same
 
 QUEUE = "mail"
 CALLERS = 64

@@ -131,7 +131,7 @@ def worker() -> None:
     while True:
         send_queued_mail_until_done(lock, processes=1)
         while not get_queued().exists():
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # nothing tells it of new e-mail
 
 
 def main(role: str, *arguments: str) -> None:

@@ -141,7 +141,7 @@ class Pump:
             tube().delete(job)
         self.under_way += len(jobs) - len(done)
         if not jobs and not done:
-            time.sleep(0.001)
+            time.sleep(0.001)  # a blocking reserve would keep the results waiting
 
     def collected(self, wait: bool) -> list[Any]:
         done = [self.results.get()] if wait else []
