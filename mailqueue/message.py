@@ -168,12 +168,6 @@ def size(mapping: Mapping[str, Any]) -> int:
     return len(encode(mapping))
 
 
-def check_size(size: int, max_size: int) -> None:
-    """Refuse what would not fit a document."""
-    if size > max_size:
-        raise InvalidEmail("email", f"{size} bytes are more than limits.max_size ({max_size})")
-
-
 def mime(
     email: Email,
     *,

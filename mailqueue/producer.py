@@ -26,7 +26,7 @@ from mailqueue.announcer import Announcer
 from mailqueue.config import Config, is_production
 from mailqueue.errors import InvalidEmail, StoreUnavailable
 from mailqueue.gathering import Gathering, Interrupted
-from mailqueue.intake import Intake, Sendable, Terms
+from mailqueue.intake import Draft, Intake, Sendable, Terms
 from mailqueue.record import Status
 from mailqueue.status import EmailStatus, status_of
 from mailqueue.tube import Announcement
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from mailqueue.store import Store
 
 BULK = 500
+# What is left to do for an e-mail: nothing; tell its caller; look who took its key.
+Left = InvalidEmail | dict[str, Any] | None
 
 
 class Producer:
@@ -59,7 +61,7 @@ class Producer:
         self._intake = Intake(self.config, self.env)
         self._given_client = client
         self._opened: dict[int, tuple[Store, Announcer]] = {}  # by process
-        self._together: dict[int, Gathering[dict[str, Any], bool]] = {}
+        self._together: dict[int, Gathering[Draft, Left]] = {}
 
     # Connections -------------------------------------------------------------------------------
 
@@ -144,8 +146,10 @@ class Producer:
         ``mongodb.timeout``; repeating with the same key is safe).
         """
         terms = Terms(priority, send_at, expires_at)
-        made = self._intake.document(email, terms, idempotency_key)
-        return self._keep_one(made) if session is None else self._keep([made], session)[0]
+        draft = self._intake.read(email, terms, idempotency_key)
+        if session is None:
+            return self._keep_one(draft)
+        return self._keep([self._intake.document(draft)], session)[0]
 
     def send_many(
         self,
@@ -165,8 +169,8 @@ class Producer:
         and of which it is not known.
         """
         terms = Terms(priority, send_at, expires_at)
-        made = self._intake.documents(list(emails), terms, idempotency_keys)
-        return self._keep(made, session)
+        drafts = self._intake.read_all(list(emails), terms, idempotency_keys)
+        return self._keep(self._intake.all_good(drafts), session)
 
     def announce(self, ids: Iterable[str]) -> int:
         """Put stored e-mails on the tube, right after the commit of their transaction.
@@ -200,33 +204,36 @@ class Producer:
 
     # Steps -------------------------------------------------------------------------------------
 
-    def _keep_one(self, made: dict[str, Any]) -> str:
+    def _keep_one(self, draft: Draft) -> str:
         """Store and announce one e-mail, together with those that other threads send meanwhile."""
         store, _ = self._open()
-        if not store.indexed and "idempotency_key" in made:
+        if not store.indexed and draft.key is not None:
             store.ensure_indexes()
         together = self._together.get(os.getpid()) or self._together.setdefault(
             os.getpid(), Gathering(self._keep_new)
         )
         try:
-            kept = together(made)
+            left = together(draft)
         except (StoreUnavailable, Interrupted) as error:
-            raise StoreUnavailable(str(error), (), [str(made["_id"])]) from error
+            raise StoreUnavailable(str(error), (), [str(draft.id)]) from error
+        if isinstance(left, InvalidEmail):
+            raise left
         # Its key was there already, be it by another of those that were stored with it.
-        return str(made["_id"]) if kept else self._keep_page([made], {}, None)[0]
+        return str(draft.id) if left is None else self._keep_page([left], {}, None)[0]
 
-    def _keep_new(self, made: list[dict[str, Any]]) -> list[bool]:
-        """Store and announce e-mails of several callers; False for those whose key was there."""
+    def _keep_new(self, drafts: list[Draft]) -> list[Left]:
+        """Store and announce e-mails of several callers; says what is left to do for each."""
         store, announcer = self._open()
-        taken = set(store.insert(made))
-        kept = (
-            [d.get("idempotency_key") not in taken for d in made] if taken else [True] * len(made)
-        )
+        lefts: list[Left] = list(self._intake.documents(drafts))
+        made = [left for left in lefts if isinstance(left, dict)]
+        taken = set(store.insert(made)) if made else set()
+        new = [d for d in made if d.get("idempotency_key") not in taken] if taken else made
         now = datetime.now(UTC)
-        announcer.announce(
-            [_announcement(d, now) for d, new in zip(made, kept, strict=True) if new]
-        )
-        return kept
+        announcer.announce([_announcement(d, now) for d in new])
+        kept = {d["_id"] for d in new}
+        return [
+            None if draft.id in kept else left for draft, left in zip(drafts, lefts, strict=True)
+        ]
 
     def _keep(self, made: list[dict[str, Any]], session: ClientSession | None) -> list[str]:
         """Store documents and announce those that are new; returns the ids they are known by.
