@@ -191,12 +191,21 @@ def worked_off(
         for n in range(processes):
             wait_for(file, base + n + 1)
         time.sleep(SETTLE)
-        began, first = time.perf_counter(), count(file)
+        began, first, idle = time.perf_counter(), count(file), idle_seconds()
         last, now = first, began
         while now - began < window and last - base < backlog:
             time.sleep(0.005)
             last, now = count(file), time.perf_counter()
-    return {"value": (last - first) / (now - began), "unit": "e-mails/s"}
+        seconds = now - began
+        used = 1 - (idle_seconds() - idle) / (seconds * (os.cpu_count() or 1))
+    return {"value": (last - first) / seconds, "unit": "e-mails/s", "used": 100 * used}
+
+
+def idle_seconds() -> float:
+    """Seconds that all cores of the machine together have been idle (proc(5))."""
+    first, _, _ = Path("/proc/stat").read_text().partition("\n")
+    idle, waiting = map(int, first.split()[4:6])
+    return (idle + waiting) / os.sysconf("SC_CLK_TCK")
 
 
 # Idle --------------------------------------------------------------------------------------------

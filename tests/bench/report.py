@@ -37,7 +37,12 @@ Factor = tuple[float, float, float]  # median, least, greatest
 OURS, RAW = "mailqueue", "raw"
 LOWER_IS_BETTER = {"ms", "MiB", "s"}
 # Of these figures beside the value: its column, and how its numbers are read.
-EXTRAS = {"p95": "p95", "p99": "p99", "first": "first e-mail after (s)", "rss": "RSS (MiB)"}
+EXTRAS = {
+    "p95": "p95",
+    "p99": "p99",
+    "first": "first e-mail after (s)",
+    "used": "machine used (%)",
+}
 DASH, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 BY_NAME = {contender.name: contender for contender in CONTENDERS}
 

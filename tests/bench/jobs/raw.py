@@ -1,16 +1,17 @@
 """What the servers allow: bare loops over pymongo, greenstalk and http.client.
 
 No validation, no ledger, no leases, no failover; but the same durable writes: an insert, a claim
-and a result for each e-mail, journaled by a majority. Writes of concurrent e-mails are merged
-(``BENCH_MERGE=0``: one write each). This is the limit that mailqueue is measured against.
+and a result for each e-mail, journaled by a majority. Writes of concurrent e-mails are merged, and
+commands to beanstalkd that belong together are written together. This is the limit that mailqueue
+is measured against.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import queue
+import socket
 import sys
 import threading
 import time
@@ -18,27 +19,64 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import greenstalk
 import work
 from bson import ObjectId
-from pymongo import MongoClient, UpdateOne, WriteConcern
+from pymongo import MongoClient, UpdateMany, WriteConcern
 
 SETTINGS = json.loads(Path(work.BROKER).read_text())
-TUBE = "raw"
+TUBE = b"raw"
 BATCH = 500
 DURABLE = WriteConcern(w="majority", j=True)
-MERGE = os.environ.get("BENCH_MERGE", "1") == "1"
 CLIENT: MongoClient[dict[str, Any]] = MongoClient(SETTINGS["mongodb"]["uri"])
 EMAILS = CLIENT["raw"].get_collection("emails", write_concern=DURABLE)
 _thread = threading.local()
 
 
-def tube() -> greenstalk.Client[bytes]:
+class Tube:
+    """A connection that writes many commands at once; greenstalk waits for each reply."""
+
+    def __init__(self) -> None:
+        host, _, port = SETTINGS["beanstalkd"]["servers"][0].rpartition(":")
+        self.socket = socket.create_connection((host, int(port)))
+        self.replies = self.socket.makefile("rb")
+        self.owed = 0
+        self.tell([b"use %b\r\n" % TUBE, b"watch %b\r\n" % TUBE])
+
+    def tell(self, commands: list[bytes]) -> None:
+        """Commands whose replies are one line each, which are read with the next."""
+        self.settle()
+        self.socket.sendall(b"".join(commands))
+        self.owed = len(commands)
+
+    def settle(self) -> None:
+        for _ in range(self.owed):
+            self.replies.readline()
+        self.owed = 0
+
+    def put(self, bodies: list[bytes]) -> None:
+        self.tell([b"put 65536 0 180 %d\r\n%b\r\n" % (len(body), body) for body in bodies])
+        self.settle()
+
+    def reserve(self, most: int, *, wait: bool) -> list[tuple[bytes, ObjectId]]:
+        """Up to so many jobs, by id; ``wait``: for the first of them."""
+        self.settle()
+        at_once = b"reserve-with-timeout 0\r\n"
+        self.socket.sendall(b"reserve\r\n" + at_once * (most - 1) if wait else at_once * most)
+        jobs = []
+        for _ in range(most):
+            word, *rest = self.replies.readline().split()
+            if word == b"RESERVED":
+                jobs.append((rest[0], ObjectId(self.replies.read(int(rest[1]) + 2)[:-2].decode())))
+        return jobs
+
+    def delete(self, jobs: list[bytes]) -> None:
+        self.tell([b"delete %b\r\n" % job for job in jobs])
+
+
+def tube() -> Tube:
     if not hasattr(_thread, "tube"):
-        host, port = SETTINGS["beanstalkd"]["servers"][0].split(":")
-        address = (host, int(port))
-        _thread.tube = greenstalk.Client(address, encoding=None, use=TUBE, watch=TUBE)
-    found: greenstalk.Client[bytes] = _thread.tube
+        _thread.tube = Tube()
+    found: Tube = _thread.tube
     return found
 
 
@@ -48,73 +86,50 @@ def tube() -> greenstalk.Client[bytes]:
 def one(mail: dict[str, Any]) -> None:
     made = {"_id": ObjectId(), "status": "queued", "email": mail}
     EMAILS.insert_one(made)
-    tube().put(str(made["_id"]).encode())
+    tube().put([str(made["_id"]).encode()])
 
 
 def many(mails: list[dict[str, Any]]) -> None:
     made = [{"_id": ObjectId(), "status": "queued", "email": mail} for mail in mails]
     EMAILS.insert_many(made, ordered=False)
-    put_all([str(each["_id"]).encode() for each in made])
-
-
-def put_all(bodies: list[bytes]) -> None:
-    """Every put in one write; greenstalk's own waits for each reply."""
-    host, port = SETTINGS["beanstalkd"]["servers"][0].split(":")
-    if not hasattr(_thread, "pipe"):
-        import socket
-
-        _thread.pipe = socket.create_connection((host, int(port)))
-        _thread.replies = _thread.pipe.makefile("rb")
-        _thread.pipe.sendall(b"use %s\r\n" % TUBE.encode())
-        _thread.replies.readline()
-    commands = (b"put 65536 0 180 %d\r\n%s\r\n" % (len(body), body) for body in bodies)
-    _thread.pipe.sendall(b"".join(commands))
-    for _ in bodies:
-        _thread.replies.readline()
+    tube().put([str(each["_id"]).encode() for each in made])
 
 
 # The worker --------------------------------------------------------------------------------------
 
 
-def sending(ids: list[ObjectId]) -> list[UpdateOne]:
-    claim = {"$set": {"status": "sending", "at": time.time()}}
-    return [UpdateOne({"_id": each, "status": "queued"}, claim) for each in ids]
+def move(ids: list[ObjectId], before: str, after: str) -> UpdateMany:
+    """A claim, or a result, of many e-mails."""
+    update = {"$set": {"status": after, "at": time.time()}}
+    return UpdateMany({"_id": {"$in": ids}, "status": before}, update)
 
 
-def sent(ids: list[ObjectId]) -> list[UpdateOne]:
-    result = {"$set": {"status": "sent", "at": time.time()}}
-    return [UpdateOne({"_id": each, "status": "sending"}, result) for each in ids]
+def write(done: list[ObjectId], claimed: list[ObjectId]) -> None:
+    moves = [move(done, "sending", "sent")] if done else []
+    moves += [move(claimed, "queued", "sending")] if claimed else []
+    if moves:
+        EMAILS.bulk_write(moves, ordered=False)
 
 
-def reserve(most: int, *, wait: bool) -> list[greenstalk.Job[bytes]]:
-    jobs = [tube().reserve()] if wait else []
-    try:
-        while len(jobs) < most:
-            jobs.append(tube().reserve(0))
-    except greenstalk.TimedOutError:
-        pass
-    return jobs
+def read(ids: list[ObjectId]) -> dict[ObjectId, Any]:
+    return {each["_id"]: each for each in EMAILS.find({"_id": {"$in": ids}})} if ids else {}
 
 
 def drain() -> None:
     """Without a vendor one thread does it all, in batches."""
     while True:
-        jobs = reserve(BATCH, wait=True)
-        ids = [ObjectId(job.body.decode()) for job in jobs]
-        list(EMAILS.find({"_id": {"$in": ids}}))
-        EMAILS.bulk_write(sending(ids), ordered=False)
+        jobs = tube().reserve(BATCH, wait=True)
+        ids = [each for _, each in jobs]
+        read(ids)
+        write([], ids)
         for _ in ids:
             work.tick()
-        EMAILS.bulk_write(sent(ids), ordered=False)
-        for job in jobs:
-            tube().delete(job)
+        write(ids, [])
+        tube().delete([job for job, _ in jobs])
 
 
 class Pump:
-    """One thread takes, claims and settles; ``CONCURRENCY`` threads post.
-
-    With ``MERGE`` the claims and results of a turn go into one write, else each has its own.
-    """
+    """One thread takes, claims and settles, all of a turn in one write; the others post."""
 
     def __init__(self) -> None:
         self.tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -131,14 +146,13 @@ class Pump:
         free = work.CONCURRENCY - self.under_way
         done = self.collected(wait=not free)
         free += len(done)
-        jobs = reserve(free, wait=free == work.CONCURRENCY and not done)
-        ids = [ObjectId(job.body.decode()) for job in jobs]
-        found = {each["_id"]: each for each in EMAILS.find({"_id": {"$in": ids}})} if ids else {}
-        write([*sent([each["_id"] for _, each in done]), *sending(ids)])
-        for job, each in zip(jobs, ids, strict=True):
+        jobs = tube().reserve(free, wait=free == work.CONCURRENCY and not done)
+        ids = [each for _, each in jobs]
+        found = read(ids)
+        write([each for _, each in done], ids)
+        for job, each in jobs:
             self.tasks.put((job, found[each]))
-        for job, _ in done:
-            tube().delete(job)
+        tube().delete([job for job, _ in done])
         self.under_way += len(jobs) - len(done)
         if not jobs and not done:
             time.sleep(0.001)  # a blocking reserve would keep the results waiting
@@ -156,23 +170,14 @@ class Pump:
             job, found = self.tasks.get()
             connection.request("POST", work.PATH, work.body(found["email"]), work.HEADERS)
             connection.getresponse().read()
-            self.results.put((job, found))
-
-
-def write(writes: list[UpdateOne]) -> None:
-    if MERGE and writes:
-        EMAILS.bulk_write(writes, ordered=False)
-    for each in () if MERGE else writes:
-        EMAILS.bulk_write([each])
+            self.results.put((job, found["_id"]))
 
 
 def prepare() -> None:
     CLIENT.drop_database("raw")
-    try:
-        while True:
-            tube().delete(tube().reserve(0))
-    except greenstalk.TimedOutError:
-        pass
+    while jobs := tube().reserve(BATCH, wait=False):
+        tube().delete([job for job, _ in jobs])
+    tube().settle()
 
 
 def main(role: str, *arguments: str) -> None:
