@@ -2,8 +2,8 @@
 
 Decides: how many e-mails may be claimed, and how many jobs reserved. As many as there are free
 senders; and where senders come free quickly, a few more, so that the next e-mail is there when one
-does: at most as many as came free in the last 20 ms. Where calls take long those are few, and an
-e-mail is left to processes that have a sender free.
+does: at most as many as came free during the last four writes, or a tenth of a second. Where calls
+take long those are few, and an e-mail is left to processes that have a sender free.
 
 Promises: any thread may call; nothing here waits for longer than it is told to.
 """
@@ -14,7 +14,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-AHEAD = 0.02  # seconds
+WRITES_AHEAD = 4
+MOST_AHEAD = 0.1  # seconds
 
 
 class Senders:
@@ -27,9 +28,13 @@ class Senders:
         self._few = max(1, number // 4)
         self._busy = 0
         self._reserved = 0
-        # One that sends alone takes one e-mail after the other: what is urgent overtakes at once.
-        self._ahead = AHEAD if number > 1 else 0.0
+        self._ahead = 0.0  # seconds
         self._freed: deque[float] = deque()
+
+    def wrote(self, seconds: float) -> None:
+        """A claim takes so long, as far as the last ones tell."""
+        if self._number > 1:  # one that sends alone: what is urgent overtakes at once
+            self._ahead = min(MOST_AHEAD, (self._ahead + WRITES_AHEAD * seconds) / 2)
 
     def _soon(self) -> int:
         """How many will come free in a moment: as many as did in the last."""

@@ -216,8 +216,9 @@ class Worker:
         """The one durable write of a turn; returns the ids of changes written, of claims won."""
         if not changes and not taken.tasks:
             return set(), set()
+        began = self._clock()
         try:
-            return self._store.record(
+            written = self._store.record(
                 changes,
                 taken.claims,
                 owner=self._owner,
@@ -229,6 +230,8 @@ class Worker:
             self._give_back(taken.tasks.values())  # they may be claimed all the same
             self.taker.failed(taken)
             raise
+        self._senders.wrote(self._clock() - began)
+        return written
 
     def _hand_out(self, ready: Sequence[Task | Inquiry]) -> None:
         """To the senders, unless they have been told that no more comes."""

@@ -21,7 +21,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def senders(clock: Clock) -> Senders:
-    return Senders(4, clock)
+    made = Senders(4, clock)
+    made.wrote(0.01)
+    return made
 
 
 def test_no_more_is_claimed_than_there_are_senders_while_none_comes_free(
@@ -45,6 +47,33 @@ def test_where_senders_come_free_quickly_as_many_are_claimed_ahead_as_just_came_
     assert senders.take(10) == 0
 
 
+def test_the_longer_a_write_takes_the_further_ahead_is_claimed_up_to_a_tenth_of_a_second(
+    senders: Senders, clock: Clock
+) -> None:
+    def ahead(after: float) -> int:
+        senders.done()
+        clock.now += after
+        taken = senders.take(2) - 1  # one is free
+        senders.give_back(taken, 0)
+        clock.now += 1
+        return taken
+
+    senders.take(4)
+    assert (ahead(0.019), ahead(0.021)) == (1, 0)  # half of four writes: the first counts half
+    for _ in range(20):
+        senders.wrote(0.01)
+    assert (ahead(0.039), ahead(0.041)) == (1, 0)
+    senders.wrote(60)
+    assert (ahead(0.099), ahead(0.101)) == (1, 0)
+
+
+def test_nothing_is_claimed_ahead_before_a_write_was_timed(clock: Clock) -> None:
+    senders = Senders(4, clock)
+    senders.take(4)
+    senders.done()
+    assert senders.take(10) == 1
+
+
 def test_twice_as_many_jobs_are_reserved_ahead_as_are_claimed(senders: Senders) -> None:
     senders.take(4)
     senders.done()
@@ -59,6 +88,7 @@ def test_more_are_expected_where_they_came_quickly_few_have_come_and_nobody_is_i
     clock: Clock,
 ) -> None:
     senders = Senders(8, clock)
+    senders.wrote(0.01)
     senders.take(8)
     assert not senders.expects(1)
     senders.done()
@@ -73,6 +103,7 @@ def test_more_are_expected_where_they_came_quickly_few_have_come_and_nobody_is_i
 
 def test_a_lone_sender_takes_one_email_after_the_other(clock: Clock) -> None:
     lone = Senders(1, clock)
+    lone.wrote(0.01)
     assert lone.take(5) == 1
     lone.done()
     assert (lone.room(0), lone.take(5), lone.room(0)) == (1, 1, 0)
