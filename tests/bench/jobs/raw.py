@@ -1,4 +1,4 @@
-"""What the servers allow: bare loops over pymongo, greenstalk and http.client.
+"""What the servers allow: bare loops over pymongo, beanstalkd and http.client.
 
 No validation, no ledger, no leases, no failover; but the same durable writes: an insert, a claim
 and a result for each e-mail, journaled by a majority. Writes of concurrent e-mails are merged, and
