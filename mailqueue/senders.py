@@ -32,7 +32,7 @@ class Senders:
         self._freed: deque[float] = deque()
 
     def wrote(self, seconds: float) -> None:
-        """A claim takes so long, as far as the last ones tell."""
+        """A write took so long; so, about, will the next one that claims."""
         if self._number > 1:  # one that sends alone: what is urgent overtakes at once
             self._ahead = min(MOST_AHEAD, (self._ahead + WRITES_AHEAD * seconds) / 2)
 

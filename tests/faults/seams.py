@@ -32,8 +32,8 @@ def crash_at(point: str) -> None:
     global _point  # noqa: PLW0603  # the vendors' class is found by its name, nothing is handed in
     _point = point
     consumer.Store = CrashingStore  # type: ignore[attr-defined]  # imported there
-    store.Store = CrashingStore  # type: ignore[misc]
-    tube.Connection = CrashingConnection  # type: ignore[misc]
+    store.Store = CrashingStore  # type: ignore[misc]  # a class is replaced
+    tube.Connection = CrashingConnection  # type: ignore[misc]  # the same
 
 
 @contextmanager

@@ -269,6 +269,7 @@ def test_when_no_vendor_is_left_each_is_probed_at_growing_intervals_and_never_in
                 stage.edit_health(vendor.name, probe_at=LONG_AGO)
                 stage.emails.update_many({}, {"$set": {"due_at": None}})
                 make_jobs_ready(stage)
+            # ``step`` is the one of this turn: the call waits for it
             wait_until(lambda: all(stage.health(v.name)["probe_step"] == step for v in vendors))  # noqa: B023
             assert [len(vendor.calls) for vendor in vendors] == [n + 1 for n in asked]
             for vendor in vendors:
