@@ -55,6 +55,7 @@ __all__ = [
     "vendor_closing",
 ]
 Rand = Callable[[], float]
+_FIRST = Round()
 
 
 def decide(
@@ -122,30 +123,27 @@ def believed(record: Record, result: SendResult) -> SendResult:
 
 def vendor_closing(record: Record, result: SendResult, policy: Policy) -> Closing | None:
     """What the outcome says about the vendor; None leaves its health as it is."""
-    if result.ours:
-        return None
+    outcome, seconds, suspect = result.outcome, policy.unavailable_for, False
+    if outcome is Outcome.ACCEPTED and result.held:
+        outcome = Outcome.MISCONFIGURED
     named = None  # "Retry-After: 0" would be an invitation to a hot loop
     if result.retry_after is not None:
         named = max(policy.probe_base, min(result.retry_after, policy.max_wait))
-    reason = f"{result.outcome} {result.code}".strip()
-    match result.outcome:
-        case Outcome.ACCEPTED if result.held:
-            reason = f"{Outcome.MISCONFIGURED} {result.code}".strip()
-            return Closing(seconds=policy.unavailable_for, reason=reason, named=named)
-        case Outcome.THROTTLED:
-            silent = policy.silent_throttle
-            return Closing(seconds=silent if named is None else named, reason=reason, named=named)
-        case Outcome.MISCONFIGURED:
-            return Closing(seconds=policy.unavailable_for, reason=reason, named=named)
-        case Outcome.UNAVAILABLE | Outcome.UNKNOWN:
-            suspect = result.answered and bool(record.failed_at - {record.vendor})
-            return Closing(
-                seconds=policy.unavailable_for, reason=reason, named=named, probe_only=suspect
-            )
+    match outcome:
         case Outcome.ACCEPTED | Outcome.REJECTED | Outcome.UNSUITABLE | Outcome.DEFERRED:
             return None
+        case Outcome.THROTTLED:
+            seconds = policy.silent_throttle if named is None else named
+        case Outcome.UNAVAILABLE | Outcome.UNKNOWN:
+            suspect = result.answered and bool(record.failed_at - {record.vendor})
+        case Outcome.MISCONFIGURED:
+            pass
         case _:
-            assert_never(result.outcome)
+            assert_never(outcome)
+    if result.ours:
+        return None
+    reason = f"{outcome} {result.code}".strip()
+    return Closing(seconds=seconds, reason=reason, named=named, probe_only=suspect)
 
 
 def _own_wait(closing: Closing | None, policy: Policy) -> float:
@@ -296,7 +294,7 @@ def untouched(record: Record) -> Decision:
 def _decision(
     record: Record, status: Status, *, reason: str | None = None, delay: float = 0.0
 ) -> Decision:
-    fresh = record.vendor is None and record.round == Round()
+    fresh = record.vendor is None and record.round == _FIRST
     priority = record.priority if fresh else retry_priority(record.priority)
     return Decision(
         status=status,

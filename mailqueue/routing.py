@@ -90,6 +90,8 @@ class Routing:
         self, record: Record, result: SendResult | None, carriers: Sequence[str]
     ) -> Decision:
         """What follows for the e-mail, as the vendors' health is now."""
+        if result is not None and result.outcome is Outcome.ACCEPTED and not result.pending:
+            return lifecycle.decide(record, result, (), self._policy, self._rand)  # nobody else
         health = self.health.read()
         refused = set(record.round.refused)
         if result is not None and result.outcome is Outcome.UNSUITABLE and record.vendor:
