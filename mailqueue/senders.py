@@ -2,7 +2,7 @@
 
 Decides: how many e-mails may be claimed, and how many jobs reserved. As many as there are free
 senders; and where senders come free quickly, a few more, so that the next e-mail is there when one
-does: at most as many as came free during the last four writes, or a tenth of a second. Where calls
+does: at most as many as came free during the last four writes, or a fifth of a second. Where calls
 take long those are few, and an e-mail is left to processes that have a sender free.
 
 Promises: any thread may call; nothing here waits for longer than it is told to.
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 WRITES_AHEAD = 4
-MOST_AHEAD = 0.1  # seconds
+MOST_AHEAD = 0.2  # seconds
 
 
 class Senders:
@@ -55,15 +55,17 @@ class Senders:
         return self._number + 2 * self._soon() - self._busy - self._reserved
 
     def reserved(self, number: int) -> None:
-        """So many jobs are reserved and wait for their claim."""
+        """So many jobs are reserved and wait for their claim; fewer if it is below 0."""
         with self._changed:
             self._reserved += number
+            self._changed.notify()
 
     def take(self, most: int) -> int:
-        """Count up to ``most`` reserved jobs as claimed; returns how many."""
+        """Count up to ``most`` of the jobs that wait as claimed; returns how many."""
         with self._changed:
             taken = max(0, min(most, self._number + self._soon() - self._busy))
             self._busy += taken
+            self._reserved -= taken
             return taken
 
     def expects(self, came: int) -> bool:
@@ -77,11 +79,10 @@ class Senders:
         with self._changed:
             return self._busy < self._number + self._soon()
 
-    def give_back(self, senders: int, jobs: int) -> None:
-        """So many senders got nothing to send, and so many jobs wait for a claim no more."""
+    def give_back(self, senders: int) -> None:
+        """So many senders got nothing to send."""
         with self._changed:
             self._busy -= senders
-            self._reserved -= jobs
             self._changed.notify()
 
     def done(self) -> None:

@@ -161,12 +161,17 @@ class Store(Mongo):
 
     # Working -----------------------------------------------------------------------------------
 
-    def read(self, ids: Sequence[ObjectId]) -> dict[ObjectId, Stored]:
-        """The documents of ``ids``, each with the server's time; a missing one is left out."""
+    def read(self, ids: Sequence[ObjectId], without: Sequence[str] = ()) -> dict[ObjectId, Stored]:
+        """The documents of ``ids``, each with the server's time; a missing one is left out.
+
+        A date takes ten times as long to read as a text: leave out ``without`` what is not needed.
+        """
+        steps: list[dict[str, Any]] = [
+            {"$match": {"_id": {"$in": list(ids)}}},
+            {"$set": {"now": "$$NOW"} | dict.fromkeys(without, "$$REMOVE")},
+        ]
         with self.reached():
-            found = self.emails.aggregate(
-                [{"$match": {"_id": {"$in": list(ids)}}}, {"$set": {"now": "$$NOW"}}]
-            )
+            found = self.emails.aggregate(steps, batchSize=len(ids) + 1)
             return {document["_id"]: Stored(document, document["now"]) for document in found}
 
     def record(

@@ -23,20 +23,20 @@ from dataclasses import dataclass, field
 from bson import ObjectId
 
 from mailqueue.config import Config
-from mailqueue.document import Stored
 from mailqueue.errors import StoreUnavailable
 from mailqueue.record import NORMAL, SendResult
 from mailqueue.routing import Routing
 from mailqueue.senders import Senders
 from mailqueue.store import Store
 from mailqueue.transitions import Claim
-from mailqueue.triage import Ending, Inquiry, Task, Triage, conclude, job_priority
-from mailqueue.tube import Job, Tube
+from mailqueue.triage import Ending, Inquiry, Task, Triage, Waiting, conclude, job_priority
+from mailqueue.tube import Tube
 
 RESERVE_TIMEOUT = 1
 PATIENCE = 1.0
 BATCH = 256
 CLAIM_TRIES = 3
+NOT_NEEDED = ("content_hash", "created_at", "updated_at", "overdue_at")  # for sending
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,6 @@ class Result:
     task: Task | Inquiry
     result: SendResult | None
     ending: Ending | None
-
-
-@dataclass(slots=True)
-class Waiting:
-    """A job that waits for its turn, its e-mail as it was read, and what is to be done about it."""
-
-    job: Job
-    since: float
-    stored: Stored | None = None
-    seen: Task | Inquiry | Ending | None = None
-    tries: int = 0
 
 
 @dataclass(slots=True)
@@ -132,14 +121,11 @@ class Taker:
     def _look(self, waiting: list[Waiting]) -> list[Waiting]:
         """Read their e-mails (again), and see what is to be done."""
         ids = [each.job.email_id for each in waiting if each.job.email_id is not None]
-        tasks: set[ObjectId] = set()
         try:
-            stored = self._store.read(ids)
+            stored = self._store.read(ids, NOT_NEEDED)
             for each in waiting:
                 each.stored = stored.get(each.job.email_id) if each.job.email_id else None
-                each.seen = self._triage.look(each.job, stored, tasks)
-                if isinstance(each.seen, Task):
-                    tasks.add(each.seen.stored.id)
+            self._triage.look(waiting)
         except StoreUnavailable:
             self._drop(waiting)
             raise
@@ -175,8 +161,7 @@ class Taker:
         closed = self._routing.health.closed_since(task.record.vendor or "", task.generation)
         if closed or stored.id in tasks:
             self._give_back_probes([each])
-            each.seen = None
-            each.seen = self._triage.look(each.job, {stored.id: stored}, tasks)
+            self._triage.look([each], tasks)
 
     def _lose_patience(self) -> None:
         long_ago = self._clock() - PATIENCE
@@ -196,7 +181,8 @@ class Taker:
         ready: list[Task | Inquiry] = [*mine, *taken.inquiries]
         again = [each for each in taken.waiting if each.job in jobs]
         self._give_back_probes(again)
-        self._senders.give_back(taken.number - len(ready), taken.number - len(again))
+        self._senders.reserved(len(again))
+        self._senders.give_back(taken.number - len(ready))
         return ready, again
 
     def look_again(self, lost: Sequence[Waiting]) -> list[Waiting]:
@@ -212,7 +198,8 @@ class Taker:
 
     def failed(self, taken: Taken) -> None:
         """Nothing is known of these claims; the jobs go back to the tube."""
-        self._senders.give_back(taken.number, 0)
+        self._senders.reserved(len(taken.waiting))
+        self._senders.give_back(taken.number)
         self._drop(taken.waiting)
 
     def _put_back(self, waiting: Collection[Waiting], delay: float = 0.0) -> None:
@@ -227,14 +214,14 @@ class Taker:
         ]
         conclude(endings)
         self._give_back_probes(waiting)
-        self._senders.give_back(0, len(endings))
+        self._senders.reserved(-len(endings))
 
     def _drop(self, waiting: Sequence[Waiting]) -> None:
         """End the connections: the server takes the jobs back with their priorities."""
         for connection in {each.job.connection for each in waiting}:
             connection.close()
         self._give_back_probes(waiting)
-        self._senders.give_back(0, len(waiting))
+        self._senders.reserved(-len(waiting))
 
     def _give_back_probes(self, waiting: Iterable[Waiting]) -> None:
         for each in waiting:

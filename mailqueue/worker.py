@@ -41,9 +41,9 @@ from mailqueue.record import Outcome, SendResult
 from mailqueue.routing import Routing
 from mailqueue.senders import Senders
 from mailqueue.store import Store
-from mailqueue.taker import BATCH, PATIENCE, Result, Taken, Taker, Waiting
+from mailqueue.taker import BATCH, PATIENCE, Result, Taken, Taker
 from mailqueue.transitions import Change
-from mailqueue.triage import Ending, Inquiry, Task, conclude, job_priority, quietly
+from mailqueue.triage import Ending, Inquiry, Task, Waiting, conclude, job_priority, quietly
 from mailqueue.vendors.base import Attempt, Vendor
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class Worker:
         if self._clock() - self._taken_at > PATIENCE:
             with self._handing_out, suppress(queue.Empty):
                 while not self._no_more and (task := self.tasks.get_nowait()) is not None:
-                    self._senders.give_back(1, 0)
+                    self._senders.give_back(1)
                     self._give_back([task])
 
     def _gather(self) -> list[Result]:

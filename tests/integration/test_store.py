@@ -233,6 +233,14 @@ def test_the_ledger_keeps_the_newest_fifty_lines(
     assert (len(ledger), ledger[0]["n"], ledger[-1]["n"]) == (50, 2, 51)
 
 
+def test_what_the_reader_does_not_need_is_left_out(store: Store) -> None:
+    email = stored(store)
+    whole = store.read(email)[email[0]]
+    part = store.read(email, ["created_at", "content_hash"])[email[0]]
+    assert whole.document.keys() - part.document.keys() == {"created_at", "content_hash"}
+    assert part.record().priority == whole.record().priority
+
+
 def test_text_that_looks_like_a_field_is_taken_literally(
     store: Store, emails: Collection[Document]
 ) -> None:

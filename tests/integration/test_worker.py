@@ -397,8 +397,8 @@ class Races(Store):
     times = 0
     meanwhile: Callable[[], object]
 
-    def read(self, ids: Sequence[ObjectId]) -> dict[ObjectId, Stored]:
-        found = super().read(ids)
+    def read(self, *given: Any) -> dict[ObjectId, Stored]:
+        found = super().read(*given)
         if self.times > 0:
             self.times -= 1
             self.meanwhile()

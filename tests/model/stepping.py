@@ -136,9 +136,9 @@ class SteppedStore(Store):
         super().__init__(**options)
         self._pause, self._truth, self._what = pause, truth, ""
 
-    def read(self, ids: Sequence[ObjectId]) -> Any:
+    def read(self, *given: Any) -> Any:
         self._pause("read")
-        return super().read(ids)
+        return super().read(*given)
 
     def find(self, *given: Any) -> Any:
         self._pause("find")
