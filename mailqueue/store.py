@@ -164,7 +164,7 @@ class Store(Mongo):
     def read(self, ids: Sequence[ObjectId], without: Sequence[str] = ()) -> dict[ObjectId, Stored]:
         """The documents of ``ids``, each with the server's time; a missing one is left out.
 
-        A date takes ten times as long to read as a text: leave out ``without`` what is not needed.
+        A date takes several times as long to read as a text: ``without`` says what is not needed.
         """
         steps: list[dict[str, Any]] = [
             {"$match": {"_id": {"$in": list(ids)}}},
