@@ -68,7 +68,8 @@ def decide(
     """Say what follows for an e-mail after ``result``; None: no vendor could be asked.
 
     ``others`` are all configured vendors that can carry the e-mail, with the time until each may
-    be asked; that of ``record.vendor`` follows from the result where it is not among them.
+    be asked; that of ``record.vendor`` follows from the result where it is not among them. After a
+    full yes they do not matter.
     ``rand`` gives a number in [0, 1).
     """
     if result is None:

@@ -203,18 +203,10 @@ class Taker:
         self._drop(taken.waiting)
 
     def _put_back(self, waiting: Collection[Waiting], delay: float = 0.0) -> None:
-        """Let others have the jobs."""
-        endings = [
-            Ending(
-                job=each.job,
-                priority=job_priority(each.stored) if each.stored else NORMAL,
-                delay=delay,
-            )
-            for each in waiting
-        ]
-        conclude(endings)
+        """Let others have the jobs, but for those that can end without a write."""
+        conclude([_end_of(each) or _released(each, delay) for each in waiting])
         self._give_back_probes(waiting)
-        self._senders.reserved(-len(endings))
+        self._senders.reserved(-len(waiting))
 
     def _drop(self, waiting: Sequence[Waiting]) -> None:
         """End the connections: the server takes the jobs back with their priorities."""
@@ -227,3 +219,14 @@ class Taker:
         for each in waiting:
             if isinstance(task := each.seen, Task) and task.probe is not None:
                 self._routing.hear(task.record, None, task.generation, task.probe)
+
+
+def _end_of(each: Waiting) -> Ending | None:
+    """What is to become of the job, where nothing has to be written first."""
+    known = each.seen
+    return known if isinstance(known, Ending) and known.change is None else None
+
+
+def _released(each: Waiting, delay: float) -> Ending:
+    priority = job_priority(each.stored) if each.stored else NORMAL
+    return Ending(job=each.job, priority=priority, delay=delay)

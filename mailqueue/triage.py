@@ -105,9 +105,9 @@ class Waiting:
     since: float
     tries: int = 0
     stored: Stored | None = None
-    email: Email = field(init=False)
-    record: Record = field(init=False)
-    carriers: Sequence[str] = field(init=False)
+    email: Email = field(init=False, repr=False)
+    record: Record = field(init=False, repr=False)
+    carriers: Sequence[str] = field(init=False, repr=False)
     seen: Task | Inquiry | Ending | None = None
 
 
@@ -115,7 +115,7 @@ class Triage:
     """Looks at jobs. Any thread may call; ``counts`` says what was odd.
 
     Each step is taken for all jobs before the next: a processor does one thing a hundred times in
-    little more than half the time that it takes to do everything a hundred times.
+    less time than everything a hundred times.
     """
 
     def __init__(self, env: str, delivery: Delivery, routing: Routing) -> None:

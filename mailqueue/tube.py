@@ -96,7 +96,7 @@ class Job:
         self._finish(released(priority, delay))
 
     def bury(self) -> None:
-        """Set a foreign job aside for a person."""
+        """Set the job aside for a person."""
         self._finish(BURIED)
 
     def _finish(self, end: End) -> None:
