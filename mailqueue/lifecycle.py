@@ -124,6 +124,8 @@ def believed(record: Record, result: SendResult) -> SendResult:
 
 def vendor_closing(record: Record, result: SendResult, policy: Policy) -> Closing | None:
     """What the outcome says about the vendor; None leaves its health as it is."""
+    if result.ours:
+        return None
     outcome, seconds, suspect = result.outcome, policy.unavailable_for, False
     if outcome is Outcome.ACCEPTED and result.held:
         outcome = Outcome.MISCONFIGURED
@@ -141,8 +143,6 @@ def vendor_closing(record: Record, result: SendResult, policy: Policy) -> Closin
             pass
         case _:
             assert_never(outcome)
-    if result.ours:
-        return None
     reason = f"{outcome} {result.code}".strip()
     return Closing(seconds=seconds, reason=reason, named=named, probe_only=suspect)
 

@@ -91,7 +91,8 @@ class Routing:
     ) -> Decision:
         """What follows for the e-mail, as the vendors' health is now."""
         if result is not None and result.outcome is Outcome.ACCEPTED and not result.pending:
-            return lifecycle.decide(record, result, (), self._policy, self._rand)  # nobody else
+            # The usual case: whoever else could be asked, nobody will be.
+            return lifecycle.decide(record, result, (), self._policy, self._rand)
         health = self.health.read()
         refused = set(record.round.refused)
         if result is not None and result.outcome is Outcome.UNSUITABLE and record.vendor:

@@ -128,6 +128,7 @@ class Taker:
             self._triage.look(waiting)
         except StoreUnavailable:
             self._drop(waiting)
+            self._senders.reserved(-len(waiting))
             raise
         return waiting
 
@@ -198,9 +199,8 @@ class Taker:
 
     def failed(self, taken: Taken) -> None:
         """Nothing is known of these claims; the jobs go back to the tube."""
-        self._senders.reserved(len(taken.waiting))
-        self._senders.give_back(taken.number)
         self._drop(taken.waiting)
+        self._senders.give_back(taken.number)
 
     def _put_back(self, waiting: Collection[Waiting], delay: float = 0.0) -> None:
         """Let others have the jobs, but for those that can end without a write."""
@@ -213,7 +213,6 @@ class Taker:
         for connection in {each.job.connection for each in waiting}:
             connection.close()
         self._give_back_probes(waiting)
-        self._senders.reserved(-len(waiting))
 
     def _give_back_probes(self, waiting: Iterable[Waiting]) -> None:
         for each in waiting:

@@ -86,9 +86,7 @@ def test_twice_as_many_jobs_are_reserved_ahead_as_are_claimed(senders: Senders) 
     assert senders.room(0) == 3
 
 
-def test_while_claims_are_written_as_many_jobs_may_wait_as_before(
-    senders: Senders, clock: Clock
-) -> None:
+def test_while_claims_are_written_as_many_jobs_may_wait_as_before(senders: Senders) -> None:
     senders.reserved(4)
     senders.take(4)
     for _ in range(4):
