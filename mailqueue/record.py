@@ -84,7 +84,9 @@ class SendResult:
     account is suspended or its quota spent; the vendor is to get no more. ``replay``: accepted,
     since the vendor has seen the key before (see ``lifecycle.believed``). ``answered`` is False
     when no complete answer came (refused connection, DNS, TLS, time-out, reset). ``ours`` marks an
-    ``unknown`` that our side caused; the vendor is not blamed for it.
+    ``unknown`` that our side caused; the vendor is not blamed for it. ``content_suspect``: the
+    answer may be due to what is in this e-mail (a firewall's page), whatever the outcome says of
+    the vendor; an answered ``unavailable`` or ``unknown`` always may be.
     """
 
     outcome: Outcome
@@ -98,6 +100,7 @@ class SendResult:
     replay: bool = False
     answered: bool = True
     ours: bool = False
+    content_suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,7 @@ __all__ = ["Answer", "HttpVendor", "Request", "json_request"]
 _OF_THE_ACCOUNT = {401, 402, 403, 404, 405, 406, 410, 415}
 _OF_A_GATEWAY = {408, 502, 504, 520, 524}
 _HTML_IS_A_FIREWALL = {400, 403, 422}
+_OF_NO_CONTENT = {401, 402, 407, 429}
 
 
 class Answer:
@@ -169,6 +170,7 @@ class HttpVendor(Vendor):
             code=str(status),
             detail=detail or _phrase(status),
             retry_after=answer.retry_after,
+            content_suspect=answer.html and 400 <= status < 500 and status not in _OF_NO_CONTENT,
         )
         if status in _HTML_IS_A_FIREWALL and answer.html:
             return replace(result, outcome=Outcome.UNAVAILABLE, detail="HTML, not from the API")

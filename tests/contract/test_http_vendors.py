@@ -285,6 +285,35 @@ COMMON = [
 
 
 @each_vendor
+@pytest.mark.parametrize(
+    "status,headers,body,suspect",
+    [
+        (401, HTML, PAGE, False),
+        (402, HTML, PAGE, False),
+        (403, HTML, PAGE, True),
+        (404, {}, b"", False),
+        (405, HTML, PAGE, True),
+        (406, HTML, PAGE, True),
+        (429, HTML, PAGE, False),
+    ],
+)
+def test_a_page_may_be_a_firewalls_answer_to_this_very_email(
+    case: Case,
+    status: int,
+    headers: dict[str, str],
+    body: bytes,
+    suspect: bool,
+    serve: Serve,
+    make: Make,
+    attempt: Attempts,
+    plain: Email,
+) -> None:
+    server = serve(Reply(status, headers, body))
+    result = make(case, server.url).send(plain, attempt())
+    assert result.content_suspect is suspect
+
+
+@each_vendor
 @pytest.mark.parametrize("status,headers,body,outcome", COMMON)
 def test_a_status_that_no_row_names_means_the_same_at_every_vendor(
     case: Case,
