@@ -34,6 +34,7 @@ from mailqueue.devserver import devservers
 from mailqueue.private_server import HOST, ServerNotFound, dies_with_parent
 
 PATIENCE = 60.0
+SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 # The application ---------------------------------------------------------------------------------
@@ -300,9 +301,17 @@ def watch(config: Path) -> bool:
     return once
 
 
+def interrupt(*_: object) -> None:
+    """End here, once: what puts everything away is not interrupted by a signal's echo."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main() -> int:
     """0: all accepted, 1: not all, 3: a server is missing, 130: interrupted."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in SIGNALS:  # SIGINT too: in the background of a shell it is ignored
+        signal.signal(number, interrupt)
     # Without it nothing would leave the consumers: vendors would be simulated.
     os.environ["MAILQUEUE_ENV"] = "production"
     try:

@@ -8,8 +8,10 @@ Decides: which threads there are, how they come back after an outage, and in whi
 What they do is in ``worker`` and ``sweeper``.
 
 Stopping: SIGTERM or SIGINT (or ``stop()``) ends the reserving; claims that were not begun are given
-back; what is being sent is finished and recorded; exit code 0. A second signal leaves what is being
-sent to its lease and gives the rest back; exit code 1. Signal handlers set flags only.
+back; what is being sent is finished and recorded; exit code 0. A second signal (``service`` says
+what counts as one) leaves what is being sent to its lease and gives the rest back; exit code 1.
+Handlers set flags only. SIGINT is heeded also where it was ignored at the start, as a shell's
+background jobs have it.
 
 Exit codes: 0 clean · 1 second signal, or not everything was recorded · 2 bad arguments or
 configuration · 3 MongoDB or beanstalkd could not be reached at the start.
@@ -46,7 +48,7 @@ from mailqueue.health import HealthBoard
 from mailqueue.logs import configure
 from mailqueue.meter import Meter
 from mailqueue.routing import Routing
-from mailqueue.service import ServiceManager
+from mailqueue.service import ServiceManager, Signals
 from mailqueue.store import Store
 from mailqueue.sweeper import Sweeper
 from mailqueue.vendors.base import Vendor
@@ -102,7 +104,7 @@ class Consumer:
         ]
         self._stopping = self._worker.stopping
         self._asked_to_stop = threading.Event()
-        self._interrupts = self._heeded = 0
+        self._signals = Signals()
         self._abandoning = threading.Event()
         self._failed = threading.Event()
         self._core: Core | None = None
@@ -131,11 +133,10 @@ class Consumer:
 
         An event may be held by the very thread that the handler interrupts.
         """
-        self._interrupts += 1
+        self._signals.came()
 
     def _heed(self) -> None:
-        while self._heeded < self._interrupts:
-            self._heeded += 1
+        while self._signals.take():
             self.stop()
 
     def sweep(self) -> Mapping[str, int] | None:

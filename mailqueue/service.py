@@ -1,6 +1,9 @@
-"""The service manager's side: readiness and watchdog over $NOTIFY_SOCKET.
+"""The service manager's side: readiness and watchdog over $NOTIFY_SOCKET, and its signals.
 
 Source: systemd's sd_notify(3) and sd_watchdog_enabled(3). Without that variable nothing is said.
+
+Decides: what counts as a second signal. ``timeout``, supervisors and process groups say one thing
+twice within a moment; who means it a second time says so a second after the first, or later.
 """
 
 from __future__ import annotations
@@ -10,6 +13,36 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Self
+
+ONE_SIGNAL = 1.0  # seconds
+
+
+class Signals:
+    """Signals to stop, counted by a handler (``came``) and taken by the main thread (``take``).
+
+    The handler changes numbers only: a lock may be held by the very thread that it interrupts.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._first_at: float | None = None
+        self._came = self._taken = 0
+
+    def came(self) -> None:
+        """One came; within a second of the first it is the same one."""
+        now = self._clock()
+        if self._first_at is None:
+            self._first_at = now
+        elif now - self._first_at < ONE_SIGNAL:
+            return
+        self._came += 1
+
+    def take(self) -> bool:
+        """Whether there is one more that was not taken yet; it is, now."""
+        if self._taken == self._came:
+            return False
+        self._taken += 1
+        return True
 
 
 class ServiceManager:

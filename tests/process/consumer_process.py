@@ -88,9 +88,14 @@ class ConsumerProcess:
         """The lines of its log about this event."""
         return [line for line in self.output.splitlines() if f" {event}" in line]
 
+    def signal(self, *numbers: signal.Signals) -> None:
+        """These, one right after the other."""
+        for number in numbers:
+            self._process.send_signal(number)
+
     def terminate(self) -> None:
         """SIGTERM, once."""
-        self._process.send_signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL; returns when the process is gone."""

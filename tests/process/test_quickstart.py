@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -85,14 +85,24 @@ def test_the_quickstart_sends_everything_although_a_vendor_is_down_and_leaves_no
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    "found,how",
+    [
+        (signal.SIG_IGN, [signal.SIGINT]),  # as a shell's background job finds SIGINT
+        (signal.SIG_DFL, [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]),
+    ],
+    ids=["Ctrl-C in the background", "several at once"],
+)
 @pytest.mark.parametrize("when", ["MongoDB", "Three vendors", "Two consumers"])
 def test_an_interrupted_quickstart_leaves_nothing(
-    tmp_path: Path, how: signal.Signals, when: str
+    tmp_path: Path, found: signal.Handlers, how: Sequence[signal.Signals], when: str
 ) -> None:
+    before = signal.signal(signal.SIGINT, found)
     with quickstart(tmp_path) as process:
+        signal.signal(signal.SIGINT, before)
         read_until(process, when)
-        os.killpg(process.pid, how)  # as a terminal does
+        for number in how:
+            os.killpg(process.pid, number)  # as a terminal does
         process.communicate(timeout=60)
     assert process.returncode == 130
     assert processes_of(tmp_path) == []

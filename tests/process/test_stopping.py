@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from signal import SIGINT, SIGTERM
+
+import pytest
 
 from tests.process.conftest import Consumers
 from tests.stage import Stage
@@ -15,6 +21,16 @@ SHORT_LEASE = {
     "consumer": {"sweep_every": 0.2},
     "retry": NO_BACK_OFF,
 }
+
+
+@contextmanager
+def heeding(number: signal.Signals, how: signal.Handlers) -> Iterator[None]:
+    """What a process does about a signal; those that it starts ignore what it ignores."""
+    before = signal.signal(number, how)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def test_sigterm_during_50_sends_ends_with_all_50_recorded(stage: Stage, ready: Consumers) -> None:
@@ -34,6 +50,24 @@ def test_sigterm_during_50_sends_ends_with_all_50_recorded(stage: Stage, ready: 
     assert stage.jobs() == {"ready": 10}
 
 
+@pytest.mark.parametrize("ignored", [False, True], ids=["in front", "in the background"])
+def test_several_signals_within_a_moment_are_one(
+    stage: Stage, ready: Consumers, ignored: bool
+) -> None:
+    """As ``timeout`` and process groups send them; a shell's background job ignores SIGINT."""
+    vendor = stage.vendor("slow")
+    vendor.hold()
+    stage.send(2)
+    with heeding(SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL):
+        consumer = ready(stage)
+    wait_until(lambda: vendor.under_way == 2)
+    consumer.signal(SIGINT, SIGTERM, SIGTERM, SIGINT)
+    consumer.wait_for("STOPPING=1")
+    vendor.let_go()
+    assert consumer.exit_code() == 0
+    assert stage.statuses() == {"sent": 2}
+
+
 def test_a_second_sigterm_leaves_what_is_being_sent_to_its_lease_and_gives_the_rest_back(
     stage: Stage, ready: Consumers
 ) -> None:
@@ -45,7 +79,12 @@ def test_a_second_sigterm_leaves_what_is_being_sent_to_its_lease_and_gives_the_r
     consumer.terminate()
     consumer.wait_for("STOPPING=1")
     assert consumer.running
-    consumer.terminate()
+
+    def told_again() -> bool:
+        consumer.terminate()
+        return not consumer.running
+
+    wait_until(told_again)  # it counts a second after the first
     assert consumer.exit_code() == 1
     assert stage.statuses() == {"sending": 8, "queued": 4}
     sending = {"status": "sending", "lease.until": {"$exists": True}, "attempts.outcome": None}

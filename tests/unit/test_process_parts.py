@@ -11,7 +11,7 @@ import pytest
 
 from mailqueue import logs
 from mailqueue.outage import Outage
-from mailqueue.service import ServiceManager
+from mailqueue.service import ServiceManager, Signals
 
 
 class Clock:
@@ -65,6 +65,37 @@ def test_an_end_that_another_thread_has_said_is_not_said_again(
     outage._lock = Overtaken()  # type: ignore[assignment]  # a lock that another thread had first
     outage.over()
     assert [r.message for r in caplog.records] == ["server.away"]
+
+
+# Signals ----------------------------------------------------------------------------------------
+
+
+def test_signals_within_a_second_of_the_first_are_one() -> None:
+    clock = Clock()
+    signals = Signals(clock)
+    assert not signals.take()
+    for after in (0.0, 0.001, 0.998):  # SIGTERM and SIGINT alike: ``timeout`` sends two
+        clock.now += after
+        signals.came()
+    assert (signals.take(), signals.take()) == (True, False)
+
+
+def test_a_signal_a_second_after_the_first_is_the_second_however_many_came_between() -> None:
+    clock = Clock()
+    signals = Signals(clock)
+    for after in (0.0, 0.5, 0.4, 0.2):
+        clock.now += after
+        signals.came()
+    assert (signals.take(), signals.take(), signals.take()) == (True, True, False)
+
+
+def test_signals_that_nobody_had_the_time_to_take_are_kept() -> None:
+    clock = Clock()
+    signals = Signals(clock)
+    signals.came()
+    clock.now += 5
+    signals.came()
+    assert (signals.take(), signals.take(), signals.take()) == (True, True, False)
 
 
 # The service manager ----------------------------------------------------------------------------
