@@ -127,6 +127,9 @@ class VendorConfig(_Section):
     base_url: str | None = _key(
         str, None, "scheme, host and port of the API, when not the vendor's own", must.base_url
     )
+    ca_file: str | None = _key(
+        str, None, "the authorities to trust (PEM) instead of the public ones", must.path
+    )
     timeout: float = _key(float, 30, "to connect, and for each read", _SHORT)
     options: Mapping[str, Any] = _key(
         dict, {}, "passed on to the vendor's class", repr=False, hash=False

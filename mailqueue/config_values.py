@@ -68,6 +68,7 @@ sender = pattern(
     r"[^<>@\s,]+@[^<>@\s,]+|[^<>]*<[^<>@\s,]+@[^<>@\s,]+>", "must be one address: Ann <ann@x.org>"
 )
 
+path = pattern(r".+", "must be the path of a file")
 region = pattern(r"[a-z0-9]+(-[a-z0-9]+)+", "must be the name of a region, as eu-west-1")
 
 

@@ -41,7 +41,7 @@ from urllib.parse import urlencode
 from mailqueue.config import VendorConfig
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors import base, failures
+from mailqueue.vendors import base, failures, trust
 from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.transport import Lost, RawAnswer, Request, Transport
 
@@ -116,7 +116,9 @@ class HttpVendor(Vendor):
 
     def __init__(self, config: VendorConfig) -> None:
         super().__init__(config)
+        trust.check(config)
         self.transport = Transport(config.base_url or self.default_base_url)
+        self.transport.verify = config.ca_file or True
         self.secrets = tuple(v for v in config.keys.values() if isinstance(v, str))
 
     @abstractmethod

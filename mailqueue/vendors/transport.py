@@ -18,12 +18,10 @@ from __future__ import annotations
 
 import http.client
 import socket
-import ssl
 import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,7 +30,7 @@ from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from mailqueue.vendors import failures
+from mailqueue.vendors import failures, trust
 from mailqueue.vendors.base import CONNECT_SECONDS, IDLE_SECONDS
 from mailqueue.vendors.deadline import Call
 
@@ -121,7 +119,8 @@ class Transport:
         host, port = self._url.hostname or "", self._url.port
         if self._url.scheme == "http":
             return _Plain(host, port)
-        return _Tls(host, port, ssl_context=_trust(self.verify))
+        file = DEFAULT_CA_BUNDLE_PATH if self.verify is True else str(self.verify)
+        return _Tls(host, port, ssl_context=trust.context(file))
 
     def _answer(self, response: http.client.HTTPResponse, call: Call) -> RawAnswer:
         """Status, headers, and the body as far as it came: from here on nothing is an error."""
@@ -151,13 +150,6 @@ def _plain(body: bytes, headers: Mapping[str, str]) -> bytes:
         return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MAX_BODY)
     except zlib.error:
         return body
-
-
-@lru_cache(maxsize=8)
-def _trust(verify: bool | str) -> ssl.SSLContext:
-    """What to verify certificates with, read once: 20 ms, which each new connection would pay."""
-    file = DEFAULT_CA_BUNDLE_PATH if verify is True else str(verify)
-    return ssl.create_default_context(cafile=file)
 
 
 class _Watched(http.client.HTTPConnection):

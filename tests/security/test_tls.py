@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
+from mailqueue.errors import ConfigError
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.http import HttpVendor
@@ -87,6 +89,38 @@ def test_an_http_vendor_with_a_bad_certificate_gets_nothing(
     server = opened(HttpServer(case.accepted, tls=certificate(flaw)))
     assert http(case, server.url).send(plain, attempt()) == REFUSED
     assert server.requests == []
+
+
+def test_an_http_vendor_trusts_the_authorities_of_its_ca_file_and_no_others(
+    vendor: Vendors,
+    certificate: Certificates,
+    trusted: str,
+    opened: Opened,
+    attempt: Attempts,
+    plain: Email,
+) -> None:
+    case = CASES[0]
+    own = opened(HttpServer(case.accepted, tls=certificate("good")))
+    other = opened(HttpServer(case.accepted, tls=certificate("untrusted authority")))
+    made = [
+        vendor(case.type, base_url=server.url, keys=case.keys, ca_file=trusted)
+        for server in (own, other)
+    ]
+    results = [each.send(plain, attempt()) for each in made]
+    assert [result.outcome for result in results] == [Outcome.ACCEPTED, Outcome.UNAVAILABLE]
+    assert results[1] == REFUSED
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
+def test_a_ca_file_that_cannot_be_used_is_said_when_the_vendor_is_made(
+    content: bytes | None, vendor: Vendors, tmp_path: Path
+) -> None:
+    file = tmp_path / "authority.pem"
+    if content is not None:
+        file.write_bytes(content)
+    case = CASES[0]
+    with pytest.raises(ConfigError, match=r"vendors\.first\.ca_file: cannot be read"):
+        vendor(case.type, base_url=f"https://{HOST}", keys=case.keys, ca_file=str(file))
 
 
 # --- SMTP

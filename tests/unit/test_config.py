@@ -325,6 +325,15 @@ def test_plain_http_is_for_loopback_only(url: str) -> None:
     ]
 
 
+def test_a_vendor_of_any_type_may_name_its_authorities() -> None:
+    for entry in (SENDGRID, SMTP, AZURE):
+        assert vendor(entry).ca_file is None
+        assert vendor(entry | {"ca_file": "/etc/ca.pem"}).ca_file == "/etc/ca.pem"
+    assert vendor_problems(SENDGRID | {"ca_file": ""}) == [
+        "vendors[0].ca_file: must be the path of a file"
+    ]
+
+
 @pytest.mark.parametrize("tls, port", [("starttls", 587), ("implicit", 465), ("none", 25)])
 def test_the_smtp_port_follows_from_tls(tls: str, port: int) -> None:
     assert vendor(SMTP | {"tls": tls}).keys["port"] == port
