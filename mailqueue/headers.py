@@ -16,7 +16,7 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -26,7 +26,9 @@ FIELD_NAME = re.compile(r"[!-9;-~]{1,76}")
 """RFC 5322 ftext, of a length that leaves room for a value on the line."""
 
 _FORBIDDEN = re.compile("[\r\n\0\ud800-\udfff]")
-_ENCODED_WORD = re.compile(r"(?==\?([^?]*)\?([bq])\?(.*))", re.IGNORECASE | re.DOTALL)
+_ENCODED_WORD = re.compile(r"(?==\?([^?]*)\?([bq])\?)", re.IGNORECASE)
+_BEGINNING = re.compile(r"=\?[A-Za-z0-9_.:*-]{1,40}\?[bq]\?", re.IGNORECASE | re.ASCII)
+_INSPECTED = 20_000  # characters; a longer value with encoded words is refused
 _HEX = re.compile(rb"=([0-9A-Fa-f]{2})")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 _SPECIAL = r"\x00-\x1f\x7f()<>\[\]:;@\\,.\"\s"
@@ -45,22 +47,40 @@ _LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
 _DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
 
+def forbidden(value: str) -> str | None:
+    """Why a value can stand in no header, encoded or not; None: it can."""
+    if not _FORBIDDEN.search(value):
+        return None
+    if any(char in value for char in "\r\n\0"):
+        return "contains a line break or NUL"
+    return "contains a lone surrogate"
+
+
 def unsafe(value: str) -> str | None:
-    """Why a value may not stand in a header; None: it may.
+    """Why a value that was handed in may not stand in a header; None: it may.
 
     Encoded words are looked into as well: Python's own parser turns ``=?utf-8?q?=0D=0ABcc:...?=``
-    into a real Bcc header (cpython 121650), and other software may do the same.
+    into a real Bcc header (cpython 121650), and other software may do the same. What is looked at
+    is bounded by the length of the value; what would need more is refused.
     """
-    if _FORBIDDEN.search(value):
-        if any(char in value for char in "\r\n\0"):
-            return "contains a line break or NUL"
-        return "contains a lone surrogate"
-    if "=?" not in value:
-        return None
-    if len(value) > 20_000 or value.count("=?") > 200:  # looking into them costs their square
-        return "contains too many encoded words"
-    if any(_FORBIDDEN.search(text) for text in _hidden(value)):
-        return "contains a line break or NUL in an encoded word"
+    problem = forbidden(value)
+    if problem or "=?" not in value:
+        return problem
+    left = 5_000 + 8 * len(value) if len(value) <= _INSPECTED else 0  # characters to decode
+    texts, seen = [value], set()
+    for text in texts:
+        for charset, decode, source in _encoded_words(text):
+            left -= 8 + len(source)
+            if left < 0:
+                return "contains too many encoded words"
+            octets = decode(source)
+            if (charset, octets) in seen:
+                continue
+            seen.add((charset, octets))
+            readings = _readings(octets, charset)
+            if any(map(_FORBIDDEN.search, readings)):
+                return "contains a line break or NUL in an encoded word"
+            texts += [reading for reading in readings if "=?" in reading]
     return None
 
 
@@ -74,33 +94,47 @@ def header_text(value: object, field: str) -> str:
     return value
 
 
-def _hidden(value: str) -> Iterator[str]:
-    """All that a reader, however lenient, may take encoded words for.
+def _encoded_words(text: str) -> Iterator[tuple[str, Callable[[str], bytes], str]]:
+    """All that a reader, however lenient, may take for an encoded word: charset, decoder, source.
 
-    Such a reader may see the word end anywhere, so everything after its beginning is decoded; what
-    stands in the word proper may itself hold encoded words.
+    Such a reader may see a word in "Q" end anywhere, and one in "B" at any question mark.
     """
-    for found in _ENCODED_WORD.finditer(value):
-        charset, kind, rest = found.groups()
-        decode = _loose_base64 if kind in "bB" else _loose_quoted
-        yield from _readings(decode(rest), charset)
-        for inner in _readings(decode(rest.partition("?=")[0]), charset):
-            yield from _hidden(inner)
+    quoted = None
+    charsets = set()
+    for found in _ENCODED_WORD.finditer(text):
+        charset, start = found[1].partition("*")[0][:40].lower(), found.end(2) + 1
+        word = _until(text, start, "?=")
+        if found[2] in "qQ":
+            quoted = text[start:] if quoted is None else quoted
+            charsets.add(charset)
+            yield charset, _loose_quoted, word
+        else:
+            yield charset, _loose_base64, word
+            yield charset, _loose_base64, _until(word, 0, "?")
+    rest = _BEGINNING.sub("", quoted or "")
+    yield from ((charset, _loose_quoted, rest) for charset in sorted(charsets))
 
 
-def _readings(octets: bytes, charset: str) -> Iterator[str]:
-    yield octets.decode("latin-1")
+def _until(text: str, start: int, end: str) -> str:
+    found = text.find(end, start)
+    return text[start:] if found < 0 else text[start:found]
+
+
+def _readings(octets: bytes, charset: str) -> list[str]:
+    """As the charset has it, and by the ASCII in it, which only becomes less with each reading."""
+    readings = [octets.decode("ascii", "ignore")]
     with suppress(LookupError, ValueError):  # a charset that Python does not know or cannot apply
-        yield octets.decode(charset.partition("*")[0], "replace")
+        readings.append(octets.decode(charset, "replace"))
+    return readings
 
 
 def _loose_quoted(rest: str) -> bytes:
-    octets = rest.replace("_", " ").encode("utf-8", "replace")
+    octets = rest.replace("_", " ").encode("ascii", "ignore")
     return _HEX.sub(lambda found: bytes([int(found[1], 16)]), octets)
 
 
 def _loose_base64(rest: str) -> bytes:
-    digits = _NOT_BASE64.sub(b"", rest.partition("?")[0].encode("ascii", "ignore"))
+    digits = _NOT_BASE64.sub(b"", rest.encode("ascii", "ignore"))
     whole = digits[: len(digits) - (len(digits) % 4 == 1)]
     return binascii.a2b_base64(whole + b"=" * (-len(whole) % 4))
 

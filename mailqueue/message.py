@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from mailqueue.errors import InvalidEmail
 from mailqueue.fields import READERS, RESERVED, SHOWN_KEY, file_mapping
-from mailqueue.headers import Address, mailbox, unsafe, unstructured
+from mailqueue.headers import Address, header_text, mailbox, unstructured
 from mailqueue.mime import Attachment, read, write
 
 if TYPE_CHECKING:  # annotations only; importing these would cost more than this module
@@ -188,20 +188,23 @@ def mime(
         headers.append(("Date", format_datetime(date)))
     if email_id is not None:
         headers.append(("X-Mailqueue-Id", email_id))
-    headers += [(name, unstructured(value)) for name, value in email.headers.items()]
+    headers += _own_headers(email)
     return write(headers, email.text, email.html, email.attachments, seed=message_id)
 
 
 def _heading(email: Email, sender: Address) -> Iterator[tuple[str, str]]:
+    """The headers of the fields. Values are checked as they were given, before they are encoded."""
     named = (("From", (sender,)), ("To", email.to), ("Cc", email.cc), ("Reply-To", email.reply_to))
     for name, addresses in named:
         for address in addresses:
-            if unsafe(address.name):
-                raise InvalidEmail(name.lower().replace("-", "_"), "has an unsafe display name")
+            header_text(address.name, name.lower().replace("-", "_"))
         if addresses:
             yield name, ", ".join(mailbox(a.name, a.ascii) for a in addresses)
         elif name == "To" and not email.cc:
             yield "To", "undisclosed-recipients:;"
-    if unsafe(email.subject):
-        raise InvalidEmail("subject", "is unsafe")
-    yield "Subject", unstructured(email.subject)
+    yield "Subject", unstructured(header_text(email.subject, "subject"))
+
+
+def _own_headers(email: Email) -> Iterator[tuple[str, str]]:
+    for name, value in email.headers.items():
+        yield name, unstructured(header_text(value, "headers"))

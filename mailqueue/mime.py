@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.headers import FIELD_NAME, chunks, escaped, phrase, plain, unsafe
+from mailqueue.headers import FIELD_NAME, chunks, escaped, forbidden, phrase, plain
 
 if TYPE_CHECKING:  # the email package is slow to import and only needed for stdlib messages
     from email.message import EmailMessage, Message
@@ -62,10 +62,10 @@ def write(
     *,
     seed: str,
 ) -> bytes:
-    """Build the message; ``seed`` (the Message-ID) gives the boundaries."""
+    """Build the message; ``seed`` (the Message-ID) and the content give the boundaries."""
     head = b"".join(_header(name, value) for name, value in headers)
     inline = [file for file in attachments if file.content_id and html is not None]
-    rest = [file for file in attachments if file not in inline]
+    rest = [file for file in attachments if not file.content_id or html is None]
     bodies = [] if text is None else [_text("plain", text)]
     if html is not None:
         related = [_text("html", html), *map(_file, inline)]
@@ -76,7 +76,7 @@ def write(
 
 def _header(name: str, value: str) -> bytes:
     """One header, folded at white space; the last check before the wire."""
-    problem = unsafe(value)
+    problem = forbidden(value)
     if problem or not FIELD_NAME.fullmatch(name):
         raise InvalidEmail("headers", problem or "bad header name")
     lines = [f"{name}:"]
@@ -92,19 +92,25 @@ def _multipart(subtype: str, parts: Sequence[bytes], seed: str) -> bytes:
     """Join the parts; a single one needs no container."""
     if len(parts) == 1:
         return parts[0]
-    boundary = _boundary(f"{subtype} {seed}", parts)
-    head = _header("Content-Type", f'multipart/{subtype}; boundary="{boundary}"')
-    line = f"\r\n--{boundary}".encode()
+    mark = boundary(f"{subtype} {seed}", parts)
+    head = _header("Content-Type", f'multipart/{subtype}; boundary="{mark}"')
+    line = f"\r\n--{mark}".encode()
     pieces = [b"%b\r\n%b" % (line, part) for part in parts]
     return head + b"".join(pieces) + line + b"--\r\n"
 
 
-def _boundary(seed: str, parts: Sequence[bytes]) -> str:
-    """Derived from the seed; another, should someone have guessed it for an attached message."""
-    digest = sha256(seed.encode()).hexdigest()[:32]
-    while any(digest.encode() in part for part in parts):
-        digest = sha256(digest.encode()).hexdigest()[:32]
-    return f"=_{digest}"
+def boundary(seed: str, parts: Sequence[bytes]) -> str:
+    """What separates these parts: equal for equal parts, and nowhere in them.
+
+    It depends on every octet between the boundaries, so nobody who writes a part can know it.
+    """
+    digest = sha256(seed.encode())
+    for part in parts:
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    while any(digest.hexdigest()[:32].encode() in part for part in parts):
+        digest.update(b"another")
+    return f"=_{digest.hexdigest()[:32]}"
 
 
 def _text(subtype: str, value: str) -> bytes:
@@ -147,7 +153,7 @@ def _base64(content: bytes) -> bytes:
 
 def _filename(name: str) -> str:
     """The parameter of Content-Disposition; RFC 2231, in sections where it is long."""
-    problem = unsafe(name)
+    problem = forbidden(name)
     if problem:
         raise InvalidEmail("attachments", f"the file name {problem}")
     if plain(name):

@@ -204,6 +204,12 @@ INJECTIONS = [
     "=?utf-8?q?=3D=3Futf-8=3Fq=3F=3D0A=3F=3D?=",
     "=?utf-8?q?a" + "=?utf-8?q?a" * 201,
     "=?utf-8?q?a?=" + "a" * 20_001,
+    "=?utf-8?q?a" * 200,
+    "=?utf-8?b?a" * 200,
+    "=?utf-8?b?a=?utf-8?q?b" * 100,
+    "".join(f"=?c{n}?q?{'a' * 80}" for n in range(200)),
+    "=?utf-8?b?DQ?pC?=",
+    "=?utf-8?q?=?=0ABcc:x?q?",
 ]
 
 
@@ -251,7 +257,14 @@ def test_no_line_break_gets_into_a_key(key: str) -> None:
     assert refused(**{key: {"X\r\nBcc": "x"}}).field == f"{key}[0]"
 
 
-@pytest.mark.parametrize("value", ["1 =? 2", "=?utf-8?q?caf=C3=A9?=", "=?x", "=?idna?b?====?="])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("1 =? 2", "=?utf-8?q?caf=C3=A9?=", "=?x", "=?idna?b?====?="),
+        " ".join(["=?utf-8?q?caf=C3=A9_caf=C3=A9?="] * 199),
+        " ".join(["=?iso-8859-1?q?caf=E9?=", "=?iso-8859-2?b?Y2Fm6Q==?="] * 90),
+    ],
+)
 def test_harmless_encoded_words_are_text(value: str) -> None:
     assert unsafe(value) is None
     assert email(subject=value).subject == value

@@ -18,7 +18,7 @@ import pytest
 
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Address, Attachment, Email, mime
-from mailqueue.mime import write
+from mailqueue.mime import boundary, write
 
 DATE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MINIMAL = {"from": "Ann <ann@example.com>", "to": ["bob@example.org"], "text": "Hello"}
@@ -156,6 +156,41 @@ def test_the_parts_are_nested_as_mail_programs_expect() -> None:
     inline = [part for part in message.walk() if part["Content-ID"]]
     assert [str(part["Content-ID"]) for part in inline] == ["<logo>"]
     assert Email.from_message(message).attachments == tuple(files)
+
+
+@pytest.mark.parametrize("changes", [
+    {"to": [f"Jörg Müller {n} <j{n}@example.org>" for n in range(146)]},
+    {"subject": "Ж" * 2201},
+    {"subject": "= ?" * 10_000},
+    {"headers": {"X-Note": "ü" * 2201}},
+    {"reply_to": [f"Zoë {n} <z{n}@example.org>" for n in range(250)]},
+])  # fmt: skip
+def test_what_was_taken_can_be_written_however_many_encoded_words_it_needs(changes: Any) -> None:
+    assert Email.from_message(parsed(email(**changes))) == email(**changes | {"text": "Hello"})
+
+
+def test_nobody_who_writes_a_part_can_know_the_boundary() -> None:
+    """It depends on all that it separates, not on the Message-ID alone."""
+    one, other = (email(html=html).to_mapping() for html in ("<p>a", "<p>b"))
+    assert parsed(Email.from_mapping(one)).get_boundary() != (
+        parsed(Email.from_mapping(other)).get_boundary()
+    )
+    assert boundary("", [b"ab", b"c"]) != boundary("", [b"a", b"bc"])
+
+
+def test_a_boundary_is_in_none_of_its_parts() -> None:
+    class Known(bytes):
+        """Stands for a part whose author did know it."""
+
+        asked = 0
+
+        def __contains__(self, _: object) -> bool:
+            self.asked += 1
+            return self.asked < 3
+
+    part = Known(b"x")
+    assert boundary("", [part]) != boundary("", [b"x"])
+    assert part.asked == 3
 
 
 def test_equal_files_inline_and_attached_are_each_sent() -> None:
