@@ -102,7 +102,11 @@ _forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="devserver")
 def dies_with_parent() -> Sequence[str]:
     """Put before a command: the kernel kills it when its parent is gone, however that ended."""
     setpriv = shutil.which("setpriv")  # part of every Debian and Ubuntu
-    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
+    if setpriv is None:
+        return ()
+    # The kernel only tells of a parent that ends from now on: one that was faster is looked for.
+    unless_orphaned = 'test "$PPID" = "$0" && exec "$@"'
+    return (setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", unless_orphaned, str(os.getpid()))
 
 
 class Server(ABC):

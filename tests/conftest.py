@@ -1,6 +1,8 @@
 """Servers of the tests' own, and names that cannot be anybody's real data.
 
-``mongod`` and ``beanstalkd`` are started once per run, on free ports with a temporary data folder;
+``mongod`` and ``beanstalkd`` are started once per run, on free ports with a temporary data folder,
+and where pytest-xdist shares the tests out, once per worker: a command that mongod was told to fail
+fails for all of its clients, and beanstalkd counts the jobs of all tubes together;
 a test that stops, pauses or breaks a server takes ``servers_to_break``, a pair of its own. Where a
 server is missing, the tests that need it are skipped; with ``CI`` set they fail.
 
@@ -11,6 +13,7 @@ it. All names begin with ``TEST_PREFIX``, and nothing is touched whose name does
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -34,6 +37,15 @@ SERVERS = {"mongod", "beanstalkd", "servers_to_break"}
 
 Running = TypeVar("Running")
 Document = dict[str, Any]
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the tests' children, also where a shell started us in the background.
+
+    There SIGINT is ignored, children inherit that, and a shell among them could not even trap it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

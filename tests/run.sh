@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up everything that the tests need, then runs them all: bash tests/run.sh [pytest's arguments]
 #
-# Where a server is missing, its tests are skipped; with CI set they fail. See examples/setup.sh.
+# Two tests at a time (-n 0: one after the other in this process). Where a server is missing, its
+# tests are skipped; with CI set they fail. See examples/setup.sh.
 set -euo pipefail
 # shellcheck source=../examples/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../examples/setup.sh"
@@ -37,4 +38,4 @@ postfix_packages() {
 set_up dev
 get_postfix || say "No Postfix here, and it could not be fetched."
 cd "$repo"
-exec "$venv/bin/python" -m pytest "$@"
+exec "$venv/bin/python" -m pytest -n 2 --dist worksteal "$@"

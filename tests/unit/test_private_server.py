@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,3 +99,13 @@ def test_all_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(ServerNotFound, match=r"(?s)mongod is missing.*\nbeanstalkd is missing"):
         find_all("mongod", "beanstalkd")
+
+
+@pytest.mark.skipif(not private_server.dies_with_parent(), reason="setpriv is not on this machine")
+def test_a_child_whose_parent_ended_before_it_could_be_watched_does_not_begin() -> None:
+    """The kernel tells of a parent that ends later; this one is gone already."""
+    *watched, _ = private_server.dies_with_parent()
+    begun = subprocess.run([*watched, "1", "echo", "begun"], stdout=subprocess.PIPE, check=False)
+    assert begun.stdout == b""
+    alive = [*private_server.dies_with_parent(), "echo", "begun"]
+    assert subprocess.run(alive, stdout=subprocess.PIPE, check=True).stdout == b"begun\n"

@@ -1,0 +1,10 @@
+"""Print the lowest version that pyproject.toml allows of each dependency: NAME==VERSION."""
+
+import re
+import tomllib
+from pathlib import Path
+
+pyproject = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())
+for dependency in pyproject["project"]["dependencies"]:
+    name, floor = re.fullmatch(r"([A-Za-z0-9_.-]+)>=([0-9.]+)", dependency).groups()
+    print(f"{name}=={floor}")
