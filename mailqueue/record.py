@@ -83,8 +83,8 @@ class SendResult:
     put off; with ``accepted`` all others were taken. ``held``: accepted, but kept there since the
     account is suspended or its quota spent; the vendor is to get no more. ``replay``: accepted,
     since the vendor has seen the key before (see ``lifecycle.believed``). ``answered`` is False
-    when no complete answer came (refused connection, DNS, TLS, time-out, reset). ``ours`` marks an
-    ``unknown`` that our side caused; the vendor is not blamed for it. ``content_suspect``: the
+    when no complete answer came (refused connection, DNS, TLS, time-out, reset). ``ours`` marks
+    what our side caused; the vendor is not blamed for it. ``content_suspect``: the
     answer may be due to what is in this e-mail (a firewall's page), whatever the outcome says of
     the vendor; an answered ``unavailable`` or ``unknown`` always may be.
     """

@@ -13,6 +13,7 @@ once more, whatever the producer that stored it checked.
                           word of ``failures``: the connection, not the vendor, failed)
 ========================  ==============================================================
 ``header_injection``      a header value with CR, LF or NUL
+``raised_...``            an exception of ours before the first byte: nothing left our hands
 ``envelope``              this vendor cannot send to some of the recipients only
 ``size`` ``smtputf8``     the SMTP server does not offer what this e-mail needs
 ``simulated``             accepted by the simulation
@@ -22,7 +23,9 @@ once more, whatever the producer that stored it checked.
 from __future__ import annotations
 
 import json
+import logging
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -35,6 +38,8 @@ from mailqueue.headers import Address, mailbox, unsafe, unstructured
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import limits
+
+logger = logging.getLogger(__name__)
 
 HEADER_INJECTION = "header_injection"
 ENVELOPE = "envelope"
@@ -181,6 +186,30 @@ def refuse_injection(email: Email, attempt: Attempt) -> SendResult | None:
     if problem is None:
         return None
     return SendResult(outcome=Outcome.REJECTED, code=HEADER_INJECTION, detail=f"a header {problem}")
+
+
+def unsent(vendor: Vendor, attempt: Attempt, error: Exception) -> SendResult:
+    """What an exception of ours means before the first byte was written: this way it cannot go."""
+    kind = type(error).__name__
+    facts = {"id": attempt.email_id, "vendor": vendor.name, "error": kind}
+    logger.error("vendor.raised", extra={"facts": facts})
+    detail = str(error) if isinstance(error, InvalidEmail) else ""  # it quotes nothing
+    return SendResult(
+        outcome=Outcome.UNSUITABLE,
+        code=f"raised_{kind}",
+        detail=detail,
+        answered=False,
+        ours=True,
+    )
+
+
+def late(attempt: Attempt, began: float) -> bool:
+    """Whether an attempt, ``began`` in time, has lost most of it before the vendor is asked.
+
+    If it ends at its deadline then, that is not the vendor's fault.
+    """
+    now = time.monotonic()
+    return began < attempt.deadline and now - began > attempt.deadline - now
 
 
 def _header_values(email: Email) -> Iterator[str]:

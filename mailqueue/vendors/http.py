@@ -135,7 +135,13 @@ class HttpVendor(Vendor):
             return SendResult(
                 outcome=Outcome.UNSUITABLE, code=base.ENVELOPE, detail="cannot send to some only"
             )
-        result = base.refuse_injection(email, attempt) or self._send(email, attempt)
+        self.transport.written = False
+        try:
+            result = base.refuse_injection(email, attempt) or self._send(email, attempt)
+        except Exception as error:
+            if self.transport.written:
+                raise
+            result = base.unsent(self, attempt, error)
         return base.discreet(result, email, self.secrets)
 
     def close(self) -> None:
@@ -143,11 +149,14 @@ class HttpVendor(Vendor):
         self.transport.close()
 
     def _send(self, email: Email, attempt: Attempt) -> SendResult:
+        began = time.monotonic()
         request = self.build(email, attempt)
+        late = base.late(attempt, began)
         try:
             raw = self.transport.post(request, attempt.deadline, self.config.timeout)
         except Lost as lost:
-            return failures.result(lost.code, lost.written)
+            result = failures.result(lost.code, lost.written)
+            return replace(result, ours=late and lost.code == failures.DEADLINE)
         result = self.parse(Answer(raw), email)
         if raw.cut and result.outcome is Outcome.UNKNOWN:
             return replace(result, code=raw.cut, answered=False)

@@ -58,7 +58,7 @@ class _Envelope:
 
     message_id: str
     sender: str
-    recipients: Mapping[str, str]  # as the e-mail has it -> as the server is told
+    recipients: Mapping[str, str]  # as the server is told -> as the e-mail has it first
     message: bytes
     unicode: bool
     refused: dict[str, tuple[int, bytes]] = field(default_factory=dict)
@@ -93,7 +93,12 @@ class Smtp(Vendor):
         self._drop()
 
     def _send(self, email: Email, attempt: Attempt) -> SendResult:
-        envelope = self._envelope(email, attempt)
+        began = time.monotonic()
+        try:
+            envelope = self._envelope(email, attempt)
+        except Exception as error:  # noqa: BLE001  # whatever it is, nothing left our hands
+            return base.unsent(self, attempt, error)
+        late = base.late(attempt, began)
         with Call(attempt.deadline) as call:
             try:
                 return self._transaction(envelope, call)
@@ -102,7 +107,8 @@ class Smtp(Vendor):
                 return step.result
             except (OSError, smtplib.SMTPException, ValueError) as error:
                 self._drop()
-                return failures.result(failures.code(error, call), call.written)
+                result = failures.result(failures.code(error, call), call.written)
+                return replace(result, ours=late and result.code == failures.DEADLINE)
 
     def _envelope(self, email: Email, attempt: Attempt) -> _Envelope:
         sender = self.sender(email)
@@ -116,8 +122,10 @@ class Smtp(Vendor):
         recipients = attempt.recipients
         if recipients is None:
             recipients = tuple(r.address for r in email.recipients)
-        mailboxes = {r: Address("", r).ascii for r in recipients}
-        unicode = not all(map(str.isascii, (sender.ascii, *mailboxes.values())))
+        mailboxes: dict[str, str] = {}
+        for recipient in recipients:  # one IDN may be there in two spellings
+            mailboxes.setdefault(_mailbox(recipient), recipient)
+        unicode = not all(map(str.isascii, (sender.ascii, *mailboxes)))
         unicode = unicode or not message.isascii()
         return _Envelope(attempt.message_id, sender.ascii, mailboxes, message, unicode)
 
@@ -167,7 +175,7 @@ class Smtp(Vendor):
 
     def _rcpt(self, connection: Connection, envelope: _Envelope) -> None:
         """Name the recipients; goes on if the server took any of them."""
-        for recipient, mailbox in envelope.recipients.items():
+        for mailbox, recipient in envelope.recipients.items():
             code, reply = connection.rcpt(mailbox)
             if code in (421, 454) or not 200 <= code < 600:
                 raise Failed(failed(code, reply, Outcome.REJECTED))
@@ -207,6 +215,11 @@ class Smtp(Vendor):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def _mailbox(address: str) -> str:
+    local, _, domain = Address("", address).ascii.rpartition("@")
+    return f"{local}@{domain.lower()}"
 
 
 def _mail_options(connection: Connection, envelope: _Envelope) -> list[str]:

@@ -67,11 +67,15 @@ class Lost(Exception):
 
 
 class Transport:
-    """One keep-alive connection to one vendor. ``verify``: True, or the file of a CA to trust."""
+    """One keep-alive connection to one vendor. ``verify``: True, or the file of a CA to trust.
+
+    ``written``: a byte of the last request was handed to the socket.
+    """
 
     def __init__(self, base_url: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.verify: bool | str = True
         self.clock = clock
+        self.written = False
         self._url = urlsplit(base_url.rstrip("/"))
         self._connection: _Plain | _Tls | None = None
         self._used_at = clock()
@@ -101,6 +105,8 @@ class Transport:
             except _TROUBLE as error:
                 self.close()
                 raise Lost(failures.code(error, call), written=call.written) from None
+            finally:
+                self.written = call.written
         self._used_at = self.clock()
         return answer
 

@@ -624,3 +624,13 @@ def test_an_ipv6_server_is_greeted_with_an_ipv6_literal(
     monkeypatch.setattr(socket.socket, "getsockname", lambda sock: ("::1", *genuine(sock)[1:]))
     make(server.port).send(plain, attempt())
     assert "EHLO [IPv6:::1]" in server.lines
+
+
+def test_a_mailbox_whose_domain_is_spelled_in_two_ways_gets_one_copy(
+    serve: Serve, make: Make, attempt: Attempts, plain: Email
+) -> None:
+    server = serve()
+    to = ["bob@bücher.example", "bob@xn--bcher-kva.example", "bob@BÜCHER.example"]
+    result = make(server.port).send(Email(**{**plain.to_mapping(), "to": to}), attempt())
+    assert result.outcome is Outcome.ACCEPTED
+    assert server.letters[0].recipients == ["bob@xn--bcher-kva.example"]
