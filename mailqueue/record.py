@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 PROBE_STEP = 5.0
+# A retry comes before what is new in its own class, never before a more urgent class.
+RETRY_HIGH, RETRY_NORMAL, RETRY_BULK = 512, 32_768, 524_288
 HIGH, NORMAL, BULK = 2048, 65_536, 1_048_576
 PRIORITIES = {"high": HIGH, "normal": NORMAL, "bulk": BULK}
-RETRY_PRIORITIES = {HIGH: 256, NORMAL: 512, BULK: 768}
-
+RETRY_PRIORITIES = {HIGH: RETRY_HIGH, NORMAL: RETRY_NORMAL, BULK: RETRY_BULK}
 
 OVERDUE = {HIGH: 60.0, NORMAL: 900.0, BULK: 900.0}
 ANNOUNCEMENTS = 5

@@ -27,6 +27,7 @@ from mailqueue.producer import Producer
 from mailqueue.record import Closing
 from mailqueue.store import Store
 from mailqueue.tube import depth
+from tests.integration.bench import emptied, ready
 from tests.stage import BAD_REQUEST, TAKEN, Stage, letter
 
 Document = dict[str, Any]
@@ -334,6 +335,28 @@ def test_a_failed_email_is_retried_from_the_start_and_sent(stage: Stage, console
     assert stage.outcomes(email_id) == [("only", "unsuitable"), ("only", "accepted")]
     assert console("audit").code == 0
     assert "retry" in console("show", email_id).out
+
+
+def test_a_retry_of_200_bulk_emails_does_not_delay_a_new_urgent_one(
+    stage: Stage, console: Console
+) -> None:
+    vendor = stage.vendor("only")
+    console.configure(stage.settings)
+    bulk = stage.send(200, priority="bulk")
+    one = stage.document(Shelf(stage.producer, stage.emails).failed())
+    ended = {name: one[name] for name in ("status", "reason", "counted", "attempts", "lease")}
+    stage.emails.update_many({"_id": {"$ne": one["_id"]}}, {"$set": ended})
+    stage.emails.delete_one({"_id": one["_id"]})
+    emptied(stage.config)
+
+    assert console("retry", "--status", "failed", "--limit", "200", "--yes").code == 0
+    [urgent] = stage.send(priority="high")
+    [usual] = stage.send()
+    order = [job.body for job in ready(stage.config)]
+    assert order[:2] == [urgent, usual]
+    assert sorted(order[2:]) == sorted(bulk)
+    assert Consumer(stage.config, burst=True, concurrency=1).run() == 0
+    assert vendor.calls.index(urgent) == 0
 
 
 def test_a_retried_uncertain_email_is_never_called_failed(stage: Stage, console: Console) -> None:

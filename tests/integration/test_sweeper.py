@@ -158,11 +158,11 @@ def test_an_announced_job_has_the_priority_of_its_class_or_of_a_retry(
     emptied(config)
     bench.sweeper.sweep()
     assert [(job.body, job.priority) for job in ready(config)] == [
-        (again["high"], 256),
-        (again["normal"], 512),
-        (again["bulk"], 768),
+        (again["high"], 512),
         (new["high"], 2048),
+        (again["normal"], 32_768),
         (new["normal"], 65_536),
+        (again["bulk"], 524_288),
         (new["bulk"], 1_048_576),
     ]
 
@@ -281,7 +281,7 @@ def test_an_expired_lease_is_an_unknown_and_the_email_is_resent(
     assert (found["status"], found["unknowns"], found["counted"]) == ("queued", 1, 1)
     (line,) = found["attempts"]
     assert (line["outcome"], line["code"], line["answered"]) == ("unknown", "lease_expired", False)
-    assert [(job.body, job.priority) for job in ready(config)] == [(email_id, 512)]
+    assert [(job.body, job.priority) for job in ready(config)] == [(email_id, 32_768)]
     assert all(health.open for health in other.board.read().values())
 
 

@@ -149,7 +149,7 @@ def test_a_failed_email_goes_to_the_other_vendor_at_once_and_before_all_others(
     bench.work()
     producer.send(MAIL, priority="high")
     jobs = ready(config)
-    assert (jobs[0].body, jobs[0].priority) == (first, 512)
+    assert (jobs[0].body, jobs[0].priority) == (first, 32_768)
     (closed,) = [name for name, health in bench.board.read().items() if not health.open]
     assert the_one(emails, first)["round"]["tried"] == [closed]
     bench.vendors = {name: vendor for name, vendor in bench.vendors.items() if name != closed} | {
@@ -177,7 +177,7 @@ def test_a_retry_that_has_to_wait_is_delayed_at_its_retry_priority(
     bench.work()
     job = next_delayed(config)
     assert job is not None
-    assert (job.priority, job.delay) == (768, 15)
+    assert (job.priority, job.delay) == (524_288, 15)
     assert the(emails)["due_at"] > datetime.now(UTC)
 
 
@@ -208,7 +208,7 @@ def test_what_was_claimed_too_late_is_given_back_unsent_and_counts_as_nothing(
     found = the(emails)
     assert (found["status"], found["counted"], found["unknowns"]) == ("queued", 0, 0)
     assert found["attempts"][0]["outcome"] == "not_started"
-    assert [job.priority for job in ready(config)] == [512]
+    assert [job.priority for job in ready(config)] == [32_768]
     bench.close()
 
 
