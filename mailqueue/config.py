@@ -165,7 +165,9 @@ class Retry(_Section):
     max_attempts: int = _key(
         int, 25, "counts what is held against the e-mail, not outages", must.between(1, 10_000)
     )
-    give_up_after: float = _key(float, 3 * _DAY, "counted from creation or `send_at`", _LONG)
+    give_up_after: float = _key(
+        float, 3 * _DAY, "counted from when a consumer first has it, due", _LONG
+    )
     base: float = _key(float, 30, "the first back-off", _LONG)
     cap: float = _key(float, 3600, "the longest back-off", _LONG)
 

@@ -2,8 +2,9 @@
 
 Decides: the fields of a new document, and what ``decide`` is told of a stored one.
 
-Assumes: ``created_at`` and ``clock_from`` of a new e-mail come from the producer's clock; every
-other time is the database server's.
+Assumes: ``created_at`` of a new e-mail comes from the producer's clock, which may be wrong by days;
+every other time is the database server's. So ``clock_from``, from which ``retry.give_up_after``
+counts, is null until a consumer has the e-mail in its hands, due as it is then.
 
 Promises: no I/O. ``transitions`` holds the guarded updates, ``store`` is the only writer.
 
@@ -61,7 +62,7 @@ def new(
         "priority": priority,
         "due_at": send_at,
         "overdue_at": max(now, send_at or now) + timedelta(seconds=overdue_after(priority)),
-        "clock_from": max(now, send_at) if send_at else now,
+        "clock_from": None,
         "created_at": now,
         "updated_at": now,
         "lease": {"token": 0},
@@ -143,7 +144,7 @@ class Stored:
         pending = document.get("pending")
         return Record(
             priority=document["priority"],
-            age=(self.now - document["clock_from"]).total_seconds(),
+            age=-(self._until("clock_from") or 0.0),
             expires_in=self.expires_in,
             counted=document["counted"],
             unknowns=document["unknowns"],

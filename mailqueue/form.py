@@ -67,7 +67,7 @@ FORM: Mapping[str, Callable[[Any], bool]] = {
     "content_hash": text,
     "status": _one_of(*Status),
     "priority": _one_of(*PRIORITIES.values()),
-    "clock_from": _time,
+    "clock_from": _optional(_time),
     "created_at": _time,
     "updated_at": _time,
     "lease": _object(token=_natural, until=_optional(_time)),

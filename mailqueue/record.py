@@ -131,10 +131,10 @@ class Pin:
 class Record:
     """What the decision needs of an e-mail document. Durations are seconds.
 
-    ``age`` counts from max(creation, ``send_at``) or an operator's retry. ``vendor`` is the vendor
-    of the attempt being decided (None: none could be asked), ``probe`` whether it was a probe,
-    ``key`` its idempotency key, surely known for ``key_life`` seconds since its first use, which
-    was ``key_age`` seconds ago; ``lookup``: that vendor can be asked whether it has the e-mail.
+    ``age`` counts from when a consumer first had it, due, or from an operator's retry. ``vendor``
+    is the vendor of the attempt being decided (None: none could be asked), ``probe`` whether it was
+    a probe, ``key`` its idempotency key, surely known for ``key_life`` seconds since its first use,
+    which was ``key_age`` seconds ago; ``lookup``: that vendor can be asked whether it has it.
     ``failed_at`` are the vendors that answered this e-mail with a server error before,
     ``unknown_at`` those at which the outcome of an attempt is unknown.
     ``pending`` is None until a vendor took the e-mail for some recipients only.

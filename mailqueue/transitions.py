@@ -31,6 +31,7 @@ OVERDUE_MS = {
         round(OVERDUE[NORMAL] * 1000),
     ]
 }
+CLOCK_FROM = {"$ifNull": ["$clock_from", "$$NOW"]}
 NOT_STARTED = "not_started"
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -152,6 +153,7 @@ def claim_update(claim: Claim, owner: str, nonce: ObjectId, lease: float) -> Pip
                 "status": Status.SENDING.value,
                 "lease": held,
                 "attempts": ledger,
+                "clock_from": CLOCK_FROM,
                 "updated_at": "$$NOW",
             }
         }
@@ -201,6 +203,8 @@ def change_update(change: Change, simulated: bool, alike: Sequence[Change] = ())
     }
     if change.sending:
         fields["attempts"] = _closed_line(change.token, _line_end(change.result, message_id))
+    else:
+        fields["clock_from"] = CLOCK_FROM
     if change.result is not None and change.result.outcome is Outcome.ACCEPTED:
         fields["vendor"] = {"$literal": change.vendor}
         fields["vendor_message_id"] = message_id

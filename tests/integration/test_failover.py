@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import greenstalk
 import pytest
@@ -304,6 +305,40 @@ def test_an_email_older_than_give_up_after_fails_as_gave_up(stage: Stage) -> Non
     drain(stage)
     status = stage.status(email_id)
     assert (status.status, status.reason, status.unknowns) == ("failed", "gave_up", 0)
+
+
+@pytest.mark.parametrize("days", [-10, 10])
+def test_a_producer_whose_clock_is_wrong_by_days_shortens_and_lengthens_nothing(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    server = stage.smtp("only")
+    server.handler.replies["MAIL"] = "450 4.2.0 come back later"
+    stage.settings["retry"] = {**IMPATIENT, "give_up_after": 3600}
+    wrong = soon(days * 86_400)
+    monkeypatch.setattr("mailqueue.intake.datetime", Mock(now=lambda _: wrong))
+    [email_id] = stage.send()
+    assert abs(stage.document(email_id)["created_at"] - wrong) < timedelta(seconds=1)
+    with consuming(stage):
+        wait_until(lambda: len(stage.outcomes(email_id)) > 1)
+        late = {"$set": {"clock_from": datetime.now(UTC) - timedelta(hours=2)}}
+        started = stage.document(email_id)["clock_from"]
+        stage.emails.update_one({"_id": ObjectId(email_id)}, late)
+        stage.until(failed=1)
+    assert abs(started - datetime.now(UTC)) < timedelta(seconds=60)
+    assert stage.status(email_id).reason == "gave_up"
+
+
+def test_the_clock_of_an_email_runs_while_nobody_can_be_asked(stage: Stage) -> None:
+    stage.vendor("only")
+    stage.settings["retry"] = {"give_up_after": 3600}
+    [email_id] = stage.send()
+    drain(stage)
+    stage.edit_health("only", unavailable_until=soon(600), probe_at=soon(600))
+    [email_id] = stage.send()
+    with consuming(stage) as consumer:
+        consumer._routing.idle_for = lambda: None  # type: ignore[method-assign]  # take it all the same
+        wait_until(lambda: stage.document(email_id)["clock_from"])
+    assert stage.status(email_id).status == "queued"
 
 
 def test_an_email_deferred_max_attempts_times_fails_as_exhausted(stage: Stage) -> None:

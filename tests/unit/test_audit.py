@@ -207,7 +207,7 @@ def test_each_illegal_state_is_named(problem: str) -> None:
     assert problem in found(ILLEGAL[problem])
 
 
-@pytest.mark.parametrize("name", ["content_hash", "clock_from", "counted", "priority"])
+@pytest.mark.parametrize("name", ["content_hash", "created_at", "counted", "priority"])
 def test_each_status_has_its_required_fields(name: str) -> None:
     made = email("queued")
     del made[name]
