@@ -2,21 +2,30 @@
 
 Decides: how an e-mail goes to an SMTP server, and what its replies mean.
 
-===================================  ===========================================================
-step                                 outcome when it fails
-===================================  ===========================================================
-connect, greeting, EHLO, STARTTLS    unavailable; STARTTLS not offered (stripped): misconfigured
-AUTH                                 5xx misconfigured, 4xx unavailable, "too many" throttled
-SIZE, SMTPUTF8                       unsuitable, before MAIL
-MAIL                                 5xx unsuitable, 4xx deferred
-RCPT, some                           goes on: ``refused`` (5xx), ``pending`` (4xx)
-RCPT, all                            5xx rejected (5.7.x, a policy: unsuitable), else deferred
-DATA, and the reply to it            5xx unsuitable, 4xx deferred
-421 and 454 at AUTH and later        throttled
-530, or "credits exceeded"           misconfigured
-lost before the final dot            unavailable: surely not sent (RFC 1047)
-lost after the final dot             unknown
-===================================  ===========================================================
+===========================  ===================================================================
+step                         outcome when it fails
+===========================  ===================================================================
+any, from the greeting on    421, a rate, too many connections: throttled; a spent quota, a
+                             suspended account, 530, 534, 535, 538: misconfigured
+connect, greeting, EHLO,     unavailable; STARTTLS not offered (stripped): misconfigured
+STARTTLS
+AUTH                         454 throttled; 5xx misconfigured, 4xx unavailable
+SIZE, SMTPUTF8               unsuitable, before MAIL
+MAIL                         454 throttled; 5xx unsuitable, 4xx deferred
+RCPT, one of several         goes on: ``refused`` if the reply speaks of the recipient, for good;
+                             ``pending`` for now, or if it is this server that will not
+RCPT, all                    454 throttled; 4xx and 552 deferred (552 is 452, RFC 5321 4.5.3.1.10);
+                             all speak of the recipient: rejected; else unsuitable
+DATA, and the reply to it    454 throttled; 4xx deferred; 5xx unsuitable; of the only recipient, by
+                             its enhanced code: rejected
+no SMTP reply                unavailable; after the final dot: unknown
+lost before the final dot    unavailable: surely not sent (RFC 1047)
+lost after the final dot     unknown
+===========================  ===================================================================
+
+A 5xx speaks of the recipient with the enhanced code 5.1.1, 5.1.2, 5.1.3, 5.1.6, 5.1.10 or 5.2.x,
+or with 550, 551, 553 or 556 without an enhanced code and without a word of relaying,
+authentication, the sender or a policy. How words are read is in ``smtp_replies``.
 
 Assumes: ``mime`` writes CRLF line ends and no Bcc.
 
@@ -38,13 +47,20 @@ from mailqueue.config import VendorConfig
 from mailqueue.headers import Address
 from mailqueue.message import Email, mime
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors import base, failures
+from mailqueue.vendors import base, failures, smtp_replies
 from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.deadline import Call, DeadlinePassed
-from mailqueue.vendors.smtp_connection import Connection, Failed, failed, reply_code
+from mailqueue.vendors.smtp_connection import Connection, Failed
+from mailqueue.vendors.smtp_replies import CLOSING, Step
 
-_POLICY = re.compile(rb"\b5\.7\.\d")
 _OF_THE_EMAIL = {Outcome.REJECTED, Outcome.UNSUITABLE, Outcome.DEFERRED}
+_HOPE = (
+    Outcome.MISCONFIGURED,
+    Outcome.THROTTLED,
+    Outcome.DEFERRED,
+    Outcome.UNSUITABLE,
+    Outcome.REJECTED,
+)
 _LINE_START_DOT = re.compile(rb"^\.", re.MULTILINE)
 
 
@@ -61,12 +77,21 @@ class _Envelope:
     recipients: Mapping[str, str]  # as the server is told -> as the e-mail has it first
     message: bytes
     unicode: bool
-    refused: dict[str, tuple[int, bytes]] = field(default_factory=dict)
-    pending: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    said: dict[str, SendResult] = field(default_factory=dict)  # of those not taken
 
     @property
-    def taken(self) -> bool:
-        return len(self.refused) + len(self.pending) < len(self.recipients)
+    def taken(self) -> int:
+        return len(self.recipients) - len(self.said)
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """Whom no server would take."""
+        return tuple(r for r, said in self.said.items() if said.outcome is Outcome.REJECTED)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Who may be taken later, or by another."""
+        return tuple(r for r, said in self.said.items() if said.outcome is not Outcome.REJECTED)
 
 
 class Smtp(Vendor):
@@ -150,10 +175,10 @@ class Smtp(Vendor):
             if connection.fresh or call.expired:
                 raise
             raise _Stale from None
-        if code == 421 and not connection.fresh:
+        if code == CLOSING and not connection.fresh:
             raise _Stale
         if code != 250:
-            raise Failed(failed(code, reply, Outcome.UNSUITABLE))
+            raise Failed(smtp_replies.result(Step.SENDER, code, reply))
         return connection
 
     def _ready(self, call: Call) -> Connection:
@@ -177,11 +202,11 @@ class Smtp(Vendor):
         """Name the recipients; goes on if the server took any of them."""
         for mailbox, recipient in envelope.recipients.items():
             code, reply = connection.rcpt(mailbox)
-            if code in (421, 454) or not 200 <= code < 600:
-                raise Failed(failed(code, reply, Outcome.REJECTED))
-            if code >= 300:
-                said = envelope.refused if code >= 500 else envelope.pending
-                said[recipient] = (code, reply)
+            if not 200 <= code < 300:
+                said = smtp_replies.result(Step.RECIPIENT, code, reply)
+                if said.outcome not in _OF_THE_EMAIL and not said.content_suspect:
+                    raise Failed(said)
+                envelope.said[recipient] = said
         if not envelope.taken:
             raise Failed(_nobody(envelope))
 
@@ -195,9 +220,12 @@ class Smtp(Vendor):
             if not 400 <= code < 600:
                 self._drop()
                 return failures.result(failures.BAD_ANSWER, call.written)
-        result = failed(code, reply, Outcome.UNSUITABLE)
+        alone = len(envelope.recipients) == 1
+        result = smtp_replies.result(Step.MESSAGE, code, reply, alone=alone)
         if result.outcome is Outcome.DEFERRED:
-            result = replace(result, refused=tuple(envelope.refused))
+            result = replace(result, refused=envelope.refused)
+        elif result.outcome is Outcome.REJECTED:
+            result = replace(result, refused=tuple(envelope.recipients.values()))
         raise Failed(result)
 
     def _recover(self, result: SendResult) -> None:
@@ -251,23 +279,20 @@ def _transfer(connection: Connection, message: bytes, call: Call) -> tuple[int, 
 def _accepted(reply: bytes, envelope: _Envelope) -> SendResult:
     return SendResult(
         outcome=Outcome.ACCEPTED,
-        code=reply_code(250),
+        code=smtp_replies.reply_code(250),
         detail=reply.decode("utf-8", "replace"),
         message_id=envelope.message_id,
-        refused=tuple(envelope.refused),
-        pending=tuple(envelope.pending),
+        refused=envelope.refused,
+        pending=envelope.pending,
     )
 
 
 def _nobody(envelope: _Envelope) -> SendResult:
-    """No recipient was taken."""
-    refused, pending = envelope.refused, envelope.pending
-    code, reply = next(iter((pending or refused).values()))
-    result = failed(code, reply, Outcome.REJECTED)
-    if result.outcome is Outcome.REJECTED and all(_POLICY.search(r) for _, r in refused.values()):
-        return replace(result, outcome=Outcome.UNSUITABLE)
+    """No recipient was taken: what leaves most hope counts."""
+    said = envelope.said.values()
+    result = min(said, key=lambda each: _HOPE.index(each.outcome))
     if result.outcome in (Outcome.REJECTED, Outcome.DEFERRED):
-        return replace(result, refused=tuple(refused), pending=tuple(pending))
+        return replace(result, refused=envelope.refused, pending=envelope.pending)
     return result
 
 

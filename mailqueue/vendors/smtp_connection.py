@@ -8,23 +8,18 @@ was not verified; the deadline shuts the socket from the first byte on, during t
 
 from __future__ import annotations
 
-import re
 import smtplib
 import socket
 import ssl
 
 from mailqueue.config import VendorConfig
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors import failures
+from mailqueue.vendors import failures, smtp_replies
 from mailqueue.vendors.base import CONNECT_SECONDS
 from mailqueue.vendors.deadline import Call
+from mailqueue.vendors.smtp_replies import Step
 
 PORTS = {"starttls": 587, "implicit": 465, "none": 25}
-
-_CREDITS = re.compile(r"credits exceeded", re.IGNORECASE)
-_TOO_MANY = re.compile(r"too many (connections|requests)", re.IGNORECASE)
-_CLOSING = 421
-_NO_REPLY = -1  # smtplib's word for a line that is not an SMTP reply
 
 
 class Failed(Exception):
@@ -50,7 +45,7 @@ class Connection(smtplib.SMTP):
         try:
             super().__init__(keys["host"], port, local_hostname="", timeout=timeout)
         except smtplib.SMTPConnectError as error:
-            raise Failed(_refusal(error)) from None
+            raise Failed(_refused(Step.CONNECT, error)) from None
         # EHLO by our own address: a host's name would have to be looked up, which can hang.
         self.local_hostname = self._literal
 
@@ -74,7 +69,7 @@ class Connection(smtplib.SMTP):
         try:
             self._secure()
         except smtplib.SMTPResponseException as error:
-            raise Failed(_refusal(error)) from None
+            raise Failed(_refused(Step.CONNECT, error)) from None
         if self._config.keys.get("username"):
             self._log_in()
 
@@ -99,51 +94,19 @@ class Connection(smtplib.SMTP):
         except smtplib.SMTPNotSupportedError:
             raise Failed(_result(Outcome.MISCONFIGURED, "smtp-auth", "AUTH not offered")) from None
         except smtplib.SMTPAuthenticationError as error:
-            raise Failed(_login_refused(error.smtp_code, error.smtp_error)) from None
+            raise Failed(_refused(Step.LOGIN, error)) from None
         except smtplib.SMTPServerDisconnected:
             raise
         except (smtplib.SMTPException, UnicodeError):  # no mechanism in common; not ASCII
             raise Failed(_result(Outcome.MISCONFIGURED, "smtp-auth", "no usable login")) from None
 
 
-def failed(code: int, reply: bytes, permanent: Outcome) -> SendResult:
-    """What a refusal after EHLO means; ``permanent`` is the outcome of a 5xx at this step."""
-    text = reply.decode("utf-8", "replace")
-    if code == _NO_REPLY or not 400 <= code < 600:
-        outcome = Outcome.UNAVAILABLE
-    elif code == 530 or _CREDITS.search(text):
-        outcome = Outcome.MISCONFIGURED
-    elif code in (_CLOSING, 454):
-        outcome = Outcome.THROTTLED
-    else:
-        outcome = permanent if code >= 500 else Outcome.DEFERRED
-    return _result(outcome, reply_code(code), text)
-
-
-def reply_code(code: int) -> str:
-    """A reply as the ``code`` of a result."""
-    return failures.BAD_ANSWER if code == _NO_REPLY else f"smtp-{code}"
-
-
-def _login_refused(code: int, reply: bytes | str) -> SendResult:
-    text = _text(reply)
-    if code in (_CLOSING, 454) or _TOO_MANY.search(text):
-        outcome = Outcome.THROTTLED
-    elif code >= 500 or _CREDITS.search(text):
-        outcome = Outcome.MISCONFIGURED
-    else:
-        outcome = Outcome.UNAVAILABLE
-    return _result(outcome, reply_code(code), text)
-
-
-def _refusal(error: smtplib.SMTPResponseException) -> SendResult:
-    """Refused before it came to a login or an e-mail."""
-    return _result(Outcome.UNAVAILABLE, reply_code(error.smtp_code), _text(error.smtp_error))
-
-
 def _result(outcome: Outcome, code: str, detail: str) -> SendResult:
     return SendResult(outcome=outcome, code=code, detail=detail)
 
 
-def _text(reply: bytes | str) -> str:
-    return reply if isinstance(reply, str) else reply.decode("utf-8", "replace")
+def _refused(step: Step, error: smtplib.SMTPResponseException) -> SendResult:
+    reply = error.smtp_error
+    return smtp_replies.result(
+        step, error.smtp_code, reply.encode() if isinstance(reply, str) else reply
+    )

@@ -327,7 +327,7 @@ def test_a_connection_lost_during_the_login_is_unavailable(
 
 
 STEPS = [
-    ({"GREETING": b"421 too busy"}, Outcome.UNAVAILABLE, "smtp-421"),
+    ({"GREETING": b"421 too busy"}, Outcome.THROTTLED, "smtp-421"),
     ({"GREETING": b"554 no service"}, Outcome.UNAVAILABLE, "smtp-554"),
     ({"EHLO": b"502 what", "HELO": b"501 no"}, Outcome.UNAVAILABLE, "smtp-501"),
     ({"MAIL": b"550 5.7.1 sender not verified"}, Outcome.UNSUITABLE, "smtp-550"),
@@ -356,6 +356,14 @@ STEPS = [
     ({"MESSAGE": b"454 later"}, Outcome.THROTTLED, "smtp-454"),
     ({"RCPT": b"450 credits exceeded"}, Outcome.MISCONFIGURED, "smtp-450"),
     ({"EHLO": b"502 what"}, Outcome.ACCEPTED, "smtp-250"),
+    ({"GREETING": b"554 Too many connections"}, Outcome.THROTTLED, "smtp-554"),
+    ({"GREETING": b"550 Your account is suspended"}, Outcome.MISCONFIGURED, "smtp-550"),
+    ({"MAIL": b"550 5.1.1 sender unknown"}, Outcome.UNSUITABLE, "smtp-550"),
+    ({"RCPT": b"550 relay not permitted"}, Outcome.UNSUITABLE, "smtp-550"),
+    ({"RCPT": b"552 Too many recipients"}, Outcome.DEFERRED, "smtp-552"),
+    ({"RCPT": b"553-5.7.1 policy\r\n553 no"}, Outcome.UNSUITABLE, "smtp-553"),
+    ({"MESSAGE": b"550 5.1.1 no such user"}, Outcome.REJECTED, "smtp-550"),
+    ({"MESSAGE": b"550 5.4.5 Daily sending quota exceeded"}, Outcome.MISCONFIGURED, "smtp-550"),
 ]
 
 
@@ -489,6 +497,38 @@ def test_no_recipient_taken_and_one_put_off_is_deferred(
     assert (result.outcome, result.code) == (Outcome.DEFERRED, "smtp-450")
     assert result.refused == ("good@example.net", "gone@example.net")
     assert result.pending == ("later@example.net",)
+
+
+def test_who_is_not_taken_by_this_server_only_may_be_by_another(
+    serve: Serve, make: Make, attempt: Attempts, three: Email
+) -> None:
+    server = serve()
+    server.handler.rcpt = {
+        "gone@example.net": "550 5.1.1 no such user",
+        "later@example.net": "554 5.7.1 Relay access denied",
+    }
+    result = make(server.port).send(three, attempt())
+    assert result.outcome is Outcome.ACCEPTED
+    assert (result.refused, result.pending) == (("gone@example.net",), ("later@example.net",))
+
+
+@pytest.mark.parametrize(
+    "other,outcome",
+    [
+        ("550 5.1.1 no such user", Outcome.REJECTED),
+        ("554 5.7.1 Relay access denied", Outcome.UNSUITABLE),
+        ("552 Too many recipients", Outcome.DEFERRED),
+        ("550 hourly limit reached", Outcome.THROTTLED),
+        ("550 Daily quota exceeded", Outcome.MISCONFIGURED),
+    ],
+)
+def test_of_several_refusals_the_one_that_leaves_most_hope_counts(
+    other: str, outcome: Outcome, serve: Serve, make: Make, attempt: Attempts, three: Email
+) -> None:
+    server = serve()
+    server.handler.rcpt = {str(a): "550 5.1.1 no such user" for a in three.to}
+    server.handler.rcpt["later@example.net"] = other
+    assert make(server.port).send(three, attempt()).outcome is outcome
 
 
 def test_all_recipients_refused_for_good_is_rejected(

@@ -27,7 +27,7 @@ health
 tube announcer
 vendors.capacity vendors.limits vendors.base vendors
 vendors.trust vendors.deadline vendors.failures vendors.transport vendors.http
-vendors.smtp_connection vendors.aws vendors.aws_endpoints vendors.aws_role *
+vendors.smtp_replies vendors.smtp_connection vendors.aws vendors.aws_endpoints vendors.aws_role *
 status intake gathering producer
 meter routing senders triage taker worker
 sweeper
