@@ -6,9 +6,10 @@ spread over servers, and what follows while one is away, is in ``announcer``.
 Assumes: a job may be doubled, early, late or lost, and a job id means something only on the
 connection that reserved it (after a restart it may be another e-mail's).
 
-Promises: a connection that gave anything but a complete server reply is never used again. A
-connection that waits for a job holds none, so no reserved job comes near its time to run while its
-connection is busy waiting. Bodies are the 24 hex characters of the e-mail's id.
+Promises: a connection that gave anything but a complete server reply, within bounds (``replies``),
+is never used again; all that can go wrong with one is ``QueueUnavailable``. A connection that waits
+for a job holds none, so no reserved job comes near its time to run while its connection is busy
+waiting. Bodies are the 24 hex characters of the e-mail's id.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ from bson import ObjectId
 from mailqueue.config import Beanstalkd
 from mailqueue.errors import QueueUnavailable
 from mailqueue.outage import Outage
+from mailqueue.replies import Replies, number, numbers
 
 CONNECT_TIMEOUT = 5.0
-READ_TIMEOUT = 5.0
+READ_TIMEOUT = 5.0  # for the replies to what was asked at once,
+PER_REPLY = 0.02  # and for each of them: a put may wait for a disk
 MAX_DELAY = 2**32 - 1
 PIPELINE = 500  # commands in one write: they and their replies fit into the sockets' buffers
 _BODY = re.compile(rb"([0-9a-f]{24})\r\n")
@@ -114,29 +117,29 @@ class Connection:
     def __init__(self, server: str, tube: str, timeout: float = READ_TIMEOUT) -> None:
         self._lock = threading.Lock()
         self._tube = tube
+        self._timeout = timeout
         self.held: set[int] = set()
         self._owed: deque[bytes] = deque()  # the words of replies that are not read yet
         self.broken = False
         host, _, port = server.rpartition(":")
         try:
             self._socket = socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT)
-            self._socket.settimeout(timeout)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._client = greenstalk.Client(self._socket, encoding=None)
-            self._replies = self._socket.makefile("rb")
         except OSError as error:
             raise QueueUnavailable(f"beanstalkd: {type(error).__name__}") from error
+        self._replies = Replies(self._socket)
         with self._talking(), suppress(greenstalk.NotIgnoredError):  # ours may be the default tube
-            self._client.use(tube)
-            self._client.watch(tube)
-            self._client.ignore(greenstalk.DEFAULT_TUBE)
+            self._ask(f"use {tube}", b"USING")
+            self._ask(f"watch {tube}", b"WATCHING")
+            self._ask(f"ignore {greenstalk.DEFAULT_TUBE}", b"WATCHING")
 
     def put(self, what: Sequence[Announcement], ttr: int) -> None:
         """Put jobs. Of a failed call all may have been executed: they are harmless when doubled."""
         with self._lock, self._talking():
             for start in range(0, len(what), PIPELINE):
                 page = what[start : start + PIPELINE]
+                self._allow(len(page))
                 self._socket.sendall(b"".join([_put_command(each, ttr) for each in page]))
                 self._owed.extend([b"INSERTED"] * len(page))
                 self._read_owed()
@@ -144,7 +147,7 @@ class Connection:
     def reserve(self, timeout: int, limit: int = 1) -> list[Job]:
         """Wait up to ``timeout`` whole seconds for a job; with it come up to ``limit`` in all."""
         at_once = b"reserve-with-timeout 0\r\n" * (limit - 1)
-        with self._lock, self._talking():
+        with self._lock, self._talking(limit + len(self._owed)):
             self._socket.sendall(b"reserve-with-timeout %d\r\n%b" % (timeout, at_once))
             with suppress(*_COMPLETE_REPLIES):
                 self._read_owed()
@@ -152,12 +155,12 @@ class Connection:
 
     def _read_job(self) -> Job | None:
         try:
-            job_id, size = map(int, self._read(b"RESERVED"))
+            job_id, size = map(number, self._read(b"RESERVED"))
         except greenstalk.TimedOutError:
             return None
-        body = self._replies.read(size + 2)
-        if len(body) != size + 2:
-            raise ConnectionError("cut off")
+        body = self._replies.body(size)
+        if job_id in self.held:
+            raise ValueError("reserved twice")
         self.held.add(job_id)
         ours = _BODY.fullmatch(body)
         return Job(job_id, ObjectId(bytes.fromhex(ours[1].decode())) if ours else None, self)
@@ -170,7 +173,7 @@ class Connection:
         with self._lock:
             if self.broken or not (mine := [one for one in ends if one in self.held]):
                 return
-            with self._talking():
+            with self._talking(len(self._owed)):
                 if len(self._owed) > PIPELINE:
                     self._read_owed()
                 self.held.difference_update(mine)
@@ -181,16 +184,19 @@ class Connection:
         """Wait until the server has executed everything."""
         with self._lock:
             if self._owed and not self.broken:
-                with self._talking():
+                with self._talking(len(self._owed)):
                     self._read_owed()
 
     def _read_owed(self) -> None:
         """Read the replies to come; raises what the server says of the first refused command."""
         refused = None
         while self._owed:
+            expected = self._owed.popleft()
             try:
-                self._read(self._owed.popleft())
+                self._read(expected)
             except greenstalk.NotFoundError:
+                if expected not in _ENDED.values():
+                    raise
                 continue  # its time to run was over: it is back on the tube
             except _COMPLETE_REPLIES as error:
                 refused = refused or error
@@ -199,30 +205,36 @@ class Connection:
 
     def _read(self, expected: bytes) -> list[bytes]:
         """The rest of a reply that begins with this word; raises as greenstalk does."""
-        line = self._replies.readline()
-        if line[-2:] != b"\r\n":
-            raise ConnectionError("cut off")
-        word, *rest = line.split()
+        word, *rest = self._replies.line()
         if word == expected:
             return rest
         known = greenstalk.ERROR_RESPONSES.get(word)
         raise known(rest) if known else greenstalk.UnknownResponseError(word, rest)
 
+    def _ask(self, command: str, expected: bytes) -> list[bytes]:
+        self._socket.sendall(command.encode("ascii") + b"\r\n")
+        return self._read(expected)
+
+    def _numbers(self, command: str) -> Mapping[str, int | str]:
+        (size,) = map(number, self._ask(command, b"OK"))
+        return numbers(self._replies.body(size))
+
     def stats(self) -> dict[str, int]:
         """The tube's numbers of jobs by state; all 0 where there is no such tube yet."""
         self.flush()
         with self._lock, self._talking():
-            try:
-                found = self._client.stats_tube(self._tube)
-            except greenstalk.NotFoundError:
-                found = {}  # type: ignore[typeddict-item]  # a tube without jobs does not exist
-        states = ("ready", "reserved", "delayed", "buried")
-        return {s: int(found.get(f"current-jobs-{s}", 0)) for s in states}  # type: ignore[call-overload]  # keys are computed
+            found: Mapping[str, int | str] = {}
+            with suppress(greenstalk.NotFoundError):  # a tube without jobs does not exist
+                found = self._numbers(f"stats-tube {self._tube}")
+            states = ("ready", "reserved", "delayed", "buried")
+            counts = (found.get(f"current-jobs-{state}", 0) for state in states)
+            return {s: number(b"%d" % int(n)) for s, n in zip(states, counts, strict=True)}
 
     def server(self) -> Mapping[str, int | str]:
         """The server's own numbers."""
+        self.flush()
         with self._lock, self._talking():
-            return dict(self._client.stats())  # type: ignore[arg-type]  # a typed dictionary
+            return self._numbers("stats")
 
     def close(self) -> None:
         """Close; the server takes back what was reserved here, priorities and all."""
@@ -230,19 +242,25 @@ class Connection:
         with suppress(OSError):  # it is not connected any more
             self._socket.shutdown(socket.SHUT_RDWR)  # wakes a thread that is reading
         self._replies.close()
-        self._client.close()
+        self._socket.close()
 
     def __del__(self) -> None:
         # A thread that ended leaves its connection behind.
         if hasattr(self, "_replies"):
             self._replies.close()
-            self._client.close()
+            self._socket.close()
+
+    def _allow(self, replies: int) -> None:
+        """From now on the time for so many."""
+        self._socket.settimeout(self._timeout)
+        self._replies.within(self._timeout + PER_REPLY * replies)
 
     @contextmanager
-    def _talking(self) -> Iterator[None]:
+    def _talking(self, replies: int = 0) -> Iterator[None]:
         if self.broken:
             raise QueueUnavailable("beanstalkd: the connection is closed")
         try:
+            self._allow(replies)
             yield
         except _COMPLETE_REPLIES as error:
             raise QueueUnavailable(f"beanstalkd: {type(error).__name__}") from error

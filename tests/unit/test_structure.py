@@ -24,7 +24,7 @@ record lifecycle rotation
 config_values config_file config
 outage document transitions interventions mongo store
 health
-tube announcer
+replies tube announcer
 vendors.capacity vendors.limits vendors.base vendors
 vendors.trust vendors.deadline vendors.failures vendors.transport vendors.http
 vendors.smtp_replies vendors.smtp_connection vendors.aws vendors.aws_endpoints vendors.aws_role *

@@ -1,0 +1,99 @@
+"""What a beanstalkd answers, read within bounds: whoever listens there may say anything.
+
+Decides: how much is read, and for how long. A line has 1 KiB at most and what follows it 64 KiB;
+the replies to what was asked come within one time budget, however they drip.
+
+Promises: no more memory than that. What the protocol does not have raises ``ValueError``; what
+ends, or takes too long, raises ``OSError``.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+LINE = 1024
+BODY = 65_536  # more than the largest job of a server as it comes (65,535 bytes)
+SKIPPED = 16 * 2**20  # a stranger's larger job, on a server that was told to take them (-z)
+_ID = 20  # digits of 2**64
+
+
+class Replies:
+    """The replies on a connection. ``within`` says how long the next ones may take together."""
+
+    def __init__(self, sock: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
+        self._raw = _Timed(sock, clock)
+        self._buffered = io.BufferedReader(self._raw)
+        self._clock = clock
+
+    def within(self, seconds: float) -> None:
+        """From now on."""
+        self._raw.until = self._clock() + seconds
+
+    def line(self) -> list[bytes]:
+        """The words of the next line, at least one."""
+        line = self._buffered.readline(LINE)
+        if line[-2:] != b"\r\n":
+            raise ConnectionError("cut off")
+        return line.split() or [b""]
+
+    def body(self, size: int) -> bytes:
+        """So many bytes, and the line's end that follows; empty if more than is worth reading."""
+        if size > SKIPPED:
+            raise ValueError("too large")
+        left = size + 2
+        while left > BODY + 2:
+            left -= len(self._all(min(BODY, left - BODY)))
+        body = self._all(left)
+        if body[-2:] != b"\r\n":
+            raise ValueError("not where it should end")
+        return body if size <= BODY else b""
+
+    def _all(self, size: int) -> bytes:
+        body = self._buffered.read(size)
+        if len(body) != size:
+            raise ConnectionError("cut off")
+        return body
+
+    def close(self) -> None:
+        """The socket is closed by whoever opened it."""
+        self._buffered.close()
+
+
+class _Timed(io.RawIOBase):
+    """The bytes of a socket, until a moment."""
+
+    def __init__(self, sock: socket.socket, clock: Callable[[], float]) -> None:
+        self._socket = sock
+        self._clock = clock
+        self.until = 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # what BufferedReader hands over
+        left = self.until - self._clock()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+        return self._socket.recv_into(buffer)
+
+
+def number(word: bytes) -> int:
+    """A number as the protocol has it: digits only."""
+    if not word.isdigit() or len(word) > _ID:
+        raise ValueError("not a number")
+    return int(word)
+
+
+def numbers(body: bytes) -> Mapping[str, int | str]:
+    """What a server says of itself: lines of ``name: value``."""
+    found: dict[str, int | str] = {}
+    for line in body.decode("ascii").splitlines():
+        name, colon, value = line.partition(": ")
+        if colon:
+            text = value.strip().strip('"')
+            found[name] = number(text.encode()) if text.isdigit() else text
+    return found
