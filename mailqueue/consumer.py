@@ -30,7 +30,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bson import ObjectId
 from tenacity import (
     RetryError,
     Retrying,
@@ -40,7 +39,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from mailqueue import document, tube, vendors
+from mailqueue import document, ids, tube, vendors
 from mailqueue.affinity import Core
 from mailqueue.config import Config, is_production
 from mailqueue.errors import ConfigError, Unavailable
@@ -91,7 +90,7 @@ class Consumer:
         self._store = Store(
             config.mongodb, env=document.SIMULATED if self._simulated else document.PRODUCTION
         )
-        owner = f"{socket.gethostname()}:{os.getpid()}:{ObjectId()}"
+        owner = f"{socket.gethostname()}:{os.getpid()}:{ids.new()}"
         names = [vendor.name for vendor in config.vendors]
         health = HealthBoard(self._store, names, env=self._store.env)
         self._routing = Routing(config, health, mine)

@@ -6,11 +6,13 @@ Assumes: ``created_at`` of a new e-mail comes from the producer's clock, which m
 every other time is the database server's. So ``clock_from``, from which ``retry.give_up_after``
 counts, is null until a consumer has the e-mail in its hands, due as it is then.
 
-Promises: no I/O. ``transitions`` holds the guarded updates, ``store`` is the only writer.
+Promises: no I/O. ``transitions`` holds the guarded updates, ``store`` is the only writer. The
+``nonce`` is of the call that stored the e-mail and never changes: it tells that call's own e-mail
+from another that has the same ``_id``.
 
 ::
 
-    _id  idempotency_key  content_hash  env  email{...}  message_id
+    _id  nonce  idempotency_key  content_hash  env  email{...}  message_id
     status  reason  priority  due_at  overdue_at  expires_at  clock_from  created_at  updated_at
     lease {token, owner, nonce, until}      token grows with every claim and is never reused
     attempts [{n, token, vendor, key, probe, started_at, ended_at,
@@ -50,6 +52,7 @@ def new(
     send_at: datetime | None = None,
     expires_at: datetime | None = None,
     idempotency_key: str | None = None,
+    nonce: ObjectId | None = None,
 ) -> dict[str, Any]:
     """The document of an e-mail that is about to be stored."""
     document: dict[str, Any] = {
@@ -75,7 +78,15 @@ def new(
         document["expires_at"] = expires_at
     if idempotency_key is not None:
         document["idempotency_key"] = idempotency_key
+    if nonce is not None:
+        document["nonce"] = nonce
     return document
+
+
+def rename(document: dict[str, Any], email_id: ObjectId) -> None:
+    """Give a document that is not stored yet another id; its Message-ID follows."""
+    old, document["_id"] = str(document["_id"]), email_id
+    document["message_id"] = document["message_id"].replace(old, str(email_id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from bson import ObjectId
+
 from mailqueue.document import PRODUCTION, SIMULATED, Document
 from mailqueue.interventions import Verb
 from mailqueue.record import PRIORITIES, Outcome, Reason, Status
@@ -22,6 +24,10 @@ def text(value: Any) -> bool:
 
 def _time(value: Any) -> bool:
     return isinstance(value, datetime)
+
+
+def _id(value: Any) -> bool:
+    return isinstance(value, ObjectId)
 
 
 def _natural(value: Any) -> bool:
@@ -75,6 +81,7 @@ FORM: Mapping[str, Callable[[Any], bool]] = {
     "round": _object(n=_natural, tried=_texts, refused=_texts),
     "unknowns": _natural,
     "counted": _natural,
+    "nonce": _optional(_id),
     "due_at": _optional(_time),
     "expires_at": _optional(_time),
     "sent_at": _optional(_time),

@@ -22,11 +22,11 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
-from mailqueue import rotation
+from mailqueue import ids, rotation
 from mailqueue.document import PRODUCTION
+from mailqueue.mongo import kept
 from mailqueue.record import Closing
 from mailqueue.rotation import Health
 from mailqueue.store import Store
@@ -106,10 +106,11 @@ class HealthBoard:
                 self._known[health.name] = health
                 self._known_at[health.name] = at
 
-    def _load(self, names: list[str]) -> dict[str, Health]:
+    def _load(self, names: list[str], *, majority: bool = False) -> dict[str, Health]:
+        collection = kept(self._collection) if majority else self._collection
         with self._store.reached():
             documents = list(
-                self._collection.aggregate(
+                collection.aggregate(
                     [{"$match": {"_id": {"$in": names}}}, {"$set": {"now": "$$NOW"}}]
                 )
             )
@@ -142,7 +143,7 @@ class HealthBoard:
 
     def win_probe(self, name: str, lease: float) -> str | None:
         """Take the vendor's probe for ``lease`` seconds; its token, or None: another holds it."""
-        token = str(ObjectId())
+        token = str(ids.new())
         _, after = self._change(
             name, lambda health, now: rotation.probe_won(health, now, lease, token)
         )
@@ -195,13 +196,12 @@ class HealthBoard:
         }
         document = _to_document(after)
         with self._store.reached():
-            written = self._store.persist(
-                lambda: self._collection.replace_one(seen, document), self._store.timeout
-            )
+            written = self._store.persist(lambda: self._collection.replace_one(seen, document))
         if written.matched_count:
             return True
         # A repeated write whose first reply was lost matches nothing: it may be ours all the same.
-        return self._load([before.name])[before.name] == _from_document(document)
+        mine = self._load([before.name], majority=True)[before.name]
+        return mine == _from_document(document)
 
 
 def _say_closed(health: Health, closing: Closing, newly: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from mailqueue import document, message
+from mailqueue import document, ids, message
 from mailqueue.config import Config
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Email
@@ -51,14 +51,18 @@ class Terms:
             raise InvalidEmail("expires_at", "must be later than send_at")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Draft:
-    """An e-mail as its caller handed it in, read and valid; ``id`` is the one it will have."""
+    """An e-mail as its caller handed it in, read and valid.
+
+    ``id`` is the one it will have, ``nonce`` tells that it is the one of this call.
+    """
 
     email: Email
     terms: Terms
     key: str | None = None
-    id: ObjectId = field(default_factory=ObjectId)
+    id: ObjectId = field(default_factory=ids.new)
+    nonce: ObjectId = field(default_factory=ids.new)
 
 
 class Intake:
@@ -103,7 +107,7 @@ class Intake:
                 if isinstance(one, InvalidEmail):
                     raise InvalidEmail(one.field, one.problem, len(made))
                 made.append(one)
-        _share_ids(made)
+        _share(made)
         return made
 
     def documents(self, drafts: Sequence[Draft]) -> list[dict[str, Any] | InvalidEmail]:
@@ -147,11 +151,12 @@ class Intake:
             send_at=draft.terms.send_at,
             expires_at=draft.terms.expires_at,
             idempotency_key=draft.key,
+            nonce=draft.nonce,
         )
 
 
-def _share_ids(made: Sequence[dict[str, Any]]) -> None:
-    """The same key twice in one call is one e-mail; with other content it is refused."""
+def _share(made: list[dict[str, Any]]) -> None:
+    """The same key twice in one call is one document; with other content it is refused."""
     first: dict[str, dict[str, Any]] = {}
     for index, one in enumerate(made):
         if "idempotency_key" in one:
@@ -159,7 +164,7 @@ def _share_ids(made: Sequence[dict[str, Any]]) -> None:
             if other["content_hash"] != one["content_hash"]:
                 problem = "is given twice for different contents"
                 raise InvalidEmail("idempotency_key", problem, index)
-            one["_id"] = other["_id"]
+            made[index] = other
 
 
 def _check_key(key: str | None) -> None:

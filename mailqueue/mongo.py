@@ -4,13 +4,16 @@ Decides: the write concern (majority and journaled, always both), and which of t
 exceptions an idempotent write is repeated for.
 
 Promises: a write that returns is durable. A driver's exception becomes ``StoreUnavailable``, but
-for those that say something about a key, and those inside the caller's own transaction.
+for those inside the caller's own transaction.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -20,7 +23,8 @@ from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, ConfigurationError, DuplicateKeyError, PyMongoError
-from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+from pymongo.read_concern import ReadConcern
+from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
 from mailqueue.config import MongoDB
 from mailqueue.errors import ConfigError, StoreUnavailable
@@ -29,7 +33,8 @@ from mailqueue.outage import Outage
 T = TypeVar("T")
 _DURABLE = WriteConcern(w="majority", j=True)
 _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
-_DUPLICATE = 11000
+DUPLICATE = 11000
+_ENDS: ContextVar[float] = ContextVar("ends", default=math.inf)  # of the present call
 
 
 def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
@@ -43,6 +48,10 @@ def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
         )
     except (ConfigurationError, ValueError) as error:  # the text may quote the URI
         raise ConfigError([f"mongodb.uri: cannot be used ({type(error).__name__})"]) from None
+
+
+class NotKept(PyMongoError):
+    """What was found is not kept: do it again."""
 
 
 class Mongo:
@@ -81,41 +90,54 @@ class Mongo:
     ) -> Iterator[None]:
         """End operations that last, together, longer than ``seconds`` (``mongodb.timeout``).
 
-        The driver's exceptions become ours, but for those that say something about a key; those
-        inside the caller's own transaction, and its time, are the caller's.
+        Nested in another, it shares that one's time: a call has one clock, whatever it repeats.
+        The driver's exceptions become ours; those inside the caller's own transaction, and its
+        time, are the caller's.
         """
-        limit = pymongo.timeout(seconds or self.timeout) if session is None else nullcontext()
+        limit = within(seconds or self.timeout) if session is None else nullcontext()
         try:
             with limit:
                 yield
         except PyMongoError as error:
-            if session is not None or duplicates(error):
+            if session is not None:
                 raise
             self._outage.began(_said(error))
             # A traceback that went on to the driver's error would quote the document in it.
             raise StoreUnavailable(_said(error)) from None
         self._outage.over()
 
-    def persist(self, write: Callable[[], T], seconds: float) -> T:
-        """Repeat ``write``, an idempotent one, until it is acknowledged, for up to ``seconds``."""
-        with pymongo.timeout(seconds):
-            try:
-                return write()
-            except PyMongoError as error:  # the usual case needs nothing of what follows
-                if not _may_pass(error):
-                    raise
-            again = Retrying(
-                stop=stop_before_delay(seconds),
-                wait=wait_random_exponential(multiplier=0.05, max=1.0),
-                retry=retry_if_exception(_may_pass),
-                reraise=True,
-            )
-            return again(write)
+    def persist(self, write: Callable[[], T]) -> T:
+        """Repeat ``write``, an idempotent one, until it is acknowledged, while there is time."""
+        try:
+            return write()
+        except PyMongoError:  # the usual case needs nothing of what follows
+            if time.monotonic() >= _ENDS.get():
+                raise
+        again = Retrying(
+            stop=lambda state: time.monotonic() + state.upcoming_sleep >= _ENDS.get(),
+            wait=wait_random_exponential(multiplier=0.05, max=1.0),
+            retry=retry_if_exception_type(PyMongoError),
+            reraise=True,
+        )
+        return again(write)
 
 
-def _may_pass(error: BaseException) -> bool:
-    """A key that was there already will be there the next time, too."""
-    return isinstance(error, PyMongoError) and not duplicates(error)
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """All that is done within lasts, together, no longer than this; what is nested adds nothing."""
+    now = time.monotonic()
+    ends = min(_ENDS.get(), now + seconds)
+    token = _ENDS.set(ends)
+    try:
+        with pymongo.timeout(max(ends - now, 0.001)):  # 0 would mean no end
+            yield
+    finally:
+        _ENDS.reset(token)
+
+
+def kept(collection: Collection[dict[str, Any]]) -> Collection[dict[str, Any]]:
+    """The same, but reads find only what a majority has: nothing of it can be rolled back."""
+    return collection.with_options(read_concern=ReadConcern("majority"))
 
 
 def write_errors(error: PyMongoError) -> list[dict[str, Any]]:
@@ -132,7 +154,7 @@ def duplicates(error: PyMongoError, field: str = "idempotency_key") -> list[Any]
     return [
         e["keyValue"][field]
         for e in write_errors(error)
-        if e.get("code") == _DUPLICATE and field in e.get("keyValue", ())
+        if e.get("code") == DUPLICATE and field in e.get("keyValue", ())
     ]
 
 

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from mailqueue.store import Store
 
 BULK = 500
-# What is left to do for an e-mail: nothing; tell its caller; look who took its key.
-Left = InvalidEmail | dict[str, Any] | None
+# What came of an e-mail: it is stored under this id; tell its caller; look who took its key.
+Left = str | InvalidEmail | dict[str, Any]
 
 
 class Producer:
@@ -218,8 +218,10 @@ class Producer:
             raise StoreUnavailable(str(error), (), [str(draft.id)]) from error
         if isinstance(left, InvalidEmail):
             raise left
+        if isinstance(left, str):
+            return left
         # Its key was there already, be it by another of those that were stored with it.
-        return str(draft.id) if left is None else self._keep_page([left], {}, None)[0]
+        return self._keep_page([left], {}, None)[0]
 
     def _keep_new(self, drafts: list[Draft]) -> list[Left]:
         """Store and announce e-mails of several callers; says what is left to do for each."""
@@ -230,9 +232,11 @@ class Producer:
         new = [d for d in made if d.get("idempotency_key") not in taken] if taken else made
         now = datetime.now(UTC)
         announcer.announce([_announcement(d, now) for d in new])
-        kept = {d["_id"] for d in new}
         return [
-            None if draft.id in kept else left for draft, left in zip(drafts, lefts, strict=True)
+            str(left["_id"])
+            if isinstance(left, dict) and left.get("idempotency_key") not in taken
+            else left
+            for left in lefts
         ]
 
     def _keep(self, made: list[dict[str, Any]], session: ClientSession | None) -> list[str]:

@@ -1,7 +1,14 @@
 """The e-mails in MongoDB: the truth, and the only module that writes it.
 
-Decides: how a lost reply is told from a lost claim. The fields stand in ``document``, the guards in
-``transitions``; ``mongo`` makes writes durable.
+Decides: how a lost reply is told from a lost claim, and what counts as kept. The fields stand in
+``document``, the guards in ``transitions``; ``mongo`` makes writes durable.
+
+Kept is what a majority has in its journal. That is known of an e-mail in two ways only: the write
+was acknowledged and matched it, or a majority read found it. What a plain read finds, or a
+duplicate key speaks of, may be on a server that is not the primary any more, and be rolled back:
+it is confirmed by a durable write, and where that does not match all, the insert is done again. Of
+two e-mails under one ``_id`` ours is the one with our ``nonce``; the other stays as it is, and ours
+gets an id of its own.
 
 Indexes (MongoDB 6.0 or newer): ``idempotency_key`` unique where present; ``(status, env, due_at)``
 of what is queued or being sent, for the backlog, the relay and the leases; ``(env, overdue_at)``
@@ -21,13 +28,12 @@ from bson import ObjectId
 from pymongo import MongoClient, UpdateMany, UpdateOne
 from pymongo.client_session import ClientSession
 from pymongo.errors import BulkWriteError, DuplicateKeyError
-from pymongo.read_concern import ReadConcern
 
-from mailqueue import interventions
+from mailqueue import document, ids, interventions
 from mailqueue.config import MongoDB
 from mailqueue.document import SIMULATED, Document, Stored
 from mailqueue.interventions import Verb
-from mailqueue.mongo import Mongo, duplicates, write_errors
+from mailqueue.mongo import DUPLICATE, Mongo, NotKept, duplicates, kept, within, write_errors
 from mailqueue.record import ANNOUNCEMENTS, SendResult, Status
 from mailqueue.transitions import (
     OVERDUE_MS,
@@ -67,6 +73,7 @@ class Store(Mongo):
         super().__init__(settings, client)
         self.env = env
         self.emails = self.collection("")
+        self._kept = kept(self.emails)
         self.indexed = False
 
     def ensure_indexes(self) -> None:
@@ -86,38 +93,30 @@ class Store(Mongo):
     # Producing ---------------------------------------------------------------------------------
 
     def insert(
-        self, documents: Sequence[Document], session: ClientSession | None = None
+        self, documents: Sequence[dict[str, Any]], session: ClientSession | None = None
     ) -> list[str]:
         """Store new e-mails in one write; returns the idempotency keys that were there already.
 
-        With ``session`` the driver's exceptions pass through, a taken key among them.
+        A document whose ``_id`` is another e-mail's gets a new one. With ``session`` the driver's
+        exceptions pass through, a taken key among them.
         """
         if session is not None:
             self._write_new(documents, session)
             return []
         with self.reached():
-            try:
-                self.persist(lambda: self._insert_or_confirm(documents), self.timeout)
-            except (DuplicateKeyError, BulkWriteError) as error:
-                if not (taken := duplicates(error)):
-                    raise
-                if len(documents) > 1:  # how the others fared is not said
-                    ids = [document["_id"] for document in documents]
-                    self.persist(lambda: self.confirm(ids), self.timeout)
-                return taken
-        return []
+            return self.persist(lambda: self._insert(documents))
 
-    def _insert_or_confirm(self, documents: Sequence[Document]) -> None:
-        """Insert; what is there under our own ``_id`` came from a try whose reply was lost."""
+    def _insert(self, documents: Sequence[dict[str, Any]]) -> list[str]:
+        """One try; what is there already may be from the one before, whose reply was lost."""
         try:
             self._write_new(documents)
         except (DuplicateKeyError, BulkWriteError) as error:
-            mine = duplicates(error, "_id")
-            if not mine:
+            if all(each.get("code") != DUPLICATE for each in write_errors(error)):
                 raise
-            self.confirm(mine)
-            if len(mine) < len(write_errors(error)):
-                raise
+            taken = duplicates(error)
+            self._confirm_new([d for d in documents if d.get("idempotency_key") not in taken])
+            return taken
+        return []
 
     def _write_new(
         self, documents: Sequence[Document], session: ClientSession | None = None
@@ -127,25 +126,48 @@ class Store(Mongo):
         else:
             self.emails.insert_many(map(dict, documents), ordered=False, session=session)
 
-    def confirm(self, ids: Sequence[ObjectId]) -> None:
-        """Return once these documents are durable: a majority write waits even if it is empty.
+    def _confirm_new(self, documents: Sequence[dict[str, Any]]) -> None:
+        """Return if all of these are kept as ours; else see to it that they can be inserted."""
+        nonces = [d.get("nonce") for d in documents]
+        under = {"_id": {"$in": [d["_id"] for d in documents]}}
+        if not documents or self.confirm(under | {"nonce": {"$in": nonces}}) == len(documents):
+            return
+        found = self._kept.find(under, {"nonce": 1})
+        theirs = {d["_id"] for d in found if d.get("nonce") not in nonces}
+        for each in documents:
+            if each["_id"] in theirs:
+                document.rename(each, ids.new())
+        raise NotKept
+
+    def confirm(self, match: Mapping[str, Any]) -> int:
+        """How many match, once these are durable: a majority write waits even if it is empty.
 
         Raises the driver's exceptions.
         """
-        self.emails.update_many({"_id": {"$in": list(ids)}}, {"$unset": {"confirm": ""}})
+        return self.emails.update_many(match, {"$unset": {"confirm": ""}}).matched_count
 
     def by_key(
         self, keys: Sequence[str], session: ClientSession | None = None
     ) -> dict[str, Document]:
         """The e-mails stored under these idempotency keys (``_id``, ``content_hash``), durably."""
+        with self.reached(session):
+            if session is not None:
+                found = self._under(keys, session)
+            else:
+                found = self.persist(lambda: self._kept_under(keys))
+        return {each["idempotency_key"]: each for each in found}
+
+    def _kept_under(self, keys: Sequence[str]) -> list[Document]:
+        found = self._under(keys)
+        these = {"_id": {"$in": [d["_id"] for d in found]}, "idempotency_key": {"$in": list(keys)}}
+        if found and self.confirm(these) < len(found):
+            raise NotKept
+        return found
+
+    def _under(self, keys: Sequence[str], session: ClientSession | None = None) -> list[Document]:
         match = {"idempotency_key": {"$in": list(keys)}}
         fields = {"idempotency_key": 1, "content_hash": 1}
-        with self.reached(session):
-            found = list(self.emails.find(match, fields, session=session))
-            if session is None and found:
-                ids = [document["_id"] for document in found]
-                self.persist(lambda: self.confirm(ids), self.timeout)
-        return {document["idempotency_key"]: document for document in found}
+        return list(self.emails.find(match, fields, session=session))
 
     def cancel(self, email_id: ObjectId) -> bool:
         """Cancel what is queued. False: it is not cancelled (what may have left, never is).
@@ -155,9 +177,9 @@ class Store(Mongo):
         queued = {"_id": email_id, **interventions.guard(Verb.CANCEL)}
         update = [{"$set": interventions.cancelled()}]
         with self.reached():
-            self.persist(lambda: self.emails.update_one(queued, update), self.timeout)
-            found = self.emails.find_one({"_id": email_id}, {"status": 1})
-        return found is not None and found["status"] == Status.CANCELLED
+            self.persist(lambda: self.emails.update_one(queued, update))
+            cancelled = {"_id": email_id, "status": Status.CANCELLED.value}
+            return self._kept.find_one(cancelled, {"_id": 1}) is not None
 
     # Working -----------------------------------------------------------------------------------
 
@@ -196,9 +218,10 @@ class Store(Mongo):
             *claim_writes(claims, self.env, owner, nonce, lease),
             *change_writes(changes, self.env == SIMULATED),
         ]
-        if self._bulk(_many(writes), self.timeout) == len(changes) + len(claims):
-            return {c.id for c in changes}, {c.id for c in claims}
-        return self._written(changes), self._won(claims, nonce)
+        with within(self.timeout):
+            if self._bulk(_many(writes), self.timeout) == len(changes) + len(claims):
+                return {c.id for c in changes}, {c.id for c in claims}
+            return self._written(changes), self._won(claims, nonce)
 
     def claim(
         self, claims: Sequence[Claim], *, owner: str, nonce: ObjectId, lease: float
@@ -208,9 +231,10 @@ class Store(Mongo):
         Raises ``StoreUnavailable`` when it is not known: give them back with ``nonce``.
         """
         writes = claim_writes(claims, self.env, owner, nonce, lease)
-        if self._bulk(_many(writes), self.timeout) == len(claims):
-            return {c.id for c in claims}
-        return self._won(claims, nonce)
+        with within(self.timeout):
+            if self._bulk(_many(writes), self.timeout) == len(claims):
+                return {c.id for c in claims}
+            return self._won(claims, nonce)
 
     def _won(self, claims: Sequence[Claim], nonce: ObjectId) -> set[ObjectId]:
         ids = [c.id for c in claims]
@@ -223,9 +247,10 @@ class Store(Mongo):
         Returns the ids whose transition is written, now or by a try whose reply was lost.
         """
         writes = change_writes(changes, self.env == SIMULATED)
-        if self._bulk(_many(writes), seconds) == len(changes):
-            return {c.id for c in changes}
-        return self._written(changes)
+        with within(seconds):
+            if self._bulk(_many(writes), seconds) == len(changes):
+                return {c.id for c in changes}
+            return self._written(changes)
 
     def _written(self, changes: Sequence[Change]) -> set[ObjectId]:
         by_id = {c.id: c for c in changes}
@@ -251,32 +276,31 @@ class Store(Mongo):
         match = {**chosen, **interventions.guard(verb), "interventions.nonce": {"$ne": nonce}}
         update = interventions.update(verb, nonce)
         with self.reached():
-            self.persist(lambda: self.emails.update_many(match, update), self.timeout)
-        changed = self._majority({**chosen, "interventions.nonce": nonce}, {"_id": 1})
+            self.persist(lambda: self.emails.update_many(match, update))
+            changed = self._majority({**chosen, "interventions.nonce": nonce}, {"_id": 1})
         return {document["_id"] for document in changed}
 
     def _bulk(self, writes: Sequence[UpdateOne | UpdateMany], seconds: float) -> int:
         if not writes:
             return 0
         with self.reached(seconds=seconds):
-            result = self.persist(lambda: self.emails.bulk_write(writes, ordered=False), seconds)
+            result = self.persist(lambda: self.emails.bulk_write(writes, ordered=False))
             return result.matched_count
 
     def _majority(self, match: dict[str, Any], fields: dict[str, Any]) -> list[dict[str, Any]]:
-        emails = self.emails.with_options(read_concern=ReadConcern("majority"))
         with self.reached():
-            return list(emails.find(match, fields))
+            return list(self._kept.find(match, fields))
 
     # Looking -----------------------------------------------------------------------------------
 
     def find(self, match: Mapping[str, Any], limit: int, *sort: str) -> list[Stored]:
-        """Up to ``limit`` documents without their e-mail's content, in order of ``sort``."""
+        """Up to ``limit`` kept documents without their e-mail's content, in order of ``sort``."""
         steps: list[dict[str, Any]] = [{"$match": match}]
         if sort:
             steps.append({"$sort": dict.fromkeys(sort, 1)})
         steps += [{"$limit": limit}, {"$unset": "email"}, {"$set": {"now": "$$NOW"}}]
         with self.reached():
-            return [Stored(document, document["now"]) for document in self.emails.aggregate(steps)]
+            return [Stored(document, document["now"]) for document in self._kept.aggregate(steps)]
 
     def find_jobs(self, match: Mapping[str, Any], limit: int, *sort: str) -> list[Stored]:
         """The same, but only what tells the job's priority: many fit into memory."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from bson import ObjectId
 
+from mailqueue import ids
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
 from mailqueue.record import NORMAL, SendResult
@@ -54,7 +55,7 @@ class Taken:
 
     number: int
     waiting: Sequence[Waiting]
-    nonce: ObjectId = field(default_factory=ObjectId)
+    nonce: ObjectId = field(default_factory=ids.new)
     tasks: dict[ObjectId, Task] = field(default_factory=dict)
     inquiries: list[Inquiry] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)

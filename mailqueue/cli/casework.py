@@ -13,7 +13,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from mailqueue import interventions
+from mailqueue import ids, interventions
 from mailqueue.cli.desk import FOUND, MANY, OK, Answer, Desk, Usage
 from mailqueue.cli.table import age, fields, printable, table
 from mailqueue.document import Stored
@@ -169,7 +169,7 @@ def _confirmed(desk: Desk, verb: Verb, number: int) -> bool:
 
 
 def _change(desk: Desk, verb: Verb, page: Sequence[Stored]) -> list[Stored]:
-    done = desk.store.intervene([stored.id for stored in page], verb, ObjectId())
+    done = desk.store.intervene([stored.id for stored in page], verb, ids.new())
     return [stored for stored in page if stored.id in done]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from bson import ObjectId
 
 from mailqueue import consumer, store, tube
-from mailqueue.document import Document
 from mailqueue.errors import QueueUnavailable
 from mailqueue.message import Email
 from mailqueue.record import SendResult
@@ -46,7 +45,7 @@ def _touching(place: str) -> Iterator[None]:
 
 
 class CrashingStore(store.Store):
-    def insert(self, documents: Sequence[Document], session: Any = None) -> list[str]:
+    def insert(self, documents: Sequence[dict[str, Any]], session: Any = None) -> list[str]:
         with _touching("insert"):
             return super().insert(documents, session)
 

@@ -132,7 +132,7 @@ class LosesReplies(Store):
 
     to_lose = 0
 
-    def persist(self, write: Any, seconds: float) -> Any:
+    def persist(self, write: Any) -> Any:
         def executed_but_unheard() -> Any:
             result = write()
             if self.to_lose > 0:
@@ -140,7 +140,7 @@ class LosesReplies(Store):
                 raise AutoReconnect("the reply was lost")
             return result
 
-        return super().persist(executed_but_unheard, seconds)
+        return super().persist(executed_but_unheard)
 
 
 def object_ids(ids: Iterable[str]) -> list[ObjectId]:

@@ -18,7 +18,7 @@ PACKAGE = Path(mailqueue.__file__).parent
 # A module imports only from those above it. The names of the design's list stand in its order. The
 # star stands for every adapter that is not named: one file, which imports no other adapter.
 ORDER = """
-errors
+errors ids
 headers mime fields message
 record lifecycle rotation
 config_values config_file config

@@ -1,0 +1,81 @@
+"""Identities: nobody else's, in the order of time, and made in one place."""
+
+from __future__ import annotations
+
+import ast
+import os
+import threading
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from bson import ObjectId
+
+import mailqueue
+from mailqueue import ids
+
+CHILDREN, THREADS, EACH = 4, 4, 200
+
+
+def test_an_id_tells_the_second_it_was_made_in() -> None:
+    made = datetime.fromtimestamp(int.from_bytes(ids.new().binary[:4], "big"), UTC)
+    assert abs(made - datetime.now(UTC)) < timedelta(minutes=1)
+    assert ObjectId(str(ids.new())).generation_time.tzinfo is not None
+
+
+def test_what_is_newer_sorts_later() -> None:
+    made = [ids.new() for _ in range(1000)]
+    moments = [one.binary[:7] for one in made]
+    assert moments == sorted(moments)
+    assert all(one < other for one, other in pairwise(made) if one.binary[:7] < other.binary[:7])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_threads_of_forked_children_never_make_the_same_id() -> None:
+    """All at once, as the threads of a pre-forked web server do at its first requests."""
+    ids.new()
+    read, write = os.pipe()
+    children = []
+    for _ in range(CHILDREN):
+        if (pid := os.fork()) == 0:
+            try:
+                os.write(write, b"".join(_made_at_once()))
+            finally:
+                os._exit(0)
+        children.append(pid)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        made = pipe.read()
+    for pid in children:
+        os.waitpid(pid, 0)
+    each = [made[at : at + 12] for at in range(0, len(made), 12)]
+    assert len(each) == len(set(each)) == CHILDREN * THREADS * EACH
+
+
+def _made_at_once() -> list[bytes]:
+    made: list[bytes] = []
+    begin = threading.Barrier(THREADS)
+
+    def make() -> None:
+        begin.wait(10)
+        made.extend([ids.new().binary for _ in range(EACH)])
+
+    threads = [threading.Thread(target=make) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return made
+
+
+def test_the_drivers_own_ids_are_nobodys_identity() -> None:
+    """They count up from a number that two forked children may share."""
+    makers = set()
+    for file in Path(mailqueue.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ObjectId"):
+                makers |= set() if node.args else {file.name}
+            if isinstance(node, ast.keyword) and node.arg == "default_factory":
+                makers |= {file.name} if ast.unparse(node.value).endswith("ObjectId") else set()
+    assert makers == set()
