@@ -9,6 +9,7 @@ for those inside the caller's own transaction.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -26,9 +27,12 @@ from pymongo.errors import BulkWriteError, ConfigurationError, DuplicateKeyError
 from pymongo.read_concern import ReadConcern
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
+from mailqueue import mongo_uri
 from mailqueue.config import MongoDB
 from mailqueue.errors import ConfigError, StoreUnavailable
 from mailqueue.outage import Outage
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _DURABLE = WriteConcern(w="majority", j=True)
@@ -38,11 +42,20 @@ _ENDS: ContextVar[float] = ContextVar("ends", default=math.inf)  # of the presen
 
 
 def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
-    """A client that has not connected yet; ``mongodb.timeout`` bounds its search for a server."""
+    """A client that has not connected yet; ``mongodb.timeout`` bounds its search for a server.
+
+    Its defaults are durable, so a caller's own transaction on it is, too.
+    """
+    if weak := mongo_uri.weak_options(settings.uri):
+        facts = {"options": ",".join(weak)}
+        logger.warning("mongodb.options_ignored", extra={"facts": facts})
     try:
         return MongoClient(
-            settings.uri,
+            mongo_uri.without_weak_options(settings.uri),
             appname="mailqueue",
+            w="majority",
+            journal=True,
+            retryWrites=True,
             serverSelectionTimeoutMS=round(settings.timeout * 1000),
             connectTimeoutMS=round(min(5.0, settings.timeout) * 1000),
         )
@@ -54,6 +67,13 @@ class NotKept(PyMongoError):
     """What was found is not kept: do it again."""
 
 
+def _weak_concern(client: MongoClient[dict[str, Any]]) -> list[str]:
+    """What a caller's client asks for less than a majority's journal."""
+    concern = client.write_concern.document
+    durable = {"w": "majority", "j": True}
+    return [key for key, value in durable.items() if concern.get(key, value) != value]
+
+
 class Mongo:
     """A client, the collections of one installation, and how they are reached."""
 
@@ -63,6 +83,10 @@ class Mongo:
         self.timeout = settings.timeout
         self.client = connect(settings) if client is None else client
         self._own_client = client is None
+        if client is not None and (weak := _weak_concern(client)):
+            # Our own writes do not use it; a transaction that the caller commits does.
+            facts = {"options": ",".join(weak)}
+            logger.warning("mongodb.weak_transactions", extra={"facts": facts})
         self._database = self.client.get_database(
             settings.database, codec_options=_OPTIONS, read_preference=ReadPreference.PRIMARY
         )  # whatever the URI prefers: what was just written decides

@@ -22,7 +22,7 @@ errors ids
 headers mime fields message
 record lifecycle rotation
 config_values config_file config
-outage document transitions interventions mongo store
+outage document transitions interventions mongo_uri mongo store
 health
 replies tube announcer
 vendors.capacity vendors.limits vendors.base vendors

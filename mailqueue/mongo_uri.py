@@ -1,0 +1,64 @@
+"""What a user's MongoDB URI may say about durability: nothing. Pure.
+
+Decides: which options are dropped. A URI is often shared with other services, so an option that
+would weaken "stored means kept" is not an error: mailqueue goes its own way, and says so.
+
+========================  =======================================================================
+``w`` ``journal``         a write counts when a majority has it in the journal
+``wtimeoutMS``            it may last as long as ``mongodb.timeout``
+``retryWrites``           the driver repeats a write once when the primary changes
+``readConcernLevel``      where it matters, only what a majority has is believed
+``readPreference`` …      the primary is asked
+========================  =======================================================================
+"""
+
+from __future__ import annotations
+
+from urllib.parse import unquote_plus
+
+# Lower case: what an option may hold without being dropped; None: it is dropped whatever it holds.
+_DURABILITY: dict[str, str | None] = {
+    "w": "majority",
+    "journal": "true",
+    "j": "true",
+    "fsync": None,
+    "wtimeoutms": None,
+    "wtimeout": None,
+    "retrywrites": "true",
+    "readconcernlevel": "majority",
+    "readpreference": "primary",
+    "readpreferencetags": None,
+    "maxstalenessseconds": None,
+}
+
+
+def weak_options(uri: str) -> list[str]:
+    """The names of the options that ask for less than mailqueue promises, as they are spelled."""
+    return [name for name, value in _options(uri) if not _is_harmless(name, value)]
+
+
+def without_weak_options(uri: str) -> str:
+    """The same URI without them."""
+    address, mark, _ = uri.partition("?")
+    kept = [pair for pair in _pairs(uri) if _is_harmless(*_split(pair))]
+    return address + (mark + "&".join(kept) if kept else "")
+
+
+def _is_harmless(name: str, value: str) -> bool:
+    allowed = _DURABILITY.get(name.lower(), value)
+    return allowed is not None and value.lower() == allowed.lower()
+
+
+def _options(uri: str) -> list[tuple[str, str]]:
+    return [_split(pair) for pair in _pairs(uri)]
+
+
+def _pairs(uri: str) -> list[str]:
+    """Options are separated by ``&``, or by ``;`` as in the old form."""
+    query = uri.partition("?")[2]
+    return [pair for pair in query.replace(";", "&").split("&") if pair]
+
+
+def _split(pair: str) -> tuple[str, str]:
+    name, _, value = pair.partition("=")
+    return unquote_plus(name), unquote_plus(value)

@@ -1,0 +1,72 @@
+"""A URI that is shared with other services cannot weaken what is promised."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from pymongo import MongoClient, WriteConcern
+
+from mailqueue import mongo
+from mailqueue.config import MongoDB
+from mailqueue.mongo_uri import weak_options, without_weak_options
+
+PLAIN = "mongodb://user:p%40ss@one,two:27018/shared?replicaSet=rs0&tls=true"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("w=1", "w=0", "w=2", "W=1", "journal=false", "j=false", "fsync=true", "wtimeoutMS=5"),
+        *("retryWrites=false", "readConcernLevel=local", "readConcernLevel=available"),
+        *("readPreference=secondary", "readPreference=nearest", "readPreferenceTags=dc:ny"),
+        "maxStalenessSeconds=120",
+    ],
+)
+def test_an_option_that_asks_for_less_is_dropped_and_named(option: str) -> None:
+    uri = f"{PLAIN}&{option}"
+    assert weak_options(uri) == [option.partition("=")[0]]
+    assert without_weak_options(uri) == PLAIN
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("w=majority", "journal=true", "retryWrites=true", "readPreference=primary"),
+        *("readConcernLevel=majority", "maxPoolSize=50", "authSource=admin"),
+    ],
+)
+def test_an_option_that_does_not_is_left_alone(option: str) -> None:
+    uri = f"{PLAIN}&{option}"
+    assert weak_options(uri) == []
+    assert without_weak_options(uri) == uri
+
+
+def test_options_may_be_separated_in_the_old_way() -> None:
+    uri = "mongodb://one/?w=1;replicaSet=rs0;journal=false"
+    assert weak_options(uri) == ["w", "journal"]
+    assert without_weak_options(uri) == "mongodb://one/?replicaSet=rs0"
+
+
+def test_the_clients_own_defaults_are_durable_whatever_the_uri_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The caller's transactions go by them."""
+    uri = "mongodb://127.0.0.1:1/?w=1&journal=false&retryWrites=false&wtimeoutMS=1"
+    with caplog.at_level(logging.WARNING), mongo.connect(MongoDB(uri=uri)) as client:
+        assert client.write_concern == WriteConcern(w="majority", j=True)
+        assert client.options.retry_writes
+    (record,) = caplog.records
+    assert record.getMessage().startswith("mongodb.options_ignored")
+    assert "w,journal,retryWrites,wtimeoutMS" in str(record.__dict__)
+
+
+@pytest.mark.parametrize("w, weak", [(1, True), ("majority", False)])
+def test_it_is_said_when_the_transactions_of_an_applications_own_client_are_weak(
+    w: int | str, weak: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    client: MongoClient[dict[str, object]]
+    with caplog.at_level(logging.WARNING), MongoClient("127.0.0.1", 1, w=w) as client:
+        mongo.Mongo(MongoDB(), client)
+    said = [record.getMessage().split()[0] for record in caplog.records]
+    assert said == ["mongodb.weak_transactions"] * weak
