@@ -33,6 +33,7 @@ _VALUE = rf'({_NAME}|"([ !#-\[\]-~]|\\[ -~])*")'
 _CONTENT_TYPE = re.compile(rf"(?!multipart/){_NAME}/{_NAME}(;\s*{_NAME}={_VALUE})*", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTENT_ID = re.compile(r"[!-;=?-~]{1,250}")
+LONGEST_NUMBER = 1024  # bits: as many as a float can express; Python prints no endless ones
 SHOWN_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -124,7 +125,9 @@ def _scalar(value: object, field: str) -> str:
     """Text as it is; numbers as text; booleans as JSON writes them."""
     if isinstance(value, bool):
         return str(value).lower()
-    return str(value) if isinstance(value, int | float) else header_text(value, field)
+    if isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:
+        raise InvalidEmail(field, "is too large a number: give it as text")
+    return header_text(str(value) if isinstance(value, int | float) else value, field)
 
 
 def _vendor_options(value: object, field: str) -> dict[str, dict[str, Any]]:

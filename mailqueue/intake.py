@@ -27,28 +27,56 @@ from mailqueue.vendors import limits
 
 KEY_LENGTH = 512
 PAGE = 100
+LATEST = datetime(9999, 12, 31, tzinfo=UTC)  # what is added to a time must fit, too
+_set = object.__setattr__  # of what is frozen once it is made
 
 Sendable = Email | Mapping[str, Any] | EmailMessage
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How e-mails are to be sent: how urgently, not before when, and never from when on."""
+    """How e-mails are to be sent: how urgently, not before when, and never from when on.
+
+    What is given may be anything, and is normal from here on: times are in UTC, in milliseconds as
+    MongoDB keeps them.
+    """
 
     priority: str = "normal"
     send_at: datetime | None = None
     expires_at: datetime | None = None
 
     def __post_init__(self) -> None:
-        if str(self.priority) not in PRIORITIES:  # str(): a list cannot be looked up
+        given: object = self.priority
+        if not isinstance(given, str) or (priority := str.__str__(given)) not in PRIORITIES:
             raise InvalidEmail("priority", f"must be one of {', '.join(PRIORITIES)}")
-        for name in ("send_at", "expires_at"):
-            value = getattr(self, name)
-            if value is not None and getattr(value, "tzinfo", None) is None:
-                raise InvalidEmail(name, "must be an aware datetime")
-        both = self.send_at is not None and self.expires_at is not None
-        if both and self.expires_at <= self.send_at:  # type: ignore[operator]  # neither is None
+        send_at, expires_at = _time(self.send_at, "send_at"), _time(self.expires_at, "expires_at")
+        if send_at is not None and expires_at is not None and expires_at <= send_at:
             raise InvalidEmail("expires_at", "must be later than send_at")
+        _set(self, "priority", priority)
+        _set(self, "send_at", send_at)
+        _set(self, "expires_at", expires_at)
+
+
+def _time(given: object, field: str) -> datetime | None:
+    """The moment in UTC. Its class and its zone may be the caller's own, and raise anything."""
+    if given is None:
+        return None
+    try:
+        if not isinstance(given, datetime) or given.utcoffset() is None:
+            raise InvalidEmail(field, "must be an aware datetime: one with a time zone")
+        moment = given.astimezone(UTC)
+        thousands = moment.microsecond // 1000 * 1000
+        time = datetime.combine(moment.date(), moment.time().replace(microsecond=thousands), UTC)
+    except InvalidEmail:
+        raise
+    except OverflowError:
+        time = LATEST
+    except Exception:  # noqa: BLE001  # whatever it is, it is in what was given
+        raise InvalidEmail(field, "is no moment in UTC: its time zone gives no offset") from None
+    if time >= LATEST:
+        what = "send it without" if field == "expires_at" else "give an earlier one"
+        raise InvalidEmail(field, f"is beyond what a date can hold: {what}")
+    return time
 
 
 @dataclass(slots=True)
@@ -74,8 +102,7 @@ class Intake:
 
     def read(self, given: Sendable, terms: Terms, key: str | None) -> Draft:
         """One e-mail, in the thread of the caller, whose objects no other touches."""
-        _check_key(key)
-        return Draft(Email.of(given), terms, key)
+        return Draft(Email.of(given), terms, _key(key))
 
     def read_all(
         self, given: Sequence[Sendable], terms: Terms, keys: Sequence[str | None] | None
@@ -167,11 +194,12 @@ def _share(made: list[dict[str, Any]]) -> None:
             made[index] = other
 
 
-def _check_key(key: str | None) -> None:
+def _key(key: str | None) -> str | None:
     given: object = key
     if given is None:
-        return
+        return None
     if not isinstance(given, str) or not 0 < len(given) <= KEY_LENGTH:
         raise InvalidEmail("idempotency_key", f"must be a string of 1 to {KEY_LENGTH} characters")
     if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in given):
         raise InvalidEmail("idempotency_key", "contains NUL or a lone surrogate")
+    return str.__str__(given)

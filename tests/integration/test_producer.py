@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,7 @@ AWARE = datetime(2030, 1, 1, tzinfo=UTC)
         ({"priority": "urgent"}, "priority"),
         ({"send_at": NAIVE}, "send_at"),
         ({"send_at": "2030-01-01"}, "send_at"),
+        ({"send_at": date(2030, 1, 1)}, "send_at"),
         ({"expires_at": NAIVE}, "expires_at"),
         ({"send_at": AWARE, "expires_at": AWARE}, "expires_at"),
         ({"idempotency_key": ""}, "idempotency_key"),
