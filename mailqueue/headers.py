@@ -213,6 +213,16 @@ class Address:
         return f"{local}@{_idna(domain)}"
 
     @property
+    def identity(self) -> str:
+        """The same for the same mailbox, however its domain is spelt; the local part is exact."""
+        local, _, domain = self.ascii.rpartition("@")
+        if not local.isascii():
+            from unicodedata import normalize
+
+            local = normalize("NFC", local)
+        return f"{local}@{domain.lower()}"
+
+    @property
     def is_ascii_mailbox(self) -> bool:
         """Whether the local part is ASCII: most vendors refuse others."""
         return self.address.isascii() or self.address.rpartition("@")[0].isascii()

@@ -134,11 +134,22 @@ class Email:
     @property
     def recipients(self) -> tuple[Address, ...]:
         """Everyone in to, cc and bcc, each mailbox once, in this order."""
-        found: dict[str, Address] = {}
-        for address in (*self.to, *self.cc, *self.bcc):
-            local, _, domain = address.address.rpartition("@")
-            found.setdefault(f"{local}@{domain.lower()}", address)
-        return tuple(found.values())
+        return tuple(person for people in self.unique_recipients().values() for person in people)
+
+    def unique_recipients(self, *, ignore_case: bool = False) -> dict[str, list[Address]]:
+        """To, cc and bcc, each mailbox only where it is shown first; no empty ones.
+
+        ``ignore_case``: mailboxes that differ in upper and lower case only are one.
+        """
+        seen: set[str] = set()
+        fields: dict[str, list[Address]] = {}
+        for name, people in (("to", self.to), ("cc", self.cc), ("bcc", self.bcc)):
+            for person in people:
+                identity = person.identity.lower() if ignore_case else person.identity
+                if identity not in seen:
+                    seen.add(identity)
+                    fields.setdefault(name, []).append(person)
+        return fields
 
     def content_hash(self) -> str:
         """SHA-256 of what is sent; the order of headers, metadata and options does not matter."""

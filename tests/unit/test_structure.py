@@ -25,7 +25,7 @@ config_values config_file config
 outage document transitions interventions mongo_uri mongo store
 health
 replies tube announcer
-vendors.capacity vendors.limits vendors.base vendors
+vendors.capacity vendors.limits vendors.labels vendors.base vendors
 vendors.trust vendors.deadline vendors.failures vendors.transport vendors.http
 vendors.smtp_replies vendors.smtp_connection vendors.aws vendors.aws_endpoints vendors.aws_role *
 status intake gathering producer
