@@ -32,6 +32,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from mailqueue import structured
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError, InvalidEmail
 from mailqueue.headers import Address, mailbox, unsafe, unstructured
@@ -61,12 +62,14 @@ _MAILBOX = re.compile(r"<?[^\s<>\"'(),:;=]+@[^\s<>\"'(),;]+>?")
 class Attempt:
     """What one attempt needs beside the e-mail.
 
-    ``message_id`` with its angle brackets. ``recipients``: None is all, else only these.
+    ``message_id`` with its angle brackets; ``date`` is the e-mail's, the same in every attempt, and
+    not before its ``send_at`` (None: out of its id). ``recipients``: None is all, else only these.
     ``deadline`` is a ``time.monotonic`` moment.
     """
 
     email_id: str
     message_id: str
+    date: datetime | None = None
     key: str | None = None
     recipients: tuple[str, ...] | None = field(default=None, repr=False)
     deadline: float
@@ -168,7 +171,7 @@ def matching_recipients(email: Email, addresses: Iterable[Any]) -> tuple[str, ..
 
 def ascii_headers(email: Email) -> dict[str, str]:
     """The e-mail's own headers as they stand in a message, in plain ASCII."""
-    return {name: unstructured(value) for name, value in email.headers.items()}
+    return {name: structured.wire(name, value) for name, value in email.headers.items()}
 
 
 def encoded_headers(email: Email) -> dict[str, str]:

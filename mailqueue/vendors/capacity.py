@@ -21,6 +21,7 @@ class Capacity:
     e-mail can be sent to some of its recipients only, with all of them shown in its headers.
     ``shortest_text`` is the least length of subject, text and HTML, each if it is there;
     ``attachments_size`` counts the files' own bytes. Lengths are in characters, sizes in bytes.
+    ``quoted_mailboxes``: an address may have quotes before the @ (``"john doe"@example.com``).
 
     Tags and metadata never keep an e-mail from a vendor. What is said of them is what the vendor
     keeps to itself, beside our own id: it does without the others. ``tags`` and ``metadata`` count
@@ -41,6 +42,7 @@ class Capacity:
     templated: frozenset[str] = frozenset()
     some: bool = False
     unicode_mailboxes: bool = False
+    quoted_mailboxes: bool = False
     needs_to: bool = False
     needs_subject: bool = False
     needs_body: bool = False
@@ -242,6 +244,7 @@ CAPACITY: Mapping[str, Capacity] = {
     ),
     "ses": Capacity(
         recipients=50,
+        quoted_mailboxes=True,  # in MIME, and it speaks of RFC 2822 addresses
         size=40 * MIB,
         word_size=189,  # 256 characters, in base64 with its mark
     ),
@@ -256,7 +259,7 @@ CAPACITY: Mapping[str, Capacity] = {
         tags=0,
         metadata=0,
     ),
-    "smtp": Capacity(some=True, unicode_mailboxes=True, tags=0, metadata=0),
+    "smtp": Capacity(some=True, unicode_mailboxes=True, quoted_mailboxes=True, tags=0, metadata=0),
     "sparkpost": Capacity(
         name_size=255,
         size=20 * MIB,

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from mimetypes import MimeTypes
 from typing import Any
 
 from mailqueue.config import VendorConfig
+from mailqueue.file_types import types_of
 from mailqueue.message import Attachment, Email
 from mailqueue.vendors.capacity import CAPACITY, MIB, Capacity
 
@@ -27,7 +27,7 @@ __all__ = ["CAPACITY", "Capacity", "can_carry", "capacity", "nobody_carries"]
 
 CUSTOM_HEADERS = "custom_headers"  # an option: the account's plan has them
 
-_ANYTHING = Capacity(some=False, unicode_mailboxes=True)
+_ANYTHING = Capacity(some=False, unicode_mailboxes=True, quoted_mailboxes=True)
 _NO_OPTIONS: Mapping[str, Any] = {}
 OWN_OPTIONS = 200  # bytes of our id, Message-ID and sandbox among a vendor's options
 
@@ -78,6 +78,8 @@ def _people(limit: Capacity, email: Email) -> Iterator[str]:
     people = (email.from_, *email.to, *email.cc, *email.bcc, *email.reply_to)
     if not limit.unicode_mailboxes and not all(person.is_ascii_mailbox for person in people):
         yield "non-ASCII mailbox"
+    if not limit.quoted_mailboxes and any(person.address.startswith('"') for person in people):
+        yield "mailbox in quotes"
     if limit.name_length is not None and any(len(p.name) > limit.name_length for p in people):
         yield f"a display name longer than {limit.name_length}"
     if limit.name_size is not None and any(len(p.name.encode()) > limit.name_size for p in people):
@@ -169,8 +171,8 @@ def _charset(file: Attachment) -> str:
 
 def _name_fits(file: Attachment) -> bool:
     """A name of an unknown kind fits any type; one of another kind does not."""
-    guessed, _ = MimeTypes().guess_type(f"./{file.filename}")  # independent of the host's lists
-    return guessed in {None, bare_type(file)}
+    fitting = types_of(file.filename)
+    return not fitting or bare_type(file) in fitting
 
 
 def bare_type(file: Attachment) -> str:

@@ -96,7 +96,7 @@ class Ses(HttpVendor):
         message = mime(
             email,
             message_id=attempt.message_id,
-            date=created_at(attempt.email_id),
+            date=attempt.date or created_at(attempt.email_id),
             email_id=attempt.email_id,
             sender=self.sender(email),
         )
