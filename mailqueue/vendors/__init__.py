@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 def load(config: VendorConfig, *, simulated: bool) -> Vendor:
     """A new instance for this config entry, or the simulation in its name.
 
-    Each thread makes its own. Raises ConfigError when a class of your own cannot be imported.
+    Each thread makes its own. Raises ConfigError when a class of your own cannot be imported, or
+    raises anything when it is called.
     """
-    if simulated:
-        return _class("mailqueue.vendors.simulated:Simulated", config)(config)
     known = VENDOR_TYPES.get(config.type)
-    return _class(known.path if known else config.type, config)(config)
+    path = known.path if known else config.type
+    found = _class("mailqueue.vendors.simulated:Simulated" if simulated else path, config)
+    try:
+        return found(config)
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        said = f"{path} cannot be made: {type(error).__name__}"
+        raise ConfigError([f"vendors.{config.name}.type: {said}"]) from error
 
 
 def _class(path: str, config: VendorConfig) -> type[Vendor]:
@@ -33,7 +40,7 @@ def _class(path: str, config: VendorConfig) -> type[Vendor]:
     module, _, name = path.partition(":")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:  # the module's own code runs
         raise ConfigError([f"vendors.{config.name}.type: cannot import {path}"]) from error
     if not (isinstance(found, type) and issubclass(found, Vendor)):
         raise ConfigError([f"vendors.{config.name}.type: {path} is not a Vendor class"])
