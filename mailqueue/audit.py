@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from mailqueue import form
 from mailqueue.document import SIMULATED, Document, Stored
+from mailqueue.errors import Unreadable
 from mailqueue.interventions import Verb
 from mailqueue.record import Outcome, Reason, Status
 from mailqueue.transitions import LEDGER_LENGTH, NOT_STARTED
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 GRACE = 300.0
 PAGE = 500
 LISTED = 100
-LONGEST_LEASE = 86_400.0  # what a configuration may ask for
 _FAILED = frozenset(Reason) - {Reason.UNKNOWN, Reason.CANCELLED, Reason.MARKED_SENT}
 _UNCERTAIN = frozenset(Reason) - {Reason.MARKED_SENT}
 
@@ -57,7 +57,8 @@ def problems(stored: Stored, grace: float = GRACE) -> list[str]:
 
 def _cut(lines: Sequence[Line]) -> bool:
     """Whether older lines were dropped."""
-    return len(lines) == LEDGER_LENGTH and lines[0]["n"] > 1
+    short = len(lines) == LEDGER_LENGTH or (lines and lines[0].get("cut"))
+    return bool(short) and lines[0]["n"] > 1
 
 
 def _ledger(document: Document) -> Iterator[str]:
@@ -101,9 +102,10 @@ def _lease(stored: Stored, grace: float) -> Iterator[str]:
     unanswered = any(line["outcome"] is None for line in document["attempts"])
     if not unanswered and document.get("late_accept") is None:
         yield "it is being sent, but no attempt is open"
-    if stored.leased_for < -grace:
-        yield f"its lease ran out {-stored.leased_for:.0f} s ago and nobody came by"
-    if stored.leased_for > LONGEST_LEASE:
+    try:
+        if stored.leased_for < -grace:
+            yield f"its lease ran out {-stored.leased_for:.0f} s ago and nobody came by"
+    except Unreadable:
         yield "its lease lasts for more than a day"
 
 

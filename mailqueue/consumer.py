@@ -41,7 +41,7 @@ from tenacity import (
 
 from mailqueue import document, ids, tube, vendors
 from mailqueue.affinity import Core
-from mailqueue.config import Config, is_production
+from mailqueue.config import Config, VendorConfig, is_production
 from mailqueue.errors import ConfigError, Unavailable
 from mailqueue.health import HealthBoard
 from mailqueue.logs import configure
@@ -265,11 +265,10 @@ class Consumer:
             self._through_outages(lambda: self._worker.taker.fetch(from_tube))
 
     def _send(self) -> None:
-        mine = self._vendors()
+        mine = ThreadVendors(self.config.vendors, self._simulated)
         while self._worker.deliver(mine):
             pass
-        for vendor in mine.values():
-            vendor.close()
+        mine.close()
 
     def _write(self) -> None:
         """Results are kept through an outage of MongoDB; once we stop, for ``record`` seconds."""
@@ -307,6 +306,31 @@ class Consumer:
             again(step)
         except RetryError:
             logger.debug("stopped while a server was away")
+
+
+class ThreadVendors(dict[str, Vendor]):
+    """The vendors of one thread, each made when it is first needed.
+
+    One that could be made at the start may fail here: that is an answer, and no end of the thread.
+    """
+
+    def __init__(self, configs: Sequence[VendorConfig], simulated: bool) -> None:
+        super().__init__()
+        self._configs = {config.name: config for config in configs}
+        self._simulated = simulated
+
+    def __missing__(self, name: str) -> Vendor:
+        made = self[name] = vendors.load(self._configs[name], simulated=self._simulated)
+        return made
+
+    def close(self) -> None:
+        """Close what was made."""
+        for name, vendor in self.items():
+            try:
+                vendor.close()
+            except BaseException as error:  # noqa: BLE001  # the others are to be closed as well
+                facts = {"vendor": name, "error": type(error).__name__}
+                logger.error("vendor.raised", extra={"facts": facts})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

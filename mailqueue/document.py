@@ -8,13 +8,13 @@ counts, is null until a consumer has the e-mail in its hands, due as it is then.
 
 Promises: no I/O. ``transitions`` holds the guarded updates, ``store`` is the only writer. The
 ``nonce`` is of the call that stored the e-mail and never changes: it tells that call's own e-mail
-from another that has the same ``_id``.
+from another that has the same ``_id``. What is read is of the right type, else ``Unreadable`` is
+raised: anything may stand in a document.
 
 ::
 
     _id  nonce  idempotency_key  content_hash  env  email{...}  message_id
-    status  reason  priority  due_at  overdue_at  send_at  expires_at  clock_from  created_at
-    updated_at
+    status  reason  priority  due_at  overdue_at  expires_at  clock_from  created_at  updated_at
     lease {token, owner, nonce, until}      token grows with every claim and is never reused
     attempts [{n, token, vendor, key, probe, started_at, ended_at,
                outcome, code, detail, message_id, answered, refused, pending,
@@ -27,18 +27,30 @@ from another that has the same ``_id``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 from bson import ObjectId
 
-from mailqueue.record import Outcome, Pin, Record, Round, Status, overdue_after
+from mailqueue.errors import Unreadable
+from mailqueue.message import Email
+from mailqueue.record import NORMAL, Outcome, Pin, Record, Round, Status, overdue_after
 
 PRODUCTION, SIMULATED = "production", "simulated"
+LONGEST_LEASE = 86_400.0  # seconds; no configuration may ask for more
 
 Document = Mapping[str, Any]
+T = TypeVar("T")
+_DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+_LARGEST = 2**31  # of what is counted up; far more than is ever reached
+_KINDS = {
+    **dict.fromkeys(("from", "subject", "text", "html"), str),
+    **dict.fromkeys(("to", "cc", "bcc", "reply_to", "tags", "attachments"), list),
+    **dict.fromkeys(("headers", "metadata", "vendor_options"), dict),
+}
 
 
 def new(
@@ -75,8 +87,6 @@ def new(
         "unknowns": 0,
         "counted": 0,
     }
-    if send_at is not None:
-        document["send_at"] = send_at
     if expires_at is not None:
         document["expires_at"] = expires_at
     if idempotency_key is not None:
@@ -92,9 +102,25 @@ def rename(document: dict[str, Any], email_id: ObjectId) -> None:
     document["message_id"] = document["message_id"].replace(old, str(email_id))
 
 
+def _reading(read: Callable[[Stored], T]) -> Callable[[Stored], T]:
+    """Whatever goes wrong here is due to what the document holds."""
+
+    @wraps(read)
+    def reading(stored: Stored) -> T:
+        try:
+            return read(stored)
+        except _DAMAGE as error:
+            raise Unreadable(f"{read.__name__}: {type(error).__name__}") from None
+
+    return reading
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A document as it was read, with the server's time of the reading."""
+    """A document as it was read, with the server's time of the reading.
+
+    Whatever is asked of it may raise ``Unreadable``.
+    """
 
     document: Document = field(repr=False)
     now: datetime
@@ -106,87 +132,122 @@ class Stored:
         return value
 
     @property
+    @_reading
+    def env(self) -> str:
+        """What kind of consumer the e-mail is for."""
+        return (PRODUCTION, SIMULATED)[(PRODUCTION, SIMULATED).index(self.document["env"])]
+
+    @property
+    @_reading
     def status(self) -> Status:
         """Where the e-mail stands."""
         return Status(self.document["status"])
 
     @property
+    @_reading
     def token(self) -> int:
         """The fencing token of the newest claim."""
-        return int(self.document["lease"]["token"])
+        return _natural(self.document["lease"]["token"])
 
     @property
-    def date(self) -> datetime:
-        """The e-mail's Date, the same in every attempt: when it was made, or was to be sent."""
-        made: datetime = self.document["created_at"]
-        return max(made, self.document.get("send_at") or made)
+    def priority(self) -> int:
+        """That of a new job; where it cannot be read, the usual one."""
+        value = self.document.get("priority")
+        return value if isinstance(value, int) and 0 <= value < _LARGEST else NORMAL
 
     @property
+    @_reading
     def due_in(self) -> float:
         """Seconds until the e-mail is due; 0 or less: now."""
         return self._until("due_at") or 0.0
 
     @property
+    @_reading
     def expires_in(self) -> float | None:
         """Seconds until the e-mail must not be sent any more; None: never."""
         return self._until("expires_at")
 
     @property
+    @_reading
     def leased_for(self) -> float:
         """Seconds that the lease still holds; 0 or less: it has expired."""
         until = self.document["lease"].get("until")
-        return 0.0 if until is None else float((until - self.now).total_seconds())
+        seconds = 0.0 if until is None else float((until - self.now).total_seconds())
+        if seconds > LONGEST_LEASE:
+            raise ValueError
+        return seconds
 
     def _until(self, field: str) -> float | None:
         at = self.document.get(field)
         return None if at is None else float((at - self.now).total_seconds())
 
     @property
+    @_reading
+    def email(self) -> Email:
+        """What is to be sent."""
+        return Email.from_document(_content(self.document["email"]))
+
+    @property
+    @_reading
+    def lines(self) -> Sequence[Mapping[str, Any]]:
+        """The ledger."""
+        return _lines(self.document)
+
+    @property
     def unasked(self) -> Mapping[str, Any] | None:
         """The newest ledger line whose outcome is unknown and whose vendor was not yet asked."""
-        lines: Sequence[Mapping[str, Any]] = self.document["attempts"]
-        newest = next((x for x in reversed(lines) if x["outcome"] == Outcome.UNKNOWN), None)
+        newest = next((x for x in reversed(self.lines) if x["outcome"] == Outcome.UNKNOWN), None)
         return None if newest is None or newest.get("looked_up") else newest
 
     def key_age(self, vendor: str, key: str | None) -> float:
         """Seconds since this vendor was first sent this key; 0: it was not."""
         uses = [
             line["started_at"]
-            for line in self.document["attempts"]
+            for line in self.lines
             if key is not None and line["vendor"] == vendor and line.get("key") == key
         ]
-        return max(0.0, (self.now - min(uses)).total_seconds()) if uses else 0.0
+        try:
+            return max(0.0, (self.now - min(uses)).total_seconds()) if uses else 0.0
+        except _DAMAGE as error:
+            raise Unreadable(f"started_at: {type(error).__name__}") from None
 
+    @_reading
     def record(self) -> Record:
         """What ``decide`` needs to know; the open ledger line, if any, is the attempt decided."""
         document = self.document
+        _text(document["message_id"])
+        _natural(document["lease"]["token"])
+        lines = _lines(document)
         line = open_line(document) or {}
         pending = document.get("pending")
+        vendor, key = line.get("vendor"), line.get("key")
         return Record(
-            priority=document["priority"],
+            priority=_natural(document["priority"]),
             age=-(self._until("clock_from") or 0.0),
             expires_in=self.expires_in,
-            counted=document["counted"],
-            unknowns=document["unknowns"],
+            counted=_natural(document["counted"]),
+            unknowns=_natural(document["unknowns"]),
             round=_round(document["round"]),
             pin=self._pin(),
-            pending=None if pending is None else tuple(pending),
-            refused=tuple(document.get("refused") or ()),
-            failed_at=_failed_at(document["attempts"]),
-            unknown_at=_unknown_at(document["attempts"]),
-            vendor=line.get("vendor"),
+            pending=None if pending is None else _texts(pending),
+            refused=_texts(document.get("refused") or []),
+            failed_at=_failed_at(lines) if lines else frozenset(),
+            unknown_at=_unknown_at(lines) if lines else frozenset(),
+            vendor=vendor,
             probe=bool(line.get("probe")),
-            key=line.get("key"),
-            key_age=self.key_age(line.get("vendor", ""), line.get("key")),
+            key=key if key is None else _text(key),
+            key_age=self.key_age(vendor or "", key) if key is not None else 0.0,
         )
 
     def _pin(self) -> Pin | None:
         pin = self.document.get("pin")
         if pin is None:
             return None
-        remaining = (pin["until"] - self.now).total_seconds()
         return Pin(
-            vendor=pin["vendor"], key=pin["key"], remaining=remaining, repeats=pin["repeats"]
+            vendor=_text(pin["vendor"]),
+            key=_text(pin["key"]),
+            remaining=(pin["until"] - self.now).total_seconds(),
+            repeats=_natural(pin["repeats"]),
         )
 
 
@@ -202,8 +263,24 @@ def open_line(document: Document) -> Mapping[str, Any] | None:
     return None
 
 
+def _lines(document: Document) -> Sequence[Mapping[str, Any]]:
+    lines: Sequence[Mapping[str, Any]] = document["attempts"]
+    if not isinstance(lines, list):
+        raise TypeError
+    for line in lines:
+        _natural(line["token"])
+        _natural(line.get("n") or 0)
+        _text(line["vendor"])
+        if line["outcome"] is not None:
+            _text(line["outcome"])
+    return lines
+
+
 def _round(value: Mapping[str, Any]) -> Round:
-    return Round(n=value["n"], tried=tuple(value["tried"]), refused=tuple(value["refused"]))
+    tried, refused = value["tried"], value["refused"]
+    if not (tried or refused) and isinstance(tried, list) and isinstance(refused, list):
+        return Round(n=_natural(value["n"]))  # the usual one
+    return Round(n=_natural(value["n"]), tried=_texts(tried), refused=_texts(refused))
 
 
 def _failed_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
@@ -217,3 +294,57 @@ def _failed_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
 def _unknown_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     unknown = Outcome.UNKNOWN.value
     return frozenset(line["vendor"] for line in attempts if line["outcome"] == unknown)
+
+
+# The types of what is read; each raises TypeError ------------------------------------------------
+
+
+def _natural(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _LARGEST:
+        raise TypeError
+    return int(value)
+
+
+def _text(value: Any) -> str:
+    """Not code, which bson makes a kind of text."""
+    if type(value) is not str:
+        raise TypeError
+    return str(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError
+    return tuple(map(_text, value))
+
+
+def _content(email: Any) -> Mapping[str, Any]:
+    """What ``send()`` stored, as far as its types tell."""
+    if not isinstance(email, dict):
+        raise TypeError
+    for name, value in email.items():
+        kind = _KINDS.get(name)
+        if kind is not None and type(value) is not kind:
+            raise TypeError
+    for value in _inner(email):
+        if type(value) is not str:
+            raise TypeError
+    if not any(email.get(name) for name in ("to", "cc", "bcc")):
+        raise LookupError
+    if "text" not in email and "html" not in email:
+        raise LookupError
+    return email
+
+
+def _inner(email: Mapping[str, Any]) -> Iterator[Any]:
+    """Whatever must be a text."""
+    yield email["from"]
+    for name in ("to", "cc", "bcc", "reply_to", "tags"):
+        yield from email.get(name, ())
+    for name in ("headers", "metadata"):
+        yield from email.get(name, {}).values()
+    for options in email.get("vendor_options", {}).values():
+        options.items()  # AttributeError
+    for file in email.get("attachments", ()):
+        yield from (file["filename"], file.get("content_type", ""), file.get("content_id") or "")
+        memoryview(file["content"])  # TypeError

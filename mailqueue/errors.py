@@ -11,6 +11,7 @@ MongoDB transaction excepted, see ``Producer.send``).
 ``StoreUnavailable``      MongoDB did not answer in time; says what is stored and what is not known
 ``QueueUnavailable``      beanstalkd did not answer in time
 ``LeaseLost``             another worker owns the e-mail by now
+``Unreadable``            what is stored of an e-mail is damaged; caught inside, never raised to you
 ========================  =======================================================================
 """
 
@@ -87,3 +88,7 @@ class QueueUnavailable(Unavailable):
 
 class LeaseLost(MailQueueError):
     """The lease on an e-mail passed to another worker."""
+
+
+class Unreadable(MailQueueError):
+    """What is stored of an e-mail is damaged, so that it cannot be gone on with."""

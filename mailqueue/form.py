@@ -17,6 +17,8 @@ from mailqueue.interventions import Verb
 from mailqueue.record import PRIORITIES, Outcome, Reason, Status
 from mailqueue.transitions import NOT_STARTED
 
+_MISSING = object()
+
 
 def text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
@@ -37,12 +39,16 @@ def _natural(value: Any) -> bool:
 def _object(**fields: Callable[[Any], bool]) -> Callable[[Any], bool]:
     def fits(value: Any) -> bool:
         whole = isinstance(value, Mapping)
-        return whole and all(check(value.get(name)) for name, check in fields.items())
+        return whole and all(check(value.get(name, _MISSING)) for name, check in fields.items())
 
     return fits
 
 
 def _optional(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or value is _MISSING or check(value)
+
+
+def _or_null(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or check(value)
 
 
@@ -61,7 +67,7 @@ _LINE = _object(
     vendor=text,
     key=_optional(text),
     started_at=_time,
-    ended_at=_optional(_time),
+    ended_at=_or_null(_time),
     outcome=_one_of(None, NOT_STARTED, *Outcome),
 )
 _INTERVENTION = _object(
@@ -83,7 +89,6 @@ FORM: Mapping[str, Callable[[Any], bool]] = {
     "counted": _natural,
     "nonce": _optional(_id),
     "due_at": _optional(_time),
-    "send_at": _optional(_time),
     "expires_at": _optional(_time),
     "sent_at": _optional(_time),
     "reason": _optional(_one_of(*Reason)),

@@ -21,10 +21,12 @@ from typing import Any, assert_never
 from bson import ObjectId
 
 from mailqueue.document import Stored
+from mailqueue.errors import Unreadable
 from mailqueue.record import Reason, Status
 from mailqueue.transitions import OVERDUE_MS, Filter, Pipeline
 
 LIST_LENGTH = 50
+_LARGEST = 2**31  # of what is counted up
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
@@ -57,16 +59,24 @@ def guard(verb: Verb) -> Filter:
 def update(verb: Verb, nonce: ObjectId) -> Pipeline:
     """Write it down, and in the list of interventions what the e-mail was before."""
     entry = {
-        "n": {"$add": [{"$ifNull": [{"$last": "$interventions.n"}, 0]}, 1]},
+        "n": {"$add": [_number({"$last": {"$map": {"input": _LIST, "in": "$$this.n"}}}), 1]},
         "verb": verb.value,
         "was": "$status",
         "reason": {"$ifNull": ["$reason", None]},
-        "token": "$lease.token",
+        "token": {"$ifNull": ["$lease.token", None]},
         "at": "$$NOW",
         "nonce": nonce,
     }
-    kept = {"$concatArrays": [{"$ifNull": ["$interventions", []]}, [entry]]}
+    kept = {"$concatArrays": [_LIST, [entry]]}
     return [{"$set": _fields(verb) | {"interventions": {"$slice": [kept, -LIST_LENGTH]}}}]
+
+
+# Of whatever type these are in a damaged document, a person's word is written down.
+_LIST = {"$cond": [{"$isArray": "$interventions"}, "$interventions", []]}
+
+
+def _number(value: Any) -> dict[str, Any]:
+    return {"$cond": [{"$and": [{"$gte": [value, 0]}, {"$lt": [value, _LARGEST]}]}, value, 0]}
 
 
 def _fields(verb: Verb) -> dict[str, Any]:
@@ -114,13 +124,13 @@ def marked_sent() -> dict[str, Any]:
 def cancelled() -> dict[str, Any]:
     """Cancelled; uncertain if a copy may have left: a pin stands for an unknown outcome too."""
     pinned = {"$gt": ["$pin", None]}
-    left = {"$or": [{"$gt": ["$unknowns", 0]}, pinned]}
+    left = {"$or": [{"$ne": ["$unknowns", 0]}, pinned]}
     return {
         "status": {"$cond": [left, Status.UNCERTAIN.value, Status.CANCELLED.value]},
         "reason": Reason.CANCELLED.value,
         "due_at": None,
         "overdue_at": "$$REMOVE",
-        "unknowns": {"$add": ["$unknowns", {"$cond": [pinned, 1, 0]}]},
+        "unknowns": {"$add": [_number("$unknowns"), {"$cond": [pinned, 1, 0]}]},
         "pin": None,
         "updated_at": "$$NOW",
     }
@@ -130,10 +140,13 @@ def refusal(verb: Verb, stored: Stored | None) -> str:
     """Why an e-mail was not changed, as it is now."""
     if stored is None:
         return "there is no such e-mail"
-    if stored.status not in verb.takes:
-        return f"is {stored.status}; {verb} takes {' or '.join(verb.takes)}"
-    if verb is Verb.RETRY and stored.expires_in is not None and stored.expires_in <= 0:
-        return "its expires_at has passed"
+    try:
+        if stored.status not in verb.takes:
+            return f"is {stored.status}; {verb} takes {' or '.join(verb.takes)}"
+        if verb is Verb.RETRY and stored.expires_in is not None and stored.expires_in <= 0:
+            return "its expires_at has passed"
+    except Unreadable:
+        return "its document is damaged; see audit"
     if verb is Verb.CANCEL and stored.document.get("pending") is not None:
         return "some recipients have got it already; it goes on to the others"
     return "changed in the meantime, or its content is no longer kept"

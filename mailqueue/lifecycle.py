@@ -51,11 +51,13 @@ __all__ = [
     "believed",
     "decide",
     "end",
+    "undecided",
     "untouched",
     "vendor_closing",
 ]
 Rand = Callable[[], float]
 _FIRST = Round()
+UNDECIDED_DELAY = 60.0
 
 
 def decide(
@@ -290,6 +292,19 @@ def end(record: Record, reason: Reason) -> Decision:
 def untouched(record: Record) -> Decision:
     """The claim is given back and nothing was sent: the e-mail is queued as it was."""
     return replace(_decision(record, Status.QUEUED), priority=retry_priority(record.priority))
+
+
+def undecided(record: Record, result: SendResult) -> Decision:
+    """What is right after ``result`` whatever the rules say: used when they cannot be asked.
+
+    A yes stands, what may have left waits for a person, all else is tried again after a while.
+    """
+    if result.outcome is Outcome.ACCEPTED and not result.pending:
+        return _decision(replace(record, pin=None, pending=None), Status.SENT)
+    if result.outcome in (Outcome.ACCEPTED, Outcome.UNKNOWN):
+        record = replace(record, pin=None, unknowns=record.unknowns + 1)
+        return _decision(record, Status.UNCERTAIN, reason=Reason.UNKNOWN)
+    return _decision(record, Status.QUEUED, delay=UNDECIDED_DELAY)
 
 
 def _decision(

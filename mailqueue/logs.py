@@ -31,3 +31,14 @@ def configure(level: int = logging.INFO) -> None:
     handler.setFormatter(Formatter())
     logging.getLogger().addHandler(handler)
     logging.getLogger("mailqueue").setLevel(level)
+
+
+def place(error: BaseException) -> str:
+    """Where it was raised: file, line and function; a text of the error's may quote an e-mail."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "nowhere"
+    code = trace.tb_frame.f_code
+    return f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}"

@@ -1,7 +1,8 @@
 """Reaching MongoDB: how a write becomes durable, how long it is repeated, how trouble is named.
 
 Decides: the write concern (majority and journaled, always both), and which of the driver's
-exceptions an idempotent write is repeated for.
+exceptions an idempotent write is repeated for: those of an outage, but not a refusal of single
+operations, which is due to what these would make of a document.
 
 Promises: a write that returns is durable. A driver's exception becomes ``StoreUnavailable``, but
 for those inside the caller's own transaction.
@@ -19,7 +20,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pymongo
-from bson.codec_options import CodecOptions
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.errors import BSONError
 from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
@@ -35,10 +37,22 @@ from mailqueue.outage import Outage
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_NOT_ENCODED = (BSONError, UnicodeError, OverflowError)
 _DURABLE = WriteConcern(w="majority", j=True)
-_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True, tzinfo=UTC)
+_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
+    tz_aware=True,
+    tzinfo=UTC,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # a date beyond year 9999 is no error
+)
 DUPLICATE = 11000
 _ENDS: ContextVar[float] = ContextVar("ends", default=math.inf)  # of the present call
+# Write errors of an operation that do not speak of its document: the server was interrupted, is no
+# longer the primary, is out of time or space, or does not know us.
+_PASSING = frozenset(
+    {1, 6, 7, 8, 13, 18, 24, 46, 50, 63, 64, 79, 89, 91, 96, 112, 133, 134, 146, 150, 189, 202}
+    | {225, 237, 246, 251, 262, 290, 292, 358, 365, 384, 9001, 10107, 11600, 11601, 11602}
+    | {13388, 13435, 13436, 14031}
+)
 
 
 def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
@@ -162,6 +176,21 @@ def within(seconds: float) -> Iterator[None]:
 def kept(collection: Collection[dict[str, Any]]) -> Collection[dict[str, Any]]:
     """The same, but reads find only what a majority has: nothing of it can be rolled back."""
     return collection.with_options(read_concern=ReadConcern("majority"))
+
+
+def refusals(error: Exception) -> list[int] | None:
+    """The operations of a bulk write that fail however often they are repeated.
+
+    None: it is an outage, or some of the operations may pass yet. An empty list: it could not be
+    encoded, which says of none of them that it was written.
+    """
+    if isinstance(error, _NOT_ENCODED):
+        return []
+    if not isinstance(error, BulkWriteError) or error.details.get("writeConcernErrors"):
+        return None
+    errors = write_errors(error)
+    passing = any(e.get("code", 1) in _PASSING or e.get("code") == DUPLICATE for e in errors)
+    return None if passing or not errors else [e["index"] for e in errors]
 
 
 def write_errors(error: PyMongoError) -> list[dict[str, Any]]:

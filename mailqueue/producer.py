@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -24,7 +25,7 @@ from bson.errors import InvalidId
 from mailqueue import document
 from mailqueue.announcer import Announcer
 from mailqueue.config import Config, is_production
-from mailqueue.errors import InvalidEmail, StoreUnavailable
+from mailqueue.errors import InvalidEmail, StoreUnavailable, Unreadable
 from mailqueue.gathering import Gathering, Interrupted
 from mailqueue.intake import Draft, Intake, Sendable, Terms
 from mailqueue.record import Status
@@ -180,8 +181,11 @@ class Producer:
         """
         store, announcer = self._open()
         found = store.read([_object_id(email_id) for email_id in ids])
-        queued = [stored for stored in found.values() if stored.status is Status.QUEUED]
-        what = [Announcement(s.id, s.document["priority"], s.due_in) for s in queued]
+        what = []
+        for stored in found.values():
+            with suppress(Unreadable):  # the sweeper announces it, so that it is set aside
+                if stored.status is Status.QUEUED:
+                    what.append(Announcement(stored.id, stored.priority, stored.due_in))
         return len(announcer.announce(what))
 
     # Looking -----------------------------------------------------------------------------------

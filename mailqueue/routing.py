@@ -22,15 +22,17 @@ from mailqueue.config import Config
 from mailqueue.document import Stored
 from mailqueue.errors import StoreUnavailable
 from mailqueue.health import HealthBoard
+from mailqueue.logs import place
 from mailqueue.message import Email
 from mailqueue.record import Decision, Outcome, Policy, Record, SendResult, VendorState
 from mailqueue.rotation import Choice, Turn
-from mailqueue.vendors import limits
+from mailqueue.vendors import answers, limits
 from mailqueue.vendors.base import Vendor
 
 logger = logging.getLogger(__name__)
 
 REFUSALS_IN_A_ROW = 20
+SAID = 100
 LEASE_EXPIRED = SendResult(outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, ours=True)
 
 
@@ -45,6 +47,10 @@ def policy(config: Config) -> Policy:
         unavailable_for=config.failover.unavailable_for,
         max_wait=config.failover.max_wait,
     )
+
+
+class VendorBroken(Exception):
+    """Who else cannot carry the e-mail does not matter: a vendor's class raised when asked."""
 
 
 class Routing:
@@ -63,16 +69,34 @@ class Routing:
         self._policy = policy(config)
         self._rand = rand
         self._refusals: dict[str, int] = {}
+        self._said: set[tuple[str, str]] = set()
 
     def carriers(self, email: Email, record: Record) -> list[str]:
         """The vendors that can take this e-mail, or what a partial yes has left of it."""
         partial = record.pending is not None
-        return [
+        broken: list[str] = []
+        able = [
             name
             for name, vendor in self.vendors.items()
-            if vendor.can_carry(email) is None
+            if self._can_carry(vendor, email, broken)
             and (not partial or limits.capacity(vendor.config.type).some)
         ]
+        if broken and not able:  # the e-mail is not to end because of that
+            raise VendorBroken(f"can_carry of {', '.join(broken)} raised")
+        return able
+
+    def _can_carry(self, vendor: Vendor, email: Email, broken: list[str]) -> bool:
+        """A vendor whose class raises counts as unable; said once for each place where it does."""
+        try:
+            return vendor.can_carry(email) is None
+        except BaseException as error:  # noqa: BLE001  # it may be a class of the user's own
+            broken.append(vendor.name)
+            at = place(error)
+            if (vendor.name, at) not in self._said and len(self._said) < SAID:
+                self._said.add((vendor.name, at))
+                facts = {"vendor": vendor.name, "error": type(error).__name__, "at": at}
+                logger.error("vendor.raised", extra={"facts": facts})
+            return False
 
     def choose(self, job_id: int, carriers: Sequence[str], record: Record) -> Choice | None:
         """Whose turn it is; None: nobody may be asked now."""
@@ -151,6 +175,7 @@ class Routing:
         """
         vendor = self.vendors.get(attempt["vendor"] or "")
         attempt["lookup"] = vendor is not None and vendor.lookup is not None
-        if vendor is None or vendor.key_life is None:
+        life = None if vendor is None else answers.seconds(vendor.key_life)
+        if life is None:
             return replace(record, **attempt | {"key": None})
-        return replace(record, **attempt, key_life=vendor.key_life / 2)
+        return replace(record, **attempt, key_life=life / 2)

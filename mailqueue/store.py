@@ -1,6 +1,8 @@
 """The e-mails in MongoDB: the truth, and the only module that writes it.
 
-Decides: how a lost reply is told from a lost claim, and what counts as kept. The fields stand in
+Decides: how a lost reply is told from a lost claim, what counts as kept, and what becomes of an
+e-mail whose document takes a write no more: its settlement is made small, else it is set aside as
+``unreadable``, and the others that were written with it are written. The fields stand in
 ``document``, the guards in ``transitions``; ``mongo`` makes writes durable.
 
 Kept is what a majority has in its journal. That is known of an e-mail in two ways only: the write
@@ -21,27 +23,43 @@ Promises: a call that returns is durable. Every method may be called from any th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import logging
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 from bson import ObjectId
-from pymongo import MongoClient, UpdateMany, UpdateOne
+from bson.errors import BSONError
+from pymongo import MongoClient, UpdateMany
 from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from mailqueue import document, ids, interventions
 from mailqueue.config import MongoDB
 from mailqueue.document import SIMULATED, Document, Stored
 from mailqueue.interventions import Verb
-from mailqueue.mongo import DUPLICATE, Mongo, NotKept, duplicates, kept, within, write_errors
-from mailqueue.record import ANNOUNCEMENTS, SendResult, Status
+from mailqueue.mongo import (
+    DUPLICATE,
+    Mongo,
+    NotKept,
+    duplicates,
+    kept,
+    refusals,
+    within,
+    write_errors,
+)
+from mailqueue.record import ANNOUNCEMENTS, Reason, SendResult, Status
 from mailqueue.transitions import (
     OVERDUE_MS,
+    Aside,
     Change,
     Claim,
     Write,
+    aside_writes,
     change_writes,
     claim_writes,
+    is_written,
     late_yes_filter,
     late_yes_update,
     looked_up_filter,
@@ -61,6 +79,11 @@ INDEXES: Mapping[str, Mapping[str, Any]] = {
     "status env updated_at": {"partialFilterExpression": {"status": {"$in": _FINAL}}},
 }
 
+logger = logging.getLogger(__name__)
+
+Emails = Collection[dict[str, Any]]
+UNWRITABLE = 10_000
+PAGE = 1000
 BY_ID = "_id_"  # said to the server, so that it does not try the other indexes first
 
 
@@ -75,6 +98,7 @@ class Store(Mongo):
         self.emails = self.collection("")
         self._kept = kept(self.emails)
         self.indexed = False
+        self.unwritable: set[ObjectId] = set()  # not even to be set aside; as this process knows
 
     def ensure_indexes(self) -> None:
         """Create the indexes that are missing."""
@@ -175,9 +199,8 @@ class Store(Mongo):
         What some recipients have got already goes on to the others.
         """
         queued = {"_id": email_id, **interventions.guard(Verb.CANCEL)}
-        update = [{"$set": interventions.cancelled()}]
         with self.reached():
-            self.persist(lambda: self.emails.update_one(queued, update))
+            self._bulk([(queued, [{"$set": interventions.cancelled()}])], self.timeout)
             cancelled = {"_id": email_id, "status": Status.CANCELLED.value}
             return self._kept.find_one(cancelled, {"_id": 1}) is not None
 
@@ -192,13 +215,11 @@ class Store(Mongo):
             {"$match": {"_id": {"$in": list(ids)}}},
             {"$set": {"now": "$$NOW"} | dict.fromkeys(without, "$$REMOVE")},
         ]
-        with self.reached():
-            found = self.emails.aggregate(steps, batchSize=len(ids) + 1)
-            return {document["_id"]: Stored(document, document["now"]) for document in found}
+        return {stored.id: stored for stored in self._stored(steps, self.emails, len(ids) + 1)}
 
     def record(
         self,
-        changes: Sequence[Change],
+        changes: Sequence[Change | Aside],
         claims: Sequence[Claim],
         *,
         owner: str,
@@ -216,11 +237,15 @@ class Store(Mongo):
             return set(), self.claim(claims, owner=owner, nonce=nonce, lease=lease)
         writes = [
             *claim_writes(claims, self.env, owner, nonce, lease),
-            *change_writes(changes, self.env == SIMULATED),
+            *self._change_writes(changes),
         ]
         with within(self.timeout):
-            if self._bulk(_many(writes), self.timeout) == len(changes) + len(claims):
+            matched, refused = self._bulk(writes, self.timeout)
+            if matched == len(changes) + len(claims):
                 return {c.id for c in changes}, {c.id for c in claims}
+            if refused:
+                self._make_small(changes, refused, self.timeout)
+                self._set_aside(claims, refused)
             return self._written(changes), self._won(claims, nonce)
 
     def claim(
@@ -232,8 +257,10 @@ class Store(Mongo):
         """
         writes = claim_writes(claims, self.env, owner, nonce, lease)
         with within(self.timeout):
-            if self._bulk(_many(writes), self.timeout) == len(claims):
+            matched, refused = self._bulk(writes, self.timeout)
+            if matched == len(claims):
                 return {c.id for c in claims}
+            self._set_aside(claims, refused)
             return self._won(claims, nonce)
 
     def _won(self, claims: Sequence[Claim], nonce: ObjectId) -> set[ObjectId]:
@@ -241,51 +268,128 @@ class Store(Mongo):
         mine = {"_id": {"$in": ids}, "lease.nonce": nonce, "status": Status.SENDING.value}
         return {document["_id"] for document in self._majority(mine, {"_id": 1})}
 
-    def change(self, changes: Sequence[Change], seconds: float) -> set[ObjectId]:
+    def change(self, changes: Sequence[Change | Aside], seconds: float) -> set[ObjectId]:
         """Write decided transitions in one bulk write, repeated for up to ``seconds``.
 
         Returns the ids whose transition is written, now or by a try whose reply was lost.
         """
-        writes = change_writes(changes, self.env == SIMULATED)
         with within(seconds):
-            if self._bulk(_many(writes), seconds) == len(changes):
+            matched, refused = self._bulk(self._change_writes(changes), seconds)
+            if matched == len(changes):
                 return {c.id for c in changes}
+            if refused:
+                self._make_small(changes, refused, seconds)
             return self._written(changes)
 
-    def _written(self, changes: Sequence[Change]) -> set[ObjectId]:
-        by_id = {c.id: c for c in changes}
+    def _change_writes(self, changes: Sequence[Change | Aside]) -> list[Write]:
+        simulated = self.env == SIMULATED
+        asides = [c for c in changes if isinstance(c, Aside)]
+        if not asides:
+            return list(change_writes(cast("Sequence[Change]", changes), simulated))
+        others = (c for c in changes if isinstance(c, Change))
+        return [*change_writes(others, simulated), *aside_writes(asides, simulated)]
+
+    def _written(self, changes: Sequence[Change | Aside]) -> set[ObjectId]:
+        by_id = {c.id: c for c in changes if isinstance(c, Change)}
         fields = {"status": 1, "lease": 1, "attempts": 1}
-        found = self._majority({"_id": {"$in": list(by_id)}}, fields)
-        return {d["_id"] for d in found if _is_written(by_id[d["_id"]], d)}
+        try:
+            found = self._majority({"_id": {"$in": list(by_id)}}, fields)
+        except BSONError:  # damaged since it was read: it is looked at again
+            found = []
+        written = {d["_id"] for d in found if is_written(by_id[d["_id"]], d)}
+        if asides := [c.id for c in changes if isinstance(c, Aside)]:
+            ended = {"_id": {"$in": asides}, "reason": Reason.UNREADABLE.value}
+            written |= {d["_id"] for d in self._majority(ended, {"_id": 1})}
+        return written
+
+    # What is refused ---------------------------------------------------------------------------
+
+    def _make_small(
+        self, changes: Iterable[Change | Aside], refused: Container[ObjectId], seconds: float
+    ) -> None:
+        """Write refused settlements in short, so that what left our hands is known all the same."""
+        concerned = [c for c in changes if isinstance(c, Change) and c.id in refused]
+        hopeless = {c.id for c in changes if isinstance(c, Aside) and c.id in refused}
+        for change in concerned:
+            logger.error("email.written_in_short", extra={"facts": {"id": str(change.id)}})
+        writes = change_writes(concerned, self.env == SIMULATED, small=True)
+        _, still = self._bulk(writes, seconds)
+        self._give_up(hopeless | still)
+
+    def _set_aside(self, claims: Iterable[Claim], refused: Container[ObjectId]) -> None:
+        """End what cannot be claimed."""
+        concerned = [
+            Aside(id=c.id, seen={"lease.token": c.token, "env": self.env})
+            for c in claims
+            if c.id in refused
+        ]
+        for aside in concerned:
+            facts = {"id": str(aside.id), "error": "takes no claim"}
+            logger.error("email.unreadable", extra={"facts": facts})
+        _, still = self._bulk(aside_writes(concerned, self.env == SIMULATED), self.timeout)
+        self._give_up(still)
+
+    def _give_up(self, ids: Iterable[ObjectId]) -> None:
+        """Remember what takes no write at all, and say it once."""
+        for email_id in set(ids) - self.unwritable:
+            logger.error("email.takes_no_write", extra={"facts": {"id": str(email_id)}})
+            if len(self.unwritable) < UNWRITABLE:
+                self.unwritable.add(email_id)
 
     def late_yes(
         self, email_id: ObjectId, token: int, vendor: str, result: SendResult, seconds: float
     ) -> None:
         """Record a yes that came after the lease was lost, in whatever state the e-mail is."""
         update = late_yes_update(token, vendor, result, self.env == SIMULATED)
-        self._bulk([UpdateOne(late_yes_filter(email_id, token), update)], seconds)
+        _, refused = self._bulk([(late_yes_filter(email_id, token), update)], seconds)
+        if refused and (result.refused or result.pending or result.detail):
+            short = replace(result, refused=(), pending=(), detail="")
+            self.late_yes(email_id, token, vendor, short, seconds)
+        else:
+            self._give_up(refused)
 
     def looked_up(self, email_id: ObjectId, token: int) -> None:
         """Note that the vendor of this ledger line was asked and did not know the e-mail."""
-        write = UpdateOne(looked_up_filter(email_id, token), looked_up_update(token))
-        self._bulk([write], self.timeout)
+        self._bulk([(looked_up_filter(email_id, token), looked_up_update(token))], self.timeout)
 
     def intervene(self, ids: Sequence[ObjectId], verb: Verb, nonce: ObjectId) -> set[ObjectId]:
         """Do what a person asked for; returns the ids changed, now or by a lost reply's try."""
         chosen = {"_id": {"$in": list(ids)}}
         match = {**chosen, **interventions.guard(verb), "interventions.nonce": {"$ne": nonce}}
-        update = interventions.update(verb, nonce)
-        with self.reached():
-            self.persist(lambda: self.emails.update_many(match, update))
+        with within(self.timeout):
+            self._bulk([(match, interventions.update(verb, nonce))], self.timeout)
             changed = self._majority({**chosen, "interventions.nonce": nonce}, {"_id": 1})
         return {document["_id"] for document in changed}
 
-    def _bulk(self, writes: Sequence[UpdateOne | UpdateMany], seconds: float) -> int:
+    def _bulk(self, writes: Iterable[Write], seconds: float) -> tuple[int, set[ObjectId]]:
+        """Write all of them; returns how many documents matched, and which refuse the write.
+
+        One that is refused fails by itself; then the number is not known, and is -1.
+        """
+        writes = list(writes)
         if not writes:
-            return 0
+            return 0, set()
+        matched, among = self._bulk_once(writes, seconds)
+        if among is None:
+            return matched, set()
+        singles = [single for i in among or range(len(writes)) for single in _singles(writes[i])]
+        return -1, {
+            one for one, write in singles if self._bulk_once([write], seconds)[1] is not None
+        }
+
+    def _bulk_once(self, writes: Sequence[Write], seconds: float) -> tuple[int, list[int] | None]:
+        """How many documents matched, and which writes were refused (see ``refusals``)."""
+        many = [UpdateMany(match, update, hint=BY_ID) for match, update in writes]
         with self.reached(seconds=seconds):
-            result = self.persist(lambda: self.emails.bulk_write(writes, ordered=False))
-            return result.matched_count
+            return self.persist(lambda: self._write_once(many))
+
+    def _write_once(self, many: Sequence[UpdateMany]) -> tuple[int, list[int] | None]:
+        try:
+            return self.emails.bulk_write(many, ordered=False).matched_count, None
+        except Exception as error:
+            if (among := refusals(error)) is None:
+                raise
+            return -1, among
 
     def _majority(self, match: dict[str, Any], fields: dict[str, Any]) -> list[dict[str, Any]]:
         with self.reached():
@@ -299,8 +403,7 @@ class Store(Mongo):
         if sort:
             steps.append({"$sort": dict.fromkeys(sort, 1)})
         steps += [{"$limit": limit}, {"$unset": "email"}, {"$set": {"now": "$$NOW"}}]
-        with self.reached():
-            return [Stored(document, document["now"]) for document in self._kept.aggregate(steps)]
+        return self._stored(steps, self._kept)
 
     def find_jobs(self, match: Mapping[str, Any], limit: int, *sort: str) -> list[Stored]:
         """The same, but only what tells the job's priority: many fit into memory."""
@@ -310,8 +413,17 @@ class Store(Mongo):
             {"$limit": limit},
             {"$project": {"priority": 1, "attempts.n": 1, "now": "$$NOW"}},
         ]
+        return self._stored(steps, self.emails)
+
+    def _stored(
+        self, steps: Sequence[dict[str, Any]], emails: Emails, batch: int = PAGE
+    ) -> list[Stored]:
         with self.reached():
-            return [Stored(document, document["now"]) for document in self.emails.aggregate(steps)]
+            try:
+                found = list(emails.aggregate(steps, batchSize=batch))
+            except BSONError:
+                found = list(_one_by_one(steps, emails))
+        return [Stored(document, document["now"]) for document in found]
 
     def count(self, match: Mapping[str, Any], limit: int) -> int:
         """How many match, counted up to ``limit``."""
@@ -326,16 +438,17 @@ class Store(Mongo):
 
     def mark_announced(self, ids: Sequence[ObjectId]) -> None:
         """Note that the relay put these on the tube; each time the next comes four times later."""
-        n = {"$add": [{"$ifNull": ["$announced.n", 0]}, 1]}
+        said = {"$cond": [{"$isNumber": "$announced.n"}, "$announced.n", 0]}
+        n = {"$add": [{"$max": [0, {"$min": [said, ANNOUNCEMENTS]}]}, 1]}
         later = {"$add": ["$$NOW", {"$multiply": [OVERDUE_MS, {"$pow": [4, "$announced.n"]}]}]}
         again = {"$cond": [{"$lt": ["$announced.n", ANNOUNCEMENTS]}, later, "$$REMOVE"]}
         update: list[dict[str, Any]] = [
-            {"$set": {"announced": {"at": "$$NOW", "n": n}}},
+            {"$set": {"announced": {"$mergeObjects": [{"at": "$$NOW", "n": n}]}}},
             {"$set": {"overdue_at": again}},
         ]
         queued = {"_id": {"$in": list(ids)}, "status": Status.QUEUED.value}
-        with self.reached():
-            self.emails.update_many(queued, update)
+        _, refused = self._bulk([(queued, update)], self.timeout)
+        self._give_up(refused)
 
     def delete(self, ids: Sequence[ObjectId], status: Status) -> int:
         """Delete e-mails that ended as ``status``."""
@@ -344,17 +457,23 @@ class Store(Mongo):
             return self.emails.delete_many(final).deleted_count
 
 
-def _many(writes: Iterable[Write]) -> list[UpdateMany]:
-    return [UpdateMany(match, update, hint=BY_ID) for match, update in writes]
+def _singles(write: Write) -> Iterator[tuple[ObjectId, Write]]:
+    """The same update for each of its e-mails by itself."""
+    match, update = write
+    ids = match["_id"]
+    for email_id in ids["$in"] if isinstance(ids, dict) else [ids]:
+        yield email_id, ({**match, "_id": email_id}, update)
 
 
-def _is_written(change: Change, document: Document) -> bool:
-    """Whether the transition is in the document, though the write matched nothing this time."""
-    if change.sending:
-        outcome = change.result.outcome.value if change.result else "not_started"
-        return any(
-            line["token"] == change.token and line["outcome"] == outcome
-            for line in document["attempts"]
-        )
-    same = bool(document["lease"]["token"] == change.token)
-    return same and document["status"] == change.decision.status.value
+def _one_by_one(steps: Sequence[dict[str, Any]], emails: Emails) -> Iterator[dict[str, Any]]:
+    """Where one cannot be decoded: the others, and of that one what can be."""
+    for known in emails.aggregate([*steps, {"$project": {"now": "$$NOW"}}]):
+        alone = [{"$match": {"_id": known["_id"]}}, *steps[1:]]
+        for more in (alone, [*alone, {"$project": {"status": 1, "lease": 1, "now": 1}}]):
+            try:
+                yield from list(emails.aggregate(more))
+                break
+            except BSONError:
+                continue
+        else:
+            yield known

@@ -24,15 +24,15 @@ from pymongo.errors import DuplicateKeyError
 from mailqueue import lifecycle, tube
 from mailqueue.announcer import Announcer
 from mailqueue.config import Config
-from mailqueue.document import Stored
-from mailqueue.errors import QueueUnavailable
-from mailqueue.message import Email
+from mailqueue.document import LONGEST_LEASE, Stored
+from mailqueue.errors import QueueUnavailable, StoreUnavailable, Unreadable
+from mailqueue.logs import place
 from mailqueue.outage import Outage
 from mailqueue.record import Reason, Status
 from mailqueue.routing import Routing
 from mailqueue.store import Store
-from mailqueue.transitions import Change
-from mailqueue.triage import job_priority, rescue
+from mailqueue.transitions import Aside, Change
+from mailqueue.triage import job_priority, rescue, set_aside
 from mailqueue.tube import Announcement
 
 logger = logging.getLogger(__name__)
@@ -135,39 +135,48 @@ class Sweeper:
             found = self._store.read([stored.id for stored in over[start : start + PAGE]])
             changes = {s.id: (s, c) for s in found.values() if (c := self._rescued(s))}
             done = self._store.change([c for _, c in changes.values()], self._store.timeout)
-            rescued += len(done)
             for email_id in done:
-                logger.warning("lease.expired", extra={"facts": {"id": str(email_id)}})
-                self._announce(*changes[email_id])
+                rescued += self._announce(*changes[email_id])
         return rescued
 
     def _over(self) -> dict[str, Any]:
-        return self._mine(Status.SENDING) | {"$expr": {"$lt": ["$lease.until", "$$NOW"]}}
+        """Also where no time is, which sorts before or behind all times, or one far too late."""
+        latest = {"$add": ["$$NOW", round(LONGEST_LEASE * 1000)]}
+        over = [{"$lt": ["$lease.until", "$$NOW"]}, {"$gt": ["$lease.until", latest]}]
+        return self._mine(Status.SENDING) | {"$expr": {"$or": over}}
 
-    def _rescued(self, stored: Stored) -> Change | None:
-        """What follows for one of them; None: its lease was renewed, or it cannot be read."""
-        if stored.leased_for > 0:
-            return None
+    def _rescued(self, stored: Stored) -> Change | Aside | None:
+        """What follows for one of them; None: its lease was renewed, or it has to wait."""
         try:
-            email = Email.from_document(stored.document["email"])
-            return rescue(stored, self._routing.rescued(stored, email))
-        except (LookupError, TypeError, ValueError) as error:  # it must not stop all others
-            facts = {"id": str(stored.id), "error": type(error).__name__}
-            logger.error("email.unreadable", extra={"facts": facts})
+            if stored.status is not Status.SENDING or stored.leased_for > 0:
+                return None
+            return rescue(stored, self._routing.rescued(stored, stored.email))
+        except StoreUnavailable:
+            raise
+        except Unreadable as error:
+            return set_aside(stored, error)
+        except Exception as error:  # noqa: BLE001  # a bug of ours must not stop all others
+            facts = {"id": str(stored.id), "error": type(error).__name__, "at": place(error)}
+            logger.error("email.not_planned", extra={"facts": facts})
             return None
 
-    def _announce(self, stored: Stored, change: Change) -> None:
+    def _announce(self, stored: Stored, change: Change | Aside) -> bool:
+        """Say that it was rescued, and have it sent again; False: it was set aside."""
+        if isinstance(change, Aside) or change.decision.reason == Reason.UNREADABLE:
+            return False
+        logger.warning("lease.expired", extra={"facts": {"id": str(stored.id)}})
         decision = change.decision
         if decision.status is Status.QUEUED:
             one = Announcement(stored.id, decision.priority, decision.delay)
             self._announcer.announce([one])
+        return True
 
     def _expire(self) -> int:
         """End queued e-mails whose time has passed."""
         expired = 0
         match = self._past(self._store.now())
         while page := self._store.find(match, PAGE):
-            changes = [change for stored in page if (change := _ended(stored))]
+            changes = [_ended(stored) for stored in page]
             done = self._store.change(changes, self._store.timeout)
             expired += len(done)
             if len(page) < PAGE or not done:
@@ -220,7 +229,8 @@ class Sweeper:
 
     def _announce_page(self, page: Sequence[Stored]) -> int:
         """Put the jobs of a page, each once, and note it."""
-        unique = list({stored.id: stored for stored in page}.values())
+        unwritable = self._store.unwritable  # it cannot be noted that they were announced
+        unique = list({s.id: s for s in page if s.id not in unwritable}.values())
         if not unique:
             return 0
         done = self._announcer.announce([_announcement(stored) for stored in unique])
@@ -262,15 +272,13 @@ class Sweeper:
         return {"status": status.value, "env": self._store.env}
 
 
-def _ended(stored: Stored) -> Change | None:
-    """The end of an e-mail whose time has passed; None: it cannot be read."""
+def _ended(stored: Stored) -> Change | Aside:
+    """The end of an e-mail whose time has passed."""
     try:
         decision = lifecycle.end(stored.record(), Reason.EXPIRED)
-    except (LookupError, TypeError, ValueError) as error:  # it must not stop all others
-        facts = {"id": str(stored.id), "error": type(error).__name__}
-        logger.error("email.unreadable", extra={"facts": facts})
-        return None
-    return Change(id=stored.id, token=stored.token, decision=decision, sending=False)
+        return Change(id=stored.id, token=stored.token, decision=decision, sending=False)
+    except Unreadable as error:
+        return set_aside(stored, error)
 
 
 def _announcement(stored: Stored) -> Announcement:

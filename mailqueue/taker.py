@@ -29,7 +29,7 @@ from mailqueue.record import NORMAL, SendResult
 from mailqueue.routing import Routing
 from mailqueue.senders import Senders
 from mailqueue.store import Store
-from mailqueue.transitions import Claim
+from mailqueue.transitions import Aside, Claim
 from mailqueue.triage import Ending, Inquiry, Task, Triage, Waiting, conclude, job_priority
 from mailqueue.tube import Tube
 
@@ -37,7 +37,7 @@ RESERVE_TIMEOUT = 1
 PATIENCE = 1.0
 BATCH = 256
 CLAIM_TRIES = 3
-NOT_NEEDED = ("content_hash", "updated_at", "overdue_at")  # for sending
+NOT_NEEDED = ("content_hash", "created_at", "updated_at", "overdue_at")  # for sending
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +127,20 @@ class Taker:
             for each in waiting:
                 each.stored = stored.get(each.job.email_id) if each.job.email_id else None
             self._triage.look(waiting)
+            if self._store.unwritable:
+                self._bury_unwritable(waiting)
         except StoreUnavailable:
             self._drop(waiting)
             self._senders.reserved(-len(waiting))
             raise
         return waiting
+
+    def _bury_unwritable(self, waiting: Iterable[Waiting]) -> None:
+        """A job whose e-mail takes no write would come again and again."""
+        for each in waiting:
+            if each.job.email_id in self._store.unwritable:
+                self._give_back_probes([each])
+                each.seen = Ending(job=each.job, bury=True)
 
     # In the thread that writes -----------------------------------------------------------------
 
@@ -224,7 +233,11 @@ class Taker:
 def _end_of(each: Waiting) -> Ending | None:
     """What is to become of the job, where nothing has to be written first."""
     known = each.seen
-    return known if isinstance(known, Ending) and known.change is None else None
+    if not isinstance(known, Ending):
+        return None
+    if isinstance(known.change, Aside) and each.tries >= CLAIM_TRIES:
+        return Ending(job=each.job, bury=True)  # it cannot even be said what is to be guarded
+    return known if known.change is None else None
 
 
 def _released(each: Waiting, delay: float) -> Ending:

@@ -8,6 +8,10 @@ Assumes: MongoDB evaluates guard and update in one step, so that every time is t
 
 Promises: every transition is guarded by status and fencing token, so that writing it twice, or by a
 worker that lost its lease, changes nothing. Only a yes needs no lease: it always counts.
+A ledger line is bounded, so that the whole ledger of an e-mail of the largest size fits beside it.
+An update evaluates whatever else the document holds, of whatever type; what it cannot do without is
+checked by who read it (``document.Stored``), and where it is refused all the same, a ``small``
+settlement or an ``Aside`` ends the e-mail without asking the document for anything.
 Transitions that differ in nothing but the e-mail (and the vendor's id for it) are one update of
 many documents, each under its guard: that costs the server a quarter of an update for each.
 """
@@ -21,9 +25,21 @@ from typing import Any, TypeVar
 
 from bson import ObjectId
 
-from mailqueue.record import HIGH, NORMAL, OVERDUE, Decision, Outcome, Pin, SendResult, Status
+from mailqueue.document import Document
+from mailqueue.record import (
+    HIGH,
+    NORMAL,
+    OVERDUE,
+    Decision,
+    Outcome,
+    Pin,
+    Reason,
+    SendResult,
+    Status,
+)
 
 LEDGER_LENGTH = 50
+LISTED = 5  # recipients that a ledger line names; the document has them all
 OVERDUE_MS = {
     "$cond": [
         {"$eq": ["$priority", HIGH]},
@@ -34,6 +50,7 @@ OVERDUE_MS = {
 CLOCK_FROM = {"$ifNull": ["$clock_from", "$$NOW"]}
 NOT_STARTED = "not_started"
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+_FINAL = [status.value for status in Status if status.final]
 
 Pipeline = list[dict[str, Any]]
 Filter = dict[str, Any]
@@ -71,6 +88,17 @@ class Change:
     expired: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """The end of an e-mail whose document is damaged; what was ``seen`` of it must still hold.
+
+    What it becomes is told by what is left of it: ``failed`` if surely no copy left our hands.
+    """
+
+    id: ObjectId
+    seen: Filter
+
+
 def claim_writes(
     claims: Iterable[Claim], env: str, owner: str, nonce: ObjectId, lease: float
 ) -> Iterator[Write]:
@@ -80,10 +108,20 @@ def claim_writes(
         yield guard, claim_update(alike[0], owner, nonce, lease)
 
 
-def change_writes(changes: Iterable[Change], simulated: bool) -> Iterator[Write]:
+def change_writes(
+    changes: Iterable[Change], simulated: bool, *, small: bool = False
+) -> Iterator[Write]:
     """As few updates as these changes need."""
     for alike in _grouped(changes, _changed_alike):
-        yield change_filter(alike[0]) | _any_of(alike), change_update(alike[0], simulated, alike)
+        update = change_update(alike[0], simulated, alike, small=small)
+        yield change_filter(alike[0]) | _any_of(alike), update
+
+
+def aside_writes(asides: Iterable[Aside], simulated: bool) -> Iterator[Write]:
+    """One update for each."""
+    for aside in asides:
+        guard = {"_id": {"$in": [aside.id]}, "status": {"$nin": _FINAL}, **aside.seen}
+        yield guard, aside_update(simulated)
 
 
 def _grouped(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[list[T]]:
@@ -174,11 +212,13 @@ def change_filter(change: Change) -> Filter:
     return guard
 
 
-def change_update(change: Change, simulated: bool, alike: Sequence[Change] = ()) -> Pipeline:
+def change_update(
+    change: Change, simulated: bool, alike: Sequence[Change] = (), *, small: bool = False
+) -> Pipeline:
     """Write the decision down; a yes that came late in the meantime wins over it.
 
     ``alike`` are the changes that are written together with this one: each e-mail gets its own of
-    the ids that the vendor gave.
+    the ids that the vendor gave. ``small``: of the ledger only this line is kept, in short.
     """
     decision = change.decision
     message_id = _message_id(alike or (change,))
@@ -202,7 +242,8 @@ def change_update(change: Change, simulated: bool, alike: Sequence[Change] = ())
         "updated_at": "$$NOW",
     }
     if change.sending:
-        fields["attempts"] = _closed_line(change.token, _line_end(change.result, message_id))
+        end = _line_end(change.result, message_id)
+        fields["attempts"] = (_only_line if small else _closed_line)(change.token, end)
     else:
         fields["clock_from"] = CLOCK_FROM
     if change.result is not None and change.result.outcome is Outcome.ACCEPTED:
@@ -215,7 +256,6 @@ def change_update(change: Change, simulated: bool, alike: Sequence[Change] = ())
 
 
 def _late_accept_wins(simulated: bool) -> dict[str, Any]:
-    late = {"$ne": [{"$type": "$late_accept"}, "missing"]}
     won: dict[str, Any] = {
         "status": Status.SENT.value,
         "reason": None,
@@ -229,9 +269,44 @@ def _late_accept_wins(simulated: bool) -> dict[str, Any]:
         "sent_at": "$$NOW",
     } | ({"simulated": True} if simulated else {})
     return {
-        field: {"$cond": [late, value, {"$ifNull": [f"${field}", "$$REMOVE"]}]}
+        field: {"$cond": [_LATE, value, {"$ifNull": [f"${field}", "$$REMOVE"]}]}
         for field, value in won.items()
     }
+
+
+def aside_update(simulated: bool) -> Pipeline:
+    """End what cannot be read, and leave all else as it is for a person to look at."""
+    sending = {"$eq": ["$status", Status.SENDING.value]}
+    yes = {"$and": [sending, _LATE]}
+    end = {"$cond": [_surely_here(), Status.FAILED.value, Status.UNCERTAIN.value]}
+    sent: dict[str, Any] = {
+        "vendor": "$late_accept.vendor",
+        "vendor_message_id": "$late_accept.message_id",
+        "sent_at": "$$NOW",
+    } | ({"simulated": True} if simulated else {})
+    fields = {
+        field: {"$cond": [yes, value, {"$ifNull": [f"${field}", "$$REMOVE"]}]}
+        for field, value in sent.items()
+    }
+    fields["status"] = {"$cond": [yes, Status.SENT.value, end]}
+    fields["reason"] = {"$cond": [yes, None, Reason.UNREADABLE.value]}
+    ended = {"due_at": None, "overdue_at": "$$REMOVE", "updated_at": "$$NOW"}
+    return [{"$set": fields | ended}]
+
+
+def _surely_here() -> dict[str, Any]:
+    """Whether no copy left our hands; where that cannot be read, one may have."""
+    lines = {"$cond": [{"$isArray": "$attempts"}, "$attempts", [{}]]}
+    outcome = {"$ifNull": ["$$line.outcome", None]}
+    left = {"$in": [outcome, [None, Outcome.UNKNOWN.value, Outcome.ACCEPTED.value]]}
+    some = {"$anyElementTrue": [{"$map": {"input": lines, "as": "line", "in": left}}]}
+    none = [{"$in": [{"$type": f"${name}"}, ["missing", "null"]]} for name in _TRACES]
+    queued = {"$eq": ["$status", Status.QUEUED.value]}
+    return {"$and": [queued, {"$eq": ["$unknowns", 0]}, *none, {"$not": [some]}]}
+
+
+_LATE = {"$eq": [{"$type": "$late_accept"}, "object"]}
+_TRACES = ("pin", "pending", "late_accept", "sent_at")  # of a copy
 
 
 def late_yes_filter(email_id: ObjectId, token: int) -> Filter:
@@ -252,7 +327,7 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
     yes = {
         "vendor": {"$literal": vendor},
         "message_id": message_id,
-        "refused": {"$setUnion": [{"$ifNull": ["$refused", []]}, left_out]},
+        "refused": {"$setUnion": [_array("$refused"), left_out]},
         "token": token,
         "at": "$$NOW",
     }
@@ -290,6 +365,22 @@ def looked_up_update(token: int) -> Pipeline:
     return [{"$set": {"attempts": _closed_line(token, {"looked_up": True})}}]
 
 
+def _array(value: str) -> dict[str, Any]:
+    return {"$cond": [{"$isArray": value}, value, []]}
+
+
+def _only_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
+    """The ledger without its other lines, where there is one."""
+    mine = {"$eq": ["$$line.token", token]}
+    lines = {"$filter": {"input": _array("$attempts"), "as": "line", "cond": mine}}
+    short = {name: value for name, value in end.items() if name not in _LONG} | {"cut": True}
+    merged = {"$mergeObjects": ["$$line", short]}
+    return {"$map": {"input": lines, "as": "line", "in": merged}}
+
+
+_LONG = ("detail", "refused", "pending")
+
+
 def _closed_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
     merged = {"$mergeObjects": ["$$line", end]}
     is_mine = {"$eq": ["$$line.token", token]}
@@ -321,9 +412,16 @@ def _line_end(result: SendResult | None, message_id: dict[str, Any]) -> dict[str
         "detail": {"$literal": result.detail},
         "message_id": message_id,
         "answered": result.answered,
-        "refused": {"$literal": list(result.refused)},
-        "pending": {"$literal": list(result.pending)},
+        **_people("refused", result.refused),
+        **_people("pending", result.pending),
     }
+
+
+def _people(name: str, people: Sequence[str]) -> dict[str, Any]:
+    """The first few, and how many there were."""
+    if len(people) <= LISTED:
+        return {name: {"$literal": list(people)}}
+    return {name: {"$literal": list(people[:LISTED])}, f"{name}_count": len(people)}
 
 
 def _pin_update(pin: Pin | None) -> Any:
@@ -346,3 +444,24 @@ def _overdue_at(decision: Decision) -> Any:
 
 def _after(seconds: float) -> dict[str, Any]:
     return {"$add": ["$$NOW", round(seconds * 1000)]}
+
+
+def is_written(change: Change, document: Document) -> bool:
+    """Whether the transition is in the document, though the write matched nothing this time."""
+    try:
+        return _closed(change, document) if change.sending else _stands(change, document)
+    except (LookupError, TypeError):
+        return False
+
+
+def _closed(change: Change, document: Document) -> bool:
+    outcome = change.result.outcome.value if change.result else NOT_STARTED
+    return any(
+        line["token"] == change.token and line["outcome"] == outcome
+        for line in document["attempts"]
+    )
+
+
+def _stands(change: Change, document: Document) -> bool:
+    same = bool(document["lease"]["token"] == change.token)
+    return same and document["status"] == change.decision.status.value

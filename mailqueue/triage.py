@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from bson import ObjectId
@@ -20,17 +20,19 @@ from bson import ObjectId
 from mailqueue import lifecycle
 from mailqueue.config import Delivery
 from mailqueue.document import Stored
-from mailqueue.errors import QueueUnavailable, StoreUnavailable
+from mailqueue.errors import QueueUnavailable, StoreUnavailable, Unreadable
+from mailqueue.logs import place
 from mailqueue.message import Email
 from mailqueue.record import Decision, Reason, Record, Status, retry_priority
 from mailqueue.rotation import Choice
 from mailqueue.routing import LEASE_EXPIRED, Routing
-from mailqueue.transitions import Change, Claim
+from mailqueue.transitions import Aside, Change, Claim
 from mailqueue.tube import BURIED, DELETED, Connection, End, Job, released
 
 logger = logging.getLogger(__name__)
 
 OTHER_ENV_DELAY = 60.0
+BUG_DELAY = 60.0
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -78,7 +80,7 @@ class Ending:
     priority: int = 0
     delay: float | None = None
     bury: bool = False
-    change: Change | None = None
+    change: Change | Aside | None = None
 
     @classmethod
     def of(cls, job: Job, decision: Decision, change: Change) -> Ending:
@@ -111,6 +113,9 @@ class Waiting:
     seen: Task | Inquiry | Ending | None = None
 
 
+Step = Callable[[Waiting, Stored], None]
+
+
 class Triage:
     """Looks at jobs. Any thread may call; ``counts`` says what was odd.
 
@@ -123,6 +128,7 @@ class Triage:
         self._delivery = delivery
         self._routing = routing
         self.counts = {"missing": 0, "foreign": 0}
+        self._said: set[str] = set()
 
     def look(self, jobs: Iterable[Waiting], taken: Collection[ObjectId] = ()) -> None:
         """See what is to be done about each job; an e-mail has one ``Task``, those ``taken`` none.
@@ -140,14 +146,26 @@ class Triage:
         for step in (self._sort, self._read, self._recall, partial(self._route, tasks)):
             for each, stored in found:
                 if each.seen is None:
-                    try:
-                        step(each, stored)
-                    except StoreUnavailable:
-                        raise
-                    except Exception as error:  # noqa: BLE001  # one e-mail must not stop all others
-                        facts = {"id": str(stored.id), "error": type(error).__name__}
-                        logger.error("email.unreadable", extra={"facts": facts})
-                        each.seen = _unreadable(each.job, stored)
+                    self._take_step(step, each, stored)
+
+    def _take_step(self, step: Step, each: Waiting, stored: Stored) -> None:
+        """One e-mail must not stop all others, and a bug of ours must not end an e-mail."""
+        try:
+            step(each, stored)
+        except StoreUnavailable:
+            raise
+        except Unreadable as error:
+            each.seen = Ending(job=each.job, change=set_aside(stored, error))
+        except Exception as error:  # noqa: BLE001  # see above
+            facts = {"id": str(stored.id), "error": type(error).__name__, "at": place(error)}
+            logger.log(self._level(facts["at"]), "email.not_planned", extra={"facts": facts})
+            each.seen = _later(each.job, stored, BUG_DELAY)
+
+    def _level(self, at: str) -> int:
+        """A bug is said once for each place, not for each e-mail and each minute."""
+        new = at not in self._said
+        self._said.add(at)
+        return logging.ERROR if new else logging.DEBUG
 
     def _without_email(self, job: Job) -> Ending:
         if job.email_id is None:
@@ -160,7 +178,7 @@ class Triage:
 
     def _sort(self, each: Waiting, stored: Stored) -> None:
         """What is not to be sent now."""
-        if stored.document["env"] != self._env:
+        if stored.env != self._env:
             logger.error("email.of_other_env", extra={"facts": {"id": str(stored.id)}})
             each.seen = _later(each.job, stored, OTHER_ENV_DELAY)
         elif (status := stored.status).final:
@@ -176,13 +194,12 @@ class Triage:
     def _leased(self, job: Job, stored: Stored) -> Ending:
         if stored.leased_for > 0:
             return _later(job, stored, stored.leased_for)
-        email = Email.from_document(stored.document["email"])
-        decision = self._routing.rescued(stored, email)
+        decision = self._routing.rescued(stored, stored.email)
         return Ending.of(job, decision, rescue(stored, decision))
 
     def _read(self, each: Waiting, stored: Stored) -> None:
         """The e-mail itself, and whether a vendor is to be asked about it first."""
-        email = each.email = Email.from_document(stored.document["email"])
+        email = each.email = stored.email
         line = stored.unasked
         if line is not None and self._routing.answers(line["vendor"]):
             vendor, token = line["vendor"], line["token"]
@@ -235,12 +252,22 @@ class Triage:
         return self._routing.keyed(record, vendor=vendor, probe=probe, key=key, key_age=age)
 
 
-def _unreadable(job: Job, stored: Stored) -> Ending:
-    """End what can never be sent, so that a person sees it; set the job aside at least."""
+def set_aside(stored: Stored, error: Unreadable) -> Change | Aside:
+    """End what can never be sent, so that a person sees it: as it must be, where that is known."""
+    facts = {"id": str(stored.id), "error": str(error)}
+    logger.error("email.unreadable", extra={"facts": facts})
     try:
-        return _queued(job, stored, lifecycle.end(stored.record(), Reason.UNREADABLE))
-    except (LookupError, TypeError, ValueError):
-        return Ending(job=job, bury=True)
+        record, expired = stored.record(), stored.leased_for <= 0
+        if stored.status is Status.QUEUED:
+            decision = lifecycle.end(record, Reason.UNREADABLE)
+            return Change(id=stored.id, token=stored.token, decision=decision, sending=False)
+        if expired:
+            unknown = replace(record, pin=None, unknowns=record.unknowns + 1)
+            return rescue(stored, lifecycle.end(unknown, Reason.UNREADABLE))
+    except Unreadable:  # so is what is needed for that
+        pass
+    lease = {"$eq": stored.document["lease"]} if "lease" in stored.document else {"$exists": False}
+    return Aside(id=stored.id, seen={"lease": lease})
 
 
 def rescue(stored: Stored, decision: Decision) -> Change:
@@ -283,5 +310,5 @@ def _later(job: Job, stored: Stored, delay: float) -> Ending:
 
 def job_priority(stored: Stored) -> int:
     """The job's priority: that of a retry once there was an attempt."""
-    priority: int = stored.document["priority"]
-    return retry_priority(priority) if stored.document["attempts"] else priority
+    tried = stored.document.get("attempts")
+    return retry_priority(stored.priority) if tried else stored.priority

@@ -36,14 +36,16 @@ from bson import ObjectId
 from mailqueue import lifecycle
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
+from mailqueue.logs import place
 from mailqueue.meter import Meter
-from mailqueue.record import Outcome, SendResult
+from mailqueue.record import Decision, Outcome, SendResult
 from mailqueue.routing import Routing
 from mailqueue.senders import Senders
 from mailqueue.store import Store
 from mailqueue.taker import BATCH, PATIENCE, Result, Taken, Taker
-from mailqueue.transitions import Change
+from mailqueue.transitions import Aside, Change
 from mailqueue.triage import Ending, Inquiry, Task, Waiting, conclude, job_priority, quietly
+from mailqueue.vendors import answers
 from mailqueue.vendors.base import Attempt, Vendor
 
 logger = logging.getLogger(__name__)
@@ -90,9 +92,9 @@ class Worker:
         self._taken_at = self._clock()
         result: SendResult | None = None
         if isinstance(task, Inquiry):
-            result = self._ask(task, vendors[task.vendor])
+            result = self._ask(task, vendors)
         elif self._may_begin(task):
-            result = self._send(task, vendors[task.record.vendor or ""])
+            result = self._send(task, vendors)
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
             self._routing.hear(task.record, result, task.generation, task.probe)
         self._senders.done()
@@ -106,42 +108,44 @@ class Worker:
         vendor = task.record.vendor or ""
         return not self._routing.health.closed_since(vendor, task.generation)
 
-    def _send(self, task: Task, vendor: Vendor) -> SendResult:
+    def _send(self, task: Task, vendors: Mapping[str, Vendor]) -> SendResult:
+        name = task.record.vendor or ""
         attempt = Attempt(
             email_id=str(task.stored.id),
             message_id=task.stored.document["message_id"],
-            date=task.stored.date,
             key=task.record.key,
             recipients=task.record.pending,
             deadline=task.deadline,
         )
         try:
+            vendor = vendors[name]
+        except BaseException as error:  # noqa: BLE001  # this thread's own could not be made
+            _say_raised(attempt.email_id, name, error)
+            return SendResult(outcome=Outcome.UNAVAILABLE, code="not_made", answered=False)
+        try:
             if self._meter is None:
                 answer = vendor.send(task.email, attempt)
             else:
                 answer = self._meter.timed(lambda: vendor.send(task.email, attempt))
-            return lifecycle.believed(task.record, answer)
-        except Exception as error:  # noqa: BLE001  # a bug of ours or of the user's own vendor: not known
-            facts = {"id": attempt.email_id, "vendor": vendor.name, "error": type(error).__name__}
-            logger.error("vendor.raised", extra={"facts": facts})
-            code = f"raised_{type(error).__name__}"
-            return SendResult(outcome=Outcome.UNKNOWN, code=code, answered=False, ours=True)
+        except BaseException as error:  # noqa: BLE001  # whatever a vendor's class raises: not known
+            _say_raised(attempt.email_id, name, error)
+            return answers.raised(error)
+        return lifecycle.believed(task.record, answers.storable(answer, task.email))
 
-    def _ask(self, inquiry: Inquiry, vendor: Vendor) -> SendResult | None:
+    def _ask(self, inquiry: Inquiry, vendors: Mapping[str, Vendor]) -> SendResult | None:
         """Ask the vendor of an unknown outcome. None proves nothing."""
         attempt = Attempt(
             email_id=str(inquiry.stored.id),
             message_id=inquiry.stored.document["message_id"],
-            date=inquiry.stored.date,
             deadline=self._clock() + LOOKUP_SECONDS,
         )
         try:
-            found: SendResult | None = vendor.lookup(inquiry.email, attempt)
-        except Exception as error:  # noqa: BLE001  # the e-mail is not to wait for a question
-            facts = {"id": attempt.email_id, "vendor": vendor.name, "error": type(error).__name__}
-            logger.error("vendor.raised", extra={"facts": facts})
+            answer = vendors[inquiry.vendor].lookup(inquiry.email, attempt)
+        except BaseException as error:  # noqa: BLE001  # the e-mail is not to wait for a question
+            _say_raised(attempt.email_id, inquiry.vendor, error)
             return None
-        return found if found and found.outcome is Outcome.ACCEPTED else None
+        found = answers.storable(answer, inquiry.email)
+        return found if found.outcome is Outcome.ACCEPTED else None
 
     # Writing -----------------------------------------------------------------------------------
 
@@ -213,7 +217,7 @@ class Worker:
         return lost, again
 
     def _write(
-        self, changes: Sequence[Change], taken: Taken, seconds: float
+        self, changes: Sequence[Change | Aside], taken: Taken, seconds: float
     ) -> tuple[set[ObjectId], set[ObjectId]]:
         """The one durable write of a turn; returns the ids of changes written, of claims won."""
         if not changes and not taken.tasks:
@@ -296,7 +300,7 @@ class Worker:
             self._routing.hear(task.record, None, task.generation, task.probe)
             decision = lifecycle.untouched(replace(task.record, vendor=None))
         else:
-            decision = self._routing.decide(task.record, result, task.carriers)
+            decision = self._decided(task, result)
         change = Change(
             id=task.stored.id,
             token=task.stored.token + 1,
@@ -307,6 +311,17 @@ class Worker:
         )
         return Ending.of(task.job, decision, change)
 
+    def _decided(self, task: Task, result: SendResult) -> Decision:
+        """What follows; where a bug of ours says nothing, what is surely right."""
+        try:
+            return self._routing.decide(task.record, result, task.carriers)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  # what left our hands must be recorded
+            facts = {"id": str(task.stored.id), "error": type(error).__name__, "at": place(error)}
+            logger.error("email.not_decided", extra={"facts": facts})
+            return lifecycle.undecided(task.record, result)
+
     def _lease_lost(self, task: Task, result: SendResult | None, seconds: float) -> None:
         """Another worker owns the e-mail by now. A yes counts all the same."""
         vendor = task.record.vendor or ""
@@ -316,3 +331,8 @@ class Worker:
             token = task.stored.token + 1
             self._store.late_yes(task.stored.id, token, vendor, result, seconds)
         quietly(partial(task.job.release, job_priority(task.stored), 1.0))
+
+
+def _say_raised(email_id: str, vendor: str | None, error: BaseException) -> None:
+    facts = {"id": email_id, "vendor": vendor, "error": type(error).__name__}
+    logger.error("vendor.raised", extra={"facts": facts})

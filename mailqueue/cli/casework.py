@@ -9,6 +9,7 @@ no address, subject, body or idempotency key.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from bson import ObjectId
@@ -40,8 +41,8 @@ def listed(desk: Desk) -> Answer:
     cells = [
         (
             *(row[name] for name in _LISTED[:6]),
-            age((stored.now - row["created_at"]).total_seconds()),
-            age(stored.due_in) if stored.due_in > 0 else "",
+            _span(stored.now, row["created_at"]),
+            _span(row["due_at"], stored.now),
             row["env"],
         )
         for stored, row in zip(shown, rows, strict=True)
@@ -49,20 +50,33 @@ def listed(desk: Desk) -> Answer:
     return Answer({"emails": rows, "more": more}, table(head, cells), said=said)
 
 
+def _span(end: Any, start: Any) -> str:
+    """How long from ``start`` to ``end``; nothing where that is not so, or one is no time."""
+    if not (isinstance(end, datetime) and isinstance(start, datetime) and end > start):
+        return ""
+    return age((end - start).total_seconds())
+
+
 def _row(stored: Stored) -> dict[str, Any]:
     kept = stored.document
-    lines = kept["attempts"]
+    lines = _rows(kept.get("attempts"))
+    last = lines[-1] if lines else {}
     return {
         "id": str(stored.id),
-        "status": kept["status"],
+        "status": kept.get("status"),
         "reason": kept.get("reason"),
-        "vendor": kept.get("vendor") or (lines[-1]["vendor"] if lines else None),
-        "attempts": lines[-1]["n"] if lines else 0,
-        "unknowns": kept["unknowns"],
-        "created_at": kept["created_at"],
+        "vendor": kept.get("vendor") or last.get("vendor"),
+        "attempts": last.get("n", 0),
+        "unknowns": kept.get("unknowns"),
+        "created_at": kept.get("created_at"),
         "due_at": kept.get("due_at"),
-        "env": kept["env"],
+        "env": kept.get("env"),
     }
+
+
+def _rows(value: Any) -> list[Mapping[str, Any]]:
+    """The objects in a list; what is damaged is for ``audit`` to say."""
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
 def show(desk: Desk) -> Answer:
@@ -84,10 +98,13 @@ def show(desk: Desk) -> Answer:
 def _without_content(kept: Mapping[str, Any]) -> dict[str, Any]:
     """Recipients are counted instead; an application may have put anything into its key."""
     hidden = ("email", "idempotency_key", "pending", "refused")
-    counts = {f"{n}_recipients": len(kept[n]) for n in ("pending", "refused") if kept.get(n)}
+    lists = {n: kept[n] for n in ("pending", "refused") if isinstance(kept.get(n), list)}
+    counts = {f"{n}_recipients": kept.get(f"{n}_count", len(v)) for n, v in lists.items() if v}
     shown = {name: value for name, value in kept.items() if name not in hidden} | counts
     if "attempts" in kept:
-        shown["attempts"] = [_without_content(line) for line in kept["attempts"]]
+        shown["attempts"] = [_without_content(line) for line in _rows(kept["attempts"])]
+    if isinstance(late := kept.get("late_accept"), Mapping):
+        shown["late_accept"] = _without_content(late)
     return shown
 
 
@@ -95,15 +112,14 @@ def _shown(kept: Mapping[str, Any]) -> list[str]:
     inside = ("lease", "round", "pin", "announced", "late_accept")
     apart = ("attempts", "interventions", "email", *inside)
     record = {name: value for name, value in kept.items() if name not in apart}
-    inner = {
-        f"{name}.{part}": value for name in inside for part, value in (kept.get(name) or {}).items()
-    }
+    objects = {name: kept[name] for name in inside if isinstance(kept.get(name), Mapping)}
+    inner = {f"{name}.{part}": v for name, parts in objects.items() for part, v in parts.items()}
     lines = fields(record | inner)
     for title in ("attempts", "interventions"):
-        if kept.get(title):
-            lines += ["", *_table_of(kept[title])]
+        if rows := _rows(kept.get(title)):
+            lines += ["", *_table_of(rows)]
     email = kept.get("email")
-    return lines if email is None else [*lines, "", *_content(email)]
+    return [*lines, "", *_content(email)] if isinstance(email, Mapping) else lines
 
 
 def _table_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -115,15 +131,19 @@ def _table_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _content(email: Mapping[str, Any]) -> list[str]:
     files = [
-        f"{a['filename']} ({a['content_type']}, {len(a['content'])} bytes)"
-        for a in email.get("attachments", ())
+        f"{a.get('filename')} ({a.get('content_type')}, {_size(a.get('content'))} bytes)"
+        for a in _rows(email.get("attachments"))
     ]
     bodies = [name for name in ("text", "html") if email.get(name)]
     head = {n: v for n, v in email.items() if n not in ("text", "html", "attachments")}
     lines = fields(head | {"attachments": files})
     for name in bodies:
-        lines += ["", f"{name}:", *map(printable, email[name].splitlines())]
+        lines += ["", f"{name}:", *map(printable, str(email[name]).splitlines())]
     return lines
+
+
+def _size(content: Any) -> int | str:
+    return len(content) if isinstance(content, bytes) else "?"
 
 
 # Changing -----------------------------------------------------------------------------------------
@@ -191,7 +211,7 @@ def _changed(desk: Desk, verb: Verb, changed: Sequence[Stored], announced: int) 
         "unchanged": kept_back,
     }
     would = "would be " if options.dry_run else ""
-    rows = [(str(s.id), s.status, s.document.get("reason")) for s in changed]
+    rows = [(str(s.id), s.document.get("status"), s.document.get("reason")) for s in changed]
     lines = [f"{len(changed)} {would}changed ({verb})", *table(("ID", "WAS", "REASON"), rows)]
     failed = bool(kept_back or unsure) or not changed
     return Answer(data, lines if changed else [], FOUND if failed else OK, said)
@@ -200,7 +220,9 @@ def _changed(desk: Desk, verb: Verb, changed: Sequence[Stored], announced: int) 
 def _unsure(changed: Sequence[Stored]) -> list[str]:
     """Those that a cancel leaves uncertain."""
     return [
-        str(s.id) for s in changed if s.document["unknowns"] or s.document.get("pin") is not None
+        str(s.id)
+        for s in changed
+        if s.document.get("unknowns") != 0 or s.document.get("pin") is not None
     ]
 
 

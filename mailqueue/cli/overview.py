@@ -116,10 +116,11 @@ def _oldest(desk: Desk) -> dict[str, Any] | None:
     queued = {"status": Status.QUEUED.value}
     dated = desk.store.find({**queued, "due_at": {"$lte": desk.store.now()}}, 1, "due_at")
     at_once = desk.store.find({**queued, "due_at": None}, 1, "_id")
-    waits = [
+    waits: list[dict[str, Any]] = [
         {"id": str(s.id), "seconds": round((s.now - since).total_seconds(), 1)}
         for s in (*dated, *at_once)
-        for since in [s.document["due_at"] or s.document["updated_at"]]
+        for since in [s.document.get("due_at") or s.document.get("updated_at")]
+        if isinstance(since, datetime)
     ]
     return max(waits, key=lambda wait: wait["seconds"], default=None)
 

@@ -17,7 +17,7 @@ from mailqueue import consumer, store, tube
 from mailqueue.errors import QueueUnavailable
 from mailqueue.message import Email
 from mailqueue.record import SendResult
-from mailqueue.transitions import Change, Claim
+from mailqueue.transitions import Aside, Change, Claim
 from mailqueue.vendors.base import Attempt
 from mailqueue.vendors.sendgrid import SendGrid
 
@@ -55,8 +55,9 @@ class CrashingStore(store.Store):
         with _touching("claim"):
             return super().claim(claims, owner=owner, nonce=nonce, lease=lease)
 
-    def change(self, changes: Sequence[Change], seconds: float) -> set[ObjectId]:
-        with _touching("rescue" if any(change.expired for change in changes) else "settle"):
+    def change(self, changes: Sequence[Change | Aside], seconds: float) -> set[ObjectId]:
+        expired = any(isinstance(change, Change) and change.expired for change in changes)
+        with _touching("rescue" if expired else "settle"):
             return super().change(changes, seconds)
 
 

@@ -29,7 +29,7 @@ from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.store import Store
 from mailqueue.sweeper import Sweeper
-from mailqueue.transitions import Change, Claim
+from mailqueue.transitions import Aside, Change, Claim
 from mailqueue.tube import Announcement
 from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.worker import Worker
@@ -41,7 +41,7 @@ WRITES = ("claim", "change", "late yes", "looked up")
 
 
 TIMES = [
-    *("due_at", "send_at", "expires_at", "clock_from", "created_at", "updated_at"),
+    *("due_at", "expires_at", "clock_from", "created_at", "updated_at"),
     *("lease.until", "pin.until", "announced.at", "overdue_at"),
     *("until", "unavailable_until", "named_until", "since", "probe_at", "probe_until"),
 ]
@@ -145,7 +145,7 @@ class SteppedStore(Store):
         return super().find(*given)
 
     def record(
-        self, changes: Sequence[Change], claims: Sequence[Claim], **options: Any
+        self, changes: Sequence[Change | Aside], claims: Sequence[Claim], **options: Any
     ) -> tuple[set[ObjectId], set[ObjectId]]:
         self._what = "claim" if claims else "change"
         written, won = super().record(changes, claims, **options)
@@ -158,11 +158,12 @@ class SteppedStore(Store):
         assert not mine & self._truth.owners, "two workers were told that a claim is theirs"
         self._truth.owners |= mine
 
-    def _note_changes(self, changes: Sequence[Change], written: set[ObjectId]) -> None:
-        yes = {c.id for c in changes if c.id in written and _whole_yes(c.result)}
+    def _note_changes(self, changes: Sequence[Change | Aside], written: set[ObjectId]) -> None:
+        done = [c for c in changes if isinstance(c, Change) and c.id in written]
+        yes = {c.id for c in done if _whole_yes(c.result)}
         self._truth.recorded |= yes
 
-    def change(self, changes: Sequence[Change], seconds: float) -> set[ObjectId]:
+    def change(self, changes: Sequence[Change | Aside], seconds: float) -> set[ObjectId]:
         self._what = "change"  # the sweeper's, and a turn's without claims
         written = super().change(changes, seconds)
         self._note_changes(changes, written)
@@ -177,7 +178,7 @@ class SteppedStore(Store):
         self._what = "looked up"
         super().looked_up(*given)
 
-    def _bulk(self, writes: Any, seconds: float) -> int:
+    def _bulk(self, writes: Any, seconds: float) -> tuple[int, set[ObjectId]]:
         told = self._pause(self._what)
         if told in (REPEATED, NO_ANSWER):
             super()._bulk(writes, seconds)

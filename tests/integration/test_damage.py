@@ -1,0 +1,157 @@
+"""Whatever stands in one document is that e-mail's matter: it is set aside, the others go on."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo.collection import Collection
+
+from mailqueue import tube
+from mailqueue.announcer import Announcer
+from mailqueue.config import Config
+from mailqueue.producer import Producer
+from mailqueue.tube import Announcement
+from tests.damage import damaged
+from tests.integration.bench import MAIL, Bench, Document, object_ids
+
+PAST = datetime(2026, 1, 1, tzinfo=UTC)
+FULL_MAIL = {
+    **MAIL,
+    "cc": ["cc@example.org"],
+    "reply_to": ["Re <re@example.org>"],
+    "headers": {"X-A": "b"},
+    "tags": ["t"],
+    "metadata": {"m": "v"},
+    "vendor_options": {"first": {"o": 1}},
+    "html": "<p>Hello</p>",
+    "attachments": [{"filename": "a.txt", "content": b"a", "content_type": "text/plain"}],
+}
+LINE = {
+    "n": 1,
+    "token": 1,
+    "vendor": "first",
+    "key": None,
+    "probe": False,
+    "started_at": PAST,
+    "ended_at": PAST,
+    "outcome": "deferred",
+    "code": "451",
+    "detail": "",
+    "message_id": None,
+    "answered": True,
+    "refused": [],
+    "pending": [],
+}
+OPEN = {name: LINE[name] for name in ("n", "token", "vendor", "key", "probe", "started_at")}
+
+
+def queued(producer: Producer, emails: Collection[Document]) -> Document:
+    """One that was tried once, with all that a queued e-mail may have."""
+    email_id = ObjectId(producer.send(FULL_MAIL, idempotency_key="k"))
+    found = emails.find_one_and_delete({"_id": email_id})
+    assert found is not None
+    del found["idempotency_key"]
+    return found | {
+        "lease": {"token": 1},
+        "attempts": [LINE],
+        "round": {"n": 1, "tried": ["second"], "refused": ["third"]},
+        "pin": None,
+        "clock_from": datetime.now(UTC),
+        "overdue_at": PAST,
+        "expires_at": datetime.now(UTC) + timedelta(days=1),
+        "announced": {"at": PAST, "n": 1},
+        "counted": 1,
+        "refused": ["cc@example.org"],
+    }
+
+
+def sending(producer: Producer, emails: Collection[Document]) -> Document:
+    """One whose lease is over."""
+    lease = {"token": 1, "owner": "dead", "nonce": ObjectId(), "until": PAST}
+    attempts = [OPEN | {"ended_at": None, "outcome": None}]
+    more = {"status": "sending", "lease": lease, "attempts": attempts}
+    return queued(producer, emails) | more
+
+
+def pinned(producer: Producer, emails: Collection[Document]) -> Document:
+    """One that is to be repeated at its vendor, with recipients put off."""
+    pin = {"vendor": "first", "key": "k", "until": datetime.now(UTC) + timedelta(hours=1)}
+    more = {"pin": {**pin, "repeats": 0}, "pending": ["bob@example.org"]}
+    return queued(producer, emails) | more
+
+
+@pytest.fixture
+def bench(config: Config, producer: Producer) -> Iterator[Bench]:
+    """One that takes many e-mails at a time."""
+    made = Bench(config.replace(consumer={**asdict(config.consumer), "concurrency": 256}))
+    yield made
+    made.close()
+
+
+def passed(bench: Bench) -> None:
+    """Whatever a consumer does about what is there."""
+    bench.sweeper.sweep()
+    while bench.take():
+        bench.deliver()
+        bench.settle()
+
+
+def test_no_damage_in_one_email_keeps_another_from_being_sent(
+    bench: Bench,
+    producer: Producer,
+    config: Config,
+    emails: Collection[Document],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each is said once, or twice: by the sweeper, and by who had its job at that moment."""
+    caplog.set_level(logging.ERROR, "mailqueue")
+    sound = {made: made(producer, emails) for made in (queued, sending, pinned)}
+    all_of_them = [(made, d) for made in sound for d in damaged(sound[made], few=True)]
+    what = {d["_id"]: (made, said) for made, (said, d) in all_of_them}
+    emails.insert_many([document for _, (_, document) in all_of_them])
+    healthy = object_ids([producer.send(MAIL) for _ in range(5)])
+    announced(config, what)
+    passed(bench)
+    assert emails.count_documents({"_id": {"$in": healthy}, "status": "sent"}) == 5
+    jobs = tube.depth(config.beanstalkd)
+    assert (jobs["ready"], jobs["reserved"], jobs["buried"]) == (0, 0, 0)
+    statuses = {d["_id"]: d["status"] for d in emails.find({}, {"status": 1})}
+    aside = set(emails.distinct("_id", {"reason": "unreadable"}))
+    for email_id, (made, said) in what.items():
+        place, _, value = said.partition(" is ")
+        unsure = ("uncertain",) if made is not queued else ("failed", "uncertain")
+        assert statuses[email_id] in (unsure if email_id in aside else ENDS), said
+        if place in NEEDED and value not in HARMLESS.get(place, ()):
+            assert email_id in aside, said
+    said_of = Counter(facts(r)["id"] for r in caplog.records if "id" in facts(r))
+    assert aside <= set(map(ObjectId, said_of))
+    assert max(said_of[str(email_id)] for email_id in aside) <= 2
+    assert {r.getMessage() for r in caplog.records} <= {"email.unreadable", "job.without_email"}
+
+
+ENDS = ("sent", "queued", "failed", "uncertain")
+NEEDED = ("status", "env", "email", "lease", "attempts", "round", "counted", "unknowns")
+HARMLESS = {
+    "counted": ["a number"],
+    "unknowns": ["a number"],
+    "attempts": ["an empty list"],
+}
+
+
+def announced(config: Config, ids: Iterable[ObjectId]) -> None:
+    """Put a job for each."""
+    announcer = Announcer(config.beanstalkd, config.delivery.ttr)
+    announcer.announce([Announcement(email_id, 65_536) for email_id in ids])
+    announcer.close()
+
+
+def facts(record: logging.LogRecord) -> dict[str, Any]:
+    found: dict[str, Any] = record.__dict__["facts"]
+    return found
