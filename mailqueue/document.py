@@ -14,7 +14,8 @@ raised: anything may stand in a document.
 ::
 
     _id  nonce  idempotency_key  content_hash  env  email{...}  message_id
-    status  reason  priority  due_at  overdue_at  expires_at  clock_from  created_at  updated_at
+    status  reason  priority  due_at  overdue_at  send_at  expires_at  clock_from  created_at
+    updated_at
     lease {token, owner, nonce, until}      token grows with every claim and is never reused
     attempts [{n, token, vendor, key, probe, started_at, ended_at,
                outcome, code, detail, message_id, answered, refused, pending,
@@ -87,6 +88,8 @@ def new(
         "unknowns": 0,
         "counted": 0,
     }
+    if send_at is not None:
+        document["send_at"] = send_at
     if expires_at is not None:
         document["expires_at"] = expires_at
     if idempotency_key is not None:
@@ -148,6 +151,13 @@ class Stored:
     def token(self) -> int:
         """The fencing token of the newest claim."""
         return _natural(self.document["lease"]["token"])
+
+    @property
+    @_reading
+    def date(self) -> datetime:
+        """The e-mail's Date, the same in every attempt: when it was made, or was to be sent."""
+        made: datetime = self.document["created_at"]
+        return max(made, self.document.get("send_at") or made)
 
     @property
     def priority(self) -> int:

@@ -7,22 +7,30 @@ May assume: nothing about what it is given.
 Promises: a reader returns the value in its one normal form, or raises ``InvalidEmail`` naming the
 field, never what stood in it. Chosen where the standards leave room: metadata numbers become text
 and booleans ``true`` or ``false``; a missing content type is guessed from the file's name, and a
-missing name from the type, since several vendors drop a nameless file silently.
+missing name from the type (``file_types``). A value costs time and memory in proportion to its
+length, and there are at most ``MOST`` of each kind.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import Any
 
+from mailqueue import structured
 from mailqueue.errors import InvalidEmail
-from mailqueue.headers import FIELD_NAME, Address, header_text
+from mailqueue.file_types import name_of, type_of
+from mailqueue.headers import FIELD_NAME, SEVERAL, Address, header_text, is_text, plain_text
 from mailqueue.mime import GENERATED, Attachment
+
+MOST = 1000
+"""Entries of a list, and of a mapping: recipients, attachments, headers, tags, metadata."""
+MOST_OPTIONS = 10_000
+"""Values in ``vendor_options``, however nested."""
 
 RESERVED = GENERATED | {
     *("from", "to", "cc", "bcc", "reply-to", "subject"),
-    *("sender", "return-path", "received", "dkim-signature"),
+    *("return-path", "received", "dkim-signature"),
 }
 """Header names (lower case) that an e-mail cannot set; nor ``Content-*``, ``Resent-*``,
 ``X-Mailqueue-*``."""
@@ -30,7 +38,9 @@ _RESERVED_FAMILIES = ("content-", "resent-", "x-mailqueue-")
 
 _NAME = r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+"
 _VALUE = rf'({_NAME}|"([ !#-\[\]-~]|\\[ -~])*")'
-_CONTENT_TYPE = re.compile(rf"(?!multipart/){_NAME}/{_NAME}(;\s*{_NAME}={_VALUE})*", re.IGNORECASE)
+_CONTENT_TYPE = re.compile(
+    rf"(?!multipart/){_NAME}/{_NAME}([ \t]*;[ \t]*{_NAME}={_VALUE})*", re.IGNORECASE | re.ASCII
+)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTENT_ID = re.compile(r"[!-;=?-~]{1,250}")
 LONGEST_NUMBER = 1024  # bits: as many as a float can express; Python prints no endless ones
@@ -40,37 +50,62 @@ SHOWN_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 def _sender(value: object, field: str) -> Address:
     if value is None:
         raise InvalidEmail(field, "is missing")
-    return Address.parse(value, field)
+    try:
+        return Address.parse(value, field)
+    except InvalidEmail as error:
+        if error.problem != SEVERAL:
+            raise
+    raise InvalidEmail(field, "is not a valid e-mail address: there are several")
 
 
 def _addresses(value: object, field: str) -> tuple[Address, ...]:
-    if value is None:
-        return ()
     return tuple([Address.parse(entry, place) for entry, place in _entries(value, field)])
 
 
 def _entries(value: object, field: str) -> Iterator[tuple[Any, str]]:
-    """The entries of a list, each with its place; a single string or address is a list of one."""
+    """The entries of a list, each with its place; what is no list is a list of one."""
     if value is None:
         return
-    if isinstance(value, str | Address):
-        yield value, field
-    elif isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not _is_pair(value):
+        _check_number(value, field)
         yield from ((entry, f"{field}[{n}]") for n, entry in enumerate(value))
+    elif isinstance(value, Address | tuple) or is_text(value):
+        yield value, field
     else:
         raise InvalidEmail(field, f"must be a list, not {type(value).__name__}")
 
 
+def _is_pair(value: object) -> bool:
+    """A name and an address, in a tuple; two addresses are a list."""
+    if not isinstance(value, tuple) or len(value) != 2:  # a pair
+        return False
+    name, address = value
+    return (name is None or (is_text(name) and "@" not in name)) and is_text(address)
+
+
+def _check_number(value: Sized, field: str) -> None:
+    if len(value) > MOST:
+        raise InvalidEmail(field, f"has {len(value)} entries: may have {MOST}")
+
+
 def _items(value: object, field: str) -> Iterator[tuple[str, Any, str]]:
-    """The items of a mapping, each with its place; a key that may hold anything is not shown."""
+    """The items of a mapping, each with its place; a key that may hold anything is not shown.
+
+    A key that begins with a dollar sign means something else to MongoDB or to its driver, which
+    makes a reference of what has a ``$ref``.
+    """
     if value is None:
         return
     if not isinstance(value, Mapping):
         raise InvalidEmail(field, f"must be a mapping, not {type(value).__name__}")
+    _check_number(value, field)
     for n, (key, item) in enumerate(value.items()):
         shown = isinstance(key, str) and SHOWN_KEY.fullmatch(key)
         place = f"{field}.{key}" if shown else f"{field}[{n}]"
-        yield header_text(key, place), item, place
+        name = header_text(key, place)
+        if name.startswith("$"):
+            raise InvalidEmail(place, "has a name that begins with $, which MongoDB cannot keep")
+        yield name, item, place
 
 
 def _subject(value: object, field: str) -> str:
@@ -78,11 +113,7 @@ def _subject(value: object, field: str) -> str:
 
 
 def _body(value: object, field: str) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise InvalidEmail(field, f"must be a string, not {type(value).__name__}")
-    return _encodable(value, field)
+    return None if value is None else _encodable(plain_text(value, field), field)
 
 
 def _encodable(value: str, field: str) -> str:
@@ -103,18 +134,17 @@ def _headers(value: object, field: str) -> dict[str, str]:
         if key in seen:
             raise InvalidEmail(place, "is given more than once")
         seen.add(key)
-        headers[name] = header_text(text, place)
+        kept_as = structured.MESSAGE_ID if key == structured.MESSAGE_ID.lower() else name
+        headers[kept_as] = structured.read(name, header_text(text, place), place)
     return headers
 
 
 def _tags(value: object, field: str) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    tags = tuple((header_text(tag, place), place) for tag, place in _entries(value, field))
+    tags = tuple([(header_text(tag, place), place) for tag, place in _entries(value, field)])
     for tag, place in tags:
         if not tag:
             raise InvalidEmail(place, "is empty")
-    return tuple(tag for tag, _ in tags)
+    return tuple([tag for tag, _ in tags])
 
 
 def _metadata(value: object, field: str) -> dict[str, str]:
@@ -132,28 +162,32 @@ def _scalar(value: object, field: str) -> str:
 
 def _vendor_options(value: object, field: str) -> dict[str, dict[str, Any]]:
     options = {}
+    room = iter(range(MOST_OPTIONS))
     for vendor, given, place in _items(value, field):
         if not isinstance(given, Mapping):
             raise InvalidEmail(place, f"must be a mapping, not {type(given).__name__}")
-        options[vendor] = _json(given, place, depth=32)
+        options[vendor] = _json(given, place, 32, room)
     return options
 
 
-def _json(value: object, field: str, depth: int) -> Any:
+def _json(value: object, field: str, depth: int, room: Iterator[int]) -> Any:
     """A copy of what JSON and MongoDB both can hold."""
     if not depth:
         raise InvalidEmail(field, "is nested too deeply")
-    if isinstance(value, str):
-        return _encodable(value, field)
+    if next(room, None) is None:
+        raise InvalidEmail(field, f"is one value too many: there may be {MOST_OPTIONS}")
     if isinstance(value, Mapping):
         items = _items(value, field)
-        return {key: _json(item, place, depth - 1) for key, item, place in items}
+        return {key: _json(item, place, depth - 1, room) for key, item, place in items}
     if isinstance(value, list | tuple):
-        return [_json(entry, place, depth - 1) for entry, place in _entries(value, field)]
+        places = ((entry, f"{field}[{n}]") for n, entry in enumerate(value))
+        return [_json(entry, place, depth - 1, room) for entry, place in places]
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int) and -(2**63) <= value < 2**63:
         return value
+    if is_text(value):
+        return _encodable(plain_text(value, field), field)
     kind = type(value).__name__
     raise InvalidEmail(field, f"has a value that JSON and MongoDB cannot hold: {kind}")
 
@@ -162,9 +196,7 @@ _FILE_KEYS = frozenset({"filename", "content", "content_type", "content_id"})
 
 
 def _attachments(value: object, field: str) -> tuple[Attachment, ...]:
-    if value is None:
-        return ()
-    return tuple(_file(entry, place) for entry, place in _entries(value, field))
+    return tuple([_file(entry, place) for entry, place in _entries(value, field)])
 
 
 def _file(given: object, field: str) -> Attachment:
@@ -181,13 +213,13 @@ def _file(given: object, field: str) -> Attachment:
         "" if text is None else header_text(text, f"{field}.{key}") for key, text in texts
     )
     name = name.strip()
-    kind = kind or _guess(name)
+    kind = kind or type_of(name)
     if len(kind) > 255 or not _CONTENT_TYPE.fullmatch(kind):
         raise InvalidEmail(f"{field}.content_type", "is no type of a single file (RFC 2045)")
     content_id = content_id.removeprefix("<").removesuffix(">")
     if content_id and not _CONTENT_ID.fullmatch(content_id):
         raise InvalidEmail(f"{field}.content_id", "must be printable ASCII without spaces")
-    return Attachment(name or _default_name(kind), bytes(content), kind, content_id or None)
+    return Attachment(name or name_of(kind), bytes(content), kind, content_id or None)
 
 
 def file_mapping(file: Attachment) -> dict[str, Any]:
@@ -198,21 +230,6 @@ def file_mapping(file: Attachment) -> dict[str, Any]:
         "content_id": file.content_id,
     }
     return {key: value for key, value in mapping.items() if value is not None}
-
-
-def _guess(filename: str) -> str:
-    from mimetypes import MimeTypes  # an instance does not depend on the host's own lists
-
-    kind, encoding = MimeTypes().guess_type(f"./{filename}")
-    return "application/octet-stream" if kind is None or encoding else kind
-
-
-def _default_name(content_type: str) -> str:
-    """Several vendors drop a nameless attachment silently."""
-    from mimetypes import MimeTypes
-
-    bare = content_type.partition(";")[0].strip().lower()
-    return f"attachment{MimeTypes().guess_extension(bare) or '.bin'}"
 
 
 READERS: Mapping[str, Callable[[object, str], object]] = {

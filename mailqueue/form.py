@@ -89,6 +89,7 @@ FORM: Mapping[str, Callable[[Any], bool]] = {
     "counted": _natural,
     "nonce": _optional(_id),
     "due_at": _optional(_time),
+    "send_at": _optional(_time),
     "expires_at": _optional(_time),
     "sent_at": _optional(_time),
     "reason": _optional(_one_of(*Reason)),

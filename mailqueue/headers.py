@@ -6,9 +6,10 @@ names and texts look on the wire.
 May assume: nothing; both the producer and the last step before the wire come here.
 
 Promises: what is parsed and formatted again is equal; what is encoded reads back as the very same
-text. Addresses are dot-atoms at a domain of letter-digit-hyphen labels: no quoted local parts, no
-address literals, one address per entry. IDN domains are kept as given (``Address.ascii`` is what
-goes out); a non-ASCII mailbox is legal, each vendor says whether it takes it.
+text. Addresses are dot-atoms, or a quoted string, at a domain of letter-digit-hyphen labels: no
+address literals, no comments, one address per entry. IDN domains are kept as given
+(``Address.ascii`` is what goes out); a non-ASCII or quoted mailbox is legal, each vendor says
+whether it takes it. What is read costs time and memory in proportion to its length.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
 from mailqueue.errors import InvalidEmail
 
@@ -27,22 +30,32 @@ FIELD_NAME = re.compile(r"[!-9;-~]{1,76}")
 
 _FORBIDDEN = re.compile("[\r\n\0\ud800-\udfff]")
 _ENCODED_WORD = re.compile(r"(?==\?([^?]*)\?([bq])\?)", re.IGNORECASE)
+_WORD_PROPER = re.compile(r"=\?([^?\s]{1,60})\?([bq])\?([ ->@-~\t]*)\?=", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _BEGINNING = re.compile(r"=\?[A-Za-z0-9_.:*-]{1,40}\?[bq]\?", re.IGNORECASE | re.ASCII)
 _INSPECTED = 20_000  # characters; a longer value with encoded words is refused
 _HEX = re.compile(rb"=([0-9A-Fa-f]{2})")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
-_SPECIAL = r"\x00-\x1f\x7f()<>\[\]:;@\\,.\"\s"
+_DOTLESS = r"\x00-\x1f\x7f()<>\[\]:;@\\,\"\s"
+_SPECIAL = rf"{_DOTLESS}."
 _ATOMS = re.compile(rf"[^{_SPECIAL}]+( [^{_SPECIAL}]+)*")
 _VISIBLE = re.compile(r"[!-~]([ -~\t]*[!-~])?")
 _SPACES = re.compile("[ \t]+")
 _PIECE = re.compile(r"[ \t]*[^ \t]+")
+LINE = 998
+"""Octets in a line, without its end (RFC 5322)."""
+
 _SHORT = 60  # a longer name is encoded, so that it can be folded anywhere
-_LONG = 900  # so is a text with a single word of this length
 _WORD = 45  # octets in one encoded word: 60 base64 characters and 12 around them
 
-_BARE_NAME = re.compile(r'[^,;<>"\\]*')
-_QUOTED_NAME = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_NAME = re.compile(r'(?:[^,;<>"\\]|"[^"\\]*(?:\\.[^"\\]*)*")*')
+_QUOTES = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*)*"?|[^"]+')  # matches anything, to the end
 _LOCAL = re.compile(rf"[^{_SPECIAL}]+(\.[^{_SPECIAL}]+)*")
+_DOTTED = re.compile(rf"[^{_SPECIAL}][^{_DOTLESS}]*")
+_QUOTED_LOCAL = re.compile(r'"(?:[^"\\<>]|\\[^<>])+"')
+_LOCAL_LENGTH = 130  # before quotes that are not needed are taken off; 64 octets count
+_LONGEST = 5_000
+SEVERAL = "contains several addresses: pass a list"
 _LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
 _DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 
@@ -86,12 +99,35 @@ def unsafe(value: str) -> str | None:
 
 def header_text(value: object, field: str) -> str:
     """The value, if it is text that may stand in a header."""
-    if not isinstance(value, str):
-        raise InvalidEmail(field, f"must be a string, not {type(value).__name__}")
-    problem = unsafe(value)
+    text = plain_text(value, field)
+    problem = unsafe(text)
     if problem:
         raise InvalidEmail(field, problem)
-    return value
+    return text
+
+
+def plain_text(value: object, field: str) -> str:
+    """The value as a ``str`` and nothing else."""
+    if type(value) is str:
+        return value
+    if isinstance(value, Enum) and isinstance(value, str):
+        return str.__str__(value)  # str() of some is the name of the member
+    if is_text(value):
+        return str.__str__(str(value))
+    raise InvalidEmail(field, f"must be a string, not {type(value).__name__}")
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is a ``str``, derives from it, or stands for one until it is asked.
+
+    The last is a lazy translation, say: it is no ``str`` but has the methods of one, and they work.
+    """
+    if isinstance(value, str):
+        return True
+    try:
+        return isinstance(value.encode(), bytes)
+    except Exception:  # noqa: BLE001  # whatever the object does when it is asked
+        return False
 
 
 def _encoded_words(text: str) -> Iterator[tuple[str, Callable[[str], bytes], str]]:
@@ -165,12 +201,20 @@ def plain(value: str) -> bool:
 def unstructured(value: str) -> str:
     """A subject or the like as it stands in a header; it reads back as the very same text."""
     if not value or (
-        _VISIBLE.fullmatch(value)
-        and "=?" not in value
-        and all(len(piece) < _LONG for piece in _PIECE.findall(value))
+        visible(value) and "=?" not in value and all(len(piece) <= LINE for piece in pieces(value))
     ):
         return value
     return _encoded(value)
+
+
+def visible(value: str) -> bool:
+    """Whether it is printable ASCII, with blanks only inside."""
+    return bool(_VISIBLE.fullmatch(value))
+
+
+def pieces(value: str) -> list[str]:
+    """What cannot be folded, each with the blanks before it; for ``visible`` values."""
+    return _PIECE.findall(f" {value}")
 
 
 def _encoded(value: str) -> str:
@@ -213,21 +257,36 @@ class Address:
         return f"{local}@{_idna(domain)}"
 
     @property
+    def identity(self) -> str:
+        """The same for the same mailbox, however its domain is spelt; the local part is exact."""
+        local, _, domain = self.ascii.rpartition("@")
+        if not local.isascii():
+            from unicodedata import normalize
+
+            local = normalize("NFC", local)
+        return f"{local}@{domain.lower()}"
+
+    @property
     def is_ascii_mailbox(self) -> bool:
         """Whether the local part is ASCII: most vendors refuse others."""
         return self.address.isascii() or self.address.rpartition("@")[0].isascii()
 
     @classmethod
     def parse(cls, value: object, field: str = "address") -> Address:
-        """One address, as text (``Ann <ann@example.org>``) or as an ``Address``, checked."""
+        """One address, checked: text (``Ann <ann@example.org>``), ``Address``, or (name, address).
+
+        Raises ``InvalidEmail``.
+        """
         if isinstance(value, Address):
-            name, address = value.name, header_text(value.address, field)
+            value = (value.name, value.address)
+        if isinstance(value, tuple):
+            name, address = _pair(value, field)
         else:
-            name, address = _split(header_text(value, field).strip(), field)
-        _check_address(address, field)
-        if name == "":
-            return cls(name, address)
-        return cls(_SPACES.sub(" ", header_text(name, field)).strip(), address)
+            text = header_text(value, field).strip()
+            name, address = _split(text, field)
+        if len(name) > _LONGEST:
+            raise InvalidEmail(field, f"has a name longer than {_LONGEST} characters")
+        return cls(_SPACES.sub(" ", name).strip(), _addr_spec(address, field))
 
     @classmethod
     def trusted(cls, text: str) -> Address:
@@ -238,36 +297,81 @@ class Address:
         return cls(_unquoted(name) if name.startswith('"') else name, address)
 
 
+def _pair(value: tuple[object, ...], field: str) -> tuple[str, str]:
+    if len(value) != 2:  # a pair
+        raise InvalidEmail(field, "must be an address, or a pair of name and address")
+    name, address = value
+    return "" if name is None else header_text(name, field), header_text(address, field)
+
+
 def _split(text: str, field: str) -> tuple[str, str]:
     """Display name and address; whatever could be two addresses is refused."""
+    if len(text) > _LONGEST:
+        raise InvalidEmail(field, f"is longer than {_LONGEST} characters")
+    if ("," in text or ";" in text) and sum("@" in part for part in parts(text)) > 1:
+        raise InvalidEmail(field, SEVERAL)
     if not text.endswith(">"):
         return "", text
     name, _, address = text[:-1].rpartition("<")
-    name = name.rstrip()
-    if _QUOTED_NAME.fullmatch(name):
-        return _unquoted(name), address
-    if not _BARE_NAME.fullmatch(name):
+    if not _NAME.fullmatch(name):
         raise InvalidEmail(field, "must be one address; quote a display name with punctuation")
-    return (_decoded_name(name) if "=?" in name else name), address
+    if '"' in name or "=?" in name:
+        words = (_unquoted(w) if w[0] == '"' else decoded(w) for w in _QUOTES.findall(name))
+        name = header_text("".join(words), field)
+    return name, address
+
+
+def parts(text: str) -> list[str]:
+    """What stands between commas and semicolons that are in no quotes; nothing empty."""
+    found = [""]
+    for run in _QUOTES.findall(text):
+        first, *more = [run] if run[0] == '"' else re.split("[,;]", run)
+        found[-1] += first
+        found += more
+    return [part.strip() for part in found if part.strip()]
 
 
 def _unquoted(name: str) -> str:
     return re.sub(r"\\(.)", r"\1", name[1:-1])
 
 
-def _decoded_name(name: str) -> str:
-    from email.header import decode_header, make_header
+def decoded(text: str) -> str:
+    """The text with its encoded words read (RFC 2047); it stays as it is if one cannot be read.
 
+    Blanks between two words belong to neither, and a character may begin in one and end in the
+    next.
+    """
+    found: list[str] = []
+    charset, octets, end = "", b"", 0
     try:
-        return str(make_header(decode_header(name)))
-    except (LookupError, ValueError, UnicodeError):
-        return name
+        for word in _WORD_PROPER.finditer(text):
+            between, end = text[end : word.start()], word.end()
+            language_free = word[1].partition("*")[0].lower()
+            if between.strip(" \t") or language_free != charset:
+                found.append(octets.decode(charset or "ascii"))
+                octets = b""
+            if between.strip(" \t") or not charset:
+                found.append(between)
+            charset = language_free
+            octets += _word_octets(word[2], word[3])
+        found += [octets.decode(charset or "ascii"), text[end:]]
+    except (LookupError, ValueError):
+        return text
+    return "".join(found)
 
 
-def _check_address(address: str, field: str) -> None:
+def _word_octets(kind: str, source: str) -> bytes:
+    if kind in "qQ":
+        return _loose_quoted(source)
+    if not _BASE64.fullmatch(source):
+        raise ValueError
+    return _loose_base64(source)
+
+
+def _addr_spec(address: str, field: str) -> str:
+    """The address in its one form: quotes before the @ only where they are needed."""
     local, _, domain = address.rpartition("@")
-    if not _LOCAL.fullmatch(local) or not local.isprintable():
-        raise InvalidEmail(field, "is not one valid e-mail address")
+    local = _local_part(local, field)
     try:
         encoded = domain if domain.isascii() else _idna(domain)
     except UnicodeError:
@@ -277,6 +381,19 @@ def _check_address(address: str, field: str) -> None:
     octets = len(local.encode())
     if octets > 64 or octets + 1 + len(encoded) > 254:
         raise InvalidEmail(field, "is longer than 64 octets before the @ or 254 in all")
+    return f"{local}@{domain}"
+
+
+def _local_part(local: str, field: str) -> str:
+    """Dots in a row or before the @ exist (docomo.ne.jp), though they need quotes (RFC 5321)."""
+    if len(local) <= _LOCAL_LENGTH and local.isprintable():
+        quoted = _QUOTED_LOCAL.fullmatch(local)
+        content = _unquoted(local) if quoted else local
+        if _LOCAL.fullmatch(content):
+            return content
+        if quoted or _DOTTED.fullmatch(content):
+            return f'"{escaped(content)}"'
+    raise InvalidEmail(field, "is not a valid e-mail address")
 
 
 def _idna(domain: str) -> str:

@@ -170,7 +170,7 @@ class Intake:
         return document.new(
             mapping,
             email_id=draft.id,
-            message_id=f"<{draft.id}@{draft.email.from_.ascii.rpartition('@')[2]}>",
+            message_id=draft.email.message_id or _message_id(draft),
             env=self._env,
             content_hash=content_hash,
             priority=PRIORITIES[draft.terms.priority],
@@ -180,6 +180,10 @@ class Intake:
             idempotency_key=draft.key,
             nonce=draft.nonce,
         )
+
+
+def _message_id(draft: Draft) -> str:
+    return f"<{draft.id}@{draft.email.from_.ascii.rpartition('@')[2]}>"
 
 
 def _share(made: list[dict[str, Any]]) -> None:

@@ -12,7 +12,8 @@ and ``content_hash`` on every host. Chosen where the standards leave room:
 * ``text=""`` is a body (people do send empty ones); neither text nor html is refused.
 * A display name that is already encoded (as ``formataddr`` makes it) is decoded; subjects and
   other headers are text, and arrive as the very text that was given.
-* Reserved are the headers that fields or servers make: see ``RESERVED``.
+* Reserved are the headers that fields or servers make: see ``RESERVED``. ``Message-ID`` may be
+  given among the headers; it is ``message_id`` here, and no part of the content.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from mailqueue import structured
 from mailqueue.errors import InvalidEmail
 from mailqueue.fields import READERS, RESERVED, SHOWN_KEY, file_mapping
 from mailqueue.headers import Address, header_text, mailbox, unstructured
 from mailqueue.mime import Attachment, read, write
+from mailqueue.structured import MESSAGE_ID
 
 if TYPE_CHECKING:  # annotations only; importing these would cost more than this module
     from datetime import datetime
@@ -52,14 +55,23 @@ class Email:
     text: str | None
     html: str | None
     headers: Mapping[str, str]
+    message_id: str | None
     attachments: tuple[Attachment, ...]
     tags: tuple[str, ...]
     metadata: Mapping[str, str]
     vendor_options: Mapping[str, Mapping[str, Any]]
 
-    def __init__(self, *, from_: str | Address | None = None, **given: Any) -> None:
+    def __init__(
+        self,
+        *,
+        from_: str | Address | tuple[str, str] | None = None,
+        message_id: str | None = None,
+        **given: Any,
+    ) -> None:
         if from_ is not None and given.setdefault("from", from_) is not from_:
             raise InvalidEmail("from", "given twice, as from and as from_")
+        if message_id is not None:
+            given["headers"] = {**(given.get("headers") or {}), MESSAGE_ID: message_id}
         self._read(given)
 
     def _read(self, given: Mapping[Any, Any]) -> None:
@@ -68,6 +80,7 @@ class Email:
             raise InvalidEmail(key if shown else "email", "unknown key")
         for field, reader in READERS.items():
             _set(self, _ATTRIBUTE.get(field, field), reader(given.get(field), field))
+        _take_message_id(self)
         if self.text is None and self.html is None:
             raise InvalidEmail("text", "neither text nor html is given")
         if not 0 < self.entries <= MAX_RECIPIENTS:
@@ -106,6 +119,7 @@ class Email:
             _set(email, field, mapping.get(field))
         for field in ("headers", "metadata", "vendor_options"):
             _set(email, field, mapping.get(field, {}))
+        _take_message_id(email)
         files = mapping.get("attachments", ())
         _set(email, "attachments", tuple(Attachment(**file) for file in files))
         _set(email, "subject", mapping.get("subject", ""))
@@ -120,6 +134,8 @@ class Email:
         mapping["subject"] = self.subject
         for field in ("headers", "metadata", "vendor_options"):
             mapping[field] = dict(getattr(self, field))
+        if self.message_id is not None:
+            mapping["headers"][MESSAGE_ID] = self.message_id
         mapping["tags"] = list(self.tags)
         mapping["attachments"] = [file_mapping(file) for file in self.attachments]
         mapping = {key: value for key, value in mapping.items() if value}
@@ -134,11 +150,22 @@ class Email:
     @property
     def recipients(self) -> tuple[Address, ...]:
         """Everyone in to, cc and bcc, each mailbox once, in this order."""
-        found: dict[str, Address] = {}
-        for address in (*self.to, *self.cc, *self.bcc):
-            local, _, domain = address.address.rpartition("@")
-            found.setdefault(f"{local}@{domain.lower()}", address)
-        return tuple(found.values())
+        return tuple(person for people in self.unique_recipients().values() for person in people)
+
+    def unique_recipients(self, *, ignore_case: bool = False) -> dict[str, list[Address]]:
+        """To, cc and bcc, each mailbox only where it is shown first; no empty ones.
+
+        ``ignore_case``: mailboxes that differ in upper and lower case only are one.
+        """
+        seen: set[str] = set()
+        fields: dict[str, list[Address]] = {}
+        for name, people in (("to", self.to), ("cc", self.cc), ("bcc", self.bcc)):
+            for person in people:
+                identity = person.identity.lower() if ignore_case else person.identity
+                if identity not in seen:
+                    seen.add(identity)
+                    fields.setdefault(name, []).append(person)
+        return fields
 
     def content_hash(self) -> str:
         """SHA-256 of what is sent; the order of headers, metadata and options does not matter."""
@@ -149,8 +176,25 @@ class Email:
         return size(self.to_mapping())
 
 
+def _take_message_id(email: Email) -> None:
+    """The e-mail's own Message-ID is none of its headers: each attempt hands it to the vendor."""
+    message_id = email.headers.get(MESSAGE_ID)
+    _set(email, "message_id", message_id)
+    if message_id is not None:
+        _set(email, "headers", {n: v for n, v in email.headers.items() if n != MESSAGE_ID})
+
+
 def content_hash(mapping: Mapping[str, Any]) -> str:
-    """The hash of an e-mail, by what its ``to_mapping`` gave."""
+    """The hash of an e-mail, by what its ``to_mapping`` gave.
+
+    Its Message-ID is no part of it: many programs make a new one for each try of a call.
+    """
+    headers = mapping.get("headers", {})
+    if MESSAGE_ID in headers:
+        others = {name: value for name, value in headers.items() if name != MESSAGE_ID}
+        mapping = {**mapping, "headers": others}
+        if not others:
+            del mapping["headers"]
     return _digest(_SORTED.encode(mapping).encode())
 
 
@@ -207,4 +251,4 @@ def _heading(email: Email, sender: Address) -> Iterator[tuple[str, str]]:
 
 def _own_headers(email: Email) -> Iterator[tuple[str, str]]:
     for name, value in email.headers.items():
-        yield name, unstructured(header_text(value, "headers"))
+        yield name, structured.wire(name, header_text(value, "headers"))

@@ -9,9 +9,8 @@ Promises: ``write`` is 7-bit (only a non-ASCII *mailbox* goes out as UTF-8, RFC 
 ends, no line over 998 octets, and gives the same bytes for the same input on every Python: a repeat
 under a vendor's idempotency key must match on hosts that differ in their patch release, so the
 standard library's folding, which changed often, is not used. ``read`` loses nothing silently: what
-it cannot decode is ``InvalidEmail``. Only a message's own ``Date``, ``Message-ID``,
-``MIME-Version`` and ``Content-*`` are dropped, since mailqueue makes these anew: one Message-ID
-over all attempts, and the date of the sending.
+it cannot decode is ``InvalidEmail``. Only a message's own ``Date``, ``MIME-Version`` and
+``Content-*`` are dropped, since mailqueue makes these anew.
 """
 
 from __future__ import annotations
@@ -26,15 +25,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.headers import FIELD_NAME, chunks, escaped, forbidden, phrase, plain
+from mailqueue.headers import FIELD_NAME, LINE, chunks, escaped, forbidden, phrase, pieces, plain
 
 if TYPE_CHECKING:  # the email package is slow to import and only needed for stdlib messages
     from email.message import EmailMessage, Message
 
-GENERATED = frozenset({"date", "message-id", "mime-version"})
+GENERATED = frozenset({"date", "mime-version"})
 """Header names (lower case) that mailqueue makes itself; so are all ``content-*``."""
 
-_PIECE = re.compile(r"[ \t]*[^ \t]+")
 _LINE = 76
 
 
@@ -80,11 +78,13 @@ def _header(name: str, value: str) -> bytes:
     if problem or not FIELD_NAME.fullmatch(name):
         raise InvalidEmail("headers", problem or "bad header name")
     lines = [f"{name}:"]
-    for piece in _PIECE.findall(f" {value}"):
-        if len(lines[-1]) + len(piece) > _LINE and lines[-1] != f"{name}:":
+    room = LINE  # the first line is not left empty where it need not be: some readers stumble
+    for piece in pieces(value):
+        if len(lines[-1]) + len(piece) > room:
             lines.append(piece)
         else:
             lines[-1] += piece
+        room = _LINE
     return "\r\n".join(lines).encode() + b"\r\n"
 
 

@@ -37,7 +37,7 @@ RESERVE_TIMEOUT = 1
 PATIENCE = 1.0
 BATCH = 256
 CLAIM_TRIES = 3
-NOT_NEEDED = ("content_hash", "created_at", "updated_at", "overdue_at")  # for sending
+NOT_NEEDED = ("content_hash", "updated_at", "overdue_at")  # for sending
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ class Worker:
         attempt = Attempt(
             email_id=str(task.stored.id),
             message_id=task.stored.document["message_id"],
+            date=task.stored.date,
             key=task.record.key,
             recipients=task.record.pending,
             deadline=task.deadline,
@@ -137,6 +138,7 @@ class Worker:
         attempt = Attempt(
             email_id=str(inquiry.stored.id),
             message_id=inquiry.stored.document["message_id"],
+            date=inquiry.stored.date,
             deadline=self._clock() + LOOKUP_SECONDS,
         )
         try:

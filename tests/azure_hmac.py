@@ -11,10 +11,12 @@ from azure.core.pipeline import PipelineContext, PipelineRequest
 from azure.core.pipeline.transport import HttpRequest
 
 
-def sdks_headers(url: str, body: str, *, access_key: str, date: str) -> Mapping[str, str]:
-    """The headers of a POST, under lower-case names."""
+def sdks_headers(
+    method: str, url: str, body: str, *, access_key: str, date: str
+) -> Mapping[str, str]:
+    """The headers of a request, under lower-case names."""
     parts = urlsplit(url)
-    request = HttpRequest("POST", url, data=body)
+    request = HttpRequest(method, url, data=body or None)
     policy = HMACCredentialsPolicy(f"{parts.scheme}://{parts.netloc}", access_key)
     clock = "azure.communication.email._shared.policy.get_current_utc_time"
     with patch(clock, lambda: date):

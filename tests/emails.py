@@ -44,9 +44,14 @@ def texts(**limits: Any) -> Strategy[str]:
     return written.filter(lambda text: unsafe(text) is None)
 
 
+def keys() -> Strategy[str]:
+    """Names in metadata."""
+    return texts().filter(lambda text: not text.startswith("$"))
+
+
 def people() -> Strategy[Address]:
     """Mailboxes; few enough that one may be there twice, also in another case."""
-    often = st.sampled_from(["ann", "Ann", "bob", "desk+tag"])
+    often = st.sampled_from(["ann", "Ann", "bob", "desk+tag", '"john doe"', "dots.."])
     local = often | st.text(_LOCAL, min_size=1, max_size=12)
     written = st.builds("{}@{}".format, local, st.sampled_from(DOMAINS))
     return st.builds(Address, st.just("") | texts(), written).map(Address.parse)
@@ -68,7 +73,21 @@ def headers() -> Strategy[dict[str, str]]:
     letters = st.text(string.ascii_letters + string.digits + "-_!.", min_size=1, max_size=20)
     unheard = letters.filter(lambda n: n.lower() not in RESERVED).map("X-".__add__)
     names = st.lists(st.sampled_from(HEADERS) | unheard, max_size=3, unique_by=str.lower)
-    return names.flatmap(lambda found: st.fixed_dictionaries({n: texts() for n in found}))
+    return names.flatmap(lambda found: st.fixed_dictionaries({n: _value(n) for n in found}))
+
+
+def _value(name: str) -> Strategy[str]:
+    """What this header may hold."""
+    words = st.sampled_from(["", "<a@x.org> <b@x.org>", "auto-replied", "<https://x.org/?a=?b>"])
+    people_ = st.sampled_from(["Zoë, Ann <a@x.org>", "a@x.org; B <b@bücher.example>"])
+    ids = st.sampled_from(["Zoë's list <zoe.x.org>", "<zoe.x.org>", "My list, too <l.x.org>"])
+    return {
+        "List-Unsubscribe": words,
+        "Auto-Submitted": words,
+        "In-Reply-To": words,
+        "List-Id": ids,
+        "Return-Receipt-To": people_.map(lambda value: value.replace("Zoë,", "Zoë")),
+    }.get(name, texts())
 
 
 def json_values(words: Strategy[str]) -> Strategy[Any]:
@@ -102,5 +121,5 @@ def emails(draw: st.DrawFn) -> Email:
     fields |= {"subject": draw(texts()), "headers": draw(headers())}
     fields["attachments"] = draw(st.lists(files(), max_size=2))
     fields["tags"] = draw(st.lists(texts(min_size=1), max_size=3))
-    fields["metadata"] = draw(st.dictionaries(texts(), texts(), max_size=3))
+    fields["metadata"] = draw(st.dictionaries(keys(), texts(), max_size=3))
     return Email(**fields)

@@ -16,7 +16,7 @@ from typing import Any
 
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import named
+from mailqueue.vendors.base import matching_recipients
 
 CODE, DETAIL, MESSAGE_ID = 100, 200, 512  # characters
 NO_ANSWER = "no_answer"
@@ -83,4 +83,4 @@ def _people(addresses: Any, email: Email) -> tuple[str, ...]:
     own = {person.address for person in email.recipients}
     told = dict.fromkeys(text(each, _ADDRESS) for each in islice(addresses, _NAMED))
     exact = [each for each in told if each in own]
-    return tuple(dict.fromkeys((*exact, *named(email, told.keys() - own))))
+    return tuple(dict.fromkeys((*exact, *matching_recipients(email, told.keys() - own))))

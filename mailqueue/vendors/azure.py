@@ -4,11 +4,10 @@ Decides: what a request to Azure looks like and what its answers mean. Facts: az
 (CommunicationServicesEmail), the SDK azure-communication-email 1.1.0.
 
 Azure takes an address alone as the sender: its display name is the one of the resource. It has no
-tags and no metadata: both go as JSON in headers ``X-Mailqueue-Tags`` and ``X-Mailqueue-Metadata``,
-which recipients can see, beside ``X-Mailqueue-Id``. Our Message-ID is not sent.
+place for tags and metadata. Our id is the header ``X-Mailqueue-Id``; our Message-ID is not sent.
 
 ``Operation-Id`` is the same over all attempts, but nothing says that Azure de-duplicates by it, so
-it is no key. There is no sandbox.
+it is no key. ``lookup`` asks for the operation by it. There is no sandbox.
 
 =======================================================  ====================================
 answer                                                   outcome
@@ -16,6 +15,7 @@ answer                                                   outcome
 202 with ``id``, ``status`` that is not a failure        accepted; the verdict may come later
 202 with ``status`` ``Failed`` or ``Canceled``           unknown
 400 (``InvalidAddress`` and others)                      unsuitable: another vendor may take it
+``DomainNotLinked``, whatever the status                 unsuitable: the From is not known there
 401 403 (``Denied``: also a host signed wrongly)         misconfigured
 429                                                      throttled
 =======================================================  ====================================
@@ -27,6 +27,7 @@ import hmac
 import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from hashlib import sha256
@@ -35,13 +36,14 @@ from urllib.parse import urlsplit
 
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError
-from mailqueue.headers import Address, unstructured
+from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import Attempt, everyone_once, extra_headers, merged
+from mailqueue.vendors.base import Attempt, ascii_headers, merged, text, unique_recipients
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 
-_PATH = "/emails:send?api-version=2025-09-01"  # the first with inline attachments
+_VERSION = "api-version=2025-09-01"  # the first with inline attachments
+_PATH = f"/emails:send?{_VERSION}"
 _GOES_ON = {"NotStarted", "Running", "Succeeded"}
 
 
@@ -58,46 +60,67 @@ class Azure(HttpVendor):
     def build(self, email: Email, attempt: Attempt) -> Request:
         """The signature is of this moment; the body is the e-mail's."""
         payload = merged(self._payload(email, attempt), self.options(email))
-        operation = {"Operation-Id": str(uuid.uuid5(uuid.NAMESPACE_OID, attempt.email_id))}
-        unsigned = json_request(_PATH, payload, operation)
-        key = self.config.keys["access_key"]
-        signed = sign(_PATH, self._host, unsigned.body, access_key=key, now=self.clock())
+        unsigned = json_request(_PATH, payload, {"Operation-Id": _operation(attempt)})
+        signed = self._signed("POST", _PATH, unsigned.body)
         return Request(_PATH, unsigned.body, {**unsigned.headers, **signed})
+
+    def lookup(self, email: Email, attempt: Attempt) -> SendResult | None:  # noqa: ARG002  # the port's
+        """The operation under the id that is ours; None, also of a failed one, proves nothing."""
+        path = f"/emails/operations/{_operation(attempt)}"
+        signed = self._signed("GET", f"{path}?{_VERSION}", b"")
+        name, _, version = _VERSION.partition("=")
+        found = self.ask(path, {name: version}, signed, attempt)
+        operation, status = text(found.get("id")), text(found.get("status"))
+        if operation != _operation(attempt) or status not in _GOES_ON:
+            return None
+        return SendResult(outcome=Outcome.ACCEPTED, code="found", message_id=operation)
+
+    def _signed(self, method: str, path: str, body: bytes) -> dict[str, str]:
+        key = self.config.keys["access_key"]
+        return sign(method, path, self._host, body, access_key=key, now=self.clock())
 
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
         bodies = {"plainText": email.text, "html": email.html}
         payload = {
             "senderAddress": self.sender(email).ascii,
-            "recipients": {n: _people(people) for n, people in everyone_once(email).items()},
+            "recipients": {n: _people(people) for n, people in unique_recipients(email).items()},
             "replyTo": _people(email.reply_to),
             "content": {
                 "subject": email.subject,
                 **{name: body for name, body in bodies.items() if body},
             },
             "attachments": [_attachment(a) for a in email.attachments],
-            "headers": {
-                **{name: unstructured(value) for name, value in email.headers.items()},
-                **extra_headers(email, attempt.email_id),
-            },
+            "headers": ascii_headers(email) | self.extra_headers(email, attempt.email_id),
         }
         return {name: value for name, value in payload.items() if value}
 
     def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """Azure's own rows; its errors are ``{"error": {"code", "message"}}``."""
-        operation = answer.object.get("id")
-        if answer.status == 202 and isinstance(operation, str) and operation:
-            status = str(answer.object.get("status"))
-            if status in _GOES_ON:
-                return SendResult(outcome=Outcome.ACCEPTED, code="202", message_id=operation)
-        return self.by_status(answer, _message(answer))
+        operation, status = answer.string("id"), answer.string("status")
+        if answer.status == 202 and operation and status in _GOES_ON:
+            return SendResult(outcome=Outcome.ACCEPTED, code="202", message_id=operation)
+        error = answer.object.get("error")
+        words = (
+            [text(error.get(key)) for key in ("code", "message")] if isinstance(error, dict) else []
+        )
+        result = self.by_status(answer, ": ".join(filter(None, words)))
+        if 400 <= answer.status < 500 and "DomainNotLinked" in words[:1]:
+            return replace(result, outcome=Outcome.UNSUITABLE)
+        return result
 
 
-def sign(path: str, host: str, body: bytes, *, access_key: str, now: datetime) -> dict[str, str]:
-    """The headers that prove who posts ``body`` to ``path`` (with its query) at ``host``."""
+def _operation(attempt: Attempt) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, attempt.email_id))
+
+
+def sign(
+    method: str, path: str, host: str, body: bytes, *, access_key: str, now: datetime
+) -> dict[str, str]:
+    """The headers that prove who sends ``body`` to ``path`` (with its query) at ``host``."""
     date = format_datetime(now, usegmt=True)
     digest = b64encode(sha256(body).digest()).decode("ascii")
-    text = f"POST\n{path}\n{date};{host};{digest}"
-    signature = b64encode(hmac.digest(b64decode(access_key), text.encode(), "sha256"))
+    words = f"{method}\n{path}\n{date};{host};{digest}"
+    signature = b64encode(hmac.digest(b64decode(access_key), words.encode(), "sha256"))
     signed = "SignedHeaders=x-ms-date;host;x-ms-content-sha256"
     return {
         "Host": host,
@@ -123,9 +146,3 @@ def _attachment(attachment: Attachment) -> dict[str, str]:
         "contentInBase64": b64encode(attachment.content).decode("ascii"),
     }
     return {**entry, "contentId": attachment.content_id} if attachment.content_id else entry
-
-
-def _message(answer: Answer) -> str:
-    error = answer.object.get("error")
-    words = [error.get("code"), error.get("message")] if isinstance(error, dict) else []
-    return ": ".join(word for word in words if isinstance(word, str) and word)

@@ -32,12 +32,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
+from mailqueue import structured
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError, InvalidEmail
 from mailqueue.headers import Address, mailbox, unsafe, unstructured
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors import limits
+from mailqueue.vendors import labels, limits
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +47,9 @@ ENVELOPE = "envelope"
 SIZE = "size"
 SMTPUTF8 = "smtputf8"
 
-ID_KEY = "mailqueue_id"  # our id among the metadata; SMTP has the header X-Mailqueue-Id
-SIMULATED_DELAY = "simulated_delay"  # an option that no vendor must see
+SIMULATED_DELAY = "simulated_delay"
+EXPOSE_METADATA = "expose_metadata"
+_OURS = (SIMULATED_DELAY, EXPOSE_METADATA, limits.CUSTOM_HEADERS)  # options that no vendor sees
 IDLE_SECONDS = 20.0  # a connection that idled for longer may be dead without our knowing
 CONNECT_SECONDS = 5.0
 
@@ -60,12 +62,14 @@ _MAILBOX = re.compile(r"<?[^\s<>\"'(),:;=]+@[^\s<>\"'(),;]+>?")
 class Attempt:
     """What one attempt needs beside the e-mail.
 
-    ``message_id`` with its angle brackets. ``recipients``: None is all, else only these.
+    ``message_id`` with its angle brackets; ``date`` is the e-mail's, the same in every attempt, and
+    not before its ``send_at`` (None: out of its id). ``recipients``: None is all, else only these.
     ``deadline`` is a ``time.monotonic`` moment.
     """
 
     email_id: str
     message_id: str
+    date: datetime | None = None
     key: str | None = None
     recipients: tuple[str, ...] | None = field(default=None, repr=False)
     deadline: float
@@ -95,7 +99,7 @@ class Vendor(ABC):
 
     def can_carry(self, email: Email) -> str | None:
         """None if this vendor can take the e-mail, else a short phrase that says why not."""
-        return limits.can_carry(self.config.type, email)
+        return limits.can_carry(self.config.type, email, self.config.options)
 
     @abstractmethod
     def send(self, email: Email, attempt: Attempt) -> SendResult:
@@ -111,8 +115,30 @@ class Vendor(ABC):
     def options(self, email: Email) -> dict[str, Any]:
         """Vendor-specific extras: the configured ones, the e-mail's own on top."""
         options = merged(self.config.options, email.vendor_options.get(self.name, {}))
-        options.pop(SIMULATED_DELAY, None)
-        return options
+        return {name: value for name, value in options.items() if name not in _OURS}
+
+    def tags(self, email: Email) -> tuple[str, ...]:
+        """The tags that this vendor keeps to itself, each once; it does without the others."""
+        return labels.tags(self.config.type, email)
+
+    def metadata(self, email: Email) -> dict[str, str]:
+        """The metadata that this vendor keeps to itself; it does without the rest."""
+        return labels.metadata(self.config.type, email)
+
+    @property
+    def exposes_metadata(self) -> bool:
+        """Whether recipients may see tags and metadata, by the option ``expose_metadata``."""
+        return self.config.options.get(EXPOSE_METADATA) is True
+
+    def extra_headers(self, email: Email, email_id: str) -> dict[str, str]:
+        """Our id; tags and metadata only where they may be seen: recipients can see headers."""
+        headers = {"X-Mailqueue-Id": email_id}
+        if self.exposes_metadata and email.tags:
+            tags = json.dumps(list(dict.fromkeys(email.tags)))
+            headers["X-Mailqueue-Tags"] = unstructured(tags)
+        if self.exposes_metadata and email.metadata:
+            headers["X-Mailqueue-Metadata"] = unstructured(json.dumps(dict(email.metadata)))
+        return headers
 
 
 def _address(config: VendorConfig) -> Address | None:
@@ -127,44 +153,45 @@ def created_at(email_id: str) -> datetime:
     return datetime.fromtimestamp(int(email_id[:8], 16), UTC)
 
 
-def everyone_once(email: Email) -> dict[str, list[Address]]:
-    """To, cc and bcc, an address only where it is shown first; no empty ones.
+def unique_recipients(email: Email) -> dict[str, list[Address]]:
+    """To, cc and bcc, each mailbox only where it is shown first; no empty ones.
 
-    One that is there twice is refused by some vendors and gets two copies from others.
+    One that is there twice is refused by some vendors and gets two copies from others. To the
+    vendors' APIs ``Ann@`` and ``ann@`` are one mailbox; to SMTP they are two.
     """
-    seen: set[str] = set()
-    fields: dict[str, list[Address]] = {}
-    for name, people in (("to", email.to), ("cc", email.cc), ("bcc", email.bcc)):
-        for person in people:
-            if person.ascii.lower() not in seen:
-                seen.add(person.ascii.lower())
-                fields.setdefault(name, []).append(person)
-    return fields
+    return email.unique_recipients(ignore_case=True)
 
 
-def named(email: Email, addresses: Iterable[Any]) -> tuple[str, ...]:
+def matching_recipients(email: Email, addresses: Iterable[Any]) -> tuple[str, ...]:
     """The recipients among ``addresses``, as we write them: vendors answer in lower case."""
     told = {address.lower() for address in addresses if isinstance(address, str)}
     people = email.recipients
     return tuple(p.address for p in people if told & {p.address.lower(), p.ascii.lower()})
 
 
+def ascii_headers(email: Email) -> dict[str, str]:
+    """The e-mail's own headers as they stand in a message, in plain ASCII."""
+    return {name: structured.wire(name, value) for name, value in email.headers.items()}
+
+
 def encoded_headers(email: Email) -> dict[str, str]:
-    """The e-mail's own headers and its Reply-To as they stand in a message, in plain ASCII."""
-    headers = {name: unstructured(value) for name, value in email.headers.items()}
+    """The same with Reply-To, for a vendor that has no other place for it."""
+    headers = ascii_headers(email)
     if email.reply_to:
         headers["Reply-To"] = ", ".join(mailbox(a.name, a.ascii) for a in email.reply_to)
     return headers
 
 
-def extra_headers(email: Email, email_id: str) -> dict[str, str]:
-    """Our id, the tags and the metadata, for a vendor that has no other place for them."""
-    headers = {"X-Mailqueue-Id": email_id}
-    if email.tags:
-        headers["X-Mailqueue-Tags"] = unstructured(json.dumps(list(dict.fromkeys(email.tags))))
-    if email.metadata:
-        headers["X-Mailqueue-Metadata"] = unstructured(json.dumps(dict(email.metadata)))
-    return headers
+def text(value: Any) -> str:
+    """What a vendor answered, if it is text, else ``""``."""
+    return value if isinstance(value, str) else ""
+
+
+def identifier(value: Any) -> str | None:
+    """An id that a vendor answered, text or a number, as text; None: it is no id."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    return str(value) or None
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ answer                                           outcome
 429                                              throttled (``x-sib-ratelimit-reset``, seconds)
 ===============================================  ============================================
 
-It takes no text without HTML, no inline images, and types a file by its name's extension. Metadata
-goes with our id in the header ``X-Mailin-custom``, which recipients can see.
+It takes no text without HTML, no inline images, and types a file by its name's extension. It has no
+place for metadata but the header ``X-Mailin-custom``, which recipients can see and in which only
+ASCII is safe: Brevo undoes encoded words and sends 8 bit. Our id goes there.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from uuid import NAMESPACE_OID, uuid5
 from mailqueue.headers import Address, unstructured
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import ID_KEY, Attempt, merged
+from mailqueue.vendors.base import Attempt, merged, unique_recipients
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.labels import ID_KEY
 
 _SPECIALS = re.compile(r'[()<>\[\]:;@\\,."]')
 
@@ -58,18 +60,16 @@ class Brevo(HttpVendor):
         return json_request("/v3/smtp/email", payload, {"api-key": self.config.keys["api_key"]})
 
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
-        files = email.attachments
+        files, people = email.attachments, unique_recipients(email).items()
         payload = {
             "sender": _person(self.sender(email)),
-            "to": _people(email.to),
-            "cc": _people(email.cc),
-            "bcc": _people(email.bcc),
+            **{field: _people(addresses) for field, addresses in people},
             "replyTo": next(iter(_people(email.reply_to)), None),
             "subject": email.subject,
             "htmlContent": email.html,
             "textContent": email.text,
             "headers": self._headers(email, attempt),
-            "tags": list(dict.fromkeys(email.tags)),
+            "tags": list(self.tags(email)),
             "attachment": [
                 {"name": f.filename, "content": b64encode(f.content).decode("ascii")} for f in files
             ],
@@ -78,9 +78,10 @@ class Brevo(HttpVendor):
 
     def _headers(self, email: Email, attempt: Attempt) -> dict[str, str]:
         """The key has to be a UUID: one made of our key, the same in every attempt."""
+        seen = filter(_plain, email.metadata.items()) if self.exposes_metadata else ()
         headers = {
             **email.headers,
-            "X-Mailin-custom": json.dumps({**email.metadata, ID_KEY: attempt.email_id}),
+            "X-Mailin-custom": json.dumps({**dict(seen), ID_KEY: attempt.email_id}),
             "idempotencyKey": str(uuid5(NAMESPACE_OID, attempt.key or attempt.email_id)),
         }
         return {**headers, "X-Sib-Sandbox": "drop"} if self.config.sandbox else headers
@@ -108,6 +109,11 @@ def _person(address: Address) -> dict[str, str]:
     if not name.isascii() and _SPECIALS.search(name):
         name = unstructured(name)
     return {**entry, "name": name} if name else entry
+
+
+def _plain(entry: tuple[str, str]) -> bool:
+    word = "".join(entry)
+    return word.isascii() and word.isprintable() and "=?" not in word
 
 
 def _people(addresses: Iterable[Address]) -> list[dict[str, str]]:

@@ -20,8 +20,15 @@ class Capacity:
     ``size`` counts what goes over the wire, attachments in base64. ``some`` is True where an
     e-mail can be sent to some of its recipients only, with all of them shown in its headers.
     ``shortest_text`` is the least length of subject, text and HTML, each if it is there;
-    ``attachments_size`` counts the files' own bytes; ``underscore_tags``: a tag may begin with one;
-    ``word_size`` is of a single tag, name or value of the metadata, in bytes.
+    ``attachments_size`` counts the files' own bytes. Lengths are in characters, sizes in bytes.
+    ``quoted_mailboxes``: an address may have quotes before the @ (``"john doe"@example.com``).
+
+    Tags and metadata never keep an e-mail from a vendor. What is said of them is what the vendor
+    keeps to itself, beside our own id: it does without the others. ``tags`` and ``metadata`` count
+    them; ``ascii_tags``: it would change others; ``underscore_tags``: one may begin with one;
+    ``word_size`` is of a single tag, name or value; ``metadata_size`` of all entries as JSON;
+    ``options_size`` of these, the tags and the headers together; ``caseless_metadata``: names that
+    differ in upper and lower case only are one.
     """
 
     recipients: int | None = None
@@ -29,11 +36,13 @@ class Capacity:
     cc: int | None = None
     bcc: int | None = None
     name_length: int | None = None
+    name_size: int | None = None
     size: int | None = None
     body_size: int | None = None
     templated: frozenset[str] = frozenset()
     some: bool = False
     unicode_mailboxes: bool = False
+    quoted_mailboxes: bool = False
     needs_to: bool = False
     needs_subject: bool = False
     needs_body: bool = False
@@ -45,6 +54,7 @@ class Capacity:
     extensions: frozenset[str] | None = None
     names_tell_types: bool = False
     utf8_files: bool = False
+    plain_content_ids: bool = False
     empty_attachments: bool = True
     inline: bool = True
     inline_images_only: bool = False
@@ -52,14 +62,19 @@ class Capacity:
     reply_to: int | None = None
     headers: bool = True
     ascii_headers: bool = False
+    options_size: int | None = None
     reserved_headers: frozenset[str] = frozenset()
     tags: int | None = None
     tag_length: int | None = None
+    tag_size: int | None = None
     underscore_tags: bool = True
-    metadata: bool = True
+    metadata: int | None = None
     metadata_name: int | None = None
+    metadata_value: int | None = None
     metadata_size: int | None = None
+    caseless_metadata: bool = False
     word_size: int | None = None
+    ascii_tags: bool = False
 
 
 def _words(text: str) -> frozenset[str]:
@@ -97,6 +112,7 @@ _BREVO_EXTENSIONS = _words(
 )
 _MAILJET_HEADERS = _words(  # beside those reserved everywhere
     """
+    sender message-id date
     delivered-to domainkey-status received-spf authentication-results user-agent x-mailer list-id
     x-mailjet-prio x-mailjet-debug x-mailjet-trackopen x-mailjet-trackclick x-mailjet-segmentation
     x-mailjet-campaign x-mj-customid x-mj-eventpayload x-mj-vars x-mj-templateerrordeliver
@@ -106,7 +122,7 @@ _MAILJET_HEADERS = _words(  # beside those reserved everywhere
 )
 
 CAPACITY: Mapping[str, Capacity] = {
-    "azure": Capacity(size=10 * MIB, needs_to=True),
+    "azure": Capacity(recipients=50, size=10 * MIB, needs_to=True, tags=0, metadata=0),
     "brevo": Capacity(
         recipients=99,
         needs_to=True,
@@ -123,6 +139,7 @@ CAPACITY: Mapping[str, Capacity] = {
         reserved_headers=frozenset(
             {"idempotencykey", "sender.ip", "x-mailin-custom", "x-sib-sandbox"}
         ),
+        metadata=0,
     ),
     "mailersend": Capacity(
         to=50,
@@ -134,17 +151,20 @@ CAPACITY: Mapping[str, Capacity] = {
         subject_length=998,
         needs_body=True,
         names_tell_types=True,
+        utf8_files=True,
         reply_to=1,
         headers=False,  # on its largest plans only
         tags=4,  # of five, one is our id
-        metadata=False,
+        metadata=0,
     ),
     "mailgun": Capacity(
         recipients=1000,
         size=25 * MIB,
         needs_to=True,
         tags=3,
-        metadata_size=16 * 1024,  # o:, h:, v: and t: fields together
+        tag_length=128,
+        ascii_tags=True,
+        options_size=16 * 1024,  # o:, h:, v: and t: fields
     ),
     "mailjet": Capacity(
         to=50,
@@ -167,6 +187,7 @@ CAPACITY: Mapping[str, Capacity] = {
         needs_body=True,
         tags=1,
         tag_length=255,
+        metadata_size=1000,
     ),
     "mandrill": Capacity(
         subject_length=998,
@@ -178,11 +199,13 @@ CAPACITY: Mapping[str, Capacity] = {
         recipients=50,
         size=10 * MIB,
         body_size=5 * MIB,
-        needs_to=True,
         needs_body=True,
         tags=1,
         tag_length=1000,
+        metadata=9,  # of ten, one is our id
         metadata_name=20,
+        metadata_value=80,
+        caseless_metadata=True,
     ),
     "resend": Capacity(
         to=50,
@@ -191,6 +214,7 @@ CAPACITY: Mapping[str, Capacity] = {
         needs_subject=True,
         needs_body=True,
         names_tell_types=True,
+        word_size=189,  # 256 characters, in base64 with its mark
     ),
     "scaleway": Capacity(
         needs_subject=True,
@@ -200,6 +224,8 @@ CAPACITY: Mapping[str, Capacity] = {
         attachments=10,
         attachments_size=2_000_000,
         attachment_types=_SCALEWAY_TYPES,
+        tags=0,
+        metadata=0,
     ),
     "sendgrid": Capacity(
         recipients=1000,
@@ -208,13 +234,17 @@ CAPACITY: Mapping[str, Capacity] = {
         needs_subject=True,
         needs_body=True,
         empty_attachments=False,
+        utf8_files=True,
+        plain_content_ids=True,
         reserved_headers=frozenset({"x-sg-id", "x-sg-eid"}),  # beside those reserved everywhere
         tags=10,
         tag_length=255,
-        metadata_size=10_000,
+        ascii_tags=True,
+        metadata_size=9_000,  # 10,000 less what the names may get in front of them
     ),
     "ses": Capacity(
         recipients=50,
+        quoted_mailboxes=True,  # in MIME, and it speaks of RFC 2822 addresses
         size=40 * MIB,
         word_size=189,  # 256 characters, in base64 with its mark
     ),
@@ -226,18 +256,20 @@ CAPACITY: Mapping[str, Capacity] = {
         needs_to=True,
         needs_body=True,
         inline_images_only=True,
+        tags=0,
+        metadata=0,
     ),
-    "smtp": Capacity(some=True, unicode_mailboxes=True),
+    "smtp": Capacity(some=True, unicode_mailboxes=True, quoted_mailboxes=True, tags=0, metadata=0),
     "sparkpost": Capacity(
+        name_size=255,
         size=20 * MIB,
-        needs_to=True,
         needs_subject=True,
         needs_body=True,
         templated=frozenset({"headers"}),
         # It puts its own in their place, without a word.
         reserved_headers=frozenset({"list-unsubscribe", "list-unsubscribe-post"}),
         tags=1,
-        tag_length=64,
+        tag_size=64,
         metadata_size=10_000,
     ),
 }

@@ -4,6 +4,8 @@ Decides: whether an e-mail need not be offered to a vendor at all. A vendor that
 passed over without a call and without harm to its health; a producer, which has no credentials,
 refuses what nobody can carry.
 
+Tags and metadata never keep an e-mail from a vendor: see ``labels``.
+
 Assumes: a type that is not listed (a class of your own) can carry everything; its own
 ``can_carry`` may say more.
 
@@ -12,26 +14,35 @@ Promises: the phrases name no address, subject or body.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from mimetypes import MimeTypes
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from mailqueue.config import VendorConfig
+from mailqueue.file_types import types_of
 from mailqueue.message import Attachment, Email
 from mailqueue.vendors.capacity import CAPACITY, MIB, Capacity
 
 __all__ = ["CAPACITY", "Capacity", "can_carry", "capacity", "nobody_carries"]
 
-_ANYTHING = Capacity(some=False, unicode_mailboxes=True)
+CUSTOM_HEADERS = "custom_headers"  # an option: the account's plan has them
+
+_ANYTHING = Capacity(some=False, unicode_mailboxes=True, quoted_mailboxes=True)
+_NO_OPTIONS: Mapping[str, Any] = {}
+OWN_OPTIONS = 200  # bytes of our id, Message-ID and sandbox among a vendor's options
 
 
-def capacity(type_: str) -> Capacity:
-    """What this type of vendor can carry."""
-    return CAPACITY.get(type_, _ANYTHING)
+def capacity(type_: str, options: Mapping[str, Any] = _NO_OPTIONS) -> Capacity:
+    """What this type of vendor can carry, by the options of its configuration."""
+    limit = CAPACITY.get(type_, _ANYTHING)
+    if not limit.headers and options.get(CUSTOM_HEADERS) is True:
+        return replace(limit, headers=True)
+    return limit
 
 
-def can_carry(type_: str, email: Email) -> str | None:
+def can_carry(type_: str, email: Email, options: Mapping[str, Any] = _NO_OPTIONS) -> str | None:
     """None if vendors of this type can take the e-mail, else a short phrase that says why not."""
-    limit = capacity(type_)
+    limit = capacity(type_, options)
     for check in _CHECKS:
         for problem in check(limit, email):
             return problem
@@ -42,7 +53,7 @@ def nobody_carries(vendors: Sequence[VendorConfig], email: Email) -> str | None:
     """Why, vendor by vendor, none of them can carry it; None: one can, or none is configured."""
     why = []
     for vendor in vendors:
-        reason = can_carry(vendor.type, email)
+        reason = can_carry(vendor.type, email, vendor.options)
         if reason is None:
             return None
         why.append(f"{vendor.name}: {reason}")
@@ -50,12 +61,16 @@ def nobody_carries(vendors: Sequence[VendorConfig], email: Email) -> str | None:
 
 
 def _people(limit: Capacity, email: Email) -> Iterator[str]:
-    most = limit.recipients
-    if most is not None and email.entries > most and len(email.recipients) > most:
-        yield f"more than {most} recipients"
-    for field, most in (("to", limit.to), ("cc", limit.cc), ("bcc", limit.bcc)):
-        if most is not None and len(getattr(email, field)) > most:
-            yield f"more than {most} {field} recipients"
+    bounds = {"to": limit.to, "cc": limit.cc, "bcc": limit.bcc}
+    known = [bound for bound in (limit.recipients, *bounds.values()) if bound is not None]
+    if known and email.entries > min(known):  # else nothing is worth counting
+        listed = email.unique_recipients(ignore_case=True)
+        counts = {field: len(people) for field, people in listed.items()}
+        if limit.recipients is not None and sum(counts.values()) > limit.recipients:
+            yield f"more than {limit.recipients} recipients"
+        for field, most in bounds.items():
+            if most is not None and counts.get(field, 0) > most:
+                yield f"more than {most} {field} recipients"
     if limit.needs_to and not email.to:
         yield "no To recipient"
     if limit.reply_to is not None and len(email.reply_to) > limit.reply_to:
@@ -63,8 +78,12 @@ def _people(limit: Capacity, email: Email) -> Iterator[str]:
     people = (email.from_, *email.to, *email.cc, *email.bcc, *email.reply_to)
     if not limit.unicode_mailboxes and not all(person.is_ascii_mailbox for person in people):
         yield "non-ASCII mailbox"
+    if not limit.quoted_mailboxes and any(person.address.startswith('"') for person in people):
+        yield "mailbox in quotes"
     if limit.name_length is not None and any(len(p.name) > limit.name_length for p in people):
         yield f"a display name longer than {limit.name_length}"
+    if limit.name_size is not None and any(len(p.name.encode()) > limit.name_size for p in people):
+        yield f"a display name of more than {limit.name_size} bytes"
 
 
 def _parts(limit: Capacity, email: Email) -> Iterator[str]:
@@ -107,13 +126,17 @@ def _files(limit: Capacity, email: Email) -> Iterator[str]:
     inline = [file for file in files if file.content_id]
     if inline and not limit.inline:
         yield "inline attachment"
-    if limit.inline_images_only and not all(_kind(file).startswith("image/") for file in inline):
+    if limit.inline_images_only and not all(
+        bare_type(file).startswith("image/") for file in inline
+    ):
         yield "inline attachment that is no image"
+    if limit.plain_content_ids and any({*";,"} & {*str(f.content_id)} for f in inline):
+        yield "content id with a comma or semicolon"
     if not limit.empty_attachments and not all(file.content for file in files):
         yield "empty attachment"
     if limit.attachments is not None and len(files) > limit.attachments:
         yield f"more than {limit.attachments} attachments"
-    if limit.attachment_types and not limit.attachment_types.issuperset(map(_kind, files)):
+    if limit.attachment_types and not limit.attachment_types.issuperset(map(bare_type, files)):
         yield "attachment of a type that is not taken"
     most = limit.attachments_size
     if most is not None and sum(len(file.content) for file in files) > most:
@@ -139,7 +162,7 @@ _UTF8 = frozenset({"", "utf-8", "utf8", "us-ascii", "ascii"})
 
 
 def _charset(file: Attachment) -> str:
-    if not _kind(file).startswith("text/"):
+    if not bare_type(file).startswith("text/"):
         return ""
     parameters = (p.partition("=") for p in file.content_type.split(";")[1:])
     values = (value for name, _, value in parameters if name.strip().lower() == "charset")
@@ -148,11 +171,12 @@ def _charset(file: Attachment) -> str:
 
 def _name_fits(file: Attachment) -> bool:
     """A name of an unknown kind fits any type; one of another kind does not."""
-    guessed, _ = MimeTypes().guess_type(f"./{file.filename}")  # independent of the host's lists
-    return guessed in {None, _kind(file)}
+    fitting = types_of(file.filename)
+    return not fitting or bare_type(file) in fitting
 
 
-def _kind(file: Attachment) -> str:
+def bare_type(file: Attachment) -> str:
+    """The type of a file without its parameters, lower case."""
     return file.content_type.partition(";")[0].strip().lower()
 
 
@@ -161,42 +185,27 @@ def _wire_size(email: Email) -> int:
     return bodies + sum(len(a.content) * 4 // 3 for a in email.attachments)
 
 
-def _extras(limit: Capacity, email: Email) -> Iterator[str]:
-    if not (email.headers or email.tags or email.metadata):
+def _headers(limit: Capacity, email: Email) -> Iterator[str]:
+    if not email.headers:
         return
-    if not limit.headers and email.headers:
+    if not limit.headers:
         yield "custom headers"
     if limit.reserved_headers.intersection(name.lower() for name in email.headers):
         yield "a header that is reserved there"
-    if limit.ascii_headers and not _ascii(email):
-        yield "non-ASCII headers or metadata"
-    if limit.tags is not None and len(set(email.tags)) > limit.tags:
-        yield f"more than {limit.tags} tags"
-    if limit.tag_length is not None and any(len(tag) > limit.tag_length for tag in email.tags):
-        yield f"a tag longer than {limit.tag_length}"
-    if not limit.underscore_tags and any(tag.startswith("_") for tag in email.tags):
-        yield "a tag that begins with an underscore"
-    if not limit.metadata and email.metadata:
-        yield "metadata"
-    if limit.metadata_name is not None and any(
-        len(name) > limit.metadata_name for name in email.metadata
-    ):
-        yield f"a name in the metadata longer than {limit.metadata_name}"
-    if limit.metadata_size is not None and _metadata_size(email) > limit.metadata_size:
-        yield f"more than {limit.metadata_size} bytes of metadata"
-    words = (*email.tags, *email.metadata, *email.metadata.values())
-    if limit.word_size is not None and any(len(w.encode()) > limit.word_size for w in words):
-        yield f"a tag or metadata of more than {limit.word_size} bytes"
+    if limit.ascii_headers and not all(map(_plain, email.headers.values())):
+        yield "non-ASCII headers"
+    if limit.options_size is not None and headers_size(email) > limit.options_size - OWN_OPTIONS:
+        yield f"more than {limit.options_size} bytes of headers"
 
 
-def _ascii(email: Email) -> bool:
-    texts = (*email.headers.values(), *email.metadata, *email.metadata.values())
-    return all(text.isascii() for text in texts)
+def headers_size(email: Email) -> int:
+    """Bytes of the e-mail's own headers."""
+    return sum(len(name) + len(value.encode()) for name, value in email.headers.items())
 
 
-def _metadata_size(email: Email) -> int:
-    """Names and values as JSON would write them, with room for our own entry."""
-    return 50 + sum(len(k.encode()) + len(v.encode()) + 6 for k, v in email.metadata.items())
+def _plain(value: str) -> bool:
+    """ASCII, and not decoded into something else by a vendor that undoes encoded words."""
+    return value.isascii() and "=?" not in value
 
 
-_CHECKS = (_people, _parts, _templates, _files, _names, _extras)
+_CHECKS = (_people, _parts, _templates, _files, _names, _headers)

@@ -17,7 +17,8 @@ answer                                              outcome
 429 others (MS42903)                                throttled (``Retry-After``)
 ==================================================  =======================================
 
-There are no metadata, and headers only on the largest plans: our id travels as a tag.
+There are no metadata, and headers only on the largest plans (option ``custom_headers``): our id
+travels as a tag.
 """
 
 from __future__ import annotations
@@ -30,8 +31,17 @@ from typing import Any
 from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import ID_KEY, Attempt, everyone_once, merged, named
+from mailqueue.vendors.base import (
+    Attempt,
+    ascii_headers,
+    matching_recipients,
+    merged,
+    text,
+    unique_recipients,
+)
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.labels import ID_KEY
+from mailqueue.vendors.limits import CUSTOM_HEADERS
 
 _QUOTAS = {"MS42204", "MS42222", "MS42225", "MS42901"}
 _SUPPRESSED = {"SOME_SUPPRESSED", "ALL_SUPPRESSED"}
@@ -49,7 +59,7 @@ class MailerSend(HttpVendor):
         return json_request("/v1/email", payload, {"Authorization": f"Bearer {key}"})
 
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
-        people = everyone_once(email).items()
+        people = unique_recipients(email).items()
         payload = {
             "from": _person(self.sender(email)),
             **{field: [_person(address) for address in addresses] for field, addresses in people},
@@ -58,9 +68,17 @@ class MailerSend(HttpVendor):
             "text": email.text,
             "html": email.html,
             "attachments": [_file(a) for a in email.attachments],
-            "tags": [*dict.fromkeys(email.tags), f"{ID_KEY}:{attempt.email_id}"],
+            "tags": [*self.tags(email), f"{ID_KEY}:{attempt.email_id}"],
+            "headers": [{"name": n, "value": v} for n, v in self._headers(email, attempt).items()],
         }
         return {name: value for name, value in payload.items() if value}
+
+    def _headers(self, email: Email, attempt: Attempt) -> dict[str, str]:
+        """Without the plan that has headers, one would have the whole e-mail refused."""
+        if self.config.options.get(CUSTOM_HEADERS) is not True:
+            return {}
+        extra = self.extra_headers(email, attempt.email_id) if self.exposes_metadata else {}
+        return ascii_headers(email) | extra
 
     def parse(self, answer: Answer, email: Email) -> SendResult:
         """MailerSend's own rows; errors are ``{"message", "errors": {"field": ["... #MS42207"]}}``.
@@ -77,9 +95,10 @@ class MailerSend(HttpVendor):
     def _taken(self, answer: Answer, email: Email) -> SendResult:
         listed = answer.object.get("warnings") or []
         warnings = [w for w in listed if isinstance(w, dict)] if isinstance(listed, list) else []
-        kinds = {str(warning.get("type")) for warning in warnings}
+        kinds = {text(warning.get("type")) for warning in warnings}
         message_id = answer.headers.get("X-Message-Id")
-        odd = bool(answer.object.get("errors") or kinds - _SUPPRESSED or (listed and not warnings))
+        whole = isinstance(listed, list) and len(warnings) == len(listed)
+        odd = bool(answer.object.get("errors") or kinds - _SUPPRESSED or not whole)
         if not odd and message_id:
             return SendResult(
                 outcome=Outcome.ACCEPTED,
@@ -113,7 +132,9 @@ def _file(attachment: Attachment) -> dict[str, str]:
 def _suppressed(warnings: list[dict[str, Any]], email: Email) -> tuple[str, ...]:
     listed = [warning.get("recipients") for warning in warnings]
     people = [person for people in listed if isinstance(people, list) for person in people]
-    return named(email, [person.get("email") for person in people if isinstance(person, dict)])
+    return matching_recipients(
+        email, [person.get("email") for person in people if isinstance(person, dict)]
+    )
 
 
 def _message(answer: Answer) -> str:
@@ -121,4 +142,4 @@ def _message(answer: Answer) -> str:
     errors = answer.object.get("errors")
     first = next(iter(errors.values()), None) if isinstance(errors, dict) else None
     told = first[0] if isinstance(first, list) and first else answer.object.get("message")
-    return told if isinstance(told, str) else ""
+    return text(told)

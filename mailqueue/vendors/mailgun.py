@@ -16,25 +16,34 @@ answer                                              outcome
 404 others                                          misconfigured
 429                                                 throttled, the time is told in words
 ==================================================  =========================================
+
+Metadata are Mailgun's variables. It shows these to whoever looks at a message's source (header
+``X-Mailgun-Variables``): the option ``expose_metadata``, set to false, leaves all but our id out.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
-
-from urllib3 import encode_multipart_formdata
 
 from mailqueue.headers import Address
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import ID_KEY, Attempt, created_at
+from mailqueue.vendors.base import (
+    EXPOSE_METADATA,
+    Attempt,
+    ascii_headers,
+    created_at,
+    text,
+    unique_recipients,
+)
 from mailqueue.vendors.http import Answer, HttpVendor, Request, common_headers
+from mailqueue.vendors.labels import ID_KEY
 
 Part = tuple[str, str | tuple[str, bytes, str]]
 
@@ -48,13 +57,11 @@ class Mailgun(HttpVendor):
     has_sandbox = True
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """A form, always multipart; the boundary is the e-mail's, so a repeat is byte-identical."""
+        """A form, always multipart."""
         options = self.options(email)
         parts = [part for part in self._parts(email, attempt) if part[0] not in options]
         parts += [(n, str(v)) for n, value in options.items() for v in _each(value)]
-        seed = f"{attempt.email_id} {attempt.message_id}".encode()
-        boundary = hashlib.sha256(seed).hexdigest()
-        body, content_type = encode_multipart_formdata(parts, boundary)
+        body, content_type = form(parts)
         own = {"Content-Type": content_type, **self._login()}
         return Request(self._path("messages"), body, {**common_headers(), **own})
 
@@ -86,7 +93,7 @@ class Mailgun(HttpVendor):
 
     def _parts(self, email: Email, attempt: Attempt) -> Iterator[Part]:
         yield "from", _person(self.sender(email))
-        for name, people in (("to", email.to), ("cc", email.cc), ("bcc", email.bcc)):
+        for name, people in unique_recipients(email).items():
             yield from ((name, _person(person)) for person in people)
         yield "subject", email.subject
         bodies = ("text", email.text), ("html", email.html)
@@ -94,12 +101,13 @@ class Mailgun(HttpVendor):
         for a in email.attachments:  # an inline one is found by its file name
             kind, name = ("inline", a.content_id) if a.content_id else ("attachment", a.filename)
             yield kind, (name, a.content, a.content_type)
-        yield from ((f"h:{name}", value) for name, value in email.headers.items())
+        yield from ((f"h:{name}", value) for name, value in ascii_headers(email).items())
         if email.reply_to:
             yield "h:Reply-To", ", ".join(map(_person, email.reply_to))
         yield "h:Message-Id", attempt.message_id
-        yield from (("o:tag", tag) for tag in dict.fromkeys(email.tags))
-        yield from ((f"v:{k}", v) for k, v in email.metadata.items() if k != ID_KEY)
+        yield from (("o:tag", tag) for tag in self.tags(email))
+        if self.config.options.get(EXPOSE_METADATA) is not False:
+            yield from ((f"v:{name}", value) for name, value in self.metadata(email).items())
         yield f"v:{ID_KEY}", attempt.email_id
         if self.config.sandbox:
             yield "o:testmode", "yes"
@@ -131,6 +139,40 @@ class Mailgun(HttpVendor):
         return result
 
 
+def form(parts: Iterable[Part]) -> tuple[bytes, str]:
+    """A form's bytes, the same for the same parts, and its content type.
+
+    The boundary comes of all that stands in the form. One that could be foretold would let who
+    writes a part of an e-mail's text write fields of the form.
+    """
+    pieces = [_piece(name, value) for name, value in parts]
+    digest = sha256()
+    for piece in pieces:
+        digest.update(b"%d " % len(piece))
+        digest.update(piece)
+    boundary = digest.hexdigest().encode()
+    while any(boundary in piece for piece in pieces):
+        boundary = sha256(boundary).hexdigest().encode()
+    line = b"--" + boundary
+    body = b"".join(line + b"\r\n" + piece + b"\r\n" for piece in pieces) + line + b"--\r\n"
+    return body, f"multipart/form-data; boundary={boundary.decode()}"
+
+
+def _piece(name: str, value: str | tuple[str, bytes, str]) -> bytes:
+    """One field with its headers, or one file: its name, content and type."""
+    head = f'Content-Disposition: form-data; name="{_quoted(name)}"'
+    if isinstance(value, str):
+        return f"{head}\r\n\r\n{value}".encode()
+    filename, content, kind = value
+    head += f'; filename="{_quoted(filename)}"\r\nContent-Type: {kind}'
+    return head.encode() + b"\r\n\r\n" + content
+
+
+def _quoted(name: str) -> str:
+    """As browsers write names in a form (HTML, "multipart/form-data encoding algorithm")."""
+    return name.translate({10: "%0A", 13: "%0D", 34: "%22"})
+
+
 def _person(address: Address) -> str:
     return str(Address(address.name, address.ascii))
 
@@ -145,8 +187,8 @@ def _sent_as(event: Any, email_id: str) -> str | None:
         return None
     message = event.get("message")
     headers = message.get("headers") if isinstance(message, dict) else None
-    message_id = headers.get("message-id") if isinstance(headers, dict) else None
-    if event["user-variables"].get(ID_KEY) != email_id or not isinstance(message_id, str):
+    message_id = text(headers.get("message-id")) if isinstance(headers, dict) else ""
+    if event["user-variables"].get(ID_KEY) != email_id or not message_id:
         return None
     return f"<{message_id.strip('<>')}>"
 

@@ -1,4 +1,4 @@
-"""Mailjet: ``POST /v3.1/send``.
+"""Mailjet: ``POST /v3.1/send``; ``lookup`` by ``GET /v3/REST/message``.
 
 Decides: what a request to Mailjet looks like and what its answers mean. Facts: Mailjet's
 api-documentation, guides/_send-api.md.
@@ -30,8 +30,17 @@ from typing import Any
 from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import ID_KEY, Attempt, merged
+from mailqueue.vendors.base import (
+    Attempt,
+    ascii_headers,
+    identifier,
+    merged,
+    text,
+    unique_recipients,
+)
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.labels import ID_KEY
+from mailqueue.vendors.limits import bare_type
 
 _OF_THE_ACCOUNT = {"mj-0001", "mj-0015"}
 _ROOT = ("Messages", "SandboxMode", "Globals")  # in this order: equal bytes
@@ -50,27 +59,36 @@ class Mailjet(HttpVendor):
         payload: dict[str, Any] = {"Messages": [merged(self._message(email, attempt), options)]}
         if self.config.sandbox:
             payload["SandboxMode"] = True
+        return json_request("/v3.1/send", merged(payload, root), self._login())
+
+    def lookup(self, email: Email, attempt: Attempt) -> SendResult | None:  # noqa: ARG002  # the port's
+        """The message under our id as its ``CustomID``; None proves nothing."""
+        query = {"CustomID": attempt.email_id, "Limit": "1"}
+        message = _first(self.ask("/v3/REST/message", query, self._login(), attempt).get("Data"))
+        message_id = identifier(message.get("ID"))
+        if message_id is None or message.get("CustomID", attempt.email_id) != attempt.email_id:
+            return None
+        return SendResult(outcome=Outcome.ACCEPTED, code="found", message_id=message_id)
+
+    def _login(self) -> Mapping[str, str]:
         keys = self.config.keys
         login = b64encode(f"{keys['api_key']}:{keys['secret_key']}".encode()).decode("ascii")
-        return json_request(
-            "/v3.1/send", merged(payload, root), {"Authorization": f"Basic {login}"}
-        )
+        return {"Authorization": f"Basic {login}"}
 
     def _message(self, email: Email, attempt: Attempt) -> dict[str, Any]:
-        metadata = {**email.metadata, ID_KEY: attempt.email_id}
+        metadata = {**self.metadata(email), ID_KEY: attempt.email_id}
+        people = unique_recipients(email).items()
         message = {
             "From": _person(self.sender(email)),
-            "To": _people(email.to),
-            "Cc": _people(email.cc),
-            "Bcc": _people(email.bcc),
+            **{field.capitalize(): _people(addresses) for field, addresses in people},
             "ReplyTo": next(iter(_people(email.reply_to)), None),
             "Subject": email.subject,
             "TextPart": email.text,
             "HTMLPart": email.html,
-            "Headers": dict(email.headers),
+            "Headers": ascii_headers(email),
             "Attachments": [_file(a) for a in email.attachments if not a.content_id],
             "InlinedAttachments": [_file(a) for a in email.attachments if a.content_id],
-            "CustomCampaign": next(iter(email.tags), None),
+            "CustomCampaign": next(iter(self.tags(email)), None),
             "CustomID": attempt.email_id,
             "EventPayload": json.dumps(metadata, ensure_ascii=False),
         }
@@ -84,13 +102,12 @@ class Mailjet(HttpVendor):
                 outcome=Outcome.ACCEPTED, code=str(answer.status), message_id=_message_id(message)
             )
         error = _first(message.get("Errors")) or answer.object
-        code, text = error.get("ErrorCode"), error.get("ErrorMessage")
-        detail = ": ".join(part for part in (code, text) if isinstance(part, str))
-        result = self.by_status(answer, detail)
+        code, told = text(error.get("ErrorCode")), text(error.get("ErrorMessage"))
+        result = self.by_status(answer, ": ".join(filter(None, (code, told))))
         if message.get("Status") != "error" or answer.status >= 429:
             return result
         status = error.get("StatusCode")
-        if isinstance(code, str) and code in _OF_THE_ACCOUNT:
+        if code in _OF_THE_ACCOUNT:
             return replace(result, outcome=Outcome.MISCONFIGURED)
         if isinstance(status, int) and status >= 500:
             return replace(result, outcome=Outcome.UNAVAILABLE)
@@ -109,7 +126,7 @@ def _people(addresses: Iterable[Address]) -> list[dict[str, str]]:
 def _file(attachment: Attachment) -> dict[str, str]:
     """The bare type: Mailjet adds a charset of its own to text."""
     entry = {
-        "ContentType": attachment.content_type.partition(";")[0].strip(),
+        "ContentType": bare_type(attachment),
         "Filename": attachment.filename,
         "Base64Content": b64encode(attachment.content).decode("ascii"),
     }
@@ -124,5 +141,4 @@ def _first(entries: Any) -> Mapping[str, Any]:
 
 def _message_id(message: Mapping[str, Any]) -> str | None:
     """A 64-bit number, kept as text; the sandbox gives none."""
-    number = _first(message.get("To")).get("MessageID")
-    return str(number) if isinstance(number, int | str) and number else None
+    return identifier(_first(message.get("To")).get("MessageID"))

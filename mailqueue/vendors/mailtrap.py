@@ -30,8 +30,16 @@ from mailqueue.errors import ConfigError
 from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import ID_KEY, Attempt, encoded_headers, everyone_once, merged
+from mailqueue.vendors.base import (
+    Attempt,
+    encoded_headers,
+    identifier,
+    merged,
+    text,
+    unique_recipients,
+)
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.labels import ID_KEY
 
 INBOX = "inbox_id"
 _SANDBOX = "https://sandbox.api.mailtrap.io"
@@ -64,7 +72,7 @@ class Mailtrap(HttpVendor):
         return json_request(path, payload, {"Api-Token": self.config.keys["api_key"]})
 
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
-        people = everyone_once(email).items()
+        people = unique_recipients(email).items()
         payload = {
             "from": _person(self.sender(email)),
             **{field: [_person(address) for address in addresses] for field, addresses in people},
@@ -73,8 +81,8 @@ class Mailtrap(HttpVendor):
             "html": email.html,
             "attachments": [_file(a) for a in email.attachments],
             "headers": encoded_headers(email),
-            "custom_variables": {**email.metadata, ID_KEY: attempt.email_id},
-            "category": next(iter(email.tags), ""),
+            "custom_variables": {**self.metadata(email), ID_KEY: attempt.email_id},
+            "category": next(iter(self.tags(email)), ""),
         }
         return {name: value for name, value in payload.items() if value}
 
@@ -83,12 +91,13 @@ class Mailtrap(HttpVendor):
         domain = self.sender(email).ascii.rpartition("@")[2].lower()
         ids, errors = answer.object.get("message_ids"), answer.object.get("errors")
         success = answer.object.get("success") is True and not errors
-        if answer.status == 200 and success and isinstance(ids, list) and ids:
+        message_id = identifier(ids[0]) if isinstance(ids, list) and ids else None
+        if answer.status == 200 and success and message_id:
             self._proven = domain
             self._denied.clear()
-            return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=str(ids[0]))
-        detail = ", ".join(filter(_is_text, errors)) if isinstance(errors, list) else ""
-        result = self.by_status(answer, detail)
+            return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
+        words = filter(None, map(text, errors)) if isinstance(errors, list) else ()
+        result = self.by_status(answer, ", ".join(words))
         if answer.status in (401, 403) and not answer.html and self._domain_to_blame(domain):
             return replace(result, outcome=Outcome.UNSUITABLE)
         return result
@@ -96,10 +105,6 @@ class Mailtrap(HttpVendor):
     def _domain_to_blame(self, domain: str) -> bool:
         self._denied.add(domain)
         return self._proven not in ("", domain) and self._denied == {domain}
-
-
-def _is_text(error: Any) -> bool:
-    return isinstance(error, str)
 
 
 def _person(address: Address) -> dict[str, str]:

@@ -39,8 +39,16 @@ from typing import Any
 
 from mailqueue.message import Attachment, Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import ID_KEY, Attempt, encoded_headers, everyone_once, merged, named
+from mailqueue.vendors.base import (
+    Attempt,
+    encoded_headers,
+    matching_recipients,
+    merged,
+    text,
+    unique_recipients,
+)
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.labels import ID_KEY
 
 _ERRORS = {
     "Invalid_Key": Outcome.MISCONFIGURED,
@@ -87,8 +95,8 @@ class Mandrill(HttpVendor):
             "headers": encoded_headers(email),
             "attachments": [_file(a, a.filename) for a in email.attachments if not a.content_id],
             "images": [_file(a, a.content_id) for a in email.attachments if a.content_id],
-            "tags": list(dict.fromkeys(email.tags)),
-            "metadata": {**email.metadata, ID_KEY: attempt.email_id},
+            "tags": list(self.tags(email)),
+            "metadata": {**self.metadata(email), ID_KEY: attempt.email_id},
             "preserve_recipients": True,  # else everybody gets a mail with only themselves in To
         }
         return {name: value for name, value in message.items() if value}
@@ -97,7 +105,7 @@ class Mandrill(HttpVendor):
         """A list of recipients, or ``{"status": "error", "code", "name", "message"}``."""
         if answer.status == 200 and isinstance(answer.json, list):
             return self._by_recipient(answer, email)
-        name, message = (str(answer.object.get(key) or "") for key in ("name", "message"))
+        name, message = (answer.string(key) for key in ("name", "message"))
         result = self.by_status(answer, f"{name} {message}".strip())
         if name == "PaymentRequired" and "send_at" in self.options(email):
             return replace(result, outcome=Outcome.UNSUITABLE)
@@ -111,21 +119,21 @@ class Mandrill(HttpVendor):
         result = SendResult(outcome=outcome, code="200", detail=_reasons(entries))
         if outcome is not Outcome.ACCEPTED:
             return result
+        refused = [e.get("email") for o, e in told if o is Outcome.REJECTED]
         put_off = (Outcome.MISCONFIGURED, Outcome.UNSUITABLE)
-        message_id = first.get("_id")
         return replace(
             result,
-            message_id=message_id if isinstance(message_id, str) else None,
-            refused=named(email, [e.get("email") for o, e in told if o is Outcome.REJECTED]),
-            pending=named(email, [e.get("email") for o, e in told if o in put_off]),
-            held=any(str(entry.get("queued_reason")) in _HELD for entry in entries),
+            message_id=text(first.get("_id")) or None,
+            refused=matching_recipients(email, refused),
+            pending=matching_recipients(email, [e.get("email") for o, e in told if o in put_off]),
+            held=any(text(entry.get("queued_reason")) in _HELD for entry in entries),
         )
 
 
 def _recipients(email: Email) -> list[dict[str, str]]:
     return [
         {"email": person.ascii, "type": field, **({"name": person.name} if person.name else {})}
-        for field, people in everyone_once(email).items()
+        for field, people in unique_recipients(email).items()
         for person in people
     ]
 
@@ -136,7 +144,7 @@ def _file(attachment: Attachment, name: str | None) -> dict[str, Any]:
 
 
 def _outcome(entry: dict[str, Any]) -> Outcome:
-    match str(entry.get("status")), str(entry.get("reject_reason")):
+    match text(entry.get("status")), text(entry.get("reject_reason")):
         case status, _ if status in _TAKEN:
             return Outcome.ACCEPTED
         case "invalid", _:
@@ -150,5 +158,5 @@ def _outcome(entry: dict[str, Any]) -> Outcome:
 
 def _reasons(entries: list[dict[str, Any]]) -> str:
     keys = ("status", "reject_reason", "queued_reason")
-    words = (" ".join(str(entry[key]) for key in keys if entry.get(key)) for entry in entries)
+    words = (" ".join(filter(None, (text(entry.get(key)) for key in keys))) for entry in entries)
     return ", ".join(dict.fromkeys(words))

@@ -21,7 +21,6 @@ the same, "inactive addresses: ..."              accepted, those addresses refus
 
 from __future__ import annotations
 
-import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -30,11 +29,19 @@ from typing import Any
 from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import ID_KEY, Attempt, merged, named
+from mailqueue.vendors.base import (
+    Attempt,
+    ascii_headers,
+    matching_recipients,
+    merged,
+    text,
+    unique_recipients,
+)
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.labels import ID_KEY
 
 _TEST_TOKEN = "POSTMARK_API_TEST"  # noqa: S105  # public: everything is accepted, nothing sent
-_INACTIVE = re.compile(r"inactive addresses:\s*(.*)\.\s*Inactive recipients", re.DOTALL)
+_INACTIVE = ("inactive addresses:", "Inactive recipients")  # what stands around them
 _RECIPIENTS_INACTIVE = 406
 _MEANING = {
     10: Outcome.MISCONFIGURED,
@@ -66,8 +73,8 @@ class Postmark(HttpVendor):
             query["messagestream"] = str(stream)
         found = self.ask("/messages/outbound", query, self._login(), attempt).get("Messages")
         first = found[0] if isinstance(found, list) and found else None
-        message_id = first.get("MessageID") if isinstance(first, dict) else None
-        if not isinstance(message_id, str):
+        message_id = text(first.get("MessageID")) if isinstance(first, dict) else ""
+        if not message_id:
             return None
         return SendResult(outcome=Outcome.ACCEPTED, code="found", message_id=message_id)
 
@@ -76,43 +83,40 @@ class Postmark(HttpVendor):
         return {"X-Postmark-Server-Token": token}
 
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
-        headers = email.headers.items()
+        headers, people = ascii_headers(email).items(), unique_recipients(email).items()
         payload = {
             "From": _people([self.sender(email)]),
-            "To": _people(email.to),
-            "Cc": _people(email.cc),
-            "Bcc": _people(email.bcc),
+            **{field.capitalize(): _people(addresses) for field, addresses in people},
             "ReplyTo": _people(email.reply_to),
             "Subject": email.subject,
             "TextBody": email.text,
             "HtmlBody": email.html,
             "Headers": [{"Name": name, "Value": value} for name, value in headers],
             "Attachments": [_attachment(a) for a in email.attachments],
-            "Tag": next(iter(email.tags), None),
-            "Metadata": {**email.metadata, ID_KEY: attempt.email_id},
+            "Tag": next(iter(self.tags(email)), None),
+            "Metadata": {**self.metadata(email), ID_KEY: attempt.email_id},
             "MessageStream": self.config.keys["message_stream"],
         }
         return {name: value for name, value in payload.items() if value}
 
     def parse(self, answer: Answer, email: Email) -> SendResult:
         """Postmark's own rows; its errors are ``{"ErrorCode", "Message"}``."""
-        code, message = answer.object.get("ErrorCode"), answer.string("Message")
-        detail = f"{code}: {message}" if code else message
-        message_id = answer.string("MessageID")
-        inactive = named(email, _inactive(message))
-        if answer.status == 200 and not code:
-            if not message_id:
+        code, message = _error_code(answer), answer.string("Message")
+        inactive = matching_recipients(email, _inactive(message))
+        if answer.status == 200 and code in (None, 0):
+            message_id = answer.string("MessageID")
+            if code is None or not message_id:
                 return self.by_status(answer, "200 without an id")
             return SendResult(
                 outcome=Outcome.ACCEPTED, code="200", message_id=message_id, refused=inactive
             )
-        result = self.by_status(answer, detail)
+        result = self.by_status(answer, f"{code}: {message}" if code else message)
         if code == _RECIPIENTS_INACTIVE:
             everyone = tuple(person.address for person in email.recipients)
             if len(everyone) in {1, len(inactive)}:
                 return replace(result, outcome=Outcome.REJECTED, refused=everyone)
             return replace(result, outcome=Outcome.UNSUITABLE)
-        if isinstance(code, int) and code in _MEANING:
+        if code in _MEANING:
             return replace(result, outcome=_MEANING[code])
         return replace(result, outcome=Outcome.UNSUITABLE) if answer.status == 200 else result
 
@@ -131,6 +135,13 @@ def _attachment(attachment: Attachment) -> dict[str, str]:
     return {**entry, "ContentID": f"cid:{cid}"} if cid else entry
 
 
+def _error_code(answer: Answer) -> int | None:
+    """0 where there is none, as in "delivery may be delayed"; None: it is no number."""
+    code = answer.object.get("ErrorCode", 0)
+    return code if isinstance(code, int) and not isinstance(code, bool) else None
+
+
 def _inactive(message: str) -> list[str]:
-    found = _INACTIVE.search(message)
-    return [address.strip() for address in found[1].split(",")] if found else []
+    begin, end = _INACTIVE
+    listed, closed, _ = message.partition(begin)[2].partition(end)
+    return [address.strip(" .\n\r") for address in listed.split(",")] if closed else []

@@ -20,8 +20,8 @@ verified, or only testing e-mails to oneself
 400, 422 others                                  unsuitable: another vendor may take it
 ===============================================  ============================================
 
-Our id goes as one of Resend's own tags. Those know only ``[A-Za-z0-9_-]``, so our tags and metadata
-are headers, which recipients can see.
+Our id, tags and metadata go as Resend's own tags, in the form of ``labels.pairs``; our id is the
+header ``X-Mailqueue-Id`` as well.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from typing import Any
 from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import ID_KEY, Attempt, extra_headers, merged
+from mailqueue.vendors.base import Attempt, ascii_headers, merged, unique_recipients
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.labels import pairs
 
 _QUOTAS = {"daily_quota_exceeded", "monthly_quota_exceeded"}
 
@@ -56,18 +57,18 @@ class Resend(HttpVendor):
         return json_request("/emails", payload, headers)
 
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
+        tags = pairs(self.tags(email), self.metadata(email), attempt.email_id)
+        people = unique_recipients(email).items()
         payload = {
             "from": _person(self.sender(email)),
-            "to": _people(email.to),
-            "cc": _people(email.cc),
-            "bcc": _people(email.bcc),
+            **{field: _people(addresses) for field, addresses in people},
             "reply_to": _people(email.reply_to),
             "subject": email.subject,
             "text": email.text,
             "html": email.html,
-            "headers": {**email.headers, **extra_headers(email, attempt.email_id)},
+            "headers": ascii_headers(email) | self.extra_headers(email, attempt.email_id),
             "attachments": [_attachment(a) for a in email.attachments],
-            "tags": [{"name": ID_KEY, "value": attempt.email_id}],
+            "tags": [{"name": name, "value": value} for name, value in tags],
         }
         return {name: value for name, value in payload.items() if value}
 

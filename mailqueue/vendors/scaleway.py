@@ -14,8 +14,8 @@ answer                                          outcome
 401 "authentication is denied"                  misconfigured
 ==============================================  ===========================================
 
-Every other answer is told by its status: Scaleway's error codes are not published. Tags and
-metadata have no place but headers, which the recipients see.
+Every other answer is told by its status: Scaleway's error codes are not published. There is no
+place for tags and metadata; our id is the header ``X-Mailqueue-Id``.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import (
     Attempt,
     encoded_headers,
-    everyone_once,
-    extra_headers,
+    matching_recipients,
     merged,
-    named,
+    text,
+    unique_recipients,
 )
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 
@@ -55,8 +55,8 @@ class Scaleway(HttpVendor):
         return json_request(path, payload, {"X-Auth-Token": keys["secret_key"]})
 
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
-        headers = encoded_headers(email) | extra_headers(email, attempt.email_id)
-        people = everyone_once(email).items()
+        headers = encoded_headers(email) | self.extra_headers(email, attempt.email_id)
+        people = unique_recipients(email).items()
         payload = {
             "from": _person(self.sender(email)),
             **{field: [_person(address) for address in addresses] for field, addresses in people},
@@ -80,22 +80,22 @@ class Scaleway(HttpVendor):
         """Scaleway's own rows; errors have a ``message``."""
         if answer.status == 200:
             return self._taken(answer, email)
-        message = answer.object.get("message")
-        return self.by_status(answer, message if isinstance(message, str) else "")
+        return self.by_status(answer, answer.string("message"))
 
     def _taken(self, answer: Answer, email: Email) -> SendResult:
         listed = answer.object.get("emails")
         entries = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
-        taken = [entry for entry in entries if str(entry.get("status")) not in _NOT_SENT]
-        message_id = next((e["id"] for e in taken if isinstance(e.get("id"), str)), None)
+        left = [entry for entry in entries if text(entry.get("status")) in _NOT_SENT]
+        taken = [entry for entry in entries if text(entry.get("status")) not in _NOT_SENT]
+        message_id = next(filter(None, (text(entry.get("id")) for entry in taken)), None)
         if entries and not taken:
             result = self.by_status(answer, "failed at once")
             return replace(result, outcome=Outcome.UNSUITABLE)
         if not message_id:
             return self.by_status(answer, "200 without an id")
-        left = [entry.get("mail_rcpt") for entry in entries if entry not in taken]
+        pending = matching_recipients(email, [entry.get("mail_rcpt") for entry in left])
         result = SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
-        return replace(result, pending=named(email, left))
+        return replace(result, pending=pending)
 
 
 def _person(address: Address) -> dict[str, str]:

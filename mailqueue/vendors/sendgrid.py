@@ -18,10 +18,14 @@ answer                                           outcome
 ===============================================  ============================================
 
 The status alone tells acceptance, so a 202 whose body is cut is accepted all the same.
+
+Metadata are ``custom_args``, which SendGrid mixes with the fields of its own events: names of these
+get ``metadata_`` in front.
 """
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import replace
@@ -30,8 +34,19 @@ from typing import Any
 from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import ID_KEY, Attempt, merged
+from mailqueue.vendors.base import Attempt, ascii_headers, merged, text, unique_recipients
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.labels import ID_KEY
+from mailqueue.vendors.limits import bare_type
+
+_PREFIX = "metadata_"
+_OF_AN_EVENT = re.compile(
+    rf"({_PREFIX})*(asm_group_id|attempt|bounce_classification|category|cert_err|custom_args|email|"
+    r"event|ip|marketing_campaign_.*|newsletter.*|pool|post_type|reason|response|send_at|sg_.*|"
+    r"singlesend_.*|smtp-id|status|template_id|timestamp|tls|type|unique_args|url|url_offset|"
+    r"useragent)",
+    re.DOTALL,
+)
 
 
 class SendGrid(HttpVendor):
@@ -47,16 +62,18 @@ class SendGrid(HttpVendor):
         return json_request("/v3/mail/send", payload, {"Authorization": f"Bearer {key}"})
 
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
+        people = unique_recipients(email).items()
+        metadata = {_arg(name): value for name, value in self.metadata(email).items()}
         payload = {
-            "personalizations": [_recipients(email)],
+            "personalizations": [{field: list(map(_person, them)) for field, them in people}],
             "from": _person(self.sender(email)),
-            "reply_to_list": list(_unseen(email.reply_to, set())),  # it insists on unique ones
+            "reply_to_list": _unique(email.reply_to),  # it insists on that
             "subject": email.subject,
             "content": _content(email),
             "attachments": [_attachment(a) for a in email.attachments],
-            "headers": {**email.headers, "Message-ID": attempt.message_id},
-            "categories": list(dict.fromkeys(email.tags)),
-            "custom_args": {**email.metadata, ID_KEY: attempt.email_id},
+            "headers": {**ascii_headers(email), "Message-ID": attempt.message_id},
+            "categories": list(self.tags(email)),
+            "custom_args": {**metadata, ID_KEY: attempt.email_id},
         }
         if self.config.sandbox:
             payload["mail_settings"] = {"sandbox_mode": {"enable": True}}
@@ -86,20 +103,15 @@ class SendGrid(HttpVendor):
         return self.config.sandbox or bool(_object(settings.get("sandbox_mode")).get("enable"))
 
 
-def _recipients(email: Email) -> dict[str, Any]:
-    """To, cc and bcc; an address may stand only once in all three together."""
-    seen: set[str] = set()
-    fields = {"to": email.to, "cc": email.cc, "bcc": email.bcc}
-    entries = {name: list(_unseen(people, seen)) for name, people in fields.items()}
-    return {name: people for name, people in entries.items() if people}
+def _arg(name: str) -> str:
+    return f"{_PREFIX}{name}" if _OF_AN_EVENT.fullmatch(name) else name
 
 
-def _unseen(people: Iterable[Address], seen: set[str]) -> Iterable[dict[str, str]]:
+def _unique(people: Iterable[Address]) -> list[dict[str, str]]:
+    first: dict[str, Address] = {}
     for person in people:
-        entry = _person(person)
-        if entry["email"].lower() not in seen:
-            seen.add(entry["email"].lower())
-            yield entry
+        first.setdefault(person.identity.lower(), person)
+    return list(map(_person, first.values()))
 
 
 def _person(address: Address) -> dict[str, str]:
@@ -116,7 +128,7 @@ def _content(email: Email) -> list[dict[str, str]]:
 def _attachment(attachment: Attachment) -> dict[str, str]:
     entry = {
         "content": b64encode(attachment.content).decode("ascii"),
-        "type": attachment.content_type,
+        "type": bare_type(attachment),  # with parameters it is refused
         "filename": attachment.filename.translate(_FILENAME),
         "disposition": "attachment",
     }
@@ -136,8 +148,7 @@ def _object(value: Any) -> dict[str, Any]:
 def _message(answer: Answer) -> str:
     errors = answer.object.get("errors")
     first = errors[0] if isinstance(errors, list) and errors else None
-    message = first.get("message") if isinstance(first, dict) else None
-    return message if isinstance(message, str) else ""
+    return text(first.get("message")) if isinstance(first, dict) else ""
 
 
 def _until_reset(answer: Answer) -> float | None:

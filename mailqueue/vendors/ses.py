@@ -7,9 +7,8 @@ Every e-mail goes as ``Content.Raw``, the MIME message that SMTP gets too (``Sim
 form to be kept, with at most 15 headers, in ASCII). Who is shown is told by its headers alone;
 ``Destination`` names everybody once. SES replaces ``Message-ID`` and ``Date``.
 
-``EmailTags`` hold the metadata, ``tag-1``, ``tag-2``... and ``mailqueue_id``. SES takes only ASCII
-letters, digits, ``-`` and ``_`` in them: other text is ``b64-`` and its URL-safe base64. Options
-are merged into the request, their ``EmailTags`` added. ``sandbox``: to SES's mailbox simulator.
+``EmailTags`` hold our id, the tags and the metadata, in the form of ``labels.pairs``. Options are
+merged into the request, their ``EmailTags`` added. ``sandbox``: to SES's mailbox simulator.
 
 =================================================  =============================================
 answer (its kind is in ``x-amzn-ErrorType``)       outcome
@@ -30,7 +29,7 @@ from __future__ import annotations
 
 import os
 import re
-from base64 import b64encode, urlsafe_b64encode
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -41,14 +40,13 @@ from mailqueue.config import VendorConfig
 from mailqueue.message import Email, mime
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import aws, aws_role
-from mailqueue.vendors.base import ID_KEY, Attempt, created_at, everyone_once, merged
+from mailqueue.vendors.base import Attempt, created_at, merged, unique_recipients
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.labels import pairs
 
 SIMULATOR = "success@simulator.amazonses.com"
 
 _PATH = "/v2/email/outbound-emails"
-_VALUE = re.compile(r"(?!b64-)[A-Za-z0-9_-]{1,256}")
-_NAME = re.compile(rf"(?!b64-|tag-\d|{ID_KEY}$)[A-Za-z0-9_-]{{1,256}}")
 _OF_THE_EMAIL = {"MessageRejected", "MailFromDomainNotVerifiedException", "BadRequestException"}
 _OF_THE_ACCOUNT = re.compile(
     r"AccountSuspended|SendingPaused|LimitExceeded|AccessDenied|ExpiredToken|RequestExpired|"
@@ -98,21 +96,22 @@ class Ses(HttpVendor):
         message = mime(
             email,
             message_id=attempt.message_id,
-            date=created_at(attempt.email_id),
+            date=attempt.date or created_at(attempt.email_id),
             email_id=attempt.email_id,
             sender=self.sender(email),
         )
         simulated = {"ToAddresses": [SIMULATOR]}
+        tags = pairs(self.tags(email), self.metadata(email), attempt.email_id)
         return {
             "Destination": simulated if self.config.sandbox else _destination(email),
             "Content": {"Raw": {"Data": b64encode(message).decode("ascii")}},
-            "EmailTags": _tags(email, attempt.email_id),
+            "EmailTags": [{"Name": name, "Value": value} for name, value in tags],
         }
 
     def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """SES's own rows; its errors are ``{"message"}`` and a header with their kind."""
-        message_id = answer.object.get("MessageId")
-        if answer.status == 200 and isinstance(message_id, str) and message_id:
+        message_id = answer.string("MessageId")
+        if answer.status == 200 and message_id:
             return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
         kind, message = _kind(answer), _message(answer)
         result = self.by_status(answer, message or kind)
@@ -129,29 +128,17 @@ class Ses(HttpVendor):
 
 
 def _destination(email: Email) -> dict[str, list[str]]:
-    fields = everyone_once(email).items()
+    fields = unique_recipients(email).items()
     return {f"{name.capitalize()}Addresses": [p.ascii for p in people] for name, people in fields}
-
-
-def _tags(email: Email, email_id: str) -> list[dict[str, str]]:
-    pairs = {_word(name, _NAME): _word(value) for name, value in email.metadata.items() if value}
-    pairs |= {f"tag-{n}": _word(tag) for n, tag in enumerate(dict.fromkeys(email.tags), 1)}
-    pairs[ID_KEY] = email_id
-    return [{"Name": name, "Value": value} for name, value in pairs.items()]
-
-
-def _word(text: str, pattern: re.Pattern[str] = _VALUE) -> str:
-    packed = "b64-" + urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")
-    return text if pattern.fullmatch(text) else packed
 
 
 def _kind(answer: Answer) -> str:
     """``MessageRejected``, also of ``MessageRejected:http://...`` or ``com.amazonaws#...``."""
-    kind = str(answer.headers.get("x-amzn-ErrorType") or answer.object.get("__type") or "")
+    kind = answer.headers.get("x-amzn-ErrorType") or answer.string("__type")
     return kind.partition(":")[0].rpartition("#")[2].strip()
 
 
 def _message(answer: Answer) -> str:
     """The first line: of a refused signature the next ones tell all that was signed."""
-    message = answer.object.get("message") or answer.object.get("Message")
-    return message.strip().partition("\n")[0] if isinstance(message, str) else ""
+    message = answer.string("message") or answer.string("Message")
+    return message.strip().partition("\n")[0]

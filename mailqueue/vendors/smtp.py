@@ -140,7 +140,7 @@ class Smtp(Vendor):
         message = mime(
             email,
             message_id=attempt.message_id,
-            date=base.created_at(attempt.email_id),
+            date=attempt.date or base.created_at(attempt.email_id),
             email_id=attempt.email_id,
             sender=sender,
         )

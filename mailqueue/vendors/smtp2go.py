@@ -18,9 +18,9 @@ answer                                              outcome
 429 (without a time; a minute at least)             throttled
 ==================================================  ==========================================
 
-An ``error_code`` counts whatever the status: errors have been seen in a 200, too. Tags and metadata
-have no place but headers, which the recipients see. ``fastaccept`` is set to false, since it "will
-soon become the default", and then no answer would tell a failure.
+An ``error_code`` counts whatever the status: errors have been seen in a 200, too. There is no place
+for tags and metadata; our id is the header ``X-Mailqueue-Id``. ``fastaccept`` is set to false: it
+"will soon become the default", and then no answer would tell a failure.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import (
     Attempt,
     encoded_headers,
-    everyone_once,
-    extra_headers,
+    matching_recipients,
     merged,
-    named,
+    text,
+    unique_recipients,
 )
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 
@@ -62,8 +62,8 @@ class Smtp2Go(HttpVendor):
         return json_request("/v3/email/send", payload, {"X-Smtp2go-Api-Key": key})
 
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
-        headers = encoded_headers(email) | extra_headers(email, attempt.email_id)
-        people = everyone_once(email).items()
+        headers = encoded_headers(email) | self.extra_headers(email, attempt.email_id)
+        people = unique_recipients(email).items()
         payload = {
             "sender": _person(self.sender(email)),
             **{field: [_person(address) for address in addresses] for field, addresses in people},
@@ -80,8 +80,8 @@ class Smtp2Go(HttpVendor):
         """SMTP2GO's own rows; errors stand in ``data`` or, in its older texts, at the root."""
         data = answer.object.get("data")
         data = data if isinstance(data, dict) else answer.object
-        code = _text(data, "error_code") or _text(answer.object, "error_code")
-        error = _text(data, "error") or _text(answer.object, "error")
+        code = text(data.get("error_code")) or answer.string("error_code")
+        error = text(data.get("error")) or answer.string("error")
         word = code.rpartition(".")[2]
         if answer.status == 200 and not code:
             return self._taken(answer, data, email)
@@ -91,20 +91,23 @@ class Smtp2Go(HttpVendor):
         return result
 
     def _taken(self, answer: Answer, data: Mapping[str, Any], email: Email) -> SendResult:
-        message_id = _text(data, "email_id") or _text(data, "schedule_id")
+        message_id = text(data.get("email_id")) or text(data.get("schedule_id"))
         listed = data.get("failures")
-        failures = " ".join(map(str, listed)) if isinstance(listed, list) else ""
-        if not data.get("succeeded") and data.get("failed"):
+        failures = " ".join(filter(None, map(text, listed))) if isinstance(listed, list) else ""
+        succeeded, failed = _count(data, "succeeded"), _count(data, "failed")
+        if succeeded == 0 and failed > 0:
             return replace(self.by_status(answer, failures), outcome=Outcome.UNSUITABLE)
         silent = "succeeded" not in data and "failed" not in data
-        if not message_id or not (silent or data.get("succeeded")):
+        if not message_id or not (silent or succeeded > 0):
             return self.by_status(answer, "200 without an id")
         return SendResult(
             outcome=Outcome.ACCEPTED,
             code="200",
             detail=failures,
             message_id=message_id,
-            refused=named(email, failures.replace("<", " ").replace(">", " ").split()),
+            refused=matching_recipients(
+                email, failures.replace("<", " ").replace(">", " ").split()
+            ),
         )
 
 
@@ -117,6 +120,8 @@ def _file(attachment: Attachment, name: str | None) -> dict[str, Any]:
     return {"filename": name, "fileblob": content, "mimetype": attachment.content_type}
 
 
-def _text(source: Mapping[str, Any], name: str) -> str:
-    value = source.get(name)
-    return value if isinstance(value, str) else ""
+def _count(data: Mapping[str, Any], name: str) -> int:
+    """How many; 0 where none are told, -1 where what stands there is no number of them."""
+    number = data.get(name, 0)
+    right = isinstance(number, int) and not isinstance(number, bool) and number >= 0
+    return number if right else -1

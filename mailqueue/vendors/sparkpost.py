@@ -9,6 +9,8 @@ answer                                           outcome
 200, all recipients accepted                     accepted, the transmission's id
 200 with ``errors``, some recipients accepted    accepted; refused are those it names
 200, no recipient accepted                       rejected
+1902: the recipient is suppressed                rejected
+1502                                             unavailable
 400 (7001: From domain not verified), 422        unsuitable: another vendor may take it
 401 403                                          misconfigured
 420 (2101: sending limit exceeded)               misconfigured: nothing was sent
@@ -23,17 +25,29 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import ID_KEY, Attempt, everyone_once, merged, named
+from mailqueue.vendors.base import (
+    Attempt,
+    ascii_headers,
+    identifier,
+    matching_recipients,
+    merged,
+    text,
+    unique_recipients,
+)
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.labels import ID_KEY
+from mailqueue.vendors.limits import bare_type
 
-_MAILBOX = re.compile(r"[^\s<>\"'(),:;]+@[^\s<>\"'(),:;]+")
+_SUPPRESSED, _BROKEN = "1902", "1502"  # codes of errors
+_ACCEPTED = "total_accepted_recipients"
+_BETWEEN = re.compile(r"[\s<>\"'(),:;]+")  # addresses in a text
 
 
 class SparkPost(HttpVendor):
@@ -50,8 +64,8 @@ class SparkPost(HttpVendor):
             "options": {"perform_substitutions": False},
             "recipients": _recipients(email),
             "content": self._content(email),
-            "metadata": {**email.metadata, ID_KEY: attempt.email_id},
-            "campaign_id": next(iter(email.tags), None),
+            "metadata": {**self.metadata(email), ID_KEY: attempt.email_id},
+            "campaign_id": next(iter(self.tags(email)), None),
         }
         payload = {name: value for name, value in payload.items() if value}
         key = {"Authorization": self.config.keys["api_key"]}
@@ -60,14 +74,15 @@ class SparkPost(HttpVendor):
     def _content(self, email: Email) -> dict[str, Any]:
         sender = self.sender(email)
         name = {"name": sender.name} if sender.name else {}
-        headers = {**email.headers, "CC": _people(email.cc)}
+        copied = unique_recipients(email).get("cc")
+        headers = ascii_headers(email) | ({"CC": _people(copied)} if copied else {})
         content = {
             "from": {"email": sender.ascii, **name},
             "subject": email.subject,
             "text": email.text,
             "html": email.html,
             "reply_to": _people(email.reply_to),
-            "headers": {name: value for name, value in headers.items() if value or name != "CC"},
+            "headers": headers,
             "attachments": [_file(a) for a in email.attachments if not a.content_id],
             "inline_images": [_file(a) for a in email.attachments if a.content_id],
         }
@@ -75,32 +90,55 @@ class SparkPost(HttpVendor):
 
     def parse(self, answer: Answer, email: Email) -> SendResult:
         """SparkPost's own rows; its errors are ``{"errors": [{"message", "description"}]}``."""
-        result = self.by_status(answer, _detail(answer))
+        errors = _errors(answer)
+        result = self.by_status(answer, _detail(errors))
+        codes = {identifier(error.get("code")) for error in errors}
+        results = answer.object.get("results")
+        results = results if isinstance(results, dict) else {}
+        if answer.status == 200:
+            return self._taken(result, results, email)
         if answer.status == 420:
             return replace(result, outcome=Outcome.MISCONFIGURED)
-        results = answer.object.get("results")
-        if answer.status != 200 or not isinstance(results, dict):
-            return result
-        accepted, message_id = results.get("total_accepted_recipients"), results.get("id")
-        if accepted == 0 and accepted is not False:
+        if _SUPPRESSED in codes and not results.get(_ACCEPTED):
             return replace(result, outcome=Outcome.REJECTED, refused=_everyone(email))
-        if not isinstance(accepted, int) or not isinstance(message_id, str | int):
+        if _BROKEN in codes:
+            return replace(result, outcome=Outcome.UNAVAILABLE)
+        return result
+
+    def _taken(self, result: SendResult, results: Mapping[str, Any], email: Email) -> SendResult:
+        accepted, message_id = _count(results.get(_ACCEPTED)), identifier(results.get("id"))
+        if accepted == 0:
+            return replace(result, outcome=Outcome.REJECTED, refused=_everyone(email))
+        if accepted is None or message_id is None:
             return result
-        refused = named(email, _MAILBOX.findall(str(results.get("rcpt_to_errors", ""))))
-        detail = result.detail if results.get("total_rejected_recipients") else ""
+        refused = matching_recipients(email, _named_in(results.get("rcpt_to_errors")))
         return SendResult(
             outcome=Outcome.ACCEPTED,
             code="200",
-            detail=detail,
-            message_id=str(message_id),
+            detail=result.detail if results.get("total_rejected_recipients") else "",
+            message_id=message_id,
             refused=refused if len(refused) < len(email.recipients) else (),
         )
 
 
+def _count(number: Any) -> int | None:
+    right = isinstance(number, int) and not isinstance(number, bool) and number >= 0
+    return number if right else None
+
+
+def _named_in(errors: Any) -> list[str]:
+    """The addresses in the texts of errors, which tell them only sometimes."""
+    entries = errors if isinstance(errors, list) else [errors]
+    told = [v for e in entries for v in (e.values() if isinstance(e, dict) else [e])]
+    return [word.strip(".") for each in told for word in _BETWEEN.split(text(each)) if "@" in word]
+
+
 def _recipients(email: Email) -> list[dict[str, Any]]:
-    shown = _people(email.to)
-    people = (person for field in everyone_once(email).values() for person in field)
-    return [{"address": {"email": person.ascii, "header_to": shown}} for person in people]
+    """All of them see the same To; who is alone with copies sees his own address there."""
+    listed = unique_recipients(email)
+    shown = {"header_to": _people(listed["to"])} if "to" in listed else {}
+    people = (person for field in listed.values() for person in field)
+    return [{"address": {"email": person.ascii, **shown}} for person in people]
 
 
 def _people(addresses: Iterable[Address]) -> str:
@@ -115,14 +153,17 @@ def _file(attachment: Attachment) -> dict[str, str]:
     """An inline image is found by its name."""
     return {
         "name": attachment.content_id or attachment.filename,
-        "type": attachment.content_type,
+        "type": bare_type(attachment) if attachment.content_id else attachment.content_type,
         "data": b64encode(attachment.content).decode("ascii"),
     }
 
 
-def _detail(answer: Answer) -> str:
+def _errors(answer: Answer) -> list[Mapping[str, Any]]:
     errors = answer.object.get("errors")
-    first = errors[0] if isinstance(errors, list) and errors else None
-    error: Mapping[str, Any] = first if isinstance(first, dict) else {}
-    parts = (error.get(name) for name in ("code", "message", "description"))
-    return ": ".join(part for part in parts if isinstance(part, str))
+    return [e for e in errors if isinstance(e, dict)] if isinstance(errors, list) else []
+
+
+def _detail(errors: Sequence[Mapping[str, Any]]) -> str:
+    first = errors[0] if errors else {}
+    parts = (text(first.get(name)) for name in ("code", "message", "description"))
+    return ": ".join(filter(None, parts))

@@ -52,7 +52,8 @@ def _parse(request: Received) -> Carried:
 def _authorized(request: Received) -> bool:
     sent = request.headers
     url = f"https://{sent['host']}{request.path}"
-    expected = sdks_headers(url, request.body.decode(), access_key=KEY, date=sent["x-ms-date"])
+    body, date = request.body.decode(), sent["x-ms-date"]
+    expected = sdks_headers(request.method, url, body, access_key=KEY, date=date)
     names = ("authorization", "x-ms-date", "x-ms-content-sha256")
     return all(sent[name] == expected[name] for name in names)
 
@@ -92,6 +93,8 @@ CASE = Case(
     authorized=_authorized,
     dated=frozenset({"authorization", "x-ms-date"}),
     own_message_id=False,
+    labels=(),
+    exposed=("tags", "metadata"),
     sender_names=False,
     sandboxed=None,
     violations=_violations,
@@ -132,6 +135,16 @@ CASE = Case(
             outcome=Outcome.THROTTLED,
             detail="Per-hour",
         ),
+        *(
+            Row(
+                reply=_error(status, "DomainNotLinked", "The sender domain has not been linked."),
+                outcome=Outcome.UNSUITABLE,
+                detail="DomainNotLinked",
+            )
+            for status in (403, 404)
+        ),
+        Row(reply=_error(404, "NotFound", "No."), outcome=Outcome.MISCONFIGURED, detail="NotFound"),
+        Row(reply=_error(503, "DomainNotLinked", "No."), outcome=Outcome.UNAVAILABLE),
         Row(reply=Reply(400, {}, b'{"error": {"code": 7}}'), outcome=Outcome.UNSUITABLE),
         Row(reply=Reply(400, {}, b'{"error": "odd"}'), outcome=Outcome.UNSUITABLE),
     ),

@@ -103,9 +103,10 @@ CASE = Case(
     narrowed={
         "reply_to": ["Desk <desk@example.org>"],
         "attachments": [_PLAN, _NOTE],
-        "metadata": {"user": "42"},
     },
     own_message_id=False,
+    labels=("tags",),
+    exposed=("tags", "metadata"),
     violations=_violations,
     extra=({"params": {"a": "b"}}, lambda r: r.json.get("params") == {"a": "b"}),
     rows=(

@@ -71,6 +71,8 @@ class Case:
     Message-ID is sent. ``sandboxed`` is None where there is no sandbox; ``sandbox_options`` are
     the options without which there is none. ``sender_names``: the sender's display name is sent.
     ``dated`` are the headers (lower case) that hold a signature, which is of the moment.
+    ``labels``: of tags and metadata, what the vendor has a private place for; ``exposed``: what it
+    shows recipients when it may, under ``exposed_options``.
     """
 
     type: str
@@ -89,6 +91,9 @@ class Case:
     own_message_id: bool = True
     sender_names: bool = True
     dated: Collection[str] = frozenset()
+    labels: Collection[str] = frozenset({"tags", "metadata"})
+    exposed: Collection[str] = frozenset()
+    exposed_options: Mapping[str, Any] = field(default_factory=dict)
     violations: Callable[[Path, Received], list[str]]
     extra: tuple[Mapping[str, Any], Callable[[Received], bool]]  # vendor options, seen by the stub
 

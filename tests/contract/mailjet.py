@@ -84,7 +84,7 @@ CASE = Case(
     parse=_parse,
     authorized=lambda request: request.headers["authorization"] == _login(),
     sandboxed=lambda r: r.json.get("SandboxMode") is True,
-    narrowed={"reply_to": ["Desk <desk@example.org>"], "tags": ["welcome"]},
+    narrowed={"reply_to": ["Desk <desk@example.org>"]},
     own_message_id=False,
     violations=_violations,
     extra=(

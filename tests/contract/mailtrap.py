@@ -75,7 +75,6 @@ CASE = Case(
     accepted=_json(200, success=True, message_ids=[ID, "other"]),
     message_id=ID,
     own_message_id=False,
-    narrowed={"tags": ["welcome", "welcome"]},
     parse=_parse,
     authorized=lambda request: request.headers["api-token"] == KEY,
     sandboxed=lambda request: request.path == "/api/send/42",

@@ -11,6 +11,7 @@ from mailqueue.headers import Address
 from mailqueue.record import Outcome
 from tests.contract.case import Carried, Case, Person, Row, closed, problems, specification
 from tests.contract.conftest import EMAIL_ID
+from tests.contract.ses import word
 from tests.vendor_servers import Received, Reply
 
 KEY = "re_secret-of-the-account"
@@ -29,7 +30,9 @@ def _parse(request: Received) -> Carried:
         (a.get("content_id"), a["filename"], a["content_type"], b64decode(a["content"]))
         for a in payload.get("attachments", [])
     ]
-    assert payload["tags"] == [{"name": "mailqueue_id", "value": headers["X-Mailqueue-Id"]}]
+    labels = {tag["name"]: tag["value"] for tag in payload["tags"]}
+    assert labels.pop("mailqueue_id") == headers["X-Mailqueue-Id"]
+    tags = [name for name in labels if name.startswith("tag-")]
     return Carried(
         sender=_person(payload["from"]),
         to=list(map(_person, payload["to"])),
@@ -42,8 +45,8 @@ def _parse(request: Received) -> Carried:
         attachments=[file[1:] for file in files if not file[0]],
         inline=[(cid, kind, data) for cid, _, kind, data in files if cid],
         email_id=headers.pop("X-Mailqueue-Id"),
-        tags=json.loads(headers.pop("X-Mailqueue-Tags", "[]")),
-        metadata=json.loads(headers.pop("X-Mailqueue-Metadata", "{}")),
+        tags=[word(labels[name]) for name in tags],
+        metadata={word(n): word(v) for n, v in labels.items() if n not in tags},
         headers=headers,
     )
 

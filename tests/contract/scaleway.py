@@ -72,6 +72,8 @@ CASE = Case(
     accepted=_emails("new"),
     message_id=f"{ID}-{BOB}",
     own_message_id=False,
+    labels=(),
+    exposed=("tags", "metadata"),
     narrowed={
         "attachments": [
             {"filename": "plan.pdf", "content": b"%PDF\r\n", "content_type": "application/pdf"},

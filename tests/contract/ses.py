@@ -27,7 +27,7 @@ def _people(message: EmailMessage, name: str) -> list[Person]:
     return [(a.display_name, a.addr_spec) for a in addresses]
 
 
-def _word(text: str) -> str:
+def word(text: str) -> str:
     if not text.startswith("b64-"):
         return text
     packed = text.removeprefix("b64-")
@@ -78,8 +78,8 @@ def _parse(request: Received) -> Carried:
         },
         attachments=[_file(p) for p in files if p.get_content_disposition() == "attachment"],
         inline=[_file(p) for p in files if p.get_content_disposition() == "inline"],
-        tags=[_word(tags[name]) for name in labels],
-        metadata={_word(name): _word(value) for name, value in metadata.items()},
+        tags=[word(tags[name]) for name in labels],
+        metadata={word(name): word(value) for name, value in metadata.items()},
         email_id=tags["mailqueue_id"],
         message_id=message["Message-ID"],
     )

@@ -82,6 +82,8 @@ CASE = Case(
     accepted=_result(1),
     message_id=ID,
     own_message_id=False,
+    labels=(),
+    exposed=("tags", "metadata"),
     parse=_parse,
     authorized=lambda request: request.headers["x-smtp2go-api-key"] == KEY,
     sandboxed=None,

@@ -76,6 +76,12 @@ def _error(status: int, code: str, message: str, description: str = "") -> Reply
     return _json(status, {"errors": [{name: value for name, value in error.items() if value}]})
 
 
+def _suppressed() -> Reply:
+    said = {"message": "Message generation rejected", "code": "1902"}
+    results = {"total_accepted_recipients": 0, "total_rejected_recipients": 1, "id": MESSAGE_ID}
+    return _json(400, {"errors": [said], "results": results})
+
+
 _TWO = {"to": ["Bob@example.net", "ann@example.net"]}
 _UNNAMED = {"message": "required field is missing", "code": "1400"}
 _NAMED = {"message": "recipient address suppressed", "description": "bob@example.net"}
@@ -90,7 +96,7 @@ CASE = Case(
     parse=_parse,
     authorized=lambda request: request.headers["authorization"] == KEY,
     sandboxed=None,
-    narrowed={"tags": ["welcome"], "headers": {"X-Campaign": "spring"}},
+    narrowed={"headers": {"X-Campaign": "spring"}},
     own_message_id=False,
     violations=_violations,
     extra=(
@@ -118,7 +124,18 @@ CASE = Case(
             email=_TWO,
             refused=["Bob@example.net", "ann@example.net"],
         ),
-        Row(reply=_results(None, 0), outcome=Outcome.UNKNOWN),
+        *(
+            Row(reply=_results(accepted, 0), outcome=Outcome.UNKNOWN)
+            for accepted in (None, True, False, -1, "1")
+        ),
+        Row(
+            reply=_suppressed(),
+            outcome=Outcome.REJECTED,
+            refused=["bob@example.net"],
+            detail="1902: Message generation rejected",
+        ),
+        Row(reply=_error(500, "1502", "Failed"), outcome=Outcome.UNAVAILABLE, detail="1502"),
+        Row(reply=_error(400, "1502", "Failed"), outcome=Outcome.UNAVAILABLE, detail="1502"),
         Row(
             reply=_json(200, {"results": {"total_accepted_recipients": 1}}),
             outcome=Outcome.UNKNOWN,

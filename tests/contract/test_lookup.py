@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
-from tests.contract import mailgun, postmark
+from tests.contract import azure, mailgun, mailjet, postmark
 from tests.contract.case import Case
 from tests.contract.cases import CASES
 from tests.contract.conftest import EMAIL_ID, Attempts, Vendors
@@ -32,8 +33,11 @@ from tests.vendor_servers import (
 
 POSTMARK_ID = "0ac29aee-e1cd-480d-b08d-4f48548ff48d"
 MAILGUN_ID = "20130503182626.18666.16540@mg.example.org"
+MAILJET_ID = 70650219165027410
+AZURE_ID = str(uuid5(NAMESPACE_OID, EMAIL_ID))
 
-asked = pytest.mark.parametrize("case", [postmark.CASE, mailgun.CASE], ids=["postmark", "mailgun"])
+ABLE = (azure.CASE, mailgun.CASE, mailjet.CASE, postmark.CASE)
+asked = pytest.mark.parametrize("case", ABLE, ids=[case.type for case in ABLE])
 
 
 def _json(body: Any, status: int = 200) -> Reply:
@@ -49,8 +53,15 @@ def _event(email_id: str, message_id: Any = MAILGUN_ID) -> dict[str, Any]:
 FOUND: Mapping[str, Any] = {
     "postmark": {"TotalCount": 1, "Messages": [{"MessageID": POSTMARK_ID, "Status": "Sent"}]},
     "mailgun": {"items": [_event("other"), _event(EMAIL_ID)], "paging": {}},
+    "mailjet": {"Count": 1, "Data": [{"ID": MAILJET_ID, "Status": "sent"}], "Total": 1},
+    "azure": {"id": AZURE_ID, "status": "Succeeded", "error": None},
 }
-IDS = {"postmark": POSTMARK_ID, "mailgun": f"<{MAILGUN_ID}>"}
+IDS = {
+    "postmark": POSTMARK_ID,
+    "mailgun": f"<{MAILGUN_ID}>",
+    "mailjet": str(MAILJET_ID),
+    "azure": AZURE_ID,
+}
 
 
 @pytest.fixture
@@ -72,7 +83,7 @@ def test_only_these_vendors_can_be_asked(vendor: Vendors) -> None:
     url = "https://api.example.org"
     made = {case.type: vendor(case.type, keys=case.keys, base_url=url) for case in CASES}
     able = {type_ for type_, one in made.items() if one.lookup is not None}
-    assert able == {"postmark", "mailgun"}
+    assert able == {case.type for case in ABLE}
 
 
 @asked
@@ -130,6 +141,36 @@ def test_mailgun_is_asked_what_it_accepted_for_the_first_recipient_since_the_ema
     assert server.requests[0].headers["authorization"] == f"Basic {login}"
 
 
+def test_azure_is_asked_for_the_operation_whose_id_is_ours_with_a_signature(
+    serve: Any, vendor: Vendors, attempt: Attempts, plain: Email
+) -> None:
+    server = serve(_json(FOUND["azure"]))
+    _ask(azure.CASE, server.url, plain, vendor, attempt)
+    (request,) = server.requests
+    assert request.path == f"/emails/operations/{AZURE_ID}?api-version=2025-09-01"
+    server.behaviour = azure.CASE.accepted
+    vendor("azure", base_url=server.url, keys=azure.CASE.keys).send(plain, attempt())
+    assert server.requests[-1].headers["operation-id"] == AZURE_ID
+
+
+@pytest.mark.parametrize("status", ["NotStarted", "Running"])
+def test_an_operation_that_azure_has_not_finished_is_one_that_it_has(
+    status: str, serve: Any, vendor: Vendors, attempt: Attempts, plain: Email
+) -> None:
+    server = serve(_json({"id": AZURE_ID, "status": status}))
+    assert _ask(azure.CASE, server.url, plain, vendor, attempt) is not None
+
+
+def test_mailjet_is_asked_for_our_id_as_its_custom_id(
+    serve: Any, vendor: Vendors, attempt: Attempts, plain: Email
+) -> None:
+    server = serve(_json(FOUND["mailjet"]))
+    _ask(mailjet.CASE, server.url, plain, vendor, attempt)
+    path = urlsplit(server.requests[0].path)
+    assert path.path == "/v3/REST/message"
+    assert dict(parse_qsl(path.query)) == {"CustomID": EMAIL_ID, "Limit": "1"}
+
+
 ODD = [
     {},
     {"Messages": [], "items": []},
@@ -140,6 +181,11 @@ ODD = [
     {"items": [{"user-variables": {"mailqueue_id": EMAIL_ID}, "message": {"headers": []}}]},
     {"items": [{"user-variables": []}, _event("other")]},
     [FOUND],
+    {"Data": [{"ID": MAILJET_ID, "CustomID": "other"}], "id": "other", "status": "Succeeded"},
+    {"Data": [{"ID": True}], "id": AZURE_ID, "status": "Failed"},
+    {"Data": [{"ID": ""}], "id": AZURE_ID, "status": "Canceled"},
+    {"Data": [{}], "id": AZURE_ID, "status": ["Succeeded"]},
+    {"Data": {"ID": MAILJET_ID}, "id": [AZURE_ID], "status": "Succeeded"},
 ]
 
 

@@ -10,6 +10,8 @@ import json
 import time
 from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import Any
@@ -71,19 +73,24 @@ CORPUS: dict[str, dict[str, Any]] = {
 }
 
 
+OWN = {"Message-ID": "<own@x.org>"}
+
+
 def attempt() -> Attempt:
     deadline = time.monotonic() + 60
     return Attempt(email_id=EMAIL_ID, message_id=f"<{EMAIL_ID}@x.org>", deadline=deadline)
 
 
-def by_smtp(email: Email) -> bytes:
+def by_smtp(email: Email, given: Attempt | None = None) -> bytes:
     config = VendorConfig(name="smtp", type="smtp", keys={"host": "127.0.0.1"})
-    return Smtp(config)._envelope(email, attempt()).message
+    return Smtp(config)._envelope(email, given or attempt()).message
 
 
-def by_ses(email: Email) -> bytes:
+def by_ses(email: Email, given: Attempt | None = None) -> bytes:
     keys = {"region": "eu-west-1", "access_key_id": "AKID", "secret_access_key": "secret"}
-    body = Ses(VendorConfig(name="ses", type="ses", keys=keys)).build(email, attempt()).body
+    body = (
+        Ses(VendorConfig(name="ses", type="ses", keys=keys)).build(email, given or attempt()).body
+    )
     return b64decode(json.loads(body)["Content"]["Raw"]["Data"])
 
 
@@ -105,6 +112,18 @@ def test_what_goes_out_as_mime_reads_back_as_the_very_same(
         assert shown(message, field.strip("_").replace("_", "-")) == expected(email, field)
     assert (body(message, "plain"), body(message, "html")) == (lf(email.text), lf(email.html))
     assert files(message) == [(f.filename, f.content_id, f.content) for f in email.attachments]
+
+
+@pytest.mark.parametrize("octets_of", [by_smtp, by_ses], ids=["smtp", "ses"])
+def test_date_and_message_id_are_those_of_the_attempt(
+    octets_of: Callable[[Email, Attempt], bytes],
+) -> None:
+    email = Email(from_="ann@example.org", to="bob@example.org", text="", headers=OWN)
+    scheduled = replace(attempt(), message_id="<own@x.org>", date=datetime(2036, 1, 2, tzinfo=UTC))
+    head = octets_of(email, scheduled).partition(b"\r\n\r\n")[0]
+    assert head.count(b"Message-ID:") == 1
+    assert b"\r\nMessage-ID: <own@x.org>\r\n" in head
+    assert b"\r\nDate: Wed, 02 Jan 2036 00:00:00 +0000\r\n" in head
 
 
 def expected(email: Email, field: str) -> list[tuple[str, str]]:

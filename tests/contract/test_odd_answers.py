@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mailqueue.message import Email
-from mailqueue.record import SendResult
+from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import discreet
 from mailqueue.vendors.http import Answer, HttpVendor
 from mailqueue.vendors.transport import RawAnswer
@@ -54,3 +54,78 @@ def test_an_answer_with_any_part_missing_or_of_another_kind_is_still_a_result(
         result = discreet(made.parse(answer, plain), plain, made.secrets)
         assert isinstance(result, SendResult)
         assert isinstance(result.message_id, str | None)
+
+
+# What an acceptance stands on. Of each: where it is in the answer.
+VITAL: dict[str, tuple[tuple[str | int, ...], ...]] = {
+    "azure": (("id",), ("status",)),
+    "brevo": (("messageId",),),
+    "mailgun": (("id",), ("message",)),
+    "mailjet": (("Messages",), ("Messages", 0), ("Messages", 0, "Status")),
+    "mailtrap": (("success",), ("message_ids",), ("message_ids", 0)),
+    "mandrill": ((0,), (0, "status")),
+    "postmark": (("MessageID",),),
+    "resend": (("id",),),
+    "scaleway": (("emails",), ("emails", 0), ("emails", 0, "id")),
+    "ses": (("MessageId",),),
+    "smtp2go": (("data",), ("data", "succeeded"), ("data", "email_id")),
+    "sparkpost": (("results",), ("results", "id"), ("results", "total_accepted_recipients")),
+}
+NOTHING: tuple[Any, ...] = (None, False, 1e400, -1.5, "", [], [[]], [None], {}, {"a": [{}]})
+DEEP = "[" * 600 + "]" * 600
+
+
+def _put(document: Any, path: tuple[str | int, ...], value: Any) -> Any:
+    copy = json.loads(json.dumps(document))
+    place = copy
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    return copy
+
+
+def _outcome(made: HttpVendor, status: int, headers: Any, body: bytes, email: Email) -> Outcome:
+    return made.parse(Answer(RawAnswer(status, headers, body)), email).outcome
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.type for case in CASES])
+def test_a_yes_without_what_it_stands_on_is_none(case: Case, vendor: Vendors, plain: Email) -> None:
+    made, reply = vendor(case.type, keys=case.keys, base_url="http://127.0.0.1:1"), case.accepted
+    if case.told_by_status:
+        return
+    document = json.loads(reply.body) if reply.body else {}
+    bodies = [json.dumps(odd) for odd in (*NOTHING, True, 7, "x")]
+    for path in VITAL.get(case.type, ()):
+        odd = (*NOTHING, "@") if path[-1] == "success" else (*NOTHING, True, "@")
+        bodies += [json.dumps(_put(document, path, value)) for value in odd]
+    for body in bodies:
+        text = body.replace('"@"', DEEP).encode()
+        headers = {} if case.type == "mailersend" else reply.headers
+        outcome = _outcome(made, reply.status, headers, text, plain)
+        assert outcome is not Outcome.ACCEPTED, body
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.type for case in CASES])
+def test_an_answer_that_is_nested_too_deeply_anywhere_is_still_a_result(
+    case: Case, vendor: Vendors, plain: Email
+) -> None:
+    made = vendor(case.type, keys=case.keys, base_url="http://127.0.0.1:1")
+    for reply in (case.accepted, *(row.reply for row in case.rows)):
+        if not reply.body.startswith((b"{", b"[")):
+            continue
+        for odd in _deepened(json.loads(reply.body)):
+            body = json.dumps(odd).replace('"@"', DEEP).encode()
+            answer = Answer(RawAnswer(reply.status, reply.headers, body))
+            assert isinstance(discreet(made.parse(answer, plain), plain), SendResult)
+
+
+def _deepened(value: Any) -> Iterator[Any]:
+    """The value with each of its parts, one after the other, nested without reason."""
+    yield "@"
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from ({**value, key: odd} for odd in _deepened(part))
+    elif isinstance(value, list):
+        for n, part in enumerate(value):
+            yield from ([*value[:n], odd, *value[n + 1 :]] for odd in _deepened(part))
+            yield [*value, "@"]

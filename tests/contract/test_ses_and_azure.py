@@ -61,11 +61,10 @@ def test_plain_words_are_email_tags_as_they_are(
 def test_other_words_and_those_that_look_like_ours_are_packed(
     a_ses: Ses, plain: Email, attempt: Attempts
 ) -> None:
-    metadata = {"tag-1": "b64-x", "mailqueue_id": "ü", "a b": "tag-1"}
+    metadata = {"tag-1": "b64-x", "mailqueue_id": "not ours", "a b": "tag-1"}
     found = tags(a_ses, changed(plain, tags=["Ä"], metadata=metadata), attempt)
     assert found == {
         "b64-dGFnLTE": "b64-YjY0LXg",
-        "b64-bWFpbHF1ZXVlX2lk": "b64-w7w",
         "b64-YSBi": "tag-1",
         "tag-1": "b64-w4Q",
         "mailqueue_id": EMAIL_ID,
@@ -75,9 +74,12 @@ def test_other_words_and_those_that_look_like_ours_are_packed(
 def test_the_longest_words_that_ses_is_offered_fit(
     a_ses: Ses, plain: Email, attempt: Attempts
 ) -> None:
-    email = changed(plain, tags=["ü" * 94], metadata={"x y" * 63: "a b" * 63})
+    longest = {"x y" * 63: "a b" * 63}
+    longer = {"x y" * 63 + "z": "v", "n": "x" * 190}
+    email = changed(plain, tags=["ü" * 95, "ü" * 94], metadata=longer | longest)
     assert a_ses.can_carry(email) is None
     found = tags(a_ses, email, attempt)
+    assert len(found) == 3
     assert max(len(word) for pair in found.items() for word in pair) == 256
 
 

@@ -41,7 +41,7 @@ WRITES = ("claim", "change", "late yes", "looked up")
 
 
 TIMES = [
-    *("due_at", "expires_at", "clock_from", "created_at", "updated_at"),
+    *("due_at", "send_at", "expires_at", "clock_from", "created_at", "updated_at"),
     *("lease.until", "pin.until", "announced.at", "overdue_at"),
     *("until", "unavailable_until", "named_until", "since", "probe_at", "probe_until"),
 ]

@@ -65,6 +65,15 @@ def test_the_clock_of_a_new_email_does_not_run_yet(send_at: datetime | None) -> 
     assert Stored(made, after(864_000)).record().age == 0.0
 
 
+@pytest.mark.parametrize("send_at, date", [(None, 0), (after(60), 60), (after(-60), 0)])
+def test_the_date_of_an_email_is_never_before_it_was_to_be_sent(
+    send_at: datetime | None, date: float
+) -> None:
+    made = new(send_at=send_at)
+    again = {**made, "due_at": after(999), "clock_from": after(998), "updated_at": after(998)}
+    assert Stored(made, after(1)).date == Stored(again, after(1000)).date == after(date)
+
+
 def test_times_are_told_as_seconds_from_the_servers_now() -> None:
     one = stored(due_at=after(5), expires_at=after(-3), lease={"token": 4, "until": after(7)})
     assert (one.due_in, one.expires_in, one.leased_for, one.token) == (5.0, -3.0, 7.0, 4)

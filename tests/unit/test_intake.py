@@ -166,3 +166,13 @@ def test_a_number_in_metadata_has_an_end(intake: Intake) -> None:
     assert kept.email.metadata == {"n": str(2**64)}
     with pytest.raises(InvalidEmail, match=r"metadata\.n: is too large a number"):
         intake.read(MAIL | {"metadata": {"n": 10**5000}}, Terms(), None)
+
+
+def test_an_own_message_id_is_the_one_of_the_document(intake: Intake) -> None:
+    own = MAIL | {"headers": {"Message-Id": "<app.1@example.net>", "X-A": "1"}}
+    first, second = intake.documents([intake.read(one, Terms(), None) for one in (own, MAIL)])
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    assert first["message_id"] == "<app.1@example.net>"
+    assert second["message_id"] == f"<{second['_id']}@example.com>"
+    assert Email.from_document(first["email"]).headers == {"X-A": "1"}

@@ -76,7 +76,18 @@ def inline(limit: Capacity) -> str:
 
 
 def headers(limit: Capacity) -> str:
-    return "ASCII" if limit.ascii_headers else yes(limit.headers)
+    return "ASCII" if limit.ascii_headers else "yes" if limit.headers else "by plan"
+
+
+def tags(limit: Capacity) -> str:
+    return "no" if limit.tags == 0 else at_most(limit.tags)
+
+
+def metadata(limit: Capacity) -> str:
+    if limit.metadata is not None:
+        return f"{limit.metadata} fields" if limit.metadata else "no"
+    size = limit.metadata_size or limit.options_size
+    return "any" if size is None else f"{size:,} bytes"
 
 
 def yes(there: object) -> str:
@@ -97,8 +108,8 @@ CAPABILITIES: Mapping[str, Callable[[Capacity, type[Vendor]], str]] = {
     "inline files": lambda limit, _: inline(limit),
     "reply-to": lambda limit, _: at_most(limit.reply_to),
     "own headers": lambda limit, _: headers(limit),
-    "tags": lambda limit, _: at_most(limit.tags),
-    "metadata": lambda limit, _: yes(limit.metadata),
+    "keeps tags": lambda limit, _: tags(limit),
+    "keeps metadata": lambda limit, _: metadata(limit),
     "non-ASCII mailboxes": lambda limit, _: yes(limit.unicode_mailboxes),
     "some recipients only": lambda limit, _: yes(limit.some),
     "de-duplicates for": lambda _, vendor: key(vendor),

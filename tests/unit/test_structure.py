@@ -19,13 +19,13 @@ PACKAGE = Path(mailqueue.__file__).parent
 # star stands for every adapter that is not named: one file, which imports no other adapter.
 ORDER = """
 errors ids logs
-headers mime fields message
+headers structured mime file_types fields message
 record lifecycle rotation
 config_values config_file config
 outage document transitions interventions mongo_uri mongo store
 health
 replies tube announcer
-vendors.capacity vendors.limits vendors.base vendors.answers vendors
+vendors.capacity vendors.limits vendors.labels vendors.base vendors.answers vendors
 vendors.trust vendors.deadline vendors.failures vendors.transport vendors.http
 vendors.smtp_replies vendors.smtp_connection vendors.aws vendors.aws_endpoints vendors.aws_role *
 status intake gathering producer
@@ -97,6 +97,10 @@ def test_a_module_says_what_it_is_and_can_be_read_at_one_sitting(name: str) -> N
 def test_only_the_tube_speaks_to_beanstalkd() -> None:
     users = {name for name, tree in MODULES.items() if "greenstalk" in imports_of(tree)}
     assert users == {"tube"}
+
+
+def test_no_table_of_the_host_decides_about_types_of_files() -> None:
+    assert not [name for name, tree in MODULES.items() if "mimetypes" in imports_of(tree)]
 
 
 def imports_of(tree: ast.AST) -> set[str]:
