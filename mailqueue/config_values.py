@@ -69,6 +69,10 @@ sender = pattern(
 )
 
 path = pattern(r".+", "must be the path of a file")
+helo = pattern(
+    r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[A-Za-z0-9:.]+\]",
+    "must be a host name or an address in brackets",
+)
 region = pattern(r"[a-z0-9]+(-[a-z0-9]+)+", "must be the name of a region, as eu-west-1")
 
 
@@ -219,6 +223,8 @@ def _smtp(keys: Mapping[str, Any]) -> tuple[str, str] | None:
     exposed = keys["tls"] == "none" and keys["password"] is not None
     if exposed and keys["host"] and not _is_loopback(keys["host"]):
         return "tls", "a password is sent without TLS to a loopback host only"
+    if keys["client_key"] is not None and keys["client_cert"] is None:
+        return "client_key", "goes with client_cert"
     return None
 
 
@@ -296,6 +302,14 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             "port": Key(int, "the server's port", between(1, 65535), _smtp_port),
             "username": Key(str, "login; goes with `password`"),
             "password": Key(str, "login; goes with `username`", secret=True),
+            "helo": Key(
+                str, "our name in EHLO; none: the host's full name, else its address", helo
+            ),
+            "client_cert": Key(str, "a PEM certificate to show the server", path),
+            "client_key": Key(str, "its key, where that is in a file of its own", path),
+            "connections": Key(
+                int, "the most at a time, per process; none: as many as it takes", between(1, 1000)
+            ),
         },
         _smtp,
     ),

@@ -58,6 +58,7 @@ __all__ = [
 Rand = Callable[[], float]
 _FIRST = Round()
 UNDECIDED_DELAY = 60.0
+_NO_ROOM = 1.0  # seconds
 
 
 def decide(
@@ -106,6 +107,8 @@ def _follow(
             return _next_vendor(_refused_here(record), others, policy, rand)
         case Outcome.DEFERRED:
             return _end_round(record, others, policy, rand, at_least=result.retry_after or 0.0)
+        case Outcome.THROTTLED if result.ours:
+            return _no_room(record, others, policy)
         case Outcome.THROTTLED | Outcome.UNAVAILABLE | Outcome.MISCONFIGURED:
             return _next_vendor(record, others, policy, rand)
         case Outcome.UNKNOWN:
@@ -164,6 +167,8 @@ def _counts(record: Record, result: SendResult, closing: Closing | None) -> bool
     """
     if result.outcome is Outcome.UNKNOWN:
         return record.pin is None
+    if result.outcome is Outcome.THROTTLED and result.ours:
+        return False
     return closing is None
 
 
@@ -228,6 +233,17 @@ def _nobody_asked(
     if all(state.name in record.round.refused for state in others):
         return end(record, Reason.REFUSED_BY_ALL)
     return _end_round(record, others, policy, rand)
+
+
+def _no_room(record: Record, others: Sequence[VendorState], policy: Policy) -> Decision:
+    """No connection came free at a vendor that works: as if it had not been its turn.
+
+    Another is asked at once; is there none, the e-mail waits for a moment, in the same round.
+    """
+    tried = _merged(record.round.tried, (record.vendor,) if record.vendor else ())
+    if not any(s.wait <= 0 and s.name not in (*tried, *record.round.refused) for s in others):
+        return _unless_over(record, policy, _NO_ROOM)
+    return _unless_over(replace(record, round=replace(record.round, tried=tried)), policy, 0.0)
 
 
 def _refused_here(record: Record) -> Record:

@@ -122,9 +122,9 @@ class Stage:
         self.settings["vendors"].append(made.entry)
         return made
 
-    def smtp(self, name: str) -> SmtpServer:
-        """One more SMTP vendor."""
-        made = self._stack.enter_context(SmtpServer())
+    def smtp(self, name: str, room: int | None = None) -> SmtpServer:
+        """One more SMTP vendor, with ``room`` for so many connections."""
+        made = self._stack.enter_context(SmtpServer(room=room))
         entry = {"name": name, "type": "smtp", "host": "127.0.0.1", "port": made.port}
         self.settings["vendors"].append({**entry, "tls": "none"})
         return made

@@ -20,7 +20,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from email.parser import BytesParser
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
@@ -141,12 +141,16 @@ class HttpServer:
         self._stopped.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        for sock in list(self._open):
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        self.hang_up()
         for thread in list(self._threads):
             thread.join(5)
         self._listener.close()
+
+    def hang_up(self) -> None:
+        """Close all connections."""
+        for sock in list(self._open):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def _start(self, target: Callable[..., None], *args: Any) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
@@ -316,8 +320,40 @@ class Handler:
         return self.replies.get("DONE", "250 2.0.0 Ok: queued as 4AB12")
 
 
+class _Crowded(SMTP):
+    """Answers 421 while more connections are open than there is ``room`` for."""
+
+    room = 0
+    admitted: ClassVar[set[SMTP]] = set()
+
+    async def _handle_client(self) -> None:
+        if len(self.admitted) >= self.room:
+            await self.push("421 4.7.0 Error: too many connections")
+            assert self.transport is not None
+            self.transport.close()
+            return
+        self.admitted.add(self)
+        await super()._handle_client()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.admitted.discard(self)
+        super().connection_lost(error)
+
+
+class _Controller(Controller):
+    """aiosmtpd's, with another protocol."""
+
+    protocol: type[SMTP] = SMTP
+
+    def factory(self) -> SMTP:
+        return self.protocol(self.handler, **self.SMTP_kwargs)
+
+
 class SmtpServer:
-    """A real SMTP server; a context manager. ``login`` (user, password) makes it ask for one."""
+    """A real SMTP server; a context manager. ``login`` (user, password) makes it ask for one.
+
+    With ``room`` it answers 421 to all connections beyond so many.
+    """
 
     def __init__(
         self,
@@ -327,6 +363,7 @@ class SmtpServer:
         login: tuple[str, str] | None = None,
         smtputf8: bool = True,
         size: int = 33_554_432,
+        room: int | None = None,
     ) -> None:
         self.handler = Handler()
         self._login = login
@@ -337,7 +374,10 @@ class SmtpServer:
             options |= {"auth_required": tls is not None}
         if tls is not None:
             options |= {"ssl_context": tls} if implicit else {"tls_context": tls}
-        self._controller = Controller(self.handler, hostname=HOST, port=_free_port(), **options)
+        self._controller = _Controller(self.handler, hostname=HOST, port=_free_port(), **options)
+        if room is not None:
+            own = {"room": room, "admitted": set()}
+            self._controller.protocol = type("Crowded", (_Crowded,), own)
         self.port: int = self._controller.port
 
     @property
@@ -399,6 +439,10 @@ class ScriptedSmtp:
         trace: TracebackType | None,
     ) -> None:
         self._http.__exit__(kind, error, trace)
+
+    def hang_up(self) -> None:
+        """Close all connections."""
+        self._http.hang_up()
 
     def _talk(self, wire: Wire) -> None:
         with wire.sock.makefile("rb") as stream:

@@ -1,4 +1,4 @@
-"""SMTP: one connection, kept open between e-mails; which step failed decides the outcome.
+"""SMTP: connections that are kept open between e-mails; which step failed decides the outcome.
 
 Decides: how an e-mail goes to an SMTP server, and what its replies mean.
 
@@ -7,8 +7,8 @@ step                         outcome when it fails
 ===========================  ===================================================================
 any, from the greeting on    421, a rate, too many connections: throttled; a spent quota, a
                              suspended account, 530, 534, 535, 538: misconfigured
-connect, greeting, EHLO,     unavailable; STARTTLS not offered (stripped): misconfigured
-STARTTLS
+connect, greeting, EHLO,     unavailable; STARTTLS not offered (stripped): misconfigured; while
+STARTTLS                     other connections of this process work: see ``smtp_pool``
 AUTH                         454 throttled; 5xx misconfigured, 4xx unavailable
 SIZE, SMTPUTF8               unsuitable, before MAIL
 MAIL                         454 throttled; 5xx unsuitable, 4xx deferred
@@ -30,15 +30,16 @@ authentication, the sender or a policy. How words are read is in ``smtp_replies`
 Assumes: ``mime`` writes CRLF line ends and no Bcc.
 
 Promises: the envelope holds exactly the recipients asked for; a connection from an earlier e-mail
-that is dead or closed by the server (421) before MAIL is answered is replaced once.
+that is dead or closed by the server (421) before MAIL is answered is replaced. Accepted is only
+what was answered with 2xx after the final dot, by a server that had said nothing ahead of it.
 """
 
 from __future__ import annotations
 
 import re
 import smtplib
-import ssl
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -47,12 +48,13 @@ from mailqueue.config import VendorConfig
 from mailqueue.headers import Address
 from mailqueue.message import Email, mime
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors import base, failures, smtp_replies
+from mailqueue.vendors import base, failures, smtp_pool, smtp_replies
 from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.deadline import Call, DeadlinePassed
 from mailqueue.vendors.smtp_connection import Connection, Failed
 from mailqueue.vendors.smtp_replies import CLOSING, Step
 
+EARLY_SECONDS = 1.0
 _OF_THE_EMAIL = {Outcome.REJECTED, Outcome.UNSUITABLE, Outcome.DEFERRED}
 _HOPE = (
     Outcome.MISCONFIGURED,
@@ -62,10 +64,6 @@ _HOPE = (
     Outcome.REJECTED,
 )
 _LINE_START_DOT = re.compile(rb"^\.", re.MULTILINE)
-
-
-class _Stale(Exception):
-    """A connection from an earlier e-mail is over; nothing of this one was sent."""
 
 
 @dataclass(slots=True, repr=False)
@@ -95,27 +93,29 @@ class _Envelope:
 
 
 class Smtp(Vendor):
-    """Own keys: ``host``, ``port``, ``username``, ``password``, ``tls``."""
+    """Own keys: ``host``, ``port``, ``username``, ``password``, ``tls``, ``helo``,
+    ``client_cert``, ``client_key``, ``connections``.
+    """
 
     def __init__(self, config: VendorConfig, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(config)
-        self.tls = ssl.create_default_context()
         self.clock = clock
+        self._pool = smtp_pool.pool(config)
+        self.tls = self._pool.tls
+        self._secrets = _secrets(config)
         self._connection: Connection | None = None
-        self._used_at = 0.0
+        self._in_pool = False
 
     def send(self, email: Email, attempt: Attempt) -> SendResult:
         """One SMTP transaction."""
         result = base.refuse_injection(email, attempt) or self._send(email, attempt)
-        login = (self.config.keys.get("username"), self.config.keys.get("password"))
-        return base.discreet(result, email, tuple(filter(None, login)))
+        return base.discreet(result, email, self._secrets)
 
     def close(self) -> None:
-        """Say goodbye, if the server still listens."""
-        if self._connection is not None:
-            with suppress(OSError, smtplib.SMTPException):
-                self._connection.quit()
-        self._drop()
+        """Leave the connections to the other threads; the last one says goodbye."""
+        if self._in_pool:
+            self._in_pool = False
+            self._pool.leave()
 
     def _send(self, email: Email, attempt: Attempt) -> SendResult:
         began = time.monotonic()
@@ -126,14 +126,15 @@ class Smtp(Vendor):
         late = base.late(attempt, began)
         with Call(attempt.deadline) as call:
             try:
-                return self._transaction(envelope, call)
+                result = self._transaction(envelope, call)
             except Failed as step:
-                self._recover(step.result)
-                return step.result
-            except (OSError, smtplib.SMTPException, ValueError) as error:
-                self._drop()
+                result = self._judged(step.result)
+            except smtp_pool.TROUBLE as error:
                 result = failures.result(failures.code(error, call), call.written)
-                return replace(result, ours=late and result.code == failures.DEADLINE)
+                result = replace(result, ours=late and result.code == failures.DEADLINE)
+            finally:
+                self._drop()
+        return result
 
     def _envelope(self, email: Email, attempt: Attempt) -> _Envelope:
         sender = self.sender(email)
@@ -155,48 +156,35 @@ class Smtp(Vendor):
         return _Envelope(attempt.message_id, sender.ascii, mailboxes, message, unicode)
 
     def _transaction(self, envelope: _Envelope, call: Call) -> SendResult:
-        try:
-            connection = self._begin(envelope, call)
-        except _Stale:
-            self._drop()
-            connection = self._begin(envelope, call)
+        connection = self._begin(envelope, call)
         self._rcpt(connection, envelope)
         result = self._data(connection, envelope, call)
-        self._used_at = self.clock()
+        self._keep()
         return result
 
     def _begin(self, envelope: _Envelope, call: Call) -> Connection:
         """A connection on which MAIL was accepted."""
-        connection = self._ready(call)
-        options = _mail_options(connection, envelope)
-        try:
-            code, reply = connection.mail(envelope.sender, options)
-        except smtplib.SMTPServerDisconnected:
-            if connection.fresh or call.expired:
-                raise
-            raise _Stale from None
-        if code == CLOSING and not connection.fresh:
-            raise _Stale
-        if code != 250:
-            raise Failed(smtp_replies.result(Step.SENDER, code, reply))
-        return connection
+        while True:
+            connection = self._taken(call)
+            options = _mail_options(connection, envelope)
+            try:
+                code, reply = connection.mail(envelope.sender, options)
+            except smtplib.SMTPServerDisconnected:
+                if connection.fresh or call.expired:
+                    raise
+                code = CLOSING
+            if code == 250:
+                return connection
+            if code != CLOSING or connection.fresh:
+                raise Failed(smtp_replies.result(Step.SENDER, code, reply))
+            self._drop()  # over since an earlier e-mail; nothing of this one was sent
 
-    def _ready(self, call: Call) -> Connection:
-        """The open connection while it can be trusted, else a new one."""
-        if self.clock() - self._used_at > base.IDLE_SECONDS:
-            self._drop()
-        if self._connection is not None and self._connection.sock is not None:
-            self._connection.take_over(self._connection.sock, call)
-            return self._connection
-        connection = Connection(self.config, self.tls, call)
-        try:
-            connection.prepare()
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
-        self._used_at = self.clock()
-        return connection
+    def _taken(self, call: Call) -> Connection:
+        if not self._in_pool:
+            self._in_pool = True
+            self._pool.join()
+        self._connection = self._pool.take(call, self.clock())
+        return self._connection
 
     def _rcpt(self, connection: Connection, envelope: _Envelope) -> None:
         """Name the recipients; goes on if the server took any of them."""
@@ -218,8 +206,7 @@ class Smtp(Vendor):
             if 200 <= code < 300:
                 return _accepted(reply, envelope)
             if not 400 <= code < 600:
-                self._drop()
-                return failures.result(failures.BAD_ANSWER, call.written)
+                raise Failed(failures.result(failures.BAD_ANSWER, call.written))
         alone = len(envelope.recipients) == 1
         result = smtp_replies.result(Step.MESSAGE, code, reply, alone=alone)
         if result.outcome is Outcome.DEFERRED:
@@ -228,21 +215,37 @@ class Smtp(Vendor):
             result = replace(result, refused=tuple(envelope.recipients.values()))
         raise Failed(result)
 
-    def _recover(self, result: SendResult) -> None:
-        """Make the connection fit for the next e-mail, or give it up."""
-        code = -1
-        if self._connection is not None and result.outcome in _OF_THE_EMAIL:
-            with suppress(OSError, smtplib.SMTPException):
-                code, _ = self._connection.rset()
-        if code == 250:
-            self._used_at = self.clock()
-        else:
-            self._drop()
+    def _judged(self, result: SendResult) -> SendResult:
+        """Make the connection fit for the next e-mail, or give it up; a crowd is our own doing."""
+        if self._connection is None:
+            return result
+        if result.outcome is Outcome.THROTTLED and smtp_replies.crowded(result.detail):
+            return replace(result, ours=self._pool.crowded())
+        if result.outcome in _OF_THE_EMAIL:
+            with suppress(OSError, smtplib.SMTPException, Failed):
+                if self._connection.rset()[0] == 250:
+                    self._keep()
+        return result
+
+    def _keep(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.give(connection, self.clock())
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            self._pool.lost(connection)
+
+
+def _secrets(config: VendorConfig) -> tuple[str, ...]:
+    """What must not be told, as it is and as it goes over the wire; what holds another first."""
+    user, password = config.keys.get("username"), config.keys.get("password")
+    if not user or not password:
+        return ()
+    plain = (f"\0{user}\0{password}", user, password)
+    packed = (b64encode(secret.encode()).decode() for secret in plain)
+    return tuple(sorted((*plain, *packed), key=len, reverse=True))
 
 
 def _mailbox(address: str) -> str:
@@ -268,12 +271,32 @@ def _transfer(connection: Connection, message: bytes, call: Call) -> tuple[int, 
     sock = connection.sock
     if sock is None or call.expired:
         raise DeadlinePassed(failures.DEADLINE)
+    if connection.unread:  # it would be taken for the answer to the message
+        connection.close()
+        return smtp_replies.NO_REPLY, b""
     sock.settimeout(call.remaining)  # counts for the whole of it
     end = b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n"
-    connection.send(_LINE_START_DOT.sub(b"..", message) + end)
+    try:
+        sock.sendall(_LINE_START_DOT.sub(b"..", message) + end)
+    except OSError as error:
+        answer = _early_answer(connection, call)
+        if answer is None:
+            raise smtplib.SMTPServerDisconnected("lost") from error
+        return answer
     call.written = True  # had the write failed, the final dot would not have gone out
     connection.limit(sock, call)
     return connection.getreply()
+
+
+def _early_answer(connection: Connection, call: Call) -> tuple[int, bytes] | None:
+    """The refusal of a server that did not read the message to its end."""
+    if connection.sock is not None and not call.expired:
+        connection.sock.settimeout(EARLY_SECONDS)
+        with suppress(smtplib.SMTPException):
+            code, reply = connection.getreply()
+            connection.close()
+            return (code, reply) if 400 <= code < 600 else None
+    return None
 
 
 def _accepted(reply: bytes, envelope: _Envelope) -> SendResult:

@@ -33,3 +33,31 @@ def check(config: VendorConfig) -> None:
     except OSError:
         problem = "cannot be read as a file of PEM certificates"
         raise ConfigError([f"vendors.{config.name}.ca_file: {problem}"]) from None
+
+
+def own_context(config: VendorConfig) -> ssl.SSLContext:
+    """TLS for one vendor alone, which shows the server the vendor's ``client_cert``, if it has one.
+
+    Raises ConfigError, which names the key, for files that cannot be used.
+    """
+    check(config)
+    made = ssl.create_default_context(cafile=config.ca_file)
+    key = "client_cert"
+    try:
+        if config.keys.get("client_cert") is not None:
+            # With a password, though there is none: else it would be asked for at the terminal.
+            made.load_cert_chain(config.keys[key], config.keys["client_key"], "")
+    except OSError:
+        if _is_readable(config.keys[key]):
+            key = "client_key" if config.keys["client_key"] is not None else key
+        problem = "cannot be read as a PEM certificate and its key, without a password"
+        raise ConfigError([f"vendors.{config.name}.{key}: {problem}"]) from None
+    return made
+
+
+def _is_readable(path: str) -> bool:
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError:
+        return False
+    return True

@@ -207,7 +207,7 @@ def test_starttls_is_used_and_verified(
     server = serve(tls=certificate, login=("ann", PASSWORD))
     login = {"tls": "starttls", "login": ("ann", PASSWORD)}
     assert trust(make(server.port, **login)).send(plain, attempt()).outcome is Outcome.ACCEPTED
-    result = make(server.port, **login).send(plain, attempt())
+    result = make(server.port, name="second", **login).send(plain, attempt())
     assert result == SendResult(outcome=Outcome.UNAVAILABLE, code="tls", answered=False)
     assert len(server.letters) == 1
 
@@ -223,7 +223,7 @@ def test_implicit_tls_is_used_and_verified(
     server = serve(tls=certificate, implicit=True)
     vendor = trust(make(server.port, "implicit"))
     assert vendor.send(plain, attempt()).outcome is Outcome.ACCEPTED
-    result = make(server.port, "implicit").send(plain, attempt())
+    result = make(server.port, "implicit", name="second").send(plain, attempt())
     assert result == SendResult(outcome=Outcome.UNAVAILABLE, code="tls", answered=False)
 
 
@@ -303,15 +303,12 @@ def test_what_a_refused_login_means(
     assert (result.outcome, result.code) == (outcome, f"smtp-{reply[:3].decode()}")
 
 
-@pytest.mark.parametrize(
-    "offer,password",
-    [(b"250 me\r\n", PASSWORD), (b"250 AUTH NTLM\r\n", PASSWORD), (b"250 AUTH PLAIN\r\n", "ü")],
-)
+@pytest.mark.parametrize("offer", [b"250 me\r\n", b"250 AUTH NTLM\r\n"])
 def test_a_login_that_cannot_even_be_tried_is_misconfigured(
-    offer: bytes, password: str, say: Say, make: Make, attempt: Attempts, plain: Email
+    offer: bytes, say: Say, make: Make, attempt: Attempts, plain: Email
 ) -> None:
     server = say(polite_but(EHLO=b"250-me\r\n" + offer))
-    result = make(server.port, login=("ann", password)).send(plain, attempt())
+    result = make(server.port, login=("ann", PASSWORD)).send(plain, attempt())
     assert (result.outcome, result.code) == (Outcome.MISCONFIGURED, "smtp-auth")
 
 
@@ -617,8 +614,8 @@ def test_a_connection_that_was_closed_meanwhile_is_replaced(
     server = say(polite)
     vendor = make(server.port)
     vendor.send(plain, attempt())
-    assert vendor._connection is not None
-    vendor._connection.close()
+    (idle,) = vendor._pool._idle
+    idle.close()
     assert vendor.send(plain, attempt()).outcome is Outcome.ACCEPTED
     assert server.connections == 2
 

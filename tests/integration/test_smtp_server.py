@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_a_server_with_a_certificate_of_unknown_origin_gets_nothing(
     postfix: Postfix, vendor: Smtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
-    result = Smtp(vendor.config).send(email(), attempt())
+    result = Smtp(replace(vendor.config, name="another")).send(email(), attempt())
     assert (result.outcome, result.code, result.answered) == (Outcome.UNAVAILABLE, "tls", False)
 
 
@@ -183,3 +184,16 @@ def test_who_is_greylisted_gets_it_later_and_nobody_gets_it_twice(
     assert stage.status(ids[0]).refused == ("gone@example.net",)
     shown = {mail["Message-ID"]: str(mail["To"]) for _, mail in postfix.mails()}
     assert shown[stage.document(ids[0])["message_id"]] == ", ".join(map(str, several.to))
+
+
+def test_a_server_with_room_for_ten_connections_gets_all_emails_of_more_senders(
+    stage: Stage,
+) -> None:
+    server = stage.smtp("smtp", room=10)
+    stage.settings["consumer"] = {**stage.settings.get("consumer", {}), "concurrency": 24}
+    ids = stage.send(120)
+    with consuming(stage):
+        stage.until(sent=120)
+    assert len(server.letters) == 120
+    assert stage.health("smtp").get("unavailable_until") is None
+    assert all(stage.document(id_)["counted"] <= 1 for id_ in ids)

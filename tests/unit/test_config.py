@@ -345,8 +345,8 @@ def test_absent_own_keys_have_their_default() -> None:
         "host": "mail.example.com",
         "port": 587,
         "tls": "starttls",
-        "username": None,
-        "password": None,
+        **dict.fromkeys(("username", "password", "helo", "client_cert", "client_key")),
+        "connections": None,
     }
 
 

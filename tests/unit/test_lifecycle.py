@@ -151,6 +151,17 @@ def test_no_outage_however_often_it_comes_back_uses_up_an_email(
         assert (decision.status, decision.counted) == (Status.QUEUED, 24)
 
 
+def test_a_vendor_without_room_for_now_is_not_to_blame_and_nothing_is_counted() -> None:
+    record = replace(AT_A, counted=24, round=Round(n=3, tried=("c",)))
+    passed = after(Outcome.THROTTLED, record, ours=True)
+    waits = after(Outcome.THROTTLED, record, others=B_CLOSED, ours=True)
+    for decision in (passed, waits):
+        assert (decision.status, decision.vendor_closing) == (Status.QUEUED, None)
+        assert (decision.counted, decision.round.n) == (24, 3)
+    assert (passed.delay, passed.round.tried) == (0.0, ("c", "a"))
+    assert (waits.delay, waits.round.tried) == (1.0, ("c",))
+
+
 def test_attempts_time_and_expiry_end_it_with_their_reasons() -> None:
     assert after(Outcome.DEFERRED, replace(AT_A, counted=24)).reason == Reason.EXHAUSTED
     assert after(Outcome.THROTTLED, replace(AT_A, age=259_200.0)).reason == Reason.GAVE_UP

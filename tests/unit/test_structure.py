@@ -27,7 +27,8 @@ health
 replies tube announcer
 vendors.capacity vendors.limits vendors.labels vendors.base vendors.answers vendors
 vendors.trust vendors.deadline vendors.failures vendors.transport vendors.http
-vendors.smtp_replies vendors.smtp_connection vendors.aws vendors.aws_endpoints vendors.aws_role *
+vendors.smtp_replies vendors.smtp_connection vendors.smtp_pool
+vendors.aws vendors.aws_endpoints vendors.aws_role *
 status intake gathering producer
 meter routing senders triage taker worker
 sweeper
