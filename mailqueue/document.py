@@ -153,11 +153,13 @@ class Stored:
         return _natural(self.document["lease"]["token"])
 
     @property
-    @_reading
-    def date(self) -> datetime:
-        """The e-mail's Date, the same in every attempt: when it was made, or was to be sent."""
-        made: datetime = self.document["created_at"]
-        return max(made, self.document.get("send_at") or made)
+    def date(self) -> datetime | None:
+        """The e-mail's Date, the same in every attempt: when it was made, or was to be sent.
+
+        None where that cannot be read.
+        """
+        moments = (self.document.get("created_at"), self.document.get("send_at"))
+        return max((m for m in moments if isinstance(m, datetime)), default=None)
 
     @property
     def priority(self) -> int:
