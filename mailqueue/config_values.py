@@ -104,7 +104,7 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     address = _ip(host)
     return host.lower() == "localhost" if address is None else address.is_loopback
 
@@ -136,7 +136,7 @@ def base_url(url: str) -> str | None:
     name, _ = host_and_port(authority)
     if scheme not in {"http", "https"} or not name:
         return "must be https://host[:port], without a path or anything more"
-    if scheme == "http" and not _is_loopback(name):
+    if scheme == "http" and not is_loopback(name):
         return "must be https: plain http is for loopback hosts only"
     return None
 
@@ -221,7 +221,7 @@ def _smtp(keys: Mapping[str, Any]) -> tuple[str, str] | None:
     if (keys["username"] is None) != (keys["password"] is None):
         return "password", "username and password belong together"
     exposed = keys["tls"] == "none" and keys["password"] is not None
-    if exposed and keys["host"] and not _is_loopback(keys["host"]):
+    if exposed and keys["host"] and not is_loopback(keys["host"]):
         return "tls", "a password is sent without TLS to a loopback host only"
     if keys["client_key"] is not None and keys["client_cert"] is None:
         return "client_key", "goes with client_cert"

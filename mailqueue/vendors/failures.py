@@ -10,16 +10,17 @@ standard library's exceptions, further down the chain, are looked at.
 ``connect_timeout``   no connection in time
 ``connect_failed``    no connection for another reason (no route, reset)
 ``tls``               no verified TLS connection
+``proxy``             no way through the proxy; ``proxy-407`` with what it answered
 ``invalid_request``   what the configuration says cannot be put on the wire
 ``read_timeout``      no answer in time
 ``connection_lost``   closed or reset before the answer was complete
 ``bad_answer``        the answer is not of the protocol, or far too long
+``early_answer``      a yes, but it came before the e-mail was through: it proves nothing
 ====================  =========================================================================
 """
 
 from __future__ import annotations
 
-import http.client
 import smtplib
 import socket
 import ssl
@@ -27,6 +28,7 @@ from collections.abc import Iterator
 
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.deadline import Call, DeadlinePassed
+from mailqueue.vendors.proxy import ProxyRefused
 
 DEADLINE = "deadline"
 DNS = "dns"
@@ -38,6 +40,7 @@ INVALID_REQUEST = "invalid_request"
 READ_TIMEOUT = "read_timeout"
 CONNECTION_LOST = "connection_lost"
 BAD_ANSWER = "bad_answer"
+EARLY_ANSWER = "early_answer"
 
 _Table = tuple[tuple[tuple[type[BaseException], ...], str], ...]
 
@@ -52,7 +55,7 @@ _CONNECTING: _Table = (
 )
 _ANSWERING: _Table = (
     ((TimeoutError,), READ_TIMEOUT),
-    ((ConnectionError, ssl.SSLError, http.client.IncompleteRead), CONNECTION_LOST),
+    ((ConnectionError, ssl.SSLError), CONNECTION_LOST),
     ((smtplib.SMTPServerDisconnected,), CONNECTION_LOST),
 )
 
@@ -61,6 +64,8 @@ def code(error: BaseException, call: Call) -> str:
     """The word for this exception, out of the table above."""
     if call.expired:
         return DEADLINE
+    if isinstance(error, ProxyRefused):
+        return error.code
     chain = tuple(_causes(error))
     talking = call.written or any(isinstance(e, smtplib.SMTPServerDisconnected) for e in chain)
     table, other = (_ANSWERING, BAD_ANSWER) if talking else (_CONNECTING, CONNECT_FAILED)
@@ -70,12 +75,15 @@ def code(error: BaseException, call: Call) -> str:
     return other
 
 
-def result(code: str, written: bool) -> SendResult:
-    """No complete answer came: surely not sent if nothing was ``written``, else unknown."""
+def result(code: str, written: bool, *, ours: bool = False) -> SendResult:
+    """No complete answer came: surely not sent if nothing was ``written``, else unknown.
+
+    ``ours``: the vendor is not to blame.
+    """
     outcome = Outcome.UNKNOWN if written else Outcome.UNAVAILABLE
     if code == INVALID_REQUEST:
         outcome = Outcome.MISCONFIGURED
-    return SendResult(outcome=outcome, code=code, answered=False)
+    return SendResult(outcome=outcome, code=code, answered=False, ours=ours)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -17,7 +17,9 @@ answer                                outcome
 408, 502, 504, 520, 524               unknown (a gateway gave up, its backend may not have)
 500, 503, other 5xx                   unavailable
 no status, nothing written            unavailable
-no status after the first byte        unknown
+no status after the first byte        unknown; the vendor is not blamed where a connection
+                                      was lost that had been kept (``idle``)
+2xx before the e-mail was through     unknown; another status then counts as ever
 ====================================  ===============================================
 
 Promises: the e-mail is posted at most once per ``send``; the same e-mail and attempt make the same
@@ -39,10 +41,12 @@ from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from mailqueue.config import VendorConfig
+from mailqueue.errors import ConfigError
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import base, failures, trust
 from mailqueue.vendors.base import Attempt, Vendor
+from mailqueue.vendors.proxy import proxy_for
 from mailqueue.vendors.transport import Lost, RawAnswer, Request, Transport
 
 __all__ = ["Answer", "HttpVendor", "Request", "json_request"]
@@ -117,7 +121,11 @@ class HttpVendor(Vendor):
     def __init__(self, config: VendorConfig) -> None:
         super().__init__(config)
         trust.check(config)
-        self.transport = Transport(config.base_url or self.default_base_url)
+        url = config.base_url or self.default_base_url
+        try:
+            self.transport = Transport(url, proxy=proxy_for(url))
+        except ValueError as problem:
+            raise ConfigError([f"vendors.{config.name}: {problem}"]) from None
         self.transport.verify = config.ca_file or True
         self.secrets = tuple(v for v in config.keys.values() if isinstance(v, str))
 
@@ -155,11 +163,15 @@ class HttpVendor(Vendor):
         try:
             raw = self.transport.post(request, attempt.deadline, self.config.timeout)
         except Lost as lost:
-            result = failures.result(lost.code, lost.written)
-            return replace(result, ours=late and lost.code == failures.DEADLINE)
+            ours = lost.idled or (late and lost.code == failures.DEADLINE)
+            return failures.result(lost.code, lost.written, ours=ours)
         result = self.parse(Answer(raw), email)
-        if raw.cut and result.outcome is Outcome.UNKNOWN:
-            return replace(result, code=raw.cut, answered=False)
+        if raw.early and (raw.status < 300 or result.outcome is Outcome.ACCEPTED):
+            return failures.result(failures.EARLY_ANSWER, written=True)
+        if result.outcome is Outcome.UNKNOWN:
+            self.close()  # what was not understood may be followed by more of it
+            if raw.cut:
+                return replace(result, code=raw.cut, answered=False)
         return result
 
     def ask(

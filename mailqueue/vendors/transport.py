@@ -1,41 +1,39 @@
 """How a request gets to a vendor and an answer back: one kept connection under a total deadline.
 
-Decides: the settings of the HTTP client, and what a failure of it means. The connection is the one
-that requests is built on (urllib3's: it opens the socket and verifies the certificate against
-requests' bundle); the standard library's http.client, which it derives from, speaks on it. The
-layers above (sessions, redirects, cookies, netrc, proxies, pools, retries) have no part in this:
-they would be refused, and cost two thirds of the time of a call.
+Decides: when a connection is used again, and what a failure means. Requests are written and answers
+read here (``response``), since everything hangs on which bytes belong to which e-mail; of requests
+the bundle of authorities and the reading of proxy variables are used. No redirects, cookies, netrc
+or retries: they would be refused.
 
 Assumes: one ``Transport`` belongs to one thread; the URL's host is always the same.
 
 Promises: what failed is told by a fact, whether a byte of the request was handed to the socket, and
-not by guessing from exception types; the body read is bounded; a connection that idled too long is
-not used again (its first request would be lost, and nobody could say whether it was sent), nor one
-that the server has closed.
+not by guessing from exception types. What is read is bounded. A connection is used again only after
+an answer that was read to the end it told itself, with nothing behind it; not after it idled too
+long (``idle``), nor when the server has closed it or said anything since: an answer to one e-mail
+is never taken for that to the next.
 """
 
 from __future__ import annotations
 
-import http.client
-import socket
+import re
 import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
-import urllib3.exceptions as trouble
-from requests.structures import CaseInsensitiveDict
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from mailqueue.vendors import failures, trust
-from mailqueue.vendors.base import CONNECT_SECONDS, IDLE_SECONDS
+from mailqueue.vendors import connection, failures, idle
+from mailqueue.vendors.connection import Connection
 from mailqueue.vendors.deadline import Call
+from mailqueue.vendors.proxy import Proxy
+from mailqueue.vendors.response import MAX_BODY, BadAnswer, Response
 
-MAX_BODY = 1024 * 1024
-_TROUBLE = (trouble.HTTPError, http.client.HTTPException, OSError, ValueError)
+_TROUBLE = (OSError, BadAnswer, ValueError)
+_ILLEGAL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -49,21 +47,29 @@ class Request:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RawAnswer:
-    """Status, headers and body. ``cut`` is the code of what ended the body too early, or ""."""
+    """Status, headers and body. ``cut`` is the code of what ended the body too early, or "".
+
+    ``early``: it came before the request was through, so it can only be a refusal.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
     cut: str = ""
+    early: bool = False
 
 
 class Lost(Exception):
-    """No status came. ``written`` False: the request was surely not sent."""
+    """No status came. ``written`` False: the request was surely not sent.
 
-    def __init__(self, code: str, *, written: bool) -> None:
+    ``idled``: the connection was kept, and lost before any byte of an answer: nobody's fault.
+    """
+
+    def __init__(self, code: str, *, written: bool, idled: bool = False) -> None:
         super().__init__(code)
         self.code = code
         self.written = written
+        self.idled = idled
 
 
 class Transport:
@@ -72,19 +78,25 @@ class Transport:
     ``written``: a byte of the last request was handed to the socket.
     """
 
-    def __init__(self, base_url: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        clock: Callable[[], float] = time.monotonic,
+        proxy: Proxy | None = None,
+    ) -> None:
         self.verify: bool | str = True
         self.clock = clock
         self.written = False
+        self._proxy = proxy
         self._url = urlsplit(base_url.rstrip("/"))
-        self._connection: _Plain | _Tls | None = None
-        self._used_at = clock()
+        self._idle = idle.limit_of(self._url.netloc)
+        self._kept: Connection | None = None
 
     def close(self) -> None:
         """Close the connection; the next request opens a new one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     def post(self, request: Request, deadline: float, timeout: float) -> RawAnswer:
         """Send the request once and read the answer. Raises Lost when no status came."""
@@ -95,57 +107,76 @@ class Transport:
         return self._call("GET", request, deadline, timeout)
 
     def _call(self, method: str, request: Request, deadline: float, timeout: float) -> RawAnswer:
+        used: Connection | None = None
         with Call(deadline) as call:
             try:
-                connection = self._open(call, timeout)
-                body = None if method == "GET" else request.body
-                connection.holds_head = bool(body)
-                connection.request(method, self._url.path + request.path, body, request.headers)
-                answer = self._answer(connection.getresponse(), call)
+                octets = self._octets(method, request)
+                used = self._open(call)
+                return self._exchange(used, octets, call, timeout)
             except _TROUBLE as error:
-                self.close()
-                raise Lost(failures.code(error, call), written=call.written) from None
+                code = failures.code(error, call)
+                idled = used is not None and self._idled(used, code)
+                raise Lost(code, written=call.written, idled=idled) from None
             finally:
                 self.written = call.written
-        self._used_at = self.clock()
+                if used is not None and used is not self._kept:
+                    used.close()
+
+    def _octets(self, method: str, request: Request) -> bytes:
+        """The request as it goes out. Raises ValueError for what cannot be put on the wire."""
+        target, body = self._url.path + request.path, b"" if method == "GET" else request.body
+        lines = [f"{method} {target} HTTP/1.1"]
+        if not any(name.lower() == "host" for name in request.headers):
+            lines.append(f"Host: {self._url.netloc}")
+        if method != "GET":
+            lines.append(f"Content-Length: {len(body)}")
+        lines += [f"{name}: {value}" for name, value in request.headers.items()]
+        named = all(map(_NAME.fullmatch, request.headers))
+        if not named or " " in target or not target.isascii() or _ILLEGAL.search("".join(lines)):
+            raise ValueError("not to be put on the wire")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+    def _open(self, call: Call) -> Connection:
+        """The kept connection if it is still good, else a new one. It is kept no longer."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            limit = min(self._idle.seconds(self.clock()), kept.lasts)
+            if self.clock() - kept.used_at <= limit and kept.quiet():
+                return kept
+            kept.close()
+        authorities = DEFAULT_CA_BUNDLE_PATH if self.verify is True else str(self.verify)
+        return connection.dial(self._url, authorities, self._proxy, call)
+
+    def _exchange(self, used: Connection, octets: bytes, call: Call, timeout: float) -> RawAnswer:
+        response, limit = Response(used.incoming), min(timeout, call.remaining)
+        used.incoming.began = False
+        call.writing(used.sock)
+        early = not used.write(octets, response, limit)
+        used.limit(limit)
+        answer = self._answer(response, call, early=early)
+        if response.clean and not (answer.cut or early):
+            used.used_at = self.clock()
+            used.lasts = idle.promised(response.final().tokens("keep-alive"))
+            self._kept = used
         return answer
 
-    def _open(self, call: Call, timeout: float) -> _Plain | _Tls:
-        """The kept connection if it is still good, else a new one that will connect."""
-        kept = self._connection
-        if self.clock() - self._used_at > IDLE_SECONDS or (kept and not kept.is_connected):
-            self.close()
-        if self._connection is None:
-            self._connection = self._new()
-        self._connection.call = call
-        self._connection.read_timeout = timeout
-        return self._connection
-
-    def _new(self) -> _Plain | _Tls:
-        host, port = self._url.hostname or "", self._url.port
-        if self._url.scheme == "http":
-            return _Plain(host, port)
-        file = DEFAULT_CA_BUNDLE_PATH if self.verify is True else str(self.verify)
-        return _Tls(host, port, ssl_context=trust.context(file))
-
-    def _answer(self, response: http.client.HTTPResponse, call: Call) -> RawAnswer:
+    def _answer(self, response: Response, call: Call, *, early: bool) -> RawAnswer:
         """Status, headers, and the body as far as it came: from here on nothing is an error."""
-        headers = CaseInsensitiveDict(response.getheaders())
-        body, cut = b"", ""
+        head, cut = response.final(), ""
         try:
-            body = response.read(MAX_BODY + 1)
-            if len(body) > MAX_BODY:
-                cut = failures.BAD_ANSWER
-            elif response.length:  # more was announced
-                cut = failures.CONNECTION_LOST
+            response.read()
         except _TROUBLE as error:
             cut = failures.code(error, call)
         if call.was_shut:  # then also what looks like a proper end was ours
             cut = failures.DEADLINE
-        if cut:
-            response.close()
-            self.close()
-        return RawAnswer(response.status, headers, _plain(body[:MAX_BODY], headers), cut)
+        headers = head.headers
+        return RawAnswer(head.status, headers, _plain(bytes(response.body), headers), cut, early)
+
+    def _idled(self, used: Connection, code: str) -> bool:
+        """Whether this loss is that of a connection that idled, which the server was closing."""
+        if code != failures.CONNECTION_LOST or not used.used_at or used.incoming.began:
+            return False
+        return self._idle.lost(used.used_at, self.clock())
 
 
 def _plain(body: bytes, headers: Mapping[str, str]) -> bytes:
@@ -156,52 +187,3 @@ def _plain(body: bytes, headers: Mapping[str, str]) -> bytes:
         return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MAX_BODY)
     except zlib.error:
         return body
-
-
-class _Watched(http.client.HTTPConnection):
-    """Mixed into urllib3's connections: shows the call its socket, and when a byte goes out.
-
-    Head and body go out together, and a socket's time-out is set only where it changes: whatever
-    may block lets another thread have the interpreter, and it takes a while to get it back.
-    """
-
-    call: Call
-    read_timeout: float
-    holds_head = False
-    _head = b""
-
-    # As http.client has them, without what urllib3 adds for its pools.
-    request = http.client.HTTPConnection.request
-    putrequest = http.client.HTTPConnection.putrequest
-    putheader = http.client.HTTPConnection.putheader
-    getresponse = http.client.HTTPConnection.getresponse
-
-    def connect(self) -> None:
-        self.timeout = min(CONNECT_SECONDS, self.call.remaining)
-        super().connect()
-
-    def _new_conn(self) -> socket.socket:
-        sock: socket.socket = super()._new_conn()  # type: ignore[misc]  # of the connection class
-        self.call.attach(sock)  # before the TLS handshake, which can drip too
-        return sock
-
-    def send(self, data: Any) -> None:
-        if self.holds_head:
-            self.holds_head, self._head = False, data
-            return
-        if self.sock is None:
-            self.connect()
-        limit = min(self.read_timeout, self.call.remaining)
-        if self.sock.gettimeout() != limit:
-            self.sock.settimeout(limit)
-        data, self._head = self._head + data, b""
-        self.call.writing(self.sock)
-        super().send(data)
-
-
-class _Plain(_Watched, HTTPConnection):  # type: ignore[misc]  # request() is http.client's
-    pass
-
-
-class _Tls(_Watched, HTTPSConnection):  # type: ignore[misc]  # the same
-    pass

@@ -16,13 +16,16 @@ from mailqueue.errors import ConfigError
 
 
 @lru_cache(maxsize=32)
-def context(file: str | None) -> ssl.SSLContext:
+def context(file: str | None, protocol: str | None = None) -> ssl.SSLContext:
     """TLS that trusts the authorities in this file of PEM certificates, None: the system's.
 
-    Read once: it takes 20 ms, which each new connection would pay. Raises OSError (ssl.SSLError is
-    one) when the file has none.
+    ``protocol`` is the one to be agreed on (ALPN). Read once: it takes 20 ms, which each new
+    connection would pay. Raises OSError (ssl.SSLError is one) when the file has none.
     """
-    return ssl.create_default_context(cafile=file)
+    made = ssl.create_default_context(cafile=file)
+    if protocol is not None:
+        made.set_alpn_protocols([protocol])
+    return made
 
 
 def check(config: VendorConfig) -> None:

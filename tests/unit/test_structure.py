@@ -26,7 +26,8 @@ outage document transitions interventions mongo_uri mongo store
 health
 replies tube announcer
 vendors.capacity vendors.limits vendors.labels vendors.base vendors.answers vendors
-vendors.trust vendors.deadline vendors.failures vendors.transport vendors.http
+vendors.trust vendors.deadline vendors.response vendors.proxy vendors.failures
+vendors.idle vendors.connection vendors.transport vendors.http
 vendors.smtp_replies vendors.smtp_connection vendors.smtp_pool
 vendors.aws vendors.aws_endpoints vendors.aws_role *
 status intake gathering producer

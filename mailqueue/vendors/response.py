@@ -1,0 +1,226 @@
+"""One HTTP answer off the wire, read strictly and within bounds.
+
+Decides: what is an answer, where it ends, and whether the connection may carry another one. The
+standard library's client is lenient where that matters here: it takes a 102 for the answer, the
+end of the connection for the end of the headers, and of two lengths the first; what is left over
+then is the "answer" to the next e-mail.
+
+Assumes: ``receive`` gives bytes as ``socket.recv`` does, and ``b""`` at the connection's end.
+
+Promises: what is not HTTP raises BadAnswer, an end that comes too early ConnectionError, and
+nothing else is raised but what ``receive`` raises. All lines together (of interim answers, headers,
+chunk sizes, trailers) have at most 64 KiB, a body 1 MiB; the work is linear in what came.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from requests.structures import CaseInsensitiveDict
+
+MAX_LINES = 64 * 1024
+MAX_BODY = 1024 * 1024
+MAX_VALUE = 4096  # what is longer says nothing to anybody
+
+_AT_ONCE = 64 * 1024
+_STATUS = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: .*)?", re.DOTALL)
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+_FOLDED = re.compile(rb"[ \t]+([^\x00-\x08\x0a-\x1f\x7f]*)")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?", re.DOTALL)
+_LENGTH = re.compile(r"[0-9]{1,15}")
+_NO_BODY = {204, 205, 304}
+
+
+class BadAnswer(Exception):
+    """What came is not HTTP, or far too much."""
+
+
+class Incoming:
+    """What a connection brings. ``began``: anything came since this was last set to False."""
+
+    def __init__(self, receive: Callable[[int], bytes]) -> None:
+        self._receive = receive
+        self._held = bytearray()
+        self.began = False
+
+    def __bool__(self) -> bool:
+        """True if something was received and not taken."""
+        return bool(self._held)
+
+    def fill(self) -> bool:
+        """Receive some more; False at the connection's end."""
+        octets = self._receive(_AT_ONCE)
+        self._held += octets
+        self.began = self.began or bool(octets)
+        return bool(octets)
+
+    def line(self, most: int) -> bytes:
+        """The next line with its end, if that came before the connection's."""
+        seen = 0
+        while (at := self._held.find(b"\n", seen)) < 0:
+            seen = len(self._held)
+            if seen > most or not self.fill():
+                at = seen - 1
+                break
+        if at >= most:
+            raise BadAnswer("too many lines")
+        return self._taken(at + 1)
+
+    def take(self, most: int) -> bytes:
+        """So many bytes, fewer at the connection's end."""
+        while len(self._held) < most and self.fill():
+            pass
+        return self._taken(most)
+
+    def _taken(self, number: int) -> bytes:
+        taken = bytes(self._held[:number])
+        del self._held[:number]
+        return taken
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Head:
+    """Status and headers. ``fields`` has every header by its name in lower case, repeated ones too.
+
+    ``persistent``: the server has not said that it will close the connection.
+    """
+
+    status: int
+    minor: int
+    fields: tuple[tuple[str, str], ...]
+
+    @property
+    def interim(self) -> bool:
+        """True for 1xx: the answer is yet to come."""
+        return self.status < 200
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By name, in whatever case; of a repeated one the first."""
+        return CaseInsensitiveDict(reversed(self.fields))
+
+    @property
+    def persistent(self) -> bool:
+        return self.minor >= 1 and "close" not in self.tokens("connection")
+
+    def tokens(self, name: str) -> list[str]:
+        """The elements of a header that is a list, in lower case."""
+        values = (value for given, value in self.fields if given == name)
+        return [token.strip().lower() for value in values for token in value.split(",")]
+
+
+class Response:
+    """One answer as it comes in. ``body`` is what came of it so far.
+
+    ``clean``: it was read to an end that it told itself, so that another one may follow.
+    """
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+        self._spare = MAX_LINES
+        self._final: Head | None = None
+        self.body = bytearray()
+        self.clean = False
+
+    def final(self) -> Head:
+        """The head of the answer itself."""
+        while self._final is None:
+            self._advance()
+        return self._final
+
+    def arrived(self) -> bool:
+        """Whether the head of the answer itself is among what came already, or begins there."""
+        while self._final is None and self._incoming:
+            self._advance()
+        return self._final is not None
+
+    def _advance(self) -> None:
+        head = self._head()
+        self._final = None if head.interim else head
+
+    def _head(self) -> Head:
+        """The next head, which may be interim: status and headers, whole."""
+        minor, status = self._status()
+        if status == 101:
+            raise BadAnswer("another protocol, which nobody asked for")
+        fields: list[tuple[str, str]] = []
+        while line := self._line():
+            if (folded := _FOLDED.fullmatch(line)) and fields:
+                name, value = fields.pop()
+                fields.append((name, f"{value} {_text(folded[1])}"[:MAX_VALUE]))
+            elif field := _FIELD.fullmatch(line):
+                fields.append((field[1].decode("ascii").lower(), _text(field[2])))
+            else:
+                raise BadAnswer("not a header")
+        return Head(status, minor, tuple(fields))
+
+    def read(self) -> None:
+        """The body into ``body``, as far as it comes: it may have something when this raises."""
+        head = self.final()
+        codings, lengths = head.tokens("transfer-encoding"), set(head.tokens("content-length"))
+        if head.status in _NO_BODY:  # whether one comes all the same is not known
+            return
+        if codings:
+            if codings != ["chunked"] or not head.minor:
+                raise BadAnswer("a transfer coding that was not asked for")
+            self._chunks()
+        elif lengths:
+            if len(lengths) > 1 or not _LENGTH.fullmatch(length := lengths.pop()):
+                raise BadAnswer("no length, or several")
+            self._octets(int(length))
+        else:
+            self.body += self._incoming.take(MAX_BODY + 1)
+            self._keep_bounded()
+            return
+        self.clean = head.persistent and not (codings and lengths) and not self._incoming
+
+    def _status(self) -> tuple[int, int]:
+        line = self._incoming.line(self._spare)
+        if not line or (line.startswith(b"HTTP/") and not line.endswith(b"\n")):
+            raise ConnectionAbortedError("ended before the answer")
+        self._spare -= len(line)
+        found = _STATUS.fullmatch(line.rstrip(b"\r\n"))
+        if not found:
+            raise BadAnswer("not HTTP/1")
+        return int(found[1]), int(found[2])
+
+    def _line(self) -> bytes:
+        """A whole line without its end."""
+        line = self._incoming.line(self._spare)
+        self._spare -= len(line)
+        if not line.endswith(b"\n"):
+            raise ConnectionAbortedError("ended within the answer")
+        return line[:-2] if line.endswith(b"\r\n") else line[:-1]
+
+    def _octets(self, number: int) -> None:
+        wanted = min(number, MAX_BODY + 1 - len(self.body))
+        octets = self._incoming.take(wanted)
+        self.body += octets
+        if len(octets) < wanted:
+            raise ConnectionAbortedError("ended within the body")
+        self._keep_bounded()
+
+    def _keep_bounded(self) -> None:
+        if len(self.body) > MAX_BODY:
+            del self.body[MAX_BODY:]
+            raise BadAnswer("a body without end")
+
+    def _chunks(self) -> None:
+        while size := self._size():
+            self._octets(size)
+            if self._line():
+                raise BadAnswer("a chunk that is longer than it said")
+        while self._line():
+            pass
+
+    def _size(self) -> int:
+        found = _SIZE.fullmatch(self._line())
+        if not found:
+            raise BadAnswer("a chunk without a size")
+        return int(found[1], 16)
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode("latin-1").strip(" \t")[:MAX_VALUE]
