@@ -42,7 +42,7 @@ from tenacity import (
 from mailqueue import document, ids, tube, vendors
 from mailqueue.affinity import Core
 from mailqueue.config import Config, VendorConfig, is_production
-from mailqueue.errors import ConfigError, Unavailable
+from mailqueue.errors import ConfigError, MailQueueError, Unavailable
 from mailqueue.health import HealthBoard
 from mailqueue.logs import configure
 from mailqueue.meter import Meter
@@ -161,13 +161,14 @@ class Consumer:
     def run(self) -> int:
         """Consume until stopped; returns the exit code (0 or 1).
 
-        Raises ``Unavailable`` when a server cannot be reached at the start.
+        Raises ``Unavailable`` when a server cannot be reached at the start, and ``ConfigError``
+        for an index that MongoDB refuses.
         """
         try:
             self._store.ensure_indexes()
             self._routing.health.refresh()
             tube.depth(self.config.beanstalkd)
-        except Unavailable:
+        except MailQueueError:
             self._store.close()
             raise
         self._say_started()
@@ -347,6 +348,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: consumer.interrupt())
     try:
         return consumer.run()
+    except ConfigError as error:
+        sys.stderr.write(f"mailqueue.consumer: {error}\n")
+        return 2
     except Unavailable as error:
         sys.stderr.write(f"mailqueue.consumer: could not connect: {error}\n")
         return 3

@@ -1,4 +1,4 @@
-"""What a user's MongoDB URI may say about durability: nothing. Pure.
+"""What a user's MongoDB URI says about durability, which is ignored, and about TLS. Pure.
 
 Decides: which options are dropped. A URI is often shared with other services, so an option that
 would weaken "stored means kept" is not an error: mailqueue goes its own way, and says so.
@@ -42,6 +42,29 @@ def without_weak_options(uri: str) -> str:
     address, mark, _ = uri.partition("?")
     kept = [pair for pair in _pairs(uri) if _is_harmless(*_split(pair))]
     return address + (mark + "&".join(kept) if kept else "")
+
+
+def hosts(uri: str) -> list[str]:
+    """The hosts that it names, without their ports."""
+    authority = uri.partition("://")[2].partition("?")[0].partition("/")[0].rpartition("@")[2]
+    return [_host(one) for one in authority.split(",")]
+
+
+def _host(address: str) -> str:
+    bracketed, closed, _ = address.removeprefix("[").partition("]")
+    return bracketed if closed else address.partition(":")[0]
+
+
+def unverified(uri: str) -> str | None:
+    """Why a stranger on the way could read or answer, as far as the URI tells; else None."""
+    given = {name.lower(): value.lower() for name, value in _options(uri)}
+    default = str(uri.startswith("mongodb+srv://")).lower()
+    if given.get("tls", given.get("ssl", default)) != "true":
+        return "without TLS"
+    for name in ("tlsInsecure", "tlsAllowInvalidCertificates", "tlsAllowInvalidHostnames"):
+        if given.get(name.lower()) == "true":
+            return f"with {name}"
+    return None
 
 
 def _is_harmless(name: str, value: str) -> bool:

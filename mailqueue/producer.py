@@ -69,7 +69,8 @@ class Producer:
     def connect(self) -> Self:
         """Connect and create the indexes. Optional: the first call that needs them does it.
 
-        Raises ``StoreUnavailable``. beanstalkd is not needed for it.
+        Raises ``StoreUnavailable``, and ``ConfigError`` for an index that the server refuses.
+        beanstalkd is not needed for it.
         """
         self._store.ensure_indexes()
         return self

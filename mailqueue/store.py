@@ -12,11 +12,6 @@ it is confirmed by a durable write, and where that does not match all, the inser
 two e-mails under one ``_id`` ours is the one with our ``nonce``; the other stays as it is, and ours
 gets an id of its own.
 
-Indexes (MongoDB 6.0 or newer): ``idempotency_key`` unique where present; ``(status, env, due_at)``
-of what is queued or being sent, for the backlog, the relay and the leases; ``(env, overdue_at)``
-for what the relay repeats; ``(status, env, expires_at)`` where present; ``(status, env,
-updated_at)`` of what ended, for retention. A transition writes to as few of them as can be.
-
 Promises: a call that returns is durable. Every method may be called from any thread and raises
 ``StoreUnavailable``; a ``Store`` belongs to the process that made it.
 """
@@ -35,7 +30,7 @@ from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
-from mailqueue import document, ids, interventions
+from mailqueue import document, ids, indexes, interventions
 from mailqueue.config import MongoDB
 from mailqueue.document import SIMULATED, Document, Stored
 from mailqueue.interventions import Verb
@@ -66,19 +61,6 @@ from mailqueue.transitions import (
     looked_up_update,
 )
 
-_OPEN = [status.value for status in Status if not status.final]
-_FINAL = [status.value for status in Status if status.final]
-INDEXES: Mapping[str, Mapping[str, Any]] = {
-    "idempotency_key": {
-        "unique": True,
-        "partialFilterExpression": {"idempotency_key": {"$exists": True}},
-    },
-    "status env due_at _id": {"partialFilterExpression": {"status": {"$in": _OPEN}}},
-    "env overdue_at": {"partialFilterExpression": {"overdue_at": {"$exists": True}}},
-    "status env expires_at": {"partialFilterExpression": {"expires_at": {"$exists": True}}},
-    "status env updated_at": {"partialFilterExpression": {"status": {"$in": _FINAL}}},
-}
-
 logger = logging.getLogger(__name__)
 
 Emails = Collection[dict[str, Any]]
@@ -101,18 +83,15 @@ class Store(Mongo):
         self.unwritable: set[ObjectId] = set()  # not even to be set aside; as this process knows
 
     def ensure_indexes(self) -> None:
-        """Create the indexes that are missing."""
+        """Create the indexes that are missing; ``ConfigError``: the server refuses one."""
         with self.reached():
-            for name, options in INDEXES.items():
-                self.emails.create_index([(field, 1) for field in name.split()], **options)
+            indexes.create(self.emails)
         self.indexed = True
 
     def missing_indexes(self) -> list[str]:
         """The indexes that nobody has created yet, by their fields."""
         with self.reached():
-            there = self.emails.index_information().values()
-        fields = [" ".join(field for field, _ in index["key"]) for index in there]
-        return [name for name in INDEXES if name not in fields]
+            return indexes.missing(self.emails)
 
     # Producing ---------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ class Sweeper:
         # It need not remember what it could not put: the next round finds it again.
         self._announcer = Announcer(config.beanstalkd, config.delivery.ttr, keep=0)
         self._leases = store.collection(".leases")
-        self._lease_id = f"sweeper.{store.env}"
+        self._lease_id = lease_id(store)
 
     def sweep(self) -> Mapping[str, int]:
         """Do one round if the lease is mine; returns what was done, by name.
@@ -270,6 +270,18 @@ class Sweeper:
 
     def _mine(self, status: Status) -> dict[str, Any]:
         return {"status": status.value, "env": self._store.env}
+
+
+def lease_id(store: Store) -> str:
+    """The lease of those who sweep the e-mails of the store's kind."""
+    return f"sweeper.{store.env}"
+
+
+def is_leased(store: Store) -> bool:
+    """Whether some process sweeps: every consumer does, but one at a time."""
+    running = {"_id": lease_id(store), "$expr": {"$gt": ["$until", "$$NOW"]}}
+    with store.reached():
+        return store.collection(".leases").find_one(running) is not None
 
 
 def _ended(stored: Stored) -> Change | Aside:

@@ -221,14 +221,20 @@ class Connection:
 
     def stats(self) -> dict[str, int]:
         """The tube's numbers of jobs by state; all 0 where there is no such tube yet."""
+        found = self.tube()
+        states = ("ready", "reserved", "delayed", "buried")
+        counts = (found.get(f"current-jobs-{state}", 0) for state in states)
+        with self._talking():
+            return {s: number(b"%d" % int(n)) for s, n in zip(states, counts, strict=True)}
+
+    def tube(self) -> Mapping[str, int | str]:
+        """The tube's own numbers; none where there is no such tube yet."""
         self.flush()
         with self._lock, self._talking():
-            found: Mapping[str, int | str] = {}
-            with suppress(greenstalk.NotFoundError):  # a tube without jobs does not exist
-                found = self._numbers(f"stats-tube {self._tube}")
-            states = ("ready", "reserved", "delayed", "buried")
-            counts = (found.get(f"current-jobs-{state}", 0) for state in states)
-            return {s: number(b"%d" % int(n)) for s, n in zip(states, counts, strict=True)}
+            try:
+                return self._numbers(f"stats-tube {self._tube}")
+            except greenstalk.NotFoundError:  # a tube without jobs does not exist
+                return {}
 
     def server(self) -> Mapping[str, int | str]:
         """The server's own numbers."""

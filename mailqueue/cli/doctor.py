@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from mailqueue import config_file, tube
+from mailqueue import config_file, mongo_uri, sweeper, tube, vendors
 from mailqueue.cli.desk import MANY
 from mailqueue.cli.table import age
 from mailqueue.config import Config, VendorConfig, is_production, keys_of
+from mailqueue.config_values import is_loopback
 from mailqueue.document import PRODUCTION, SIMULATED
 from mailqueue.errors import ConfigError, QueueUnavailable, StoreUnavailable
 from mailqueue.health import HealthBoard
@@ -27,6 +29,9 @@ from mailqueue.record import Status
 from mailqueue.store import Store
 
 SKEW = 5.0
+DAY = timedelta(days=1)
+# So many failed within a day are too many, or so large a part of all that ended, if it is a few.
+FAILED, FAILED_PART, FAILED_FEW = 50, 0.02, 5
 
 
 class Level(StrEnum):
@@ -59,7 +64,7 @@ class Patient:
 
 def examine(patient: Patient) -> list[Finding]:
     """Look at everything; what cannot be looked at without MongoDB is left out when it is away."""
-    findings = [f for check in (_mode, _vendors, _file, _beanstalkd) for f in check(patient)]
+    findings = [f for check in _OUTSIDE_MONGODB for f in check(patient)]
     try:
         return findings + [f for check in _IN_MONGODB for f in check(patient)]
     except StoreUnavailable as error:
@@ -75,20 +80,41 @@ def _mode(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.WARN, "mode", "simulation: nothing leaves", todo)
 
 
+def _installed(_: Patient) -> Iterator[Finding]:
+    """Other packages may bring an import name ``mailqueue``, and overwrite files of this one."""
+    names = sorted(set(packages_distributions().get("mailqueue", ())))
+    if len(names) > 1:
+        said = f"{' and '.join(names)} both install the import name mailqueue"
+        yield Finding(Level.FAIL, "package", said, "uninstall the other one, then reinstall this")
+
+
 def _vendors(patient: Patient) -> Iterator[Finding]:
     """Whether every vendor's secrets are there; a consumer does not start without in production."""
     if not patient.config.vendors:
         yield Finding(Level.FAIL, "vendors", "none configured", "name at least one in the file")
-    missing: tuple[str, ...] = ()
-    try:
-        Config.load(patient.file, secrets=True, environ=patient.environ)
-    except ConfigError as error:
-        missing = error.problems
     level = Level.FAIL if is_production(patient.environ) else Level.WARN
-    for problem in missing:
-        yield Finding(level, "secrets", problem, "a consumer in production needs it")
-    if patient.config.vendors and not missing:
-        yield Finding(Level.OK, "secrets", f"there, of {len(patient.config.vendors)} vendors")
+    try:
+        whole = Config.load(patient.file, secrets=True, environ=patient.environ)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Finding(level, "secrets", problem, "a consumer in production needs it")
+        return
+    if whole.vendors:
+        yield Finding(Level.OK, "secrets", f"there, of {len(whole.vendors)} vendors")
+    for vendor in whole.vendors:
+        yield from _vendor(vendor)
+
+
+def _vendor(config: VendorConfig) -> Iterator[Finding]:
+    """Whether it can be made, as a consumer makes it, and whether others can listen."""
+    try:
+        vendors.load(config, simulated=False).close()
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Finding(Level.FAIL, "vendors", problem, "no consumer in production starts so")
+    if config.keys.get("tls") == "none" and not is_loopback(config.keys["host"]):
+        todo = "others on the way can read e-mails and login: use starttls or implicit"
+        yield Finding(Level.WARN, "vendors", f"{config.name} is reached without TLS", todo)
 
 
 def _file(patient: Patient) -> Iterator[Finding]:
@@ -109,6 +135,7 @@ def _beanstalkd(patient: Patient) -> Iterator[Finding]:
             connection = tube.Connection(server, patient.config.beanstalkd.tube)
             try:
                 numbers, jobs = connection.server(), connection.stats()
+                paused = connection.tube().get("pause-time-left", 0)
             finally:
                 connection.close()
         except QueueUnavailable as error:
@@ -117,6 +144,10 @@ def _beanstalkd(patient: Patient) -> Iterator[Finding]:
             continue
         yield Finding(Level.OK, f"beanstalkd {server}", f"reached, {jobs['ready']} jobs ready")
         yield from _weak(f"beanstalkd {server}", numbers, jobs)
+        if paused:
+            todo = "somebody paused it with a beanstalkd client: pause-tube it for 0 s"
+            said = f"the tube is paused for {age(float(paused))}: no consumer gets a job"
+            yield Finding(Level.WARN, f"beanstalkd {server}", said, todo)
 
 
 def _weak(
@@ -142,6 +173,19 @@ def _mongodb(patient: Patient) -> Iterator[Finding]:
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         todo = "make it a replica set, also of one node: it alone has transactions and safe retries"
         yield Finding(Level.WARN, "mongodb", "is a standalone server", todo)
+    uri = patient.config.mongodb.uri
+    if weak := mongo_uri.weak_options(uri):
+        todo = "leave them out: mailqueue writes to a majority's journal whatever they say"
+        yield Finding(Level.WARN, "mongodb", f"{', '.join(weak)} in the URI: ignored", todo)
+    yield from on_the_way(uri)
+
+
+def on_the_way(uri: str) -> Iterator[Finding]:
+    """Whether others on the way to MongoDB can listen."""
+    elsewhere = not all(map(is_loopback, mongo_uri.hosts(uri)))
+    if elsewhere and (problem := mongo_uri.unverified(uri)):
+        todo = "others on the way can read and change e-mails: use tls=true and a CA file"
+        yield Finding(Level.WARN, "mongodb", f"on another host {problem}", todo)
 
 
 def _clock(patient: Patient) -> Iterator[Finding]:
@@ -178,13 +222,43 @@ def _health(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.OK, "vendors", "all open")
 
 
-def _waiting(patient: Patient) -> Iterator[Finding]:
-    uncertain = patient.store.count({"status": Status.UNCERTAIN.value}, MANY)
-    if uncertain:
-        todo = "ask the vendors whether they have them, then `mailqueue retry` or `mark-sent`"
-        yield Finding(Level.FAIL, "e-mails", f"{uncertain} uncertain, for a person to decide", todo)
+def _uncertain(patient: Patient) -> Iterator[Finding]:
+    match = {"status": Status.UNCERTAIN.value}
+    todo = "ask the vendors whether they have them, then `mailqueue retry` or `mark-sent`"
+    if uncertain := patient.store.count(match, MANY):
+        said = f"{uncertain} uncertain, for a person to decide"
+        yield Finding(Level.FAIL, "e-mails", said, todo)
     else:
         yield Finding(Level.OK, "e-mails", "none uncertain")
+    old = {**match, "updated_at": {"$lt": patient.store.now() - DAY}}
+    if waiting := patient.store.count(old, MANY):
+        said = f"{waiting} uncertain for more than a day"
+        yield Finding(Level.WARN, "e-mails", said, todo)
+
+
+def _failed(patient: Patient) -> Iterator[Finding]:
+    """Many that failed within a day are no accident of single e-mails."""
+    lately = {"env": patient.store.env, "updated_at": {"$gte": patient.store.now() - DAY}}
+    failed = patient.store.count({**lately, "status": Status.FAILED.value}, MANY)
+    sent = patient.store.count({**lately, "status": Status.SENT.value}, MANY)
+    if failed > FAILED or (failed >= FAILED_FEW and failed > FAILED_PART * (failed + sent)):
+        todo = "see `mailqueue list --status failed` for the reasons, then `mailqueue retry`"
+        said = f"{failed} failed within a day, {sent} were sent"
+        yield Finding(Level.FAIL, "e-mails", said, todo)
+
+
+def _consumers(patient: Patient) -> Iterator[Finding]:
+    """Every consumer sweeps, one at a time by a lease: without it, there is none."""
+    now = patient.store.now()
+    due = {"status": Status.QUEUED.value, "due_at": {"$not": {"$gt": now}}}
+    waiting = patient.store.count({**due, "env": patient.store.env}, MANY)
+    if waiting and not sweeper.is_leased(patient.store):
+        todo = "start one: python -m mailqueue.consumer, with the same MAILQUEUE_ENV"
+        said = f"{waiting} e-mails are due and no consumer of this kind is running"
+        yield Finding(Level.FAIL, "consumers", said, todo)
+
+
+def _other_kind(patient: Patient) -> Iterator[Finding]:
     other = SIMULATED if is_production(patient.environ) else PRODUCTION
     match = {"status": Status.QUEUED.value, "env": other}
     if n := patient.store.count(match, MANY):
@@ -192,10 +266,20 @@ def _waiting(patient: Patient) -> Iterator[Finding]:
         yield Finding(Level.WARN, "e-mails", f"{n} queued are of the other kind", todo)
 
 
+_OUTSIDE_MONGODB: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
+    _mode,
+    _installed,
+    _vendors,
+    _file,
+    _beanstalkd,
+)
 _IN_MONGODB: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
     _mongodb,
     _clock,
     _indexes,
     _health,
-    _waiting,
+    _uncertain,
+    _failed,
+    _consumers,
+    _other_kind,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,17 @@ def test_the_unit_reads_the_configuration_that_it_loads() -> None:
     assert directives()["ExecStart"][0].endswith("--config ${CREDENTIALS_DIRECTORY}/config.json")
 
 
+def test_the_unit_imports_nothing_from_where_it_is_started_and_leaves_no_core_file() -> None:
+    assert "/bin/python -P -m mailqueue.consumer" in directives()["ExecStart"][0]
+    assert directives()["LimitCORE"] == ["0"]
+    assert directives()["MemoryMax"] == ["1G"]
+
+
+def test_the_unit_tells_nobody_to_install_a_name_from_an_index() -> None:
+    """Somebody else may own it there."""
+    assert "pip install mailqueue" not in UNIT.read_text()
+
+
 # Docker Compose ----------------------------------------------------------------------------------
 
 
@@ -95,6 +107,32 @@ def test_compose_builds_what_the_dockerfile_offers(compose: Any) -> None:
         build = compose["services"][service]["build"]
         dockerfile = (COMPOSE.parent / build["context"] / build["dockerfile"]).read_text()
         assert f" AS {build['target']}\n" in dockerfile
+
+
+def test_every_service_in_compose_is_confined(compose: Any) -> None:
+    for name, service in compose["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["ulimits"] == {"core": 0}, name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
+        # MongoDB's image sets its folder up as root.
+        assert service.get("read_only", False) == (name != "mongo"), name
+
+
+def test_every_image_is_named_by_its_digest(compose: Any) -> None:
+    dockerfile = (REPO / "examples" / "Dockerfile").read_text()
+    images = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+    images.append(compose["services"]["mongo"]["image"])
+    assert len(images) == 3
+    assert all(re.fullmatch(r"[a-z]+:[\w.-]+@sha256:[0-9a-f]{64}", image) for image in images)
+
+
+def test_compose_hands_secrets_over_as_files(compose: Any) -> None:
+    consumer = compose["services"]["consumer"]
+    assert consumer["environment"] == ["MAILQUEUE_ENV", "CREDENTIALS_DIRECTORY=/run/secrets"]
+    written = compose["configs"]["mailqueue"]["content"]
+    assert set(re.findall(r"\$\$\{(\w+)\}", written)) == set(consumer["secrets"])
+    assert set(compose["secrets"]) == set(consumer["secrets"])
 
 
 def compose_is_here() -> bool:

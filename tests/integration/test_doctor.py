@@ -1,0 +1,241 @@
+"""What ``mailqueue doctor`` finds, each situation made for real where that can be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import greenstalk
+import pytest
+from bson import ObjectId
+from pymongo.collection import Collection
+
+from mailqueue import Producer, cli
+from mailqueue.cli import doctor
+from mailqueue.config import Config, VendorConfig
+from mailqueue.consumer import Consumer
+from mailqueue.consumer import main as consumer_command
+from mailqueue.errors import ConfigError
+from mailqueue.message import Email
+from mailqueue.record import SendResult
+from mailqueue.vendors.base import Attempt, Vendor
+from tests.faults.conftest import consuming
+from tests.stage import Stage, letter
+
+Document = dict[str, Any]
+Findings = set[tuple[str, str, str]]
+Doctor = Callable[..., Findings]
+AGO = datetime.now(UTC) - timedelta(days=2)
+
+
+@pytest.fixture
+def examine(config_mapping: Document, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Doctor:
+    """Ask the doctor about this configuration, with changed keys; what it finds amiss."""
+
+    def made(**changes: Any) -> Findings:
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps({**config_mapping, **changes}))
+        file.chmod(0o600)
+        capsys.readouterr()
+        code = cli.main(["--config", str(file), "doctor", "--json"])
+        found = json.loads(capsys.readouterr().out)["findings"]
+        assert code == any(finding["level"] == "FAIL" for finding in found)
+        assert all(finding["todo"] for finding in found if finding["level"] != "OK")
+        return {(f["level"], f["what"], f["said"]) for f in found}
+
+    return made
+
+
+class Broken(Vendor):
+    """A vendor of one's own that cannot be made."""
+
+    def __init__(self, config: VendorConfig) -> None:
+        raise RuntimeError("no such thing")
+
+    def send(self, email: Email, attempt: Attempt) -> SendResult:
+        raise AssertionError("it was never made")
+
+
+def end(emails: Collection[Document], producer: Producer, status: str, *, number: int = 1) -> None:
+    """E-mails that ended just now."""
+    ids = producer.send_many([letter(n) for n in range(number)])
+    chosen = {"_id": {"$in": list(map(ObjectId, ids))}}
+    emails.update_many(chosen, {"$set": {"status": status, "updated_at": datetime.now(UTC)}})
+
+
+# --- who consumes
+
+
+def test_due_emails_without_a_consumer_are_a_failure(examine: Doctor, producer: Producer) -> None:
+    assert not {finding for finding in examine() if finding[1] == "consumers"}
+    producer.send_many([letter(1), letter(2)])
+    producer.send(letter(3), send_at=datetime.now(UTC) + timedelta(days=1))
+    said = "2 e-mails are due and no consumer of this kind is running"
+    assert ("FAIL", "consumers", said) in examine()
+
+
+def test_due_emails_are_none_while_a_consumer_is_at_work(stage: Stage, examine: Doctor) -> None:
+    vendor = stage.vendor("first")
+    vendor.hold()
+    with consuming(stage):
+        stage.send(100)
+        found = examine(vendors=stage.settings["vendors"])
+        vendor.let_go()
+    assert not {finding for finding in found if finding[1] == "consumers"}
+
+
+# --- what became of e-mails
+
+
+def test_uncertain_emails_older_than_a_day_are_named(
+    examine: Doctor, producer: Producer, emails: Collection[Document]
+) -> None:
+    end(emails, producer, "uncertain", number=2)
+    emails.update_one({}, {"$set": {"updated_at": AGO}})
+    found = examine()
+    assert ("FAIL", "e-mails", "2 uncertain, for a person to decide") in found
+    assert ("WARN", "e-mails", "1 uncertain for more than a day") in found
+
+
+@pytest.mark.parametrize(
+    "failed, sent, too_many", [(51, 5000, True), (6, 100, True), (2, 100, False), (4, 4, False)]
+)
+def test_many_failed_within_a_day_are_a_failure(
+    failed: int,
+    sent: int,
+    too_many: bool,
+    examine: Doctor,
+    producer: Producer,
+    emails: Collection[Document],
+) -> None:
+    end(emails, producer, "failed", number=failed)
+    emails.update_one({"status": "failed"}, {"$set": {"updated_at": AGO}})  # that one is old
+    end(emails, producer, "failed")
+    end(emails, producer, "sent", number=sent)
+    said = f"{failed} failed within a day, {sent} were sent"
+    assert (("FAIL", "e-mails", said) in examine()) == too_many
+
+
+# --- servers
+
+
+def test_a_paused_tube_is_a_warning(examine: Doctor, producer: Producer, config: Config) -> None:
+    producer.send(letter(1))
+    tube = config.beanstalkd.tube
+    with greenstalk.Client(config.beanstalkd.addresses[0]) as client:
+        client.pause_tube(tube, 3600)
+        warnings = [said for level, _, said in examine() if level == "WARN"]
+        client.pause_tube(tube, 0)
+    assert any("the tube is paused for" in said for said in warnings)
+    assert not any("the tube is paused" in said for _, _, said in examine())
+
+
+@pytest.mark.parametrize(
+    "uri, problem",
+    [
+        ("mongodb://db.example.org", "without TLS"),
+        ("mongodb://127.0.0.1,db.example.org:27018/x?w=1", "without TLS"),
+        ("mongodb://u:p@db.example.org/?tls=true&tlsInsecure=true", "with tlsInsecure"),
+        ("mongodb+srv://db.example.org/?tls=false", "without TLS"),
+        ("mongodb://[2001:db8::1]:27017", "without TLS"),
+        ("mongodb://db.example.org/?ssl=true", None),
+        ("mongodb+srv://db.example.org", None),
+        ("mongodb://[::1]:27017,localhost", None),
+    ],
+)
+def test_mongodb_on_another_host_is_to_be_reached_by_verified_tls(
+    uri: str, problem: str | None
+) -> None:
+    found = [finding.said for finding in doctor.on_the_way(uri)]
+    assert found == ([] if problem is None else [f"on another host {problem}"])
+
+
+def test_options_of_the_uri_that_are_ignored_are_named(
+    examine: Doctor, producer: Producer, config_mapping: Document
+) -> None:
+    mongodb = config_mapping["mongodb"]
+    weak = {**mongodb, "uri": mongodb["uri"] + "&w=1&retryWrites=false"}
+    assert ("WARN", "mongodb", "w, retryWrites in the URI: ignored") in examine(mongodb=weak)
+
+
+# --- vendors
+
+
+def test_smtp_without_tls_to_another_host_is_a_warning(examine: Doctor) -> None:
+    entry = {"name": "relay", "type": "smtp", "host": "smtp.example.org", "tls": "none"}
+    warning = ("WARN", "vendors", "relay is reached without TLS")
+    assert warning in examine(vendors=[entry])
+    assert warning not in examine(vendors=[{**entry, "host": "127.0.0.1"}])
+
+
+@pytest.mark.parametrize(
+    "entry, said",
+    [
+        (
+            {"type": f"{__name__}:Broken"},
+            f"vendors.own.type: {__name__}:Broken cannot be made: RuntimeError",
+        ),
+        (
+            {"type": "no_such_module:Nothing"},
+            "vendors.own.type: cannot import no_such_module:Nothing",
+        ),
+        (
+            {"type": "sendgrid", "api_key": "x", "ca_file": "/no/such/file"},
+            "vendors.own.ca_file: cannot be read as a file of PEM certificates",
+        ),
+    ],
+)
+def test_a_vendor_that_cannot_be_made_is_a_failure(
+    entry: Document, said: str, examine: Doctor
+) -> None:
+    assert ("FAIL", "vendors", said) in examine(vendors=[{"name": "own", **entry}])
+
+
+# --- what is installed
+
+
+def test_another_package_of_the_same_import_name_is_a_failure(
+    examine: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyPI's django-mail-queue is one."""
+    both = {"mailqueue": ["mailqueue", "django-mail-queue"]}
+    monkeypatch.setattr(doctor, "packages_distributions", lambda: both)
+    said = "django-mail-queue and mailqueue both install the import name mailqueue"
+    assert ("FAIL", "package", said) in examine()
+
+
+# --- indexes
+
+
+@contextmanager
+def wrong_index(emails: Collection[Document]) -> Iterator[None]:
+    """Another program has made an index of that name."""
+    emails.create_index([("idempotency_key", 1)])
+    yield
+    emails.drop_indexes()
+
+
+def test_an_index_that_the_server_refuses_is_a_configuration_error_that_names_it(
+    config: Config,
+    config_mapping: Document,
+    emails: Collection[Document],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not an outage: who waits for it waits for ever."""
+    problem = "mongodb.collection: the index on (idempotency_key) is refused"
+    with wrong_index(emails):
+        with pytest.raises(ConfigError) as raised:
+            Producer(config).__enter__()
+        assert str(raised.value).startswith(problem)
+        with pytest.raises(ConfigError, match="is refused"):
+            Consumer(config).run()
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps(config_mapping))
+        file.chmod(0o600)
+        assert consumer_command(["--config", str(file)]) == 2
+    assert problem in capsys.readouterr().err
