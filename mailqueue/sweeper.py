@@ -148,6 +148,8 @@ class Sweeper:
     def _rescued(self, stored: Stored) -> Change | Aside | None:
         """What follows for one of them; None: its lease was renewed, or it has to wait."""
         try:
+            if stored.id in self._store.unwritable:
+                return None
             if stored.status is not Status.SENDING or stored.leased_for > 0:
                 return None
             return rescue(stored, self._routing.rescued(stored, stored.email))
@@ -176,7 +178,7 @@ class Sweeper:
         expired = 0
         match = self._past(self._store.now())
         while page := self._store.find(match, PAGE):
-            changes = [_ended(stored) for stored in page]
+            changes = [_ended(s) for s in page if s.id not in self._store.unwritable]
             done = self._store.change(changes, self._store.timeout)
             expired += len(done)
             if len(page) < PAGE or not done:

@@ -1,0 +1,50 @@
+"""A write that is refused for what it would make of a document, told from an outage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from bson.errors import InvalidDocument
+from pymongo.errors import AutoReconnect, BulkWriteError, DocumentTooLarge, PyMongoError
+
+from mailqueue.mongo import refusals
+
+TOO_LARGE, NO_ARRAY, STEPPED_DOWN, OUT_OF_TIME, TAKEN = 17419, 28680, 189, 50, 11000
+
+
+def failed(*codes: int, **more: Any) -> BulkWriteError:
+    errors = [{"index": 2 * i, "code": code} for i, code in enumerate(codes)]
+    return BulkWriteError({"writeErrors": errors, **more})
+
+
+def test_an_operation_that_is_refused_is_named() -> None:
+    assert refusals(failed(TOO_LARGE)) == [0]
+    assert refusals(failed(TOO_LARGE, NO_ARRAY)) == [0, 2]
+
+
+@pytest.mark.parametrize("code", [STEPPED_DOWN, OUT_OF_TIME, TAKEN])
+def test_an_operation_that_may_pass_yet_makes_it_an_outage(code: int) -> None:
+    assert refusals(failed(code)) is None
+    assert refusals(failed(TOO_LARGE, code)) is None
+
+
+def test_what_may_not_last_is_an_outage() -> None:
+    assert refusals(failed(TOO_LARGE, writeConcernErrors=[{"code": 64}])) is None
+    assert refusals(failed()) is None
+
+
+@pytest.mark.parametrize("error", [AutoReconnect("away"), PyMongoError(), KeyError()])
+def test_whatever_else_goes_wrong_is_no_refusal(error: Exception) -> None:
+    assert refusals(error) is None
+
+
+@pytest.mark.parametrize(
+    "error", [InvalidDocument("x"), DocumentTooLarge("x"), OverflowError(), "\ud800"], ids=str
+)
+def test_what_cannot_be_encoded_may_be_any_of_them(error: Exception | str) -> None:
+    if isinstance(error, str):
+        with pytest.raises(UnicodeEncodeError) as raised:
+            error.encode()
+        error = raised.value
+    assert refusals(error) == []
