@@ -41,7 +41,7 @@ _SPECIAL = rf"{_DOTLESS}."
 _ATOMS = re.compile(rf"[^{_SPECIAL}]+( [^{_SPECIAL}]+)*")
 _VISIBLE = re.compile(r"[!-~]([ -~\t]*[!-~])?")
 _SPACES = re.compile("[ \t]+")
-_PIECE = re.compile(r"[ \t]*[^ \t]+")
+_PIECE = re.compile(r"[ \t]+[^ \t]*")
 LINE = 998
 """Octets in a line, without its end (RFC 5322)."""
 
@@ -50,10 +50,14 @@ _WORD = 45  # octets in one encoded word: 60 base64 characters and 12 around the
 
 _NAME = re.compile(r'(?:[^,;<>"\\]|"[^"\\]*(?:\\.[^"\\]*)*")*')
 _QUOTES = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*)*"?|[^"]+')  # matches anything, to the end
+_COMMA = re.compile("[,;]")
+_ESCAPED = re.compile(r"\\(.)")
 _LOCAL = re.compile(rf"[^{_SPECIAL}]+(\.[^{_SPECIAL}]+)*")
 _DOTTED = re.compile(rf"[^{_SPECIAL}][^{_DOTLESS}]*")
 _QUOTED_LOCAL = re.compile(r'"(?:[^"\\<>]|\\[^<>])+"')
 _LOCAL_LENGTH = 130  # before quotes that are not needed are taken off; 64 octets count
+_DOMAIN_LENGTH = 254
+_TOO_LONG = "is longer than 64 octets before the @ or 254 in all"
 _LONGEST = 5_000
 SEVERAL = "contains several addresses: pass a list"
 _LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
@@ -200,9 +204,7 @@ def plain(value: str) -> bool:
 
 def unstructured(value: str) -> str:
     """A subject or the like as it stands in a header; it reads back as the very same text."""
-    if not value or (
-        visible(value) and "=?" not in value and all(len(piece) <= LINE for piece in pieces(value))
-    ):
+    if not value or (visible(value) and "=?" not in value and max(map(len, pieces(value))) <= LINE):
         return value
     return _encoded(value)
 
@@ -213,8 +215,8 @@ def visible(value: str) -> bool:
 
 
 def pieces(value: str) -> list[str]:
-    """What cannot be folded, each with the blanks before it; for ``visible`` values."""
-    return _PIECE.findall(f" {value}")
+    """What cannot be folded, each with the blanks before it."""
+    return _PIECE.findall(f" {value}") if value else []
 
 
 def _encoded(value: str) -> str:
@@ -323,16 +325,17 @@ def _split(text: str, field: str) -> tuple[str, str]:
 
 def parts(text: str) -> list[str]:
     """What stands between commas and semicolons that are in no quotes; nothing empty."""
-    found = [""]
+    found: list[list[str]] = [[]]
     for run in _QUOTES.findall(text):
-        first, *more = [run] if run[0] == '"' else re.split("[,;]", run)
-        found[-1] += first
-        found += more
-    return [part.strip() for part in found if part.strip()]
+        first, *more = [run] if run[0] == '"' else _COMMA.split(run)
+        found[-1].append(first)
+        found += ([part] for part in more)
+    joined = ("".join(runs).strip() for runs in found)
+    return [part for part in joined if part]
 
 
 def _unquoted(name: str) -> str:
-    return re.sub(r"\\(.)", r"\1", name[1:-1])
+    return _ESCAPED.sub(r"\1", name[1:-1])
 
 
 def decoded(text: str) -> str:
@@ -372,6 +375,8 @@ def _addr_spec(address: str, field: str) -> str:
     """The address in its one form: quotes before the @ only where they are needed."""
     local, _, domain = address.rpartition("@")
     local = _local_part(local, field)
+    if len(domain) > _DOMAIN_LENGTH:
+        raise InvalidEmail(field, _TOO_LONG)
     try:
         encoded = domain if domain.isascii() else _idna(domain)
     except UnicodeError:
@@ -380,7 +385,7 @@ def _addr_spec(address: str, field: str) -> str:
         raise InvalidEmail(field, "has no valid domain")
     octets = len(local.encode())
     if octets > 64 or octets + 1 + len(encoded) > 254:
-        raise InvalidEmail(field, "is longer than 64 octets before the @ or 254 in all")
+        raise InvalidEmail(field, _TOO_LONG)
     return f"{local}@{domain}"
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the email package is slow to import and only needed for std
 GENERATED = frozenset({"date", "mime-version"})
 """Header names (lower case) that mailqueue makes itself; so are all ``content-*``."""
 
+_FOLD = re.compile(r"\r?\n(?=[ \t])")
 _LINE = 76
 
 
@@ -213,7 +214,7 @@ def _modern(message: Message[Any, Any]) -> EmailMessage:
 
 def _unfolded(name: str, raw: str) -> str:
     """A header's value on one line; a line break that is no folding is refused."""
-    value = re.sub(r"\r?\n(?=[ \t])", "", raw)
+    value = _FOLD.sub("", raw)
     if any(char in value for char in "\r\n\0") or not FIELD_NAME.fullmatch(name):
         field = _field(name) if FIELD_NAME.fullmatch(name) else "headers"
         raise InvalidEmail(field, "contains a line break or NUL, or has a bad name")

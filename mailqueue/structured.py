@@ -33,6 +33,7 @@ _BARE = frozenset(
     }
 )
 _LIST_ID = "list-id"
+_LONGEST = 20_000  # characters of a list of addresses
 _ID = re.compile(r"[!-;=?-~]{1,500}")
 
 
@@ -60,6 +61,8 @@ def wire(name: str, value: str) -> str:
 
 
 def _addresses(value: str, field: str, most: int | None) -> list[Address]:
+    if len(value) > _LONGEST:
+        raise InvalidEmail(field, f"is longer than {_LONGEST} characters")
     found = [Address.parse(part, field) for part in parts(value)]
     if not found or (most is not None and len(found) > most):
         raise InvalidEmail(field, "must be one address" if most else "must be an address or more")
@@ -90,6 +93,6 @@ def _bare(value: str, field: str) -> str:
     value = value.strip(" \t")
     if value and not visible(value):
         raise InvalidEmail(field, "must be printable ASCII: percent-encode other characters")
-    if any(len(piece) > LINE for piece in pieces(value)):
+    if max(map(len, pieces(value)), default=0) > LINE:
         raise InvalidEmail(field, f"has a word longer than a line may be ({LINE} octets)")
     return value
