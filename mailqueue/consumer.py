@@ -41,6 +41,7 @@ from tenacity import (
 
 from mailqueue import document, ids, tube, vendors
 from mailqueue.affinity import Core
+from mailqueue.bulkheads import Call
 from mailqueue.config import Config, VendorConfig, is_production
 from mailqueue.errors import ConfigError, MailQueueError, Unavailable
 from mailqueue.health import HealthBoard
@@ -50,6 +51,7 @@ from mailqueue.routing import Routing
 from mailqueue.service import ServiceManager, Signals
 from mailqueue.store import Store
 from mailqueue.sweeper import Sweeper
+from mailqueue.triage import Inquiry, Task
 from mailqueue.vendors.base import Vendor
 from mailqueue.worker import Worker
 
@@ -107,6 +109,7 @@ class Consumer:
         self._abandoning = threading.Event()
         self._failed = threading.Event()
         self._core: Core | None = None
+        self._senders: list[threading.Thread] = []
 
     def keep_to_one_core(self) -> None:
         """Keep all threads of this process to one core, if ``consumer.one_core`` says so."""
@@ -174,38 +177,43 @@ class Consumer:
         self._say_started()
         takers = [self._start(f"taker-{t.server}", self._take, t) for t in self._tubes]
         writer = self._start("writer", self._write)
-        senders = [
-            self._start(f"sender-{i}", self._send) for i in range(self.config.consumer.concurrency)
-        ]
+        for i in range(self.config.consumer.concurrency):
+            self._senders.append(self._start(f"sender-{i}", self._send))
         sweeper = self._start("sweeper", self._sweep)
         if self._meter is not None:
             self._start("meter", self._meter.run, self._stopping, sys.stderr)
-        self._wait([*takers, writer, *senders, sweeper])
-        return self._wind_down(takers, senders, writer, sweeper)
+        self._wait([*takers, writer, sweeper])
+        return self._wind_down(takers, writer, sweeper)
 
     def _wait(self, threads: Sequence[threading.Thread]) -> None:
         """Until somebody stops us; meanwhile tell the service manager that we are well."""
         with ServiceManager() as manager:
             while not self._stopping.wait(TICK):
                 self._heed()
+                self._replace_senders()
                 if self._core is not None:
                     self._core.stay()
-                if all(thread.is_alive() for thread in threads):
+                if all(thread.is_alive() for thread in (*threads, *self._senders)):
                     manager.alive()
                 if self._burst and self._is_done():
                     self._stopping.set()
 
+    def _replace_senders(self) -> None:
+        """Another thread in the place of each that a vendor keeps beyond the deadline."""
+        for call in self._worker.overdue():
+            self._senders.remove(call.thread)
+            self._senders.append(self._start(call.thread.name, self._send_instead, call))
+
     def _wind_down(
         self,
         takers: Sequence[threading.Thread],
-        senders: Sequence[threading.Thread],
         writer: threading.Thread,
         sweeper: threading.Thread,
     ) -> int:
         """Stop in the order of the flow, so that nothing is handed to a thread that is gone."""
         self._join(takers)
-        self._worker.end_sending(len(senders))
-        self._join(senders)
+        self._worker.end_sending(len(self._senders))
+        self._join(self._senders)
         self._worker.end()
         writer.join(self.config.delivery.record + self.config.mongodb.timeout)
         self._join([sweeper])
@@ -217,10 +225,13 @@ class Consumer:
         return 0 if clean else 1
 
     def _join(self, threads: Sequence[threading.Thread]) -> None:
-        for thread in threads:
-            while thread.is_alive() and not self._abandoning.is_set():
-                self._heed()
-                thread.join(TICK)
+        while not self._abandoning.is_set():
+            alive = next((thread for thread in threads if thread.is_alive()), None)
+            if alive is None:
+                return
+            self._heed()
+            self._replace_senders()
+            alive.join(TICK)
 
     def _is_done(self) -> bool:
         """True when nothing is due now and nothing is leased."""
@@ -264,6 +275,10 @@ class Consumer:
     def _take(self, from_tube: tube.Tube) -> None:
         while not self._stopping.is_set():
             self._through_outages(lambda: self._worker.taker.fetch(from_tube))
+
+    def _send_instead(self, call: Call[Task | Inquiry]) -> None:
+        self._worker.give_up(call)
+        self._send()
 
     def _send(self) -> None:
         mine = ThreadVendors(self.config.vendors, self._simulated)

@@ -18,6 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from mailqueue import lifecycle, rotation
+from mailqueue.bulkheads import Bulkheads
 from mailqueue.config import Config
 from mailqueue.document import Stored
 from mailqueue.errors import StoreUnavailable
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 REFUSALS_IN_A_ROW = 20
 SAID = 100
+NO_SENDER = Choice("")  # there are vendors to be asked, but each holds all the senders it may
 LEASE_EXPIRED = SendResult(outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, ours=True)
 
 
@@ -65,6 +67,8 @@ class Routing:
     ) -> None:
         self.health = health
         self.vendors = vendors
+        weights = {vendor.name: vendor.weight for vendor in config.vendors}
+        self.bulkheads: Bulkheads[Any] = Bulkheads(config.consumer.concurrency, weights)
         self._turns = [Turn(vendor.name, vendor.weight) for vendor in config.vendors]
         self._policy = policy(config)
         self._rand = rand
@@ -99,9 +103,22 @@ class Routing:
             return False
 
     def choose(self, job_id: int, carriers: Sequence[str], record: Record) -> Choice | None:
-        """Whose turn it is; None: nobody may be asked now."""
-        health = self.health.read()
-        return rotation.choose(job_id, self._turns, carriers, record, health, self.health.now())
+        """Whose turn it is; None: nobody may be asked now; ``NO_SENDER``: a moment later."""
+        health, now = self.health.read(), self.health.now()
+        choice = rotation.choose(job_id, self._turns, carriers, record, health, now)
+        if choice is None or choice.probe or not self.bulkheads.crowded(choice.vendor):
+            return choice
+        for away in (self.bulkheads.crowded, self.bulkheads.full):
+            tried = (*record.round.tried, *filter(away, self.vendors))
+            passing = replace(record, round=replace(record.round, tried=tried))
+            other = rotation.choose(job_id, self._turns, carriers, passing, health, now)
+            if other is not None and not self.bulkheads.full(other.vendor):
+                return other
+        return choice if self.bulkheads.moves(choice.vendor) else NO_SENDER
+
+    def look_around(self) -> None:
+        """See how the calls under way go, for the choices to come; cheap, and not each time."""
+        self.bulkheads.look(lambda: [h.name for h in self.health.read().values() if h.open])
 
     def idle_for(self) -> float | None:
         """Seconds until somebody may be asked at all; 0: one probe may; None: a vendor is open."""

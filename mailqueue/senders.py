@@ -68,6 +68,12 @@ class Senders:
             self._reserved -= taken
             return taken
 
+    def leave(self, number: int) -> None:
+        """So many of those that were taken wait on."""
+        with self._changed:
+            self._busy -= number
+            self._reserved += number
+
     def expects(self, came: int) -> bool:
         """Whether many more will come in a moment, and nobody is idle meanwhile."""
         with self._changed:

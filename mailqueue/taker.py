@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from bson import ObjectId
 
 from mailqueue import ids
+from mailqueue.bulkheads import Bulkheads
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
 from mailqueue.record import NORMAL, SendResult
@@ -90,11 +91,13 @@ class Taker:
         self._routing = routing
         self._triage = Triage(store.env, config.delivery, routing)
         self._senders = senders
+        self._bulkheads: Bulkheads[Task | Inquiry] = routing.bulkheads
         self._deadline = config.delivery.deadline
         self._clock = clock
         self.stopping = threading.Event()
         self.inbox: queue.SimpleQueue[list[Waiting] | Result | None] = queue.SimpleQueue()
         self.waiting: deque[Waiting] = deque()
+        self.held_up = False  # some wait though senders are free: for their vendor
 
     # In a thread for each server ---------------------------------------------------------------
 
@@ -123,6 +126,7 @@ class Taker:
         """Read their e-mails (again), and see what is to be done."""
         ids = [each.job.email_id for each in waiting if each.job.email_id is not None]
         try:
+            self._routing.look_around()
             stored = self._store.read(ids, NOT_NEEDED)
             for each in waiting:
                 each.stored = stored.get(each.job.email_id) if each.job.email_id else None
@@ -151,26 +155,50 @@ class Taker:
             self.waiting.clear()
         number = self._senders.take(len(self.waiting))
         taken = Taken(number, [self.waiting.popleft() for _ in range(number)])
-        deadline = self._clock() + self._deadline
         try:
-            for each in taken.waiting:
-                self._renew(each, taken.tasks)
-                taken.add(each.seen)
-                if isinstance(each.seen, Task):
-                    each.seen.nonce, each.seen.deadline = taken.nonce, deadline
+            if number:
+                self._routing.look_around()
+                self._claim(taken)
         except StoreUnavailable:
             self.failed(taken)
             raise
         self._lose_patience()
         return taken
 
+    def _claim(self, taken: Taken) -> None:
+        """Say what is to be claimed; what finds its vendor full waits on."""
+        deadline = self._clock() + self._deadline
+        kept: list[Waiting] = []
+        for each in taken.waiting:
+            self._renew(each, taken.tasks)
+            task = each.seen
+            if isinstance(task, Task) and task.probe is None and self._bulkheads.full(task.vendor):
+                kept.append(each)
+                continue
+            taken.add(task)
+            if isinstance(task, (Task, Inquiry)):
+                self._bulkheads.taken(task.vendor)
+            if isinstance(task, Task):
+                task.nonce, task.deadline = taken.nonce, deadline
+        self.held_up = bool(kept)
+        if kept:
+            taken.waiting = [each for each in taken.waiting if each not in kept]
+            taken.number -= len(kept)
+            self._senders.leave(len(kept))
+            self.waiting.extendleft(reversed(kept))
+
     def _renew(self, each: Waiting, tasks: Collection[ObjectId]) -> None:
-        """Look again where it was chosen what cannot be done any more."""
+        """Look again where it was chosen what cannot, or should not, be done any more."""
         task, stored = each.seen, each.stored
-        if not isinstance(task, Task) or stored is None:
+        if stored is None or not isinstance(task, (Task, Inquiry)):
             return
-        closed = self._routing.health.closed_since(task.record.vendor or "", task.generation)
-        if closed or stored.id in tasks:
+        if isinstance(task, Inquiry):
+            if self._bulkheads.full(task.vendor):
+                each.seen = self._triage.later(each.job, stored)
+            return
+        closed = self._routing.health.closed_since(task.vendor, task.generation)
+        crowded = task.probe is None and self._bulkheads.crowded(task.vendor)
+        if closed or crowded or stored.id in tasks:
             self._give_back_probes([each])
             self._triage.look([each], tasks)
 
@@ -189,6 +217,8 @@ class Taker:
         missed = [task for email_id, task in taken.tasks.items() if email_id not in won]
         jobs = {e.job for e in taken.endings if e.change is not None and e.change.id in lost}
         jobs |= {task.job for task in missed}
+        for task in missed:
+            self._bulkheads.given_back(task.vendor)
         ready: list[Task | Inquiry] = [*mine, *taken.inquiries]
         again = [each for each in taken.waiting if each.job in jobs]
         self._give_back_probes(again)
@@ -211,6 +241,9 @@ class Taker:
         """Nothing is known of these claims; the jobs go back to the tube."""
         self._drop(taken.waiting)
         self._senders.give_back(taken.number)
+        for each in (taken.tasks.values(), taken.inquiries):
+            for task in each:
+                self._bulkheads.given_back(task.vendor)
 
     def _put_back(self, waiting: Collection[Waiting], delay: float = 0.0) -> None:
         """Let others have the jobs, but for those that can end without a write."""

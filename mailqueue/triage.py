@@ -25,7 +25,7 @@ from mailqueue.logs import place
 from mailqueue.message import Email
 from mailqueue.record import Decision, Reason, Record, Status, retry_priority
 from mailqueue.rotation import Choice
-from mailqueue.routing import LEASE_EXPIRED, Routing
+from mailqueue.routing import LEASE_EXPIRED, NO_SENDER, Routing
 from mailqueue.transitions import Aside, Change, Claim
 from mailqueue.tube import BURIED, DELETED, Connection, End, Job, released
 
@@ -50,12 +50,17 @@ class Task:
     deadline: float = 0.0
 
     @property
+    def vendor(self) -> str:
+        """Who is asked."""
+        return self.record.vendor or ""
+
+    @property
     def claim(self) -> Claim:
         """The intent, as it is written down."""
         return Claim(
             id=self.stored.id,
             token=self.stored.token,
-            vendor=self.record.vendor or "",
+            vendor=self.vendor,
             key=self.record.key,
             probe=self.probe is not None,
         )
@@ -221,6 +226,9 @@ class Triage:
             choice = self._routing.choose(each.job.id, each.carriers, each.record)
             if choice is None:
                 break
+            if choice is NO_SENDER:
+                each.seen = self.later(each.job, stored)
+                return
             each.seen = self._task(each, stored, choice)
             if each.seen is not None:
                 tasks.add(stored.id)
@@ -245,6 +253,10 @@ class Triage:
             generation=health.read()[choice.vendor].generation,
             probe=probe,
         )
+
+    def later(self, job: Job, stored: Stored) -> Ending:
+        """Out of the way of what can be sent now."""
+        return _later(job, stored, self._routing.bulkheads.wait())
 
     def _attempting(self, record: Record, vendor: str, stored: Stored, probe: bool) -> Record:
         key = record.pin.key if record.pin is not None else str(stored.id)

@@ -34,6 +34,7 @@ from functools import partial
 from bson import ObjectId
 
 from mailqueue import lifecycle
+from mailqueue.bulkheads import Bulkheads, Call
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
 from mailqueue.logs import place
@@ -51,6 +52,7 @@ from mailqueue.vendors.base import Attempt, Vendor
 logger = logging.getLogger(__name__)
 
 LOOKUP_SECONDS = 10.0
+OVERDUE = SendResult(outcome=Outcome.UNKNOWN, code="deadline", answered=False)
 GATHER = 0.005  # seconds
 
 
@@ -73,6 +75,7 @@ class Worker:
         self._routing = routing
         self._clock = clock
         self._owner = owner
+        self._bulkheads: Bulkheads[Task | Inquiry] = routing.bulkheads
         self._senders = Senders(config.consumer.concurrency, clock)
         self.taker = Taker(config, store, routing, self._senders, clock)
         self.inbox = self.taker.inbox
@@ -90,26 +93,60 @@ class Worker:
         if task is None:
             return False
         self._taken_at = self._clock()
+        deadline = self._taken_at + LOOKUP_SECONDS if isinstance(task, Inquiry) else task.deadline
+        call = self._bulkheads.begin(task.vendor, task, deadline)
         result: SendResult | None = None
+        sent = False
         if isinstance(task, Inquiry):
-            result = self._ask(task, vendors)
-        elif self._may_begin(task):
+            result = self._ask(task, vendors, deadline)
+        elif sent := self._may_begin(task):
             result = self._send(task, vendors)
+        if not self._bulkheads.end(call, telling=sent):
+            self._came_late(task, result)
+            return False
+        self._came(task, result)
+        return True
+
+    def _came(self, task: Task | Inquiry, result: SendResult | None) -> None:
+        if isinstance(task, Task) and result is not None:
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
             self._routing.hear(task.record, result, task.generation, task.probe)
+        self._bulkheads.given_back(task.vendor)
         self._senders.done()
         self.inbox.put(self._result(task, result))
-        return True
+
+    def overdue(self) -> list[Call[Task | Inquiry]]:
+        """The calls that did not come back at their deadline: hand each to ``give_up``.
+
+        The time that they are given beyond it is part of what is there to record a result.
+        """
+        return self._bulkheads.overdue(min(1.0, self._config.delivery.record / 10))
+
+    def give_up(self, call: Call[Task | Inquiry]) -> None:
+        """Settle what a vendor was given in time; its thread goes on, but is no sender any more."""
+        task = call.what
+        facts = {"id": str(task.stored.id), "vendor": task.vendor}
+        logger.error("vendor.overdue", extra={"facts": facts})
+        self._came(task, OVERDUE if isinstance(task, Task) else None)
+
+    def _came_late(self, task: Task | Inquiry, result: SendResult | None) -> None:
+        """What was given up was answered after all. A yes counts all the same."""
+        if not isinstance(task, Task) or result is None or result.outcome is not Outcome.ACCEPTED:
+            return
+        token = task.stored.token + 1
+        try:
+            seconds = self._config.delivery.record
+            self._store.late_yes(task.stored.id, token, task.vendor, result, seconds)
+        except StoreUnavailable:
+            logger.error("results.not_recorded")
 
     def _may_begin(self, task: Task) -> bool:
         """Not when we stop, nor too late, nor through a vendor that failed since the claim."""
         if self.stopping.is_set() or self._clock() >= task.deadline:
             return False
-        vendor = task.record.vendor or ""
-        return not self._routing.health.closed_since(vendor, task.generation)
+        return not self._routing.health.closed_since(task.vendor, task.generation)
 
     def _send(self, task: Task, vendors: Mapping[str, Vendor]) -> SendResult:
-        name = task.record.vendor or ""
         attempt = Attempt(
             email_id=str(task.stored.id),
             message_id=task.stored.document["message_id"],
@@ -119,9 +156,9 @@ class Worker:
             deadline=task.deadline,
         )
         try:
-            vendor = vendors[name]
+            vendor = vendors[task.vendor]
         except BaseException as error:  # noqa: BLE001  # this thread's own could not be made
-            _say_raised(attempt.email_id, name, error)
+            _say_raised(attempt.email_id, task.vendor, error)
             return SendResult(outcome=Outcome.UNAVAILABLE, code="not_made", answered=False)
         try:
             if self._meter is None:
@@ -129,17 +166,19 @@ class Worker:
             else:
                 answer = self._meter.timed(lambda: vendor.send(task.email, attempt))
         except BaseException as error:  # noqa: BLE001  # whatever a vendor's class raises: not known
-            _say_raised(attempt.email_id, name, error)
+            _say_raised(attempt.email_id, task.vendor, error)
             return answers.raised(error)
         return lifecycle.believed(task.record, answers.storable(answer, task.email))
 
-    def _ask(self, inquiry: Inquiry, vendors: Mapping[str, Vendor]) -> SendResult | None:
+    def _ask(
+        self, inquiry: Inquiry, vendors: Mapping[str, Vendor], deadline: float
+    ) -> SendResult | None:
         """Ask the vendor of an unknown outcome. None proves nothing."""
         attempt = Attempt(
             email_id=str(inquiry.stored.id),
             message_id=inquiry.stored.document["message_id"],
             date=inquiry.stored.date,
-            deadline=self._clock() + LOOKUP_SECONDS,
+            deadline=deadline,
         )
         try:
             answer = vendors[inquiry.vendor].lookup(inquiry.email, attempt)
@@ -182,13 +221,14 @@ class Worker:
             with self._handing_out, suppress(queue.Empty):
                 while not self._no_more and (task := self.tasks.get_nowait()) is not None:
                     self._senders.give_back(1)
+                    self._bulkheads.given_back(task.vendor)
                     self._give_back([task])
 
     def _gather(self) -> list[Result]:
         """What came meanwhile; where more will come in a moment, that too."""
         wait = None if self.tasks.empty() and not self.taker.waiting else PATIENCE
         if self._ending or (self.taker.waiting and self._senders.free):
-            wait = 0.0
+            wait = GATHER if self.taker.held_up and not self._ending else 0.0
         results: list[Result] = []
         with suppress(queue.Empty):
             self._sort(self.inbox.get(timeout=wait), results)
@@ -326,12 +366,11 @@ class Worker:
 
     def _lease_lost(self, task: Task, result: SendResult | None, seconds: float) -> None:
         """Another worker owns the e-mail by now. A yes counts all the same."""
-        vendor = task.record.vendor or ""
-        facts = {"id": str(task.stored.id), "vendor": vendor}
+        facts = {"id": str(task.stored.id), "vendor": task.vendor}
         logger.warning("lease.lost", extra={"facts": facts})
         if result is not None and result.outcome is Outcome.ACCEPTED:
             token = task.stored.token + 1
-            self._store.late_yes(task.stored.id, token, vendor, result, seconds)
+            self._store.late_yes(task.stored.id, token, task.vendor, result, seconds)
         quietly(partial(task.job.release, job_priority(task.stored), 1.0))
 
 

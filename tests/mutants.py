@@ -25,6 +25,7 @@ REPO = Path(__file__).resolve().parents[1]
 COPIED = ("mailqueue", "tests", "pyproject.toml")
 GUARDS = "tests/faults/test_guards.py"
 CRASHES = "tests/faults/test_crashes.py"
+BULKHEADS = "tests/integration/test_bulkheads.py"
 WEATHER = "tests/faults/test_weather.py"
 ENDS_WITHIN = 300.0
 
@@ -59,6 +60,16 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        "no bulkheads: a vendor may hold all senders",
+        (Edit("bulkheads.py", "    if number == 1 or not others:\n", "    if True:\n"),),
+        (BULKHEADS, "-k", "hangs_holds_its_share"),
+    ),
+    Mutant(
+        "what a vendor does not give back is never given up",
+        (Edit("bulkheads.py", "c.deadline < last]", "c.deadline < 0]"),),
+        (BULKHEADS, "-k", "does_not_come_back"),
+    ),
     Mutant(
         "no token (nor nonce) in the filter of a settlement",
         (

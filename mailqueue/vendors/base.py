@@ -103,7 +103,18 @@ class Vendor(ABC):
 
     @abstractmethod
     def send(self, email: Email, attempt: Attempt) -> SendResult:
-        """Hand the e-mail to the vendor. Vendor trouble is a result, never an exception."""
+        """Hand the e-mail to the vendor, once. Vendor trouble is a result, never an exception.
+
+        It is back by ``attempt.deadline``, whatever the vendor does: bound what it waits for, the
+        whole call and not each read only, and hand over nothing once that moment has passed.
+        (``HttpVendor`` and ``Smtp`` see to that.) One that is not back a second after it, or sooner
+        where times are short, is given up: the outcome is recorded as ``unknown``, held against
+        the vendor, and the e-mail goes on its way, so that it may leave twice; another thread
+        takes this one's place, with a new instance. A yes that comes after all is recorded.
+
+        An instance is used by one thread. Where nothing left, say so (any outcome but ``accepted``
+        and ``unknown``); where that is not certain, say ``unknown``. An exception is ``unknown``.
+        """
 
     def close(self) -> None:  # noqa: B027  # nothing to do for a vendor that keeps nothing open
         """Give up connections; the next ``send`` opens new ones."""

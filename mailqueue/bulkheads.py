@@ -1,0 +1,213 @@
+"""The calls under way, and how many senders each vendor may hold: one that hangs starves no other.
+
+Decides: whether an e-mail may go to the vendor whose turn it is, now. The rule, as in a ship whose
+bulkheads keep one hole from sinking it:
+
+* While no other vendor is available, a vendor may hold all senders.
+* Else it may hold its share of them, by weight among those available (at least half of an equal
+  part: a vendor of little weight may be the only one that takes certain e-mails).
+* One that answers quickly may take what it needs, but leaves the others a quarter: one in whose
+  calls nothing takes longer than ``QUICK``, as of late and under way. A vendor that has not
+  answered yet is not known to be quick.
+* One whose call takes long already (``LONG``, or several times what is usual with it) is passed
+  over where another can be asked, before that call has failed.
+
+An e-mail whose vendor is full goes to another that it has not tried. Where there is none, it waits
+here if the vendor is quick; else its job goes back to the tube for a moment, the longer the more
+there are of its kind: what cannot go is not in the way of what can. Probes are one at a time anyway
+and have no limit.
+
+Decides also: which call is given up. A vendor that does not come back at its deadline (a class of
+the user's own) keeps its thread; but what it was given is recorded in time, as unknown, and another
+thread takes the sender's place. There are never more of those threads than senders.
+
+Promises: any thread may call; no I/O; a call costs a microsecond, and a look at all of them is
+taken twenty times a second.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+What = TypeVar("What")
+
+QUICK = 0.5  # seconds
+LONG = 2.0
+TIMES_LONGER = 4
+EVERY = 0.05
+NEWEST = 0.25  # the weight of the newest call in what is usual
+PER_SECOND = 50  # so many e-mails come back from their wait
+LONGEST_WAIT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a vendor's calls take: as of late (None: none has ended), and the oldest so far."""
+
+    usual: float | None = None
+    oldest: float = 0.0
+
+    @property
+    def quick(self) -> bool:
+        """Whether it is known to answer quickly."""
+        return self.usual is not None and max(self.usual, self.oldest) <= QUICK
+
+    @property
+    def long(self) -> bool:
+        """Whether a call that is under way takes long already."""
+        return self.oldest > max(LONG, TIMES_LONGER * (self.usual or 0.0))
+
+
+def limit(number: int, weight: int, others: Collection[int], pace: Pace) -> float:
+    """How many of ``number`` senders a vendor may hold beside available ``others`` (weights).
+
+    Where it may hold all there is no limit: some may be claimed ahead of the next that comes free.
+    """
+    if number == 1 or not others:
+        return math.inf
+    if pace.quick:
+        return number - number // 4
+    share = math.ceil(number * weight / (weight + sum(others)))
+    fair = number // (2 * (1 + len(others)))
+    return max(1, fair, min(share, number - max(1, number // 4)))
+
+
+@dataclass(slots=True, eq=False)
+class Call(Generic[What]):
+    """One call, its end by ``time.monotonic``, and the thread that it keeps."""
+
+    vendor: str
+    what: What
+    began: float
+    deadline: float
+    thread: threading.Thread = field(default_factory=threading.current_thread)
+
+
+class Bulkheads(Generic[What]):
+    """The senders that each vendor holds, out of ``number``, and its calls under way."""
+
+    def __init__(
+        self,
+        number: int,
+        weights: Mapping[str, int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._number = number
+        self._weights = weights
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._held = dict.fromkeys(weights, 0)
+        self._calls: dict[str, dict[Call[What], None]] = {name: {} for name in weights}
+        self._given_up: set[Call[What]] = set()
+        self._usual: dict[str, float] = {}
+        self._limits: dict[str, float] = dict.fromkeys(weights, math.inf)
+        self._long: frozenset[str] = frozenset()
+        self._quick: frozenset[str] = frozenset()
+        self._available: Collection[str] = ()
+        self._looked_at = -math.inf
+        self._last_back = -math.inf
+
+    # Who may have a sender ---------------------------------------------------------------------
+
+    def look(self, available: Callable[[], Collection[str]]) -> None:
+        """Look around, if that is due: how the calls go, and who is ``available``."""
+        now = self._clock()
+        if now - self._looked_at < EVERY:
+            return
+        self._looked_at = now
+        there = self._available = available()
+        paces = {name: self.pace(name) for name in self._weights}
+        self._limits = {
+            name: limit(
+                self._number,
+                weight,
+                [self._weights[other] for other in there if other != name],
+                paces[name],
+            )
+            for name, weight in self._weights.items()
+        }
+        self._long = frozenset(name for name, pace in paces.items() if pace.long)
+        self._quick = frozenset(name for name, pace in paces.items() if pace.quick)
+
+    def pace(self, vendor: str) -> Pace:
+        """How its calls go."""
+        with self._lock:
+            oldest = next(iter(self._calls[vendor]), None)
+            age = 0.0 if oldest is None else self._clock() - oldest.began
+            return Pace(self._usual.get(vendor), age)
+
+    def full(self, vendor: str) -> bool:
+        """Whether it holds all the senders that it may."""
+        return self._held[vendor] >= self._limits[vendor]
+
+    def crowded(self, vendor: str) -> bool:
+        """Whether another is to be preferred."""
+        return self.full(vendor) or vendor in self._long
+
+    def moves(self, vendor: str) -> bool:
+        """Whether one that is full will not be in a moment, so that its e-mails wait here.
+
+        It is quick, or all are full: then there is nobody to leave a sender to.
+        """
+        return vendor in self._quick or all(map(self.full, self._available))
+
+    def wait(self) -> float:
+        """Seconds for which an e-mail that finds every vendor full is out of the way."""
+        with self._lock:
+            now = self._clock()
+            self._last_back = max(now, self._last_back) + 1 / PER_SECOND
+            return min(LONGEST_WAIT, 1.0 + self._last_back - now)
+
+    def taken(self, vendor: str) -> None:
+        """A sender is the vendor's."""
+        with self._lock:
+            self._held[vendor] += 1
+
+    def given_back(self, vendor: str) -> None:
+        """A sender is not the vendor's any more."""
+        with self._lock:
+            self._held[vendor] -= 1
+
+    # The calls ---------------------------------------------------------------------------------
+
+    def begin(self, vendor: str, what: What, deadline: float) -> Call[What]:
+        """A call of this thread begins."""
+        call = Call(vendor, what, self._clock(), deadline)
+        with self._lock:
+            self._calls[vendor][call] = None
+        return call
+
+    def end(self, call: Call[What], *, telling: bool) -> bool:
+        """It is over; False: it was given up. ``telling``: its time says how the vendor is."""
+        with self._lock:
+            if call in self._given_up:
+                self._given_up.discard(call)
+                return False
+            del self._calls[call.vendor][call]
+            if telling:
+                self._learn(call)
+            return True
+
+    def _learn(self, call: Call[What]) -> None:
+        took = self._clock() - call.began
+        usual = self._usual.get(call.vendor, took)
+        self._usual[call.vendor] = now = usual + NEWEST * (took - usual)
+        if (now <= QUICK) is not (call.vendor in self._quick):
+            self._looked_at = -math.inf  # much has changed: look again
+
+    def overdue(self, grace: float) -> list[Call[What]]:
+        """Give up the calls whose deadline passed ``grace`` seconds ago; returns them."""
+        last = self._clock() - grace
+        with self._lock:
+            over = [c for calls in self._calls.values() for c in calls if c.deadline < last]
+            over = over[: self._number - len(self._given_up)]
+            for call in over:
+                del self._calls[call.vendor][call]
+                self._learn(call)
+            self._given_up.update(over)
+        return over

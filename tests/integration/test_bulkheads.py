@@ -1,0 +1,188 @@
+"""One vendor that hangs, or does not come back at all, beside healthy ones."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import pytest
+
+from mailqueue.consumer import Consumer
+from mailqueue.message import Email
+from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors.base import Attempt, Vendor
+from tests.stage import CountingVendor, Stage
+from tests.waiting import wait_until
+
+SHARE, MOST = 6, 12  # of sixteen senders with three vendors: a share, and what a quick one may take
+
+
+@contextmanager
+def at_work(stage: Stage, concurrency: int = 16) -> Iterator[Consumer]:
+    """A consumer in a thread of this process."""
+    consumer = Consumer(stage.config, concurrency=concurrency)
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+    try:
+        yield consumer
+    finally:
+        for vendor in stage.vendors:
+            vendor.let_go()
+        consumer.stop()
+        thread.join()
+
+
+@pytest.fixture
+def three(stage: Stage) -> list[CountingVendor]:
+    return [stage.vendor(name) for name in ("first", "second", "third")]
+
+
+def test_a_vendor_that_hangs_holds_its_share_and_the_others_carry_everything_else(
+    stage: Stage, three: list[CountingVendor]
+) -> None:
+    hangs, *others = three
+    hangs.hold()
+    ids = stage.send(300)
+    with at_work(stage):
+        wait_until(lambda: sum(len(v.calls) for v in others) >= len(ids) - SHARE)
+        assert hangs.under_way == hangs.most_under_way <= SHARE
+        hangs.let_go()
+        stage.until(sent=300)
+    assert stage.copies == Counter(ids)
+
+
+def test_a_vendor_that_begins_to_hang_leaves_the_others_their_part(
+    stage: Stage, three: list[CountingVendor]
+) -> None:
+    hangs, *others = three
+    with at_work(stage):
+        first = stage.send(60)
+        stage.until(sent=60)
+        assert hangs.calls
+        hangs.hold()
+        before = sum(len(v.calls) for v in others)
+        ids = stage.send(300)
+        wait_until(lambda: sum(len(v.calls) for v in others) >= before + len(ids) - MOST)
+        assert hangs.most_under_way <= MOST
+        hangs.let_go()
+        stage.until(sent=360)
+    assert stage.copies == Counter(first + ids)
+
+
+def test_two_of_three_that_hang_leave_the_third_its_part(
+    stage: Stage, three: list[CountingVendor]
+) -> None:
+    *hang, works = three
+    for vendor in hang:
+        vendor.hold()
+    ids = stage.send(100)
+    with at_work(stage):
+        wait_until(lambda: len(works.calls) >= len(ids) - 2 * SHARE)
+        for vendor in hang:
+            vendor.let_go()
+        stage.until(sent=100)
+    assert stage.copies == Counter(ids)
+
+
+def test_a_vendor_that_is_alone_has_all_senders(stage: Stage) -> None:
+    alone = stage.vendor("alone")
+    alone.hold()
+    stage.send(40)
+    with at_work(stage):
+        wait_until(lambda: alone.under_way == 16)
+        alone.let_go()
+        stage.until(sent=40)
+
+
+def test_an_email_that_only_a_full_vendor_can_take_waits_and_is_not_in_the_way(
+    stage: Stage, three: list[CountingVendor]
+) -> None:
+    hangs, *_ = three
+    hangs.hold()
+    tried = {"round.tried": ["second", "third"]}
+    waiting = stage.send(30, priority="high")
+    stage.emails.update_many({}, {"$set": tried})
+    others = stage.send(50)
+    with at_work(stage):
+        wait_until(lambda: stage.statuses()["sent"] == 50)
+        assert hangs.most_under_way <= SHARE
+        assert stage.emails.count_documents({"status": "queued", **tried}) == 30 - SHARE
+        hangs.let_go()
+        stage.until(sent=80)
+    assert stage.copies == Counter(waiting + others)
+    assert set(hangs.calls) >= set(waiting)
+
+
+# A vendor of the user's own ---------------------------------------------------------------------
+
+
+class Late(Vendor):
+    """It obeys no deadline."""
+
+    gate: ClassVar[threading.Event]
+    asked: ClassVar[list[str]]
+    answer = SendResult(outcome=Outcome.ACCEPTED, code="late")
+
+    def send(self, email: Email, attempt: Attempt) -> SendResult:
+        self.asked.append(attempt.email_id)
+        self.gate.wait(30)
+        return self.answer
+
+
+@pytest.fixture
+def late(stage: Stage) -> Iterator[type[Late]]:
+    """In the configuration, with short times around it."""
+    Late.gate, Late.asked = threading.Event(), []
+    name = f"{__name__}:Late"
+    stage.settings["vendors"].append({"name": "late", "type": name})
+    stage.settings["mongodb"]["timeout"] = 1.5
+    stage.settings["delivery"] = {"deadline": 1.0, "record": 1.0, "lease": 4.0, "ttr": 4}
+    yield Late
+    Late.gate.set()
+
+
+def test_a_vendor_that_does_not_come_back_is_given_up_and_its_late_yes_counts(
+    stage: Stage, late: type[Late]
+) -> None:
+    stage.settings["delivery"]["on_unknown"] = "park"
+    [email_id] = stage.send()
+    with at_work(stage, 2):
+        stage.until(uncertain=1)
+        [line] = stage.status(email_id).attempts
+        assert (line.outcome, line.code) == ("unknown", "deadline")
+        assert stage.health("late")["reason"] == "unknown deadline"
+        late.gate.set()
+        stage.until(sent=1)
+    assert late.asked == [email_id]
+    assert stage.document(email_id)["attempts"][0]["late"]
+
+
+def test_what_it_was_given_goes_out_through_another_and_its_senders_go_on(
+    stage: Stage, late: type[Late]
+) -> None:
+    other = stage.vendor("other")
+    ids = stage.send(8)
+    with at_work(stage, 2):
+        stage.until(sent=8)
+        assert set(stage.copies) == set(ids)
+        assert len(late.asked) <= 2
+        assert len(other.calls) == 8
+        late.gate.set()
+
+
+def test_a_vendor_that_does_not_come_back_keeps_no_process_from_its_end(
+    stage: Stage, late: type[Late]
+) -> None:
+    stage.send(2)
+    consumer = Consumer(stage.config, concurrency=2)
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+    wait_until(lambda: len(late.asked) == 2)
+    consumer.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert stage.statuses() == {"queued": 2}
+    assert stage.emails.count_documents({"attempts.outcome": "unknown"}) == 2
