@@ -100,11 +100,10 @@ class Azure(HttpVendor):
         if answer.status == 202 and operation and status in _GOES_ON:
             return SendResult(outcome=Outcome.ACCEPTED, code="202", message_id=operation)
         error = answer.object.get("error")
-        words = (
-            [text(error.get(key)) for key in ("code", "message")] if isinstance(error, dict) else []
-        )
-        result = self.by_status(answer, ": ".join(filter(None, words)))
-        if 400 <= answer.status < 500 and "DomainNotLinked" in words[:1]:
+        error = error if isinstance(error, dict) else {}
+        code, message = text(error.get("code")), text(error.get("message"))
+        result = self.by_status(answer, ": ".join(filter(None, (code, message))))
+        if 400 <= answer.status < 500 and code == "DomainNotLinked":
             return replace(result, outcome=Outcome.UNSUITABLE)
         return result
 

@@ -176,7 +176,7 @@ def unique_recipients(email: Email) -> dict[str, list[Address]]:
 def matching_recipients(email: Email, addresses: Iterable[Any]) -> tuple[str, ...]:
     """The recipients among ``addresses``, as we write them: vendors answer in lower case."""
     told = {address.lower() for address in addresses if isinstance(address, str)}
-    people = email.recipients
+    people = email.recipients if told else ()
     return tuple(p.address for p in people if told & {p.address.lower(), p.ascii.lower()})
 
 

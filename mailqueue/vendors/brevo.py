@@ -25,21 +25,19 @@ ASCII is safe: Brevo undoes encoded words and sends 8 bit. Our id goes there.
 from __future__ import annotations
 
 import json
-import re
 from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from mailqueue.headers import Address, unstructured
+from mailqueue.headers import Address
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import Attempt, merged, unique_recipients
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 from mailqueue.vendors.labels import ID_KEY
-
-_SPECIALS = re.compile(r'[()<>\[\]:;@\\,."]')
+from mailqueue.vendors.limits import encoded_name
 
 
 class Brevo(HttpVendor):
@@ -104,16 +102,14 @@ class Brevo(HttpVendor):
 
 
 def _person(address: Address) -> dict[str, str]:
-    """Brevo drops a name that has both non-ASCII characters and punctuation: we encode those."""
-    entry, name = {"email": address.ascii}, address.name
-    if not name.isascii() and _SPECIALS.search(name):
-        name = unstructured(name)
-    return {**entry, "name": name} if name else entry
+    entry = {"email": address.ascii}
+    return {**entry, "name": encoded_name(address.name)} if address.name else entry
 
 
 def _plain(entry: tuple[str, str]) -> bool:
     word = "".join(entry)
-    return word.isascii() and word.isprintable() and "=?" not in word
+    odd = any(sign in word for sign in ("=?", "{{", "{%"))
+    return word.isascii() and word.isprintable() and not odd
 
 
 def _people(addresses: Iterable[Address]) -> list[dict[str, str]]:

@@ -20,7 +20,8 @@ class Capacity:
     ``size`` counts what goes over the wire, attachments in base64. ``some`` is True where an
     e-mail can be sent to some of its recipients only, with all of them shown in its headers.
     ``shortest_text`` is the least length of subject, text and HTML, each if it is there;
-    ``attachments_size`` counts the files' own bytes. Lengths are in characters, sizes in bytes.
+    ``name_length`` is of a display name in the form that Brevo takes; ``attachments_size`` counts
+    the files' own bytes. Lengths are in characters, sizes in bytes.
     ``quoted_mailboxes``: an address may have quotes before the @ (``"john doe"@example.com``).
 
     Tags and metadata never keep an e-mail from a vendor. What is said of them is what the vendor
@@ -36,7 +37,7 @@ class Capacity:
     cc: int | None = None
     bcc: int | None = None
     name_length: int | None = None
-    name_size: int | None = None
+    sender_name_size: int | None = None
     size: int | None = None
     body_size: int | None = None
     templated: frozenset[str] = frozenset()
@@ -261,7 +262,7 @@ CAPACITY: Mapping[str, Capacity] = {
     ),
     "smtp": Capacity(some=True, unicode_mailboxes=True, quoted_mailboxes=True, tags=0, metadata=0),
     "sparkpost": Capacity(
-        name_size=255,
+        sender_name_size=255,
         size=20 * MIB,
         needs_subject=True,
         needs_body=True,

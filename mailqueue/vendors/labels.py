@@ -37,6 +37,8 @@ def tags(type_: str, email: Email) -> tuple[str, ...]:
 
 def metadata(type_: str, email: Email) -> dict[str, str]:
     """The e-mail's metadata that vendors of this type take as they are, while there is room."""
+    if not email.metadata:
+        return {}
     limit, room = capacity(type_), _room(type_, email)
     kept, seen = dict[str, str](), {ID_KEY}
     for name, value in email.metadata.items():

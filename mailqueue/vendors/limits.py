@@ -14,12 +14,14 @@ Promises: the phrases name no address, subject or body.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mailqueue.config import VendorConfig
 from mailqueue.file_types import types_of
+from mailqueue.headers import unstructured
 from mailqueue.message import Attachment, Email
 from mailqueue.vendors.capacity import CAPACITY, MIB, Capacity
 
@@ -28,6 +30,7 @@ __all__ = ["CAPACITY", "Capacity", "can_carry", "capacity", "nobody_carries"]
 CUSTOM_HEADERS = "custom_headers"  # an option: the account's plan has them
 
 _ANYTHING = Capacity(some=False, unicode_mailboxes=True, quoted_mailboxes=True)
+_SPECIALS = re.compile(r'[()<>\[\]:;@\\,."]')
 _NO_OPTIONS: Mapping[str, Any] = {}
 OWN_OPTIONS = 200  # bytes of our id, Message-ID and sandbox among a vendor's options
 
@@ -80,10 +83,19 @@ def _people(limit: Capacity, email: Email) -> Iterator[str]:
         yield "non-ASCII mailbox"
     if not limit.quoted_mailboxes and any(person.address.startswith('"') for person in people):
         yield "mailbox in quotes"
-    if limit.name_length is not None and any(len(p.name) > limit.name_length for p in people):
-        yield f"a display name longer than {limit.name_length}"
-    if limit.name_size is not None and any(len(p.name.encode()) > limit.name_size for p in people):
-        yield f"a display name of more than {limit.name_size} bytes"
+    most = limit.name_length
+    if most is not None and any(len(encoded_name(person.name)) > most for person in people):
+        yield f"a display name longer than {most}"
+    if (
+        limit.sender_name_size is not None
+        and len(email.from_.name.encode()) > limit.sender_name_size
+    ):
+        yield f"a sender's name of more than {limit.sender_name_size} bytes"
+
+
+def encoded_name(name: str) -> str:
+    """A name as Brevo takes it, which drops one with both non-ASCII characters and punctuation."""
+    return unstructured(name) if not name.isascii() and _SPECIALS.search(name) else name
 
 
 def _parts(limit: Capacity, email: Email) -> Iterator[str]:

@@ -61,6 +61,11 @@ NOT_CARRIED = [
         {"html": "<p>", "from": Address("x" * 71, "a@x.org")},
         "a display name longer than 70",
     ),
+    (
+        "brevo",  # with punctuation it goes as encoded words
+        {"html": "<p>", "from": Address("Jörg, Müller " * 3, "a@x.org")},
+        "a display name longer than 70",
+    ),
     ("brevo", {"html": "<p>{{ params.name }}"}, TEMPLATE),
     ("brevo", {"html": "<p>", "text": "{% if %}"}, TEMPLATE),
     ("brevo", {"html": "<p>", "subject": "{{contact}}"}, TEMPLATE),
@@ -85,7 +90,11 @@ NOT_CARRIED = [
     ("sparkpost", {"cc": [Address("{{x}}", "c@x.org")]}, TEMPLATE),
     ("sparkpost", {"reply_to": ["{{x}}@x.org"]}, TEMPLATE),
     ("sparkpost", {"headers": {"List-Unsubscribe": "<https://x.org>"}}, RESERVED),
-    ("sparkpost", {"from": Address("ä" * 128, "a@x.org")}, "a display name of more than 255 bytes"),
+    (
+        "sparkpost",
+        {"from": Address("ä" * 128, "a@x.org")},
+        "a sender's name of more than 255 bytes",
+    ),
     ("sparkpost", {"text": "x" * 21 * MIB}, "larger than 20 MiB"),
 ]
 
@@ -106,6 +115,7 @@ CARRIED = [
     ("resend", _file("notes.txt", "Text/Plain; charset=latin1")),
     ("resend", _file("dump.unheardof", "application/pdf")),
     ("brevo", {"html": "<p>", "to": _many(99), "from": Address("x" * 70, "a@x.org")}),
+    ("brevo", {"html": "<p>", "from": Address("Jörg Müller " * 5, "a@x.org")}),
     ("brevo", {"html": "<p>{ a }", "text": "", "tags": _many(20)}),
     ("brevo", _file("Übersicht.PDF", "application/pdf")),
     ("brevo", _file(kind='text/plain; charset="UTF-8"')),

@@ -253,7 +253,14 @@ def test_metadata_with_the_names_of_sendgrids_own_fields_get_another(
 def test_brevo_is_given_only_exposed_metadata_that_its_header_can_hold(
     vendor: Vendors, attempt: Attempts
 ) -> None:
-    given = {"user": "42", "ä": "1", "city": "Köln", "odd": "=?utf-8?q?x?=", "tab": "a\tb"}
+    given = {
+        "user": "42",
+        "ä": "1",
+        "city": "Köln",
+        "odd": "=?utf-8?q?x?=",
+        "t": "a\tb",
+        "x": "{{y}}",
+    }
     email = _email(metadata=given)
     request, _ = _sent(BY_TYPE["brevo"], email, vendor, attempt, expose_metadata=True)
     held = json.loads(request.json["headers"]["X-Mailin-custom"])

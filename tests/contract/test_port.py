@@ -207,7 +207,11 @@ NARROW = [
     (limits.Capacity(reply_to=1), {"reply_to": _many(2)}, "more than 1 reply-to"),
     (limits.Capacity(text_only=False), {}, "text only"),
     (limits.Capacity(headers=False), {"headers": {"X-A": "b"}}, "custom headers"),
-    (limits.Capacity(name_size=3), {"cc": ["äö <c@x.org>"]}, "a display name of more than 3 bytes"),
+    (
+        limits.Capacity(sender_name_size=3),
+        {"from": "äö <c@x.org>"},
+        "a sender's name of more than 3 bytes",
+    ),
     (
         limits.Capacity(inline=False),
         {"attachments": [{"filename": "a", "content": b"x", "content_id": "c"}]},
