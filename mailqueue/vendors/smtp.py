@@ -132,9 +132,19 @@ class Smtp(Vendor):
             except smtp_pool.TROUBLE as error:
                 result = failures.result(failures.code(error, call), call.written)
                 result = replace(result, ours=late and result.code == failures.DEADLINE)
+            except Exception as error:
+                if call.written:
+                    raise
+                result = self._unsent(attempt, error)
             finally:
                 self._drop()
         return result
+
+    def _unsent(self, attempt: Attempt, error: Exception) -> SendResult:
+        """Before there is a connection, what cannot be said to a socket is the configuration's."""
+        if self._connection is None and isinstance(error, ValueError):
+            return failures.result(failures.INVALID_REQUEST, written=False)
+        return base.unsent(self, attempt, error)
 
     def _envelope(self, email: Email, attempt: Attempt) -> _Envelope:
         sender = self.sender(email)

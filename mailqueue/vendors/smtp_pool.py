@@ -32,8 +32,14 @@ from mailqueue.vendors.smtp_connection import Connection, Failed
 
 PATIENCE = 5.0  # seconds to wait for a connection
 FULL_SECONDS = 30.0  # before it is tried again whether the server takes more
-BUSY = SendResult(outcome=Outcome.THROTTLED, code="no_connection", answered=False, ours=True)
-TROUBLE = (OSError, smtplib.SMTPException, ValueError)
+BUSY = SendResult(
+    outcome=Outcome.THROTTLED,
+    code="no_connection",
+    detail="none came free",
+    answered=False,
+    ours=True,
+)
+TROUBLE = (OSError, smtplib.SMTPException)
 
 _pools: weakref.WeakValueDictionary[VendorConfig, Pool] = weakref.WeakValueDictionary()
 _registry = threading.Lock()

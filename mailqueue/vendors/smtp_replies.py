@@ -155,6 +155,7 @@ _OURS = _words(
     r"\b(?:sending|submission|relay\w*|outbound|outgoing|sender|smtp|daily|hourly|monthly)\b",
     r"\byou(?:'ve| have| are over| exceed)",
     r"\byour (?:[\w-]+ )?(?:account|quota|plan|limits?|subscription|credits?|domain|ip)\b",
+    r"\bsend limit",
 )
 _MAILBOX = _words(
     r"mail ?box|inbox|storage|\bdisk\b|\bfull\b|over ?quota|receiving mail",
@@ -174,7 +175,7 @@ _PACE = _words(
     r"too (?:many|much) (?:[\w-]+ ){0,3}?(?:submissions?|log ?-?ins?\b|auth\w*|recipients from)",
     r"too (?:fast|quick\w*|frequent\w*|often|busy)|slow down|throttl|\bpeak\b",
     r"\brates?\b|rate ?-?limit|over ?limit",
-    r"hourly|(?:\bper|\ban|\beach|\bevery)[ -](?:second|minute|hour)\b|last (?:minute|hour)\b",
+    r"hourly|(?:\bper|\ban|\beach|\bevery|\bthis|\bone|\blast)[ -](?:second|minute|hour)\b",
     r"/ ?\d*(?:s|sec|min|h|hr|hour)\b",
 )
 _CROWDED = _words(
@@ -184,7 +185,8 @@ _CROWDED = _words(
     r"(?:limit|max\w*|number) (?:\w+ ){0,2}(?:connections?|sessions?)",
 )
 _QUOTA = _words(
-    r"quota|\bcredits?\b|payment|unpaid|overdue|billing",
+    r"quota|kontingent|\bcuota\b|\bcredits?\b",
+    r"payment|unpaid|overdue|billing|insufficient (?:funds|balance)",
     r"\b(?:send|sending|messages?|e-?mails?|mail|relay|account|user|usage|smtp) limits?\b",
     r"\blimits? (?:(?:has|have|is|was|been) )*(?:exceed|reach|hit)",
     r"(?:exceed|reach|\bover|\bhit)\w* (?:[\w'-]+ ){0,4}(?:limits?|threshold|allowance)\b",
@@ -197,6 +199,7 @@ _SUSPENDED = _words(
     r"\b(?:account|subscription|api key)\b[^.;]{0,40}\b(?:banned|restricted|expired|closed)\b",
     r"\baccount\b[^.;]{0,30}\b(?:inactive|on hold|under review|not (?:yet )?(?:activ|approv)\w+)",
     r"\b(?:disabled|blocked|locked|expired|inactive) (?:account|subscription)\b",
+    r"\b(?:trial|plan|licen[cs]e)\b[^.;]{0,20}\b(?:expired|ended)\b|\boutgoing\b[^.;]{0,20}\bblocked\b",
 )
 # Not of the recipient, even beside an enhanced code that is.
 _PLAINLY_ELSE = _words(

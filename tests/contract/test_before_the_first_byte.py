@@ -87,6 +87,10 @@ def broken(*_: Any, **__: Any) -> Any:
     raise RuntimeError("a bug of ours")
 
 
+def unsayable(*_: Any, **__: Any) -> Any:
+    raise ValueError("a line break in a command")
+
+
 def invalid(*_: Any, **__: Any) -> Any:
     raise InvalidEmail("subject", "is unsafe")
 
@@ -133,6 +137,31 @@ def test_what_the_smtp_vendor_cannot_write_was_not_sent_and_is_not_its_fault(
     monkeypatch.setattr(smtp, "mime", bug)
     made: Smtp = vendor("smtp", keys={"host": HOST, "port": 1, "tls": "none"})
     check(made, plain, attempt, kind)
+
+
+def test_a_bug_between_the_commands_of_smtp_is_not_called_unknown(
+    vendor: Vendors, attempt: Attempts, plain: Email, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SmtpServer() as server:
+        made: Smtp = vendor("smtp", keys={"host": HOST, "port": server.port, "tls": "none"})
+        monkeypatch.setattr("mailqueue.vendors.smtp_connection.Connection.rcpt", broken)
+        check(made, plain, attempt, "RuntimeError")
+        monkeypatch.setattr("mailqueue.vendors.smtp_connection.Connection.rcpt", unsayable)
+        check(made, plain, attempt, "ValueError")
+        monkeypatch.undo()
+        assert made.send(plain, attempt()).outcome is Outcome.ACCEPTED
+        monkeypatch.setattr(smtp, "_accepted", broken)
+        with pytest.raises(RuntimeError):
+            made.send(plain, attempt())
+        made.close()
+
+
+def test_a_host_that_cannot_be_asked_for_is_the_configurations_fault(
+    vendor: Vendors, attempt: Attempts, plain: Email
+) -> None:
+    made = vendor("smtp", keys={"host": f"{'x' * 64}.example.org"})
+    result = made.send(plain, attempt())
+    assert (result.outcome, result.code) == (Outcome.MISCONFIGURED, "invalid_request")
 
 
 def test_a_bug_after_the_request_went_out_is_not_called_unsent(
