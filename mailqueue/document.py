@@ -35,6 +35,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from bson import ObjectId
+from bson.errors import BSONError
 
 from mailqueue.errors import Unreadable
 from mailqueue.message import Email
@@ -45,7 +46,7 @@ LONGEST_LEASE = 86_400.0  # seconds; no configuration may ask for more
 
 Document = Mapping[str, Any]
 T = TypeVar("T")
-_DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+_DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, BSONError)
 _LARGEST = 2**31  # of what is counted up; far more than is ever reached
 _KINDS = {
     **dict.fromkeys(("from", "subject", "text", "html"), str),

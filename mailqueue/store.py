@@ -24,7 +24,9 @@ from dataclasses import replace
 from typing import Any, cast
 
 from bson import ObjectId
+from bson.codec_options import CodecOptions
 from bson.errors import BSONError
+from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient, UpdateMany
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
@@ -445,14 +447,21 @@ def _singles(write: Write) -> Iterator[tuple[ObjectId, Write]]:
 
 
 def _one_by_one(steps: Sequence[dict[str, Any]], emails: Emails) -> Iterator[dict[str, Any]]:
-    """Where one cannot be decoded: the others, and of that one what can be."""
+    """Where one cannot be decoded: the others, and of that one what it is known by."""
     for known in emails.aggregate([*steps, {"$project": {"now": "$$NOW"}}]):
-        alone = [{"$match": {"_id": known["_id"]}}, *steps[1:]]
-        for more in (alone, [*alone, {"$project": {"status": 1, "lease": 1, "now": 1}}]):
-            try:
-                yield from list(emails.aggregate(more))
-                break
-            except BSONError:
-                continue
-        else:
-            yield known
+        alone = {"$match": {"_id": known["_id"]}}
+        try:
+            yield from list(emails.aggregate([alone, *steps[1:]]))
+        except BSONError:
+            yield known | _raw(emails, alone, "status") | _raw(emails, alone, "lease")
+
+
+def _raw(emails: Emails, alone: dict[str, Any], field: str) -> dict[str, Any]:
+    """A field as it is; nothing when it is the one that cannot be decoded."""
+    options: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
+    raw = emails.with_options(codec_options=options)
+    try:
+        (found,) = raw.aggregate([alone, {"$project": {field: 1}}])
+        return {field: found[field]} if field in found else {}
+    except (BSONError, ValueError):  # or it is not there any more
+        return {}

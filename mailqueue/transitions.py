@@ -120,8 +120,8 @@ def change_writes(
 def aside_writes(asides: Iterable[Aside], simulated: bool) -> Iterator[Write]:
     """One update for each."""
     for aside in asides:
-        guard = {"_id": {"$in": [aside.id]}, "status": {"$nin": _FINAL}, **aside.seen}
-        yield guard, aside_update(simulated)
+        guard = {"_id": {"$in": [aside.id]}, **aside.seen}
+        yield guard | {"$nor": [{"status": {"$in": _FINAL}}]}, aside_update(simulated)
 
 
 def _grouped(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[list[T]]:

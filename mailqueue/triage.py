@@ -278,8 +278,9 @@ def set_aside(stored: Stored, error: Unreadable) -> Change | Aside:
             return rescue(stored, lifecycle.end(unknown, Reason.UNREADABLE))
     except Unreadable:  # so is what is needed for that
         pass
-    lease = {"$eq": stored.document["lease"]} if "lease" in stored.document else {"$exists": False}
-    return Aside(id=stored.id, seen={"lease": lease})
+    known = stored.document
+    seen = {name: {"$eq": known[name]} for name in ("status", "lease") if name in known}
+    return Aside(id=stored.id, seen=seen)
 
 
 def rescue(stored: Stored, decision: Decision) -> Change:

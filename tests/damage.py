@@ -54,13 +54,13 @@ VALUES: Mapping[str, Any] = {
 FEW = ("missing", "null", "a number", "a large number", "a text", "a list", "an object", "a date")
 
 
-def damaged(sound: Document, *, few: bool = False) -> Iterator[tuple[str, Document]]:
+def damaged(sound: Document, *only: str, few: bool = False) -> Iterator[tuple[str, Document]]:
     """What is wrong, and the document, which has an id of its own.
 
-    ``few``: inside of lists and objects not every value is tried.
+    ``only`` in these fields; ``few``: inside of lists and objects not every value is tried.
     """
     for path in _paths(sound):
-        if path == ("_id",):
+        if path[0] == "_id" or (only and path[0] not in only):
             continue
         for name in FEW if few and len(path) > 1 else VALUES:
             value = VALUES[name]

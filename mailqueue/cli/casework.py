@@ -112,7 +112,7 @@ def _shown(kept: Mapping[str, Any]) -> list[str]:
     inside = ("lease", "round", "pin", "announced", "late_accept")
     apart = ("attempts", "interventions", "email", *inside)
     record = {name: value for name, value in kept.items() if name not in apart}
-    objects = {name: kept[name] for name in inside if isinstance(kept.get(name), Mapping)}
+    objects = {name: kept[name] for name in inside if isinstance(kept.get(name), dict)}
     inner = {f"{name}.{part}": v for name, parts in objects.items() for part, v in parts.items()}
     lines = fields(record | inner)
     for title in ("attempts", "interventions"):

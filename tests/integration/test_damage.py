@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import ObjectId, encode
+from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 
 from mailqueue import tube
 from mailqueue.announcer import Announcer
+from mailqueue.cli import main
 from mailqueue.config import Config
 from mailqueue.producer import Producer
 from mailqueue.tube import Announcement
@@ -80,6 +85,12 @@ def sending(producer: Producer, emails: Collection[Document]) -> Document:
     return queued(producer, emails) | more
 
 
+def ended(producer: Producer, emails: Collection[Document]) -> Document:
+    """One that was sent long ago."""
+    more = {"status": "sent", "updated_at": PAST, "sent_at": PAST, "overdue_at": None}
+    return queued(producer, emails) | more
+
+
 def pinned(producer: Producer, emails: Collection[Document]) -> Document:
     """One that is to be repeated at its vendor, with recipients put off."""
     pin = {"vendor": "first", "key": "k", "until": datetime.now(UTC) + timedelta(hours=1)}
@@ -112,8 +123,13 @@ def test_no_damage_in_one_email_keeps_another_from_being_sent(
 ) -> None:
     """Each is said once, or twice: by the sweeper, and by who had its job at that moment."""
     caplog.set_level(logging.ERROR, "mailqueue")
-    sound = {made: made(producer, emails) for made in (queued, sending, pinned)}
-    all_of_them = [(made, d) for made in sound for d in damaged(sound[made], few=True)]
+    ends = ("updated_at", "sent_at", "lease", "attempts", "unknowns")
+    fields: Any = {queued: (), sending: (), pinned: ("pin", "pending"), ended: ends}
+    all_of_them = [
+        (made, damage)
+        for made, only in fields.items()
+        for damage in damaged(made(producer, emails), *only, few=True)
+    ]
     what = {d["_id"]: (made, said) for made, (said, d) in all_of_them}
     emails.insert_many([document for _, (_, document) in all_of_them])
     healthy = object_ids([producer.send(MAIL) for _ in range(5)])
@@ -127,8 +143,8 @@ def test_no_damage_in_one_email_keeps_another_from_being_sent(
     for email_id, (made, said) in what.items():
         place, _, value = said.partition(" is ")
         unsure = ("uncertain",) if made is not queued else ("failed", "uncertain")
-        assert statuses[email_id] in (unsure if email_id in aside else ENDS), said
-        if place in NEEDED and value not in HARMLESS.get(place, ()):
+        assert statuses.get(email_id, "pruned") in (unsure if email_id in aside else ENDS), said
+        if made is not ended and place in NEEDED and value not in HARMLESS.get(place, ()):
             assert email_id in aside, said
     said_of = Counter(facts(r)["id"] for r in caplog.records if "id" in facts(r))
     assert aside <= set(map(ObjectId, said_of))
@@ -136,7 +152,7 @@ def test_no_damage_in_one_email_keeps_another_from_being_sent(
     assert {r.getMessage() for r in caplog.records} <= {"email.unreadable", "job.without_email"}
 
 
-ENDS = ("sent", "queued", "failed", "uncertain")
+ENDS = ("sent", "queued", "failed", "uncertain", "pruned")
 NEEDED = ("status", "env", "email", "lease", "attempts", "round", "counted", "unknowns")
 HARMLESS = {
     "counted": ["a number"],
@@ -155,3 +171,107 @@ def announced(config: Config, ids: Iterable[ObjectId]) -> None:
 def facts(record: logging.LogRecord) -> dict[str, Any]:
     found: dict[str, Any] = record.__dict__["facts"]
     return found
+
+
+# What cannot be decoded at all --------------------------------------------------------------------
+
+MARK = "UNDECODABLE"
+
+
+def undecodable(document: Document) -> RawBSONDocument:
+    """The document with bytes that are no text where the mark is; another driver may write so."""
+    raw = encode(document)
+    assert MARK.encode() in raw
+    return RawBSONDocument(raw.replace(MARK.encode(), b"\xff" * len(MARK)))
+
+
+PLACES: Mapping[str, Callable[[Document], None]] = {
+    "email": lambda d: d["email"].update(subject=MARK),
+    "message_id": lambda d: d.update(message_id=MARK),
+    "status": lambda d: d.update(status=MARK),
+    "lease": lambda d: d["lease"].update(owner=MARK),
+    "attempts": lambda d: d.update(attempts=[{**d["attempts"][0], "vendor": MARK}]),
+    "reason": lambda d: d.update(reason=MARK),
+    "the vendor's id": lambda d: d.update(vendor_message_id=MARK),
+    "a name": lambda d: d.update({MARK: 1}),
+}
+
+
+def stored_undecodable(made: Document, emails: Collection[Document]) -> dict[ObjectId, str]:
+    """One for each place."""
+    places = {}
+    for name, put_there in PLACES.items():
+        document = deepcopy(made) | {"_id": ObjectId()}
+        put_there(document)
+        emails.insert_one(undecodable(document))
+        places[document["_id"]] = name
+    return places
+
+
+@pytest.mark.parametrize("made", [queued, sending])
+def test_what_cannot_be_decoded_is_set_aside_and_the_others_are_sent(
+    made: Any, bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    places = stored_undecodable(made(producer, emails), emails)
+    healthy = object_ids([producer.send(MAIL) for _ in range(3)])
+    announced(config, places)
+    passed(bench)
+    assert emails.count_documents({"_id": {"$in": healthy}, "status": "sent"}) == 3
+    aside = {"status": {"$in": ["failed", "uncertain"]}, "reason": "unreadable"}
+    left = [
+        name
+        for one, name in places.items()
+        if not emails.find_one({"_id": one, **aside}, {"_id": 1})
+    ]
+    assert left == []
+    jobs = tube.depth(config.beanstalkd)
+    assert (jobs["ready"], jobs["reserved"]) == (0, 0)
+
+
+# Whoever looks at it ------------------------------------------------------------------------------
+
+
+def test_an_application_can_ask_for_and_cancel_what_is_damaged(
+    producer: Producer, emails: Collection[Document]
+) -> None:
+    sound = queued(producer, emails)
+    documents = [d for _, d in damaged(sound, few=True)][::7]
+    emails.insert_many(documents)
+    places = stored_undecodable(sound, emails)
+    for email_id in [*(d["_id"] for d in documents), *places]:
+        assert producer.status(str(email_id)) is not None
+        producer.cancel(str(email_id))
+    assert emails.count_documents({"status": "queued"}) < len(documents) / 4
+
+
+def test_a_person_can_look_at_and_change_what_is_damaged(
+    config: Config,
+    config_mapping: Document,
+    producer: Producer,
+    emails: Collection[Document],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config_mapping))
+    sound = queued(producer, emails) | {"status": "failed", "reason": "rejected"}
+    documents = [d for _, d in damaged(sound, few=True)]
+    emails.insert_many(documents)
+    places = stored_undecodable(sound, emails)
+
+    def told(*words: str) -> tuple[int, str]:
+        code = main([*words, "--config", str(file)])
+        return code, capsys.readouterr().out
+
+    for form in ([], ["--json"]):
+        code, out = told("list", "--limit", "9999", *form)
+        assert code == 0
+        assert all(str(d["_id"]) in out for d in documents)
+        for email_id in [*places, *(d["_id"] for d in documents[::40])]:
+            assert told("show", str(email_id), *form)[0] == 0
+            assert told("show", str(email_id), "--content", *form)[0] == 0
+        assert told("audit", *form)[0] == 1
+        assert told("stats", *form)[0] == 0
+    told("retry", "--status", "failed", "--yes")
+    assert emails.count_documents({"status": "queued"}) > len(documents) / 2
+    told("retry", *map(str, [d["_id"] for d in documents[:20]]))
