@@ -16,6 +16,7 @@ once more, whatever the producer that stored it checked.
 ``raised_...``            an exception of ours before the first byte: nothing left our hands
 ``envelope``              this vendor cannot send to some of the recipients only
 ``size`` ``smtputf8``     the SMTP server does not offer what this e-mail needs
+``no_connection``         no connection to the SMTP server came free: it takes no more at a time
 ``simulated``             accepted by the simulation
 ========================  ==============================================================
 """

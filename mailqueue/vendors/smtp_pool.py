@@ -93,14 +93,17 @@ class Pool:
                 return connection
 
     def give(self, connection: Connection, now: float) -> None:
-        """Back for the next e-mail."""
+        """Back for the next e-mail; those that are not needed any more are closed."""
         connection.used_at = now
         with self._changed:
             self._lent -= 1
+            old = self._too_old(now)
             keep = self._users > 0
             if keep:
                 self._idle.append(connection)
             self._changed.notify_all()
+        for each in old:
+            each.close()
         if not keep:
             connection.say_goodbye()
 

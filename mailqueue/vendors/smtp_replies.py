@@ -18,8 +18,8 @@ A quota or an account that is a *mailbox's* (4.2.2, 5.2.1, "mailbox full") is th
 Assumes: nothing. Addresses and links are taken out first: whoever is called ``quota@`` or ``spam@``
 must not decide what the reply means. Only the first 4 KiB are looked at.
 
-Promises: in doubt no recipient is refused for good: then another vendor is asked. What was read
-out of words after MAIL is ``content_suspect``: a server may quote the e-mail there.
+Promises: in doubt no recipient is refused for good: then another vendor is asked. What only words
+say from MAIL on is ``content_suspect``: they may be about this e-mail's sender, or quote it.
 """
 
 from __future__ import annotations
@@ -55,11 +55,9 @@ def result(step: Step, code: int, reply: bytes, *, alone: bool = False) -> SendR
     if not 400 <= code < 600:
         return _result(Outcome.UNAVAILABLE, code, text)
     said = _said(text)
-    account = _of_the_account(step, text, said)
-    outcome = account or _by_code(step, code, text, said, alone)
-    suspect = account is not None and step in (Step.RECIPIENT, Step.MESSAGE)
-    if code in (CLOSING, _BUSY, 530):  # no words are needed
-        suspect = False
+    by_code = _by_code(step, code, text, said, alone)
+    outcome = _of_the_account(step, text, said) or by_code
+    suspect = outcome is not by_code and step not in (Step.CONNECT, Step.LOGIN)
     return _result(outcome, code, text, suspect=suspect)
 
 

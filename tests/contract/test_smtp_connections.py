@@ -17,6 +17,7 @@ from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import load, smtp_pool
 from mailqueue.vendors.base import Vendor
+from mailqueue.vendors.smtp import Smtp
 from tests.contract.conftest import Attempts
 from tests.vendor_servers import HOST, ScriptedSmtp, SmtpServer, Wire, polite, polite_but
 from tests.waiting import wait_until
@@ -204,3 +205,26 @@ def test_connections_that_the_server_closed_are_all_replaced(
     server.hang_up()
     assert one.send(plain, attempt()).outcome is Outcome.ACCEPTED
     wait_until(lambda: server.connections == 3, what="a third connection")
+
+
+def test_connections_that_are_not_needed_any_more_are_closed(
+    stack: ExitStack, make: Make, attempt: Attempts, plain: Email
+) -> None:
+    held = Held()
+    server = stack.enter_context(ScriptedSmtp(held))
+    one, two = make(server.port), make(server.port)
+    assert isinstance(one, Smtp)
+    now = [100.0]
+    assert isinstance(two, Smtp)
+    one.clock = two.clock = lambda: now[0]
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(two.send, plain, attempt())
+        assert held.busy.wait(5)
+        one.send(plain, attempt())
+        held.let_go.set()
+        first.result(5)
+    assert len(one._pool._idle) == 2
+    for moment in (110.0, 125.0, 140.0):
+        now[0] = moment
+        one.send(plain, attempt())
+    assert len(one._pool._idle) == 1

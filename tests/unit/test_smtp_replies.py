@@ -210,11 +210,12 @@ def test_too_many_connections_are_known_in_any_wording() -> None:
     assert [reply for reply in replies if smtp_replies.crowded(reply[4:])] == CROWDED
 
 
-def test_what_words_say_after_mail_may_be_the_emails_own_words() -> None:
-    for step in (RCPT, MESSAGE):
+def test_what_only_words_say_from_mail_on_may_be_due_to_this_email() -> None:
+    for step in (SENDER, RCPT, MESSAGE):
         assert smtp_replies.result(step, 550, b"account suspended").content_suspect
+        assert not smtp_replies.result(step, 421, b"too many connections").content_suspect
+        assert not smtp_replies.result(step, 550, b"5.1.1 unknown").content_suspect
     assert not smtp_replies.result(LOGIN, 550, b"account suspended").content_suspect
-    assert not smtp_replies.result(MESSAGE, 421, b"too many connections").content_suspect
 
 
 def test_a_reply_of_any_length_and_any_bytes_is_looked_at_in_bounded_time() -> None:
