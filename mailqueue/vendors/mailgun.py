@@ -27,12 +27,12 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
 from mailqueue.headers import Address
 from mailqueue.message import Email
+from mailqueue.mime import boundary
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import (
     EXPOSE_METADATA,
@@ -142,20 +142,14 @@ class Mailgun(HttpVendor):
 def form(parts: Iterable[Part]) -> tuple[bytes, str]:
     """A form's bytes, the same for the same parts, and its content type.
 
-    The boundary comes of all that stands in the form. One that could be foretold would let who
-    writes a part of an e-mail's text write fields of the form.
+    A boundary that could be foretold would let who writes a part of an e-mail's text write fields
+    of the form.
     """
     pieces = [_piece(name, value) for name, value in parts]
-    digest = sha256()
-    for piece in pieces:
-        digest.update(b"%d " % len(piece))
-        digest.update(piece)
-    boundary = digest.hexdigest().encode()
-    while any(boundary in piece for piece in pieces):
-        boundary = sha256(boundary).hexdigest().encode()
-    line = b"--" + boundary
-    body = b"".join(line + b"\r\n" + piece + b"\r\n" for piece in pieces) + line + b"--\r\n"
-    return body, f"multipart/form-data; boundary={boundary.decode()}"
+    mark = boundary("form", pieces).removeprefix("=_")  # it would need quotes
+    line = f"--{mark}".encode()
+    body = b"".join(b"%b\r\n%b\r\n" % (line, piece) for piece in pieces) + line + b"--\r\n"
+    return body, f"multipart/form-data; boundary={mark}"
 
 
 def _piece(name: str, value: str | tuple[str, bytes, str]) -> bytes:
