@@ -26,7 +26,8 @@ class Capacity:
 
     Tags and metadata never keep an e-mail from a vendor. What is said of them is what the vendor
     keeps to itself, beside our own id: it does without the others. ``tags`` and ``metadata`` count
-    them; ``ascii_tags``: it would change others; ``underscore_tags``: one may begin with one;
+    them; ``ascii_tags``: it would change others, so they go in ASCII if the vendor is to have them
+    (``packed_tags``); ``underscore_tags``: one may begin with one;
     ``word_size`` is of a single tag, name or value; ``metadata_size`` of all entries as JSON;
     ``options_size`` of these, the tags and the headers together; ``caseless_metadata``: names that
     differ in upper and lower case only are one.
@@ -76,6 +77,7 @@ class Capacity:
     caseless_metadata: bool = False
     word_size: int | None = None
     ascii_tags: bool = False
+    packed_tags: bool = False
 
 
 def _words(text: str) -> frozenset[str]:
@@ -165,6 +167,7 @@ CAPACITY: Mapping[str, Capacity] = {
         tags=3,
         tag_length=128,
         ascii_tags=True,
+        packed_tags=True,
         options_size=16 * 1024,  # o:, h:, v: and t: fields
     ),
     "mailjet": Capacity(

@@ -2,7 +2,8 @@
 
 Decides: which of them a vendor keeps to itself (the numbers are those of ``capacity``). Labels are
 for the sender's own books: they never keep an e-mail from a vendor and never reach a recipient. A
-vendor is given what it takes as it is, and does without the rest.
+vendor is given what it takes as it is, and does without the rest; some take other text packed: as
+``b64-`` and its URL-safe base64.
 
 Promises: the same labels for the same e-mail; our own id is always among what a vendor is given,
 and no label takes its place.
@@ -14,6 +15,7 @@ import json
 import re
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from math import inf
 
 from mailqueue.message import Email
@@ -29,10 +31,20 @@ _NAME = re.compile(rf"(?!b64-|tag-\d|{ID_KEY}$)[A-Za-z0-9_-]{{1,256}}")
 
 
 def tags(type_: str, email: Email) -> tuple[str, ...]:
-    """The e-mail's tags, each once, that vendors of this type take as they are."""
+    """The e-mail's tags, each once, that vendors of this type take, as they take them."""
     limit = capacity(type_)
-    fitting = [tag for tag in dict.fromkeys(email.tags) if _tag_fits(limit, tag)]
-    return tuple(fitting[: limit.tags])
+    forms = [_form(limit, tag) for tag in dict.fromkeys(email.tags)]
+    return tuple([tag for tag in forms if tag is not None][: limit.tags])
+
+
+def _form(limit: Capacity, tag: str) -> str | None:
+    """The tag as it is, else packed, else what is always the same for it; None: not at all."""
+    if _tag_fits(limit, tag):
+        return tag
+    if not limit.packed_tags:
+        return None
+    forms = (_packed(tag), "sha256-" + sha256(tag.encode()).hexdigest())
+    return next((form for form in forms if _tag_fits(limit, form)), None)
 
 
 def metadata(type_: str, email: Email) -> dict[str, str]:
@@ -100,5 +112,8 @@ def pairs(tags: Sequence[str], metadata: Mapping[str, str], email_id: str) -> li
 
 
 def _word(text: str, pattern: re.Pattern[str] = _VALUE) -> str:
-    packed = "b64-" + urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")
-    return text if pattern.fullmatch(text) else packed
+    return text if pattern.fullmatch(text) else _packed(text)
+
+
+def _packed(text: str) -> str:
+    return "b64-" + urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")

@@ -17,8 +17,10 @@ answer                                              outcome
 429                                                 throttled, the time is told in words
 ==================================================  =========================================
 
-Metadata are Mailgun's variables. It shows these to whoever looks at a message's source (header
-``X-Mailgun-Variables``): the option ``expose_metadata``, set to false, leaves all but our id out.
+Mailgun would strip a tag of its non-ASCII letters, so it gets such a one packed (``labels``), and
+of one that is too long a digest. Metadata are its variables, which it shows to whoever looks at a
+message's source (header ``X-Mailgun-Variables``): the option ``expose_metadata``, set to false,
+leaves all but our id out.
 """
 
 from __future__ import annotations

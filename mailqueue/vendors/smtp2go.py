@@ -79,12 +79,12 @@ class Smtp2Go(HttpVendor):
     def parse(self, answer: Answer, email: Email) -> SendResult:
         """SMTP2GO's own rows; errors stand in ``data`` or, in its older texts, at the root."""
         data = answer.object.get("data")
-        data = data if isinstance(data, dict) else answer.object
-        code = text(data.get("error_code")) or answer.string("error_code")
+        data = data if isinstance(data, dict) else {}
+        code = data.get("error_code") or answer.object.get("error_code")
         error = text(data.get("error")) or answer.string("error")
-        word = code.rpartition(".")[2]
         if answer.status == 200 and not code:
             return self._taken(answer, data, email)
+        word = text(code).rpartition(".")[2]
         result = self.by_status(answer, f"{word} {error}".strip())
         if answer.status in (200, 400):
             return replace(result, outcome=_ERRORS.get(word, result.outcome))

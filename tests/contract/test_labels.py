@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -73,8 +74,9 @@ def test_whatever_the_labels_the_vendor_gets_those_that_fit_and_always_our_id(
     request, made = _sent(case, email, vendor, attempt)
     found = case.parse(request)
     assert found.email_id == EMAIL_ID
-    assert set(found.tags) <= set(email.tags)
     assert len(found.tags) == len(made.tags(email))
+    if case.type != "mailgun":  # it gets some in another form
+        assert set(found.tags) <= set(email.tags)
     sent = made.metadata(email)
     assert len(found.metadata) in {len(sent), len([v for v in sent.values() if v])}
 
@@ -180,10 +182,13 @@ def test_mailguns_variables_which_recipients_can_see_can_be_left_out(
 
 # --- what fits
 
+LONG_TAG = sha256(b"x" * 129).hexdigest()
 TAGS = [
     ("sendgrid", ["x" * 255, "x" * 256, "Größe"], ["x" * 255]),
     ("sendgrid", [f"t{n}" for n in range(11)], [f"t{n}" for n in range(10)]),
-    ("mailgun", ["Größe", "日本", "x" * 129, "receipt", "a b", "a\x7f", " a"], ["receipt", "a b"]),
+    ("mailgun", ["receipt", "a b", "x" * 128], ["receipt", "a b", "x" * 128]),
+    ("mailgun", ["Größe", "a\x7f", " a"], ["b64-R3LDtsOfZQ", "b64-YX8", "b64-IGE"]),
+    ("mailgun", ["x" * 129, "日本"], [f"sha256-{LONG_TAG}", "b64-5pel5pys"]),
     ("mailgun", ["a", "b", "a", "c", "d"], ["a", "b", "c"]),
     ("postmark", ["x" * 1001, "b", "c"], ["b"]),
     ("sparkpost", ["ä" * 33, "ä" * 32], ["ä" * 32]),

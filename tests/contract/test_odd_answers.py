@@ -75,6 +75,15 @@ NOTHING: tuple[Any, ...] = (None, False, 1e400, -1.5, "", [], [[]], [None], {}, 
 DEEP = "[" * 600 + "]" * 600
 
 
+def test_smtp2gos_yes_stands_under_data_and_beside_no_error(vendor: Vendors, plain: Email) -> None:
+    (case,) = (case for case in CASES if case.type == "smtp2go")
+    made = vendor(case.type, keys=case.keys, base_url="http://127.0.0.1:1")
+    data = json.loads(case.accepted.body)["data"]
+    for odd in (data, {"data": data, "error_code": {"a": 1}}, {"data": {**data, "error_code": 7}}):
+        body = json.dumps(odd).encode()
+        assert _outcome(made, 200, case.accepted.headers, body, plain) is Outcome.UNKNOWN
+
+
 def _put(document: Any, path: tuple[str | int, ...], value: Any) -> Any:
     copy = json.loads(json.dumps(document))
     place = copy
