@@ -166,7 +166,11 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--limit", metavar="N", type=_number, default=100, help="default: 100")
     showing = verb("show", "one e-mail's record with its ledger")
     showing.add_argument("id", metavar="ID", type=_id)
-    showing.add_argument("--content", action="store_true", help="also addresses, subject, body")
+    showing.add_argument(
+        "--content",
+        action="store_true",
+        help="also addresses, subject, body, and what vendors said",
+    )
     for name, said in _HELP.items():
         _intervention(verb(name, said))
     _vendors(verb("vendors", "the vendors' health; open one by hand"))

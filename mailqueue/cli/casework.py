@@ -3,7 +3,7 @@
 Decides: what a person is told about them. What may be changed and how is in ``interventions``.
 
 Promises: each verb returns an ``Answer`` and prints nothing. Without ``--content`` an answer holds
-no address, subject, body or idempotency key.
+no address, subject, body or idempotency key, and not what a vendor said.
 """
 
 from __future__ import annotations
@@ -96,8 +96,11 @@ def show(desk: Desk) -> Answer:
 
 
 def _without_content(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Recipients are counted instead; an application may have put anything into its key."""
-    hidden = ("email", "idempotency_key", "pending", "refused")
+    """Recipients are counted instead; an application may have put anything into its key.
+
+    What a vendor said may quote what we do not recognise.
+    """
+    hidden = ("email", "idempotency_key", "pending", "refused", "detail")
     lists = {n: kept[n] for n in ("pending", "refused") if isinstance(kept.get(n), list)}
     counts = {f"{n}_recipients": kept.get(f"{n}_count", len(v)) for n, v in lists.items() if v}
     shown = {name: value for name, value in kept.items() if name not in hidden} | counts

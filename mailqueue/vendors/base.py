@@ -25,11 +25,10 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -53,10 +52,6 @@ EXPOSE_METADATA = "expose_metadata"
 _OURS = (SIMULATED_DELAY, EXPOSE_METADATA, limits.CUSTOM_HEADERS)  # options that no vendor sees
 IDLE_SECONDS = 20.0  # a connection that idled for longer may be dead without our knowing
 CONNECT_SECONDS = 5.0
-
-_DETAIL_LENGTH = 200
-_SHORT_WORD = 3  # such a one is part of many others
-_MAILBOX = re.compile(r"<?[^\s<>\"'(),:;=]+@[^\s<>\"'(),;]+>?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,33 +257,3 @@ def _header_values(email: Email) -> Iterator[str]:
 
 def _people(email: Email) -> tuple[Address, ...]:
     return (email.from_, *email.to, *email.cc, *email.bcc, *email.reply_to)
-
-
-def discreet(result: SendResult, email: Email, secrets: tuple[str, ...] = ()) -> SendResult:
-    """The result with a ``detail`` that can be logged: short, one line, nothing personal in it."""
-    if not result.detail:
-        return result
-    detail = result.detail
-    for secret in secrets:
-        detail = detail.replace(secret, "*")
-    detail = detail[: 10 * _DETAIL_LENGTH]
-    folded = detail.casefold()
-    for word in sorted(_private(email), key=len, reverse=True):
-        if word.casefold() in folded:  # hardly ever, and a pattern costs a hundred times more
-            pattern = re.escape(word)
-            if len(word) <= _SHORT_WORD:
-                pattern = rf"(?<!\w){pattern}(?!\w)"
-            detail = re.sub(pattern, "*", detail, flags=re.IGNORECASE)
-    detail = " ".join(_MAILBOX.sub("*", detail).split())
-    detail = "".join(c for c in detail if c.isprintable())
-    return replace(result, detail=detail[:_DETAIL_LENGTH])
-
-
-def _private(email: Email) -> set[str]:
-    """What a vendor might quote back."""
-    people = _people(email)
-    words = {email.subject, email.text or "", email.html or "", *email.headers.values()}
-    words |= {p.name for p in people} | {p.address for p in people}
-    words |= {p.address.rpartition("@")[0] for p in people}
-    words |= {*email.metadata.values(), *email.tags, *(a.filename for a in email.attachments)}
-    return {word.strip() for word in words if len(word.strip()) > 1}

@@ -46,7 +46,9 @@ from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import base, failures, trust
 from mailqueue.vendors.base import Attempt, Vendor
+from mailqueue.vendors.discretion import discreet
 from mailqueue.vendors.proxy import proxy_for
+from mailqueue.vendors.response import MAX_VALUE
 from mailqueue.vendors.transport import Lost, RawAnswer, Request, Transport
 
 __all__ = ["Answer", "HttpVendor", "Request", "json_request"]
@@ -68,14 +70,18 @@ class Answer:
 
     @cached_property
     def text(self) -> str:
-        """The body as text, for looking into; never for a log."""
-        return self.body.decode("utf-8", "replace")
+        """The beginning of the body as text, for looking into; never for a log."""
+        return self.body[:MAX_VALUE].decode("utf-8", "replace")
 
     @cached_property
     def json(self) -> Any:
-        """The body as JSON, or None. A body that was cut off is not looked at."""
+        """The body as JSON, or None. A body that was cut off is not looked at.
+
+        No text in it is longer than 4 KiB: vendors' files search in them.
+        """
         try:
-            return None if self.cut else json.loads(self.body)
+            value = None if self.cut else json.loads(self.body)
+            return value if len(self.body) <= MAX_VALUE else _shortened(value)
         except (ValueError, RecursionError):
             return None
 
@@ -150,7 +156,7 @@ class HttpVendor(Vendor):
             if self.transport.written:
                 raise
             result = base.unsent(self, attempt, error)
-        return base.discreet(result, email, self.secrets)
+        return discreet(result, email, self.secrets)
 
     def close(self) -> None:
         """Close the connection."""
@@ -228,6 +234,15 @@ def _outcome(status: int) -> Outcome:
     if status in _OF_A_GATEWAY or status < 300:
         return Outcome.UNKNOWN
     return Outcome.UNSUITABLE if status < 500 else Outcome.UNAVAILABLE
+
+
+def _shortened(value: Any) -> Any:
+    """The same JSON value with the beginning of each text, and of each name."""
+    if isinstance(value, dict):
+        return {name[:MAX_VALUE]: _shortened(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_shortened(part) for part in value]
+    return value[:MAX_VALUE] if isinstance(value, str) else value
 
 
 def _phrase(status: int) -> str:

@@ -51,6 +51,7 @@ from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import base, failures, smtp_pool, smtp_replies
 from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.deadline import Call, DeadlinePassed
+from mailqueue.vendors.discretion import discreet
 from mailqueue.vendors.smtp_connection import Connection, Failed
 from mailqueue.vendors.smtp_replies import CLOSING, Step
 
@@ -109,7 +110,7 @@ class Smtp(Vendor):
     def send(self, email: Email, attempt: Attempt) -> SendResult:
         """One SMTP transaction."""
         result = base.refuse_injection(email, attempt) or self._send(email, attempt)
-        return base.discreet(result, email, self._secrets)
+        return discreet(result, email, self._secrets)
 
     def close(self) -> None:
         """Leave the connections to the other threads; the last one says goodbye."""

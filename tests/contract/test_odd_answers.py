@@ -10,7 +10,7 @@ import pytest
 
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import discreet
+from mailqueue.vendors.discretion import discreet
 from mailqueue.vendors.http import Answer, HttpVendor
 from mailqueue.vendors.transport import RawAnswer
 from tests.contract.case import Case

@@ -19,8 +19,9 @@ from mailqueue.headers import Address
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import base, http, limits, load
-from mailqueue.vendors.base import Vendor, discreet, merged
+from mailqueue.vendors.base import Vendor, merged
 from mailqueue.vendors.deadline import Call, DeadlinePassed
+from mailqueue.vendors.discretion import discreet
 from mailqueue.vendors.simulated import Simulated
 from mailqueue.vendors.transport import Lost, Request, Transport
 from tests.contract.cases import CASES

@@ -272,7 +272,8 @@ def test_default_output_holds_nothing_about_anybody(console: Console, shelf: She
     email_id = shelf.uncertain(
         pending=["reader1@example.org"], refused=["r@example.org"], idempotency_key="bob@x.org"
     )
-    line = {"attempts.0.refused": ["r@example.org"], "attempts.0.pending": []}
+    line: dict[str, Any] = {"attempts.0.refused": ["r@example.org"], "attempts.0.pending": []}
+    line["attempts.0.detail"] = "Hello, said the vendor"
     shelf.emails.update_one({"_id": ObjectId(email_id)}, {"$set": line})
     answers = [console(*arguments) for arguments in (("list",), ("show", email_id), ("audit",))]
     answers += [console("show", email_id, "--json"), console("retry", email_id, "--dry-run")]
@@ -283,6 +284,9 @@ def test_default_output_holds_nothing_about_anybody(console: Console, shelf: She
     assert shown["pending_recipients"] == 1
     assert shown["attempts"][0]["refused_recipients"] == 1
     assert shown["message_id"].endswith("@example.com>")
+    shown = console.data("show", email_id, "--content")
+    assert shown["attempts"][0]["detail"] == "Hello, said the vendor"
+    assert "Hello, said the vendor" in console("show", email_id, "--content").out
 
 
 def test_show_tells_who_holds_the_lease(console: Console, shelf: Shelf) -> None:

@@ -25,7 +25,8 @@ config_values config_file config
 outage document transitions interventions mongo_uri indexes mongo store
 health
 replies tube announcer
-vendors.capacity vendors.limits vendors.labels vendors.base vendors.answers vendors
+vendors.capacity vendors.limits vendors.labels vendors.discretion vendors.base
+vendors.answers vendors
 vendors.trust vendors.deadline vendors.response vendors.proxy vendors.failures
 vendors.idle vendors.connection vendors.transport vendors.http
 vendors.smtp_replies vendors.smtp_connection vendors.smtp_pool
