@@ -37,5 +37,7 @@ postfix_packages() {
 
 set_up dev
 get_postfix || say "No Postfix here, and it could not be fetched."
+# Networks of our own, in which MongoDB's nodes lose sight of each other.
+[ "$(id -u)" != 0 ] || command -v ip > /dev/null || apt_install iproute2 || say "No iproute2 here."
 cd "$repo"
 exec "$venv/bin/python" -m pytest -n 2 --dist worksteal "$@"
