@@ -28,6 +28,7 @@ from tests.waiting import wait_until
 
 HELD = "example.net"  # the domain whose mailboxes it holds
 SIZE = 20_000
+ROOM = 6  # connections at a time
 
 _OWNER, _GROUP, _READER = "mail", "news", "nobody"  # of the queue, of its drop, of the mailboxes
 _QUEUE = (
@@ -64,6 +65,9 @@ message_size_limit = {size}
 smtpd_peername_lookup = no
 smtpd_tls_chain_files = {folder}/chain.pem
 smtpd_tls_security_level = encrypt
+smtpd_client_connection_count_limit = {room}
+smtpd_client_event_limit_exceptions =
+smtpd_helo_restrictions = reject_non_fqdn_helo_hostname
 smtpd_recipient_restrictions =
     check_recipient_access texthash:{folder}/recipients reject_unauth_destination
 """
@@ -169,7 +173,7 @@ class Postfix:
         chain.touch(0o600)
         self._certificate.private_key_and_cert_chain_pem.write_to_path(str(chain))
         facts = {"root": self._root, "folder": self.folder, "libraries": self._libraries}
-        names = {"owner": _OWNER, "group": _GROUP, "held": HELD, "size": SIZE}
+        names = {"owner": _OWNER, "group": _GROUP, "held": HELD, "size": SIZE, "room": ROOM}
         ids = {"uid": reader.pw_uid, "gid": reader.pw_gid}
         (self.folder / "main.cf").write_text(_MAIN.format(**facts, **names, **ids))
         (self.folder / "master.cf").write_text(_MASTER.format(host=HOST, port=self.port))

@@ -17,10 +17,10 @@ import trustme
 from mailqueue.config import VendorConfig
 from mailqueue.consumer import Consumer
 from mailqueue.message import Email
-from mailqueue.record import Outcome
+from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import Attempt
 from mailqueue.vendors.smtp import Smtp
-from tests.postfix import Postfix, missing
+from tests.postfix import ROOM, Postfix, missing
 from tests.stage import Stage
 from tests.vendor_servers import HOST
 from tests.waiting import wait_until
@@ -158,6 +158,37 @@ def test_a_domain_that_it_does_not_serve_is_a_policy_of_this_vendor(vendor: Smtp
     result = vendor.send(email(to=["bob@example.org"]), attempt())
     assert (result.outcome, result.code) == (Outcome.UNSUITABLE, "smtp-554")  # "5.7.1 ... denied"
     assert "bob@example.org" not in result.detail
+
+
+def test_a_name_in_ehlo_that_it_does_not_take_is_no_fault_of_the_email(
+    postfix: Postfix, vendor: Smtp
+) -> None:
+    """Postfix says so at RCPT."""
+    keys = {**vendor.config.keys, "helo": "app"}
+    short = Smtp(replace(vendor.config, keys=keys))
+    result = short.send(email(), attempt())
+    short.close()
+    assert (result.outcome, result.code) == (Outcome.UNSUITABLE, "smtp-504")
+    assert "Helo command rejected" in result.detail
+    named = Smtp(replace(vendor.config, keys={**keys, "helo": "app.example.com"}))
+    assert named.send(email(), attempt()).outcome is Outcome.ACCEPTED
+    named.close()
+
+
+def test_more_senders_than_it_takes_connections_wait_for_each_other(
+    postfix: Postfix, vendor: Smtp
+) -> None:
+    senders = [Smtp(vendor.config) for _ in range(ROOM + 4)]
+
+    def twice(sender: Smtp) -> list[SendResult]:
+        return [sender.send(email(), attempt()) for _ in range(2)]
+
+    with ThreadPoolExecutor(len(senders)) as pool:
+        results = [result for both in pool.map(twice, senders) for result in both]
+    for sender in senders:
+        sender.close()
+    assert {result.outcome for result in results} == {Outcome.ACCEPTED}
+    assert len(delivered(postfix, len(results))) == len(results)
 
 
 def test_who_is_greylisted_gets_it_later_and_nobody_gets_it_twice(
