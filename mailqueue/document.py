@@ -19,7 +19,9 @@ raised: anything may stand in a document.
     lease {token, owner, nonce, until}      token grows with every claim and is never reused
     attempts [{n, token, vendor, key, probe, started_at, ended_at,
                outcome, code, detail, message_id, answered, refused, pending,
-               looked_up, late, extra_copy}]    the newest 50; the last three where they apply
+               refused_count, pending_count, looked_up, late, extra_copy, cut}]
+                            the newest 50; the last line's where they apply: a line names the first
+                            five of its recipients; ``cut``: those before it had no room
     round {n, tried, refused}  pin {vendor, key, until, repeats}  pending  refused
     unknowns  counted  late_accept {vendor, message_id, refused, token, at}  announced {at, n}
     vendor  vendor_message_id  sent_at  simulated
@@ -28,7 +30,7 @@ raised: anything may stand in a document.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import wraps
@@ -48,10 +50,12 @@ Document = Mapping[str, Any]
 T = TypeVar("T")
 _DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, BSONError)
 _LARGEST = 2**31  # of what is counted up; far more than is ever reached
+_LISTS = ("to", "cc", "bcc", "reply_to", "tags")  # of texts, as are the values of these:
+_MAPPINGS = ("headers", "metadata")
 _KINDS = {
     **dict.fromkeys(("from", "subject", "text", "html"), str),
-    **dict.fromkeys(("to", "cc", "bcc", "reply_to", "tags", "attachments"), list),
-    **dict.fromkeys(("headers", "metadata", "vendor_options"), dict),
+    **dict.fromkeys((*_LISTS, "attachments"), list),
+    **dict.fromkeys((*_MAPPINGS, "vendor_options"), dict),
 }
 
 
@@ -333,31 +337,23 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 def _content(email: Any) -> Mapping[str, Any]:
     """What ``send()`` stored, as far as its types tell."""
-    if not isinstance(email, dict):
-        raise TypeError
+    texts = [email["from"]]
     for name, value in email.items():
-        kind = _KINDS.get(name)
-        if kind is not None and type(value) is not kind:
+        if type(value) is not _KINDS.get(name, type(value)):
             raise TypeError
-    for value in _inner(email):
-        if type(value) is not str:
-            raise TypeError
-    if not any(email.get(name) for name in ("to", "cc", "bcc")):
+        if name in _LISTS:
+            texts += value
+        elif name in _MAPPINGS:
+            texts += value.values()
+    for file in email.get("attachments", ()):
+        texts += (file["filename"], file.get("content_type", ""), file.get("content_id") or "")
+        memoryview(file["content"])  # TypeError
+    for options in email.get("vendor_options", {}).values():
+        options.items()  # AttributeError
+    if {*map(type, texts)} != {str}:
+        raise TypeError
+    if not (email.get("to") or email.get("cc") or email.get("bcc")):
         raise LookupError
     if "text" not in email and "html" not in email:
         raise LookupError
-    return email
-
-
-def _inner(email: Mapping[str, Any]) -> Iterator[Any]:
-    """Whatever must be a text."""
-    yield email["from"]
-    for name in ("to", "cc", "bcc", "reply_to", "tags"):
-        yield from email.get(name, ())
-    for name in ("headers", "metadata"):
-        yield from email.get(name, {}).values()
-    for options in email.get("vendor_options", {}).values():
-        options.items()  # AttributeError
-    for file in email.get("attachments", ()):
-        yield from (file["filename"], file.get("content_type", ""), file.get("content_id") or "")
-        memoryview(file["content"])  # TypeError
+    return email  # type: ignore[no-any-return]  # a mapping, as was seen

@@ -42,3 +42,22 @@ def place(error: BaseException) -> str:
         return "nowhere"
     code = trace.tb_frame.f_code
     return f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno} {code.co_name}"
+
+
+class Once:
+    """Says for each thing, the first time that it is asked, that it is worth an ERROR.
+
+    What comes again with every e-mail or every round is for DEBUG, so that the log stays readable.
+    """
+
+    REMEMBERED = 1000
+
+    def __init__(self) -> None:
+        self._said: set[tuple[object, ...]] = set()
+
+    def level(self, *what: object) -> int:
+        """The level for ``what``; when there is too much of it, nothing is new any more."""
+        if what in self._said or len(self._said) >= self.REMEMBERED:
+            return logging.DEBUG
+        self._said.add(what)
+        return logging.ERROR

@@ -315,7 +315,7 @@ class Producer:
             return {}
         found = store.by_key(list(by_key), session)
         for key, stored in found.items():
-            if stored["content_hash"] != by_key[key]["content_hash"]:
+            if stored.get("content_hash") != by_key[key]["content_hash"]:
                 raise InvalidEmail("idempotency_key", "was used before for another content")
         return {key: stored["_id"] for key, stored in found.items()}
 

@@ -23,7 +23,7 @@ from mailqueue.config import Config
 from mailqueue.document import Stored
 from mailqueue.errors import StoreUnavailable
 from mailqueue.health import HealthBoard
-from mailqueue.logs import place
+from mailqueue.logs import Once, place
 from mailqueue.message import Email
 from mailqueue.record import Decision, Outcome, Policy, Record, SendResult, VendorState
 from mailqueue.rotation import Choice, Turn
@@ -33,7 +33,6 @@ from mailqueue.vendors.base import Vendor
 logger = logging.getLogger(__name__)
 
 REFUSALS_IN_A_ROW = 20
-SAID = 100
 NO_SENDER = Choice("")  # there are vendors to be asked, but each holds all the senders it may
 LEASE_EXPIRED = SendResult(outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, ours=True)
 
@@ -73,7 +72,7 @@ class Routing:
         self._policy = policy(config)
         self._rand = rand
         self._refusals: dict[str, int] = {}
-        self._said: set[tuple[str, str]] = set()
+        self._once = Once()
 
     def carriers(self, email: Email, record: Record) -> list[str]:
         """The vendors that can take this e-mail, or what a partial yes has left of it."""
@@ -95,11 +94,9 @@ class Routing:
             return vendor.can_carry(email) is None
         except BaseException as error:  # noqa: BLE001  # it may be a class of the user's own
             broken.append(vendor.name)
-            at = place(error)
-            if (vendor.name, at) not in self._said and len(self._said) < SAID:
-                self._said.add((vendor.name, at))
-                facts = {"vendor": vendor.name, "error": type(error).__name__, "at": at}
-                logger.error("vendor.raised", extra={"facts": facts})
+            facts = {"vendor": vendor.name, "error": type(error).__name__, "at": place(error)}
+            level = self._once.level(*facts.values())
+            logger.log(level, "vendor.raised", extra={"facts": facts})
             return False
 
     def choose(self, job_id: int, carriers: Sequence[str], record: Record) -> Choice | None:
@@ -178,12 +175,15 @@ class Routing:
         """What follows for an e-mail whose lease ran out: its outcome is not known."""
         seen = stored.record()
         record = self.keyed(seen, vendor=seen.vendor)
-        return self.decide(record, LEASE_EXPIRED, self.carriers(email, record))
+        try:
+            carriers = self.carriers(email, record)
+        except VendorBroken:  # asked again before it is sent
+            carriers = list(self.vendors)
+        return self.decide(record, LEASE_EXPIRED, carriers)
 
     def answers(self, name: str) -> bool:
         """Whether this vendor can be asked if it has an e-mail."""
-        vendor = self.vendors.get(name)
-        return vendor is not None and vendor.lookup is not None
+        return _offer(self.vendors.get(name), "lookup") is not None
 
     def keyed(self, record: Record, **attempt: Any) -> Record:
         """The record with its ``attempt``, and what the vendor of that offers against copies:
@@ -191,8 +191,16 @@ class Routing:
         a key it knows, a look-up.
         """
         vendor = self.vendors.get(attempt["vendor"] or "")
-        attempt["lookup"] = vendor is not None and vendor.lookup is not None
-        life = None if vendor is None else answers.seconds(vendor.key_life)
+        attempt["lookup"] = _offer(vendor, "lookup") is not None
+        life = answers.seconds(_offer(vendor, "key_life"))
         if life is None:
             return replace(record, **attempt | {"key": None})
         return replace(record, **attempt, key_life=life / 2)
+
+
+def _offer(vendor: Vendor | None, name: str) -> Any:
+    """What a vendor's class offers; None where asking for it raises."""
+    try:
+        return getattr(vendor, name, None)
+    except BaseException:  # noqa: BLE001  # it may be a property of the user's own
+        return None

@@ -404,7 +404,8 @@ class Store(Mongo):
                 found = list(emails.aggregate(steps, batchSize=batch))
             except BSONError:
                 found = list(_one_by_one(steps, emails))
-        return [Stored(document, document["now"]) for document in found]
+        # What somebody stored under another kind of id is no e-mail, and has no job.
+        return [Stored(d, d["now"]) for d in found if isinstance(d["_id"], ObjectId)]
 
     def count(self, match: Mapping[str, Any], limit: int) -> int:
         """How many match, counted up to ``limit``."""

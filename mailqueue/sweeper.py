@@ -26,7 +26,7 @@ from mailqueue.announcer import Announcer
 from mailqueue.config import Config
 from mailqueue.document import LONGEST_LEASE, Stored
 from mailqueue.errors import QueueUnavailable, StoreUnavailable, Unreadable
-from mailqueue.logs import place
+from mailqueue.logs import Once, place
 from mailqueue.outage import Outage
 from mailqueue.record import Reason, Status
 from mailqueue.routing import Routing
@@ -59,6 +59,7 @@ class Sweeper:
         # It need not remember what it could not put: the next round finds it again.
         self._announcer = Announcer(config.beanstalkd, config.delivery.ttr, keep=0)
         self._leases = store.collection(".leases")
+        self._once = Once()
         self._lease_id = lease_id(store)
 
     def sweep(self) -> Mapping[str, int]:
@@ -159,7 +160,7 @@ class Sweeper:
             return set_aside(stored, error)
         except Exception as error:  # noqa: BLE001  # a bug of ours must not stop all others
             facts = {"id": str(stored.id), "error": type(error).__name__, "at": place(error)}
-            logger.error("email.not_planned", extra={"facts": facts})
+            logger.log(self._once.level(facts["at"]), "email.not_planned", extra={"facts": facts})
             return None
 
     def _announce(self, stored: Stored, change: Change | Aside) -> bool:

@@ -21,7 +21,7 @@ from mailqueue import lifecycle
 from mailqueue.config import Delivery
 from mailqueue.document import Stored
 from mailqueue.errors import QueueUnavailable, StoreUnavailable, Unreadable
-from mailqueue.logs import place
+from mailqueue.logs import Once, place
 from mailqueue.message import Email
 from mailqueue.record import Decision, Reason, Record, Status, retry_priority
 from mailqueue.rotation import Choice
@@ -133,7 +133,7 @@ class Triage:
         self._delivery = delivery
         self._routing = routing
         self.counts = {"missing": 0, "foreign": 0}
-        self._said: set[str] = set()
+        self._once = Once()
 
     def look(self, jobs: Iterable[Waiting], taken: Collection[ObjectId] = ()) -> None:
         """See what is to be done about each job; an e-mail has one ``Task``, those ``taken`` none.
@@ -163,14 +163,8 @@ class Triage:
             each.seen = Ending(job=each.job, change=set_aside(stored, error))
         except Exception as error:  # noqa: BLE001  # see above
             facts = {"id": str(stored.id), "error": type(error).__name__, "at": place(error)}
-            logger.log(self._level(facts["at"]), "email.not_planned", extra={"facts": facts})
+            logger.log(self._once.level(facts["at"]), "email.not_planned", extra={"facts": facts})
             each.seen = _later(each.job, stored, BUG_DELAY)
-
-    def _level(self, at: str) -> int:
-        """A bug is said once for each place, not for each e-mail and each minute."""
-        new = at not in self._said
-        self._said.add(at)
-        return logging.ERROR if new else logging.DEBUG
 
     def _without_email(self, job: Job) -> Ending:
         if job.email_id is None:

@@ -24,6 +24,7 @@ _ADDRESS = 400  # characters
 _NAMED = 2000  # recipients that are looked at: twice as many as an e-mail can have
 _LONGEST_WAIT = 1e9  # seconds
 _FLAGS = tuple(field.name for field in fields(SendResult) if field.type == "bool")
+_USUAL = [flag == "answered" for flag in _FLAGS]
 
 
 def storable(said: object, email: Email) -> SendResult:
@@ -43,6 +44,8 @@ def raised(error: BaseException) -> SendResult:
 def _storable(said: Any, email: Email) -> SendResult:
     if not isinstance(said, SendResult):
         return SendResult(outcome=Outcome.UNKNOWN, code=NO_ANSWER, answered=False, ours=True)
+    if _is_plain(said):
+        return said
     refused, pending = _people(said.refused, email), _people(said.pending, email)
     return SendResult(
         outcome=Outcome(said.outcome),
@@ -53,6 +56,23 @@ def _storable(said: Any, email: Email) -> SendResult:
         refused=refused,
         pending=tuple(person for person in pending if person not in refused),
         **{name: bool(getattr(said, name)) for name in _FLAGS},
+    )
+
+
+def _is_plain(said: SendResult) -> bool:
+    """The usual yes, of which nothing has to be made."""
+    code, detail, message_id = said.code, said.detail, said.message_id
+    return (
+        type(said) is SendResult
+        and said.outcome is Outcome.ACCEPTED
+        and type(code) is type(message_id) is type(detail) is str
+        and len(code) <= CODE
+        and len(message_id) <= MESSAGE_ID
+        and code.isprintable()
+        and message_id.isprintable()
+        and said.retry_after is None
+        and (detail, said.refused, said.pending) == ("", (), ())
+        and [getattr(said, flag) for flag in _FLAGS] == _USUAL
     )
 
 

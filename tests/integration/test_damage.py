@@ -132,13 +132,14 @@ def test_no_damage_in_one_email_keeps_another_from_being_sent(
     ]
     what = {d["_id"]: (made, said) for made, (said, d) in all_of_them}
     emails.insert_many([document for _, (_, document) in all_of_them])
+    emails.insert_many([d for made in fields for d in strangely_known(made(producer, emails))])
     healthy = object_ids([producer.send(MAIL) for _ in range(5)])
     announced(config, what)
     passed(bench)
     assert emails.count_documents({"_id": {"$in": healthy}, "status": "sent"}) == 5
     jobs = tube.depth(config.beanstalkd)
     assert (jobs["ready"], jobs["reserved"], jobs["buried"]) == (0, 0, 0)
-    statuses = {d["_id"]: d["status"] for d in emails.find({}, {"status": 1})}
+    statuses = {d["_id"]: d["status"] for d in emails.find(EMAILS, {"status": 1})}
     aside = set(emails.distinct("_id", {"reason": "unreadable"}))
     for email_id, (made, said) in what.items():
         place, _, value = said.partition(" is ")
@@ -152,6 +153,7 @@ def test_no_damage_in_one_email_keeps_another_from_being_sent(
     assert {r.getMessage() for r in caplog.records} <= {"email.unreadable", "job.without_email"}
 
 
+EMAILS = {"_id": {"$type": "objectId"}}
 ENDS = ("sent", "queued", "failed", "uncertain", "pruned")
 NEEDED = ("status", "env", "email", "lease", "attempts", "round", "counted", "unknowns")
 HARMLESS = {
@@ -159,6 +161,13 @@ HARMLESS = {
     "unknowns": ["a number"],
     "attempts": ["an empty list"],
 }
+
+
+def strangely_known(document: Document) -> Iterator[Document]:
+    """The same under ids of other kinds."""
+    number = int.from_bytes(document["_id"].binary, "big") % 2**40
+    for email_id in (number, str(number), {"number": number}, str(number).encode()):
+        yield document | {"_id": email_id}
 
 
 def announced(config: Config, ids: Iterable[ObjectId]) -> None:
