@@ -194,7 +194,7 @@ def mailbox(name: str, address: str) -> str:
     """One mailbox as it stands in a header."""
     if not name:
         return address
-    return f"{phrase(name) if plain(name) else _encoded(name)} <{address}>"
+    return f"{phrase(name) if plain(name) else encoded_words(name)} <{address}>"
 
 
 def plain(value: str) -> bool:
@@ -206,7 +206,7 @@ def unstructured(value: str) -> str:
     """A subject or the like as it stands in a header; it reads back as the very same text."""
     if not value or (visible(value) and "=?" not in value and max(map(len, pieces(value))) <= LINE):
         return value
-    return _encoded(value)
+    return encoded_words(value)
 
 
 def visible(value: str) -> bool:
@@ -219,7 +219,7 @@ def pieces(value: str) -> list[str]:
     return _PIECE.findall(f" {value}") if value else []
 
 
-def _encoded(value: str) -> str:
+def encoded_words(value: str) -> str:
     """RFC 2047 words: base64 of UTF-8, never splitting a character."""
     words = (b64encode(chunk).decode() for chunk in chunks(value, _WORD))
     return " ".join(f"=?utf-8?b?{word}?=" for word in words)
@@ -334,32 +334,48 @@ def parts(text: str) -> list[str]:
     return [part for part in joined if part]
 
 
+def literal(text: str) -> str:
+    """The same text with the encoded words in its quoted strings read.
+
+    They are none there (RFC 2047), but many programs write them so.
+    """
+    if '"' not in text or "=?" not in text:
+        return text
+    runs = _QUOTES.findall(text)
+    return "".join(f'"{escaped(decoded(_unquoted(r)))}"' if r[0] == '"' else r for r in runs)
+
+
 def _unquoted(name: str) -> str:
     return _ESCAPED.sub(r"\1", name[1:-1])
 
 
 def decoded(text: str) -> str:
-    """The text with its encoded words read (RFC 2047); it stays as it is if one cannot be read.
-
-    Blanks between two words belong to neither, and a character may begin in one and end in the
-    next.
-    """
-    found: list[str] = []
-    charset, octets, end = "", b"", 0
+    """The text with its encoded words read; it stays as it is if one cannot be read."""
     try:
-        for word in _WORD_PROPER.finditer(text):
-            between, end = text[end : word.start()], word.end()
-            language_free = word[1].partition("*")[0].lower()
-            if between.strip(" \t") or language_free != charset:
-                found.append(octets.decode(charset or "ascii"))
-                octets = b""
-            if between.strip(" \t") or not charset:
-                found.append(between)
-            charset = language_free
-            octets += _word_octets(word[2], word[3])
-        found += [octets.decode(charset or "ascii"), text[end:]]
+        return decoded_words(text)
     except (LookupError, ValueError):
         return text
+
+
+def decoded_words(text: str) -> str:
+    """The text with its encoded words read (RFC 2047).
+
+    Blanks between two words belong to neither, and a character may begin in one and end in the
+    next. Raises ``LookupError`` or ``ValueError`` if one cannot be read.
+    """
+    found: list[str] = []
+    charset, octets, end = "", [b""], 0
+    for word in _WORD_PROPER.finditer(text):
+        between, end = text[end : word.start()], word.end()
+        language_free = word[1].partition("*")[0].lower()
+        if between.strip(" \t") or language_free != charset:
+            found.append(b"".join(octets).decode(charset or "ascii"))
+            octets = []
+        if between.strip(" \t") or not charset:
+            found.append(between)
+        charset = language_free
+        octets.append(_word_octets(word[2], word[3]))
+    found += [b"".join(octets).decode(charset or "ascii"), text[end:]]
     return "".join(found)
 
 

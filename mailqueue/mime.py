@@ -18,14 +18,16 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
+from mailqueue import structured
 from mailqueue.errors import InvalidEmail
-from mailqueue.headers import FIELD_NAME, LINE, chunks, escaped, forbidden, phrase, pieces, plain
+from mailqueue.headers import FIELD_NAME, LINE, chunks, escaped, forbidden, pieces, plain
+from mailqueue.raw_headers import check, free_text, mailboxes, source
 
 if TYPE_CHECKING:  # the email package is slow to import and only needed for stdlib messages
     from email.message import EmailMessage, Message
@@ -33,7 +35,8 @@ if TYPE_CHECKING:  # the email package is slow to import and only needed for std
 GENERATED = frozenset({"date", "mime-version"})
 """Header names (lower case) that mailqueue makes itself; so are all ``content-*``."""
 
-_FOLD = re.compile(r"\r?\n(?=[ \t])")
+_CID = re.compile(r"""cid:([^\s"'<>)]+)""")
+_EFFORT = 50_000_000  # the square of 7,000 characters
 _LINE = 76
 
 
@@ -185,18 +188,34 @@ def read(message: object) -> dict[str, Any]:
 
 
 def _mapping(message: Message[Any, Any]) -> dict[str, Any]:
+    _check_headers(message)
+    mapping = _headers(message)
     modern = _modern(message)
-    mapping = _headers(modern)
     leaves = list(_leaves(modern))
     bodies = {kind: modern.get_body((kind,)) for kind in ("plain", "html")}
     for field, part in zip(("text", "html"), bodies.values(), strict=True):
         mapping[field] = None if part is None else _body(part, field)
     files = [leaf for leaf in leaves if all(leaf is not body for body in bodies.values())]
-    html = mapping["html"] or ""
+    shown = _shown(mapping["html"] or "")
     mapping["attachments"] = [
-        _attachment(part, f"attachments[{n}]", html) for n, part in enumerate(files)
+        _attachment(part, f"attachments[{n}]", shown) for n, part in enumerate(files)
     ]
     return mapping
+
+
+def _check_headers(message: Message[Any, Any]) -> None:
+    """Refuse line breaks that are no folding, and what the library would take too long for.
+
+    It takes the square of the length for the parameters of a type or disposition, many times over.
+    """
+    effort = 0
+    for part in message.walk():
+        for name, raw in part.raw_items():
+            check(name, raw, _field(name))
+            if name.lower().startswith("content-"):
+                effort += len(str(raw)) ** 2
+    if effort > _EFFORT:
+        raise InvalidEmail("email", "has too long headers of its parts")
 
 
 def _modern(message: Message[Any, Any]) -> EmailMessage:
@@ -204,21 +223,9 @@ def _modern(message: Message[Any, Any]) -> EmailMessage:
     from email import message_from_bytes, policy
     from email.message import EmailMessage
 
-    for part in message.walk():
-        for name, raw in part.raw_items():
-            _unfolded(name, str(raw))
     if isinstance(message, EmailMessage) and isinstance(message.policy, policy.EmailPolicy):
         return message
     return message_from_bytes(message.as_bytes(), policy=policy.default)
-
-
-def _unfolded(name: str, raw: str) -> str:
-    """A header's value on one line; a line break that is no folding is refused."""
-    value = _FOLD.sub("", raw)
-    if any(char in value for char in "\r\n\0") or not FIELD_NAME.fullmatch(name):
-        field = _field(name) if FIELD_NAME.fullmatch(name) else "headers"
-        raise InvalidEmail(field, "contains a line break or NUL, or has a bad name")
-    return value
 
 
 _ADDRESSES = {"from": "from", "to": "to", "cc": "cc", "bcc": "bcc", "reply-to": "reply_to"}
@@ -230,47 +237,27 @@ def _field(header: str) -> str:
     return fields.get(header.lower(), f"headers.{header}")
 
 
-def _headers(message: EmailMessage) -> dict[str, Any]:
+def _headers(message: Message[Any, Any]) -> dict[str, Any]:
     mapping: dict[str, Any] = {"headers": {}}
     for name, raw in message.raw_items():
-        key = name.lower()
+        key, field = name.lower(), _field(name)
         if key in GENERATED or key.startswith("content-"):
             continue
-        value = _decoded(message, name, raw)
+        text = source(raw, field)
         if key in _ADDRESSES:
-            mapping.setdefault(_ADDRESSES[key], []).extend(map(_mailbox, value.addresses))
+            mapping.setdefault(_ADDRESSES[key], []).extend(mailboxes(text, field))
         elif key == "subject" and "subject" not in mapping:
-            mapping["subject"] = str(value)
+            mapping["subject"] = free_text(text, field)
         elif name in mapping["headers"] or key == "subject":
-            raise InvalidEmail(_field(name), "given more than once")
+            raise InvalidEmail(field, "given more than once")
+        elif structured.has_addresses(name):
+            mapping["headers"][name] = ", ".join(mailboxes(text, field))
         else:
-            mapping["headers"][name] = str(value)
+            mapping["headers"][name] = free_text(text, field)
     senders = mapping.pop("from", [])
     if len(senders) > 1:
         raise InvalidEmail("from", "must be one address")
     return mapping | {"from": next(iter(senders), None)}
-
-
-def _decoded(message: EmailMessage, name: str, raw: Any) -> Any:
-    """The policy's header object; what it could only decode with losses is refused."""
-    from email.errors import CharsetError, InvalidBase64CharactersDefect, UndecodableBytesDefect
-
-    try:
-        if not hasattr(raw, "defects"):
-            raw = _unfolded(name, raw).encode("utf-8", "surrogateescape").decode()
-        value: Any = message.policy.header_fetch_parse(name, raw)
-    except (ValueError, LookupError, AttributeError, TypeError):  # the parser fails in many ways
-        raise InvalidEmail(_field(name), "cannot be decoded") from None
-    lossy = (CharsetError, InvalidBase64CharactersDefect, UndecodableBytesDefect)
-    # ``defects`` lacks those of unstructured headers.
-    if any(isinstance(flaw, lossy) for flaw in value._parse_tree.all_defects):  # noqa: SLF001
-        raise InvalidEmail(_field(name), "cannot be decoded")
-    return value
-
-
-def _mailbox(address: Any) -> str:
-    name, mail = address.display_name, address.addr_spec
-    return f"{phrase(name)} <{mail}>" if name else str(mail)
 
 
 def _leaves(message: Any) -> Iterator[EmailMessage]:
@@ -311,11 +298,16 @@ def _body(part: Any, field: str) -> str:
         raise InvalidEmail(field, "cannot be decoded by its charset") from None
 
 
-def _attachment(part: Any, field: str, html: str) -> dict[str, Any]:
+def _shown(html: str) -> frozenset[str]:
+    """The ids of files that the HTML shows."""
+    found = _CID.findall(html)
+    return frozenset(found).union(map(unquote, found))
+
+
+def _attachment(part: Any, field: str, shown: Collection[str]) -> dict[str, Any]:
     content_id = str(part.get("Content-ID", "")).strip().removeprefix("<").removesuffix(">")
     # Some programs give every attachment an id: it is inline if it says so, or the HTML shows it.
-    shown = f"cid:{content_id}" in html or f"cid:{quote(content_id)}" in html
-    if part.get_content_disposition() == "attachment" and not shown:
+    if part.get_content_disposition() == "attachment" and content_id not in shown:
         content_id = ""
     return {
         "filename": part.get_filename(),

@@ -37,6 +37,11 @@ _LONGEST = 20_000  # characters of a list of addresses
 _ID = re.compile(r"[!-;=?-~]{1,500}")
 
 
+def has_addresses(name: str) -> bool:
+    """Whether a header of this name holds mailboxes."""
+    return name.lower() in _ADDRESSES
+
+
 def read(name: str, value: str, field: str) -> str:
     """The value in its one form, if it follows the grammar of this header."""
     key = name.lower()
