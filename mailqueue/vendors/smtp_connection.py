@@ -95,12 +95,15 @@ class Connection(smtplib.SMTP):
 
     def take_over(self, call: Call) -> bool:
         """Serve another e-mail under its own deadline; False: the server has given it up."""
-        if self.sock is None or self.unread:
+        try:
+            if self.sock is None or self.unread:
+                return False
+            call.attach(self.sock)
+            self.limit(self.sock, call)
+        except (OSError, ValueError):  # of a descriptor that is closed
             return False
         self.fresh = False
         self._call = call
-        call.attach(self.sock)
-        self.limit(self.sock, call)
         return True
 
     def say_goodbye(self) -> bool:

@@ -202,8 +202,8 @@ _SUSPENDED = _words(
 # Not of the recipient, even beside an enhanced code that is.
 _PLAINLY_ELSE = _words(
     r"relay\w* (?:access |is |mail )?(?:denied|not|prohibit|refus|disabled)",
-    r"(?:to|not|no|open) relay",
-    r"send ?-?as|sender (?:address )?(?:reject|denied|refus|not|verif|unknown)|sender verif",
+    r"(?:to|not|no|open) relay|\bsend ?-?as(?:\b|denied)",
+    r"sender (?:address )?(?:reject|denied|refus|not|verif|unknown)|sender verif",
     r"spam|virus|malware|phish|(?:black|block|deny) ?-?list|dnsbl|\brbl\b|reputation",
     r"\bspf\b|\bdkim\b|\bdmarc\b",
 )

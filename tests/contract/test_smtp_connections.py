@@ -207,6 +207,20 @@ def test_connections_that_the_server_closed_are_all_replaced(
     wait_until(lambda: server.connections == 3, what="a third connection")
 
 
+def test_a_connection_whose_descriptor_is_gone_leaves_its_place_to_another(
+    stack: ExitStack, make: Make, attempt: Attempts, plain: Email
+) -> None:
+    server = stack.enter_context(ScriptedSmtp(polite))
+    vendor = make(server.port, connections=1)
+    assert isinstance(vendor, Smtp)
+    vendor.send(plain, attempt())
+    sock = vendor._pool._idle[0].sock
+    assert sock is not None
+    sock.close()
+    assert vendor.send(plain, attempt()).outcome is Outcome.ACCEPTED
+    assert server.connections == 2
+
+
 def test_connections_that_are_not_needed_any_more_are_closed(
     stack: ExitStack, make: Make, attempt: Attempts, plain: Email
 ) -> None:
