@@ -61,13 +61,13 @@ class Azure(HttpVendor):
         """The signature is of this moment; the body is the e-mail's."""
         payload = merged(self._payload(email, attempt), self.options(email))
         unsigned = json_request(_PATH, payload, {"Operation-Id": _operation(attempt)})
-        signed = self._signed("POST", _PATH, unsigned.body)
+        signed = self._signature("POST", _PATH, unsigned.body)
         return Request(_PATH, unsigned.body, {**unsigned.headers, **signed})
 
     def lookup(self, email: Email, attempt: Attempt) -> SendResult | None:  # noqa: ARG002  # the port's
         """The operation under the id that is ours; None, also of a failed one, proves nothing."""
         path = f"/emails/operations/{_operation(attempt)}"
-        signed = self._signed("GET", f"{path}?{_VERSION}", b"")
+        signed = self._signature("GET", f"{path}?{_VERSION}", b"")
         name, _, version = _VERSION.partition("=")
         found = self.ask(path, {name: version}, signed, attempt)
         operation, status = text(found.get("id")), text(found.get("status"))
@@ -75,7 +75,7 @@ class Azure(HttpVendor):
             return None
         return SendResult(outcome=Outcome.ACCEPTED, code="found", message_id=operation)
 
-    def _signed(self, method: str, path: str, body: bytes) -> dict[str, str]:
+    def _signature(self, method: str, path: str, body: bytes) -> dict[str, str]:
         key = self.config.keys["access_key"]
         return sign(method, path, self._host, body, access_key=key, now=self.clock())
 

@@ -37,7 +37,7 @@ from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import Attempt, merged, unique_recipients
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 from mailqueue.vendors.labels import ID_KEY
-from mailqueue.vendors.limits import encoded_name
+from mailqueue.vendors.limits import brevo_name
 
 
 class Brevo(HttpVendor):
@@ -103,7 +103,7 @@ class Brevo(HttpVendor):
 
 def _person(address: Address) -> dict[str, str]:
     entry = {"email": address.ascii}
-    return {**entry, "name": encoded_name(address.name)} if address.name else entry
+    return {**entry, "name": brevo_name(address.name)} if address.name else entry
 
 
 def _plain(entry: tuple[str, str]) -> bool:

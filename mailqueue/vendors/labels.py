@@ -43,7 +43,7 @@ def _form(limit: Capacity, tag: str) -> str | None:
         return tag
     if not limit.packed_tags:
         return None
-    forms = (_packed(tag), "sha256-" + sha256(tag.encode()).hexdigest())
+    forms = (_pack(tag), "sha256-" + sha256(tag.encode()).hexdigest())
     return next((form for form in forms if _tag_fits(limit, form)), None)
 
 
@@ -112,8 +112,8 @@ def pairs(tags: Sequence[str], metadata: Mapping[str, str], email_id: str) -> li
 
 
 def _word(text: str, pattern: re.Pattern[str] = _VALUE) -> str:
-    return text if pattern.fullmatch(text) else _packed(text)
+    return text if pattern.fullmatch(text) else _pack(text)
 
 
-def _packed(text: str) -> str:
+def _pack(text: str) -> str:
     return "b64-" + urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")

@@ -63,17 +63,24 @@ def nobody_carries(vendors: Sequence[VendorConfig], email: Email) -> str | None:
     return "no vendor can carry it (" + "; ".join(why) + ")" if why else None
 
 
-def _people(limit: Capacity, email: Email) -> Iterator[str]:
+def _numbers(limit: Capacity, email: Email) -> Iterator[str]:
+    """How many recipients; each mailbox counts once."""
+    if email.entries == 1:  # as nearly always
+        return
     bounds = {"to": limit.to, "cc": limit.cc, "bcc": limit.bcc}
     known = [bound for bound in (limit.recipients, *bounds.values()) if bound is not None]
-    if known and email.entries > min(known):  # else nothing is worth counting
-        listed = email.unique_recipients(ignore_case=True)
-        counts = {field: len(people) for field, people in listed.items()}
-        if limit.recipients is not None and sum(counts.values()) > limit.recipients:
-            yield f"more than {limit.recipients} recipients"
-        for field, most in bounds.items():
-            if most is not None and counts.get(field, 0) > most:
-                yield f"more than {most} {field} recipients"
+    if not known or email.entries <= min(known):
+        return
+    listed = email.unique_recipients(ignore_case=True)
+    counts = {field: len(people) for field, people in listed.items()}
+    if limit.recipients is not None and sum(counts.values()) > limit.recipients:
+        yield f"more than {limit.recipients} recipients"
+    for field, most in bounds.items():
+        if most is not None and counts.get(field, 0) > most:
+            yield f"more than {most} {field} recipients"
+
+
+def _people(limit: Capacity, email: Email) -> Iterator[str]:
     if limit.needs_to and not email.to:
         yield "no To recipient"
     if limit.reply_to is not None and len(email.reply_to) > limit.reply_to:
@@ -84,7 +91,7 @@ def _people(limit: Capacity, email: Email) -> Iterator[str]:
     if not limit.quoted_mailboxes and any(person.address.startswith('"') for person in people):
         yield "mailbox in quotes"
     most = limit.name_length
-    if most is not None and any(len(encoded_name(person.name)) > most for person in people):
+    if most is not None and any(len(brevo_name(person.name)) > most for person in people):
         yield f"a display name longer than {most}"
     if (
         limit.sender_name_size is not None
@@ -93,7 +100,7 @@ def _people(limit: Capacity, email: Email) -> Iterator[str]:
         yield f"a sender's name of more than {limit.sender_name_size} bytes"
 
 
-def encoded_name(name: str) -> str:
+def brevo_name(name: str) -> str:
     """A name as Brevo takes it, which drops one with both non-ASCII characters and punctuation."""
     return unstructured(name) if not name.isascii() and _SPECIALS.search(name) else name
 
@@ -220,4 +227,4 @@ def _plain(value: str) -> bool:
     return value.isascii() and "=?" not in value
 
 
-_CHECKS = (_people, _parts, _templates, _files, _names, _headers)
+_CHECKS = (_numbers, _people, _parts, _templates, _files, _names, _headers)

@@ -156,15 +156,15 @@ def form(parts: Iterable[Part]) -> tuple[bytes, str]:
 
 def _piece(name: str, value: str | tuple[str, bytes, str]) -> bytes:
     """One field with its headers, or one file: its name, content and type."""
-    head = f'Content-Disposition: form-data; name="{_quoted(name)}"'
+    head = f'Content-Disposition: form-data; name="{_escape(name)}"'
     if isinstance(value, str):
         return f"{head}\r\n\r\n{value}".encode()
     filename, content, kind = value
-    head += f'; filename="{_quoted(filename)}"\r\nContent-Type: {kind}'
+    head += f'; filename="{_escape(filename)}"\r\nContent-Type: {kind}'
     return head.encode() + b"\r\n\r\n" + content
 
 
-def _quoted(name: str) -> str:
+def _escape(name: str) -> str:
     """As browsers write names in a form (HTML, "multipart/form-data encoding algorithm")."""
     return name.translate({10: "%0A", 13: "%0D", 34: "%22"})
 

@@ -111,7 +111,7 @@ class SparkPost(HttpVendor):
             return replace(result, outcome=Outcome.REJECTED, refused=_everyone(email))
         if accepted is None or message_id is None:
             return result
-        refused = matching_recipients(email, _named_in(results.get("rcpt_to_errors")))
+        refused = matching_recipients(email, _addresses_in(results.get("rcpt_to_errors")))
         return SendResult(
             outcome=Outcome.ACCEPTED,
             code="200",
@@ -126,7 +126,7 @@ def _count(number: Any) -> int | None:
     return number if right else None
 
 
-def _named_in(errors: Any) -> list[str]:
+def _addresses_in(errors: Any) -> list[str]:
     """The addresses in the texts of errors, which tell them only sometimes."""
     entries = errors if isinstance(errors, list) else [errors]
     told = [v for e in entries for v in (e.values() if isinstance(e, dict) else [e])]
