@@ -4,7 +4,9 @@ Decides: which server gets which job, and how a producer behaves while a server 
 
 Assumes: an announcement is harmless when doubled, and what is forgotten here the sweeper finds.
 
-Promises: announcing never raises. An outage costs the caller one failed try, then nothing.
+Promises: announcing never raises. An outage costs the caller one failed try, then nothing. There is
+no lock that an interrupted thread could hold: what threads share changes in single steps, and a
+call that began in the middle of another has connections of its own.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
-from mailqueue import tube
+from mailqueue import calls, tube
 from mailqueue.config import Beanstalkd
 from mailqueue.errors import QueueUnavailable
 from mailqueue.outage import Outage
@@ -39,7 +42,6 @@ class Announcer:
         keep: int = KEPT,
     ) -> None:
         self._settings, self._ttr, self._clock = settings, ttr, clock
-        self._lock = threading.Lock()
         self._local = threading.local()
         self._rests: dict[str, tuple[float, float]] = {}
         self._kept: deque[Announcement] = deque(maxlen=keep)
@@ -58,19 +60,19 @@ class Announcer:
             if self._put(share):
                 done += share
             else:
-                with self._lock:
-                    self._kept.extend(share)
+                self._kept.extend(share)
         if done or not what:
             self._announce_kept()
         return done
 
     def _announce_kept(self) -> None:
         while self._kept:
-            with self._lock:
-                page = [self._kept.popleft() for _ in range(min(tube.PIPELINE, len(self._kept)))]
-            if not self._put(page):
-                with self._lock:
-                    self._kept.extendleft(reversed(page))
+            page: list[Announcement] = []
+            with suppress(IndexError):  # another thread is at it, too
+                while len(page) < tube.PIPELINE:
+                    page.append(self._kept.popleft())
+            if page and not self._put(page):
+                self._kept.extendleft(reversed(page))
                 return
 
     def _put(self, what: Sequence[Announcement]) -> bool:
@@ -83,17 +85,17 @@ class Announcer:
             try:
                 self._put_on(server, what)
             except QueueUnavailable as error:
-                self._outages[server].began(str(error))
                 self._rest(server)
+                self._outages[server].began(str(error))
                 continue
-            self._outages[server].over()
             self._rests.pop(server, None)
+            self._outages[server].over()
             return True
         return False
 
     def _put_on(self, server: str, what: Sequence[Announcement]) -> None:
         """Put jobs; a connection from before an outage says nothing about the server now."""
-        kept = self._local.__dict__.get(server)
+        kept = self._mine.get((server, calls.depth()))
         connection = self._connection(server)
         try:
             connection.put(what, self._ttr)
@@ -104,18 +106,24 @@ class Announcer:
             self._connection(server).put(what, self._ttr)
 
     def _rest(self, server: str) -> None:
-        with self._lock:
-            until, last = self._rests.get(server, (0.0, 0.0))
-            if until > self._clock():
-                return  # another thread failed at the same time
-            rest = min(self.REST_MAX, max(self.REST, last * 2))
-            self._rests[server] = (self._clock() + rest, rest)
+        until, last = self._rests.get(server, (0.0, 0.0))
+        if until > self._clock():
+            return  # another thread failed at the same time
+        rest = min(self.REST_MAX, max(self.REST, last * 2))
+        self._rests[server] = (self._clock() + rest, rest)
 
     def _connection(self, server: str) -> tube.Connection:
-        mine: dict[str, tube.Connection] = self._local.__dict__
-        if server not in mine or mine[server].broken:
-            mine[server] = tube.Connection(server, self._settings.tube)
-        return mine[server]
+        which = server, calls.depth()
+        if which not in self._mine or self._mine[which].broken:
+            self._mine[which] = tube.Connection(server, self._settings.tube)
+        return self._mine[which]
+
+    @property
+    def _mine(self) -> dict[tuple[str, int], tube.Connection]:
+        """This thread's connections, by server and by the depth of the call."""
+        mine: dict[tuple[str, int], tube.Connection]
+        mine = self._local.__dict__.setdefault("connections", {})
+        return mine
 
     def outage(self, server: str) -> Outage:
         """For others in this process that talk to the server, so that an outage is said once."""
@@ -123,6 +131,6 @@ class Announcer:
 
     def close(self) -> None:
         """Close this thread's connections; another thread's close when it ends."""
-        for connection in self._local.__dict__.values():
+        for connection in self._mine.values():
             connection.close()
-        self._local.__dict__.clear()
+        self._mine.clear()

@@ -6,133 +6,216 @@ many callers one write to the database serves dozens of them. Callers that were 
 likely to come again together: the next one waits for as many as there were, but no longer than the
 last time took.
 
-Promises: a call returns when its own item is done, with what came of that item. Any thread may
-call; an instance belongs to one process.
+Assumes: doing an item twice does no harm. A thread may be interrupted at any step, by a handler
+that runs for long or by an exception, and may die there.
+
+Promises: a call returns when its own item is done, with what came of that item, or raises at its
+own time's end. Nothing is held but the right to do it, and that only while it is done; where
+whoever has it is gone or held up, another takes over: nobody is waited for beyond its time. What
+was begun by a thread that failed is done again by another, so that no item's trouble, and no
+thread's, is another's. Any thread may call; an instance belongs to one process.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
+
+from mailqueue.errors import MailQueueError, Unavailable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MOST = 64
+HEAVIEST = 16 * 2**20
+LOOK = 0.25  # seconds; how often one who waits looks whether anybody is at it
+GRACE = 1.0  # seconds that may pass after the time of whoever is at it
 
 
-class Interrupted(Exception):
-    """The thread that did it was interrupted: what came of it is not known."""
+class OutOfTime(MailQueueError):
+    """It was not done in time, by nobody; or it was, but it is not known."""
 
 
 class _Entry(Generic[Item, Result]):
     """One caller's item, and what came of it once ``done``."""
 
-    __slots__ = ("done", "error", "item", "result", "turn")
+    __slots__ = ("done", "ends", "error", "item", "overdue", "result", "signal", "weight")
 
-    def __init__(self, item: Item) -> None:
-        self.item = item
-        self.turn = threading.Lock()
-        self.turn.acquire()  # until it is done, or this caller's turn to do it
+    def __init__(self, item: Item, weight: int, ends: float) -> None:
+        self.item, self.weight, self.ends = item, weight, ends
+        self.signal = threading.Lock()
+        self.signal.acquire()  # until there is something to see
+        self.overdue = ends + GRACE  # when it must have been done by the one whose entry it is
         self.done = False
         self.error: Exception | None = None
         self.result: Result | None = None
 
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # it is awake
+            self.signal.release()
+
+    def outcome(self) -> Result:
+        if self.error is not None:
+            raise self.error
+        return self.result  # type: ignore[return-value]  # it is set where there is no error
+
 
 class Gathering(Generic[Item, Result]):
-    """``do`` gets items and gives a result for each, in their order, or raises for all."""
+    """``do`` gets items and gives a result for each, in their order, or raises.
+
+    ``Unavailable`` is nobody's fault: it is for those whose time is up. Anything else may be one
+    item's fault: each is done by itself then. ``after`` gets the results that nothing can change
+    any more: where it takes longer than a moment nobody waits for it, but for whose thread does it.
+    """
 
     def __init__(
         self,
         do: Callable[[list[Item]], Sequence[Result]],
+        after: Callable[[list[Result]], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._do = do
+        self._do, self._after = do, after
         self._clock = clock
-        self._lock = threading.Lock()
-        self._waiting: list[_Entry[Item, Result]] = []
-        self._leader: _Entry[Item, Result] | None = None  # whose thread does it
-        self._hesitates = False  # it waits for others
+        self._waiting: deque[_Entry[Item, Result]] = deque()
+        self._right = threading.RLock()  # to do it; it knows its owner, so only who has it gives it
+        self._leader: _Entry[Item, Result] | None = None  # whose thread has it
+        self._hesitant: _Entry[Item, Result] | None = None  # waits for others
         self._enough, self._until = 1, 0.0  # how many are likely to come, and until when
 
-    def __call__(self, item: Item) -> Result:
-        """Have it done, together with what others ask for meanwhile."""
-        entry: _Entry[Item, Result] = _Entry(item)
-        try:
-            if not self._leads(entry):
-                entry.turn.acquire()
-            if not entry.done:
-                self._hesitate(entry)
-                self._do_all(entry)
-        except BaseException:
-            self._leave(entry)
-            raise
-        if entry.error is not None:
-            raise entry.error
-        return entry.result  # type: ignore[return-value]  # it is set where there is no error
+    def __call__(self, item: Item, seconds: float, weight: int = 0) -> Result:
+        """Have it done within ``seconds``, together with what others ask for meanwhile.
 
-    def _leads(self, entry: _Entry[Item, Result]) -> bool:
-        """Line up; True: nobody is at it."""
-        with self._lock:
-            self._waiting.append(entry)
-            if self._leader is None:
-                self._leader = entry
-                return True
-            if self._hesitates and len(self._waiting) >= self._enough:
-                self._hesitates = False
-                self._leader.turn.release()
-            return False
+        Items of more than ``HEAVIEST`` are not done together. Raises ``OutOfTime``, and what ``do``
+        raises for this item.
+        """
+        entry: _Entry[Item, Result] = _Entry(item, weight, self._clock() + seconds)
+        self._waiting.append(entry)
+        try:
+            self._call_hesitant()
+            while not entry.done:
+                left = entry.ends - self._clock()
+                if left <= 0:
+                    raise OutOfTime
+                if not self._lead(entry):
+                    entry.signal.acquire(timeout=min(left, LOOK))
+        finally:
+            if not entry.done:
+                with suppress(ValueError):  # somebody is at it
+                    self._waiting.remove(entry)
+        return entry.outcome()
+
+    def _call_hesitant(self) -> None:
+        hesitant = self._hesitant
+        if hesitant is not None and len(self._waiting) >= self._enough:
+            hesitant.wake()
+
+    def _lead(self, mine: _Entry[Item, Result]) -> bool:
+        """Do what is waiting, unless another is at it."""
+        right = self._right
+        try:
+            if not right.acquire(blocking=False):
+                self._see_to_leader()
+                return False
+            self._leader = mine
+            if not mine.done:
+                self._do_all(mine)
+            return True
+        finally:
+            try:
+                right.release()  # whoever does not have it is told so: nothing else is sure here
+            except RuntimeError:
+                pass
+            else:
+                self._leave(mine)
+
+    def _see_to_leader(self) -> None:
+        """Whoever is held up beyond its time, or gone without a word, has the right no longer."""
+        leader = self._leader
+        if leader is not None and self._clock() > leader.overdue:
+            self._right = threading.RLock()
+
+    def _leave(self, mine: _Entry[Item, Result]) -> None:
+        if self._leader is mine:  # else another is at it already
+            self._leader = None
+            with suppress(IndexError):
+                self._waiting[0].wake()
+
+    def _do_all(self, mine: _Entry[Item, Result]) -> None:
+        """Do what is waiting; what could not be done waits on."""
+        self._hesitate(mine)
+        began = self._clock()
+        batch = self._take(mine)
+        try:
+            self._serve(batch, mine)
+        finally:
+            for each in reversed(batch):
+                if not each.done and each is not mine:
+                    self._waiting.appendleft(each)
+        self._let_go(batch, began)
+
+    def _let_go(self, batch: Sequence[_Entry[Item, Result]], began: float) -> None:
+        """Do what comes after, then wake the others: where it takes long, they have looked."""
+        batch[0].overdue = self._clock() + LOOK
+        try:
+            self._after([each.outcome() for each in batch if each.done and each.error is None])
+        finally:
+            now = self._clock()
+            self._enough = min(MOST, len(batch) + len(self._waiting))
+            self._until = now + (now - began)
+            for each in batch:
+                each.wake()
 
     def _hesitate(self, mine: _Entry[Item, Result]) -> None:
         """Wait for those who were there the last time, while they are likely to come."""
-        with self._lock:
-            seconds = self._until - self._clock()
-            self._hesitates = len(self._waiting) < self._enough and seconds > 0
-            if not self._hesitates:
-                return
-        mine.turn.acquire(timeout=seconds)
-        with self._lock:
-            self._hesitates = False
+        seconds = min(self._until, mine.ends) - self._clock()
+        if seconds > 0 and len(self._waiting) < self._enough:
+            self._hesitant = mine
+            if len(self._waiting) < self._enough:  # who came since may not have seen it
+                mine.signal.acquire(timeout=seconds)
+            self._hesitant = None
 
-    def _do_all(self, mine: _Entry[Item, Result]) -> None:
-        """Do what is waiting, then leave the next turn to the first of those who came since."""
-        with self._lock:
-            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-        began = self._clock()
+    def _take(self, mine: _Entry[Item, Result]) -> list[_Entry[Item, Result]]:
+        with suppress(ValueError):  # it was taken before, by a thread that is gone
+            self._waiting.remove(mine)
+        batch, weight, now = [mine], mine.weight, self._clock()
+        with suppress(IndexError):
+            while len(batch) < MOST and weight + self._waiting[0].weight <= HEAVIEST:
+                each = self._waiting.popleft()
+                if each.ends > now:  # else its caller is gone
+                    batch.append(each)
+                    weight += each.weight
+        return batch
+
+    def _serve(self, batch: Sequence[_Entry[Item, Result]], mine: _Entry[Item, Result]) -> None:
         try:
-            results = self._do([entry.item for entry in batch])
-            for entry, result in zip(batch, results, strict=True):
-                entry.result = result
-        except BaseException as error:
-            for entry in batch:
-                entry.error = error if isinstance(error, Exception) else Interrupted()
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            self._finish([entry for entry in batch if entry is not mine], began)
-
-    def _finish(self, others: Sequence[_Entry[Item, Result]], began: float) -> None:
-        with self._lock:
+            results = self._do([each.item for each in batch])
+        except Unavailable as error:
             now = self._clock()
-            self._enough = min(MOST, 1 + len(others) + len(self._waiting))
-            self._until = now + (now - began)
-            for entry in others:
-                entry.done = True
-                entry.turn.release()
-            self._pass_on()
+            for each in batch:
+                if each is mine or each.ends <= now:
+                    each.error, each.done = error, True
+        except Exception as error:
+            if len(batch) == 1:
+                raise
+            self._serve_each(batch, error)
+        else:
+            for each, result in zip(batch, results, strict=True):
+                each.result = result
+                each.done = True
 
-    def _leave(self, entry: _Entry[Item, Result]) -> None:
-        """The thread was interrupted: nobody may wait for it."""
-        with self._lock:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
-            if self._leader is entry:
-                self._pass_on()
-
-    def _pass_on(self) -> None:
-        self._hesitates = False
-        self._leader = self._waiting[0] if self._waiting else None
-        if self._leader is not None:
-            self._leader.turn.release()
+    def _serve_each(self, batch: Sequence[_Entry[Item, Result]], error: Exception) -> None:
+        """One by one, so that whose item it is hears of it; nobody's: it was for this thread."""
+        for each in batch:
+            try:
+                (each.result,) = self._do([each.item])
+            except Unavailable:
+                return
+            except Exception as own:  # noqa: BLE001  # it is handed to whom it belongs
+                each.error = own
+            each.done = True
+        if all(each.error is None for each in batch):
+            raise error

@@ -92,6 +92,16 @@ class Draft:
     id: ObjectId = field(default_factory=ids.new)
     nonce: ObjectId = field(default_factory=ids.new)
 
+    @property
+    def weight(self) -> int:
+        """About how many bytes it is."""
+        email = self.email
+        texts = [email.text or "", email.html or "", *email.metadata.values()]
+        if email.vendor_options:
+            texts.append(repr(email.vendor_options))
+        weight = sum(len(text) if text.isascii() else 3 * len(text) for text in texts)
+        return weight + sum(len(file.content) for file in email.attachments)
+
 
 class Intake:
     """Makes the documents of one producer. Any thread may call."""

@@ -1,8 +1,9 @@
 """Reaching MongoDB: how a write becomes durable, how long it is repeated, how trouble is named.
 
-Decides: the write concern (majority and journaled, always both), and which of the driver's
-exceptions an idempotent write is repeated for: those of an outage, but not a refusal of single
-operations, which is due to what these would make of a document.
+Decides: the write concern (majority and journaled, always both), how long a call may take
+(``within``: one clock for all that it does), what follows while MongoDB is known to be away, and
+which of the driver's exceptions an idempotent write is repeated for: those of an outage, but not a
+refusal of single operations, which is due to what these would make of a document.
 
 Promises: a write that returns is durable. A driver's exception becomes ``StoreUnavailable``, but
 for those inside the caller's own transaction.
@@ -45,6 +46,8 @@ _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # a date beyond year 9999 is no error
 )
 DUPLICATE = 11000
+PROBE = 0.8  # seconds
+DOUBT = 30.0  # seconds of an outage after which the driver knows better than a quick look
 _ENDS: ContextVar[float] = ContextVar("ends", default=math.inf)  # of the present call
 # Write errors of an operation that do not speak of its document: the server was interrupted, is no
 # longer the primary, is out of time or space, or does not know us.
@@ -92,7 +95,10 @@ class Mongo:
     """A client, the collections of one installation, and how they are reached."""
 
     def __init__(
-        self, settings: MongoDB, client: MongoClient[dict[str, Any]] | None = None
+        self,
+        settings: MongoDB,
+        client: MongoClient[dict[str, Any]] | None = None,
+        outage: Outage | None = None,
     ) -> None:
         self.timeout = settings.timeout
         self.client = connect(settings) if client is None else client
@@ -105,7 +111,7 @@ class Mongo:
             settings.database, codec_options=_OPTIONS, read_preference=ReadPreference.PRIMARY
         )  # whatever the URI prefers: what was just written decides
         self._name = settings.collection
-        self._outage = Outage("mongodb")
+        self._outage = outage or Outage("mongodb")
 
     def collection(self, suffix: str) -> Collection[dict[str, Any]]:
         """``emails`` or one beside it (``.vendors``, ``.leases``), written durably."""
@@ -143,6 +149,45 @@ class Mongo:
             # A traceback that went on to the driver's error would quote the document in it.
             raise StoreUnavailable(_said(error)) from None
         self._outage.over()
+
+    def start_clock(self) -> None:
+        """Give all that follows in this context ``mongodb.timeout`` together."""
+        _ENDS.set(time.monotonic() + self.timeout)
+
+    @staticmethod
+    def time_left() -> float:
+        """Seconds that the present call still has."""
+        return max(0.0, _ENDS.get() - time.monotonic())
+
+    @property
+    def away(self) -> bool:
+        """Whether it is known not to answer."""
+        return self._outage.lasts > 0
+
+    @contextmanager
+    def unless_away(self) -> Iterator[None]:
+        """While it is known to be away, let one caller at a time find out whether that is over.
+
+        The others need not wait for that: they get ``StoreUnavailable`` at once. So does whoever
+        looks, within a second, when nothing answers; else it goes on, with the time that it has.
+        """
+        if not self._outage.claim(self.timeout):
+            raise StoreUnavailable("MongoDB: is away")
+        try:
+            self._look()
+            yield
+        finally:
+            self._outage.give_back()
+
+    def _look(self) -> None:
+        """Return if MongoDB answers. The application's own connection may be slow to make."""
+        try:
+            with within(PROBE):
+                self.client.admin.command("ping")
+        except PyMongoError as error:
+            seen = self.client.topology_description.has_writable_server()  # by the driver's monitor
+            if self._outage.lasts < DOUBT or not seen:
+                raise StoreUnavailable(_said(error)) from None
 
     def persist(self, write: Callable[[], T]) -> T:
         """Repeat ``write``, an idempotent one, until it is acknowledged, while there is time."""

@@ -1,14 +1,19 @@
-"""Says once that a server is away, and once that it is back.
+"""The present outage of a server: said once when it begins and once when it is over.
 
-Decides: when an outage is worth a line in the log; nothing else depends on it. Any thread may call.
+Decides: when an outage is worth a line in the log, and who may look whether it is over while
+everybody else need not wait for that.
+
+Promises: any thread may call, at any moment: there is no lock that an interrupted one could hold.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
+
+from mailqueue import calls
 
 logger = logging.getLogger(__name__)
 
@@ -19,25 +24,36 @@ class Outage:
     def __init__(self, server: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._server = server
         self._clock = clock
-        self._lock = threading.Lock()
-        self._since: float | None = None
+        self._since: dict[str, float] = {}  # its methods are one step each, as no two lines are
+        self._tried_until = 0.0
+
+    @property
+    def lasts(self) -> float:
+        """Seconds since it began; 0: there is none."""
+        since = self._since.get("")
+        return 0.0 if since is None else max(self._clock() - since, 1e-9)
 
     def began(self, error: str) -> None:
         """The server did not answer; said for the first of a row only."""
-        with self._lock:
-            first = self._since is None
-            if first:
-                self._since = self._clock()
-        if first:
+        now = self._clock()
+        if self._since.setdefault("", now) is now:
             facts = {"server": self._server, "error": error}
-            logger.error("server.away", extra={"facts": facts})
+            calls.say(partial(logger.error, "server.away", extra={"facts": facts}))
 
     def over(self) -> None:
         """The server answered."""
-        if self._since is None:  # the usual case, without the lock
-            return
-        with self._lock:
-            since, self._since = self._since, None
-        if since is not None:
+        if self._since and (since := self._since.pop("", None)) is not None:
             facts = {"server": self._server, "away": round(self._clock() - since, 1)}
-            logger.warning("server.back", extra={"facts": facts})
+            calls.say(partial(logger.warning, "server.back", extra={"facts": facts}))
+
+    def claim(self, seconds: float) -> bool:
+        """Whether this caller may try; nobody else may for so long, or until ``give_back``."""
+        now = self._clock()
+        if self._tried_until > now:
+            return False
+        self._tried_until = now + seconds
+        return True
+
+    def give_back(self) -> None:
+        """Let the next caller try."""
+        self._tried_until = 0.0

@@ -1,33 +1,41 @@
 """What an application calls: write the e-mail down, then announce it.
 
 Decides: the order of things in ``send()``. First the e-mail is validated and rendered into its
-document, then it is stored durably, then its job is put. Nothing after the store can fail the call.
+document, then it is stored durably, then its job is put. Nothing after the store can fail the call,
+nor keep those waiting whose e-mails were stored with it. Large e-mails are stored apart from the
+others, which do not wait behind them.
 
 Assumes: one ``Producer`` per application. It may be made before a fork and used on both sides: each
-process opens its own connections at its first call.
+process opens its own connections at its first call. A call may begin in the middle of another one
+of its thread (in a signal handler, say): it has connections of its own and writes by itself, since
+the other may be holding anything of the driver's.
 
 Promises: when ``send()`` returns an id, the e-mail is journaled by a majority of MongoDB; when it
-raises ``InvalidEmail``, nothing was stored. Every method may be called from any thread.
+raises ``InvalidEmail``, nothing was stored. Every method may be called from any thread and raises
+within ``mongodb.timeout`` when MongoDB does not answer, waiting for other threads included;
+``send_many`` so long after it stopped answering. While MongoDB is known to be away, within a
+second.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from bson import ObjectId
 from bson.errors import InvalidId
 
-from mailqueue import document
+from mailqueue import calls, document
 from mailqueue.announcer import Announcer
 from mailqueue.config import Config, is_production
 from mailqueue.errors import InvalidEmail, StoreUnavailable, Unreadable
-from mailqueue.gathering import Gathering, Interrupted
+from mailqueue.gathering import HEAVIEST, MOST, Gathering, OutOfTime
 from mailqueue.intake import Draft, Intake, Sendable, Terms
+from mailqueue.outage import Outage
 from mailqueue.record import Status
 from mailqueue.status import EmailStatus, status_of
 from mailqueue.tube import Announcement
@@ -39,8 +47,25 @@ if TYPE_CHECKING:
     from mailqueue.store import Store
 
 BULK = 500
-# What came of an e-mail: it is stored under this id; tell its caller; look who took its key.
-Left = str | InvalidEmail | dict[str, Any]
+LARGE = HEAVIEST // MOST  # so many bytes, and of the smaller ones as many as come fit together
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """The e-mail is stored."""
+
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTaken:
+    """It is not: its idempotency key was there already."""
+
+    document: dict[str, Any]
+
+
+Kept = Inserted | KeyTaken | InvalidEmail
 
 
 class Producer:
@@ -61,8 +86,10 @@ class Producer:
         self.env = document.PRODUCTION if is_production() else document.SIMULATED
         self._intake = Intake(self.config, self.env)
         self._given_client = client
-        self._opened: dict[int, tuple[Store, Announcer]] = {}  # by process
-        self._together: dict[int, Gathering[Draft, Left]] = {}
+        self._outage = Outage("mongodb")
+        # By process, and for calls in the middle of calls.
+        self._opened: dict[tuple[tuple[int, int], int], tuple[Store, Announcer]] = {}
+        self._together: dict[tuple[tuple[int, int], bool], Gathering[Draft, Kept]] = {}
 
     # Connections -------------------------------------------------------------------------------
 
@@ -72,16 +99,18 @@ class Producer:
         Raises ``StoreUnavailable``, and ``ConfigError`` for an index that the server refuses.
         beanstalkd is not needed for it.
         """
-        self._store.ensure_indexes()
+        self._call(lambda store: store.ensure_indexes())
         return self
 
     def close(self) -> None:
         """Close this process's connections. A later call opens new ones."""
-        self._together.pop(os.getpid(), None)
-        opened = self._opened.pop(os.getpid(), None)
-        if opened is not None:
-            opened[0].close()
-            opened[1].close()
+        process = calls.process()
+        for large in (False, True):
+            self._together.pop((process, large), None)
+        for which in [which for which in self._opened if which[0] == process]:
+            store, announcer = self._opened.pop(which)
+            store.close()
+            announcer.close()
 
     quit = close
 
@@ -105,15 +134,20 @@ class Producer:
 
         pymongo is imported here: an application that only imports us need not wait for it.
         """
-        pid = os.getpid()
-        opened = self._opened.get(pid)
+        which = calls.process(), calls.depth()
+        opened = self._opened.get(which)
         if opened is None:
             from mailqueue.store import Store
 
-            store = Store(self.config.mongodb, env=self.env, client=self._given_client)
-            announcer = Announcer(self.config.beanstalkd, self.config.delivery.ttr)
+            store = Store(
+                self.config.mongodb, env=self.env, client=self._given_client, outage=self._outage
+            )
+            first = self._opened.get((which[0], 0))
+            announcer = (
+                first[1] if first else Announcer(self.config.beanstalkd, self.config.delivery.ttr)
+            )
             # No lock: a child forked while it is held could never take it.
-            opened = self._opened.setdefault(pid, (store, announcer))
+            opened = self._opened.setdefault(which, (store, announcer))
             if opened[0] is not store:  # another thread was faster
                 store.close()
         return opened
@@ -121,6 +155,22 @@ class Producer:
     @property
     def _store(self) -> Store:
         return self._open()[0]
+
+    @property
+    def _announcer(self) -> Announcer:
+        return self._open()[1]
+
+    def _call(self, work: Callable[[Store], T], *, one_clock: bool = True) -> T:
+        """Do what the application called for, all of it in its time unless it says otherwise."""
+
+        def reaching() -> T:
+            store = self._store
+            if one_clock:
+                store.start_clock()
+            with store.unless_away() if store.away else nullcontext():
+                return work(store)
+
+        return calls.run(reaching)
 
     # Sending -----------------------------------------------------------------------------------
 
@@ -149,9 +199,12 @@ class Producer:
         """
         terms = Terms(priority, send_at, expires_at)
         draft = self._intake.read(email, terms, idempotency_key)
-        if session is None:
-            return self._keep_one(draft)
-        return self._keep([self._intake.document(draft)], session)[0]
+        if session is not None:
+            return self._keep([[self._intake.document(draft)]], session)[0]
+        try:
+            return self._call(lambda store: self._keep_one(store, draft))
+        except StoreUnavailable as error:
+            raise StoreUnavailable(str(error), (), [str(draft.id)]) from error
 
     def send_many(
         self,
@@ -172,7 +225,10 @@ class Producer:
         """
         terms = Terms(priority, send_at, expires_at)
         drafts = self._intake.read_all(list(emails), terms, idempotency_keys)
-        return self._keep(self._intake.all_good(drafts), session)
+        pages = list(_pages(drafts, self._intake.all_good(drafts)))
+        if session is not None:
+            return self._keep(pages, session)
+        return self._call(lambda _: self._keep(pages, None), one_clock=False)
 
     def announce(self, ids: Iterable[str]) -> int:
         """Put stored e-mails on the tube, right after the commit of their transaction.
@@ -180,14 +236,17 @@ class Producer:
         Returns how many were put. Never needed for correctness: the sweeper does it too.
         Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
         """
-        store, announcer = self._open()
-        found = store.read([_object_id(email_id) for email_id in ids])
-        what = []
-        for stored in found.values():
-            with suppress(Unreadable):  # the sweeper announces it, so that it is set aside
-                if stored.status is Status.QUEUED:
-                    what.append(Announcement(stored.id, stored.priority, stored.due_in))
-        return len(announcer.announce(what))
+        wanted = [_object_id(email_id) for email_id in ids]
+
+        def announced(store: Store) -> int:
+            what = []
+            for stored in store.read(wanted).values():
+                with suppress(Unreadable):  # the sweeper announces it, so that it is set aside
+                    if stored.status is Status.QUEUED:
+                        what.append(Announcement(stored.id, stored.priority, stored.due_in))
+            return len(self._announcer.announce(what))
+
+        return self._call(announced)
 
     # Looking -----------------------------------------------------------------------------------
 
@@ -196,7 +255,8 @@ class Producer:
 
         Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
         """
-        found = self._store.find({"_id": _object_id(email_id)}, 1)
+        match = {"_id": _object_id(email_id)}
+        found = self._call(lambda store: store.find(match, 1))
         return status_of(found[0].document) if found else None
 
     def cancel(self, email_id: str) -> bool:
@@ -205,54 +265,73 @@ class Producer:
         An e-mail of which a copy may have left becomes ``uncertain``, and the answer is False.
         Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
         """
-        return self._store.cancel(_object_id(email_id))
+        wanted = _object_id(email_id)
+        return self._call(lambda store: store.cancel(wanted))
 
     # Steps -------------------------------------------------------------------------------------
 
-    def _keep_one(self, draft: Draft) -> str:
+    def _keep_one(self, store: Store, draft: Draft) -> str:
         """Store and announce one e-mail, together with those that other threads send meanwhile."""
-        store, _ = self._open()
-        if not store.indexed and draft.key is not None:
+        if draft.key is not None and not store.indexed:
             store.ensure_indexes()
-        together = self._together.get(os.getpid()) or self._together.setdefault(
-            os.getpid(), Gathering(self._keep_new)
+        seconds = store.time_left()
+        kept = self._keep_alone(draft) if calls.depth() else self._keep_together(draft, seconds)
+        if isinstance(kept, InvalidEmail):
+            raise kept
+        if isinstance(kept, Inserted):
+            return str(kept.document["_id"])
+        # Its key was there already, be it by another of those that were stored with it.
+        return self._keep_page([kept.document], {}, None)[0]
+
+    def _keep_together(self, draft: Draft, seconds: float) -> Kept:
+        weight = draft.weight
+        which = calls.process(), weight > LARGE
+        together = self._together.get(which) or self._together.setdefault(
+            which, Gathering(self._keep_new, self._announce)
         )
         try:
-            left = together(draft)
-        except (StoreUnavailable, Interrupted) as error:
-            raise StoreUnavailable(str(error), (), [str(draft.id)]) from error
-        if isinstance(left, InvalidEmail):
-            raise left
-        if isinstance(left, str):
-            return left
-        # Its key was there already, be it by another of those that were stored with it.
-        return self._keep_page([left], {}, None)[0]
+            return together(draft, seconds, weight)
+        except OutOfTime:
+            raise StoreUnavailable("MongoDB: no answer in time") from None
 
-    def _keep_new(self, drafts: list[Draft]) -> list[Left]:
-        """Store and announce e-mails of several callers; says what is left to do for each."""
-        store, announcer = self._open()
-        lefts: list[Left] = list(self._intake.documents(drafts))
-        made = [left for left in lefts if isinstance(left, dict)]
-        taken = set(store.insert(made)) if made else set()
-        new = [d for d in made if d.get("idempotency_key") not in taken] if taken else made
-        now = datetime.now(UTC)
-        announcer.announce([_announcement(d, now) for d in new])
+    def _keep_alone(self, draft: Draft) -> Kept:
+        (kept,) = self._keep_new([draft])
+        self._announce([kept])
+        return kept
+
+    def _keep_new(self, drafts: list[Draft]) -> list[Kept]:
+        """Store e-mails of several callers; says what came of each."""
+        made = self._intake.documents(drafts)
+        new = [one for one in made if isinstance(one, dict)]
+        try:
+            taken = self._store.insert(new) if new else []
+        finally:
+            for draft, one in zip(drafts, made, strict=True):
+                if isinstance(one, dict):
+                    draft.id = one["_id"]  # another's had the first one
         return [
-            str(left["_id"])
-            if isinstance(left, dict) and left.get("idempotency_key") not in taken
-            else left
-            for left in lefts
+            one
+            if isinstance(one, InvalidEmail)
+            else (KeyTaken if one.get("idempotency_key") in taken else Inserted)(one)
+            for one in made
         ]
 
-    def _keep(self, made: list[dict[str, Any]], session: ClientSession | None) -> list[str]:
-        """Store documents and announce those that are new; returns the ids they are known by.
+    def _announce(self, kept: Sequence[Kept]) -> None:
+        now = datetime.now(UTC)
+        new = [one.document for one in kept if isinstance(one, Inserted)]
+        self._announcer.announce([_announcement(each, now) for each in new])
+
+    def _keep(
+        self, pages: Sequence[list[dict[str, Any]]], session: ClientSession | None
+    ) -> list[str]:
+        """Store e-mails and announce those that are new; returns the ids they are known by.
 
         Keys are looked up before anything is stored. A single new e-mail needs no look-up.
         """
-        store, _ = self._open()
+        store = self._store
+        made = [document for page in pages for document in page]
         if not store.indexed and any("idempotency_key" in d for d in made):
             store.ensure_indexes()  # a key is unique by its index
-        pages = [made[start : start + BULK] for start in range(0, len(made), BULK)]
         first: dict[str | None, ObjectId] = {}
         if session is not None or len(made) > 1:
             for page in pages:
@@ -318,6 +397,22 @@ class Producer:
             if stored.get("content_hash") != by_key[key]["content_hash"]:
                 raise InvalidEmail("idempotency_key", "was used before for another content")
         return {key: stored["_id"] for key, stored in found.items()}
+
+
+def _pages(
+    drafts: Sequence[Draft], made: Sequence[dict[str, Any]]
+) -> Iterator[list[dict[str, Any]]]:
+    """What is stored in one write each."""
+    page: list[dict[str, Any]] = []
+    weight = 0
+    for draft, one in zip(drafts, made, strict=True):
+        if page and (len(page) == BULK or weight + draft.weight > HEAVIEST):
+            yield page
+            page, weight = [], 0
+        page.append(one)
+        weight += draft.weight
+    if page:
+        yield page
 
 
 def _announcement(made: Mapping[str, Any], now: datetime) -> Announcement:

@@ -46,6 +46,7 @@ from mailqueue.mongo import (
     within,
     write_errors,
 )
+from mailqueue.outage import Outage
 from mailqueue.record import ANNOUNCEMENTS, Reason, SendResult, Status
 from mailqueue.transitions import (
     OVERDUE_MS,
@@ -75,9 +76,14 @@ class Store(Mongo):
     """The collection of e-mails, for one kind of consumer or producer (``env``)."""
 
     def __init__(
-        self, settings: MongoDB, *, env: str, client: MongoClient[dict[str, Any]] | None = None
+        self,
+        settings: MongoDB,
+        *,
+        env: str,
+        client: MongoClient[dict[str, Any]] | None = None,
+        outage: Outage | None = None,
     ) -> None:
-        super().__init__(settings, client)
+        super().__init__(settings, client, outage)
         self.env = env
         self.emails = self.collection("")
         self._kept = kept(self.emails)

@@ -273,6 +273,9 @@ class Connection:
         except (greenstalk.Error, OSError, AssertionError, ValueError) as error:
             self.close()
             raise QueueUnavailable(f"beanstalkd: {type(error).__name__}") from error
+        except BaseException:  # the thread was interrupted, perhaps in the middle of a reply
+            self.close()
+            raise
 
 
 class Tube:

@@ -181,8 +181,8 @@ MUTANTS = (
         (
             Edit(
                 "announcer.py",
-                "            except QueueUnavailable as error:\n                self._outages",
-                "            except ZeroDivisionError as error:\n                self._outages",
+                "            except QueueUnavailable as error:\n                self._rest",
+                "            except ZeroDivisionError as error:\n                self._rest",
             ),
         ),
         (WEATHER, "-k", "out_of_memory"),

@@ -544,7 +544,7 @@ def test_each_thread_announces_on_its_own_connection(
     def announce() -> None:
         announcer.announce(announcements(5))
         announcer.announce(announcements(5))
-        opened.extend(announcer._local.__dict__.values())
+        opened.extend(announcer._mine.values())
 
     threads = [threading.Thread(target=announce) for _ in range(8)]
     for thread in threads:

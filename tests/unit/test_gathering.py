@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import count, takewhile
 
 import pytest
 
-from mailqueue.gathering import MOST, Gathering, Interrupted, _Entry
+from mailqueue import gathering as module
+from mailqueue.errors import Unavailable
+from mailqueue.gathering import HEAVIEST, MOST, Gathering, OutOfTime, _Entry
 from tests.waiting import wait_until
+
+LONG = 60.0
+INTERRUPTS = 40
 
 
 class Slow:
@@ -33,11 +42,12 @@ def meanwhile(slow: Slow, number: int) -> list[Future[int]]:
     """One call, and ``number`` more that come while it is under way."""
     gathering = Gathering(slow)
     with ThreadPoolExecutor(number + 1) as pool:
-        first = pool.submit(gathering, 0)
+        first = pool.submit(gathering, 0, LONG)
         assert slow.begun.wait(10)
-        others = [pool.submit(gathering, n) for n in range(1, number + 1)]
+        others = [pool.submit(gathering, n, LONG) for n in range(1, number + 1)]
         wait_until(lambda: len(gathering._waiting) == number)
         slow.let_go.set()
+    assert not gathering._waiting
     return [first, *others]
 
 
@@ -45,7 +55,7 @@ def test_a_lone_caller_waits_for_nobody() -> None:
     slow = Slow()
     slow.let_go.set()
     gathering = Gathering(slow)
-    assert [gathering(1), gathering(2)] == [2, 4]
+    assert [gathering(1, LONG), gathering(2, LONG)] == [2, 4]
     assert slow.batches == [[1], [2]]
 
 
@@ -62,28 +72,185 @@ def test_a_batch_has_its_bound() -> None:
     assert [len(batch) for batch in slow.batches] == [1, MOST, 3]
 
 
-def test_an_error_is_everybodys_in_the_batch_and_nobody_elses() -> None:
-    first, *others = meanwhile(Slow(ValueError("no")), 3)
+def test_a_batch_has_its_weight() -> None:
+    slow = Slow()
+    gathering = Gathering(slow)
+    with ThreadPoolExecutor(5) as pool:
+        futures = [pool.submit(gathering, 0, LONG, HEAVIEST * 2)]
+        assert slow.begun.wait(10)
+        for n in range(1, 5):
+            futures.append(pool.submit(gathering, n, LONG, HEAVIEST // 2))
+            wait_until(lambda: len(gathering._waiting) == len(futures) - 1)
+        slow.let_go.set()
+    assert [f.result() for f in futures] == [0, 2, 4, 6, 8]
+    assert [len(batch) for batch in slow.batches] == [1, 2, 2]
+
+
+def test_nobody_waits_long_for_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those whose items are done nor those who come meanwhile."""
+    monkeypatch.setattr(module, "LOOK", 0.01)
+    afterwards: list[list[int]] = []
+    begun, let_go = threading.Event(), threading.Event()
+
+    def after(results: list[int]) -> None:
+        if len(results) > 1:
+            begun.set()
+            assert let_go.wait(10)
+        afterwards.append(results)
+
+    slow = Slow()
+    gathering = Gathering(slow, after)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(gathering, 1, LONG)
+        assert slow.begun.wait(10)
+        others = [pool.submit(gathering, n, LONG) for n in (2, 3)]
+        wait_until(lambda: len(gathering._waiting) == 2)
+        slow.let_go.set()
+        assert first.result(10) == 2
+        assert begun.wait(10)
+        wait_until(lambda: any(each.done() for each in others))
+        assert gathering(4, LONG) == 8
+        assert not all(each.done() for each in others)
+        let_go.set()
+    assert [sorted(results) for results in afterwards] == [[2], [8], [4, 6]]
+
+
+# Trouble ----------------------------------------------------------------------------------------
+
+
+class Picky(Slow):
+    """Does not take the number 2."""
+
+    def __call__(self, numbers: list[int]) -> list[int]:
+        results = super().__call__(numbers)
+        if 2 in numbers:
+            raise OverflowError
+        return results
+
+
+def test_an_error_is_heard_by_whose_item_it_is_and_nobody_else() -> None:
+    slow = Picky()
+    first, second, third, fourth = meanwhile(slow, 3)
+    assert [first.result(), second.result(), fourth.result()] == [0, 2, 6]
+    assert isinstance(third.exception(), OverflowError)
+    assert [sorted(batch) for batch in slow.batches[:2]] == [[0], [1, 2, 3]]
+    assert [len(batch) for batch in slow.batches[2:]] == [1, 1, 1]
+
+
+class Once(Slow):
+    """Raises once, when several are done together."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        super().__init__()
+        self.raises = [kind()]
+
+    def __call__(self, numbers: list[int]) -> list[int]:
+        results = super().__call__(numbers)
+        if len(numbers) > 1 and self.raises:
+            raise self.raises.pop()
+        return results
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_what_was_raised_for_one_thread_is_no_others(kind: type[BaseException]) -> None:
+    """An interrupt, or a time-out of the application's: it comes from nobody's item."""
+    futures = meanwhile(Once(kind), 3)
+    raised = [f for f in futures if f.exception() is not None]
+    assert [type(f.exception()) for f in raised] == [kind]
+    assert [f.result() for f in futures if f not in raised] == [
+        2 * n for n, f in enumerate(futures) if f not in raised
+    ]
+
+
+def test_who_has_time_left_is_not_told_of_an_outage_that_another_did_not_outlast() -> None:
+    slow = Slow(Unavailable())
+    gathering = Gathering(slow)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(gathering, 0, LONG)
+        assert slow.begun.wait(10)
+        others = [pool.submit(gathering, n, LONG) for n in (1, 2)]
+        wait_until(lambda: len(gathering._waiting) == 2)
+        slow.let_go.set()
     assert first.result() == 0
-    assert [type(f.exception()) for f in others] == [ValueError] * 3
-
-
-def test_an_interrupted_thread_leaves_the_others_with_an_error_of_their_own() -> None:
-    _, *others = meanwhile(Slow(KeyboardInterrupt()), 3)
-    kinds = sorted(type(f.exception()).__name__ for f in others)
-    assert kinds == ["Interrupted", "Interrupted", "KeyboardInterrupt"]
+    assert [type(f.exception()) for f in others] == [Unavailable] * 2
+    assert [len(batch) for batch in slow.batches] == [1, 2, 1]
 
 
 def test_after_an_error_the_next_call_is_done() -> None:
     slow = Slow(ValueError("no"))
     slow.let_go.set()
     gathering = Gathering(slow)
-    gathering(1)
+    gathering(1, LONG)
     with pytest.raises(ValueError):
-        gathering(2)
+        gathering(2, LONG)
     slow.error = None
-    assert gathering(3) == 6
-    assert issubclass(Interrupted, Exception)
+    assert gathering(3, LONG) == 6
+
+
+def test_nobody_waits_beyond_its_own_time() -> None:
+    slow = Slow()
+    gathering = Gathering(slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(gathering, 1, LONG)
+        assert slow.begun.wait(10)
+        with pytest.raises(OutOfTime):
+            gathering(2, 0.01)
+        slow.let_go.set()
+        assert first.result() == 2
+    assert slow.batches == [[1]]
+    assert not gathering._waiting
+
+
+def test_the_item_of_a_caller_that_is_gone_is_not_done_later() -> None:
+    slow = Slow()
+    slow.let_go.set()
+    gathering = Gathering(slow)
+    gathering._waiting.append(_Entry(1, 0, 0.0))
+    assert gathering(2, LONG) == 4
+    assert slow.batches == [[2]]
+
+
+def test_who_is_held_up_beyond_its_time_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that runs for long in the thread that does it, say."""
+    monkeypatch.setattr(module, "GRACE", 0.0)
+    monkeypatch.setattr(module, "LOOK", 0.01)
+    slow = Slow()
+    gathering = Gathering(slow)
+    with ThreadPoolExecutor(1) as pool:
+        held_up = pool.submit(gathering, 1, 0.01)
+        assert slow.begun.wait(10)
+        assert gathering(2, LONG) == 4
+        slow.let_go.set()
+        assert held_up.result() == 2
+    assert slow.batches == [[1], [2]]
+
+
+def test_the_item_of_a_thread_that_was_lost_with_it_is_done_by_its_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It took a batch, and was interrupted twice: it could not even put it back."""
+    monkeypatch.setattr(module, "LOOK", 0.01)
+    slow = Slow()
+    slow.let_go.set()
+    gathering = Gathering(slow)
+    real = gathering._right
+
+    class Lost:
+        """The first who asks finds somebody at it; then that one is gone, and so is the item."""
+
+        def acquire(self, blocking: bool) -> bool:
+            gathering._right = real
+            gathering._waiting.clear()
+            return False
+
+        def release(self) -> None:
+            raise RuntimeError
+
+    gathering._right = Lost()  # type: ignore[assignment]  # it plays one
+    assert gathering(1, LONG) == 2
+
+
+# Company ----------------------------------------------------------------------------------------
 
 
 class Timed:
@@ -92,19 +259,22 @@ class Timed:
     def __init__(self, seconds: float) -> None:
         self.batches: list[list[int]] = []
         self.now, self.seconds = 0.0, seconds
-        self.gathering = Gathering(self, lambda: self.now)
+        self.gathering = Gathering(self, clock=lambda: self.now)
 
     def __call__(self, numbers: list[int]) -> list[int]:
         self.batches.append(numbers)
         self.now += self.seconds
         return [2 * number for number in numbers]
 
+    def call(self, number: int) -> int:
+        return self.gathering(number, 10 * LONG)
+
     def serve_two_together(self, pool: ThreadPoolExecutor) -> None:
         """As if both had come while another was served."""
         self.gathering._enough, self.gathering._until = 2, self.now + 60
-        first = pool.submit(self.gathering, 1)
-        wait_until(lambda: self.gathering._hesitates)
-        assert [pool.submit(self.gathering, 2).result(), first.result()] == [4, 2]
+        first = pool.submit(self.call, 1)
+        wait_until(lambda: self.gathering._hesitant)
+        assert [pool.submit(self.call, 2).result(), first.result()] == [4, 2]
         assert self.batches.pop() == [1, 2]
 
 
@@ -112,9 +282,9 @@ def test_callers_that_were_served_together_are_waited_for() -> None:
     timed = Timed(60.0)
     with ThreadPoolExecutor(2) as pool:
         timed.serve_two_together(pool)
-        first = pool.submit(timed.gathering, 3)
-        wait_until(lambda: timed.gathering._hesitates)
-        assert [timed.gathering(4), first.result()] == [8, 6]
+        first = pool.submit(timed.call, 3)
+        wait_until(lambda: timed.gathering._hesitant)
+        assert [timed.call(4), first.result()] == [8, 6]
     assert timed.batches == [[3, 4]]
 
 
@@ -122,7 +292,7 @@ def test_they_are_waited_for_no_longer_than_the_last_time_took() -> None:
     timed = Timed(0.01)
     with ThreadPoolExecutor(2) as pool:
         timed.serve_two_together(pool)
-    assert [timed.gathering(3), timed.gathering(4)] == [6, 8]
+    assert [timed.call(3), timed.call(4)] == [6, 8]
     assert timed.batches == [[3], [4]]
 
 
@@ -131,17 +301,75 @@ def test_nobody_is_waited_for_who_would_come_late() -> None:
     with ThreadPoolExecutor(2) as pool:
         timed.serve_two_together(pool)
     timed.now += 60.0
-    assert timed.gathering(3) == 6
+    assert timed.call(3) == 6
 
 
-def test_one_who_waits_may_be_interrupted_without_harm_to_the_others() -> None:
-    gathering = Gathering(Slow())
-    gone: _Entry[int, int] = _Entry(1)
-    assert gathering._leads(gone)
-    with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(gathering, 2)
-        wait_until(lambda: len(gathering._waiting) == 2)
-        gathering._do.let_go.set()  # type: ignore[attr-defined]  # it is the slow one
-        gathering._leave(gone)
-        assert other.result() == 4
-    assert gathering._leader is None
+# Interrupted anywhere ---------------------------------------------------------------------------
+
+
+class Interrupt(BaseException):
+    """As ``gevent.Timeout`` is."""
+
+
+@contextmanager
+def interrupted(victims: list[threading.Thread]) -> Iterator[list[int]]:
+    """Exceptions are raised in these threads, again and again, wherever they are."""
+    enough = threading.Event()
+    times = [0]
+
+    def interrupt() -> None:
+        while not enough.wait(0.0005):
+            victim = victims[times[0] % len(victims)].ident
+            times[0] += 1
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(victim or 0), ctypes.py_object(Interrupt)
+            )
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        yield times
+    finally:
+        enough.set()
+        thread.join()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_threads_that_are_interrupted_anywhere_leave_the_others_served() -> None:
+    done: set[int] = set()
+
+    def do(numbers: list[int]) -> list[int]:
+        done.update(numbers)
+        return [2 * number for number in numbers]
+
+    gathering = Gathering(do)
+    enough = threading.Event()
+    wrong: list[object] = []
+
+    def victim(first: int) -> None:
+        numbers = count(first, 4)
+        while not enough.is_set():
+            with suppress(Interrupt):
+                for number in numbers:
+                    if gathering(number, LONG) != 2 * number or number not in done:
+                        wrong.append(number)
+                    if enough.is_set():
+                        break
+
+    victims = [threading.Thread(target=victim, args=[-(10**9) + n]) for n in range(2)]
+    for thread in victims:
+        thread.start()
+
+    def bystander(first: int) -> None:
+        numbers = takewhile(lambda _: times[0] < INTERRUPTS, count(first, 2))
+        wrong.extend(number for number in numbers if gathering(number, LONG) != 2 * number)
+
+    with interrupted(victims) as times, ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(bystander, n) for n in range(2)]
+        for other in others:
+            other.result(30)
+        enough.set()
+        for thread in victims:
+            thread.join(10)
+    assert not wrong
+    assert gathering(1, LONG) == 2

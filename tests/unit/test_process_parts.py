@@ -51,20 +51,30 @@ def test_an_end_that_another_thread_has_said_is_not_said_again(
 ) -> None:
     outage = Outage("mongodb")
     outage.began("Timeout")
-    with outage._lock:
-        outage._since = None
+
+    class Overtaken(dict[str, float]):
+        """Another thread was between the look and the step."""
+
+        def pop(self, *_: object) -> None:  # type: ignore[override]  # it finds nothing
+            self.clear()
+
+    outage._since = Overtaken(outage._since)
     outage.over()
-    outage._since = 1.0
-
-    class Overtaken:
-        def __enter__(self) -> None:
-            outage._since = None
-
-        def __exit__(self, *_: object) -> None: ...
-
-    outage._lock = Overtaken()  # type: ignore[assignment]  # a lock that another thread had first
     outage.over()
     assert [r.message for r in caplog.records] == ["server.away"]
+
+
+def test_one_caller_at_a_time_may_find_out_whether_an_outage_is_over() -> None:
+    clock = Clock()
+    outage = Outage("mongodb", clock)
+    assert not outage.lasts
+    outage.began("Timeout")
+    assert outage.lasts
+    assert [outage.claim(10), outage.claim(10)] == [True, False]
+    outage.give_back()
+    assert outage.claim(10)
+    clock.now += 10  # it was interrupted, and never gave it back
+    assert outage.claim(10)
 
 
 # Signals ----------------------------------------------------------------------------------------

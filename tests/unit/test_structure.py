@@ -22,7 +22,7 @@ errors ids logs
 headers structured raw_headers mime file_types fields message
 record lifecycle rotation
 config_values config_file config
-outage document transitions interventions mongo_uri indexes mongo store
+calls outage document transitions interventions mongo_uri indexes mongo store
 health
 replies tube announcer
 vendors.capacity vendors.limits vendors.labels vendors.discretion vendors.base
