@@ -93,7 +93,7 @@ class MongoDB(_Section):
     collection: str = _key(
         str, "emails", "the collection; beside it `.vendors` and `.leases`", must.collection
     )
-    timeout: float = _key(float, 10, "the longest wait for an operation", _SHORT)
+    timeout: float = _key(float, 10, "the longest wait of a call", _SHORT)
 
 
 @dataclass(frozen=True, slots=True)
