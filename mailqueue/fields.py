@@ -59,13 +59,13 @@ def _sender(value: object, field: str) -> Address:
 
 
 def _addresses(value: object, field: str) -> tuple[Address, ...]:
+    if value is None:
+        return ()
     return tuple([Address.parse(entry, place) for entry, place in _entries(value, field)])
 
 
 def _entries(value: object, field: str) -> Iterator[tuple[Any, str]]:
     """The entries of a list, each with its place; what is no list is a list of one."""
-    if value is None:
-        return
     if isinstance(value, list | tuple) and not _is_pair(value):
         _check_number(value, field)
         yield from ((entry, f"{field}[{n}]") for n, entry in enumerate(value))
@@ -140,6 +140,8 @@ def _headers(value: object, field: str) -> dict[str, str]:
 
 
 def _tags(value: object, field: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
     tags = tuple([(header_text(tag, place), place) for tag, place in _entries(value, field)])
     for tag, place in tags:
         if not tag:
@@ -161,7 +163,9 @@ def _scalar(value: object, field: str) -> str:
 
 
 def _vendor_options(value: object, field: str) -> dict[str, dict[str, Any]]:
-    options = {}
+    options: dict[str, dict[str, Any]] = {}
+    if value is None:
+        return options
     room = iter(range(MOST_OPTIONS))
     for vendor, given, place in _items(value, field):
         if not isinstance(given, Mapping):
@@ -196,6 +200,8 @@ _FILE_KEYS = frozenset({"filename", "content", "content_type", "content_id"})
 
 
 def _attachments(value: object, field: str) -> tuple[Attachment, ...]:
+    if value is None:
+        return ()
     return tuple([_file(entry, place) for entry, place in _entries(value, field)])
 
 

@@ -103,7 +103,9 @@ def unsafe(value: str) -> str | None:
 
 def header_text(value: object, field: str) -> str:
     """The value, if it is text that may stand in a header."""
-    text = plain_text(value, field)
+    text = value if type(value) is str else plain_text(value, field)
+    if "=?" not in text and not _FORBIDDEN.search(text):  # nearly always
+        return text
     problem = unsafe(text)
     if problem:
         raise InvalidEmail(field, problem)
@@ -284,11 +286,10 @@ class Address:
         if isinstance(value, tuple):
             name, address = _pair(value, field)
         else:
-            text = header_text(value, field).strip()
-            name, address = _split(text, field)
-        if len(name) > _LONGEST:
-            raise InvalidEmail(field, f"has a name longer than {_LONGEST} characters")
-        return cls(_SPACES.sub(" ", name).strip(), _addr_spec(address, field))
+            name, address = _split(header_text(value, field).strip(), field)
+        if name:
+            name = _SPACES.sub(" ", name).strip()
+        return cls(name, _addr_spec(address, field))
 
     @classmethod
     def trusted(cls, text: str) -> Address:
@@ -302,8 +303,10 @@ class Address:
 def _pair(value: tuple[object, ...], field: str) -> tuple[str, str]:
     if len(value) != 2:  # a pair
         raise InvalidEmail(field, "must be an address, or a pair of name and address")
-    name, address = value
-    return "" if name is None else header_text(name, field), header_text(address, field)
+    name, address = ("" if part is None else header_text(part, field) for part in value)
+    if len(name) > _LONGEST:
+        raise InvalidEmail(field, f"has a name longer than {_LONGEST} characters")
+    return name, address
 
 
 def _split(text: str, field: str) -> tuple[str, str]:
@@ -408,6 +411,8 @@ def _addr_spec(address: str, field: str) -> str:
 def _local_part(local: str, field: str) -> str:
     """Dots in a row or before the @ exist (docomo.ne.jp), though they need quotes (RFC 5321)."""
     if len(local) <= _LOCAL_LENGTH and local.isprintable():
+        if _LOCAL.fullmatch(local):
+            return local
         quoted = _QUOTED_LOCAL.fullmatch(local)
         content = _unquoted(local) if quoted else local
         if _LOCAL.fullmatch(content):

@@ -82,6 +82,22 @@ def test_an_email_is_sent_recorded_and_its_job_deleted(
     assert no_job_left(config)
 
 
+def test_each_attempt_has_the_same_message_id_and_date(
+    bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    producer.send({**MAIL, "headers": {"Message-ID": "<order-4711@shop.example>"}})
+    later = datetime(2036, 1, 2, tzinfo=UTC)
+    rewritten(emails, send_at=later)  # it is due now
+    for vendor in bench.vendors.values():
+        vendor.results = [DOWN]
+    bench.work()
+    bench.work()
+    attempts = [attempt for vendor in bench.vendors.values() for attempt in vendor.asked]
+    assert len(attempts) > 1
+    told = {(attempt.message_id, attempt.date) for attempt in attempts}
+    assert told == {("<order-4711@shop.example>", later)}
+
+
 def test_nothing_is_sent_before_the_claim_is_stored_nor_deleted_before_the_end_is(
     bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
 ) -> None:
