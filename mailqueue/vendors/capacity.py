@@ -27,7 +27,7 @@ class Capacity:
     Tags and metadata never keep an e-mail from a vendor. What is said of them is what the vendor
     keeps to itself, beside our own id: it does without the others. ``tags`` and ``metadata`` count
     them; ``ascii_tags``: it would change others, so they go in ASCII if the vendor is to have them
-    (``packed_tags``); ``underscore_tags``: one may begin with one;
+    (``packed_tags``); ``underscore_labels``: one may begin with one;
     ``word_size`` is of a single tag, name or value; ``metadata_size`` of all entries as JSON;
     ``options_size`` of these, the tags and the headers together; ``caseless_metadata``: names that
     differ in upper and lower case only are one.
@@ -69,7 +69,7 @@ class Capacity:
     tags: int | None = None
     tag_length: int | None = None
     tag_size: int | None = None
-    underscore_tags: bool = True
+    underscore_labels: bool = True
     metadata: int | None = None
     metadata_name: int | None = None
     metadata_value: int | None = None
@@ -197,7 +197,8 @@ CAPACITY: Mapping[str, Capacity] = {
         subject_length=998,
         inline_images_only=True,
         tag_length=50,
-        underscore_tags=False,
+        metadata_size=250,
+        underscore_labels=False,
     ),
     "postmark": Capacity(
         recipients=50,
@@ -218,6 +219,8 @@ CAPACITY: Mapping[str, Capacity] = {
         needs_subject=True,
         needs_body=True,
         names_tell_types=True,
+        tags=24,  # of 75 labels in all, one is our id
+        metadata=50,
         word_size=189,  # 256 characters, in base64 with its mark
     ),
     "scaleway": Capacity(

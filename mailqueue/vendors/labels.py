@@ -83,13 +83,15 @@ def _json_size(word: str) -> int:
 def _tag_fits(limit: Capacity, tag: str) -> bool:
     if limit.ascii_tags and not _PRINTABLE.fullmatch(tag):
         return False
-    if not limit.underscore_tags and tag.startswith("_"):
+    if not limit.underscore_labels and tag.startswith("_"):
         return False
     sizes = (limit.tag_size, limit.word_size)
     return _within(len(tag), limit.tag_length) and all(_within(len(tag.encode()), n) for n in sizes)
 
 
 def _entry_fits(limit: Capacity, name: str, value: str) -> bool:
+    if not limit.underscore_labels and name.startswith("_"):
+        return False
     lengths = ((name, limit.metadata_name), (value, limit.metadata_value))
     return all(
         _within(len(word), most) and _within(len(word.encode()), limit.word_size)

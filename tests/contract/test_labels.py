@@ -215,15 +215,27 @@ def test_postmark_takes_nine_fields_of_20_and_80_characters_beside_our_id() -> N
     assert list(kept)[:3] == ["Name", "x" * 20, "n0"]
 
 
-BYTES = {"sendgrid": 10_000, "sparkpost": 10_000, "mailtrap": 1000}
+BYTES = {"sendgrid": 10_000, "sparkpost": 10_000, "mailtrap": 1000, "mandrill": 250}
 
 
 @pytest.mark.parametrize("type_,most", BYTES.items())
 def test_metadata_end_where_the_vendors_room_ends(type_: str, most: int) -> None:
-    given = {f"type{n}": '"ä' * 20 for n in range(500)}
+    given = {f"type{n}": '"ä' * 5 for n in range(1000)}
     kept = labels.metadata(type_, _email(metadata=given))
     told = json.dumps({**kept, "mailqueue_id": EMAIL_ID}, ensure_ascii=False).encode()
     assert most * 0.8 < len(told) <= most
+
+
+def test_resend_takes_75_labels_in_all(vendor: Vendors, attempt: Attempts) -> None:
+    email = _email(tags=[f"t{n}" for n in range(100)], metadata={f"n{n}": "v" for n in range(100)})
+    request, _ = _sent(BY_TYPE["resend"], email, vendor, attempt)
+    names = [tag["name"] for tag in request.json["tags"]]
+    assert len(names) == len(set(names)) == 75
+    assert "mailqueue_id" in names
+
+
+def test_mandrill_takes_no_metadata_whose_name_begins_with_an_underscore() -> None:
+    assert labels.metadata("mandrill", _email(metadata={"_a": "1", "a_": "2"})) == {"a_": "2"}
 
 
 def test_a_short_entry_behind_one_that_is_too_long_is_kept() -> None:
