@@ -22,7 +22,7 @@ class Capacity:
     ``shortest_text`` is the least length of subject, text and HTML, each if it is there;
     ``name_length`` is of a display name in the form that Brevo takes; ``attachments_size`` counts
     the files' own bytes. Lengths are in characters, sizes in bytes.
-    ``quoted_mailboxes``: an address may have quotes before the @ (``"john doe"@example.com``).
+    ``quoted_mailboxes``: an address may have punctuation in quotes (``"a@b, c"@example.com``).
 
     Tags and metadata never keep an e-mail from a vendor. What is said of them is what the vendor
     keeps to itself, beside our own id: it does without the others. ``tags`` and ``metadata`` count

@@ -21,7 +21,7 @@ from typing import Any
 
 from mailqueue.config import VendorConfig
 from mailqueue.file_types import types_of
-from mailqueue.headers import unstructured
+from mailqueue.headers import Address, unstructured
 from mailqueue.message import Attachment, Email
 from mailqueue.vendors.capacity import CAPACITY, MIB, Capacity
 
@@ -31,6 +31,7 @@ CUSTOM_HEADERS = "custom_headers"  # an option: the account's plan has them
 
 _ANYTHING = Capacity(some=False, unicode_mailboxes=True, quoted_mailboxes=True)
 _SPECIALS = re.compile(r'[()<>\[\]:;@\\,."]')
+_PUNCTUATION = frozenset('@,;:()[]\\"')
 _NO_OPTIONS: Mapping[str, Any] = {}
 OWN_OPTIONS = 200  # bytes of our id, Message-ID and sandbox among a vendor's options
 
@@ -88,8 +89,8 @@ def _people(limit: Capacity, email: Email) -> Iterator[str]:
     people = (email.from_, *email.to, *email.cc, *email.bcc, *email.reply_to)
     if not limit.unicode_mailboxes and not all(person.is_ascii_mailbox for person in people):
         yield "non-ASCII mailbox"
-    if not limit.quoted_mailboxes and any(person.address.startswith('"') for person in people):
-        yield "mailbox in quotes"
+    if not limit.quoted_mailboxes and any(map(_is_delicate, people)):
+        yield "mailbox with punctuation in quotes"
     most = limit.name_length
     if most is not None and any(len(brevo_name(person.name)) > most for person in people):
         yield f"a display name longer than {most}"
@@ -103,6 +104,13 @@ def _people(limit: Capacity, email: Email) -> Iterator[str]:
 def brevo_name(name: str) -> str:
     """A name as Brevo takes it, which drops one with both non-ASCII characters and punctuation."""
     return unstructured(name) if not name.isascii() and _SPECIALS.search(name) else name
+
+
+def _is_delicate(person: Address) -> bool:
+    """Whether a careless reader could take the mailbox for another one, or for several."""
+    if not person.address.startswith('"'):
+        return False
+    return not _PUNCTUATION.isdisjoint(person.address.rpartition('"@')[0][1:])
 
 
 def _parts(limit: Capacity, email: Email) -> Iterator[str]:

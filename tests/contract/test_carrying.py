@@ -96,6 +96,8 @@ NOT_CARRIED = [
         "a sender's name of more than 255 bytes",
     ),
     ("sparkpost", {"text": "x" * 21 * MIB}, "larger than 20 MiB"),
+    ("sendgrid", {"to": '"a@b"@x.org'}, "mailbox with punctuation in quotes"),
+    ("postmark", {"reply_to": 'A <"a, b"@x.org>'}, "mailbox with punctuation in quotes"),
 ]
 
 
@@ -120,6 +122,9 @@ CARRIED = [
     ("brevo", _file("Übersicht.PDF", "application/pdf")),
     ("brevo", _file(kind='text/plain; charset="UTF-8"')),
     ("mailjet", EAI),
+    ("sendgrid", {"to": ['"john doe"@x.org', "ann..@x.org"]}),
+    ("smtp", {"to": '"a@b, c"@x.org'}),
+    ("ses", {"from": '"a@b, c"@x.org'}),
     ("mailjet", {"to": _many(50), "cc": _many(50), "bcc": _many(50), "subject": ""}),
     ("mailjet", _file("a.bin", "application/pdf; charset=odd", content_id="c")),
     ("sparkpost", {"text": "Hello {{name}}", "html": "<p>{{#if x}}"}),
