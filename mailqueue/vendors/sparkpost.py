@@ -1,7 +1,7 @@
 """SparkPost: ``POST /api/v1/transmissions``.
 
 Decides: what a request to SparkPost looks like and what its answers mean. Facts: SparkPost's
-transmissions.apib and index.apib.
+transmissions.apib and index.apib, its extended error codes.
 
 ===============================================  ============================================
 answer                                           outcome
@@ -9,8 +9,9 @@ answer                                           outcome
 200, all recipients accepted                     accepted, the transmission's id
 200 with ``errors``, some recipients accepted    accepted; refused are those it names
 200, no recipient accepted                       rejected
-1902: the recipient is suppressed                rejected
-1502                                             unavailable
+400 with 1902 (the recipient is suppressed)      rejected
+400 with 1502 (no resources, "retry later")      unavailable
+400 with 1910 (generation not configured)        misconfigured
 400 (7001: From domain not verified), 422        unsuitable: another vendor may take it
 401 403                                          misconfigured
 420 (2101: sending limit exceeded)               misconfigured: nothing was sent
@@ -45,7 +46,8 @@ from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.limits import bare_type
 
-_SUPPRESSED, _BROKEN = "1902", "1502"  # codes of errors
+_SUPPRESSED = "1902"
+_OF_THE_VENDOR = {"1502": Outcome.UNAVAILABLE, "1910": Outcome.MISCONFIGURED}
 _ACCEPTED = "total_accepted_recipients"
 _BETWEEN = re.compile(r"[\s<>\"'(),:;]+")  # addresses in a text
 
@@ -101,9 +103,8 @@ class SparkPost(HttpVendor):
             return replace(result, outcome=Outcome.MISCONFIGURED)
         if _SUPPRESSED in codes and not results.get(_ACCEPTED):
             return replace(result, outcome=Outcome.REJECTED, refused=_everyone(email))
-        if _BROKEN in codes:
-            return replace(result, outcome=Outcome.UNAVAILABLE)
-        return result
+        theirs = (outcome for code, outcome in _OF_THE_VENDOR.items() if code in codes)
+        return replace(result, outcome=next(theirs, result.outcome))
 
     def _taken(self, result: SendResult, results: Mapping[str, Any], email: Email) -> SendResult:
         accepted, message_id = _count(results.get(_ACCEPTED)), identifier(results.get("id"))

@@ -136,6 +136,9 @@ CASE = Case(
         ),
         Row(reply=_error(500, "1502", "Failed"), outcome=Outcome.UNAVAILABLE, detail="1502"),
         Row(reply=_error(400, "1502", "Failed"), outcome=Outcome.UNAVAILABLE, detail="1502"),
+        Row(reply=_error(400, "1910", "Not there"), outcome=Outcome.MISCONFIGURED, detail="1910"),
+        Row(reply=_error(400, "7000", "Blacklisted"), outcome=Outcome.UNSUITABLE, detail="7000"),
+        Row(reply=_error(503, "1900", "Not there"), outcome=Outcome.UNAVAILABLE, detail="1900"),
         Row(
             reply=_json(200, {"results": {"total_accepted_recipients": 1}}),
             outcome=Outcome.UNKNOWN,
