@@ -9,6 +9,7 @@ bulkheads keep one hole from sinking it:
 * One that answers quickly may take what it needs, but leaves the others a quarter: one in whose
   calls nothing takes longer than ``QUICK``, as of late and under way. A vendor that has not
   answered yet is not known to be quick.
+* One that takes so many calls at a time only (``most``) has no use for more senders.
 * One whose call takes long already (``LONG``, or several times what is usual with it) is passed
   over where another can be asked, before that call has failed.
 
@@ -96,8 +97,10 @@ class Bulkheads(Generic[What]):
         number: int,
         weights: Mapping[str, int],
         clock: Callable[[], float] = time.monotonic,
+        most: Mapping[str, int] | None = None,
     ) -> None:
         self._number = number
+        self._most = most or {}
         self._weights = weights
         self._clock = clock
         self._lock = threading.Lock()
@@ -123,11 +126,14 @@ class Bulkheads(Generic[What]):
         there = self._available = available()
         paces = {name: self.pace(name) for name in self._weights}
         self._limits = {
-            name: limit(
-                self._number,
-                weight,
-                [self._weights[other] for other in there if other != name],
-                paces[name],
+            name: min(
+                self._most.get(name, math.inf),
+                limit(
+                    self._number,
+                    weight,
+                    [self._weights[other] for other in there if other != name],
+                    paces[name],
+                ),
             )
             for name, weight in self._weights.items()
         }

@@ -54,6 +54,12 @@ class VendorBroken(Exception):
     """Who else cannot carry the e-mail does not matter: a vendor's class raised when asked."""
 
 
+def _most(config: Config) -> dict[str, int]:
+    """How many senders have a use where ``connections`` bounds them: as many again may wait."""
+    smtp = (vendor for vendor in config.vendors if vendor.type == "smtp")
+    return {each.name: 2 * n for each in smtp if (n := each.keys.get("connections")) is not None}
+
+
 class Routing:
     """The configured vendors and the rules over them. Any thread may call."""
 
@@ -67,7 +73,9 @@ class Routing:
         self.health = health
         self.vendors = vendors
         weights = {vendor.name: vendor.weight for vendor in config.vendors}
-        self.bulkheads: Bulkheads[Any] = Bulkheads(config.consumer.concurrency, weights)
+        self.bulkheads: Bulkheads[Any] = Bulkheads(
+            config.consumer.concurrency, weights, most=_most(config)
+        )
         self._turns = [Turn(vendor.name, vendor.weight) for vendor in config.vendors]
         self._policy = policy(config)
         self._rand = rand

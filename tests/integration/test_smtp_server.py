@@ -228,3 +228,15 @@ def test_a_server_with_room_for_ten_connections_gets_all_emails_of_more_senders(
     assert len(server.letters) == 120
     assert stage.health("smtp").get("unavailable_until") is None
     assert all(stage.document(id_)["counted"] <= 1 for id_ in ids)
+
+
+def test_where_the_connections_are_bounded_the_senders_do_not_crowd_for_them(
+    stage: Stage,
+) -> None:
+    server = stage.smtp("smtp")
+    stage.settings["vendors"][0]["connections"] = 1
+    ids = stage.send(30)
+    with consuming(stage):
+        stage.until(sent=30)
+    assert len(server.letters) == 30
+    assert [stage.outcomes(id_) for id_ in ids] == [[("smtp", "accepted")]] * 30

@@ -47,6 +47,19 @@ def test_while_no_other_is_available_a_vendor_may_hold_all_senders(number: int, 
     assert limit(number, 1, [], pace) == math.inf
 
 
+def test_a_vendor_that_takes_so_many_calls_only_holds_no_more_senders(clock: Clock) -> None:
+    made: Bulkheads[str] = Bulkheads(16, {"a": 1, "b": 1}, clock, most={"a": 2})
+    for available in (["a"], ["a", "b"]):
+        look(made, clock, available)
+        assert not made.full("a")
+        made.taken("a")
+        made.taken("a")
+        assert made.full("a")
+        assert not made.full("b")
+        made.given_back("a")
+        made.given_back("a")
+
+
 @pytest.mark.parametrize("pace", [UNPROVEN, SLOW, Pace(0.05, 0.6)], ids=["new", "slow", "hangs"])
 def test_what_is_not_known_to_be_quick_has_its_share_by_weight(pace: Pace) -> None:
     assert limit(16, 1, [1], pace) == 8
