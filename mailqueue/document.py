@@ -317,6 +317,9 @@ def _unknown_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
 
 
 def _natural(value: Any) -> int:
+    """Also one that a shell wrote as a fraction."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _LARGEST:
         raise TypeError
     return int(value)

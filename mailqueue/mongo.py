@@ -224,7 +224,7 @@ def kept(collection: Collection[dict[str, Any]]) -> Collection[dict[str, Any]]:
 
 
 def refusals(error: Exception) -> list[int] | None:
-    """The operations of a bulk write that fail however often they are repeated.
+    """The updates of a bulk write that fail however often they are repeated.
 
     None: it is an outage, or some of the operations may pass yet. An empty list: it could not be
     encoded, which says of none of them that it was written.
@@ -234,7 +234,7 @@ def refusals(error: Exception) -> list[int] | None:
     if not isinstance(error, BulkWriteError) or error.details.get("writeConcernErrors"):
         return None
     errors = write_errors(error)
-    passing = any(e.get("code", 1) in _PASSING or e.get("code") == DUPLICATE for e in errors)
+    passing = any(e.get("code", 1) in _PASSING for e in errors)
     return None if passing or not errors else [e["index"] for e in errors]
 
 
