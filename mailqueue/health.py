@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 REFRESH = 1.0
 WAIT = 0.1  # for a reading that another thread has begun
 _TIMES = ("unavailable_until", "named_until", "since", "probe_at", "probe_until")
+_LARGEST = 2**31  # generation
 _Change = Callable[[Health, float], Health | None]
 
 
@@ -116,10 +117,21 @@ class HealthBoard:
             )
         for document in documents[:1]:
             self._server_ahead = document["now"].timestamp() - self._clock()
-        if len(documents) < len(names):
-            self._create(set(names) - {d["_id"] for d in documents})
+        found = {d["_id"]: health for d in documents if (health := self._sound(d)) is not None}
+        if len(found) < len(names):
+            self._create(set(names) - found.keys())
             return self._load(names)
-        return {d["_id"]: _from_document(d) for d in documents}
+        return found
+
+    def _sound(self, document: Mapping[str, Any]) -> Health | None:
+        """None: it was damaged by hand, and is dropped, so that nothing is held against anybody."""
+        try:
+            return _from_document(document)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            logger.error("vendor.health_dropped", extra={"facts": {"vendor": document["_id"]}})
+            with self._store.reached():
+                self._collection.delete_one({"_id": document["_id"]})
+            return None
 
     def _create(self, names: set[str]) -> None:
         for name in names:
@@ -228,7 +240,11 @@ def _to_document(health: Health) -> dict[str, Any]:
 
 
 def _from_document(document: Mapping[str, Any]) -> Health:
-    fields = {name: value for name, value in document.items() if name not in ("_id", "now")}
-    health = Health(name=document["_id"], **fields)
-    times = {name: fields[name].timestamp() for name in _TIMES if fields[name] is not None}
-    return replace(health, **times)
+    """Raises whatever reading a damaged one raises."""
+    given = {f.name: document.get(f.name, f.default) for f in fields(Health) if f.name != "name"}
+    given |= {name: given[name].timestamp() for name in _TIMES if given[name] is not None}
+    given["probe_step"] = float(given["probe_step"])
+    texts = {type(given["reason"]), type(given["probe_token"])}
+    if not 0 <= document["generation"] < _LARGEST or texts - {str, type(None)}:
+        raise TypeError
+    return Health(name=document["_id"], **given)

@@ -197,8 +197,9 @@ class Triage:
         return Ending.of(job, decision, rescue(stored, decision))
 
     def _read(self, each: Waiting, stored: Stored) -> None:
-        """The e-mail itself, and whether a vendor is to be asked about it first."""
+        """The e-mail itself and what was tried before; whether a vendor is asked about it first."""
         email = each.email = stored.email
+        each.record = stored.record()
         line = stored.unasked
         if line is not None and self._routing.answers(line["vendor"]):
             vendor, token = line["vendor"], line["token"]
@@ -206,9 +207,8 @@ class Triage:
                 job=each.job, stored=stored, email=email, vendor=vendor, token=token
             )
 
-    def _recall(self, each: Waiting, stored: Stored) -> None:
-        """What was tried before, and who can be tried."""
-        each.record = stored.record()
+    def _recall(self, each: Waiting, _stored: Stored) -> None:
+        """Who can be tried."""
         each.carriers = self._routing.carriers(each.email, each.record)
 
     def _route(self, tasks: set[ObjectId], each: Waiting, stored: Stored) -> None:

@@ -17,6 +17,7 @@ from mailqueue.document import SIMULATED
 from mailqueue.health import HealthBoard
 from mailqueue.record import Closing
 from mailqueue.store import Store
+from tests.damage import damaged
 from tests.integration.bench import Document, LosesReplies
 from tests.waiting import wait_until
 
@@ -289,3 +290,23 @@ def test_a_simulation_neither_sees_nor_opens_productions_vendors(
     store.close()
     other.refresh()
     assert not other.read()["first"].open
+
+
+def test_a_damaged_document_of_a_vendor_ends_nobody_and_can_be_written_again(
+    flaky: LosesReplies, config: Config, mongo_client: MongoClient[Document]
+) -> None:
+    now = datetime.now(UTC)
+    times = dict.fromkeys(("unavailable_until", "named_until", "since", "probe_at"), now)
+    rest = {"probe_until": now, "probe_step": 5.0, "probe_token": "t", "reason": "r"}
+    sound = {"_id": "x", "generation": 1, **times, **rest}
+    documents = [{**d, "_id": f"{n}"} for n, (_, d) in enumerate(damaged(sound))]
+    emails = mongo_client[config.mongodb.database][config.mongodb.collection]
+    emails.database[f"{emails.name}.vendors"].insert_many(documents)
+    board = HealthBoard(flaky, [document["_id"] for document in documents])
+    board.refresh()
+    assert len(board.read()) == len(documents)
+    for document in documents[:: len(documents) // 40]:
+        board.opened(document["_id"])
+        generation = board.read()[document["_id"]].generation
+        board.closed(document["_id"], DOWN, generation)
+        assert not board.read()[document["_id"]].open
