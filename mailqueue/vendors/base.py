@@ -49,7 +49,7 @@ SMTPUTF8 = "smtputf8"
 
 SIMULATED_DELAY = "simulated_delay"
 EXPOSE_METADATA = "expose_metadata"
-_OURS = (SIMULATED_DELAY, EXPOSE_METADATA, limits.CUSTOM_HEADERS)  # options that no vendor sees
+_OURS = (SIMULATED_DELAY, EXPOSE_METADATA)  # options that no vendor sees
 IDLE_SECONDS = 20.0  # a connection that idled for longer may be dead without our knowing
 CONNECT_SECONDS = 5.0
 
@@ -76,7 +76,8 @@ class Vendor(ABC):
 
     ``key_life``: the documented life, in seconds, of a key by which the vendor de-duplicates.
     ``has_sandbox``: it has a way to have an e-mail checked only. Where there is none,
-    ``sandbox: true`` is refused: the e-mails would go out.
+    ``sandbox: true`` is refused: the e-mails would go out. ``exposes_metadata``: recipients may see
+    tags and metadata, by the option ``expose_metadata``.
     """
 
     key_life: ClassVar[float | None] = None
@@ -88,6 +89,7 @@ class Vendor(ABC):
             raise ConfigError([f"vendors.{config.name}.sandbox: {config.type} has no sandbox"])
         self.config = config
         self.name = config.name
+        self.exposes_metadata = flag(config, EXPOSE_METADATA) is True
         self._from = _address(config)
 
     def __repr__(self) -> str:
@@ -132,11 +134,6 @@ class Vendor(ABC):
         """The metadata that this vendor keeps to itself; it does without the rest."""
         return labels.metadata(self.config.type, email)
 
-    @property
-    def exposes_metadata(self) -> bool:
-        """Whether recipients may see tags and metadata, by the option ``expose_metadata``."""
-        return self.config.options.get(EXPOSE_METADATA) is True
-
     def extra_headers(self, email: Email, email_id: str) -> dict[str, str]:
         """Our id; tags and metadata only where they may be seen: recipients can see headers."""
         headers = {"X-Mailqueue-Id": email_id}
@@ -146,6 +143,14 @@ class Vendor(ABC):
         if self.exposes_metadata and email.metadata:
             headers["X-Mailqueue-Metadata"] = unstructured(json.dumps(dict(email.metadata)))
         return headers
+
+
+def flag(config: VendorConfig, name: str) -> bool | None:
+    """An option that is true or false; None: it is not there. Raises ConfigError for another."""
+    value = config.options.get(name)
+    if name in config.options and not isinstance(value, bool):
+        raise ConfigError([f"vendors.{config.name}.options.{name}: must be true or false"])
+    return value
 
 
 def _address(config: VendorConfig) -> Address | None:

@@ -28,12 +28,14 @@ from base64 import b64encode
 from dataclasses import replace
 from typing import Any
 
+from mailqueue.config import VendorConfig
 from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import (
     Attempt,
     ascii_headers,
+    flag,
     matching_recipients,
     merged,
     text,
@@ -52,9 +54,15 @@ class MailerSend(HttpVendor):
 
     default_base_url = "https://api.mailersend.com"
 
+    def __init__(self, config: VendorConfig) -> None:
+        super().__init__(config)
+        self._has_headers = flag(config, CUSTOM_HEADERS) is True
+
     def build(self, email: Email, attempt: Attempt) -> Request:
         """An address may stand only once in to, cc and bcc together."""
-        payload = merged(self._payload(email, attempt), self.options(email))
+        options = self.options(email)
+        options.pop(CUSTOM_HEADERS, None)
+        payload = merged(self._payload(email, attempt), options)
         key = self.config.keys["api_key"]
         return json_request("/v1/email", payload, {"Authorization": f"Bearer {key}"})
 
@@ -75,7 +83,7 @@ class MailerSend(HttpVendor):
 
     def _headers(self, email: Email, attempt: Attempt) -> dict[str, str]:
         """Without the plan that has headers, one would have the whole e-mail refused."""
-        if self.config.options.get(CUSTOM_HEADERS) is not True:
+        if not self._has_headers:
             return {}
         extra = self.extra_headers(email, attempt.email_id) if self.exposes_metadata else {}
         return ascii_headers(email) | extra

@@ -41,6 +41,7 @@ from mailqueue.vendors.base import (
     Attempt,
     ascii_headers,
     created_at,
+    flag,
     text,
     unique_recipients,
 )
@@ -108,7 +109,7 @@ class Mailgun(HttpVendor):
             yield "h:Reply-To", ", ".join(map(_person, email.reply_to))
         yield "h:Message-Id", attempt.message_id
         yield from (("o:tag", tag) for tag in self.tags(email))
-        if self.config.options.get(EXPOSE_METADATA) is not False:
+        if flag(self.config, EXPOSE_METADATA) is not False:
             yield from ((f"v:{name}", value) for name, value in self.metadata(email).items())
         yield f"v:{ID_KEY}", attempt.email_id
         if self.config.sandbox:

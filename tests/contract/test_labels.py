@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mailqueue.config import VENDOR_TYPES, VendorConfig
+from mailqueue.errors import ConfigError
 from mailqueue.message import Email
 from mailqueue.record import Outcome
 from mailqueue.vendors import labels, limits
@@ -154,12 +155,22 @@ def _pairs(request: Received, case: Case) -> list[tuple[str, str]]:
     return []
 
 
-def test_only_true_exposes(vendor: Vendors, attempt: Attempts) -> None:
-    for value in (False, None, "true", 1):
-        request, _ = _sent(
-            BY_TYPE["azure"], _email(**SECRET), vendor, attempt, expose_metadata=value
-        )
-        assert b"secret-plan" not in request.body
+@pytest.mark.parametrize("name", ["expose_metadata", "custom_headers"])
+@pytest.mark.parametrize("value", [None, "true", 1])
+def test_what_may_be_seen_is_said_by_true_or_false(name: str, value: Any, vendor: Vendors) -> None:
+    case = BY_TYPE["mailersend"]
+    with pytest.raises(
+        ConfigError, match=rf"vendors\.first\.options\.{name}: must be true or false"
+    ):
+        vendor(case.type, keys=case.keys, options={name: value})
+
+
+def test_a_field_of_smtp2go_that_has_the_name_of_our_option_is_its_own(
+    vendor: Vendors, attempt: Attempts
+) -> None:
+    own = [{"header": "X-A", "value": "b"}]
+    request, _ = _sent(BY_TYPE["smtp2go"], _email(), vendor, attempt, custom_headers=own)
+    assert request.json["custom_headers"] == own
 
 
 def test_an_email_cannot_expose_what_the_configuration_does_not(
