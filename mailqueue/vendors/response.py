@@ -25,7 +25,7 @@ MAX_BODY = 1024 * 1024
 MAX_VALUE = 4096  # what is longer says nothing to anybody
 
 _AT_ONCE = 64 * 1024
-_STATUS = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: .*)?", re.DOTALL)
+_STATUS = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _FOLDED = re.compile(rb"[ \t]+([^\x00-\x08\x0a-\x1f\x7f]*)")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?", re.DOTALL)
@@ -181,7 +181,7 @@ class Response:
         if not line or (line.startswith(b"HTTP/") and not line.endswith(b"\n")):
             raise ConnectionAbortedError("ended before the answer")
         self._spare -= len(line)
-        found = _STATUS.fullmatch(line.rstrip(b"\r\n"))
+        found = _STATUS.fullmatch(_without_end(line))
         if not found:
             raise BadAnswer("not HTTP/1")
         return int(found[1]), int(found[2])
@@ -192,7 +192,7 @@ class Response:
         self._spare -= len(line)
         if not line.endswith(b"\n"):
             raise ConnectionAbortedError("ended within the answer")
-        return line[:-2] if line.endswith(b"\r\n") else line[:-1]
+        return _without_end(line)
 
     def _octets(self, number: int) -> None:
         wanted = min(number, MAX_BODY + 1 - len(self.body))
@@ -220,6 +220,10 @@ class Response:
         if not found:
             raise BadAnswer("a chunk without a size")
         return int(found[1], 16)
+
+
+def _without_end(line: bytes) -> bytes:
+    return line[:-2] if line.endswith(b"\r\n") else line[:-1]
 
 
 def _text(octets: bytes) -> str:

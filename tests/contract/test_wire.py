@@ -161,6 +161,7 @@ FOLLOWED = {
     "blank behind a header's name": b"HTTP/1.1 202 Accepted\r\nContent-Length : 0\r\n\r\n" + YES,
     "a header without colon": b"HTTP/1.1 202 Accepted\r\nrubbish\r\n\r\n" + YES,
     "a lone CR in a header": b"HTTP/1.1 202 Accepted\r\nA: b\rContent-Length: 0\r\n\r\n" + YES,
+    "a lone CR in the status": b"HTTP/1.1 202 Yes\rContent-Length: 0\r\n\r\n" + YES,
     "a folded length": b"HTTP/1.1 202 Accepted\r\nContent-Length: 4\r\n 5\r\n\r\n" + YES,
     "HTTP/1.0": YES.replace(b"HTTP/1.1", b"HTTP/1.0") + YES,
     "a close": CLOSED + b"close\r\n\r\n" + YES,
