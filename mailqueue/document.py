@@ -19,7 +19,7 @@ raised: anything may stand in a document.
     lease {token, owner, nonce, until}      token grows with every claim and is never reused
     attempts [{n, token, vendor, key, probe, started_at, ended_at,
                outcome, code, detail, message_id, answered, refused, pending,
-               refused_count, pending_count, looked_up, late, extra_copy, cut}]
+               content_suspect, refused_count, pending_count, looked_up, late, extra_copy, cut}]
                             the newest 50; the last line's where they apply: a line names the first
                             five of its recipients; ``cut``: those before it had no room
     round {n, tried, refused}  pin {vendor, key, until, repeats}  pending  refused
@@ -301,10 +301,12 @@ def _round(value: Mapping[str, Any]) -> Round:
 
 
 def _failed_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """The vendors that answered with a server error: the e-mail itself may be the cause."""
+    """The vendors whose answer the e-mail itself may have drawn."""
     failures = (Outcome.UNAVAILABLE.value, Outcome.UNKNOWN.value)
     return frozenset(
-        line["vendor"] for line in attempts if line["outcome"] in failures and line.get("answered")
+        line["vendor"]
+        for line in attempts
+        if line.get("content_suspect") or (line["outcome"] in failures and line.get("answered"))
     )
 
 

@@ -5,11 +5,12 @@ It is kept in ``<collection>.vendors``; a simulation has ``<collection>.vendors.
 Decides: when health is read (at most once a second) and how a change is written (compare and set).
 What a failure or a probe changes is decided in ``rotation``.
 
-Assumes: one document per vendor; its ``generation`` and ``probe_token`` change with every write, so
-that they tell whether the document is still the one that was read.
+Assumes: one document per vendor, which is replaced only if it is still the one that was read, as
+``_CHANGING`` tells.
 
-Promises: a closing is written at once, so that one failure anywhere spares all; a stale one
-changes nothing. One process at a time holds a vendor's probe. Any thread may call.
+Promises: a closing, or a suspicion, is written at once, so that one failure anywhere spares all; a
+stale one changes nothing. A yes writes nothing unless the vendor is suspect; that ends then. One
+process at a time holds a vendor's probe. Any thread may call.
 """
 
 from __future__ import annotations
@@ -35,8 +36,13 @@ logger = logging.getLogger(__name__)
 
 REFRESH = 1.0
 WAIT = 0.1  # for a reading that another thread has begun
-_TIMES = ("unavailable_until", "named_until", "since", "probe_at", "probe_until")
+_TIMES = (
+    *("unavailable_until", "named_until", "since", "probe_at", "probe_until"),
+    *("hint_at", "last_resort_at"),
+)
 _LARGEST = 2**31  # generation
+# One of them changes with every write; null, or not there, in what an older version wrote.
+_CHANGING = ("_id", "generation", "probe_token", "hint_at", "proven", "last_resort_at")
 _Change = Callable[[Health, float], Health | None]
 
 
@@ -61,6 +67,7 @@ class HealthBoard:
         self._known_at = dict.fromkeys(self._known, clock())
         self._server_ahead = time.time() - clock()
         self._read_at = -REFRESH
+        self._yes_at: dict[str, float] = {}
 
     def now(self) -> float:
         """The server's time in seconds since the epoch, as of the last reading."""
@@ -85,6 +92,10 @@ class HealthBoard:
                 self._lock.notify_all()
         with self._lock:
             return dict(self._known)
+
+    def known(self, name: str) -> Health:
+        """The vendor's health as this process knows it. No I/O."""
+        return self._known[name]
 
     def closed_since(self, name: str, generation: int) -> bool:
         """Whether this process knows that the vendor was closed after ``generation``. No I/O."""
@@ -143,30 +154,65 @@ class HealthBoard:
 
     # Changes -----------------------------------------------------------------------------------
 
-    def closed(self, name: str, closing: Closing, generation: int) -> None:
-        """Close a vendor after a failed call that was begun in ``generation``."""
+    def closed(self, name: str, closing: Closing, generation: int, email_id: str = "") -> None:
+        """Close a vendor, or suspect it, after a failed call that was begun in ``generation``."""
         if self._known[name].generation > generation:
             return  # it was closed since: no need to ask
+        yes_at = self._yes_at.get(name, 0.0)
+        alone = self._alone(name)
         before, after = self._change(
-            name, lambda health, now: rotation.closed(health, closing, now, generation)
+            name,
+            lambda health, now: rotation.closed(
+                health, closing, now, generation, email_id, alone=alone, yes_at=yes_at
+            ),
         )
         if after is not before:
             _say_closed(after, closing, newly=before.open)
 
-    def win_probe(self, name: str, lease: float) -> str | None:
-        """Take the vendor's probe for ``lease`` seconds; its token, or None: another holds it."""
+    def vouched(self, name: str) -> None:
+        """The vendor said yes. That costs a write only where it is suspect."""
+        self._yes_at[name] = self.now()
+        with self._lock:
+            known = self._known[name]
+            if not known.hints or not known.open:
+                return
+            self._known[name] = rotation.vouched(known, known.hints)  # one thread writes it down
+        self._change(name, lambda health, _: rotation.vouched(health, known.hints))
+
+    def convicted(self, name: str, email_id: str) -> None:
+        """Another vendor took an e-mail that had failed here: it was not the e-mail."""
+        before, after = self._change(
+            name, lambda health, now: rotation.convicted(health, now, email_id)
+        )
+        if after.generation != before.generation:
+            closing = Closing(seconds=before.hint_seconds, reason=after.reason or "")
+            _say_closed(after, closing, newly=before.open)
+
+    def _alone(self, name: str) -> bool:
+        """No other vendor is open, as far as this process knows."""
+        return not any(h.open for h in self._known.values() if h.name != name)
+
+    def win_probe(self, name: str, lease: float, in_doubt: bool = False) -> str | None:
+        """Take the vendor's probe for ``lease`` seconds; its token, or None: another holds it.
+
+        An e-mail ``in_doubt`` may have to leave it to others for a while.
+        """
         token = str(ids.new())
         _, after = self._change(
-            name, lambda health, now: rotation.probe_won(health, now, lease, token)
+            name, lambda health, now: rotation.probe_won(health, now, lease, token, in_doubt)
         )
         return token if after.probe_token == token else None
 
-    def probe_failed(self, name: str, closing: Closing, token: str) -> None:
+    def probe_failed(self, name: str, closing: Closing, token: str, email_id: str = "") -> None:
         """The probe failed: close the vendor again."""
+        alone = self._alone(name)
         before, after = self._change(
-            name, lambda health, now: rotation.probe_failed(health, closing, now, token)
+            name,
+            lambda health, now: rotation.probe_failed(
+                health, closing, now, token, email_id, alone=alone
+            ),
         )
-        if after is not before:
+        if after.generation != before.generation:
             _say_closed(after, closing, newly=False)
 
     def probe_succeeded(self, name: str, token: str) -> None:
@@ -201,12 +247,8 @@ class HealthBoard:
                 return before, after
 
     def _swapped(self, before: Health, after: Health) -> bool:
-        seen = {
-            "_id": before.name,
-            "generation": before.generation,
-            "probe_token": before.probe_token,
-        }
-        document = _to_document(after)
+        document, seen = _to_document(after), _to_document(before)
+        seen = {name: seen[name] for name in _CHANGING}
         with self._store.reached():
             written = self._store.persist(lambda: self._collection.replace_one(seen, document))
         if written.matched_count:
@@ -217,6 +259,10 @@ class HealthBoard:
 
 
 def _say_closed(health: Health, closing: Closing, newly: bool) -> None:
+    if health.open:
+        suspected = {"vendor": health.name, "reason": closing.reason}
+        logger.info("vendor.suspected", extra={"facts": suspected})
+        return
     until, since = health.unavailable_until or 0.0, health.since or 0.0
     facts = {
         "vendor": health.name,
@@ -232,6 +278,7 @@ def _say_closed(health: Health, closing: Closing, newly: bool) -> None:
 def _to_document(health: Health) -> dict[str, Any]:
     document = asdict(health)
     document["_id"] = document.pop("name")
+    document |= {"hints": list(health.hints), "proven": health.proven or None}
     for field in _TIMES:
         if document[field] is not None:
             at = datetime.fromtimestamp(document[field], UTC)
@@ -243,8 +290,9 @@ def _from_document(document: Mapping[str, Any]) -> Health:
     """Raises whatever reading a damaged one raises."""
     given = {f.name: document.get(f.name, f.default) for f in fields(Health) if f.name != "name"}
     given |= {name: given[name].timestamp() for name in _TIMES if given[name] is not None}
-    given["probe_step"] = float(given["probe_step"])
-    texts = {type(given["reason"]), type(given["probe_token"])}
+    given |= {name: float(given[name] or 0.0) for name in ("probe_step", "hint_seconds")}
+    given |= {"hints": tuple(given["hints"] or ()), "proven": bool(given["proven"])}
+    texts = {type(given["reason"]), type(given["probe_token"]), *map(type, given["hints"])}
     if not 0 <= document["generation"] < _LARGEST or texts - {str, type(None)}:
         raise TypeError
     return Health(name=document["_id"], **given)

@@ -12,11 +12,15 @@ yes as ``failed`` only if surely no copy left our hands; otherwise it is ``uncer
 
 Who is to blame? A failed attempt is held against the vendor (it is closed) or against the e-mail
 (it counts towards ``max_attempts``), never both: so an outage, however often it comes back, cannot
-use up an e-mail's attempts; only ``give_up_after`` ends it.
+use up an e-mail's attempts; only ``give_up_after`` ends it. An answer that the e-mail's content may
+have drawn is a hint: it closes the vendor when a second e-mail draws one too (see ``rotation``). A
+vendor that refuses one e-mail after the other refuses us: what it says of the e-mails is not
+believed (``refuses_all``), and they wait for somebody else, or for it to come to its senses.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import assert_never
@@ -51,11 +55,13 @@ __all__ = [
     "believed",
     "decide",
     "end",
+    "refuses_all",
     "undecided",
     "untouched",
     "vendor_closing",
 ]
 Rand = Callable[[], float]
+REFUSES_ALL = "refuses_all"
 _FIRST = Round()
 UNDECIDED_DELAY = 60.0
 _NO_ROOM = 1.0  # seconds
@@ -106,7 +112,7 @@ def _follow(
         case Outcome.UNSUITABLE:
             return _next_vendor(_refused_here(record), others, policy, rand)
         case Outcome.DEFERRED:
-            return _end_round(record, others, policy, rand, at_least=result.retry_after or 0.0)
+            return _end_round(record, others, policy, rand, at_least=_named(result, policy) or 0.0)
         case Outcome.THROTTLED if result.ours:
             return _no_room(record, others, policy)
         case Outcome.THROTTLED | Outcome.UNAVAILABLE | Outcome.MISCONFIGURED:
@@ -127,34 +133,56 @@ def believed(record: Record, result: SendResult) -> SendResult:
     return result
 
 
+def refuses_all(result: SendResult) -> SendResult:
+    """The answer of a vendor that refuses everything: the account's trouble, not the e-mail's."""
+    return replace(
+        result,
+        outcome=Outcome.MISCONFIGURED,
+        code=f"{REFUSES_ALL} {result.code}".strip(),
+        content_suspect=True,
+        refused=(),
+        pending=(),
+    )
+
+
 def vendor_closing(record: Record, result: SendResult, policy: Policy) -> Closing | None:
     """What the outcome says about the vendor; None leaves its health as it is."""
     if result.ours:
         return None
-    outcome, seconds, suspect = result.outcome, policy.unavailable_for, False
+    outcome, seconds = result.outcome, policy.unavailable_for
     if outcome is Outcome.ACCEPTED and result.held:
         outcome = Outcome.MISCONFIGURED
-    named = None  # "Retry-After: 0" would be an invitation to a hot loop
-    if result.retry_after is not None:
-        named = max(policy.probe_base, min(result.retry_after, policy.max_wait))
+    named = _named(result, policy)
     match outcome:
         case Outcome.ACCEPTED | Outcome.REJECTED | Outcome.UNSUITABLE | Outcome.DEFERRED:
             return None
         case Outcome.THROTTLED:
             seconds = policy.silent_throttle if named is None else named
-        case Outcome.UNAVAILABLE | Outcome.UNKNOWN:
-            suspect = result.answered and bool(record.failed_at - {record.vendor})
-        case Outcome.MISCONFIGURED:
-            pass
+        case Outcome.UNAVAILABLE | Outcome.UNKNOWN | Outcome.MISCONFIGURED:
+            if result.code.startswith(REFUSES_ALL):
+                seconds = min(seconds, policy.silent_throttle)
         case _:
             assert_never(outcome)
-    reason = f"{outcome} {result.code}".strip()
-    return Closing(seconds=seconds, reason=reason, named=named, probe_only=suspect)
+    return Closing(
+        seconds=seconds,
+        reason=f"{outcome} {result.code}".strip(),
+        named=named,
+        of_content=result.may_be_content,
+        in_doubt=result.may_be_content and record.in_doubt,
+    )
+
+
+def _named(result: SendResult, policy: Policy) -> float | None:
+    """The pause that the vendor asked for; none at all would be an invitation to a hot loop."""
+    seconds = result.retry_after
+    if seconds is None or math.isnan(seconds):
+        return None
+    return min(max(seconds, policy.least_pause), policy.max_wait)
 
 
 def _own_wait(closing: Closing | None, policy: Policy) -> float:
     """When the vendor just asked may be asked again, if nobody else is left: its early probe."""
-    if closing is None or closing.probe_only:
+    if closing is None or closing.of_content:
         return 0.0
     return min(closing.seconds, max(closing.named or 0.0, policy.probe_base))
 
@@ -162,8 +190,8 @@ def _own_wait(closing: Closing | None, policy: Policy) -> float:
 def _counts(record: Record, result: SendResult, closing: Closing | None) -> bool:
     """True when the attempt counts towards ``max_attempts``: the vendor is not to blame.
 
-    A server error that may not close a second vendor counts for neither: whether the e-mail draws
-    it everywhere or all vendors are down cannot be told, and no outage may use up an e-mail.
+    A hint counts for neither: whether the e-mail draws it everywhere or all vendors are down cannot
+    be told, and no outage may use up an e-mail.
     """
     if result.outcome is Outcome.UNKNOWN:
         return record.pin is None
@@ -183,7 +211,7 @@ def _accepted(
         record = replace(record, pin=None, pending=result.pending or None)
     if not result.pending:
         return _decision(record, Status.SENT)
-    return _end_round(record, others, policy, rand, at_least=result.retry_after or 0.0)
+    return _end_round(record, others, policy, rand, at_least=_named(result, policy) or 0.0)
 
 
 def _unknown(record: Record, others: Sequence[VendorState], policy: Policy, rand: Rand) -> Decision:
@@ -217,7 +245,8 @@ def _still_pinned(
     rand: Rand,
 ) -> Decision:
     """The same request under the same key got no yes: repeat it here until the pin ends."""
-    delay = max(_jitter(policy.pin_base, pin.repeats, policy.cap, rand), result.retry_after or 0.0)
+    delay = _jitter(policy.pin_base, pin.repeats, policy.cap, rand)
+    delay = max(delay, _named(result, policy) or 0.0)
     said_no = result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE)
     if said_no or delay >= pin.remaining:
         return _ordinary_unknown(record, others, policy, rand)
@@ -278,7 +307,7 @@ def _end_round(
     waits = [s.wait for s in others if s.name not in record.round.refused]
     pause = max(pause, min(waits, default=policy.base), 0.0 if record.vendor else 1.0)
     fresh = replace(record.round, n=record.round.n + asked, tried=())
-    pause = max(pause, min(at_least, policy.max_wait))
+    pause = max(pause, at_least)
     return _unless_over(replace(record, round=fresh), policy, pause)
 
 

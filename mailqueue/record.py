@@ -103,6 +103,12 @@ class SendResult:
     ours: bool = False
     content_suspect: bool = False
 
+    @property
+    def may_be_content(self) -> bool:
+        """True when what is in the e-mail may have drawn this answer."""
+        failed = self.outcome in (Outcome.UNAVAILABLE, Outcome.UNKNOWN)
+        return self.content_suspect or (failed and self.answered)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
@@ -135,7 +141,7 @@ class Record:
     is the vendor of the attempt being decided (None: none could be asked), ``probe`` whether it was
     a probe, ``key`` its idempotency key, surely known for ``key_life`` seconds since its first use,
     which was ``key_age`` seconds ago; ``lookup``: that vendor can be asked whether it has it.
-    ``failed_at`` are the vendors that answered this e-mail with a server error before,
+    ``failed_at`` are the vendors that gave this e-mail an answer that its content may have drawn,
     ``unknown_at`` those at which the outcome of an attempt is unknown.
     ``pending`` is None until a vendor took the e-mail for some recipients only.
     """
@@ -158,6 +164,11 @@ class Record:
     key_age: float = 0.0
     lookup: bool = False
 
+    @property
+    def in_doubt(self) -> bool:
+        """True when the e-mail itself may be why it was not taken before."""
+        return bool(self.failed_at or self.round.refused)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VendorState:
@@ -179,6 +190,7 @@ class Policy:
     unavailable_for: float = 600.0
     max_wait: float = 3600.0
     silent_throttle: float = 60.0
+    least_pause: float = 1.0
     probe_base: float = PROBE_STEP
     lookup_after: float = 30.0
     pin_base: float = 5.0
@@ -189,13 +201,15 @@ class Policy:
 class Closing:
     """What is held against a vendor: closed for ``seconds``, of which it named ``named`` itself.
 
-    ``probe_only``: the e-mail is suspected more than the vendor; only a probe's step advances.
+    ``of_content``: what is in the e-mail may have drawn the answer, so that only a second e-mail's
+    closes the vendor. ``in_doubt``: the e-mail may have done so before, and closes nothing.
     """
 
     seconds: float
     reason: str
     named: float | None = None
-    probe_only: bool = False
+    of_content: bool = False
+    in_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

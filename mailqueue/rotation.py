@@ -3,11 +3,19 @@
 Decides: which vendor an e-mail goes to, whether that is a probe, how long a vendor without a turn
 has to wait, and how a failure or a probe changes a vendor's health.
 
+Content can draw the same failure everywhere, and must not close vendors that are well. So an answer
+that may be the e-mail's own fault is a hint. Hints of two e-mails, with no yes between the two,
+close the vendor if another vendor took one of these e-mails, so that it was not the e-mail, or if
+no other is open that could; else it takes those of ``HINTS`` e-mails. An e-mail in doubt (it drew
+such an answer, or was refused, before) gives no hints, and probes only where in ``LAST_RESORT``
+seconds no other e-mail has.
+
 Assumes: times are seconds on the database server's clock (``now`` is handed in); the caller applies
 a changed ``Health`` only if the stored one is still the one it was computed from.
 
 Promises: a closed vendor is never chosen but for a probe; a late answer to a call begun before the
-present generation changes nothing; only the holder of the probe opens a vendor.
+present generation changes nothing; only the holder of the probe opens a vendor. What is in one
+e-mail closes no vendor, nor keeps it closed for others.
 """
 
 from __future__ import annotations
@@ -21,12 +29,17 @@ from mailqueue.record import PROBE_STEP, Closing, Record
 # all mail waits for the first of them that succeeds.
 PROBE_STEP_MAX = 60.0
 PROBE_RESULT_WAIT = 5.0
+LAST_RESORT = 15.0
+HINTS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """One vendor's health. Closed while ``unavailable_until`` is set, even when it has passed:
     from then on a probe may open it. ``probe_token`` holds the probe until ``probe_until``.
+    ``hints`` are the e-mails that may have drawn failures themselves, with no yes since; the newest
+    at ``hint_at``, good for ``hint_seconds``; ``proven``: another vendor took one of them. E-mails
+    in doubt may probe from ``last_resort_at`` on, which the first that finds a probe due sets.
     """
 
     name: str
@@ -39,6 +52,11 @@ class Health:
     probe_step: float = 0.0
     probe_token: str | None = None
     probe_until: float | None = None
+    hints: tuple[str, ...] = ()
+    hint_at: float | None = None
+    hint_seconds: float = 0.0
+    proven: bool = False
+    last_resort_at: float | None = None
 
     @property
     def open(self) -> bool:
@@ -72,8 +90,9 @@ def choose(
 ) -> Choice | None:
     """Choose for one e-mail among ``carriers`` (those that can carry it); None: nobody now.
 
-    A vendor whose probe is due comes first, so that a healthy one is not left closed. A pinned
-    e-mail goes to its vendor, open or not; when the pin has run out, to nobody: decide anew.
+    A vendor whose probe is due comes first, so that a healthy one is not left closed; for an e-mail
+    in doubt it comes last. A pinned e-mail goes to its vendor, open or not; when the pin has run
+    out, to nobody: decide anew.
     """
     if record.pin is not None:
         holds = record.pin.remaining > 0 and record.pin.vendor in carriers
@@ -81,67 +100,149 @@ def choose(
     usable = [t for t in turns if t.name in carriers and t.name not in record.round.refused]
     alone = not any(health[t.name].open for t in usable)
     untried = [t for t in usable if t.name not in record.round.tried]
-    due = [t.name for t in untried if probe_wait(health[t.name], now, alone) <= 0]
-    if due:
-        return Choice(due[job_id % len(due)], probe=True)
+    doubt = record.in_doubt
+    due = [t.name for t in untried if probe_wait(health[t.name], now, alone, doubt) <= 0]
     listed = [t.name for t in untried if health[t.name].open for _ in range(t.weight)]
+    if due and not (doubt and listed):
+        return Choice(due[job_id % len(due)], probe=True)
     return Choice(listed[job_id % len(listed)]) if listed else None
 
 
-def waits(names: Collection[str], health: Mapping[str, Health], now: float) -> dict[str, float]:
+def waits(
+    names: Collection[str], health: Mapping[str, Health], now: float, in_doubt: bool = False
+) -> dict[str, float]:
     """For each of ``names`` (those the e-mail can use) the seconds until it may be asked."""
     alone = not any(health[name].open for name in names)
-    return {name: max(0.0, _wait(health[name], now, alone)) for name in names}
+    wait = {name: probe_wait(health[name], now, alone, in_doubt) for name in names}
+    return {name: 0.0 if health[name].open else max(0.0, wait[name]) for name in names}
 
 
-def _wait(health: Health, now: float, alone: bool) -> float:
-    return 0.0 if health.open else probe_wait(health, now, alone)
-
-
-def probe_wait(health: Health, now: float, alone: bool) -> float:
+def probe_wait(health: Health, now: float, alone: bool, in_doubt: bool = False) -> float:
     """Seconds until the vendor may be probed (<= 0: now); infinite for an open one.
 
     ``alone``: no vendor is left for the e-mail, so the early probe's time counts, which is never
-    before a time that the vendor named itself.
+    before a time that the vendor named itself. One ``in_doubt`` leaves it to others for a while.
     """
     if health.unavailable_until is None:
         return float("inf")
     at = health.unavailable_until
     if alone:
         at = min(at, max(health.probe_at or 0.0, health.named_until or 0.0))
+    if in_doubt:
+        at = max(at, health.last_resort_at or 0.0)
     if health.probe_until is not None and health.probe_until > now:
         at = max(at, min(health.probe_until, now + PROBE_RESULT_WAIT))
     return at - now
 
 
-def closed(health: Health, closing: Closing, now: float, generation: int) -> Health:
+def closed(
+    health: Health,
+    closing: Closing,
+    now: float,
+    generation: int,
+    email_id: str = "",
+    *,
+    alone: bool = False,
+    yes_at: float = 0.0,
+) -> Health:
     """The health after a failed call that was begun in ``generation``; stale: unchanged.
 
+    ``alone``: no other vendor is open; ``yes_at``: when the caller last heard a yes from this one.
     A pinned e-mail also asks a closed vendor: its failure must not put off or take a probe.
     """
-    if generation != health.generation or closing.probe_only or not health.open:
+    if generation != health.generation or closing.in_doubt or not health.open:
         return health
+    if closing.of_content:
+        if (health.hint_at or 0.0) <= yes_at:
+            health = _without_hints(health)
+        if email_id in health.hints:
+            return health
+        if not _enough(health, alone):
+            return _hinted(health, closing, now, email_id)
     return _shut(health, closing, now, step=PROBE_STEP)
 
 
-def probe_won(health: Health, now: float, lease: float, token: str) -> Health | None:
+def _hinted(health: Health, closing: Closing, now: float, email_id: str) -> Health:
+    return replace(
+        health,
+        hints=(*health.hints, email_id),
+        hint_at=now,
+        hint_seconds=closing.seconds,
+        reason=closing.reason,
+    )
+
+
+def _enough(health: Health, alone: bool) -> bool:
+    """Whether one hint more closes the vendor."""
+    return len(health.hints) + 1 >= (2 if alone or health.proven else HINTS)
+
+
+def vouched(health: Health, hints: Collection[str]) -> Health:
+    """The health after a yes that came while ``hints`` were all that spoke against the vendor."""
+    if not health.open or not set(health.hints) <= set(hints):
+        return health
+    return _without_hints(health)
+
+
+def convicted(health: Health, now: float, email_id: str) -> Health:
+    """The health when another vendor took an e-mail that failed here: it was not the e-mail.
+
+    The failure of a probe is as much as that of two e-mails: it had been closed before.
+    """
+    if email_id not in health.hints or health.probe_token is not None:
+        return health
+    if health.open and len(health.hints) < 2:
+        return replace(health, proven=True)
+    step = PROBE_STEP if health.open else health.probe_step
+    closing = Closing(seconds=health.hint_seconds, reason=health.reason or "")
+    return _shut(health, closing, now, step)
+
+
+def _without_hints(health: Health) -> Health:
+    if not health.hints:
+        return health
+    return replace(health, hints=(), hint_at=None, hint_seconds=0.0, proven=False, reason=None)
+
+
+def probe_won(
+    health: Health, now: float, lease: float, token: str, in_doubt: bool = False
+) -> Health | None:
     """The health with its probe held by ``token`` for ``lease`` seconds; None: not (any more) due.
 
-    Who lost the race must not probe right after the winner has failed.
+    Who lost the race must not probe right after the winner has failed. The first e-mail in doubt
+    does not get it, but lets others of its kind know when they may.
     """
-    if probe_wait(health, now, alone=True) > 0:
+    if probe_wait(health, now, alone=True, in_doubt=in_doubt) > 0:
         return None
+    if in_doubt and health.last_resort_at is None:
+        return replace(health, last_resort_at=now + LAST_RESORT)
     return replace(health, probe_token=token, probe_until=now + lease)
 
 
-def probe_failed(health: Health, closing: Closing, now: float, token: str) -> Health:
-    """The health after the holder's probe failed: closed again, the next probe later."""
+def probe_failed(
+    health: Health,
+    closing: Closing,
+    now: float,
+    token: str,
+    email_id: str = "",
+    *,
+    alone: bool = False,
+) -> Health:
+    """The health after the holder's probe failed: closed again, the next probe later.
+
+    A hint only puts the next one off; one of an e-mail in doubt leaves the probe to others.
+    """
     if health.probe_token != token:
         return health
+    if closing.in_doubt:
+        free = probe_given_back(health, token)
+        return replace(free, last_resort_at=now + LAST_RESORT)
     step = min(PROBE_STEP_MAX, max(PROBE_STEP, health.probe_step * 2))
-    if closing.probe_only:
-        closing = replace(closing, seconds=step)
-    return _shut(health, closing, now, step=step)
+    if closing.of_content and not _enough(health, alone):
+        brief = replace(closing, seconds=min(closing.seconds, step))
+        shut = replace(_shut(health, brief, now, step), hints=health.hints)
+        return _hinted(shut, closing, now, email_id)
+    return _shut(health, closing, now, step)
 
 
 def probe_succeeded(health: Health, token: str) -> Health:
@@ -171,4 +272,9 @@ def _shut(health: Health, closing: Closing, now: float, step: float) -> Health:
         probe_step=step,
         probe_token=None,
         probe_until=None,
+        hints=(),
+        hint_at=None,
+        hint_seconds=0.0,
+        proven=False,
+        last_resort_at=None,
     )

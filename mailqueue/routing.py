@@ -25,14 +25,23 @@ from mailqueue.errors import StoreUnavailable
 from mailqueue.health import HealthBoard
 from mailqueue.logs import Once, place
 from mailqueue.message import Email
-from mailqueue.record import Decision, Outcome, Policy, Record, SendResult, VendorState
+from mailqueue.record import (
+    Closing,
+    Decision,
+    Outcome,
+    Policy,
+    Record,
+    SendResult,
+    VendorState,
+)
 from mailqueue.rotation import Choice, Turn
 from mailqueue.vendors import answers, limits
-from mailqueue.vendors.base import Vendor
+from mailqueue.vendors.base import OURS, Vendor
 
 logger = logging.getLogger(__name__)
 
-REFUSALS_IN_A_ROW = 20
+REFUSALS_IN_A_ROW = 10
+JITTER = 0.1
 NO_SENDER = Choice("")  # there are vendors to be asked, but each holds all the senders it may
 LEASE_EXPIRED = SendResult(outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, ours=True)
 
@@ -79,7 +88,7 @@ class Routing:
         self._turns = [Turn(vendor.name, vendor.weight) for vendor in config.vendors]
         self._policy = policy(config)
         self._rand = rand
-        self._refusals: dict[str, int] = {}
+        self._refusals: dict[str, set[str]] = {}
         self._once = Once()
 
     def carriers(self, email: Email, record: Record) -> list[str]:
@@ -141,43 +150,81 @@ class Routing:
             return lifecycle.decide(record, result, (), self._policy, self._rand)
         health = self.health.read()
         refused = set(record.round.refused)
+        doubt = record.in_doubt or (result is not None and result.may_be_content)
         if result is not None and result.outcome is Outcome.UNSUITABLE and record.vendor:
             refused.add(record.vendor)  # it may be open, but is of no use to this e-mail
         usable = [name for name in carriers if name not in refused]
-        wait = rotation.waits(usable, health, self.health.now())
+        wait = rotation.waits(usable, health, self.health.now(), doubt or bool(refused))
         states = [VendorState(name=name, wait=wait.get(name, 0.0)) for name in carriers]
         return lifecycle.decide(record, result, states, self._policy, self._rand)
 
+    def believed(self, record: Record, email_id: str, result: SendResult) -> SendResult:
+        """What the answer proves, beside those that the vendor gave to other e-mails.
+
+        One that refuses one e-mail after the other, with no yes between, refuses us: from the
+        ``REFUSALS_IN_A_ROW``-th on this ends no e-mail, and the vendor is made unavailable. A list
+        of addresses that are all bad looks the same; then the first e-mail that it takes opens it.
+        """
+        result = lifecycle.believed(record, result)
+        vendor = record.vendor or ""
+        if result.outcome is Outcome.ACCEPTED:
+            self._refusals.pop(vendor, None)
+            return result
+        refused = result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE)
+        if refused and result.code not in OURS and self._refuses_all(vendor, email_id, result):
+            return lifecycle.refuses_all(result)
+        return result
+
+    def _refuses_all(self, vendor: str, email_id: str, result: SendResult) -> bool:
+        run = self._refusals.setdefault(vendor, set())
+        new = email_id not in run and len(run) < REFUSALS_IN_A_ROW
+        if new:
+            run.add(email_id)
+        if len(run) < REFUSALS_IN_A_ROW:
+            return lifecycle.REFUSES_ALL in (self.health.known(vendor).reason or "")
+        if new:
+            facts = {"vendor": vendor, "in_a_row": len(run), "code": result.code}
+            logger.error("vendor.refuses_all", extra={"facts": facts})
+        return True
+
     def hear(
-        self, record: Record, result: SendResult | None, generation: int, probe: str | None
+        self,
+        record: Record,
+        result: SendResult | None,
+        generation: int,
+        probe: str | None,
+        email_id: str = "",
     ) -> None:
         """Tell the vendor's health what came of an attempt begun in ``generation``.
 
         ``probe`` is the token of its probe; ``result`` None: nothing was sent.
         """
         vendor = record.vendor or ""
-        if result is not None:
-            self._note_refusals(vendor, result)
-        closing = result and lifecycle.vendor_closing(record, result, self._policy)
+        closing = self._closing(record, result) if result is not None else None
         try:
             if probe is not None and (result is None or result.ours):
                 self.health.probe_given_back(vendor, probe)
             elif probe is not None and closing:
-                self.health.probe_failed(vendor, closing, probe)
+                self.health.probe_failed(vendor, closing, probe, email_id)
             elif probe is not None:
                 self.health.probe_succeeded(vendor, probe)
             elif closing:
-                self.health.closed(vendor, closing, generation)
+                self.health.closed(vendor, closing, generation, email_id)
+            elif result is not None and result.outcome is Outcome.ACCEPTED:
+                self.health.vouched(vendor)
+            if result is not None and result.outcome is Outcome.ACCEPTED:
+                for other in record.failed_at & self.vendors.keys() - {vendor}:
+                    self.health.convicted(other, email_id)
         except StoreUnavailable:
             logger.warning("vendor.health_not_written", extra={"facts": {"vendor": vendor}})
 
-    def _note_refusals(self, vendor: str, result: SendResult) -> None:
-        """A vendor that refuses one e-mail after the other is healthy, but of no use: say so."""
-        refused = result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE)
-        self._refusals[vendor] = self._refusals.get(vendor, 0) + 1 if refused else 0
-        if refused and self._refusals[vendor] % REFUSALS_IN_A_ROW == 0:
-            facts = {"vendor": vendor, "in_a_row": self._refusals[vendor], "code": result.code}
-            logger.error("vendor.refuses_all", extra={"facts": facts})
+    def _closing(self, record: Record, result: SendResult) -> Closing | None:
+        """Where the vendor named a time, a moment more, so that not all come back in step."""
+        closing = lifecycle.vendor_closing(record, result, self._policy)
+        if closing is None or closing.named is None:
+            return closing
+        more = self._rand() * JITTER
+        return replace(closing, seconds=closing.seconds + more, named=closing.named + more)
 
     def rescued(self, stored: Stored, email: Email) -> Decision:
         """What follows for an e-mail whose lease ran out: its outcome is not known."""

@@ -35,6 +35,7 @@ from mailqueue.triage import Ending, Inquiry, Task, Triage, Waiting, conclude, j
 from mailqueue.tube import Tube
 
 RESERVE_TIMEOUT = 1
+LOOKED_AFTER = 0.1
 PATIENCE = 1.0
 BATCH = 256
 CLAIM_TRIES = 3
@@ -108,7 +109,7 @@ class Taker:
         """
         idle_for = self._routing.idle_for()
         if idle_for:
-            self.stopping.wait(min(idle_for, 1.0))
+            self.stopping.wait(min(idle_for, LOOKED_AFTER))  # a probe may be answered at once
             return False
         room = self._senders.room(1.0)
         if not room or self.stopping.is_set():

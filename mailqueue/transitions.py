@@ -141,7 +141,7 @@ def _changed_alike(change: Change) -> Hashable:
     answer = said and (said.outcome, said.code, said.detail, said.answered, said.refused)
     return (
         *(change.token, change.nonce, change.sending, change.expired, change.vendor),
-        *(change.decision, answer, said and said.pending),
+        *(change.decision, answer, said and (said.pending, said.content_suspect)),
     )
 
 
@@ -405,7 +405,8 @@ def _message_id(alike: Sequence[Change]) -> dict[str, Any]:
 def _line_end(result: SendResult | None, message_id: dict[str, Any]) -> dict[str, Any]:
     if result is None:
         return {"ended_at": "$$NOW", "outcome": NOT_STARTED}
-    return {
+    suspect = {"content_suspect": True} if result.content_suspect else {}
+    return suspect | {
         "ended_at": "$$NOW",
         "outcome": result.outcome.value,
         "code": {"$literal": result.code},

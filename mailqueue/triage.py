@@ -235,7 +235,8 @@ class Triage:
         health = self._routing.health
         probe = None
         if choice.probe:
-            probe = health.win_probe(choice.vendor, self._delivery.lease)
+            doubt = each.record.in_doubt
+            probe = health.win_probe(choice.vendor, self._delivery.lease, doubt)
             if probe is None:
                 return None
         return Task(

@@ -110,7 +110,8 @@ class Worker:
     def _came(self, task: Task | Inquiry, result: SendResult | None) -> None:
         if isinstance(task, Task) and result is not None:
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
-            self._routing.hear(task.record, result, task.generation, task.probe)
+            email_id = str(task.stored.id)
+            self._routing.hear(task.record, result, task.generation, task.probe, email_id)
         self._bulkheads.given_back(task.vendor)
         self._senders.done()
         self.inbox.put(self._result(task, result))
@@ -168,7 +169,8 @@ class Worker:
         except BaseException as error:  # noqa: BLE001  # whatever a vendor's class raises: not known
             _say_raised(attempt.email_id, task.vendor, error)
             return answers.raised(error)
-        return lifecycle.believed(task.record, answers.storable(answer, task.email))
+        answer = answers.storable(answer, task.email)
+        return self._routing.believed(task.record, attempt.email_id, answer)
 
     def _ask(
         self, inquiry: Inquiry, vendors: Mapping[str, Vendor], deadline: float

@@ -29,6 +29,7 @@ from tests.waiting import wait_until
 
 TAKEN = Reply(202, {"X-Message-Id": "at-the-vendor"})
 DOWN = Reply(503)
+NO_ENTRY = Reply(401, body=b'{"errors": [{"message": "wrong key"}]}')
 BAD_REQUEST = Reply(400, body=b'{"errors": [{"message": "not like this", "field": null}]}')
 
 Document = dict[str, Any]

@@ -46,6 +46,7 @@ HEADER_INJECTION = "header_injection"
 ENVELOPE = "envelope"
 SIZE = "size"
 SMTPUTF8 = "smtputf8"
+OURS = frozenset({HEADER_INJECTION, ENVELOPE, SIZE, SMTPUTF8})  # said without asking the vendor
 
 SIMULATED_DELAY = "simulated_delay"
 EXPOSE_METADATA = "expose_metadata"

@@ -167,6 +167,7 @@ class Fake(Vendor):
 
 YES = SendResult(outcome=Outcome.ACCEPTED, code="202", message_id="vendor-id")
 DOWN = SendResult(outcome=Outcome.UNAVAILABLE, code="503")
+NO_CONNECTION = SendResult(outcome=Outcome.UNAVAILABLE, code="connect_refused", answered=False)
 UNHEARD = SendResult(outcome=Outcome.UNKNOWN, code="timeout", answered=False)
 
 

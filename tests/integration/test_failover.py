@@ -5,7 +5,9 @@ The consumer runs in threads of the test process, against vendors on loopback.
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +22,10 @@ import pytest
 from bson import ObjectId
 
 from mailqueue.consumer import Consumer
-from mailqueue.routing import Routing
+from mailqueue.routing import REFUSALS_IN_A_ROW, Routing
 from mailqueue.store import Store
-from tests.stage import BAD_REQUEST, DOWN, TAKEN, CountingVendor, Stage, letter
-from tests.vendor_servers import Reply
+from tests.stage import BAD_REQUEST, DOWN, NO_ENTRY, TAKEN, CountingVendor, Stage, letter
+from tests.vendor_servers import Received, Reply, SmtpServer, Wire
 from tests.waiting import wait_until
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -76,7 +78,7 @@ def test_1000_emails_are_spread_evenly_over_3_vendors(stage: Stage) -> None:
 def test_1000_emails_are_spread_evenly_over_the_other_two_while_one_rests(stage: Stage) -> None:
     """Also: a resting vendor is never picked."""
     first, resting, third = (stage.vendor(name) for name in ("first", "resting", "third"))
-    resting.reply = DOWN
+    resting.reply = NO_ENTRY
     with consuming(stage):
         stage.send(3)
         stage.until(sent=3)
@@ -175,6 +177,66 @@ def test_a_refusal_waits_for_the_vendor_that_could_not_be_asked(stage: Stage) ->
     assert stage.status(email_id).vendor == "away"
 
 
+def refusing(server: SmtpServer, number: int) -> None:
+    """Every recipient is refused as if it were unknown."""
+    gone = {f"reader{i}@example.org": "550 5.1.1 no such user" for i in range(number)}
+    server.handler.rcpt.update(gone)
+
+
+def test_a_vendor_that_refuses_one_email_after_the_other_does_not_end_them_all(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusing(stage.smtp("refuses"), 60)
+    good = stage.vendor("good")
+    stage.send(60)
+    with consuming(stage, concurrency=2):
+        wait_until(lambda: sum(stage.statuses()[s] for s in ("sent", "failed")) == 60)
+    failed = stage.statuses()["failed"]
+    assert failed < REFUSALS_IN_A_ROW
+    assert len(good.accepted) == 60 - failed
+    closed = stage.health("refuses")
+    assert closed["reason"].startswith("misconfigured refuses_all smtp-550")
+    assert (closed["unavailable_until"] - datetime.now(UTC)).total_seconds() <= 60
+    said = [r.levelno for r in caplog.records if r.message == "vendor.refuses_all"]
+    assert said == [logging.ERROR]
+
+
+def test_the_only_vendor_that_refused_everything_sends_the_rest_when_it_takes_emails_again(
+    stage: Stage,
+) -> None:
+    server = stage.smtp("only")
+    refusing(server, 30)
+    stage.settings["retry"] = IMPATIENT
+    stage.send(30)
+    with consuming(stage, concurrency=2):
+        wait_until(lambda: stage.health("only").get("unavailable_until"))
+        wait_until(lambda: stage.statuses()["sending"] == 0)
+        failed = stage.statuses()["failed"]
+        server.handler.rcpt.clear()
+        stage.edit_health("only", probe_at=LONG_AGO)
+        wait_until(lambda: stage.health("only")["unavailable_until"] is None)
+        stage.emails.update_many({"status": "queued"}, {"$set": {"due_at": None}})
+        make_jobs_ready(stage)
+        stage.until(sent=30 - failed, failed=failed)
+    assert failed < REFUSALS_IN_A_ROW
+    assert stage.health("only")["unavailable_until"] is None
+
+
+def test_a_list_of_bad_addresses_does_not_hold_up_good_mail_at_the_only_vendor(
+    stage: Stage,
+) -> None:
+    server = stage.smtp("only")
+    refusing(server, 30)
+    stage.settings["retry"] = IMPATIENT
+    stage.send(30, priority="bulk")
+    with consuming(stage, concurrency=2):
+        wait_until(lambda: stage.health("only").get("unavailable_until"))
+        server.handler.rcpt.pop("reader0@example.org")
+        [good] = stage.send()
+        stage.edit_health("only", probe_at=LONG_AGO)
+        wait_until(lambda: stage.status(good).status == "sent")
+
+
 # --- closing and probing
 
 
@@ -187,7 +249,7 @@ def test_a_late_200_of_a_call_begun_before_a_vendor_was_closed_does_not_open_it(
         [early] = stage.send()
         wait_until(lambda: vendor.under_way == 1)
         vendor.answer_newcomers()
-        vendor.reply = DOWN
+        vendor.reply = NO_ENTRY
         stage.send()
         wait_until(lambda: stage.health("only").get("unavailable_until"))
         closed = stage.health("only")
@@ -216,6 +278,48 @@ def test_a_429_with_retry_after_closes_the_vendor_for_that_long_and_a_probe_open
     assert len(vendor.calls) > asked
     assert stage.health("busy")["unavailable_until"] is None
     assert [line["probe"] for line in stage.document(vendor.calls[asked])["attempts"]] == [True]
+
+
+class Limited:
+    """Takes so many requests a second, and says of the others to come back in one."""
+
+    status = 0
+
+    def __init__(self, most: int) -> None:
+        self.taken = self.asked = 0
+        self._most, self._lock = most, threading.Lock()
+        self._second, self._in_second = 0.0, 0
+
+    def __call__(self, wire: Wire, request: Received) -> None:
+        with self._lock:
+            self.asked += 1
+            if time.monotonic() - self._second >= 1:
+                self._second, self._in_second = time.monotonic(), 0
+            self._in_second += 1
+            taken = self._in_second <= self._most
+            self.taken += taken
+        (TAKEN if taken else Reply(429, {"Retry-After": "1"}))(wire, request)
+
+
+def test_a_vendor_that_says_to_come_back_in_a_second_is_asked_again_in_a_second(
+    stage: Stage,
+) -> None:
+    """Seconds of 5 e-mails; 20 would take four times as long if it were 5 s."""
+    vendor, limited = stage.vendor("limited"), Limited(5)
+    vendor.reply = limited  # type: ignore[assignment]  # answers like one
+    stage.send(120)
+    with consuming(stage):
+        wait_until(lambda: limited.taken >= 20, timeout=10)
+    assert limited.asked < 120
+
+
+def test_a_vendor_that_says_to_come_back_at_once_is_not_asked_in_a_hot_loop(stage: Stage) -> None:
+    vendor = stage.vendor("busy", Reply(429, {"Retry-After": "0"}))
+    stage.send(50)
+    with consuming(stage, concurrency=4):
+        wait_until(lambda: vendor.calls)
+        observe()
+    assert len(vendor.calls) <= 4 + 2
 
 
 def test_a_time_that_the_vendor_named_is_kept_even_when_no_vendor_is_left(stage: Stage) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from pymongo import MongoClient
@@ -16,12 +18,14 @@ from mailqueue.config import Config
 from mailqueue.document import SIMULATED
 from mailqueue.health import HealthBoard
 from mailqueue.record import Closing
+from mailqueue.rotation import HINTS
 from mailqueue.store import Store
 from tests.damage import damaged
 from tests.integration.bench import Document, LosesReplies
 from tests.waiting import wait_until
 
-DOWN = Closing(seconds=600, reason="unavailable 503")
+DOWN = Closing(seconds=600, reason="unavailable dns")
+HINT = Closing(seconds=600, reason="unavailable 503", of_content=True)
 LEASE = 120.0
 
 
@@ -68,7 +72,10 @@ def vendors(config: Config, mongo_client: MongoClient[Document]) -> Collection[D
 
 def aged(vendors: Collection[Document], seconds: float) -> None:
     """Let time pass for what is written down."""
-    fields = ("unavailable_until", "named_until", "since", "probe_at", "probe_until")
+    fields = (
+        *("unavailable_until", "named_until", "since", "probe_at", "probe_until"),
+        *("hint_at", "last_resort_at"),
+    )
     earlier = {
         field: {
             "$cond": [
@@ -125,6 +132,131 @@ def test_of_many_failures_at_once_one_closes(
         list(threads.map(lambda b: b.closed("first", DOWN, generation=0), boards))
     (stored,) = vendors.find({"_id": "first"})
     assert stored["generation"] == 1
+
+
+def test_one_email_that_fails_in_each_of_two_processes_closes_the_vendor(
+    board: HealthBoard, other: HealthBoard
+) -> None:
+    other.read()
+    board.closed("first", HINT, 0, "one")
+    assert board.read()["first"].open
+    other.closed("first", HINT, 0, "one")
+    assert other.read()["first"].open, "the same e-mail again"
+    other.closed("first", HINT, 0, "two")
+    assert other.read()["first"].open, "both may draw it anywhere"
+    board.convicted("first", "a stranger")
+    assert board.read()["first"].open
+    board.convicted("first", "one")
+    assert not board.read()["first"].open
+    assert board.read()["first"].reason == "unavailable 503"
+
+
+def test_an_email_that_another_vendor_took_has_the_next_that_fails_close_the_vendor(
+    board: HealthBoard, other: HealthBoard
+) -> None:
+    board.closed("first", HINT, 0, "one")
+    other.convicted("first", "one")
+    assert other.read()["first"].open
+    board.closed("first", HINT, 0, "two")
+    assert not board.read()["first"].open
+
+
+def test_where_no_other_vendor_is_open_two_emails_close_one(board: HealthBoard) -> None:
+    board.closed("second", DOWN, generation=0)
+    board.closed("first", HINT, 0, "one")
+    assert board.read()["first"].open
+    board.closed("first", HINT, 0, "two")
+    assert not board.read()["first"].open
+
+
+def test_one_email_that_fails_in_each_of_several_processes_closes_the_vendor_without_proof(
+    board: HealthBoard, other: HealthBoard
+) -> None:
+    for n in range(HINTS):
+        assert board.read()["first"].open
+        (board, other)[n % 2].closed("first", HINT, 0, str(n))
+    board.refresh()
+    assert not board.read()["first"].open
+
+
+def test_a_yes_in_between_ends_the_suspicion_for_all_with_one_write(
+    board: HealthBoard, other: HealthBoard, flaky: LosesReplies, vendors: Collection[Document]
+) -> None:
+    board.closed("first", HINT, 0, "one")
+    writes = Counter[str]()
+    flaky.persist = counted(flaky.persist, writes)  # type: ignore[method-assign]  # looks on
+    for _ in range(5):
+        board.vouched("first")
+        board.vouched("second")
+    assert writes == {"persist": 1}
+    other.closed("first", HINT, 0, "two")
+    (stored,) = vendors.find({"_id": "first"})
+    assert (stored["hints"], stored["unavailable_until"]) == (["two"], None)
+
+
+def counted(method: Callable[..., Any], calls: Counter[str]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        calls["persist"] += 1
+        return method(*args)
+
+    return call
+
+
+def test_a_yes_that_this_process_heard_counts_before_it_knows_of_the_suspicion(
+    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+) -> None:
+    """Health is read once a second only; in a second of much mail two e-mails may fail."""
+    other.read()
+    board.closed("first", HINT, 0, "one")
+    aged(vendors, 0.5)
+    other.vouched("first")
+    other.closed("first", HINT, 0, "two")
+    assert other.read()["first"].open
+    assert board.read()["first"].open
+
+
+def test_a_late_yes_does_not_vouch_for_a_closed_vendor(
+    board: HealthBoard, vendors: Collection[Document]
+) -> None:
+    board.closed("first", DOWN, generation=0)
+    aged(vendors, 601)
+    token = board.win_probe("first", LEASE)
+    assert token is not None
+    board.probe_failed("first", HINT, token, "three")
+    before = vendors.find_one({"_id": "first"})
+    board.vouched("first")
+    assert vendors.find_one({"_id": "first"}) == before
+
+
+def test_an_email_in_doubt_leaves_the_probe_to_the_others_of_all_processes_first(
+    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+) -> None:
+    board.closed("first", DOWN, generation=0)
+    aged(vendors, 601)
+    assert board.win_probe("first", LEASE, in_doubt=True) is None
+    assert other.win_probe("first", LEASE, in_doubt=True) is None
+    token = other.win_probe("first", LEASE)
+    assert token is not None
+    other.probe_given_back("first", token)
+    aged(vendors, 15)
+    assert board.win_probe("first", LEASE, in_doubt=True) is not None
+
+
+def test_what_an_older_or_a_newer_version_wrote_is_read(
+    board: HealthBoard, vendors: Collection[Document]
+) -> None:
+    board.closed("first", DOWN, generation=0)
+    vendors.update_many(
+        {}, {"$unset": {"hints": "", "hint_at": "", "proven": "", "last_resort_at": ""}}
+    )
+    vendors.update_many({}, {"$set": {"mood": "gloomy"}})
+    board.refresh()
+    assert not board.read()["first"].open
+    assert board.opened("first")
+    board.closed("second", HINT, 0, "one")
+    board.convicted("second", "one")
+    board.closed("second", HINT, 0, "two")
+    assert not board.read()["second"].open
 
 
 def test_nobody_probes_before_the_time(board: HealthBoard, clock: Clock) -> None:

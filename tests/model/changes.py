@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mailqueue.record import Decision, Outcome, SendResult, Status
+from mailqueue.record import Decision, SendResult, Status
 from tests.model.states import KEY_LIFE, TAKEN, Door, Email, Idle, State, Work, ticks
 
 QUEUED, SENDING, SENT = Status.QUEUED.value, Status.SENDING.value, Status.SENT.value
@@ -48,7 +48,7 @@ def late_yes(email: Email) -> Email:
 
 
 def blames(result: SendResult) -> bool:
-    return result.answered and result.outcome in (Outcome.UNAVAILABLE, Outcome.UNKNOWN)
+    return result.may_be_content
 
 
 def settled(email: Email, decision: Decision, failed_at: str) -> Email:
@@ -107,7 +107,13 @@ def later(state: State, n: int) -> State:
 
 
 def _door_later(d: Door, left: Callable[[int], int]) -> Door:
-    moved = Door(left(d.until), left(d.named), left(d.at), d.step, left(d.probe), d.orphan)
+    moved = d._replace(
+        until=left(d.until),
+        named=left(d.named),
+        at=left(d.at),
+        probe=left(d.probe),
+        resort=left(d.resort),
+    )
     return moved._replace(probe=-1, orphan=False) if d.orphan and not moved.probe else moved
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mailqueue.record import Status
+from mailqueue.rotation import LAST_RESORT
 from tests.model.changes import SENT
 from tests.model.rules import Rules
 from tests.model.states import VENDORS, Idle, Scenario, State, Work, canonical, ticks
@@ -145,6 +146,8 @@ def state_is_wrong(state: State, scenario: Scenario) -> str:
         held = any(w.probe == "held" for w in holders)
         if door.probe > 0 and not door.orphan and not held:
             return "a probe's slot is held for nobody"
+        if scenario.well and not door.open:
+            return "a vendor that is well is closed"
     return ""
 
 
@@ -223,8 +226,9 @@ def _somebody_sleeps(state: State) -> bool:
 def _patience(state: State, scenario: Scenario) -> int:
     """Ticks until the last of: the next probe, a dead prober's slot or lease, the mail's own wait.
 
-    The probe's e-mail may have asked the vendor in this round already: then its back-off too.
+    The probe's e-mail may have asked the vendor in this round already: then its back-off too; and
+    it may be in doubt: then what it leaves to others.
     """
-    doors = [max(d.until, d.probe) for d in state.doors]
+    doors = [max(d.until, d.probe, d.resort) for d in state.doors]
     mail = [max(e.due, e.lease, *e.jobs, 0) for e in state.emails if not e.final]
-    return max(*doors, *mail) + ticks(scenario.policy.cap) + 1
+    return max(*doors, *mail) + ticks(scenario.policy.cap + LAST_RESORT) + 1

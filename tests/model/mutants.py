@@ -82,33 +82,77 @@ def _all_but_throttled_and_probes(record: Record, result: SendResult, _: Closing
 
 
 def _suspected_server_errors(_: Record, __: SendResult, closing: Closing | None) -> bool:
-    return closing is None or closing.probe_only
+    return closing is None or closing.of_content
 
 
-def _closes_again(health: Health, closing: Closing, now: float, generation: int) -> Health:
+def _closes_again(
+    health: Health, closing: Closing, now: float, generation: int, *_: object, **__: object
+) -> Health:
     """A closed vendor that a pinned e-mail asks is closed anew, and its probe's slot lost."""
-    if generation != health.generation or closing.probe_only:
+    if generation != health.generation or closing.of_content:
         return health
     return rotation._shut(health, closing, now, step=record.PROBE_STEP)
 
 
-def _by_any_generation(health: Health, closing: Closing, now: float, _: int) -> Health:
-    return rotation.closed(health, closing, now, health.generation)
+def _by_any_generation(
+    health: Health, closing: Closing, now: float, _: int, email_id: str, **more: Any
+) -> Health:
+    return rotation.closed(health, closing, now, health.generation, email_id, **more)
 
 
-def _wins_if_free(health: Health, now: float, lease: float, token: str) -> Health | None:
+def _wins_if_free(health: Health, now: float, lease: float, token: str, _: bool) -> Health | None:
     """Whoever finds the slot free has it, due or not any more."""
     if health.open or (health.probe_until is not None and health.probe_until > now):
         return None
     return replace(health, probe_token=token, probe_until=now + lease)
 
 
-def _leaves_the_time(health: Health, closing: Closing, now: float, token: str) -> Health:
-    """A suspected e-mail's failed probe does not move the vendor's time."""
-    after = rotation.probe_failed(health, closing, now, token)
-    if not closing.probe_only:
-        return after
-    return replace(after, unavailable_until=health.unavailable_until)
+def _leaves_the_time(
+    health: Health, closing: Closing, now: float, token: str, email_id: str, **more: Any
+) -> Health:
+    """After the failed probe of an e-mail in doubt another such may probe at once."""
+    after = rotation.probe_failed(health, closing, now, token, email_id, **more)
+    return replace(after, last_resort_at=health.last_resort_at) if closing.in_doubt else after
+
+
+def _wins_in_doubt(health: Health, now: float, lease: float, token: str, _: bool) -> Health | None:
+    """An e-mail in doubt probes like any other, as the design had it."""
+    return rotation.probe_won(health, now, lease, token)
+
+
+def _without_doubts(health: Health, closing: Closing, *args: Any, **more: Any) -> Health:
+    """As the design had it: whatever the answer, one e-mail closes a vendor."""
+    return rotation.closed(
+        health, replace(closing, of_content=False, in_doubt=False), *args, **more
+    )
+
+
+def _twice_by_one(health: Health, closing: Closing, *args: Any, **more: Any) -> Health:
+    """What an e-mail in doubt draws counts like that of any other."""
+    return rotation.closed(health, replace(closing, in_doubt=False), *args, **more)
+
+
+def _never_by_content(health: Health, closing: Closing, *args: Any, **more: Any) -> Health:
+    return health if closing.of_content else rotation.closed(health, closing, *args, **more)
+
+
+def _by_any_two(health: Health, closing: Closing, *args: Any, **more: Any) -> Health:
+    """Two e-mails close a vendor, though another that is open could tell."""
+    return rotation.closed(health, closing, *args, **{**more, "alone": True})
+
+
+def _never_convicted(health: Health, *_: Any) -> Health:
+    return health
+
+
+def _for_long_by_one(health: Health, closing: Closing, *args: Any, **more: Any) -> Health:
+    """A probe that draws a failure closes for long, whoever drew it."""
+    proof = replace(closing, of_content=closing.in_doubt)
+    return rotation.probe_failed(health, proof, *args, **more)
+
+
+def _not_vouched(health: Health, _: object) -> Health:
+    return health
 
 
 def _pinned_for_ever(*args: Any) -> Choice | None:
@@ -116,9 +160,9 @@ def _pinned_for_ever(*args: Any) -> Choice | None:
     return Choice(record.pin.vendor) if record.pin else rotation.choose(*args)
 
 
-def _no_wait_for_a_probe(health: Health, now: float, alone: bool) -> float:
+def _no_wait_for_a_probe(health: Health, *args: Any) -> float:
     """As if nobody held the slot."""
-    return _probe_wait(replace(health, probe_until=None), now, alone)
+    return _probe_wait(replace(health, probe_until=None), *args)
 
 
 _probe_wait = rotation.probe_wait
@@ -191,6 +235,54 @@ MUTANTS = (
         scenarios.POISON,
         Rules(probe_failed=_leaves_the_time),
         "due at once",
+    ),
+    Mutant(
+        "an e-mail in doubt probes before others",
+        scenarios.POISON,
+        Rules(probe_won=_wins_in_doubt),
+        "in doubt before others could",
+    ),
+    Mutant(
+        "one e-mail closes a vendor",
+        scenarios.POISON_ALONE,
+        Rules(closed=_without_doubts),
+        "closed by what may be",
+    ),
+    Mutant(
+        "an e-mail in doubt closes a vendor",
+        scenarios.POISON_TWO,
+        Rules(closed=_twice_by_one),
+        "closed by what may be",
+    ),
+    Mutant(
+        "server errors close nothing",
+        scenarios.POISON_TWO,
+        Rules(closed=_never_by_content),
+        "still open after a second e-mail",
+    ),
+    Mutant(
+        "any two e-mails close a vendor",
+        scenarios.POISON_TWO,
+        Rules(closed=_by_any_two),
+        "closed by what may be",
+    ),
+    Mutant(
+        "nobody is proven to be down",
+        scenarios.POISON_THREE,
+        Rules(convicted=_never_convicted),
+        "still open after a second e-mail",
+    ),
+    Mutant(
+        "one e-mail's probe closes a vendor for long",
+        scenarios.POISON,
+        Rules(probe_failed=_for_long_by_one),
+        "kept closed by what one e-mail drew",
+    ),
+    Mutant(
+        "a yes leaves the suspicion",
+        scenarios.POISON_THREE,
+        Rules(vouched=_not_vouched),
+        "closed by what may be",
     ),
     Mutant(
         "the design's first count: all but throttled and failed probes",

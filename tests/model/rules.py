@@ -33,6 +33,8 @@ class Rules:
     closed: Callable[..., rotation.Health] = rotation.closed
     probe_won: Callable[..., rotation.Health | None] = rotation.probe_won
     probe_failed: Callable[..., rotation.Health] = rotation.probe_failed
+    convicted: Callable[..., rotation.Health] = rotation.convicted
+    vouched: Callable[..., rotation.Health] = rotation.vouched
     claim_guarded: bool = True
     settle_guarded: bool = True
     gives_probe_back: bool = True
@@ -66,7 +68,8 @@ class Deciding:
             keyed = vendor in self.scenario.keyed
             known = record(email, keyed, vendor, probe=probe)
             result = RESULTS[answer] if answer else None
-            others = self._others(state, known, vendor)
+            doubt = known.in_doubt or (result is not None and result.may_be_content)
+            others = self._others(state, known, doubt)
             decided = [
                 self.rules.decide(known, result, others, self.scenario.policy, lambda r=r: r)
                 for r in JITTER
@@ -74,8 +77,8 @@ class Deciding:
             self._decided[key] = tuple({replace(d, vendor_closing=None): d for d in decided})
         return self._decided[key]
 
-    def _others(self, state: State, known: Record, vendor: str | None) -> list[VendorState]:
+    def _others(self, state: State, known: Record, in_doubt: bool) -> list[VendorState]:
         seen = {n: health(n, d) for n, d in zip(VENDORS, state.doors, strict=True)}
         usable = [n for n in VENDORS if n not in known.round.refused]
-        waits = self.rules.waits(usable, seen, NOW)
-        return [VendorState(name=n, wait=waits.get(n, 0.0)) for n in VENDORS if n != vendor]
+        waits = self.rules.waits(usable, seen, NOW, in_doubt)
+        return [VendorState(name=n, wait=waits.get(n, 0.0)) for n in VENDORS]

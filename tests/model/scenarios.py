@@ -17,7 +17,11 @@ OUTAGE_PROBES = Scenario(
     answers=("refused connection",),
 )
 OUTAGE_TWO = Scenario(
-    name="outages without end, two e-mails", free=("refused connection", "5xx"), workers=1
+    name="outages without end, two e-mails",
+    free=("5xx",),
+    faults={"any": 2, "answer": 2},
+    answers=OUTAGE[:1],
+    workers=1,
 )
 BUSY = Scenario(name="throttled for 0 s without end", free=("throttled for 0 s",))
 UNSUITABLE = Scenario(
@@ -31,6 +35,30 @@ POISON = Scenario(
     faults={"any": 2, "answer": 2},
     answers=("refused connection",),
     endless=True,
+)
+POISON_ALONE = Scenario(
+    name="one e-mail draws a 5xx everywhere, nothing else is wrong",
+    always={(0, "A"): "5xx", (0, "B"): "5xx"},
+    endless=True,
+    well=True,
+)
+POISON_TWO = Scenario(
+    name="5xx and no connection, two e-mails",
+    faults={"any": 4, "answer": 4},
+    answers=("refused connection", "5xx"),
+)
+POISON_THREE = Scenario(
+    name="two of three e-mails draw a 5xx",
+    faults={"any": 2, "answer": 2},
+    answers=("5xx",),
+    emails=3,
+    workers=1,
+)
+REFUSES = Scenario(
+    name="vendors that refuse everything for a while",
+    free=("refuses all",),
+    faults={"any": 1, "answer": 1},
+    answers=("refused connection",),
 )
 ANSWERS = Scenario(
     name="every answer, twice",
@@ -72,6 +100,10 @@ SCENARIOS = (
     BUSY,
     UNSUITABLE,
     POISON,
+    POISON_ALONE,
+    POISON_TWO,
+    POISON_THREE,
+    REFUSES,
     ANSWERS,
     CRASHES,
     PARKED,

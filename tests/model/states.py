@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
+from mailqueue.lifecycle import refuses_all
 from mailqueue.record import NORMAL, Outcome, Pin, Policy, Record, Round, SendResult, Status
 from mailqueue.rotation import Health
 
@@ -39,6 +40,7 @@ POLICY = Policy(
 
 RESULTS = {
     "yes": SendResult(outcome=Outcome.ACCEPTED),
+    "refuses all": refuses_all(SendResult(outcome=Outcome.REJECTED)),
     "refused connection": SendResult(outcome=Outcome.UNAVAILABLE, answered=False),
     "5xx": SendResult(outcome=Outcome.UNAVAILABLE),
     "throttled": SendResult(outcome=Outcome.THROTTLED),
@@ -111,6 +113,12 @@ class Door(NamedTuple):
     step: int = 0
     probe: int = -1  # ticks that the probe's slot is held; -1: free
     orphan: bool = False  # its holder died
+    resort: int = -1  # ticks until e-mails in doubt may probe
+    hints: tuple[int, ...] = ()  # e-mails
+    holds: int = 0  # ticks that the newest hint would close for
+    proven: bool = False
+    drew: tuple[int, ...] = ()  # the truth: who drew a failure here, with no yes or closing since
+    shown: bool = False  # the truth: another vendor took one of them
 
     @property
     def open(self) -> bool:
@@ -132,7 +140,8 @@ class Scenario:
 
     An answer of ``free`` may come as often as it likes, one of ``answers`` costs a fault of kind
     "answer". ``always`` maps (e-mail, vendor) to the answer that this vendor always gives. No
-    e-mail may end as ``failed`` unless ``may_fail``; all end in time unless ``endless``.
+    e-mail may end as ``failed`` unless ``may_fail``; all end in time unless ``endless``. Where
+    nothing is wrong but with e-mails (``well``), no vendor is ever closed.
     """
 
     name: str
@@ -146,6 +155,7 @@ class Scenario:
     keyed: tuple[str, ...] = ()
     may_fail: bool = False
     endless: bool = False
+    well: bool = False
 
     def start(self) -> State:
         return State(
@@ -176,10 +186,15 @@ def health(name: str, door: Door) -> Health:
         probe_step=door.step * TICK,
         probe_token=None if door.probe < 0 else "held",
         probe_until=at(door.probe),
+        hints=tuple(map(str, door.hints)),
+        hint_at=NOW if door.hints else None,
+        hint_seconds=door.holds * TICK,
+        proven=door.proven,
+        last_resort_at=at(door.resort),
     )
 
 
-def door(health: Health, orphan: bool) -> Door:
+def door(health: Health, was: Door, *, orphan: bool) -> Door:
     """The door for a value of the product; beyond its first doubling the step stays the same."""
 
     def left(at: float | None) -> int:
@@ -193,6 +208,12 @@ def door(health: Health, orphan: bool) -> Door:
         step=min(1, ticks(health.probe_step)),
         probe=probe,
         orphan=orphan and probe >= 0,
+        resort=left(health.last_resort_at),
+        hints=tuple(sorted(map(int, health.hints))),
+        holds=ticks(health.hint_seconds),
+        proven=health.proven,
+        drew=was.drew,
+        shown=was.shown,
     )
 
 
@@ -229,7 +250,14 @@ def canonical(state: State, swap_emails: bool, swap_vendors: bool) -> State:
 
 def _emails_swapped(state: State) -> State:
     works = [w._replace(email=1 - w.email) if isinstance(w, Work) else w for w in state.works]
-    return state._replace(emails=state.emails[::-1], works=tuple(sorted(works)))
+    doors = tuple(_door_swapped(door) for door in state.doors)
+    return State(state.emails[::-1], tuple(sorted(works)), doors, state.faults)
+
+
+@cache
+def _door_swapped(door: Door) -> Door:
+    hints, drew = (tuple(sorted(1 - i for i in who)) for who in (door.hints, door.drew))
+    return door._replace(hints=hints, drew=drew)
 
 
 def _vendors_swapped(state: State) -> State:

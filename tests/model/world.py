@@ -13,6 +13,7 @@ Promises: the product's functions decide (``Rules``).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from mailqueue import lifecycle, rotation
 from mailqueue.record import Decision, Status
@@ -40,6 +41,7 @@ from tests.model.states import (
     RESULTS,
     TICK,
     VENDORS,
+    Door,
     Email,
     Idle,
     State,
@@ -47,6 +49,10 @@ from tests.model.states import (
     door,
     health,
 )
+
+
+def _asks(vendor: str, work: Work) -> bool:
+    return work.vendor == vendor
 
 
 class World(Deciding):
@@ -101,7 +107,7 @@ class World(Deciding):
             for left in (e.due, e.lease, e.key_left, *e.pin[1:2], *e.jobs)
             if isinstance(left, int) and left > 0
         ]
-        timers += [t for d in state.doors for t in (*d[:3], d.probe) if t > 0]
+        timers += [t for d in state.doors for t in (*d[:3], d.probe, d.resort) if t > 0]
         if timers:
             n = min(timers)
             yield self._paid(Step(f"{n} ticks pass", later(state, n), fault, n), state)
@@ -196,10 +202,16 @@ class World(Deciding):
 
     def _win(self, state: State, w: int, work: Work) -> Iterator[Step]:
         v = VENDORS.index(work.vendor)
-        now = health(work.vendor, state.doors[v])
-        won = self.rules.probe_won(now, NOW, LEASE * TICK, "held")
+        was = state.doors[v]
+        now = health(work.vendor, was)
+        doubt = self.known(state.emails[work.email], None).in_doubt
+        won = self.rules.probe_won(now, NOW, LEASE * TICK, "held", doubt)
         if won is None:
             yield Step(f"{w} loses the probe of {work.vendor}", again(state, w, work))
+            return
+        if won.probe_token != "held" or won.probe_until == now.probe_until:
+            left = with_door(state, v, door(won, was, orphan=was.orphan))
+            yield Step(f"{w} leaves the probe of {work.vendor} to others", again(left, w, work))
             return
         early = rotation.probe_wait(now, NOW, alone=True) > 0
         lost = with_works(
@@ -208,7 +220,9 @@ class World(Deciding):
         after = doing(lost, w, work._replace(at="claim", probe="held", fresh=True))
         label = f"{w} wins the probe of {work.vendor}"
         wrong = "a probe before its time" if early else ""
-        yield Step(label, with_door(after, v, door(won, orphan=False)), wrong=wrong)
+        if doubt and (now.last_resort_at is None or now.last_resort_at > NOW):
+            wrong = wrong or "a probe by an e-mail in doubt before others could"
+        yield Step(label, with_door(after, v, door(won, was, orphan=False)), wrong=wrong)
 
     def _claim(self, state: State, w: int, work: Work) -> Iterator[Step]:
         i, email = work.email, state.emails[work.email]
@@ -229,7 +243,7 @@ class World(Deciding):
             return state
         v = VENDORS.index(work.vendor)
         given = rotation.probe_given_back(health(work.vendor, state.doors[v]), "held")
-        return with_door(state, v, door(given, orphan=False))
+        return with_door(state, v, door(given, state.doors[v], orphan=False))
 
     def _send(self, state: State, w: int, work: Work) -> Iterator[Step]:
         """The vendor answers; a worker that was paused past its lease may notice."""
@@ -262,16 +276,20 @@ class World(Deciding):
     # After the answer ----------------------------------------------------------------------------
 
     def _tell(self, state: State, w: int, work: Work) -> Iterator[Step]:
-        """Health hears the outcome: compare and set on the generation or the probe's token."""
+        """Health hears the outcome: compare and set on what was read or the probe's token."""
         v, email = VENDORS.index(work.vendor), state.emails[work.email]
-        before = health(work.vendor, state.doors[v])
-        after = self._heard(before, work, email)
-        next_ = doing(state, w, work._replace(at="settle"))
+        was = state.doors[v]
+        before = health(work.vendor, was)
+        after = self._heard(state, before, work)
+        next_ = self._proven(doing(state, w, work._replace(at="settle")), work)
+        alone = not any(d.open for u, d in enumerate(state.doors) if u != v)
+        truth = self._drew(was, work, email, alone)
+        wrong = self._hint_is_wrong(before, after, work, bool(was.drew) and not truth.drew)
         if after == before:
-            yield Step(f"{w} has nothing to tell of {work.vendor}", next_)
+            next_ = with_door(next_, v, was._replace(drew=truth.drew, shown=truth.shown))
+            yield Step(f"{w} has nothing to tell of {work.vendor}", next_, wrong=wrong)
             return
-        newly = before.open and not after.open
-        if newly:
+        if before.open and not after.open:
             names = tuple(sorted({*email.closings, work.vendor}))
             next_ = with_email(next_, work.email, email._replace(closings=names))
         changed = after.generation != before.generation
@@ -280,31 +298,94 @@ class World(Deciding):
             next_ = with_works(
                 next_, lambda o: o.vendor == work.vendor and o.probe != "", probe="lost"
             )
-        next_ = with_door(next_, v, door(after, state.doors[v].orphan and not changed))
+        next_ = with_door(next_, v, door(after, truth, orphan=was.orphan and not changed))
         label = f"{w} {'opens' if after.open else 'closes'} {work.vendor}"
-        yield Step(label, next_, wrong=self._telling_is_wrong(next_, before, after, work))
+        label = label if changed else f"{w} tells of {work.vendor}"
+        wrong = wrong or self._telling_is_wrong(next_, before, after, work)
+        yield Step(label, next_, wrong=wrong)
 
-    def _heard(self, before: rotation.Health, work: Work, email: Email) -> rotation.Health:
-        known = self.known(email, work)
+    def _heard(self, state: State, before: rotation.Health, work: Work) -> rotation.Health:
+        known = self.known(state.emails[work.email], work)
         closing = lifecycle.vendor_closing(known, RESULTS[work.answer], self.scenario.policy)
         token = "held" if work.probe == "held" else "lost"
         generation = before.generation if work.fresh else before.generation - 1
-        if not work.probe:
-            return self.rules.closed(before, closing, NOW, generation) if closing else before
+        who = str(work.email)
+        others = zip(VENDORS, state.doors, strict=True)
+        alone = not any(d.open for name, d in others if name != work.vendor)
+        if work.probe and closing:
+            return self.rules.probe_failed(before, closing, NOW, token, who, alone=alone)
+        if work.probe:
+            return rotation.probe_succeeded(before, token)
         if closing:
-            return self.rules.probe_failed(before, closing, NOW, token)
-        return rotation.probe_succeeded(before, token)
+            return self.rules.closed(before, closing, NOW, generation, who, alone=alone)
+        return self.rules.vouched(before, before.hints) if work.answer == "yes" else before
+
+    def _proven(self, state: State, work: Work) -> State:
+        """A yes shows of the vendors where this e-mail failed that it was not the e-mail."""
+        if work.answer != "yes":
+            return state
+        for u, name in enumerate(VENDORS):
+            was = state.doors[u]
+            if name == work.vendor:
+                continue
+            before = health(name, was)
+            after = self.rules.convicted(before, NOW, str(work.email))
+            shown = was.shown or work.email in was.drew
+            truth = was._replace(shown=shown)
+            if after.generation != before.generation:
+                truth = was._replace(drew=(), shown=False)
+            state = with_door(state, u, door(after, truth, orphan=was.orphan))
+            if after.generation != before.generation:
+                state = with_works(state, partial(_asks, name), fresh=False)
+        return state
+
+    def _drew(self, was: Door, work: Work, email: Email, alone: bool) -> Door:
+        """The e-mails that drew a failure which may be their own, with no yes or closing since."""
+        known, result = self.known(email, work), RESULTS[work.answer]
+        fresh, probe = was._replace(drew=(), shown=False), work.probe == "held"
+        if not (probe or (not work.probe and was.open)):
+            return was
+        if work.answer == "yes":
+            return fresh
+        closing = lifecycle.vendor_closing(known, result, self.scenario.policy)
+        if closing is None or not (probe or work.fresh):
+            return fresh if probe else was
+        if not result.may_be_content:
+            return fresh
+        if known.in_doubt:
+            return was
+        drew = tuple(sorted({*was.drew, work.email}))
+        enough = alone or was.shown
+        return fresh if len(drew) > 1 and enough else was._replace(drew=drew)
+
+    def _hint_is_wrong(
+        self, before: rotation.Health, after: rotation.Health, work: Work, second: bool
+    ) -> str:
+        """What one e-mail drew closes nothing for long; what two did, does."""
+        if not RESULTS[work.answer].may_be_content:
+            return ""
+        until, was = after.unavailable_until or 0.0, before.unavailable_until or 0.0
+        if second:
+            closed = until >= NOW + min(TICK, self.scenario.policy.unavailable_for)
+            return "" if closed else "still open after a second e-mail"
+        if before.open and not after.open:
+            return "closed by what may be the e-mails' own fault"
+        if until > max(was, NOW + after.probe_step):
+            return "kept closed by what one e-mail drew"
+        return ""
 
     def _telling_is_wrong(
         self, state: State, before: rotation.Health, after: rotation.Health, work: Work
     ) -> str:
-        if not work.fresh and work.probe != "held":
+        changed = after.generation != before.generation
+        if changed and not work.fresh and work.probe != "held":
             return "the answer to a call begun before the last change has changed the vendor"
-        if after.open and work.probe != "held":
+        if after.open and not before.open and work.probe != "held":
             return "opened without a probe"
         if before.probe_token and not after.probe_token and work.probe != "held":
             return "the probe's slot was taken from its holder"
-        if not after.open and rotation.probe_wait(after, NOW, alone=True) <= 0:
+        doubt = self.known(state.emails[work.email], None).in_doubt
+        if not after.open and rotation.probe_wait(after, NOW, alone=True, in_doubt=doubt) <= 0:
             return "closed, but its probe is due at once"
         poison = self.scenario.always.get((work.email, work.vendor)) == "5xx"
         if poison and len(state.emails[work.email].closings) > 1:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailqueue.lifecycle import believed, decide, end, untouched, vendor_closing
+from mailqueue.lifecycle import believed, decide, end, refuses_all, untouched, vendor_closing
 from mailqueue.record import (
     HIGH,
     NORMAL,
@@ -116,28 +116,79 @@ def test_an_unknown_of_our_own_or_a_yes_is_not_held_against_the_vendor(outcome: 
 
 
 @pytest.mark.parametrize(
-    "retry_after,closed_for", [(7200.0, 3600.0), (90.0, 90.0), (0.0, 5.0), (-3.0, 5.0)]
+    "retry_after,closed_for",
+    [
+        *((7200.0, 3600.0), (90.0, 90.0), (1.0, 1.0), (0.0, 1.0), (-3.0, 1.0)),
+        *((float("inf"), 3600.0), (float("-inf"), 1.0)),
+    ],
 )
 def test_a_throttling_vendor_is_left_alone_until_the_time_it_named(
     retry_after: float, closed_for: float
 ) -> None:
+    """But never for no time at all: that would be a hot loop."""
     closing = after(Outcome.THROTTLED, retry_after=retry_after).vendor_closing
     assert closing is not None
     assert (closing.seconds, closing.named) == (closed_for, closed_for)
 
 
-@pytest.mark.parametrize("outcome", [Outcome.UNAVAILABLE, Outcome.UNKNOWN])
-def test_an_answer_to_an_email_that_failed_elsewhere_closes_no_second_vendor(
-    outcome: Outcome,
+def test_what_is_no_number_is_no_time() -> None:
+    closing = after(Outcome.THROTTLED, retry_after=float("nan")).vendor_closing
+    assert closing is not None
+    assert (closing.seconds, closing.named) == (POLICY.silent_throttle, None)
+    for pinned in (AT_A, replace(AT_A, pin=PIN)):
+        assert 0 <= after(Outcome.DEFERRED, pinned, retry_after=float("nan")).delay <= 15
+
+
+MAYBE = [
+    {"outcome": Outcome.UNAVAILABLE},
+    {"outcome": Outcome.UNKNOWN},
+    {"outcome": Outcome.MISCONFIGURED, "content_suspect": True},
+]
+SURELY_NOT = [
+    {"outcome": Outcome.UNAVAILABLE, "answered": False},
+    {"outcome": Outcome.UNKNOWN, "answered": False},
+    {"outcome": Outcome.MISCONFIGURED},
+    {"outcome": Outcome.THROTTLED},
+]
+
+
+@pytest.mark.parametrize("result", MAYBE)
+def test_an_answer_that_content_may_have_drawn_is_a_hint(result: dict[str, Any]) -> None:
+    closing = after(**result).vendor_closing
+    assert closing is not None
+    assert (closing.of_content, closing.in_doubt) == (True, False)
+    for record in (
+        replace(AT_A, failed_at=frozenset({"b"})),
+        replace(AT_A, failed_at=frozenset({"a"})),
+        replace(AT_A, round=Round(refused=("b",))),
+    ):
+        closing = after(record=record, **result).vendor_closing
+        assert closing is not None
+        assert closing.in_doubt
+
+
+@pytest.mark.parametrize("result", SURELY_NOT)
+def test_a_failure_that_no_content_draws_counts_at_once_whoever_it_hits(
+    result: dict[str, Any],
 ) -> None:
-    suspect = replace(AT_A, failed_at=frozenset({"b"}))
-    answered = after(outcome, suspect).vendor_closing
-    silent = after(outcome, suspect, answered=False).vendor_closing
-    again = after(outcome, replace(AT_A, failed_at=frozenset({"a"}))).vendor_closing
-    assert answered is not None
-    assert silent is not None
-    assert again is not None
-    assert (answered.probe_only, silent.probe_only, again.probe_only) == (True, False, False)
+    closing = after(record=replace(AT_A, failed_at=frozenset({"b"})), **result).vendor_closing
+    assert closing is not None
+    assert (closing.of_content, closing.in_doubt) == (False, False)
+
+
+def test_what_a_vendor_says_that_refuses_everything_is_held_against_it_and_for_a_minute() -> None:
+    said = SendResult(outcome=Outcome.REJECTED, code="smtp-550", refused=("x",), pending=("y",))
+    result = refuses_all(said)
+    assert (result.outcome, result.refused, result.pending) == (Outcome.MISCONFIGURED, (), ())
+    decision = decide(AT_A, result, B_OPEN, POLICY, half)
+    assert (decision.status, decision.round.tried) == (Status.QUEUED, ("a",))
+    assert (decision.counted, decision.refused) == (0, ())
+    closing = decision.vendor_closing
+    assert closing is not None
+    assert (closing.seconds, closing.of_content) == (60.0, True)
+    assert closing.reason == "misconfigured refuses_all smtp-550"
+    alone = decide(AT_A, result, [VendorState(name="a")], POLICY, half)
+    assert (alone.status, alone.delay) == (Status.QUEUED, 15)
 
 
 @pytest.mark.parametrize("probe", [False, True])
@@ -309,8 +360,9 @@ def test_only_what_is_queued_or_being_sent_is_not_final(status: Status) -> None:
 RESULTS = st.builds(
     SendResult,
     outcome=st.sampled_from(Outcome),
-    retry_after=st.none() | st.floats(0, 1e6),
+    retry_after=st.none() | st.floats(),
     answered=st.booleans(),
+    content_suspect=st.booleans(),
     ours=st.booleans(),
 )
 RECORDS = st.builds(
@@ -341,7 +393,7 @@ def test_in_every_situation_the_promises_hold(
         record = replace(record, vendor=None)
     decision = decide(record, result, others, policy, lambda: rand)
     yes = result is not None and result.outcome is Outcome.ACCEPTED
-    assert decision.delay >= 0
+    assert 0 <= decision.delay < 1e5
     assert decision.counted - record.counted in (0, 1)
     assert decision.unknowns - record.unknowns in (0, 1)
     assert (decision.status is Status.SENT) == yes

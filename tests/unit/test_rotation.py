@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from mailqueue.record import NORMAL, Closing, Pin, Record, Round
 from mailqueue.rotation import (
+    HINTS,
+    LAST_RESORT,
     PROBE_RESULT_WAIT,
     PROBE_STEP_MAX,
     Choice,
@@ -17,24 +20,34 @@ from mailqueue.rotation import (
     Turn,
     choose,
     closed,
+    convicted,
     probe_failed,
     probe_given_back,
     probe_succeeded,
     probe_wait,
     probe_won,
+    vouched,
     waits,
 )
 
 NOW = 1_000_000.0
 NAMES = ("a", "b", "c")
 TURNS = [Turn(name) for name in NAMES]
-DOWN = Closing(seconds=600, reason="unavailable 503")
+DOWN = Closing(seconds=600, reason="unavailable dns")
+HINT = Closing(seconds=600, reason="unavailable 503", of_content=True)
 FRESH = Record(priority=NORMAL)
 
 
 def resting() -> Health:
     """A vendor that was just closed for ten minutes."""
     return closed(Health(name="b"), DOWN, NOW, 0)
+
+
+def held(health: Health, now: float) -> Health:
+    """The same with its probe taken."""
+    taken = probe_won(health, now, 120, "t")
+    assert taken is not None
+    return taken
 
 
 def board(**changed: Health) -> dict[str, Health]:
@@ -154,11 +167,62 @@ def test_a_failed_probe_closes_for_ten_more_minutes_and_the_next_is_later() -> N
     assert probe_failed(failed, DOWN, NOW + 6, "t") is failed
 
 
-def test_a_suspected_emails_failed_probe_only_puts_the_next_one_off() -> None:
-    held = probe_won(resting(), NOW + 600, 120, "t")
-    assert held is not None
-    failed = probe_failed(held, replace(DOWN, probe_only=True), NOW + 600, "t")
-    assert failed.unavailable_until == NOW + 610
+def test_a_hint_of_a_probe_puts_the_next_off_and_closes_for_long_once_it_is_proven() -> None:
+    first = probe_failed(held(resting(), NOW + 600), HINT, NOW + 600, "t", "one")
+    assert first.unavailable_until == NOW + 610
+    second = probe_failed(held(first, NOW + 610), HINT, NOW + 610, "t", "two")
+    assert second.unavailable_until == NOW + 630
+    assert second.hints == ("one", "two")
+    proven = convicted(second, NOW + 611, "two")
+    assert (proven.unavailable_until, proven.probe_step) == (NOW + 1211, 20)
+    alone = probe_failed(held(first, NOW + 610), HINT, NOW + 610, "t", "two", alone=True)
+    assert (alone.unavailable_until, alone.hints) == (NOW + 1210, ())
+    again = held(second, NOW + 630)
+    assert convicted(again, NOW + 631, "two") is again, "its probe is under way"
+
+
+def test_a_hint_is_never_held_against_a_vendor_for_longer_than_proof() -> None:
+    brief = replace(HINT, seconds=2)
+    failed = probe_failed(held(resting(), NOW + 600), brief, NOW + 600, "t", "one")
+    assert failed.unavailable_until == NOW + 602
+
+
+def test_a_failed_probe_of_an_email_in_doubt_leaves_the_next_to_others() -> None:
+    doubtful = replace(HINT, in_doubt=True)
+    failed = probe_failed(held(resting(), NOW + 600), doubtful, NOW + 600, "t", "one")
+    assert probe_wait(failed, NOW + 600, alone=False) <= 0
+    assert probe_wait(failed, NOW + 600, alone=False, in_doubt=True) == LAST_RESORT
+    assert not failed.open
+
+
+def test_an_email_in_doubt_probes_only_when_no_other_has_for_a_while() -> None:
+    asked_first = probe_won(resting(), NOW + 5, 120, "t", in_doubt=True)
+    assert asked_first is not None
+    assert asked_first.probe_token is None
+    assert probe_won(asked_first, NOW + 6, 120, "t", in_doubt=True) is None
+    fresh = probe_won(asked_first, NOW + 6, 120, "t")
+    assert fresh is not None
+    assert fresh.probe_token == "t"
+    last = probe_won(asked_first, NOW + 5 + LAST_RESORT, 120, "t", in_doubt=True)
+    assert last is not None
+    assert last.probe_token == "t"
+    failed = probe_failed(fresh, DOWN, NOW + 7, "t")
+    assert failed.last_resort_at is None, "others go first each time"
+
+
+@pytest.mark.parametrize(
+    "doubt", [{"failed_at": frozenset({"a"})}, {"round": Round(refused=("c",))}]
+)
+def test_an_email_in_doubt_asks_who_is_open_before_it_probes(doubt: dict[str, Any]) -> None:
+    health = board(b=resting())
+    record = replace(FRESH, **doubt)
+    assert choose(0, TURNS, NAMES, record, health, NOW + 600) == Choice("a")
+    tried = replace(record, round=replace(record.round, tried=("a", "c")))
+    assert choose(0, TURNS, NAMES, tried, health, NOW + 600) == Choice("b", probe=True)
+    named = replace(health["b"], last_resort_at=NOW + 610)
+    assert choose(0, TURNS, NAMES, tried, board(b=named), NOW + 600) is None
+    assert waits(["b"], board(b=named), NOW + 600, in_doubt=True) == {"b": 10}
+    assert waits(["b"], board(b=named), NOW + 600) == {"b": 0}
 
 
 def test_a_probe_that_sent_nothing_is_given_back() -> None:
@@ -173,9 +237,48 @@ def test_a_late_failure_of_a_call_begun_before_the_present_generation_changes_no
     assert closed(again_open, DOWN, NOW, 0) is again_open
 
 
-def test_a_suspected_email_does_not_close_a_vendor() -> None:
+SUSPECT = closed(Health(name="a"), HINT, NOW, 0, "one")
+
+
+def test_what_may_be_the_emails_own_fault_closes_nothing_by_one_email() -> None:
+    assert SUSPECT.open
+    assert closed(SUSPECT, HINT, NOW + 1, 0, "one", alone=True) is SUSPECT
+    assert closed(SUSPECT, DOWN, NOW + 1, 0, "one").unavailable_until == NOW + 601
+
+
+def test_two_emails_close_a_vendor_if_another_took_one_of_them_or_no_other_is_open() -> None:
+    assert closed(SUSPECT, HINT, NOW + 1, 0, "two").open, "both may draw it anywhere"
+    assert closed(SUSPECT, HINT, NOW + 1, 0, "two", alone=True).unavailable_until == NOW + 601
+    proven = convicted(SUSPECT, NOW + 1, "one")
+    assert proven.open
+    assert closed(proven, HINT, NOW + 1, 0, "two").unavailable_until == NOW + 601
+    both = closed(SUSPECT, HINT, NOW + 1, 0, "two")
+    assert convicted(both, NOW + 2, "another") is both
+    late = convicted(both, NOW + 2, "two")
+    assert (late.unavailable_until, late.reason) == (NOW + 602, "unavailable 503")
+
+
+def test_without_any_proof_it_takes_some_more() -> None:
     vendor = Health(name="a")
-    assert closed(vendor, replace(DOWN, probe_only=True), NOW, 0) is vendor
+    for n in range(HINTS):
+        assert vendor.open
+        vendor = closed(vendor, HINT, NOW, 0, str(n))
+    assert not vendor.open
+
+
+def test_a_yes_in_between_clears_the_vendor() -> None:
+    assert vouched(SUSPECT, ["one", "none"]) == Health(name="a")
+    assert vouched(SUSPECT, ["another"]) is SUSPECT
+    assert vouched(convicted(SUSPECT, NOW, "one"), ["one"]) == Health(name="a")
+    heard = closed(SUSPECT, HINT, NOW + 2, 0, "two", alone=True, yes_at=NOW + 1)
+    assert heard.open
+    assert (heard.hints, heard.hint_at) == (("two",), NOW + 2)
+    assert not closed(SUSPECT, HINT, NOW + 2, 0, "two", alone=True, yes_at=NOW - 1).open
+
+
+def test_an_email_in_doubt_closes_nothing_by_an_answer() -> None:
+    vendor = closed(Health(name="a"), HINT, NOW, 0, "one")
+    assert closed(vendor, replace(HINT, in_doubt=True), NOW, 0, "two") is vendor
 
 
 def test_a_pinned_emails_failure_neither_puts_off_nor_takes_a_closed_vendors_probe() -> None:
@@ -185,20 +288,30 @@ def test_a_pinned_emails_failure_neither_puts_off_nor_takes_a_closed_vendors_pro
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.sampled_from(["fail", "suspect", "give back", "named"]), max_size=30))
+@given(
+    st.lists(
+        st.sampled_from(["fail", "hint", "another hint", "doubt", "give back", "named"]),
+        max_size=30,
+    )
+)
 def test_probes_come_at_growing_intervals_up_to_a_minute(events: list[str]) -> None:
     health, now, before = resting(), NOW, 5.0
     for event in events:
-        now += max(0.0, probe_wait(health, now, alone=True))
-        held = probe_won(health, now, 120, "t")
-        assert held is not None
+        doubt = event == "doubt"
+        now += max(0.0, probe_wait(health, now, alone=True, in_doubt=doubt))
+        if doubt and health.last_resort_at is None:
+            left = probe_won(health, now, 120, "t", in_doubt=True)
+            assert left is not None
+            health, now = left, now + LAST_RESORT
+        taken = probe_won(health, now, 120, "t", in_doubt=doubt)
+        assert taken is not None
         if event == "give back":
-            health = probe_given_back(held, "t")
+            health = probe_given_back(taken, "t")
             continue
         named = 7.0 if event == "named" else None
-        closing = replace(DOWN, probe_only=event == "suspect", named=named)
-        health = probe_failed(held, closing, now, "t")
+        closing = replace(DOWN, of_content=doubt or "hint" in event, in_doubt=doubt, named=named)
+        health = probe_failed(taken, closing, now, "t", event)
         assert before <= health.probe_step <= PROBE_STEP_MAX
-        assert 0 < probe_wait(health, now, alone=True) <= PROBE_STEP_MAX
+        assert 0 < probe_wait(health, now, alone=True, in_doubt=doubt) <= PROBE_STEP_MAX
         before = health.probe_step
     assert not health.open
