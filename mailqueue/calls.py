@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from typing import TypeVar
@@ -45,7 +46,8 @@ def run(work: Callable[[], T]) -> T:
         return context.run(_begun, call, work)
     finally:
         while outer is None and call.lines:
-            call.lines.popleft()()
+            with suppress(Exception):  # what was done is done, whatever a log handler raises
+                call.lines.popleft()()
 
 
 def _begun(call: _Call, work: Callable[[], T]) -> T:

@@ -868,6 +868,50 @@ def test_a_fork_while_another_thread_connects_does_not_lock_the_child(config: Co
     producer.close()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_threads_of_pre_forked_children_store_what_they_are_given_ids_for(
+    config: Config, emails: Collection[Document]
+) -> None:
+    """Of a server that made its producer, and used it, before it forked; all begin at once."""
+
+    def serve() -> str:
+        begin = threading.Barrier(4)
+
+        def request(_: int) -> list[str]:
+            begin.wait(10)
+            return [producer.send(MAIL) for _ in range(5)]
+
+        with ThreadPoolExecutor(4) as threads:
+            return ",".join(email_id for ids in threads.map(request, range(4)) for email_id in ids)
+
+    with Producer(config) as producer:
+        producer.send(MAIL)
+        with ThreadPoolExecutor(3) as pool:
+            children = list(pool.map(in_a_child, [serve] * 3))
+    ids = [email_id for child in children for email_id in child.split(",")]
+    assert len(set(ids)) == 60
+    assert set(object_ids(ids)) < set(emails.distinct("_id"))
+    assert emails.count_documents({}) == 61
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_process_that_was_given_the_number_of_an_ancestor_opens_its_own_connections(
+    producer: Producer, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = producer.send(MAIL)
+    number = os.getpid()
+
+    def send() -> str:
+        monkeypatch.setattr(os, "getpid", lambda: number)
+        opened = len(producer._opened)
+        email_id = producer.send(MAIL)
+        assert len(producer._opened) == opened + 1
+        return email_id
+
+    child = in_a_child(send)
+    assert sorted(ready_ids(config)) == sorted([first, child])
+
+
 def test_a_closed_producer_opens_anew_when_it_is_used_again(producer: Producer) -> None:
     first = producer.send(MAIL)
     producer.quit()
