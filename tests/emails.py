@@ -96,14 +96,21 @@ def json_values(words: Strategy[str]) -> Strategy[Any]:
     leaves = st.none() | st.booleans() | numbers | words
     return st.recursive(
         leaves,
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(_keys(words), inner, max_size=3)
+        ),
         max_leaves=6,
     )
 
 
+def _keys(words: Strategy[str]) -> Strategy[str]:
+    """A name that begins with a dollar sign is refused."""
+    return words.filter(lambda word: not word.startswith("$"))
+
+
 def json_objects(words: Strategy[str]) -> Strategy[dict[str, Any]]:
     """A JSON object, such as a vendor's options."""
-    return st.dictionaries(words, json_values(words), max_size=3)
+    return st.dictionaries(_keys(words), json_values(words), max_size=3)
 
 
 @st.composite
