@@ -189,6 +189,9 @@ class ConsumerConfig(_Section):
 
     concurrency: int = _key(int, 16, "e-mails sent at a time, per process", must.between(1, 1000))
     sweep_every: float = _key(float, 15, "between two rounds of the sweeper", _SHORT)
+    max_memory: int = _key(
+        int, 256 * _MIB, "bytes of e-mails in flight, copies included", must.between(_MIB, 2**40)
+    )
     one_core: bool = _key(bool, True, "the command keeps to one core at a time (Linux)")
 
 

@@ -46,6 +46,7 @@ from mailqueue.config import Config, VendorConfig, is_production
 from mailqueue.errors import ConfigError, MailQueueError, Unavailable
 from mailqueue.health import HealthBoard
 from mailqueue.logs import configure
+from mailqueue.memory import return_what_is_freed
 from mailqueue.meter import Meter
 from mailqueue.routing import Routing
 from mailqueue.service import ServiceManager, Signals
@@ -359,6 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"mailqueue.consumer: {error}\n")
         return 2
     consumer.keep_to_one_core()
+    return_what_is_freed()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: consumer.interrupt())
     try:

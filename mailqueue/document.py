@@ -141,6 +141,12 @@ class Stored:
 
     @property
     @_reading
+    def size(self) -> int:
+        """Bytes in MongoDB, where that was asked for; above the limit asked, without ``email``."""
+        return int(self.document.get("size", 0))
+
+    @property
+    @_reading
     def env(self) -> str:
         """What kind of consumer the e-mail is for."""
         return (PRODUCTION, SIMULATED)[(PRODUCTION, SIMULATED).index(self.document["env"])]

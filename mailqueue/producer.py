@@ -240,7 +240,7 @@ class Producer:
 
         def announced(store: Store) -> int:
             what = []
-            for stored in store.read(wanted).values():
+            for stored in store.read(wanted, ["email", "attempts"]).values():
                 with suppress(Unreadable):  # the sweeper announces it, so that it is set aside
                     if stored.status is Status.QUEUED:
                         what.append(Announcement(stored.id, stored.priority, stored.due_in))

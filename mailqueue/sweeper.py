@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -38,6 +38,7 @@ from mailqueue.tube import Announcement
 logger = logging.getLogger(__name__)
 
 PAGE = 100
+LARGE = 2**18  # bytes; one that is larger is read alone
 RESCUED = 20_000
 RELAYED = 1000
 RELAYED_MOST = 20_000
@@ -133,12 +134,17 @@ class Sweeper:
         # In the order of the index, and only what is small: nothing is sorted in memory.
         over = self._store.find_jobs(self._over(), RESCUED, "due_at", "_id")
         for start in range(0, len(over), PAGE):
-            found = self._store.read([stored.id for stored in over[start : start + PAGE]])
-            changes = {s.id: (s, c) for s in found.values() if (c := self._rescued(s))}
-            done = self._store.change([c for _, c in changes.values()], self._store.timeout)
-            for email_id in done:
-                rescued += self._announce(*changes[email_id])
+            ids = [stored.id for stored in over[start : start + PAGE]]
+            found = self._store.read(ids, most=LARGE).values()
+            rescued += self._rescue_all([stored for stored in found if stored.size <= LARGE])
+            for large in (stored for stored in found if stored.size > LARGE):
+                rescued += self._rescue_all(self._store.read([large.id]).values())  # one in memory
         return rescued
+
+    def _rescue_all(self, found: Iterable[Stored]) -> int:
+        changes = {s.id: (s, c) for s in found if (c := self._rescued(s))}
+        done = self._store.change([c for _, c in changes.values()], self._store.timeout)
+        return sum(self._announce(*changes[email_id]) for email_id in done)
 
     def _over(self) -> dict[str, Any]:
         """Also where no time is, which sorts before or behind all times, or one far too late."""

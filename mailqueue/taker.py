@@ -8,8 +8,9 @@ Assumes: a job is only a hint; MongoDB's guards decide who owns an e-mail. ``tak
 it are called by one thread.
 
 Promises: no more e-mails are claimed than there are free senders, but for the few that ``senders``
-allows ahead; a job that waits for a sender for more than a second goes back to the tube, where
-another process may be free.
+allows ahead; none is read for which there is no memory (``memory``). A job that waits for a sender
+for more than a second, or for memory for more than five, goes back to the tube, where another
+process may be free.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from bson import ObjectId
@@ -26,6 +28,7 @@ from mailqueue import ids
 from mailqueue.bulkheads import Bulkheads
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
+from mailqueue.memory import Memory
 from mailqueue.record import NORMAL, SendResult
 from mailqueue.routing import Routing
 from mailqueue.senders import Senders
@@ -37,6 +40,8 @@ from mailqueue.tube import Tube
 RESERVE_TIMEOUT = 1
 LOOKED_AFTER = 0.1
 PATIENCE = 1.0
+LARGE_PATIENCE = 5.0
+SOON = 0.02
 BATCH = 256
 CLAIM_TRIES = 3
 NOT_NEEDED = ("content_hash", "updated_at", "overdue_at")  # for sending
@@ -98,6 +103,9 @@ class Taker:
         self.stopping = threading.Event()
         self.inbox: queue.SimpleQueue[list[Waiting] | Result | None] = queue.SimpleQueue()
         self.waiting: deque[Waiting] = deque()
+        self._memory = Memory(config.consumer.max_memory)
+        self._most_large = config.consumer.concurrency
+        self._large: deque[Waiting] = deque()  # read without content, until there is memory for it
         self.held_up = False  # some wait though senders are free: for their vendor
 
     # In a thread for each server ---------------------------------------------------------------
@@ -111,34 +119,85 @@ class Taker:
         if idle_for:
             self.stopping.wait(min(idle_for, LOOKED_AFTER))  # a probe may be answered at once
             return False
-        room = self._senders.room(1.0)
+        self._read_large()
+        room = self._senders.room(SOON if self._large else 1.0)
         if not room or self.stopping.is_set():
             return False
         # Who probes takes one job, and leaves the others where they are.
         jobs = tube.reserve(0, min(room, BATCH) if idle_for is None else 1)
-        if not jobs:
+        if not jobs and not self._large:
             jobs = tube.reserve(RESERVE_TIMEOUT)
         if jobs:
             self._senders.reserved(len(jobs))
             self.inbox.put(self._look([Waiting(job, self._clock()) for job in jobs]))
+            self._read_large()
+        elif self._large:
+            self.stopping.wait(SOON)
         return bool(jobs)
 
     def _look(self, waiting: list[Waiting]) -> list[Waiting]:
-        """Read their e-mails (again), and see what is to be done."""
+        """Read their e-mails (again), and see what is to be done; leave the large for later."""
         ids = [each.job.email_id for each in waiting if each.job.email_id is not None]
+        most = self._memory.share(len(ids))
         try:
-            self._routing.look_around()
-            stored = self._store.read(ids, NOT_NEEDED)
+            stored = self._store.read(ids, NOT_NEEDED, most)
             for each in waiting:
+                each.seen = each.held = None
                 each.stored = stored.get(each.job.email_id) if each.job.email_id else None
-            self._triage.look(waiting)
-            if self._store.unwritable:
-                self._bury_unwritable(waiting)
+            large = [each for each in waiting if each.stored and each.stored.size > most]
+            small = [each for each in waiting if each not in large] if large else waiting
+            for each in small:
+                if each.stored is not None:
+                    each.held = self._memory.hold(each.stored.size)
+            self._see(small)
         except StoreUnavailable:
             self._drop(waiting)
             self._senders.reserved(-len(waiting))
             raise
-        return waiting
+        self._postpone(large)
+        return small
+
+    def _see(self, waiting: list[Waiting]) -> None:
+        self._routing.look_around()
+        self._triage.look(waiting)
+        if self._store.unwritable:
+            self._bury_unwritable(waiting)
+
+    def _postpone(self, large: Iterable[Waiting]) -> None:
+        """They wait for memory, and take no sender's place meanwhile."""
+        for each in large:
+            if len(self._large) < self._most_large:
+                self._large.append(each)
+                self._senders.reserved(-1)
+            else:
+                self._put_back([each], self._bulkheads.wait())
+
+    def _read_large(self) -> None:
+        """Read those for which there is memory now; those that wait for long go back."""
+        with suppress(IndexError):  # no more, or another thread was faster
+            while True:
+                each = self._large.popleft()
+                self._senders.reserved(1)
+                each.held = self._memory.take(each.stored.size if each.stored else 0)
+                if each.held is not None:
+                    self.inbox.put(self._read_alone(each))
+                elif each.since < self._clock() - LARGE_PATIENCE:
+                    self._put_back([each], self._bulkheads.wait())
+                else:
+                    self._senders.reserved(-1)
+                    self._large.appendleft(each)
+                    return
+
+    def _read_alone(self, each: Waiting) -> list[Waiting]:
+        ids = [each.job.email_id] if each.job.email_id else []
+        try:
+            each.stored = next(iter(self._store.read(ids, NOT_NEEDED).values()), None)
+            self._see([each])
+        except StoreUnavailable:
+            self._drop([each])
+            self._senders.reserved(-1)
+            raise
+        return [each]
 
     def _bury_unwritable(self, waiting: Iterable[Waiting]) -> None:
         """A job whose e-mail takes no write would come again and again."""
@@ -152,8 +211,10 @@ class Taker:
     def take(self) -> Taken:
         """As many of the jobs that wait as senders are free for."""
         if self.stopping.is_set():
-            self._put_back(self.waiting)
+            self._senders.reserved(len(self._large))
+            self._put_back([*self.waiting, *self._large])
             self.waiting.clear()
+            self._large.clear()
         number = self._senders.take(len(self.waiting))
         taken = Taken(number, [self.waiting.popleft() for _ in range(number)])
         try:

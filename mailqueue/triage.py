@@ -22,6 +22,7 @@ from mailqueue.config import Delivery
 from mailqueue.document import Stored
 from mailqueue.errors import QueueUnavailable, StoreUnavailable, Unreadable
 from mailqueue.logs import Once, place
+from mailqueue.memory import Held
 from mailqueue.message import Email
 from mailqueue.record import Decision, Reason, Record, Status, retry_priority
 from mailqueue.rotation import Choice
@@ -48,6 +49,7 @@ class Task:
     probe: str | None = None
     nonce: ObjectId | None = None
     deadline: float = 0.0
+    held: Held | None = None
 
     @property
     def vendor(self) -> str:
@@ -75,6 +77,7 @@ class Inquiry:
     email: Email
     vendor: str
     token: int
+    held: Held | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +115,7 @@ class Waiting:
     since: float
     tries: int = 0
     stored: Stored | None = None
+    held: Held | None = None
     email: Email = field(init=False, repr=False)
     record: Record = field(init=False, repr=False)
     carriers: Sequence[str] = field(init=False, repr=False)
@@ -204,7 +208,12 @@ class Triage:
         if line is not None and self._routing.answers(line["vendor"]):
             vendor, token = line["vendor"], line["token"]
             each.seen = Inquiry(
-                job=each.job, stored=stored, email=email, vendor=vendor, token=token
+                job=each.job,
+                stored=stored,
+                email=email,
+                vendor=vendor,
+                token=token,
+                held=each.held,
             )
 
     def _recall(self, each: Waiting, _stored: Stored) -> None:
@@ -247,6 +256,7 @@ class Triage:
             carriers=each.carriers,
             generation=health.read()[choice.vendor].generation,
             probe=probe,
+            held=each.held,
         )
 
     def later(self, job: Job, stored: Stored) -> Ending:

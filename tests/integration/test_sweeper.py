@@ -363,11 +363,11 @@ def test_a_lease_that_is_settled_just_before_its_rescue_is_no_trouble(
     leased(bench, producer, emails)
     read = bench.store.read
 
-    def settled_first(ids: Sequence[ObjectId]) -> dict[ObjectId, Stored]:
+    def settled_first(ids: Sequence[ObjectId], most: int) -> dict[ObjectId, Stored]:
         emails.update_many(
             {}, {"$set": {"status": "sent", "lease": {"token": 1, "until": ago(-9)}}}
         )
-        return read(ids)
+        return read(ids, most=most)
 
     monkeypatch.setattr(bench.store, "read", settled_first)
     assert bench.sweeper.sweep()["rescued"] == 0

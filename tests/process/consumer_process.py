@@ -77,6 +77,10 @@ class ConsumerProcess:
             return self._heard
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process.poll() is None
 

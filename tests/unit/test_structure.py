@@ -32,7 +32,7 @@ vendors.idle vendors.connection vendors.transport vendors.http
 vendors.smtp_replies vendors.smtp_connection vendors.smtp_pool
 vendors.aws vendors.aws_endpoints vendors.aws_role *
 status intake gathering producer
-meter bulkheads routing senders triage taker worker
+meter memory bulkheads routing senders triage taker worker
 sweeper
 service affinity consumer
 private_server devserver

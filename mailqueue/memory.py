@@ -1,0 +1,96 @@
+"""How much memory the e-mails of a process may take: ``consumer.max_memory`` bytes.
+
+Decides: which e-mails are read at once, and which later. What an e-mail takes is its size in
+MongoDB, ``COPIES`` times: while it is sent there is, beside what was read, its base64, the request
+made of that and the pieces on their way (measured: 5). It is counted from its reading until nothing
+refers to it any more, so also while it waits, or while a vendor keeps the thread that sends it.
+
+Small ones are read together, as long as there is room for as many of the size. A larger one is read
+alone, once there is room for it beside all others, or no other large one is there: one always may
+go. An eighth is left to the small ones, so that they are never behind the large.
+
+Promises: any thread may call; a small e-mail costs a microsecond.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import deque
+from contextlib import suppress
+
+COPIES = 6
+_M_MMAP_THRESHOLD = -3  # <malloc.h>
+_LARGE_BLOCK = 2**20
+
+
+def return_what_is_freed() -> None:
+    """Have the C library give large blocks back to the system at once, for the whole process.
+
+    glibc, left alone, keeps ever larger ones for later, each thread its own: several times what is
+    in use. Other libraries have no such call, or no such habit.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+
+
+class Held:
+    """The memory of one e-mail; free when nobody holds this any more."""
+
+    __slots__ = ("_cost", "_freed")
+
+    def __init__(self, cost: int, freed: deque[int]) -> None:
+        self._cost = cost
+        self._freed = freed
+
+    def __del__(self) -> None:
+        # At any moment, in any thread: no lock.
+        self._freed.append(self._cost)
+
+
+class _Tally:
+    """What is held of one kind. Used under the lock, but for what ``Held`` says."""
+
+    def __init__(self) -> None:
+        self._used = 0
+        self._freed: deque[int] = deque()
+
+    def hold(self, cost: int) -> Held:
+        self._used += cost
+        return Held(cost, self._freed)
+
+    @property
+    def used(self) -> int:
+        while self._freed:
+            self._used -= self._freed.popleft()
+        return self._used
+
+
+class Memory:
+    """``most`` bytes for the e-mails in flight."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._for_large = most - most // 8
+        self._lock = threading.Lock()
+        self._small, self._large = _Tally(), _Tally()
+
+    def share(self, emails: int) -> int:
+        """The size up to which so many e-mails may be read at once."""
+        with self._lock:
+            free = self._most - self._small.used - self._large.used
+            return max(0, free) // (COPIES * max(1, emails))
+
+    def hold(self, size: int) -> Held:
+        """The memory of a small one, which was read."""
+        with self._lock:
+            return self._small.hold(COPIES * size)
+
+    def take(self, size: int) -> Held | None:
+        """The memory of a large one, which is to be read; None: there is no room now."""
+        cost = min(COPIES * size, self._for_large)
+        with self._lock:
+            others = self._large.used
+            if others and others + self._small.used + cost > self._for_large:
+                return None
+            return self._large.hold(cost)
