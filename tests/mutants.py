@@ -27,6 +27,9 @@ GUARDS = "tests/faults/test_guards.py"
 CRASHES = "tests/faults/test_crashes.py"
 BULKHEADS = "tests/integration/test_bulkheads.py"
 WEATHER = "tests/faults/test_weather.py"
+REFUSED = "tests/integration/test_refused_writes.py"
+DAMAGE = "tests/integration/test_damage.py"
+WILD = "tests/integration/test_wild_vendor.py"
 ENDS_WITHIN = 300.0
 
 
@@ -197,6 +200,62 @@ MUTANTS = (
             ),
         ),
         (WEATHER, "-k", "cut"),
+    ),
+    Mutant(
+        "one refused write fails all that are written with it",
+        (Edit("mongo.py", 'else [e["index"] for e in errors]', "else None"),),
+        (REFUSED, "-k", "no_room_is_sent"),
+    ),
+    Mutant(
+        "a refused settlement is not made small",
+        (Edit("transitions.py", "_only_line if small else _closed_line", "_closed_line"),),
+        (REFUSED, "-k", "no_room_is_sent"),
+    ),
+    Mutant(
+        "a ledger line names all its recipients",
+        (Edit("transitions.py", "LISTED = 5 ", "LISTED = 1000 "),),
+        (REFUSED, "-k", "fullest_ledger"),
+    ),
+    Mutant(
+        "the types of a document are not looked at",
+        (
+            Edit(
+                "document.py", "        raise TypeError\n    return int(value)", "    return value"
+            ),
+        ),
+        (DAMAGE, "-k", "no_damage"),
+    ),
+    Mutant(
+        "what is damaged has failed, whatever may have left",
+        (Edit("transitions.py", '"$cond": [_surely_here(), ', '"$cond": [True, '),),
+        (DAMAGE, "-k", "surely"),
+    ),
+    Mutant(
+        "an answer is stored as it came",
+        (Edit("worker.py", "answers.storable(answer, task.email)", "answer"),),
+        (WILD, "-k", "answers_is_stored"),
+    ),
+    Mutant(
+        "a vendor's SystemExit ends the sender",
+        (
+            Edit(
+                "worker.py",
+                "except BaseException as error:  # noqa: BLE001  # whatever",
+                "except Exception as error:  # noqa: BLE001  # whatever",
+            ),
+        ),
+        (WILD, "-k", "senders_go_on"),
+    ),
+    Mutant(
+        "a bug in our planning is a damaged document",
+        (
+            Edit(
+                "triage.py",
+                "        except Unreadable as error:",
+                "        except Exception as error:",
+            ),
+        ),
+        (WILD, "-k", "planning"),
     ),
 )
 

@@ -22,6 +22,8 @@ from mailqueue.announcer import Announcer
 from mailqueue.cli import main
 from mailqueue.config import Config
 from mailqueue.producer import Producer
+from mailqueue.store import Store
+from mailqueue.transitions import Aside
 from mailqueue.tube import Announcement
 from tests.damage import damaged
 from tests.integration.bench import MAIL, Bench, Document, object_ids
@@ -190,6 +192,57 @@ def announced(config: Config, ids: Iterable[ObjectId]) -> None:
 def facts(record: logging.LogRecord) -> dict[str, Any]:
     found: dict[str, Any] = record.__dict__["facts"]
     return found
+
+
+# What becomes of it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "was, becomes",
+    [
+        ({}, "failed"),
+        ({"attempts": [LINE]}, "failed"),
+        ({"attempts": None}, "uncertain"),
+        ({"attempts": [LINE | {"outcome": "unknown"}]}, "uncertain"),
+        ({"attempts": [LINE | {"outcome": "accepted"}]}, "uncertain"),
+        ({"attempts": [OPEN]}, "uncertain"),
+        ({"unknowns": 1}, "uncertain"),
+        ({"unknowns": "x"}, "uncertain"),
+        ({"pin": {}}, "uncertain"),
+        ({"pending": []}, "uncertain"),
+        ({"late_accept": "x"}, "uncertain"),
+        ({"status": "sending"}, "uncertain"),
+        ({"status": "x"}, "uncertain"),
+        ({"status": "sending", "late_accept": {"vendor": "first", "message_id": "m"}}, "sent"),
+        ({"status": "sent", "sent_at": PAST}, "sent"),
+        ({"status": "cancelled"}, "cancelled"),
+    ],
+    ids=str,
+)
+def test_it_failed_only_if_surely_no_copy_left(
+    was: Document, becomes: str, store: Store, producer: Producer, emails: Collection[Document]
+) -> None:
+    email_id = ObjectId(producer.send(MAIL))
+    emails.update_one({"_id": email_id}, {"$set": was | {"counted": None}})
+    aside = Aside(id=email_id, seen={"lease": {"$eq": {"token": 0}}})
+    written = store.change([aside], 5)
+    found = emails.find_one({"_id": email_id})
+    assert found is not None
+    assert found["status"] == becomes
+    assert (email_id in written) == (was.get("status") not in ("sent", "cancelled"))
+    if "late_accept" in was and becomes == "sent":
+        assert (found["vendor"], found["vendor_message_id"]) == ("first", "m")
+
+
+def test_what_was_mended_in_the_meantime_is_not_set_aside(
+    store: Store, producer: Producer, emails: Collection[Document]
+) -> None:
+    email_id = ObjectId(producer.send(MAIL))
+    for seen in ({"lease": {"$eq": None}}, {"status": {"$eq": "x"}}):
+        assert store.change([Aside(id=email_id, seen=seen)], 5) == set()
+    found = emails.find_one({"_id": email_id})
+    assert found is not None
+    assert found["status"] == "queued"
 
 
 # What cannot be decoded at all --------------------------------------------------------------------

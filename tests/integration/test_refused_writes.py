@@ -148,6 +148,20 @@ def test_a_write_that_may_not_last_is_repeated_and_no_refusal(
     assert "cut" not in one(emails, email_id)["attempts"][0]
 
 
+def test_a_late_yes_that_has_no_room_is_written_without_its_recipients(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    email_id = ObjectId(producer.send(MAIL))
+    bench.take()
+    filled(emails, email_id, LIMIT - 700, ELSEWHERE)
+    people = tuple(address(n) for n in range(5))
+    yes = SendResult(outcome=Outcome.ACCEPTED, code="202", message_id="m", refused=people)
+    emails.update_one({"_id": email_id}, {"$set": {"status": "queued"}})
+    bench.store.late_yes(email_id, 1, "first", yes, 5)
+    found = one(emails, email_id)
+    assert (found["status"], found["vendor_message_id"], found["refused"]) == ("sent", "m", [])
+
+
 # The largest there can be -------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mailqueue import logs
+from mailqueue.logs import Once
 from mailqueue.outage import Outage
 from mailqueue.service import ServiceManager, Signals
 
@@ -207,3 +208,15 @@ def test_an_application_that_has_set_up_logging_is_left_alone(
     monkeypatch.setattr(root, "handlers", [mine])
     logs.configure()
     assert root.handlers == [mine]
+
+
+def test_what_comes_again_and_again_is_an_error_once() -> None:
+    once = Once()
+    levels = [once.level("a", 1), once.level("a", 1), once.level("a", 2)]
+    assert levels == [logging.ERROR, logging.DEBUG, logging.ERROR]
+
+
+def test_what_is_said_once_is_remembered_within_bounds() -> None:
+    once = Once()
+    levels = [once.level(n) for n in range(2 * Once.REMEMBERED)]
+    assert levels.count(logging.ERROR) == Once.REMEMBERED
