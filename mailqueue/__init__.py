@@ -25,7 +25,7 @@ from mailqueue.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from mailqueue.message import Address, Attachment, Email
+from mailqueue.message import Address, Alternative, Attachment, Email
 from mailqueue.producer import Producer
 from mailqueue.record import Status
 from mailqueue.status import AttemptStatus, EmailStatus
@@ -37,6 +37,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Address",
+    "Alternative",
     "Attachment",
     "AttemptStatus",
     "Config",

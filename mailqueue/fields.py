@@ -21,9 +21,10 @@ from mailqueue import structured
 from mailqueue.errors import InvalidEmail
 from mailqueue.file_types import name_of, type_of
 from mailqueue.headers import FIELD_NAME, SEVERAL, Address, header_text, is_text, plain_text
-from mailqueue.mime import GENERATED, Attachment
+from mailqueue.mime import GENERATED, Alternative, Attachment
 
 MOST = 1000
+MAX_ALTERNATIVES = 10
 """Entries of a list, and of a mapping: recipients, attachments, headers, tags, metadata."""
 MOST_OPTIONS = 10_000
 """Values in ``vendor_options``, however nested."""
@@ -38,6 +39,7 @@ _RESERVED_FAMILIES = ("content-", "resent-", "x-mailqueue-")
 
 _NAME = r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+"
 _VALUE = rf'({_NAME}|"([ !#-\[\]-~]|\\[ -~])*")'
+_CHARSET = re.compile(r';[ \t]*charset="?([^";]*)"?', re.IGNORECASE)
 _CONTENT_TYPE = re.compile(
     rf"(?!multipart/){_NAME}/{_NAME}([ \t]*;[ \t]*{_NAME}={_VALUE})*", re.IGNORECASE | re.ASCII
 )
@@ -228,6 +230,48 @@ def _file(given: object, field: str) -> Attachment:
     return Attachment(name or name_of(kind), bytes(content), kind, content_id or None)
 
 
+_FORM_KEYS = frozenset({"content", "content_type"})
+
+
+def _alternatives(value: object, field: str) -> tuple[Alternative, ...]:
+    if value is None:
+        return ()
+    forms = tuple([_form(entry, place) for entry, place in _entries(value, field)])
+    if len(forms) > MAX_ALTERNATIVES:
+        raise InvalidEmail(field, f"has more than {MAX_ALTERNATIVES} entries")
+    return forms
+
+
+def _form(given: object, field: str) -> Alternative:
+    if isinstance(given, Alternative):
+        given = {"content": given.content, "content_type": given.content_type}
+    if not isinstance(given, Mapping) or given.keys() != _FORM_KEYS:
+        raise InvalidEmail(field, "must be an Alternative or a mapping of content, content_type")
+    kind = header_text(given["content_type"], f"{field}.content_type")
+    text = kind.lower().startswith("text/") and len(kind) <= 255 and _CONTENT_TYPE.fullmatch(kind)
+    if not text or kind.partition(";")[0].lower() in ("text/plain", "text/html"):
+        problem = "must be a type of text other than text/plain and text/html, which have own keys"
+        raise InvalidEmail(f"{field}.content_type", problem)
+    content = given["content"]
+    if is_text(content):
+        content = _encodable(plain_text(content, f"{field}.content"), f"{field}.content").encode()
+        kind = _as_utf8(kind, f"{field}.content_type")
+    if not isinstance(content, bytes | bytearray | memoryview):
+        words = f"must be a string or bytes, not {type(content).__name__}"
+        raise InvalidEmail(f"{field}.content", words)
+    return Alternative(bytes(content), kind)
+
+
+def _as_utf8(kind: str, field: str) -> str:
+    """The type of a text that is kept as UTF-8."""
+    charset = _CHARSET.search(kind)
+    if charset is None:
+        return f"{kind}; charset=utf-8"
+    if charset[1].lower() != "utf-8":
+        raise InvalidEmail(field, "must say charset=utf-8, or give the content as bytes")
+    return kind
+
+
 def file_mapping(file: Attachment) -> dict[str, Any]:
     mapping = {
         "filename": file.filename,
@@ -247,6 +291,7 @@ READERS: Mapping[str, Callable[[object, str], object]] = {
     "subject": _subject,
     "text": _body,
     "html": _body,
+    "alternatives": _alternatives,
     "headers": _headers,
     "attachments": _attachments,
     "tags": _tags,

@@ -100,6 +100,7 @@ class Draft:
         if email.vendor_options:
             texts.append(repr(email.vendor_options))
         weight = sum(len(text) if text.isascii() else 3 * len(text) for text in texts)
+        weight += sum(len(form.content) for form in email.alternatives)
         return weight + sum(len(file.content) for file in email.attachments)
 
 

@@ -28,14 +28,15 @@ from mailqueue import structured
 from mailqueue.errors import InvalidEmail
 from mailqueue.fields import READERS, RESERVED, SHOWN_KEY, file_mapping
 from mailqueue.headers import Address, header_text, mailbox, unstructured
-from mailqueue.mime import Attachment, read, write
+from mailqueue.mime import Alternative, Attachment, write
+from mailqueue.stdlib_message import read
 from mailqueue.structured import MESSAGE_ID
 
 if TYPE_CHECKING:  # annotations only; importing these would cost more than this module
     from datetime import datetime
     from email.message import Message
 
-__all__ = ["RESERVED", "Address", "Attachment", "Email", "mime"]
+__all__ = ["RESERVED", "Address", "Alternative", "Attachment", "Email", "mime"]
 
 MAX_RECIPIENTS = 1000
 _ATTRIBUTE = {"from": "from_"}
@@ -54,6 +55,7 @@ class Email:
     subject: str
     text: str | None
     html: str | None
+    alternatives: tuple[Alternative, ...]
     headers: Mapping[str, str]
     message_id: str | None
     attachments: tuple[Attachment, ...]
@@ -122,6 +124,8 @@ class Email:
         _take_message_id(email)
         files = mapping.get("attachments", ())
         _set(email, "attachments", tuple(Attachment(**file) for file in files))
+        forms = mapping.get("alternatives", ())
+        _set(email, "alternatives", tuple(Alternative(**form) for form in forms))
         _set(email, "subject", mapping.get("subject", ""))
         _set(email, "tags", tuple(mapping.get("tags", ())))
         return email
@@ -138,6 +142,10 @@ class Email:
             mapping["headers"][MESSAGE_ID] = self.message_id
         mapping["tags"] = list(self.tags)
         mapping["attachments"] = [file_mapping(file) for file in self.attachments]
+        mapping["alternatives"] = [
+            {"content": form.content, "content_type": form.content_type}
+            for form in self.alternatives
+        ]
         mapping = {key: value for key, value in mapping.items() if value}
         bodies = {"text": self.text, "html": self.html}
         return mapping | {key: body for key, body in bodies.items() if body is not None}
@@ -233,7 +241,8 @@ def mime(
     if email_id is not None:
         headers.append(("X-Mailqueue-Id", email_id))
     headers += _own_headers(email)
-    return write(headers, email.text, email.html, email.attachments, seed=message_id)
+    bodies = (email.text, email.html, email.attachments, email.alternatives)
+    return write(headers, *bodies, seed=message_id)
 
 
 def _heading(email: Email, sender: Address) -> Iterator[tuple[str, str]]:

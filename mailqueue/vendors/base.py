@@ -259,6 +259,7 @@ def _header_values(email: Email) -> Iterator[str]:
         yield from (person.name, person.address)
     for file in email.attachments:
         yield from (file.filename, file.content_type, file.content_id or "")
+    yield from (form.content_type for form in email.alternatives)
 
 
 def _people(email: Email) -> tuple[Address, ...]:

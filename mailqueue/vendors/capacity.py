@@ -22,6 +22,7 @@ class Capacity:
     ``shortest_text`` is the least length of subject, text and HTML, each if it is there;
     ``name_length`` is of a display name in the form that Brevo takes; ``attachments_size`` counts
     the files' own bytes. Lengths are in characters, sizes in bytes.
+    ``alternatives``: forms other than text and HTML (an invitation, AMP) have a place beside these.
     ``quoted_mailboxes``: an address may have punctuation in quotes (``"a@b, c"@example.com``).
 
     Tags and metadata never keep an e-mail from a vendor. What is said of them is what the vendor
@@ -61,6 +62,7 @@ class Capacity:
     inline: bool = True
     inline_images_only: bool = False
     text_only: bool = True
+    alternatives: bool = False
     reply_to: int | None = None
     headers: bool = True
     ascii_headers: bool = False
@@ -250,6 +252,7 @@ CAPACITY: Mapping[str, Capacity] = {
         metadata_size=9_000,  # 10,000 less what the names may get in front of them
     ),
     "ses": Capacity(
+        alternatives=True,
         recipients=50,
         quoted_mailboxes=True,  # in MIME, and it speaks of RFC 2822 addresses
         size=40 * MIB,
@@ -266,7 +269,14 @@ CAPACITY: Mapping[str, Capacity] = {
         tags=0,
         metadata=0,
     ),
-    "smtp": Capacity(some=True, unicode_mailboxes=True, quoted_mailboxes=True, tags=0, metadata=0),
+    "smtp": Capacity(
+        some=True,
+        unicode_mailboxes=True,
+        quoted_mailboxes=True,
+        alternatives=True,
+        tags=0,
+        metadata=0,
+    ),
     "sparkpost": Capacity(
         sender_name_size=255,
         size=20 * MIB,

@@ -120,6 +120,8 @@ def _parts(limit: Capacity, email: Email) -> Iterator[str]:
         yield "empty body"
     if not limit.text_only and not email.html:
         yield "text only"
+    if email.alternatives and not limit.alternatives:
+        yield "a form beside text and HTML (alternatives)"
     texts = filter(None, (email.subject, email.text, email.html))
     if any(len(text) < limit.shortest_text for text in texts):
         yield f"subject or body shorter than {limit.shortest_text}"
@@ -209,7 +211,8 @@ def bare_type(file: Attachment) -> str:
 
 def _wire_size(email: Email) -> int:
     bodies = len((email.text or "").encode()) + len((email.html or "").encode())
-    return bodies + sum(len(a.content) * 4 // 3 for a in email.attachments)
+    files = sum(len(file.content) * 4 // 3 for file in email.attachments)
+    return bodies + files + sum(len(form.content) * 4 // 3 for form in email.alternatives)
 
 
 def _headers(limit: Capacity, email: Email) -> Iterator[str]:

@@ -105,6 +105,7 @@ CAPABILITIES: Mapping[str, Callable[[Capacity, type[Vendor]], str]] = {
     "recipients": lambda limit, _: recipients(limit),
     "size": lambda limit, _: size(limit),
     "text only": lambda limit, _: yes(limit.text_only),
+    "alternatives": lambda limit, _: yes(limit.alternatives),
     "inline files": lambda limit, _: inline(limit),
     "reply-to": lambda limit, _: at_most(limit.reply_to),
     "own headers": lambda limit, _: headers(limit),

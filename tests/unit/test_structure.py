@@ -19,7 +19,7 @@ PACKAGE = Path(mailqueue.__file__).parent
 # star stands for every adapter that is not named: one file, which imports no other adapter.
 ORDER = """
 errors ids logs
-headers structured raw_headers mime file_types fields message
+headers structured parameters raw_headers mime stdlib_message file_types fields message
 record lifecycle rotation
 config_values config_file config
 calls outage document transitions interventions mongo_uri indexes mongo store
