@@ -14,9 +14,11 @@ from dataclasses import fields
 from itertools import islice
 from typing import Any
 
+from mailqueue.config import VendorConfig
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import matching_recipients
+from mailqueue.vendors import discretion
+from mailqueue.vendors.base import Vendor, matching_recipients
 
 CODE, DETAIL, MESSAGE_ID = 100, 200, 512  # characters
 NO_ANSWER = "no_answer"
@@ -27,10 +29,14 @@ _FLAGS = tuple(field.name for field in fields(SendResult) if field.type == "bool
 _USUAL = [flag == "answered" for flag in _FLAGS]
 
 
-def storable(said: object, email: Email) -> SendResult:
-    """The answer to this e-mail as it can be stored."""
+def storable(said: object, email: Email, secrets: tuple[str, ...] | None = None) -> SendResult:
+    """The answer to this e-mail as it can be stored.
+
+    Of its ``detail`` what is private is hidden, and these ``secrets``; not with None.
+    """
     try:
-        return _storable(said, email)
+        result = _storable(said, email, DETAIL if secrets is None else discretion.LOOKED_AT)
+        return result if secrets is None else discretion.discreet(result, email, secrets)
     except BaseException as error:  # noqa: BLE001  # its parts may be objects of the vendor's own
         return raised(error)
 
@@ -41,7 +47,16 @@ def raised(error: BaseException) -> SendResult:
     return SendResult(outcome=Outcome.UNKNOWN, code=code, answered=False, ours=True)
 
 
-def _storable(said: Any, email: Email) -> SendResult:
+def secrets_of(vendor: Vendor) -> tuple[str, ...] | None:
+    """What is to be hidden of a vendor's own; None: it hides what is private itself."""
+    if getattr(vendor, "discreet", False):
+        return None
+    config = getattr(vendor, "config", None)
+    keys = config.keys.values() if isinstance(config, VendorConfig) else ()
+    return tuple(value for value in keys if isinstance(value, str))
+
+
+def _storable(said: Any, email: Email, most: int) -> SendResult:
     if not isinstance(said, SendResult):
         return SendResult(outcome=Outcome.UNKNOWN, code=NO_ANSWER, answered=False, ours=True)
     if _is_plain(said):
@@ -50,7 +65,7 @@ def _storable(said: Any, email: Email) -> SendResult:
     return SendResult(
         outcome=Outcome(said.outcome),
         code=text(said.code, CODE),
-        detail=text(said.detail, DETAIL),
+        detail=text(said.detail, most),
         message_id=None if said.message_id is None else text(said.message_id, MESSAGE_ID),
         retry_after=seconds(said.retry_after),
         refused=refused,

@@ -78,11 +78,13 @@ class Vendor(ABC):
     ``key_life``: the documented life, in seconds, of a key by which the vendor de-duplicates.
     ``has_sandbox``: it has a way to have an e-mail checked only. Where there is none,
     ``sandbox: true`` is refused: the e-mails would go out. ``exposes_metadata``: recipients may see
-    tags and metadata, by the option ``expose_metadata``.
+    tags and metadata, by the option ``expose_metadata``. ``discreet``: ``send`` itself keeps what
+    is private out of ``detail``; otherwise that is done with what it returns.
     """
 
     key_life: ClassVar[float | None] = None
     has_sandbox: ClassVar[bool] = False
+    discreet: ClassVar[bool] = False
     lookup: Any = None
 
     def __init__(self, config: VendorConfig) -> None:

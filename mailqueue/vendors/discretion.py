@@ -44,12 +44,20 @@ _WORD = re.compile(rf"[{_ONE_LETTER}]|[^\s{_ONE_LETTER}]+")
 
 
 def discreet(result: SendResult, email: Email, secrets: tuple[str, ...] = ()) -> SendResult:
-    """The result with a ``detail`` that can be logged."""
+    """The result with a ``detail`` that can be logged; the result never suffers from it."""
     if not result.detail:
         return result
+    try:
+        detail = _discreet(result.detail, email, secrets)
+    except Exception:  # noqa: BLE001  # a bug of ours must not make an unknown of a yes
+        detail = ""
+    return replace(result, detail=detail)
+
+
+def _discreet(detail: str, email: Email, secrets: tuple[str, ...]) -> str:
     if sum(map(len, _texts(email))) > _MOST_TEXT:
-        return replace(result, detail=TOO_LONG)
-    said = result.detail[:LOOKED_AT].replace("=\r\n", "").replace("=\n", "")
+        return TOO_LONG
+    said = detail[:LOOKED_AT].replace("=\r\n", "").replace("=\n", "")
     said = _one_line(_normal(html.unescape(said)))
     part = said[:_COMPARED]
     hidden = _hidden(part, email, secrets)
@@ -58,7 +66,7 @@ def discreet(result: SendResult, email: Email, secrets: tuple[str, ...] = ()) ->
         char if not hidden[at] else "" if at and hidden[at - 1] else "*"
         for at, char in enumerate(part[:certain])
     )
-    return replace(result, detail=_one_line("".join(shown))[:LENGTH])
+    return _one_line("".join(shown))[:LENGTH]
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,7 @@ class HttpVendor(Vendor):
     """A vendor with an HTTP API. ``timeout`` of its config counts per read."""
 
     default_base_url: ClassVar[str]
+    discreet = True
 
     def __init__(self, config: VendorConfig) -> None:
         super().__init__(config)

@@ -98,6 +98,8 @@ class Smtp(Vendor):
     ``client_cert``, ``client_key``, ``connections``.
     """
 
+    discreet = True
+
     def __init__(self, config: VendorConfig, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(config)
         self.clock = clock

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from bson import encode
 
+from mailqueue.config import VendorConfig
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.answers import CODE, DETAIL, MESSAGE_ID, raised, storable
+from mailqueue.vendors import load
+from mailqueue.vendors.answers import CODE, DETAIL, MESSAGE_ID, raised, secrets_of, storable
+from mailqueue.vendors.base import Attempt, Vendor
 
 EMAIL = Email(
     from_="ann@example.com",
@@ -120,6 +123,24 @@ def test_recipients_are_the_emails_own_each_once_and_refused_before_put_off() ->
 def test_what_is_not_printable_is_a_question_mark() -> None:
     result = storable(answer(message_id="a\ud800b\0", code=b"caf\xe9", detail="x\ny"), EMAIL)
     assert (result.message_id, result.code, result.detail) == ("a?b?", "caf\ufffd", "x?y")
+
+
+class Loft(Vendor):
+    """A vendor of somebody's own, who passes on what he is told."""
+
+    def send(self, email: Email, attempt: Attempt) -> SendResult:
+        raise NotImplementedError
+
+
+def test_what_a_vendor_of_ones_own_says_is_hidden_where_it_is_private() -> None:
+    keys = {"loft": "k3y-of-the-loft", "doves": 7}
+    own = Loft(VendorConfig(name="loft", type="loft:Loft", keys=keys))
+    said = answer(detail=f"not to Bob@example.org: hello, {'x' * 200}{keys['loft']}")
+    assert storable(said, EMAIL, secrets_of(own)).detail.startswith("not to *: *, xx")
+    told = storable(answer(detail=f"who is {keys['loft']}?"), EMAIL, secrets_of(own))
+    assert told.detail == "who is *?"
+    ours = VendorConfig(name="first", type="sendgrid", keys={"api_key": "SG.x"})
+    assert secrets_of(load(ours, simulated=False)) is None
 
 
 def test_an_exception_is_unknown_and_named() -> None:

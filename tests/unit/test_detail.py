@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import quopri
 from base64 import b64encode, urlsafe_b64encode
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -13,6 +14,7 @@ import pytest
 from mailqueue.headers import Address
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors import discretion
 from mailqueue.vendors.discretion import LENGTH, TOO_LONG, discreet
 
 SECRETS = ("planted-user", "p/l@nted+key=4711")
@@ -146,6 +148,17 @@ def test_what_was_cut_off_leaves_no_beginning_of_something_private() -> None:
 
 def test_an_email_too_long_to_be_compared_leaves_nothing_of_what_was_said() -> None:
     assert told("two words", text="many words " * 100_000) == TOO_LONG
+
+
+def test_a_yes_stays_a_yes_whatever_goes_wrong_with_its_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(discretion, "_hidden", broken)
+    result = SendResult(outcome=Outcome.ACCEPTED, detail="queued", message_id="7")
+    assert discreet(result, email()) == replace(result, detail="")
 
 
 BIG = 200_000
