@@ -23,6 +23,7 @@ from mailqueue import config_file
 from mailqueue import config_values as must
 from mailqueue.config_values import VENDOR_TYPES, Key, Problems, VendorType
 from mailqueue.errors import ConfigError
+from mailqueue.logs import event
 
 __all__ = ["VENDOR_TYPES", "Config", "VendorConfig", "VendorType", "is_production", "keys_of"]
 __all__ += ["Beanstalkd", "ConsumerConfig", "Delivery", "Failover", "Limits", "MongoDB"]
@@ -269,7 +270,7 @@ class Config:
         config = cls.from_mapping(mapping, secrets=secrets, environ=environ)
         secret = config_file.spells_out_secrets(mapping, keys_of(VendorConfig))
         if secret and file.stat().st_mode & 0o004:
-            _log.warning(READABLE_BY_ALL, extra={"facts": {"file": str(file)}})
+            event(_log, logging.WARNING, READABLE_BY_ALL, file=str(file))
         return config
 
     def replace(self, **sections: Any) -> Self:

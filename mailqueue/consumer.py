@@ -45,7 +45,7 @@ from mailqueue.bulkheads import Call
 from mailqueue.config import Config, VendorConfig, is_production
 from mailqueue.errors import ConfigError, MailQueueError, Unavailable
 from mailqueue.health import HealthBoard
-from mailqueue.logs import configure
+from mailqueue.logs import configure, event
 from mailqueue.memory import return_what_is_freed
 from mailqueue.meter import Meter
 from mailqueue.routing import Routing
@@ -222,7 +222,7 @@ class Consumer:
             each.close()
         self._store.close()
         clean = not (self._abandoning.is_set() or self._failed.is_set() or writer.is_alive())
-        logger.info("consumer.stopped", extra={"facts": {"clean": clean}})
+        event(logger, logging.INFO, "consumer.stopped", clean=clean)
         return 0 if clean else 1
 
     def _join(self, threads: Sequence[threading.Thread]) -> None:
@@ -242,15 +242,13 @@ class Consumer:
             return False
 
     def _say_started(self) -> None:
-        facts = {
-            "mode": "simulated, nothing leaves" if self._simulated else "production",
-            "concurrency": self.config.consumer.concurrency,
-            "vendors": ",".join(vendor.name for vendor in self.config.vendors),
-        }
-        logger.log(
+        event(
+            logger,
             logging.WARNING if self._simulated else logging.INFO,
             "consumer.started",
-            extra={"facts": facts},
+            mode="simulated" if self._simulated else "production",
+            concurrency=self.config.consumer.concurrency,
+            vendors=",".join(vendor.name for vendor in self.config.vendors),
         )
 
     # The threads -------------------------------------------------------------------------------
@@ -268,7 +266,7 @@ class Consumer:
             role(*arguments)
         except BaseException as error:
             facts = {"thread": threading.current_thread().name, "error": type(error).__name__}
-            logger.critical("consumer.thread_died", extra={"facts": facts})
+            event(logger, logging.CRITICAL, "consumer.thread_died", **facts)
             self._failed.set()
             self._stopping.set()
             raise
@@ -297,7 +295,7 @@ class Consumer:
             except Unavailable:
                 if last_try:
                     self._failed.set()
-                    logger.error("results.not_recorded")
+                    event(logger, logging.ERROR, "results.not_recorded")
                     return
                 last_try = self._stopping.wait(1.0)
 
@@ -346,8 +344,8 @@ class ThreadVendors(dict[str, Vendor]):
             try:
                 vendor.close()
             except BaseException as error:  # noqa: BLE001  # the others are to be closed as well
-                facts = {"vendor": name, "error": type(error).__name__}
-                logger.error("vendor.raised", extra={"facts": facts})
+                error_type = type(error).__name__
+                event(logger, logging.ERROR, "vendor.raised", vendor=name, error=error_type)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,6 +27,7 @@ from pymongo.errors import DuplicateKeyError
 
 from mailqueue import ids, rotation
 from mailqueue.document import PRODUCTION
+from mailqueue.logs import event
 from mailqueue.mongo import kept
 from mailqueue.record import Closing
 from mailqueue.rotation import Health
@@ -139,7 +140,7 @@ class HealthBoard:
         try:
             return _from_document(document)
         except (LookupError, TypeError, ValueError, AttributeError):
-            logger.error("vendor.health_dropped", extra={"facts": {"vendor": document["_id"]}})
+            event(logger, logging.ERROR, "vendor.health_dropped", vendor=document["_id"])
             with self._store.reached():
                 self._collection.delete_one({"_id": document["_id"]})
             return None
@@ -222,7 +223,7 @@ class HealthBoard:
         )
         if after.open and not before.open:
             away = self.now() - (before.since or self.now())
-            logger.warning("vendor.opened", extra={"facts": {"vendor": name, "away": round(away)}})
+            event(logger, logging.WARNING, "vendor.opened", vendor=name, away=round(away))
 
     def probe_given_back(self, name: str, token: str) -> None:
         """Nothing was sent: let another probe."""
@@ -260,8 +261,7 @@ class HealthBoard:
 
 def _say_closed(health: Health, closing: Closing, newly: bool) -> None:
     if health.open:
-        suspected = {"vendor": health.name, "reason": closing.reason}
-        logger.info("vendor.suspected", extra={"facts": suspected})
+        event(logger, logging.INFO, "vendor.suspected", vendor=health.name, reason=closing.reason)
         return
     until, since = health.unavailable_until or 0.0, health.since or 0.0
     facts = {
@@ -272,7 +272,7 @@ def _say_closed(health: Health, closing: Closing, newly: bool) -> None:
         "until": datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds"),
     }
     loud = newly or until - since > 3600 or closing.reason.startswith("misconfigured")
-    logger.log(logging.ERROR if loud else logging.WARNING, "vendor.closed", extra={"facts": facts})
+    event(logger, logging.ERROR if loud else logging.WARNING, "vendor.closed", **facts)
 
 
 def _to_document(health: Health) -> dict[str, Any]:

@@ -1,11 +1,15 @@
-"""How a process of ours writes its log: one line per event, its facts as key=value.
+"""How this package writes to a log: one line per event, which says its facts in itself.
 
-Decides: the format. Library code only logs; a process that is ours (the consumer, the command
-line) calls ``configure``. Event names are constants, facts hold no personal data.
+Decides: the format. ``event`` writes ``server.away server=mongodb error=Timeout`` (logfmt: what is
+not one plain word is quoted as JSON is), so that an application needs no formatter of ours to read
+it; its handlers find the parts in the record's ``event`` and ``facts``. Library code only logs; a
+process that is ours (the consumer, the command line) calls ``configure``. Event names are
+constants, facts hold no personal data.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 
@@ -16,12 +20,6 @@ class Formatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
-        """The line without a traceback."""
-        facts: dict[str, object] = getattr(record, "facts", {})
-        said = " ".join(f"{name}={value!s}" for name, value in facts.items())
-        return f"{super().formatMessage(record)} {said}".rstrip()
-
 
 def configure(level: int = logging.INFO) -> None:
     """Log to standard error, unless the application has set up logging already."""
@@ -31,6 +29,23 @@ def configure(level: int = logging.INFO) -> None:
     handler.setFormatter(Formatter())
     logging.getLogger().addHandler(handler)
     logging.getLogger("mailqueue").setLevel(level)
+
+
+def event(logger: logging.Logger, level: int, name: str, /, **facts: object) -> None:
+    """Write a line; nothing is done where nobody listens to the level."""
+    if logger.isEnabledFor(level):
+        line = " ".join([name, *(f"{key}=%s" for key in facts)])  # one text for each kind of event
+        extra = {"event": name, "facts": facts}
+        logger.log(level, line, *map(_quoted, facts.values()), extra=extra, stacklevel=2)
+
+
+def _quoted(fact: object) -> str:
+    """The fact as one word on one line, whatever it holds."""
+    text = str(fact)
+    plain = text.isprintable()
+    if plain and text and not any(mark in text for mark in ' "='):
+        return text
+    return json.dumps(text, ensure_ascii=not plain).replace("\x7f", "\\u007f")
 
 
 def place(error: BaseException) -> str:

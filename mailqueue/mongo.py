@@ -33,6 +33,7 @@ from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 from mailqueue import mongo_uri
 from mailqueue.config import MongoDB
 from mailqueue.errors import ConfigError, StoreUnavailable
+from mailqueue.logs import event
 from mailqueue.outage import Outage
 
 logger = logging.getLogger(__name__)
@@ -64,8 +65,7 @@ def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
     Its defaults are durable, so a caller's own transaction on it is, too.
     """
     if weak := mongo_uri.weak_options(settings.uri):
-        facts = {"options": ",".join(weak)}
-        logger.warning("mongodb.options_ignored", extra={"facts": facts})
+        event(logger, logging.WARNING, "mongodb.options_ignored", options=",".join(weak))
     try:
         return MongoClient(
             mongo_uri.without_weak_options(settings.uri),
@@ -105,8 +105,7 @@ class Mongo:
         self._own_client = client is None
         if client is not None and (weak := _weak_concern(client)):
             # Our own writes do not use it; a transaction that the caller commits does.
-            facts = {"options": ",".join(weak)}
-            logger.warning("mongodb.weak_transactions", extra={"facts": facts})
+            event(logger, logging.WARNING, "mongodb.weak_transactions", options=",".join(weak))
         self._database = self.client.get_database(
             settings.database, codec_options=_OPTIONS, read_preference=ReadPreference.PRIMARY
         )  # whatever the URI prefers: what was just written decides

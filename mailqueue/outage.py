@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mailqueue import calls
+from mailqueue.logs import event
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +39,13 @@ class Outage:
         now = self._clock()
         if self._since.setdefault("", now) is now:
             facts = {"server": self._server, "error": error}
-            calls.say(partial(logger.error, "server.away", extra={"facts": facts}))
+            calls.say(partial(event, logger, logging.ERROR, "server.away", **facts))
 
     def over(self) -> None:
         """The server answered."""
         if self._since and (since := self._since.pop("", None)) is not None:
             facts = {"server": self._server, "away": round(self._clock() - since, 1)}
-            calls.say(partial(logger.warning, "server.back", extra={"facts": facts}))
+            calls.say(partial(event, logger, logging.WARNING, "server.back", **facts))
 
     def claim(self, seconds: float) -> bool:
         """Whether this caller may try; nobody else may for so long, or until ``give_back``."""

@@ -23,7 +23,7 @@ from mailqueue.config import Config
 from mailqueue.document import Stored
 from mailqueue.errors import StoreUnavailable
 from mailqueue.health import HealthBoard
-from mailqueue.logs import Once, place
+from mailqueue.logs import Once, event, place
 from mailqueue.message import Email
 from mailqueue.record import (
     Closing,
@@ -113,7 +113,7 @@ class Routing:
             broken.append(vendor.name)
             facts = {"vendor": vendor.name, "error": type(error).__name__, "at": place(error)}
             level = self._once.level(*facts.values())
-            logger.log(level, "vendor.raised", extra={"facts": facts})
+            event(logger, level, "vendor.raised", **facts)
             return False
 
     def choose(self, job_id: int, carriers: Sequence[str], record: Record) -> Choice | None:
@@ -184,7 +184,7 @@ class Routing:
             return lifecycle.REFUSES_ALL in (self.health.known(vendor).reason or "")
         if new:
             facts = {"vendor": vendor, "in_a_row": len(run), "code": result.code}
-            logger.error("vendor.refuses_all", extra={"facts": facts})
+            event(logger, logging.ERROR, "vendor.refuses_all", **facts)
         return True
 
     def hear(
@@ -216,7 +216,7 @@ class Routing:
                 for other in record.failed_at & self.vendors.keys() - {vendor}:
                     self.health.convicted(other, email_id)
         except StoreUnavailable:
-            logger.warning("vendor.health_not_written", extra={"facts": {"vendor": vendor}})
+            event(logger, logging.WARNING, "vendor.health_not_written", vendor=vendor)
 
     def _closing(self, record: Record, result: SendResult) -> Closing | None:
         """Where the vendor named a time, a moment more, so that not all come back in step."""

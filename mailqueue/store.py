@@ -36,6 +36,7 @@ from mailqueue import document, ids, indexes, interventions
 from mailqueue.config import MongoDB
 from mailqueue.document import SIMULATED, Document, Stored
 from mailqueue.interventions import Verb
+from mailqueue.logs import event
 from mailqueue.mongo import (
     DUPLICATE,
     Mongo,
@@ -303,7 +304,7 @@ class Store(Mongo):
         concerned = [c for c in changes if isinstance(c, Change) and c.id in refused]
         hopeless = {c.id for c in changes if isinstance(c, Aside) and c.id in refused}
         for change in concerned:
-            logger.error("email.written_in_short", extra={"facts": {"id": str(change.id)}})
+            event(logger, logging.ERROR, "email.written_in_short", id=str(change.id))
         writes = change_writes(concerned, self.env == SIMULATED, small=True)
         _, still = self._bulk(writes, seconds)
         self._give_up(hopeless | still)
@@ -317,14 +318,14 @@ class Store(Mongo):
         ]
         for aside in concerned:
             facts = {"id": str(aside.id), "error": "takes no claim"}
-            logger.error("email.unreadable", extra={"facts": facts})
+            event(logger, logging.ERROR, "email.unreadable", **facts)
         _, still = self._bulk(aside_writes(concerned, self.env == SIMULATED), self.timeout)
         self._give_up(still)
 
     def _give_up(self, ids: Iterable[ObjectId]) -> None:
         """Remember what takes no write at all, and say it once."""
         for email_id in set(ids) - self.unwritable:
-            logger.error("email.takes_no_write", extra={"facts": {"id": str(email_id)}})
+            event(logger, logging.ERROR, "email.takes_no_write", id=str(email_id))
             if len(self.unwritable) < UNWRITABLE:
                 self.unwritable.add(email_id)
 

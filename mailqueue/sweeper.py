@@ -26,7 +26,7 @@ from mailqueue.announcer import Announcer
 from mailqueue.config import Config
 from mailqueue.document import LONGEST_LEASE, Stored
 from mailqueue.errors import QueueUnavailable, StoreUnavailable, Unreadable
-from mailqueue.logs import Once, place
+from mailqueue.logs import Once, event, place
 from mailqueue.outage import Outage
 from mailqueue.record import Reason, Status
 from mailqueue.routing import Routing
@@ -74,10 +74,10 @@ class Sweeper:
         try:
             done["announced"] = self._relay()
         except QueueUnavailable as error:
-            logger.info("sweep.no_relay", extra={"facts": {"error": str(error)}})
+            event(logger, logging.INFO, "sweep.no_relay", error=str(error))
         done["pruned"] = self._prune()
         if any(done.values()):
-            logger.info("sweep.done", extra={"facts": done})
+            event(logger, logging.INFO, "sweep.done", **done)
         return done
 
     def preview(self) -> Mapping[str, int]:
@@ -166,14 +166,14 @@ class Sweeper:
             return set_aside(stored, error)
         except Exception as error:  # noqa: BLE001  # a bug of ours must not stop all others
             facts = {"id": str(stored.id), "error": type(error).__name__, "at": place(error)}
-            logger.log(self._once.level(facts["at"]), "email.not_planned", extra={"facts": facts})
+            event(logger, self._once.level(facts["at"]), "email.not_planned", **facts)
             return None
 
     def _announce(self, stored: Stored, change: Change | Aside) -> bool:
         """Say that it was rescued, and have it sent again; False: it was set aside."""
         if isinstance(change, Aside) or change.decision.reason == Reason.UNREADABLE:
             return False
-        logger.warning("lease.expired", extra={"facts": {"id": str(stored.id)}})
+        event(logger, logging.WARNING, "lease.expired", id=str(stored.id))
         decision = change.decision
         if decision.status is Status.QUEUED:
             one = Announcement(stored.id, decision.priority, decision.delay)

@@ -21,7 +21,7 @@ from mailqueue import lifecycle
 from mailqueue.config import Delivery
 from mailqueue.document import Stored
 from mailqueue.errors import QueueUnavailable, StoreUnavailable, Unreadable
-from mailqueue.logs import Once, place
+from mailqueue.logs import Once, event, place
 from mailqueue.memory import Held
 from mailqueue.message import Email
 from mailqueue.record import Decision, Reason, Record, Status, retry_priority
@@ -167,22 +167,22 @@ class Triage:
             each.seen = Ending(job=each.job, change=set_aside(stored, error))
         except Exception as error:  # noqa: BLE001  # see above
             facts = {"id": str(stored.id), "error": type(error).__name__, "at": place(error)}
-            logger.log(self._once.level(facts["at"]), "email.not_planned", extra={"facts": facts})
+            event(logger, self._once.level(facts["at"]), "email.not_planned", **facts)
             each.seen = _later(each.job, stored, BUG_DELAY)
 
     def _without_email(self, job: Job) -> Ending:
         if job.email_id is None:
             self.counts["foreign"] += 1
-            logger.error("job.foreign", extra={"facts": {"job": job.id}})
+            event(logger, logging.ERROR, "job.foreign", job=job.id)
             return Ending(job=job, bury=True)
         self.counts["missing"] += 1
-        logger.error("job.without_email", extra={"facts": {"id": str(job.email_id)}})
+        event(logger, logging.ERROR, "job.without_email", id=str(job.email_id))
         return Ending(job=job)
 
     def _sort(self, each: Waiting, stored: Stored) -> None:
         """What is not to be sent now."""
         if stored.env != self._env:
-            logger.error("email.of_other_env", extra={"facts": {"id": str(stored.id)}})
+            event(logger, logging.ERROR, "email.of_other_env", id=str(stored.id))
             each.seen = _later(each.job, stored, OTHER_ENV_DELAY)
         elif (status := stored.status).final:
             each.seen = Ending(job=each.job)
@@ -271,8 +271,7 @@ class Triage:
 
 def set_aside(stored: Stored, error: Unreadable) -> Change | Aside:
     """End what can never be sent, so that a person sees it: as it must be, where that is known."""
-    facts = {"id": str(stored.id), "error": str(error)}
-    logger.error("email.unreadable", extra={"facts": facts})
+    event(logger, logging.ERROR, "email.unreadable", id=str(stored.id), error=str(error))
     try:
         record, expired = stored.record(), stored.leased_for <= 0
         if stored.status is Status.QUEUED:
@@ -314,7 +313,7 @@ def quietly(act: Callable[[], None]) -> None:
     try:
         act()
     except QueueUnavailable as error:
-        logger.info("job.not_ended", extra={"facts": {"error": str(error)}})
+        event(logger, logging.INFO, "job.not_ended", error=str(error))
 
 
 def _queued(job: Job, stored: Stored, decision: Decision) -> Ending:

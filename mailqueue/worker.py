@@ -37,7 +37,7 @@ from mailqueue import lifecycle
 from mailqueue.bulkheads import Bulkheads, Call
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
-from mailqueue.logs import place
+from mailqueue.logs import event, place
 from mailqueue.meter import Meter
 from mailqueue.record import Decision, Outcome, SendResult
 from mailqueue.routing import Routing
@@ -127,7 +127,7 @@ class Worker:
         """Settle what a vendor was given in time; its thread goes on, but is no sender any more."""
         task = call.what
         facts = {"id": str(task.stored.id), "vendor": task.vendor}
-        logger.error("vendor.overdue", extra={"facts": facts})
+        event(logger, logging.ERROR, "vendor.overdue", **facts)
         self._came(task, OVERDUE if isinstance(task, Task) else None)
 
     def _came_late(self, task: Task | Inquiry, result: SendResult | None) -> None:
@@ -139,7 +139,7 @@ class Worker:
             seconds = self._config.delivery.record
             self._store.late_yes(task.stored.id, token, task.vendor, result, seconds)
         except StoreUnavailable:
-            logger.error("results.not_recorded")
+            event(logger, logging.ERROR, "results.not_recorded")
 
     def _may_begin(self, task: Task) -> bool:
         """Not when we stop, nor too late, nor through a vendor that failed since the claim."""
@@ -363,13 +363,13 @@ class Worker:
             raise
         except Exception as error:  # noqa: BLE001  # what left our hands must be recorded
             facts = {"id": str(task.stored.id), "error": type(error).__name__, "at": place(error)}
-            logger.error("email.not_decided", extra={"facts": facts})
+            event(logger, logging.ERROR, "email.not_decided", **facts)
             return lifecycle.undecided(task.record, result)
 
     def _lease_lost(self, task: Task, result: SendResult | None, seconds: float) -> None:
         """Another worker owns the e-mail by now. A yes counts all the same."""
         facts = {"id": str(task.stored.id), "vendor": task.vendor}
-        logger.warning("lease.lost", extra={"facts": facts})
+        event(logger, logging.WARNING, "lease.lost", **facts)
         if result is not None and result.outcome is Outcome.ACCEPTED:
             token = task.stored.token + 1
             self._store.late_yes(task.stored.id, token, task.vendor, result, seconds)
@@ -378,4 +378,4 @@ class Worker:
 
 def _say_raised(email_id: str, vendor: str | None, error: BaseException) -> None:
     facts = {"id": email_id, "vendor": vendor, "error": type(error).__name__}
-    logger.error("vendor.raised", extra={"facts": facts})
+    event(logger, logging.ERROR, "vendor.raised", **facts)

@@ -36,6 +36,7 @@ from mailqueue import structured
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError, InvalidEmail
 from mailqueue.headers import Address, mailbox, unsafe, unstructured
+from mailqueue.logs import event
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import labels, limits
@@ -234,7 +235,7 @@ def unsent(vendor: Vendor, attempt: Attempt, error: Exception) -> SendResult:
     """What an exception of ours means before the first byte was written: this way it cannot go."""
     kind = type(error).__name__
     facts = {"id": attempt.email_id, "vendor": vendor.name, "error": kind}
-    logger.error("vendor.raised", extra={"facts": facts})
+    event(logger, logging.ERROR, "vendor.raised", **facts)
     detail = str(error) if isinstance(error, InvalidEmail) else ""  # it quotes nothing
     return SendResult(
         outcome=Outcome.UNSUITABLE,

@@ -15,6 +15,7 @@ from mailqueue.config import Config
 from mailqueue.consumer import Consumer, main
 from mailqueue.errors import MissingExtra, QueueUnavailable, StoreUnavailable
 from mailqueue.store import Store
+from tests.logged import event
 
 NOWHERE = {"uri": "mongodb://127.0.0.1:1/?replicaSet=rs0", "timeout": 0.3}
 
@@ -47,7 +48,7 @@ def test_a_thread_that_dies_of_a_bug_ends_the_process_with_1_and_says_so(
 ) -> None:
     """Others take its work; a consumer that went on would only look alive."""
     assert Buggy(config).run() == 1
-    assert "consumer.thread_died" in caplog.messages
+    assert "consumer.thread_died" in map(event, caplog.records)
 
 
 def test_a_consumer_that_cannot_reach_mongodb_says_so_at_once(config: Config) -> None:

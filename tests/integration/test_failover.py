@@ -24,6 +24,7 @@ from bson import ObjectId
 from mailqueue.consumer import Consumer
 from mailqueue.routing import REFUSALS_IN_A_ROW, Routing
 from mailqueue.store import Store
+from tests.logged import event
 from tests.stage import BAD_REQUEST, DOWN, NO_ENTRY, TAKEN, CountingVendor, Stage, letter
 from tests.vendor_servers import Received, Reply, SmtpServer, Wire
 from tests.waiting import wait_until
@@ -197,7 +198,7 @@ def test_a_vendor_that_refuses_one_email_after_the_other_does_not_end_them_all(
     closed = stage.health("refuses")
     assert closed["reason"].startswith("misconfigured refuses_all smtp-550")
     assert (closed["unavailable_until"] - datetime.now(UTC)).total_seconds() <= 60
-    said = [r.levelno for r in caplog.records if r.message == "vendor.refuses_all"]
+    said = [r.levelno for r in caplog.records if event(r) == "vendor.refuses_all"]
     assert said == [logging.ERROR]
 
 
@@ -618,7 +619,7 @@ def test_a_foreign_body_is_buried_and_a_job_without_email_deleted(
     drain(stage)
     assert vendor.calls == [email_id]
     assert stage.jobs() == {"buried": 1}
-    assert {"job.foreign", "job.without_email"} <= set(caplog.messages)
+    assert {"job.foreign", "job.without_email"} <= set(map(event, caplog.records))
 
 
 def test_a_job_that_is_doubled_sends_the_email_once(stage: Stage) -> None:

@@ -22,6 +22,7 @@ from mailqueue.rotation import HINTS
 from mailqueue.store import Store
 from tests.damage import damaged
 from tests.integration.bench import Document, LosesReplies
+from tests.logged import event
 from tests.waiting import wait_until
 
 DOWN = Closing(seconds=600, reason="unavailable dns")
@@ -289,9 +290,7 @@ def test_the_probe_that_is_answered_opens_the_vendor_for_all(
     board.probe_succeeded("first", token)
     assert board.read()["first"].open
     wait_until(lambda: other.read()["first"].open, timeout=1.5)
-    assert [r.message for r in caplog.records if r.name == "mailqueue.health"][
-        -1
-    ] == "vendor.opened"
+    assert [event(r) for r in caplog.records if r.name == "mailqueue.health"][-1] == "vendor.opened"
 
 
 def test_the_probe_that_fails_closes_the_vendor_again(
@@ -395,7 +394,7 @@ def test_a_closing_is_said_loudly_and_so_is_one_that_lasts(
         token = board.win_probe("first", LEASE)
         assert token is not None
         board.probe_failed("first", DOWN, token)
-    levels = [r.levelno for r in caplog.records if r.message == "vendor.closed"]
+    levels = [r.levelno for r in caplog.records if event(r) == "vendor.closed"]
     assert levels == [logging.ERROR, logging.WARNING, logging.ERROR]
 
 

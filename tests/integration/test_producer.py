@@ -43,6 +43,7 @@ from tests.integration.bench import (
     ready,
     ready_ids,
 )
+from tests.logged import event
 
 NOBODY = "127.0.0.1:1"  # nothing listens there
 TO_SPARE = 1.5  # seconds beyond a time-out that a busy machine may take
@@ -749,7 +750,7 @@ def test_an_outage_is_said_once_and_so_is_its_end(
                     producer.send(MAIL)
         producer.send(MAIL)
         producer.send(MAIL)
-    said = [record.message for record in caplog.records if record.name == "mailqueue.outage"]
+    said = [event(record) for record in caplog.records if record.name == "mailqueue.outage"]
     assert said == ["server.away", "server.back"]
     assert "example" not in caplog.text
 

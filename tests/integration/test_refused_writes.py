@@ -28,6 +28,7 @@ from tests.integration.bench import (
     object_ids,
     put,
 )
+from tests.logged import event
 
 MIB = 1 << 20
 LIMIT = 16 * MIB
@@ -70,7 +71,7 @@ def one(emails: Collection[Document], email_id: ObjectId) -> Document:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records]
+    return [event(record) for record in caplog.records]
 
 
 OLD_LINE = "attempts.0.filler"

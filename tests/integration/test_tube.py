@@ -25,6 +25,7 @@ from mailqueue.devserver import Beanstalkd
 from mailqueue.errors import QueueUnavailable
 from mailqueue.tube import Announcement, Connection, Job, Tube
 from tests.integration.bench import beanstalk, next_delayed, put, ready, ready_ids
+from tests.logged import event
 from tests.waiting import wait_until
 
 TTR = 180
@@ -372,7 +373,7 @@ def test_an_outage_of_a_server_is_said_once_and_so_is_its_end(
         server.start()
         assert one_of(consumer, 0) is None
         consumer.close()
-    assert [r.message for r in caplog.records if r.levelno >= logging.WARNING] == [
+    assert [event(r) for r in caplog.records if r.levelno >= logging.WARNING] == [
         "server.away",
         "server.back",
     ]

@@ -14,6 +14,7 @@ from mailqueue.producer import Producer
 from mailqueue.record import Outcome, SendResult
 from mailqueue.rotation import choose
 from tests.integration.bench import MAIL, Bench, Document
+from tests.logged import event
 from tests.stage import Stage, letter
 from tests.wild_vendor import ANSWERS, RAISED
 
@@ -31,8 +32,8 @@ def sent(stage: Stage, *subjects: str) -> dict[str, Document]:
     return {subject: stage.document(one) for subject, one in zip(subjects, ids, strict=True)}
 
 
-def facts(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
-    return [r.__dict__["facts"] for r in caplog.records if r.getMessage() == event]
+def facts(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, Any]]:
+    return [r.__dict__["facts"] for r in caplog.records if event(r) == name]
 
 
 def test_whatever_a_vendor_raises_the_senders_go_on(stage: Stage) -> None:

@@ -37,6 +37,7 @@ from tests.integration.bench import (
     ready,
     ready_ids,
 )
+from tests.logged import event
 
 NO = SendResult(outcome=Outcome.REJECTED, code="400")
 LATER = SendResult(outcome=Outcome.DEFERRED, code="451")
@@ -350,7 +351,7 @@ def test_the_email_of_another_environment_is_left_alone_for_a_minute_and_said_lo
     assert job is not None
     assert job.delay == 60
     assert the(emails) == before
-    assert "email.of_other_env" in [r.message for r in caplog.records if r.levelname == "ERROR"]
+    assert "email.of_other_env" in [event(r) for r in caplog.records if r.levelname == "ERROR"]
 
 
 def test_a_job_without_an_email_is_deleted_and_counted(bench: Bench, config: Config) -> None:
@@ -776,7 +777,7 @@ def test_a_lost_lease_is_said(
     rescued_meanwhile(bench, other, emails)
     caplog.set_level(logging.WARNING)
     bench.work()
-    assert {"lease.expired", "lease.lost"} <= {r.message for r in caplog.records}
+    assert {"lease.expired", "lease.lost"} <= {event(r) for r in caplog.records}
 
 
 def test_changes_and_claims_of_many_emails_are_one_write_each(

@@ -17,6 +17,7 @@ from mailqueue.record import Outcome
 from tests.contract.case import Case
 from tests.contract.cases import CASES
 from tests.contract.conftest import Attempts, Vendors
+from tests.logged import event
 from tests.security.conftest import Certificates
 from tests.vendor_servers import HOST, HttpServer, Reply, close
 
@@ -47,7 +48,7 @@ def _warnings(mode: int, folder: Path, caplog: pytest.LogCaptureFixture) -> list
     with caplog.at_level(logging.DEBUG):
         Config.load(file)
     assert "planted" not in caplog.text
-    return [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    return [event(r) for r in caplog.records if r.levelno == logging.WARNING]
 
 
 @pytest.mark.parametrize(

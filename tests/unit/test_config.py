@@ -25,6 +25,7 @@ from mailqueue.config import (
     is_production,
 )
 from mailqueue.errors import ConfigError
+from tests.logged import event
 
 SAMPLE = Path(__file__).parents[2] / "sample_config.json"
 SENDGRID = {"name": "a", "type": "sendgrid", "api_key": "SG.key"}
@@ -628,7 +629,7 @@ def test_secrets_in_a_file_that_all_can_read_are_warned_of(
     file = write(tmp_path, json.dumps(mapping), mode)
     with caplog.at_level(logging.WARNING, logger="mailqueue.config"):
         Config.load(file, environ={"K": "k"})
-    assert [record.message for record in caplog.records] == [READABLE_BY_ALL] * warned
+    assert [event(record) for record in caplog.records] == [READABLE_BY_ALL] * warned
     assert [vars(r)["facts"] for r in caplog.records] == [{"file": str(file)}] * warned
 
 

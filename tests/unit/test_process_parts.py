@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from mailqueue import logs
 from mailqueue.logs import Once
 from mailqueue.outage import Outage
 from mailqueue.service import ServiceManager, Signals
+from tests.logged import event
 
 
 class Clock:
@@ -40,7 +44,7 @@ def test_an_outage_is_said_once_and_its_end_with_its_length(
     clock.now += 2.04
     outage.over()
     outage.over()
-    said = [(r.levelname, r.message, vars(r)["facts"]) for r in caplog.records]
+    said = [(r.levelname, event(r), vars(r)["facts"]) for r in caplog.records]
     assert said == [
         ("ERROR", "server.away", {"server": "mongodb", "error": "Timeout"}),
         ("WARNING", "server.back", {"server": "mongodb", "away": 7.0}),
@@ -62,7 +66,7 @@ def test_an_end_that_another_thread_has_said_is_not_said_again(
     outage._since = Overtaken(outage._since)
     outage.over()
     outage.over()
-    assert [r.message for r in caplog.records] == ["server.away"]
+    assert [event(r) for r in caplog.records] == ["server.away"]
 
 
 def test_one_caller_at_a_time_may_find_out_whether_an_outage_is_over() -> None:
@@ -170,18 +174,76 @@ def test_without_a_service_manager_nothing_is_said(environ: dict[str, str]) -> N
 # The log ----------------------------------------------------------------------------------------
 
 
-def formatted(message: str, **facts: object) -> str:
-    record = logging.LogRecord("mailqueue.x", logging.WARNING, "", 0, message, (), None)
-    if facts:
-        record.facts = facts
-    return logs.Formatter().format(record)
+LOGFMT = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|[^ "=]+)(?: |$)', re.ASCII)
+ODD_FACTS = [
+    *("", " ", "two words", 'a"b"', "k=v", "C:\\new", "\\n", None, 7.0, True),
+    *("caf\xe9", "\u65e5\u672c", "\x85\u2028\u202e", "\udc80", "\U0001f4e7\n"),
+    *("\r\nERROR forged=1", "\x00\x1b[2J\x7f"),
+]
 
 
-def test_a_line_is_the_event_and_its_facts() -> None:
-    assert formatted("server.back", server="mongodb", away=7.0).endswith(
-        " WARNING server.back server=mongodb away=7.0"
-    )
-    assert formatted("server.back").endswith(" WARNING server.back")
+@pytest.fixture
+def log() -> tuple[logging.Logger, io.StringIO]:
+    """A logger of an application that has set up logging as ``basicConfig`` does, and its log."""
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+    logger = logging.Logger("mailqueue.outage", logging.INFO)  # noqa: LOG001  # of this test only
+    logger.addHandler(handler)
+    return logger, written
+
+
+def test_a_line_tells_the_facts_whoever_formats_it(
+    log: tuple[logging.Logger, io.StringIO],
+) -> None:
+    logger, written = log
+    facts: dict[str, object] = {"server": "beanstalkd 127.0.0.1:11300", "error": "Timeout"}
+    logs.event(logger, logging.ERROR, "server.away", **facts)
+    logger.handlers[0].setFormatter(logs.Formatter())
+    logs.event(logger, logging.WARNING, "server.back", server="mongodb", away=7.0)
+    logs.event(logger, logging.ERROR, "results.not_recorded")
+    applications, ours, bare = written.getvalue().splitlines()
+    said = 'server.away server="beanstalkd 127.0.0.1:11300" error=Timeout'
+    assert applications == f"ERROR:mailqueue.outage:{said}"
+    assert ours.endswith(" WARNING server.back server=mongodb away=7.0")
+    assert bare.endswith(" ERROR results.not_recorded")
+
+
+def test_every_fact_can_be_read_from_the_line(
+    log: tuple[logging.Logger, io.StringIO],
+) -> None:
+    logger, written = log
+    facts = {f"fact{n}": fact for n, fact in enumerate(ODD_FACTS)}
+    logs.event(logger, logging.INFO, "vendor.raised", **facts)
+    (line,) = written.getvalue().splitlines()
+    assert line.isprintable()
+    line = line.removeprefix("INFO:mailqueue.outage:vendor.raised ")
+    assert LOGFMT.sub("", line) == ""
+    read = {key: json.loads(v) if v[0] == '"' else v for key, v in LOGFMT.findall(line)}
+    assert read == {key: str(fact) for key, fact in facts.items()}
+
+
+def test_handlers_find_the_event_its_facts_and_where_it_was_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """And one text for each kind of event, by which collectors of errors group them."""
+    logger = logging.getLogger("mailqueue.outage")
+    logs.event(logger, logging.ERROR, "server.away", server="100% of it", error="Timeout")
+    (record,) = caplog.records
+    assert event(record) == "server.away"
+    assert vars(record)["facts"] == {"server": "100% of it", "error": "Timeout"}
+    assert record.msg == "server.away server=%s error=%s"
+    assert (record.filename, record.name) == ("test_process_parts.py", "mailqueue.outage")
+
+
+def test_what_nobody_listens_to_costs_no_text(log: tuple[logging.Logger, io.StringIO]) -> None:
+    class Costly:
+        def __str__(self) -> str:
+            raise AssertionError("it was made a text")
+
+    logger, written = log
+    logs.event(logger, logging.DEBUG, "vendor.raised", error=Costly())
+    assert written.getvalue() == ""
 
 
 @pytest.fixture
@@ -197,7 +259,7 @@ def test_a_process_of_ours_logs_to_standard_error(
 ) -> None:
     monkeypatch.setattr(root, "handlers", [])  # pytest puts its own there before each phase
     logs.configure()
-    root.warning("consumer.started", extra={"facts": {"mode": "simulated"}})
+    logs.event(root, logging.WARNING, "consumer.started", mode="simulated")
     assert capsys.readouterr().err.endswith(" WARNING consumer.started mode=simulated\n")
 
 

@@ -102,6 +102,16 @@ def test_only_the_tube_speaks_to_beanstalkd() -> None:
     assert users == {"tube"}
 
 
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"logs"}))
+def test_what_is_logged_is_an_event_with_its_facts_in_the_line(name: str) -> None:
+    """But for sentences at DEBUG."""
+    calls = [node for node in ast.walk(MODULES[name]) if isinstance(node, ast.Call)]
+    called = {ast.unparse(call.func) for call in calls}
+    levels = ("log", "info", "warning", "error", "exception", "critical")
+    assert not called & {f"{log}.{level}" for log in ("logger", "_log") for level in levels}
+    assert not [call for call in calls if "extra" in {k.arg for k in call.keywords}]
+
+
 def test_no_table_of_the_host_decides_about_types_of_files() -> None:
     assert not [name for name, tree in MODULES.items() if "mimetypes" in imports_of(tree)]
 
