@@ -16,6 +16,7 @@ process at a time holds a vendor's probe. Any thread may call.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -36,6 +37,7 @@ from mailqueue.store import Store
 logger = logging.getLogger(__name__)
 
 REFRESH = 1.0
+YES_LASTS = 60.0  # seconds
 WAIT = 0.1  # for a reading that another thread has begun
 _TIMES = (
     *("unavailable_until", "named_until", "since", "probe_at", "probe_until"),
@@ -68,7 +70,7 @@ class HealthBoard:
         self._known_at = dict.fromkeys(self._known, clock())
         self._server_ahead = time.time() - clock()
         self._read_at = -REFRESH
-        self._yes_at: dict[str, float] = {}
+        self._yes_at = dict.fromkeys(self._known, -math.inf)
 
     def now(self) -> float:
         """The server's time in seconds since the epoch, as of the last reading."""
@@ -159,7 +161,7 @@ class HealthBoard:
         """Close a vendor, or suspect it, after a failed call that was begun in ``generation``."""
         if self._known[name].generation > generation:
             return  # it was closed since: no need to ask
-        yes_at = self._yes_at.get(name, 0.0)
+        yes_at = self._yes_at[name] + self._server_ahead
         alone = self._alone(name)
         before, after = self._change(
             name,
@@ -172,7 +174,7 @@ class HealthBoard:
 
     def vouched(self, name: str) -> None:
         """The vendor said yes. That costs a write only where it is suspect."""
-        self._yes_at[name] = self.now()
+        self._yes_at[name] = self._clock()
         with self._lock:
             known = self._known[name]
             if not known.hints or not known.open:
@@ -190,8 +192,10 @@ class HealthBoard:
             _say_closed(after, closing, newly=before.open)
 
     def _alone(self, name: str) -> bool:
-        """No other vendor is open, as far as this process knows."""
-        return not any(h.open for h in self._known.values() if h.name != name)
+        """No other vendor is open and has said yes lately, as far as this process knows."""
+        lately = self._clock() - YES_LASTS
+        working = [other for other, at in self._yes_at.items() if at > lately]
+        return not any(self._known[other].open for other in working if other != name)
 
     def win_probe(self, name: str, lease: float, in_doubt: bool = False) -> str | None:
         """Take the vendor's probe for ``lease`` seconds; its token, or None: another holds it.

@@ -6,9 +6,9 @@ has to wait, and how a failure or a probe changes a vendor's health.
 Content can draw the same failure everywhere, and must not close vendors that are well. So an answer
 that may be the e-mail's own fault is a hint. Hints of two e-mails, with no yes between the two,
 close the vendor if another vendor took one of these e-mails, so that it was not the e-mail, or if
-no other is open that could; else it takes those of ``HINTS`` e-mails. An e-mail in doubt (it drew
-such an answer, or was refused, before) gives no hints, and probes only where in ``LAST_RESORT``
-seconds no other e-mail has.
+no other is known to work that could; else it takes those of ``HINTS`` e-mails. An e-mail in doubt
+(it drew such an answer, or was refused, before) gives no hints, and probes only where in
+``LAST_RESORT`` seconds no other e-mail has.
 
 Assumes: times are seconds on the database server's clock (``now`` is handed in); the caller applies
 a changed ``Health`` only if the stored one is still the one it was computed from.
@@ -147,7 +147,7 @@ def closed(
 ) -> Health:
     """The health after a failed call that was begun in ``generation``; stale: unchanged.
 
-    ``alone``: no other vendor is open; ``yes_at``: when the caller last heard a yes from this one.
+    ``alone``: no other vendor is known to work; ``yes_at``: when the caller last heard a yes here.
     A pinned e-mail also asks a closed vendor: its failure must not put off or take a probe.
     """
     if generation != health.generation or closing.in_doubt or not health.open:

@@ -259,6 +259,43 @@ def test_a_late_200_of_a_call_begun_before_a_vendor_was_closed_does_not_open_it(
     assert stage.health("only") == closed
 
 
+class Choosy:
+    """Has a server error for poison, and takes any other e-mail."""
+
+    status = 0
+
+    def __call__(self, wire: Wire, request: Received) -> None:
+        (DOWN if request.json["subject"] == "poison" else TAKEN)(wire, request)
+
+
+def test_emails_that_draw_a_503_everywhere_close_no_vendor_among_good_mail(stage: Stage) -> None:
+    vendors = [stage.vendor(name) for name in ("first", "second", "third")]
+    for vendor in vendors:
+        vendor.reply = Choosy()  # type: ignore[assignment]  # answers like one
+    stage.send(12)
+    with consuming(stage):
+        stage.until(sent=12)
+        poison = []
+        for _ in range(6):
+            poison.append(stage.producer.send({**letter(0), "subject": "poison"}))
+            stage.send(10)
+        stage.until(sent=72, queued=6)
+        wait_until(lambda: all(len(stage.outcomes(each)) == 3 for each in poison))
+    assert [stage.health(v.name)["generation"] for v in vendors] == [0, 0, 0]
+
+
+def test_a_vendor_that_has_a_503_for_all_is_closed_by_its_second_email(stage: Stage) -> None:
+    failing = stage.vendor("failing", DOWN)
+    stage.vendor("good")
+    stage.send(30)
+    with consuming(stage, concurrency=1):
+        stage.until(sent=30)
+    assert len(failing.calls) == 2
+    health = stage.health("failing")
+    assert health["reason"] == "unavailable 503"
+    assert (health["unavailable_until"] - datetime.now(UTC)).total_seconds() > 500
+
+
 def test_a_429_with_retry_after_closes_the_vendor_for_that_long_and_a_probe_opens_it(
     stage: Stage,
 ) -> None:

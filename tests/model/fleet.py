@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from mailqueue import lifecycle, rotation
+from mailqueue.health import YES_LASTS
 from mailqueue.record import (
     NORMAL,
     Decision,
@@ -46,6 +47,7 @@ class Fleet:
         self._rand = random.Random(12)
         self._queue: list[tuple[float, int, int, str, Record]] = []
         self._n, self._now = 0, 0.0
+        self._yes_at: dict[str, float] = {}
 
     def send(self, email: str, at: float, record: Record | None = None) -> None:
         """Let an e-mail be due ``at`` this time."""
@@ -113,7 +115,8 @@ class Fleet:
         name = record.vendor or ""
         health, now = self.health[name], self._now
         closing = lifecycle.vendor_closing(record, result, self._policy)
-        alone = not any(h.open for h in self.health.values() if h.name != name)
+        working = [v for v, at in self._yes_at.items() if at > now - YES_LASTS and v != name]
+        alone = not any(self.health[v].open for v in working)
         if token and closing:
             after = rotation.probe_failed(health, closing, now, token, email, alone=alone)
         elif token:
@@ -124,6 +127,7 @@ class Fleet:
             after = rotation.vouched(health, health.hints)
         self.health[name] = after
         if result.outcome is Outcome.ACCEPTED:
+            self._yes_at[name] = now
             for other in record.failed_at - {name}:
                 self.health[other] = rotation.convicted(self.health[other], now, email)
 

@@ -19,7 +19,7 @@ OUTAGE_PROBES = Scenario(
 OUTAGE_TWO = Scenario(
     name="outages without end, two e-mails",
     free=("5xx",),
-    faults={"any": 2, "answer": 2},
+    faults={"any": 1, "answer": 1},
     answers=OUTAGE[:1],
     workers=1,
 )
@@ -44,7 +44,7 @@ POISON_ALONE = Scenario(
 )
 POISON_TWO = Scenario(
     name="5xx and no connection, two e-mails",
-    faults={"any": 4, "answer": 4},
+    faults={"any": 3, "answer": 3},
     answers=("refused connection", "5xx"),
 )
 POISON_THREE = Scenario(
@@ -59,6 +59,7 @@ REFUSES = Scenario(
     free=("refuses all",),
     faults={"any": 1, "answer": 1},
     answers=("refused connection",),
+    workers=1,
 )
 ANSWERS = Scenario(
     name="every answer, twice",

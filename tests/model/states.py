@@ -250,7 +250,8 @@ def canonical(state: State, swap_emails: bool, swap_vendors: bool) -> State:
 
 def _emails_swapped(state: State) -> State:
     works = [w._replace(email=1 - w.email) if isinstance(w, Work) else w for w in state.works]
-    doors = tuple(_door_swapped(door) for door in state.doors)
+    named = any(door.hints or door.drew for door in state.doors)
+    doors = tuple(map(_door_swapped, state.doors)) if named else state.doors
     return State(state.emails[::-1], tuple(sorted(works)), doors, state.faults)
 
 

@@ -44,6 +44,7 @@ TIMES = [
     *("due_at", "send_at", "expires_at", "clock_from", "created_at", "updated_at"),
     *("lease.until", "pin.until", "announced.at", "overdue_at"),
     *("until", "unavailable_until", "named_until", "since", "probe_at", "probe_until"),
+    *("hint_at", "last_resort_at"),
 ]
 
 

@@ -326,7 +326,7 @@ class World(Deciding):
             return state
         for u, name in enumerate(VENDORS):
             was = state.doors[u]
-            if name == work.vendor:
+            if name == work.vendor or not (was.drew or was.hints):
                 continue
             before = health(name, was)
             after = self.rules.convicted(before, NOW, str(work.email))
