@@ -2,7 +2,7 @@
 
 Decides: how headers, bodies and files are encoded, and how they are nested (``write``).
 
-May assume: nothing about its input; ``write`` checks again what the producer checked already.
+May assume: that header values were checked and encoded; a line break is refused all the same.
 
 Promises: ``write`` is 7-bit (only a non-ASCII *mailbox* goes out as UTF-8, RFC 6532), has CRLF line
 ends, no line over 998 octets, and gives the same bytes for the same input on every Python: a repeat

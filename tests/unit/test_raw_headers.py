@@ -113,8 +113,8 @@ def test_headers_of_other_kinds_are_read_too(made: Maker) -> None:
 @pytest.mark.parametrize("made", [legacy, parsed], ids=lambda made: made.__name__)
 @pytest.mark.parametrize("shape", sorted(HOSTILE.keys() - {"blanks"}))  # no message can hold these
 def test_work_grows_with_the_length_of_a_header(made: Maker, shape: str) -> None:
-    for name in ("To", "Subject", "Sender", "X-A", "Message-ID", "Content-Type"):
-        messages = [made(name, HOSTILE[shape](n)) for n in (300, 600)]
+    for name in ("To", "Subject", "Content-Type"):
+        messages = [made(name, HOSTILE[shape](n)) for n in (200, 400)]
         once, twice = (calls(partial(Email.of, m)) for m in messages)
         assert twice < 2.6 * once + 300, name
 
