@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Generic, TypeVar
+from weakref import ref
 
 from mailqueue.errors import MailQueueError, Unavailable
 
@@ -43,7 +44,10 @@ class OutOfTime(MailQueueError):
 class _Entry(Generic[Item, Result]):
     """One caller's item, and what came of it once ``done``."""
 
-    __slots__ = ("done", "ends", "error", "item", "overdue", "result", "signal", "weight")
+    __slots__ = (
+        *("__weakref__", "done", "ends", "error", "item"),
+        *("overdue", "result", "signal", "weight"),
+    )
 
     def __init__(self, item: Item, weight: int, ends: float) -> None:
         self.item, self.weight, self.ends = item, weight, ends
@@ -80,9 +84,9 @@ class Gathering(Generic[Item, Result]):
     ) -> None:
         self._do, self._after = do, after
         self._clock = clock
-        self._waiting: deque[_Entry[Item, Result]] = deque()
+        self._waiting: deque[_Entry[Item, Result]] = deque()  # until done, so that none is lost
         self._right = threading.RLock()  # to do it; it knows its owner, so only who has it gives it
-        self._leader: _Entry[Item, Result] | None = None  # whose thread has it
+        self._leader: ref[_Entry[Item, Result]] | None = None  # whose thread has it, if it lives
         self._hesitant: _Entry[Item, Result] | None = None  # waits for others
         self._enough, self._until = 1, 0.0  # how many are likely to come, and until when
 
@@ -100,13 +104,15 @@ class Gathering(Generic[Item, Result]):
                 left = entry.ends - self._clock()
                 if left <= 0:
                     raise OutOfTime
-                if not self._lead(entry):
-                    entry.signal.acquire(timeout=min(left, LOOK))
+                if not self._lead(entry) and not entry.signal.acquire(timeout=min(left, LOOK)):
+                    self._see_to_leader()
         finally:
-            if not entry.done:
-                with suppress(ValueError):  # somebody is at it
-                    self._waiting.remove(entry)
+            self._strike(entry)
         return entry.outcome()
+
+    def _strike(self, entry: _Entry[Item, Result]) -> None:
+        with suppress(ValueError):  # it is not there any more
+            self._waiting.remove(entry)
 
     def _call_hesitant(self) -> None:
         hesitant = self._hesitant
@@ -118,28 +124,30 @@ class Gathering(Generic[Item, Result]):
         right = self._right
         try:
             if not right.acquire(blocking=False):
-                self._see_to_leader()
                 return False
-            self._leader = mine
+            self._leader = ref(mine)
             if not mine.done:
                 self._do_all(mine)
             return True
         finally:
+            led = False
             try:
-                right.release()  # whoever does not have it is told so: nothing else is sure here
-            except RuntimeError:
-                pass
-            else:
-                self._leave(mine)
+                while True:  # once more, should it have been interrupted here the last time
+                    right.release()
+                    led = True
+            except RuntimeError:  # it does not have it (any more): nothing else is sure here
+                if led:
+                    self._leave(mine)
 
     def _see_to_leader(self) -> None:
         """Whoever is held up beyond its time, or gone without a word, has the right no longer."""
-        leader = self._leader
-        if leader is not None and self._clock() > leader.overdue:
+        leader = None if self._leader is None else self._leader()
+        if leader is None or self._clock() > leader.overdue:
             self._right = threading.RLock()
 
     def _leave(self, mine: _Entry[Item, Result]) -> None:
-        if self._leader is mine:  # else another is at it already
+        leader = self._leader
+        if leader is not None and leader() is mine:  # else another is at it already
             self._leader = None
             with suppress(IndexError):
                 self._waiting[0].wake()
@@ -148,13 +156,11 @@ class Gathering(Generic[Item, Result]):
         """Do what is waiting; what could not be done waits on."""
         self._hesitate(mine)
         began = self._clock()
-        batch = self._take(mine)
-        try:
-            self._serve(batch, mine)
-        finally:
-            for each in reversed(batch):
-                if not each.done and each is not mine:
-                    self._waiting.appendleft(each)
+        batch = self._batch(mine)
+        self._serve(batch, mine)
+        for each in batch:
+            if each.done:
+                self._strike(each)
         self._let_go(batch, began)
 
     def _let_go(self, batch: Sequence[_Entry[Item, Result]], began: float) -> None:
@@ -178,16 +184,16 @@ class Gathering(Generic[Item, Result]):
                 mine.signal.acquire(timeout=seconds)
             self._hesitant = None
 
-    def _take(self, mine: _Entry[Item, Result]) -> list[_Entry[Item, Result]]:
-        with suppress(ValueError):  # it was taken before, by a thread that is gone
-            self._waiting.remove(mine)
+    def _batch(self, mine: _Entry[Item, Result]) -> list[_Entry[Item, Result]]:
+        """Mine and the first of the others: as many as go together."""
         batch, weight, now = [mine], mine.weight, self._clock()
-        with suppress(IndexError):
-            while len(batch) < MOST and weight + self._waiting[0].weight <= HEAVIEST:
-                each = self._waiting.popleft()
-                if each.ends > now:  # else its caller is gone
-                    batch.append(each)
-                    weight += each.weight
+        for each in list(self._waiting):
+            if each is mine or each.done or each.ends <= now:  # whose caller is gone, or will be
+                continue
+            weight += each.weight
+            if len(batch) == MOST or weight > HEAVIEST:
+                break
+            batch.append(each)
         return batch
 
     def _serve(self, batch: Sequence[_Entry[Item, Result]], mine: _Entry[Item, Result]) -> None:

@@ -26,6 +26,7 @@ COPIED = ("mailqueue", "tests", "pyproject.toml")
 GUARDS = "tests/faults/test_guards.py"
 CRASHES = "tests/faults/test_crashes.py"
 BULKHEADS = "tests/integration/test_bulkheads.py"
+KEPT = "tests/integration/test_kept.py"
 WEATHER = "tests/faults/test_weather.py"
 REFUSED = "tests/integration/test_refused_writes.py"
 DAMAGE = "tests/integration/test_damage.py"
@@ -100,6 +101,21 @@ MUTANTS = (
         "no nonce when a claim is read back",
         (Edit("store.py", '"lease.nonce": nonce, ', ""),),
         (GUARDS, "-k", "two_claims"),
+    ),
+    Mutant(
+        "a confirmation that matched nothing counts",
+        (Edit("store.py", 'self.confirm(under | {"nonce": {"$in": nonces}}) ==', "0 <="),),
+        (KEPT, "-k", "stored_again"),
+    ),
+    Mutant(
+        "a known key is not confirmed",
+        (Edit("store.py", "if found and self.confirm(these) < len(found):", "if False:"),),
+        (KEPT, "-k", "only_the_old_primary_knew"),
+    ),
+    Mutant(
+        "no nonce when an insert is confirmed",
+        (Edit("store.py", 'under | {"nonce": {"$in": nonces}}', "under"),),
+        (KEPT, "-k", "of_another or anothers"),
     ),
     Mutant(
         "no lease check in the rescue",

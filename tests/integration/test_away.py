@@ -176,7 +176,8 @@ def test_a_small_email_does_not_wait_behind_a_large_one(
         small = producer.send(MAIL)
         assert not large.done()
         Slow.let_go.set()
-        assert set(emails.distinct("_id")) == set(object_ids([small, large.result(10)]))
+        given = object_ids([small, large.result(10)])
+    assert set(emails.distinct("_id")) == set(given)
     store.close()
 
 

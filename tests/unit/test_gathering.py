@@ -45,7 +45,7 @@ def meanwhile(slow: Slow, number: int) -> list[Future[int]]:
         first = pool.submit(gathering, 0, LONG)
         assert slow.begun.wait(10)
         others = [pool.submit(gathering, n, LONG) for n in range(1, number + 1)]
-        wait_until(lambda: len(gathering._waiting) == number)
+        wait_until(lambda: len(gathering._waiting) == number + 1)
         slow.let_go.set()
     assert not gathering._waiting
     return [first, *others]
@@ -80,7 +80,7 @@ def test_a_batch_has_its_weight() -> None:
         assert slow.begun.wait(10)
         for n in range(1, 5):
             futures.append(pool.submit(gathering, n, LONG, HEAVIEST // 2))
-            wait_until(lambda: len(gathering._waiting) == len(futures) - 1)
+            wait_until(lambda: len(gathering._waiting) == len(futures))
         slow.let_go.set()
     assert [f.result() for f in futures] == [0, 2, 4, 6, 8]
     assert [len(batch) for batch in slow.batches] == [1, 2, 2]
@@ -104,7 +104,7 @@ def test_nobody_waits_long_for_what_comes_after(monkeypatch: pytest.MonkeyPatch)
         first = pool.submit(gathering, 1, LONG)
         assert slow.begun.wait(10)
         others = [pool.submit(gathering, n, LONG) for n in (2, 3)]
-        wait_until(lambda: len(gathering._waiting) == 2)
+        wait_until(lambda: len(gathering._waiting) == 3)
         slow.let_go.set()
         assert first.result(10) == 2
         assert begun.wait(10)
@@ -169,7 +169,7 @@ def test_who_has_time_left_is_not_told_of_an_outage_that_another_did_not_outlast
         first = pool.submit(gathering, 0, LONG)
         assert slow.begun.wait(10)
         others = [pool.submit(gathering, n, LONG) for n in (1, 2)]
-        wait_until(lambda: len(gathering._waiting) == 2)
+        wait_until(lambda: len(gathering._waiting) == 3)
         slow.let_go.set()
     assert first.result() == 0
     assert [type(f.exception()) for f in others] == [Unavailable] * 2
