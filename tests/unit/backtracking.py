@@ -114,4 +114,6 @@ def _in(item: Any, code: int) -> bool:
         return bool(code == what)
     if op is c.RANGE:
         return bool(what[0] <= code <= what[1])
-    return op is c.CATEGORY and chr(code).isspace()  # ours know no other
+    if op is not c.CATEGORY:
+        return False
+    return {c.CATEGORY_SPACE: str.isspace, c.CATEGORY_DIGIT: str.isdigit}[what](chr(code))

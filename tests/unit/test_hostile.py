@@ -14,23 +14,36 @@ from typing import Any
 
 import pytest
 
-from mailqueue import fields, file_types, headers, message, mime, structured
+from mailqueue import (
+    fields,
+    file_types,
+    headers,
+    message,
+    mime,
+    parameters,
+    raw_headers,
+    stdlib_message,
+    structured,
+)
 from mailqueue.errors import InvalidEmail
 from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
 from mailqueue.vendors.limits import CAPACITY, can_carry
 from tests.unit.backtracking import Steps
 
-MODULES = (fields, file_types, headers, message, mime, structured)
+MODULES = (fields, file_types, headers, message, mime, parameters, raw_headers, stdlib_message)
 PATTERNS = {
-    name: found
-    for module in MODULES
+    f"{module.__name__.rpartition('.')[2]}.{name}": found
+    for module in (*MODULES, structured)
     for name, found in vars(module).items()
     if isinstance(found, re.Pattern)
 }
 SEARCHED = {
-    *("_FORBIDDEN", "_SURROGATE", "_ENCODED_WORD", "_WORD_PROPER", "_BEGINNING", "_HEX", "_FOLD"),
-    *("_NOT_BASE64", "_SPACES", "_PIECE", "_QUOTES", "_COMMA", "_ESCAPED"),
+    *("headers._FORBIDDEN", "headers._ENCODED_WORD", "headers._WORD_PROPER", "headers._BEGINNING"),
+    *("headers._HEX", "headers._NOT_BASE64", "headers._SPACES", "headers._PIECE"),
+    *("headers._QUOTES", "headers._COMMA", "headers._ESCAPED", "fields._SURROGATE"),
+    *("raw_headers._FOLD", "raw_headers._MARKS", "parameters._RUN", "parameters._ESCAPE"),
+    "stdlib_message._CID",
 }
 SHAPES = (
     *("a", " ", '"', "\\", '\\"', 'a"', "=?", "=?a?q?a", "=?a?b?a?=", "=?x=", "?", "a.", "-", "a,"),
@@ -51,6 +64,10 @@ def test_no_pattern_takes_more_steps_than_in_proportion_to_its_text(name: str) -
         for start, end in (("", ""), ("", "!"), ('"', "\\"), ("a/a", '"')):
             # A repeat with a bound is looked at beyond it.
             assert linear(shape, start, end, 15) or linear(shape, start, end, 200), (start, shape)
+
+
+def test_every_pattern_that_is_searched_for_is_known() -> None:
+    assert PATTERNS.keys() >= SEARCHED
 
 
 def test_the_counter_notices_patterns_that_explode() -> None:
