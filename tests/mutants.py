@@ -28,6 +28,8 @@ CRASHES = "tests/faults/test_crashes.py"
 BULKHEADS = "tests/integration/test_bulkheads.py"
 KEPT = "tests/integration/test_kept.py"
 WEATHER = "tests/faults/test_weather.py"
+WIRE = "tests/contract/test_wire.py"
+DETAIL = "tests/unit/test_detail.py"
 REFUSED = "tests/integration/test_refused_writes.py"
 DAMAGE = "tests/integration/test_damage.py"
 WILD = "tests/integration/test_wild_vendor.py"
@@ -236,7 +238,9 @@ MUTANTS = (
         "the types of a document are not looked at",
         (
             Edit(
-                "document.py", "        raise TypeError\n    return int(value)", "    return value"
+                "document.py",
+                "        raise TypeError\n    return int(value)",
+                "        pass\n    return value",
             ),
         ),
         (DAMAGE, "-k", "no_damage"),
@@ -248,7 +252,13 @@ MUTANTS = (
     ),
     Mutant(
         "an answer is stored as it came",
-        (Edit("worker.py", "answers.storable(answer, task.email)", "answer"),),
+        (
+            Edit(
+                "worker.py",
+                "answers.storable(answer, task.email, answers.secrets_of(vendor))",
+                "answer",
+            ),
+        ),
         (WILD, "-k", "answers_is_stored"),
     ),
     Mutant(
@@ -272,6 +282,55 @@ MUTANTS = (
             ),
         ),
         (WILD, "-k", "planning"),
+    ),
+    Mutant(
+        "an interim answer is the answer",
+        (Edit("vendors/response.py", "None if head.interim else head", "head"),),
+        (WIRE, "-k", "interim_answers_are_not"),
+    ),
+    Mutant(
+        "a connection is kept whatever follows the answer",
+        (
+            Edit(
+                "vendors/response.py",
+                "head.persistent and not (codings and lengths) and not self._incoming",
+                "True",
+            ),
+            Edit("vendors/connection.py", "if self.incoming or (", "if ("),
+        ),
+        (WIRE, "-k", "what_follows_an_answer"),
+    ),
+    Mutant(
+        "a kept connection is not looked at before it is used",
+        (Edit("vendors/transport.py", " <= limit and kept.quiet():", " <= limit:"),),
+        (WIRE, "-k", "between_two_emails"),
+    ),
+    Mutant(
+        "a broken write is the end",
+        (
+            Edit(
+                "vendors/connection.py",
+                "except (ConnectionError, ssl.SSLError):  # what has arrived by then",
+                "except ZeroDivisionError:  # what has arrived by then",
+            ),
+            Edit("vendors/connection.py", "if not events & select.POLLIN:", "if True:"),
+        ),
+        (WIRE, "-k", "refusal_before_a_large"),
+    ),
+    Mutant(
+        "a yes counts though the e-mail was not through",
+        (Edit("vendors/http.py", "if raw.early and (", "if False and ("),),
+        (WIRE, "-k", "yes_before_a_large"),
+    ),
+    Mutant(
+        "a loss of a connection that idled is held against the vendor",
+        (Edit("vendors/http.py", "ours = lost.idled or (", "ours = ("),),
+        (WIRE, "-k", "loss_after_idling"),
+    ),
+    Mutant(
+        "the detail is not compared with the bodies",
+        (Edit("vendors/discretion.py", "    places += _quoted(views, email)\n", ""),),
+        (DETAIL, "-k", "three_words or line_of_one"),
     ),
 )
 
