@@ -26,6 +26,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -226,9 +227,15 @@ class Consumer:
         return 0 if clean else 1
 
     def _join(self, threads: Sequence[threading.Thread]) -> None:
+        """Wait for their end; not for ever, as they may be in a class of the user's own."""
+        give_up_at = time.monotonic() + self.config.delivery.deadline + self.config.mongodb.timeout
         while not self._abandoning.is_set():
             alive = next((thread for thread in threads if thread.is_alive()), None)
             if alive is None:
+                return
+            if time.monotonic() > give_up_at:
+                event(logger, logging.ERROR, "consumer.thread_hangs", thread=alive.name)
+                self._failed.set()
                 return
             self._heed()
             self._replace_senders()

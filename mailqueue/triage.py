@@ -138,6 +138,7 @@ class Triage:
         self._routing = routing
         self.counts = {"missing": 0, "foreign": 0}
         self._once = Once()
+        self._odd_jobs = Once()  # whoever reaches the tube may put as many as they like
 
     def look(self, jobs: Iterable[Waiting], taken: Collection[ObjectId] = ()) -> None:
         """See what is to be done about each job; an e-mail has one ``Task``, those ``taken`` none.
@@ -173,10 +174,11 @@ class Triage:
     def _without_email(self, job: Job) -> Ending:
         if job.email_id is None:
             self.counts["foreign"] += 1
-            event(logger, logging.ERROR, "job.foreign", job=job.id)
+            event(logger, self._odd_jobs.level(job.id), "job.foreign", job=job.id)
             return Ending(job=job, bury=True)
         self.counts["missing"] += 1
-        event(logger, logging.ERROR, "job.without_email", id=str(job.email_id))
+        level = self._odd_jobs.level(job.email_id)
+        event(logger, level, "job.without_email", id=str(job.email_id))
         return Ending(job=job)
 
     def _sort(self, each: Waiting, stored: Stored) -> None:

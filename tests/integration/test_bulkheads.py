@@ -186,3 +186,28 @@ def test_a_vendor_that_does_not_come_back_keeps_no_process_from_its_end(
     assert not thread.is_alive()
     assert stage.statuses() == {"queued": 2}
     assert stage.emails.count_documents({"attempts.outcome": "unknown"}) == 2
+
+
+class Clinging(Late):
+    """It answers, but does not close."""
+
+    def send(self, email: Email, attempt: Attempt) -> SendResult:
+        return self.answer
+
+    def close(self) -> None:
+        self.gate.wait(30)
+
+
+def test_a_vendor_that_does_not_close_keeps_no_process_from_its_end(
+    stage: Stage, late: type[Late]
+) -> None:
+    stage.settings["vendors"][0]["type"] = f"{__name__}:Clinging"
+    stage.send(2)
+    consumer = Consumer(stage.config, concurrency=2)
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(consumer.run()))
+    thread.start()
+    stage.until(sent=2)
+    consumer.stop()
+    thread.join(10)
+    assert codes == [1]
