@@ -54,7 +54,7 @@ _ENDS: ContextVar[float] = ContextVar("ends", default=math.inf)  # of the presen
 # longer the primary, is out of time or space, or does not know us.
 _PASSING = frozenset(
     {1, 6, 7, 8, 13, 18, 24, 46, 50, 63, 64, 79, 89, 91, 96, 112, 133, 134, 146, 150, 189, 202}
-    | {225, 237, 246, 251, 262, 290, 292, 358, 365, 384, 9001, 10107, 11600, 11601, 11602}
+    | {225, 237, 246, 251, 262, 290, 292, 358, 365, 384, 388, 9001, 10107, 11600, 11601, 11602}
     | {13388, 13435, 13436, 14031}
 )
 

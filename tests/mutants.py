@@ -251,17 +251,6 @@ MUTANTS = (
         (DAMAGE, "-k", "surely"),
     ),
     Mutant(
-        "an answer is stored as it came",
-        (
-            Edit(
-                "worker.py",
-                "answers.storable(answer, task.email, answers.secrets_of(vendor))",
-                "answer",
-            ),
-        ),
-        (WILD, "-k", "answers_is_stored"),
-    ),
-    Mutant(
         "a vendor's SystemExit ends the sender",
         (
             Edit(

@@ -64,6 +64,15 @@ def tried_before(bench: Bench, producer: Producer, emails: Collection[Document])
     return email_id
 
 
+@pytest.fixture(autouse=True)
+def warmed(emails: Collection[Document]) -> None:
+    """A mongod with a small cache refuses a large write for a while, unless it grew up to that."""
+    other = emails.database["warming"]
+    for size in (2, 4, 8, 12):
+        other.insert_one({"x": "x" * (size * MIB)})
+    other.drop()
+
+
 def one(emails: Collection[Document], email_id: ObjectId) -> Document:
     found = emails.find_one({"_id": email_id})
     assert found is not None

@@ -10,7 +10,9 @@ from pymongo.errors import AutoReconnect, BulkWriteError, DocumentTooLarge, PyMo
 
 from mailqueue.mongo import refusals
 
-TOO_LARGE, NO_ARRAY, STEPPED_DOWN, OUT_OF_TIME, TAKEN = 17419, 28680, 189, 50, 11000
+TOO_LARGE, NO_ARRAY, STEPPED_DOWN, OUT_OF_TIME, TAKEN, CACHE_FULL = (
+    *(17419, 28680, 189, 50, 11000, 388),
+)
 
 
 def failed(*codes: int, **more: Any) -> BulkWriteError:
@@ -23,7 +25,7 @@ def test_an_operation_that_is_refused_is_named() -> None:
     assert refusals(failed(TOO_LARGE, NO_ARRAY, TAKEN)) == [0, 2, 4]
 
 
-@pytest.mark.parametrize("code", [STEPPED_DOWN, OUT_OF_TIME])
+@pytest.mark.parametrize("code", [STEPPED_DOWN, OUT_OF_TIME, CACHE_FULL])
 def test_an_operation_that_may_pass_yet_makes_it_an_outage(code: int) -> None:
     assert refusals(failed(code)) is None
     assert refusals(failed(TOO_LARGE, code)) is None
