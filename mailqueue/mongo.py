@@ -160,8 +160,8 @@ class Mongo:
 
     @property
     def away(self) -> bool:
-        """Whether it is known not to answer."""
-        return self._outage.lasts > 0
+        """Whether it is known not to answer: one call may be late where others are served."""
+        return self._outage.lasts > 0 and self._outage.silent > self.timeout / 2
 
     @contextmanager
     def unless_away(self) -> Iterator[None]:

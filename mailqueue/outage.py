@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from math import inf
 
 from mailqueue import calls
 from mailqueue.logs import event
@@ -27,12 +28,18 @@ class Outage:
         self._clock = clock
         self._since: dict[str, float] = {}  # its methods are one step each, as no two lines are
         self._tried_until = 0.0
+        self._answered = -inf
 
     @property
     def lasts(self) -> float:
         """Seconds since it began; 0: there is none."""
         since = self._since.get("")
         return 0.0 if since is None else max(self._clock() - since, 1e-9)
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the server answered anybody."""
+        return self._clock() - self._answered
 
     def began(self, error: str) -> None:
         """The server did not answer; said for the first of a row only."""
@@ -43,6 +50,7 @@ class Outage:
 
     def over(self) -> None:
         """The server answered."""
+        self._answered = self._clock()
         if self._since and (since := self._since.pop("", None)) is not None:
             facts = {"server": self._server, "away": round(self._clock() - since, 1)}
             calls.say(partial(event, logger, logging.WARNING, "server.back", **facts))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -51,6 +52,12 @@ def hasty(servers_to_break: DevServers) -> Iterator[Producer]:
     with Producer(Config.from_mapping(mapping)) as made:
         made.send(MAIL)
         yield made
+
+
+def goes_away(producer: Producer) -> None:
+    """As far as the producer knows."""
+    producer._outage.began("Timeout")
+    producer._outage._answered = -inf
 
 
 def test_when_mongodb_hangs_every_thread_raises_in_its_own_time_and_then_at_once(
@@ -103,7 +110,7 @@ def test_while_one_looks_whether_it_is_over_the_others_do_not_try(config: Config
     heard = Heard()
     with client_of(config, event_listeners=[heard]) as client:
         producer = Producer(config, client=client).connect()
-        producer._outage.began("Timeout")
+        goes_away(producer)
         assert producer._outage.claim(60)
         heard.commands.clear()
         with pytest.raises(StoreUnavailable) as caught:
@@ -129,13 +136,21 @@ def test_a_look_that_is_too_slow_is_not_believed_for_long(
     producer.send(MAIL)
     monkeypatch.setattr(mongo, "PROBE", 0.05)
     monkeypatch.setattr(mongo, "DOUBT", 0.0 if for_long else 60.0)
-    producer._outage.began("Timeout")
+    goes_away(producer)
     with failing(mongo_client, "ping", blockConnection=True, blockTimeMS=200):
         if for_long:
             assert producer.send(MAIL)
         else:
             with pytest.raises(StoreUnavailable):
                 producer.send(MAIL)
+
+
+def test_a_call_that_is_late_where_others_are_served_is_no_outage(producer: Producer) -> None:
+    """Of many large e-mails, say: whoever comes last has no time left, and fails."""
+    producer.send(MAIL)
+    producer._outage.began("Timeout")
+    assert producer._outage.claim(60)
+    assert producer.send(MAIL)
 
 
 def test_a_failed_try_leaves_the_next_to_the_next_caller(
