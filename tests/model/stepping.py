@@ -137,9 +137,9 @@ class SteppedStore(Store):
         super().__init__(**options)
         self._pause, self._truth, self._what = pause, truth, ""
 
-    def read(self, *given: Any) -> Any:
+    def read(self, *given: Any, **more: Any) -> Any:
         self._pause("read")
-        return super().read(*given)
+        return super().read(*given, **more)
 
     def find(self, *given: Any) -> Any:
         self._pause("find")
