@@ -73,6 +73,7 @@ def queued(producer: Producer, emails: Collection[Document]) -> Document:
         "pin": None,
         "clock_from": datetime.now(UTC),
         "overdue_at": PAST,
+        "send_at": PAST,
         "expires_at": datetime.now(UTC) + timedelta(days=1),
         "announced": {"at": PAST, "n": 1},
         "counted": 1,
