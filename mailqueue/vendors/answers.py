@@ -49,9 +49,12 @@ def raised(error: BaseException) -> SendResult:
 
 def secrets_of(vendor: Vendor) -> tuple[str, ...] | None:
     """What is to be hidden of a vendor's own; None: it hides what is private itself."""
-    if getattr(vendor, "discreet", False):
-        return None
-    config = getattr(vendor, "config", None)
+    try:
+        if getattr(vendor, "discreet", False):
+            return None
+        config = getattr(vendor, "config", None)
+    except BaseException:  # noqa: BLE001  # they may be properties of the user's own
+        return ()
     keys = config.keys.values() if isinstance(config, VendorConfig) else ()
     return tuple(value for value in keys if isinstance(value, str))
 

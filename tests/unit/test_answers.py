@@ -148,3 +148,15 @@ def test_an_exception_is_unknown_and_named() -> None:
     assert (result.outcome, result.code, result.ours) == (
         *(Outcome.UNKNOWN, "raised_GeneratorExit", True),
     )
+
+
+class Secretive:
+    """A vendor that is not to be asked anything."""
+
+    @property
+    def discreet(self) -> bool:
+        raise SystemExit
+
+
+def test_a_vendor_that_raises_when_it_is_asked_has_no_secrets_to_hide() -> None:
+    assert secrets_of(Secretive()) == ()  # type: ignore[arg-type]  # it is enough of a vendor
