@@ -114,6 +114,9 @@ class Vendor(ABC):
         the vendor, and the e-mail goes on its way, so that it may leave twice; another thread
         takes this one's place, with a new instance. A yes that comes after all is recorded.
 
+        A failure with ``answered=False`` (no complete answer came) closes the vendor at once. One
+        that was answered may be this e-mail's own fault: it takes another e-mail's to close it.
+
         An instance is used by one thread. Where nothing left, say so (any outcome but ``accepted``
         and ``unknown``); where that is not certain, say ``unknown``. An exception is ``unknown``.
         """

@@ -115,14 +115,19 @@ def test_any_other_line_is_not(status: str, lines: list[dict[str, Any]]) -> None
     assert open_line(one) is None
 
 
-def test_only_answered_server_errors_make_an_email_suspect() -> None:
+def test_only_answers_that_it_may_have_drawn_make_an_email_suspect() -> None:
     lines = [
         line(1, "unavailable", answered=True),
         line(2, "unavailable", answered=False),
         line(3, "unknown", answered=True),
         line(4, "deferred", answered=True),
+        line(5, "misconfigured", answered=True),
+        line(6, "misconfigured", answered=True, content_suspect=True),
     ]
-    assert stored(attempts=lines).record().failed_at == {"v1", "v3"}
+    record = stored(attempts=lines).record()
+    assert record.failed_at == {"v1", "v3", "v6"}
+    assert record.in_doubt
+    assert not stored(attempts=lines[1:2]).record().in_doubt
 
 
 def test_the_newest_unknown_is_asked_about_once() -> None:
