@@ -7,8 +7,9 @@ bulkheads keep one hole from sinking it:
 * Else it may hold its share of them, by weight among those available (at least half of an equal
   part: a vendor of little weight may be the only one that takes certain e-mails).
 * One that answers quickly may take what it needs, but leaves the others a quarter: one in whose
-  calls nothing takes longer than ``QUICK``, as of late and under way. A vendor that has not
-  answered yet is not known to be quick.
+  calls nothing takes longer than ``QUICK``, as of late and under way, or (up to ``LONG``) than
+  twice what is usual with the quickest: where all are alike, none starves another. A vendor that
+  has not answered yet is not known to be quick.
 * One that takes so many calls at a time only (``most``) has no use for more senders.
 * One whose call takes long already (``LONG``, or several times what is usual with it) is passed
   over where another can be asked, before that call has failed.
@@ -32,7 +33,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 What = TypeVar("What")
@@ -48,15 +49,20 @@ LONGEST_WAIT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long a vendor's calls take: as of late (None: none has ended), and the oldest so far."""
+    """How long a vendor's calls take: as of late (None: none has ended), and the oldest so far.
+
+    ``quickest``: as of late, with the quickest of those available.
+    """
 
     usual: float | None = None
     oldest: float = 0.0
+    quickest: float = 0.0
 
     @property
     def quick(self) -> bool:
         """Whether it is known to answer quickly."""
-        return self.usual is not None and max(self.usual, self.oldest) <= QUICK
+        bound = max(QUICK, min(LONG, 2 * self.quickest))
+        return self.usual is not None and max(self.usual, self.oldest) <= bound
 
     @property
     def long(self) -> bool:
@@ -124,7 +130,8 @@ class Bulkheads(Generic[What]):
             return
         self._looked_at = now
         there = self._available = available()
-        paces = {name: self.pace(name) for name in self._weights}
+        quickest = min((self._usual[name] for name in there if name in self._usual), default=0.0)
+        paces = {name: replace(self.pace(name), quickest=quickest) for name in self._weights}
         self._limits = {
             name: min(
                 self._most.get(name, math.inf),
@@ -203,7 +210,8 @@ class Bulkheads(Generic[What]):
         took = self._clock() - call.began
         usual = self._usual.get(call.vendor, took)
         self._usual[call.vendor] = now = usual + NEWEST * (took - usual)
-        if (now <= QUICK) is not (call.vendor in self._quick):
+        known = call.vendor in self._quick
+        if (now <= QUICK and not known) or (now > LONG and known):
             self._looked_at = -math.inf  # much has changed: look again
 
     def overdue(self, grace: float) -> list[Call[What]]:

@@ -90,6 +90,13 @@ def test_what_is_quick_takes_what_it_needs_but_leaves_a_quarter() -> None:
     assert limit(64, 1, [1000], QUICK) == 48
 
 
+def test_where_all_are_alike_none_is_slow_but_what_takes_seconds_is() -> None:
+    assert limit(16, 1, [1, 1], Pace(0.9, 0.9, quickest=0.6)) == 12
+    assert limit(16, 1, [1, 1], Pace(0.9, 0.9, quickest=0.4)) == 6
+    assert limit(16, 1, [1, 1], Pace(0.9, 1.3, quickest=0.6)) == 6
+    assert limit(16, 1, [1, 1], Pace(2.1, 1.0, quickest=2.0)) == 6
+
+
 def test_one_sender_is_shared_by_nobody() -> None:
     assert limit(1, 1, [1, 1], SLOW) == math.inf
 
@@ -254,3 +261,14 @@ def test_never_more_are_given_up_than_there_are_senders(clock: Clock) -> None:
     assert two.overdue(1.0) == []
     assert not two.end(calls[0], telling=True)
     assert two.overdue(1.0) == [calls[2]]
+
+
+def test_vendors_that_are_alike_slow_are_compared_with_each_other(
+    three: Bulkheads[str], clock: Clock
+) -> None:
+    for name, took in {"a": 0.8, "b": 0.9, "c": 1.9}.items():
+        call = three.begin(name, "", math.inf)
+        clock.now += took
+        three.end(call, telling=True)
+    look(three, clock)
+    assert [three.moves(name) for name in "abc"] == [True, True, False]
