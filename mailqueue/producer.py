@@ -351,7 +351,7 @@ class Producer:
         session: ClientSession | None,
     ) -> list[str]:
         store, announcer = self._open()
-        unique = {d["_id"]: d for d in page}.values()
+        unique = {id(d): d for d in page}.values()  # one key may stand for several
         new = [d for d in unique if d.get("idempotency_key") not in first]
         taken: dict[str | None, ObjectId] = {}
         try:
