@@ -7,7 +7,7 @@ the damage may do no harm, and then the e-mail is as good as any.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
+from copy import copy
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,7 +55,7 @@ FEW = ("missing", "null", "a number", "a large number", "a text", "a list", "an 
 
 
 def damaged(sound: Document, *only: str, few: bool = False) -> Iterator[tuple[str, Document]]:
-    """What is wrong, and the document, which has an id of its own.
+    """What is wrong, and the document, which has an id of its own and shares what is sound.
 
     ``only`` in these fields; ``few``: inside of lists and objects not every value is tried.
     """
@@ -63,10 +63,7 @@ def damaged(sound: Document, *only: str, few: bool = False) -> Iterator[tuple[st
         if path[0] == "_id" or (only and path[0] not in only):
             continue
         for name in FEW if few and len(path) > 1 else VALUES:
-            value = VALUES[name]
-            document = deepcopy(sound)
-            document["_id"] = ObjectId()
-            _put(document, path, value)
+            document = {**_with(sound, path, VALUES[name]), "_id": ObjectId()}
             yield f"{'.'.join(map(str, path))} is {name}", document
 
 
@@ -82,10 +79,14 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from _paths(each, (*path, key))
 
 
-def _put(document: Any, path: tuple[Any, ...], value: Any) -> None:
-    for key in path[:-1]:
-        document = document[key]
-    if value is not MISSING:
-        document[path[-1]] = value
+def _with(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """A copy along the path."""
+    key, *inner = path
+    copied = copy(document)
+    if inner:
+        copied[key] = _with(document[key], tuple(inner), value)
+    elif value is not MISSING:
+        copied[key] = value
     else:
-        del document[path[-1]]
+        del copied[key]
+    return copied

@@ -50,6 +50,8 @@ def plain(value: Any) -> str:
 
 def printable(text: str) -> str:
     """The text, with a question mark for whatever could move a cursor or hide something."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else "?" for c in text)
 
 

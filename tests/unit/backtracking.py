@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from re import _constants as c  # type: ignore[attr-defined]  # what a pattern is made of
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
@@ -20,9 +21,7 @@ class Steps:
     """Counts the steps of one pattern on one text."""
 
     def __init__(self, pattern: re.Pattern[Any], text: str) -> None:
-        source = pattern.pattern
-        latin = source.decode("latin-1") if isinstance(source, bytes) else source
-        self.tree = list(_parser.parse(latin, pattern.flags))
+        self.tree, self.known = _parsed(pattern)
         self.text = text
         self.ignore = bool(pattern.flags & re.IGNORECASE)
         self.taken = 0
@@ -101,11 +100,25 @@ class Steps:
     def _fits(self, op: Any, what: Any, char: str) -> bool:
         if op is c.ANY:
             return char != "\n"
+        key = (op, what if op is not c.IN else id(what), char)
+        if key not in self.known:
+            self.known[key] = self._look_up(op, what, char)
+        return self.known[key]
+
+    def _look_up(self, op: Any, what: Any, char: str) -> bool:
         cases = {char, char.swapcase()} if self.ignore else {char}
         if op is not c.IN:
             return (what in map(ord, cases)) is (op is c.LITERAL)
         negated = what[0][0] is c.NEGATE
         return negated is not any(_in(item, ord(case)) for item in what for case in cases)
+
+
+@cache
+def _parsed(pattern: re.Pattern[Any]) -> tuple[list[Any], dict[tuple[Any, int, str], bool]]:
+    """What it is made of, and what is known already of the characters that fit in it."""
+    source = pattern.pattern
+    latin = source.decode("latin-1") if isinstance(source, bytes) else source
+    return list(_parser.parse(latin, pattern.flags)), {}
 
 
 def _in(item: Any, code: int) -> bool:

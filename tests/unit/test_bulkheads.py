@@ -68,17 +68,15 @@ def test_what_is_not_known_to_be_quick_has_its_share_by_weight(pace: Pace) -> No
     assert limit(64, 1, [1, 1, 1], pace) == 16
 
 
-@pytest.mark.parametrize("number", range(2, 40))
 @pytest.mark.parametrize("weights", [[1, 1], [1, 1, 1], [50, 1, 1], [10, 1], [1] * 10])
-def test_shares_leave_no_sender_idle_and_none_takes_everything(
-    number: int, weights: list[int]
-) -> None:
-    shares = [
-        limit(number, weight, weights[:i] + weights[i + 1 :], UNPROVEN)
-        for i, weight in enumerate(weights)
-    ]
-    assert sum(shares) >= number
-    assert all(1 <= share < number for share in shares)
+def test_shares_leave_no_sender_idle_and_none_takes_everything(weights: list[int]) -> None:
+    for number in range(2, 40):
+        shares = [
+            limit(number, weight, weights[:i] + weights[i + 1 :], UNPROVEN)
+            for i, weight in enumerate(weights)
+        ]
+        assert sum(shares) >= number
+        assert all(1 <= share < number for share in shares)
 
 
 def test_a_vendor_of_little_weight_has_at_least_half_of_an_equal_part() -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import threading
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from bson import ObjectId
 
-import mailqueue
 from mailqueue import ids
 
 CHILDREN, THREADS, EACH = 4, 4, 200
@@ -67,15 +64,3 @@ def _made_at_once() -> list[bytes]:
     for thread in threads:
         thread.join()
     return made
-
-
-def test_the_drivers_own_ids_are_nobodys_identity() -> None:
-    """They count up from a number that two forked children may share."""
-    makers = set()
-    for file in Path(mailqueue.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ObjectId"):
-                makers |= set() if node.args else {file.name}
-            if isinstance(node, ast.keyword) and node.arg == "default_factory":
-                makers |= {file.name} if ast.unparse(node.value).endswith("ObjectId") else set()
-    assert makers == set()

@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mailqueue.lifecycle import believed, decide, end, refuses_all, untouched, vendor_closing
 from mailqueue.record import (
@@ -355,55 +353,6 @@ def test_without_a_vendor_an_unknown_of_ours_goes_to_the_next() -> None:
 @pytest.mark.parametrize("status", Status)
 def test_only_what_is_queued_or_being_sent_is_not_final(status: Status) -> None:
     assert status.final == (status not in (Status.QUEUED, Status.SENDING))
-
-
-RESULTS = st.builds(
-    SendResult,
-    outcome=st.sampled_from(Outcome),
-    retry_after=st.none() | st.floats(),
-    answered=st.booleans(),
-    content_suspect=st.booleans(),
-    ours=st.booleans(),
-)
-RECORDS = st.builds(
-    Record,
-    priority=st.sampled_from(sorted(RETRY_PRIORITIES)),
-    counted=st.integers(0, 30),
-    unknowns=st.integers(0, 2),
-    age=st.floats(0, 3e5),
-    round=st.builds(
-        Round, n=st.integers(0, 99), tried=st.just(("b",)) | st.just(()), refused=st.just(())
-    ),
-    pin=st.none() | st.just(PIN),
-    failed_at=st.frozensets(st.sampled_from(["a", "b"])),
-    vendor=st.none() | st.just("a"),
-    key=st.none() | st.just("k"),
-    key_life=st.floats(0, 1e5),
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(RECORDS, st.none() | RESULTS, st.floats(0, 1e4), st.floats(0, 0.999), st.booleans())
-def test_in_every_situation_the_promises_hold(
-    record: Record, result: SendResult | None, wait: float, rand: float, resend: bool
-) -> None:
-    policy = replace(POLICY, resend_unknown=resend)
-    others = [VendorState(name="b", wait=wait)]
-    if result is None:
-        record = replace(record, vendor=None)
-    decision = decide(record, result, others, policy, lambda: rand)
-    yes = result is not None and result.outcome is Outcome.ACCEPTED
-    assert 0 <= decision.delay < 1e5
-    assert decision.counted - record.counted in (0, 1)
-    assert decision.unknowns - record.unknowns in (0, 1)
-    assert (decision.status is Status.SENT) == yes
-    if decision.status is Status.FAILED:
-        assert not record.unknowns
-        assert record.pin is None
-    if result is None and record.pin is None and decision.status is Status.QUEUED:
-        assert decision.delay >= 1
-    if decision.unknowns > max(1, record.unknowns):
-        assert decision.status is Status.UNCERTAIN
 
 
 def test_a_replayed_key_is_a_yes_only_after_an_unknown_at_that_vendor() -> None:

@@ -6,15 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mailqueue.record import NORMAL, Closing, Pin, Record, Round
 from mailqueue.rotation import (
     HINTS,
     LAST_RESORT,
     PROBE_RESULT_WAIT,
-    PROBE_STEP_MAX,
     Choice,
     Health,
     Turn,
@@ -285,33 +282,3 @@ def test_a_pinned_emails_failure_neither_puts_off_nor_takes_a_closed_vendors_pro
     held = probe_won(resting(), NOW + 5, 120, "t")
     assert held is not None
     assert closed(held, DOWN, NOW + 6, held.generation) is held
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(["fail", "hint", "another hint", "doubt", "give back", "named"]),
-        max_size=30,
-    )
-)
-def test_probes_come_at_growing_intervals_up_to_a_minute(events: list[str]) -> None:
-    health, now, before = resting(), NOW, 5.0
-    for event in events:
-        doubt = event == "doubt"
-        now += max(0.0, probe_wait(health, now, alone=True, in_doubt=doubt))
-        if doubt and health.last_resort_at is None:
-            left = probe_won(health, now, 120, "t", in_doubt=True)
-            assert left is not None
-            health, now = left, now + LAST_RESORT
-        taken = probe_won(health, now, 120, "t", in_doubt=doubt)
-        assert taken is not None
-        if event == "give back":
-            health = probe_given_back(taken, "t")
-            continue
-        named = 7.0 if event == "named" else None
-        closing = replace(DOWN, of_content=doubt or "hint" in event, in_doubt=doubt, named=named)
-        health = probe_failed(taken, closing, now, "t", event)
-        assert before <= health.probe_step <= PROBE_STEP_MAX
-        assert 0 < probe_wait(health, now, alone=True, in_doubt=doubt) <= PROBE_STEP_MAX
-        before = health.probe_step
-    assert not health.open

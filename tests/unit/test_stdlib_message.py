@@ -11,8 +11,6 @@ from email.mime.text import MIMEText
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Alternative, Email, mime
@@ -260,38 +258,6 @@ def test_an_attached_message_stays_as_it_was_signed(how: Any) -> None:
 
 
 # --- what nobody builds, but strangers do
-
-parts = st.recursive(
-    st.builds(
-        leaf,
-        st.sampled_from([PLAIN, HTML, "text/calendar", PDF, "message/rfc822", "odd", "a/b; c=d"]),
-        st.text(st.characters(codec="ascii"), max_size=20),
-    ),
-    lambda inside: st.builds(
-        tree,
-        st.sampled_from(["mixed", "alternative", "related", "digest", "x"]),
-        inside,
-        inside,
-    ),
-    max_leaves=8,
-)
-
-
-@given(parts, st.binary(max_size=60), st.integers(0, 2**16))
-@settings(max_examples=25, deadline=None)
-def test_any_message_is_taken_whole_or_refused(made: Message, noise: bytes, at: int) -> None:
-    """And what was taken means the same when it was written and is read again."""
-    octets = HEAD + made.as_bytes()
-    at %= len(octets)
-    for each in (octets, octets[:at] + noise + octets[at:]):
-        for how in POLICIES:
-            try:
-                whole = Email.of(message_from_bytes(each, **how))
-            except InvalidEmail:
-                continue
-            again = Email.of(message_from_bytes(mime(whole, message_id="<1@x.org>")))
-            assert len(again.attachments) == len(whole.attachments)
-            assert len(again.alternatives) == len(whole.alternatives)
 
 
 def test_parts_in_parts_without_end_are_refused() -> None:

@@ -1,0 +1,25 @@
+"""What an application loads that imports us."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+IMPORT = """
+import json, sys, time
+began = time.perf_counter()
+import mailqueue
+took = time.perf_counter() - began
+print(json.dumps([took, sorted(sys.modules)]))
+"""
+
+
+def test_an_application_that_imports_us_does_not_load_what_only_consumers_need() -> None:
+    told = subprocess.run([sys.executable, "-c", IMPORT], check=True, capture_output=True)
+    seconds, names = json.loads(told.stdout)
+    print(f"import mailqueue: {seconds * 1000:.0f} ms")  # noqa: T201  # pytest -s shows it
+    assert "mailqueue.producer" in names
+    heavy = {"requests", "urllib3", "pymongo", "smtplib", "tenacity"}
+    ours = {"consumer", "worker", "sweeper", "vendors.http", "vendors.smtp", "devserver", "store"}
+    assert not set(names) & (heavy | {f"mailqueue.{name}" for name in ours})

@@ -1,0 +1,110 @@
+"""Situations nobody thought of: rules that hold for every e-mail and for every closed vendor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mailqueue.lifecycle import decide
+from mailqueue.record import (
+    RETRY_PRIORITIES,
+    Outcome,
+    Pin,
+    Policy,
+    Record,
+    Round,
+    SendResult,
+    Status,
+    VendorState,
+)
+from mailqueue.rotation import (
+    LAST_RESORT,
+    PROBE_STEP_MAX,
+    probe_failed,
+    probe_given_back,
+    probe_wait,
+    probe_won,
+)
+from tests.unit.test_rotation import DOWN, NOW, resting
+
+POLICY = Policy()
+PIN = Pin(vendor="a", key="k", remaining=600)
+RESULTS = st.builds(
+    SendResult,
+    outcome=st.sampled_from(Outcome),
+    retry_after=st.none() | st.floats(),
+    answered=st.booleans(),
+    content_suspect=st.booleans(),
+    ours=st.booleans(),
+)
+RECORDS = st.builds(
+    Record,
+    priority=st.sampled_from(sorted(RETRY_PRIORITIES)),
+    counted=st.integers(0, 30),
+    unknowns=st.integers(0, 2),
+    age=st.floats(0, 3e5),
+    round=st.builds(
+        Round, n=st.integers(0, 99), tried=st.just(("b",)) | st.just(()), refused=st.just(())
+    ),
+    pin=st.none() | st.just(PIN),
+    failed_at=st.frozensets(st.sampled_from(["a", "b"])),
+    vendor=st.none() | st.just("a"),
+    key=st.none() | st.just("k"),
+    key_life=st.floats(0, 1e5),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(RECORDS, st.none() | RESULTS, st.floats(0, 1e4), st.floats(0, 0.999), st.booleans())
+def test_in_every_situation_the_promises_hold(
+    record: Record, result: SendResult | None, wait: float, rand: float, resend: bool
+) -> None:
+    policy = replace(POLICY, resend_unknown=resend)
+    others = [VendorState(name="b", wait=wait)]
+    if result is None:
+        record = replace(record, vendor=None)
+    decision = decide(record, result, others, policy, lambda: rand)
+    yes = result is not None and result.outcome is Outcome.ACCEPTED
+    assert 0 <= decision.delay < 1e5
+    assert decision.counted - record.counted in (0, 1)
+    assert decision.unknowns - record.unknowns in (0, 1)
+    assert (decision.status is Status.SENT) == yes
+    if decision.status is Status.FAILED:
+        assert not record.unknowns
+        assert record.pin is None
+    if result is None and record.pin is None and decision.status is Status.QUEUED:
+        assert decision.delay >= 1
+    if decision.unknowns > max(1, record.unknowns):
+        assert decision.status is Status.UNCERTAIN
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["fail", "hint", "another hint", "doubt", "give back", "named"]),
+        max_size=30,
+    )
+)
+def test_probes_come_at_growing_intervals_up_to_a_minute(events: list[str]) -> None:
+    health, now, before = resting(), NOW, 5.0
+    for event in events:
+        doubt = event == "doubt"
+        now += max(0.0, probe_wait(health, now, alone=True, in_doubt=doubt))
+        if doubt and health.last_resort_at is None:
+            left = probe_won(health, now, 120, "t", in_doubt=True)
+            assert left is not None
+            health, now = left, now + LAST_RESORT
+        taken = probe_won(health, now, 120, "t", in_doubt=doubt)
+        assert taken is not None
+        if event == "give back":
+            health = probe_given_back(taken, "t")
+            continue
+        named = 7.0 if event == "named" else None
+        closing = replace(DOWN, of_content=doubt or "hint" in event, in_doubt=doubt, named=named)
+        health = probe_failed(taken, closing, now, "t", event)
+        assert before <= health.probe_step <= PROBE_STEP_MAX
+        assert 0 < probe_wait(health, now, alone=True, in_doubt=doubt) <= PROBE_STEP_MAX
+        before = health.probe_step
+    assert not health.open
