@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from bson import ObjectId
 
-from mailqueue import ids
+from mailqueue import bulkheads, ids
 from mailqueue.bulkheads import Bulkheads
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
@@ -258,9 +258,13 @@ class Taker:
             if self._bulkheads.full(task.vendor):
                 each.seen = self._triage.later(each.job, stored)
             return
-        closed = self._routing.health.closed_since(task.vendor, task.generation)
+        anew = self._routing.health.closed_since(task.vendor, task.generation)
         crowded = task.probe is None and self._bulkheads.crowded(task.vendor)
-        if closed or crowded or stored.id in tasks:
+        now = self._clock()
+        if crowded and now - each.looked_at >= bulkheads.EVERY:  # what waits is not chosen all over
+            each.looked_at = now
+            anew = True
+        if anew or stored.id in tasks:
             self._give_back_probes([each])
             self._triage.look([each], tasks)
 

@@ -11,6 +11,7 @@ Promises: no e-mail is changed here. A probe that is won belongs to the ``Task``
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -114,6 +115,7 @@ class Waiting:
     job: Job
     since: float
     tries: int = 0
+    looked_at: float = -math.inf  # again, for a vendor that was full
     stored: Stored | None = None
     held: Held | None = None
     email: Email = field(init=False, repr=False)

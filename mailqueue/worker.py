@@ -33,7 +33,7 @@ from functools import partial
 
 from bson import ObjectId
 
-from mailqueue import lifecycle
+from mailqueue import bulkheads, lifecycle
 from mailqueue.bulkheads import Bulkheads, Call
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
@@ -230,7 +230,7 @@ class Worker:
         """What came meanwhile; where more will come in a moment, that too."""
         wait = None if self.tasks.empty() and not self.taker.waiting else PATIENCE
         if self._ending or (self.taker.waiting and self._senders.free):
-            wait = GATHER if self.taker.held_up and not self._ending else 0.0
+            wait = bulkheads.EVERY if self.taker.held_up and not self._ending else 0.0
         results: list[Result] = []
         with suppress(queue.Empty):
             self._sort(self.inbox.get(timeout=wait), results)

@@ -72,6 +72,11 @@ MUTANTS = (
         (BULKHEADS, "-k", "hangs_holds_its_share"),
     ),
     Mutant(
+        "e-mails are read whatever their size",
+        (Edit("taker.py", "most = self._memory.share(len(ids))", "most = 2**40"),),
+        ("tests/process/test_memory.py", "-k", "no_more_than_their_share"),
+    ),
+    Mutant(
         "what a vendor does not give back is never given up",
         (Edit("bulkheads.py", "c.deadline < last]", "c.deadline < 0]"),),
         (BULKHEADS, "-k", "does_not_come_back"),

@@ -34,12 +34,15 @@ def test_large_emails_take_no_more_than_their_share_of_memory(
     stage: Stage, ready: Consumers
 ) -> None:
     """Sixteen at a time would: each takes five times its size."""
-    stage.vendor("only")
+    vendor = stage.vendor("only")
     stage.settings["consumer"] = {"max_memory": 32 * MIB}
     consumer = ready(stage)
     before = most_used(consumer.pid)
+    vendor.hold()
     for n in range(12):
         stage.producer.send(large(n))
+    wait_until(lambda: vendor.under_way)
+    vendor.let_go()
     stage.until(sent=12)
     assert most_used(consumer.pid) - before < 48 * MIB
     assert consumer.stop() == 0
