@@ -7,11 +7,13 @@ step                         outcome when it fails
 ===========================  ===================================================================
 any, from the greeting on    421, a rate, too many connections: throttled; a spent quota, a
                              suspended account, 530, 534, 535, 538: misconfigured
-connect, greeting, EHLO,     unavailable; STARTTLS not offered (stripped): misconfigured; while
-STARTTLS                     other connections of this process work: see ``smtp_pool``
+connect, greeting, EHLO,     unavailable, also where our name in EHLO is refused: no e-mail was
+STARTTLS                     named yet, so none is ended; STARTTLS not offered (stripped):
+                             misconfigured; while other connections work: see ``smtp_pool``
 AUTH                         454 throttled; 5xx misconfigured, 4xx unavailable
 SIZE, SMTPUTF8               unsuitable, before MAIL
-MAIL                         454 throttled; 5xx unsuitable, 4xx deferred
+MAIL                         454 throttled; 5xx unsuitable (here and later also: the name in EHLO),
+                             4xx deferred
 RCPT, one of several         goes on: ``refused`` if the reply speaks of the recipient, for good;
                              ``pending`` for now, or if it is this server that will not
 RCPT, all                    454 throttled; 4xx and 552 deferred (552 is 452, RFC 5321 4.5.3.1.10);

@@ -13,6 +13,9 @@ They are looked for in this order, the first found counts:
 * an account or domain that is suspended, paused, blocked: the account
 * 5xx of a recipient: relaying, authentication, the sender, a policy: not the recipient's fault
 
+Of other languages the words are there that German, French, Spanish, Chinese and Japanese servers
+use for the same.
+
 A quota or an account that is a *mailbox's* (4.2.2, 5.2.1, "mailbox full") is the recipient's.
 
 Assumes: nothing. Addresses and links are taken out first: whoever is called ``quota@`` or ``spam@``
@@ -158,20 +161,28 @@ _OURS = _words(
 _MAILBOX = _words(
     r"mail ?box|inbox|storage|\bdisk\b|\bfull\b|over ?quota|receiving mail",
     r"tried to reach|trying to (?:reach|contact)",
+    r"postfach|empf[äa]e?nger|bo[iî]te|destinatai?r|buz[oó]n|casella|邮箱|收件|メールボックス|宛先|受信",
     r"recipient(?:'s)? (?:is|has|account|quota|over)",
     r"(?:account|user)(?: (?:account|has been|is|was))* (?:disabled|inactive|locked|closed)",
 )
-_SIZE = _words(r"\bsize|too (?:large|big|long)|\blength|\bbytes?\b|\b[kmg]i?b\b")
+_SIZE = _words(
+    r"\bsize|too (?:large|big|long)|\blength|\bbytes?\b|\b[kmg]i?b\b",
+    r"größe|groesse|zu groß|\btaille|tamaño|dimension|大小|过大|サイズ",
+)
 _ONE_MESSAGES = _words(_SIZE.pattern, r"\bhops?\b|\blines?\b|\brecipients\b|recipient limit")
 _PERIOD = _words(
-    r"\b(?:daily|monthly|weekly|24[ -]?h(?:ou)?rs?|trial|free (?:plan|tier|accounts?))\b",
+    r"\b(?:daily|monthly|weekly|today|24[ -]?h(?:ou)?rs?|trial|free (?:plan|tier|accounts?))\b",
     r"(?:\bper|\ba|\beach|\bevery|\bthis|/) ?-?(?:day|week|month)\b|\byour (?:\w+ )?plan\b",
 )
 _COUNTED = _words(r"limit|quota|\bmax|exceed|messages|e-?mails|\bsent\b|reached|credits|allowed")
 _PACE = _words(
     r"too (?:many|much) (?:[\w-]+ ){0,3}?(?:requests?|messages?|e-?mails?|mails?|deliver\w+)\b",
     r"too (?:many|much) (?:[\w-]+ ){0,3}?(?:submissions?|log ?-?ins?\b|auth\w*|recipients from)",
-    r"too (?:fast|quick\w*|frequent\w*|often|busy)|slow down|throttl|\bpeak\b",
+    r"too (?:fast|quick\w*|frequent\w*|often|busy)|slow down|throttl|\bpeak\b|\bfrequency\b",
+    r"zu (?:viele|häufige?) (?:e-?)?(?:mails?|nachrichten|anfragen)|zu (?:schnell|häufig)",
+    r"trop de (?:mails|messages|courriels|requêtes)|trop (?:vite|rapide)",
+    r"demasiados (?:mensajes|correos)",
+    r"频率|频繁|過於頻|頻度|頻繁|短時間|送信速度",
     r"\brates?\b|rate ?-?limit|over ?limit",
     r"hourly|(?:\bper|\ban|\beach|\bevery|\bthis|\bone|\blast)[ -](?:second|minute|hour)\b",
     r"/ ?\d*(?:s|sec|min|h|hr|hour)\b",
@@ -179,11 +190,15 @@ _PACE = _words(
 _CROWDED = _words(
     r"too (?:many|much) (?:[\w-]+ ){0,4}?(?:connect\w*|sessions?|clients?)\b",
     r"\b(?:concurrent|simultaneous|parallel)\b",
-    r"(?:connections?|sessions?) (?:\w+ ){0,2}(?:limit|exceed)",
+    r"(?:connections?|sessions?|threads?) (?:\w+ ){0,2}(?:limit|exceed)",
     r"(?:limit|max\w*|number) (?:\w+ ){0,2}(?:connections?|sessions?)",
+    r"zu viele (?:\w+ )?verbindungen|trop de connexions|demasiadas conexiones",
+    r"连接数|连接过多|接続数",
 )
 _QUOTA = _words(
-    r"quota|kontingent|\bcuota\b|\bcredits?\b",
+    r"quota|kontingent|\bcuota\b|\bcredits?\b|(?:tages|versand|sende|monats)limit",
+    r"\bl[ií]mite?s?\b (?:\S+ ){0,4}(?:überschritten|erreicht|atteint|dépassé|alcanzad|excedid)",
+    r"限额|配额|额度|上限|余额不足|欠费",
     r"payment|unpaid|overdue|billing|insufficient (?:funds|balance)",
     r"\b(?:send|sending|messages?|e-?mails?|mail|relay|account|user|usage|smtp) limits?\b",
     r"\blimits? (?:(?:has|have|is|was|been) )*(?:exceed|reach|hit)",
@@ -197,7 +212,11 @@ _SUSPENDED = _words(
     r"\b(?:account|subscription|api key)\b[^.;]{0,40}\b(?:banned|restricted|expired|closed)\b",
     r"\baccount\b[^.;]{0,30}\b(?:inactive|on hold|under review|not (?:yet )?(?:activ|approv)\w+)",
     r"\b(?:disabled|blocked|locked|expired|inactive) (?:account|subscription)\b",
-    r"\b(?:trial|plan|licen[cs]e)\b[^.;]{0,20}\b(?:expired|ended)\b|\boutgoing\b[^.;]{0,20}\bblocked\b",
+    r"\b(?:trial|plan|licen[cs]e)\b[^.;]{0,20}\b(?:expired|ended)\b",
+    r"\boutgoing\b[^;]{0,60}\b(?:blocked|suspended|disabled)\b",
+    r"(?:konto|versand)\b[^.;]{0,30}\b(?:gesperrt|deaktiviert|ausgesetzt)",
+    r"\b(?:compte|cuenta|conta)\b[^.;]{0,30}\b(?:suspen[ds]|désactiv|bloqu|deshabilit|desativ)",
+    r"(?:[账帐][号户]|アカウント).{0,10}(?:[禁封锁停]|冻结|凍結|無効|ロック)",
 )
 # Not of the recipient, even beside an enhanced code that is.
 _PLAINLY_ELSE = _words(
@@ -205,10 +224,11 @@ _PLAINLY_ELSE = _words(
     r"(?:to|not|no|open) relay|\bsend ?-?as(?:\b|denied)",
     r"sender (?:address )?(?:reject|denied|refus|not|verif|unknown)|sender verif",
     r"spam|virus|malware|phish|(?:black|block|deny) ?-?list|dnsbl|\brbl\b|reputation",
-    r"\bspf\b|\bdkim\b|\bdmarc\b",
+    r"\bspf\b|\bdkim\b|\bdmarc\b|your message exceed",
 )
 # Without a code such words leave it open; some that are not English are among them.
 _PERHAPS_ELSE = _words(
+    _SIZE.pattern,
     r"relay|relais|rcpthosts|gateway|auth|autent|log ?-?in\b|password|credential|kennwort",
     r"sender|mail from|from (?:address|header|domain)|return ?-?path|envelope",
     r"absender|exp[ée]diteur|remitente|remetente|mittente|afzender|nadawc|отправител|发件|寄件|送信者",
@@ -219,6 +239,11 @@ _PERHAPS_ELSE = _words(
     r"\bhelo\b|\behlo\b|host ?-?name|client host|reverse|\bptr\b|\brdns\b|\bdns\b",
     r"denied|prohibit|forbidden|banned|permission|not (?:permitted|authori[sz]ed|welcome)",
     r"verweigert|denegad|negad|negat[oa]|accès refus|odmow|отказ|拒",
-    r"gr[ea]y ?-?list|temporar|try (?:again|later)|\blater\b|too many|\bhops?\b|\bloop|\bsize\b",
-    r"your (?:ip|host|server|network|domain|account|client)\b",
+    r"gr[ea]y ?-?list|temporar|try (?:again|later)|\blater\b|too many|\bhops?\b|\bloop",
+    r"your (?:ip|host|server|network|domain|account|client|message|e-?mail)\b",
+    r"\byou(?:'re| are) not\b",
+    r"attack|(?:white|allow) ?-?list|limited|verification|not our\b|\bsession\b|zu viele|trop de",
+    r"(?:message|e-?mail|mail|delivery|connection) (?:\w+ ){0,2}(?:refused|rejected|not accepted)",
+    r"频|頻|超过|超過|限|禁|封",
+    r"\b[a-z]{2}:[a-z]{3}\b",  # NetEase tells no more than such a code
 )

@@ -131,11 +131,20 @@ EHLO_REFUSED: list[tuple[dict[str, bytes | None], Outcome, str]] = [
     ({"EHLO": b"501 5.5.4 bad name\r\n", "HELO": None}, Outcome.UNAVAILABLE, "bad name"),
     ({"EHLO": b"550-who\r\n550 are you\r\n"}, Outcome.UNAVAILABLE, "who are you"),
     ({"EHLO": b"502 what\r\n", "HELO": b"550 go\r\n"}, Outcome.UNAVAILABLE, "go"),
+    ({"EHLO": b"550 5.7.1 HELO/EHLO rejected\r\n"}, Outcome.UNAVAILABLE, "HELO/EHLO rejected"),
+    (
+        {"EHLO": b"504 5.5.2 need fully-qualified hostname\r\n", "HELO": b"504 same\r\n"},
+        Outcome.UNAVAILABLE,
+        "same",
+    ),
+    ({"MAIL": b"550 5.7.1 HELO/EHLO rejected\r\n"}, Outcome.UNSUITABLE, "HELO/EHLO rejected"),
+    ({"RCPT": b"504 5.5.2 Helo command rejected\r\n"}, Outcome.UNSUITABLE, "Helo command"),
+    ({"MESSAGE": b"550 invalid HELO name\r\n"}, Outcome.UNSUITABLE, "invalid HELO"),
 ]
 
 
 @pytest.mark.parametrize("replies,outcome,detail", EHLO_REFUSED)
-def test_what_a_server_says_when_it_refuses_ehlo_is_told(
+def test_a_server_that_refuses_our_name_ends_no_email_before_one_was_named(
     replies: dict[str, bytes | None],
     outcome: Outcome,
     detail: str,

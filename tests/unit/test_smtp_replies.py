@@ -48,6 +48,13 @@ OF_THE_RECIPIENT = [
     "550 <account.suspended@x.org> no such user",
     "550 Benutzer unbekannt",
     "550 Пользователь не найден",
+    "550 Unbekannter Empfänger",
+    "550 Postfach existiert nicht",
+    "550 Boîte aux lettres inexistante",
+    "550 Adresse d au moins un destinataire invalide. Invalid recipient.",
+    "550 邮箱不存在",
+    "550 收件人不存在",
+    "550 宛先が見つかりません",
     "550 no",
     "550",
 ]
@@ -88,6 +95,17 @@ NOT_OF_THE_RECIPIENT = [
     "550 Relay-Zugriff verweigert",
     "550 Absender nicht zugelassen",
     "550 邮件内容被拒绝",
+    "550 MI:SPB 163 mx1,DMCowABn",
+    "550 Suspected bounce attacks",
+    "550 You are not allowed to use this server",
+    "550 You are not on our whitelist",
+    "550 Your message was not accepted",
+    "550 verification failed",
+    "551 not our customer",
+    "550 HELO should be a FQDN or address literal",
+    "550 5.7.1 HELO/EHLO rejected",
+    "552-5.2.3 Your message exceeded Google's message size limits",
+    "550 Nachricht überschreitet die maximale Größe",
     "554 delivery error: dd This user doesn't have an account",
     "552 5.3.4 Message size exceeds fixed limit",
 ]
@@ -107,6 +125,9 @@ FOR_NOW = [
     "450 4.7.1 <bob@x.org>: Recipient address rejected: Greylisted, see http://x.org/help",
     "451 4.7.1 Greylisting in action, please come back in 00:05:00",
     "452 4.3.1 Insufficient system storage",
+    "452 Postfach voll, Kontingent überschritten",
+    "452 Quota du destinataire dépassé",
+    "452 邮箱配额不足",
     "452 4.5.3 Your message has too many recipients. For more on sending limits see https://x.org",
     "451 4.5.1 The recipient <bob@x.org> has exceeded message rate limit. Try again later.",
 ]
@@ -154,6 +175,12 @@ QUOTA = [
     "450 Requested mail action not taken: mailbox unavailable; Mail send limit exceeded.",
     "550 5.7.0 The email limit is reached. Please upgrade your plan https://x.org/billing",
     "550 insufficient funds",
+    "550 5.7.1 You have reached the maximum number of emails you can send today",
+    "550 5.7.1 Sie haben Ihr Tageslimit erreicht",
+    "550 Versandlimit überschritten",
+    "550 Limite d'envoi quotidienne atteinte",
+    "550 超过每日发送限额",
+    "550 送信数の上限に達しました",
 ]
 SUSPENDED = [
     "550 5.7.1 account suspended",
@@ -166,6 +193,11 @@ SUSPENDED = [
     "502 5.7.0 Your SMTP account is not yet activated",
     "554 5.1.8 Email Outgoing Blocked",
     "535 Your trial has expired",
+    "550 Outgoing mail from x.org has been suspended",
+    "550 Ihr Konto wurde gesperrt",
+    "550 Votre compte est suspendu",
+    "550 Su cuenta ha sido suspendida",
+    "554 账号已被禁用",
 ]
 PACE = [
     "450 4.7.1 Error: too much mail from 192.0.2.4",
@@ -177,6 +209,12 @@ PACE = [
     "550 5.7.0 Too many login attempts, please slow down",
     "550 hourly sending limit reached",
     "550 5.7.0 Requested action not taken: too many emails per second",
+    "550 Ip frequency limited [MxM0Y1]",
+    "550 Sender frequency limited",
+    "550 Zu viele Nachrichten in kurzer Zeit",
+    "550 Trop de messages",
+    "554 发送频率过高",
+    "554 MI:DMC 163 smtp8,DMCowABn 发信过于频繁",
     "451 4.7.650 The mail server [192.0.2.4] has been temporarily rate limited due to reputation",
 ]
 CROWDED = [
@@ -187,6 +225,9 @@ CROWDED = [
     "432 4.3.2 Concurrent connections limit exceeded. Visit https://x.org/concurrent_sending",
     "535 5.7.8 Too many connections per account",
     "451 4.3.2 Connection rate limit exceeded",
+    "432 4.3.2 STOREDRV.ClientSubmit; sender thread limit exceeded",
+    "450 zu viele gleichzeitige Verbindungen",
+    "421 连接数超过限制",
 ]
 
 
