@@ -49,7 +49,12 @@ def _written(raw: Any) -> str:
     if isinstance(raw, Header):
         return raw.encode(maxlinelen=0)
     tree = getattr(raw, "_parse_tree", None)  # a parsed header keeps its text nowhere else
-    return str(raw) if tree is None else "".join(_tokens(tree))
+    if tree is None:
+        return str(raw)
+    text = "".join(_tokens(tree))
+    if "\r" in text or "\n" in text:  # its folding is gone: these were encoded within quotes
+        raise ValueError
+    return text
 
 
 def _tokens(tree: Any) -> Iterator[str]:
