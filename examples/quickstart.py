@@ -197,11 +197,18 @@ def three_vendors() -> Iterator[list[dict[str, Any]]]:
 def consumer(config: Path) -> Iterator[subprocess.Popen[bytes]]:
     """One consumer process, as anybody would start it; stopped as systemd would."""
     command = [sys.executable, "-m", "mailqueue.consumer", "--config", str(config)]
+    came: list[int] = []  # until we hold the process, nobody could end it
+    for number in SIGNALS:
+        signal.signal(number, lambda number, _: came.append(number))
     with config.with_suffix(".log").open("ab") as log:
         process = subprocess.Popen(
             [*dies_with_parent(), *command], stdout=log, stderr=log, start_new_session=True
         )
     try:
+        for number in SIGNALS:
+            signal.signal(number, interrupt)
+        if came:
+            interrupt()
         yield process
     finally:
         process.terminate()

@@ -136,9 +136,9 @@ def test_a_port_that_somebody_else_took_first_is_given_up_for_another(
 def test_only_the_server_that_was_started_counts_as_ready(
     kind: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devserver, "ANSWERED_WITHIN", 0.1)
     with kind() as server, kind() as other:
         assert server._is_ready()
+        monkeypatch.setattr(devserver, "ANSWERED_WITHIN", 0.1)
         server.pause()
         assert not server._is_ready()
         server.port = other.port
