@@ -16,7 +16,8 @@ RFCs ask for:
 * ``multipart/alternative``: plain text, HTML, and other text (an invitation, AMP, Markdown) as an
   alternative of both.
 * ``multipart/related``: its root is the body, the others are files that the HTML may show.
-* Signed and encrypted messages and reports are refused: taken apart, they would be none.
+* Signed and encrypted messages (S/MIME in one part, too) and reports are refused: taken apart,
+  they would be none.
 * A flowed text (RFC 3676) is unwrapped. An attached message stays as it is, but for line ends.
 """
 
@@ -28,6 +29,7 @@ from binascii import Error as BadBase64
 from binascii import a2b_qp
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any
 from urllib.parse import unquote
 
@@ -48,9 +50,14 @@ _DEEPEST = 50
 _ENCODINGS = frozenset({"7bit", "8bit", "binary", "base64", "quoted-printable"})
 _ADDRESSES = {"from": "from", "to": "to", "cc": "cc", "bcc": "bcc", "reply-to": "reply_to"}
 _WHOLE = {
-    "signed": "is signed",
-    "encrypted": "is encrypted",
-    "report": "is a report",
+    "multipart/signed": "is signed",
+    "multipart/encrypted": "is encrypted",
+    "multipart/report": "is a report",
+}
+_WHOLE_ALONE = {
+    "application/pkcs7-mime": "is signed or encrypted",
+    "application/x-pkcs7-mime": "is signed or encrypted",
+    "message/partial": "is a piece of a message",
 }
 
 
@@ -178,11 +185,12 @@ def _node(part: Part, depth: int) -> _Node:
     node = _Node(
         part, name if _TYPE.fullmatch(name) else part.get_default_type(), kind, disposition
     )
+    problem = _WHOLE.get(node.kind) or (None if depth else _WHOLE_ALONE.get(node.kind))
+    if node.is_multipart and not part.is_multipart():
+        problem = problem or "has a multipart without parts"
+    if problem:
+        raise InvalidEmail("email", f"{problem}: taken apart, it would not be kept")
     if node.is_multipart:
-        problem = _WHOLE.get(node.kind.partition("/")[2])
-        if problem or not part.is_multipart():
-            words = problem or "has a multipart without parts"
-            raise InvalidEmail("email", f"{words}: taken apart, it would not be kept")
         node.parts = [_node(each, depth + 1) for each in part.get_payload()]
     return node
 
@@ -276,14 +284,17 @@ def _message(part: Part, encoding: str, field: str) -> bytes:
 
 
 def _as_parsed(message: Part) -> bytes:
+    """Not by its ``as_bytes()``: Django's messages have one of their own, without a policy."""
+    from email.generator import BytesGenerator
     from email.policy import EmailPolicy
 
     known = message.policy
     changes: dict[str, Any] = {"linesep": "\r\n", "mangle_from_": False, "max_line_length": None}
     if isinstance(known, EmailPolicy):
         changes["refold_source"] = "none"
-    octets: bytes = message.as_bytes(policy=known.clone(**changes))
-    return octets
+    written = BytesIO()
+    BytesGenerator(written, policy=known.clone(**changes)).flatten(message)
+    return written.getvalue()
 
 
 def _text(leaf: _Node | None, field: str) -> str | None:

@@ -177,6 +177,15 @@ def test_what_is_nothing_when_it_is_taken_apart_is_refused(kind: str, words: str
         assert caught.value.field == "email"
 
 
+@pytest.mark.parametrize("kind", ["application/pkcs7-mime", "application/x-pkcs7-mime"])
+def test_a_message_that_is_signed_or_encrypted_as_a_whole_is_refused(kind: str) -> None:
+    """S/MIME in one part: as a file of another message it would be none."""
+    with pytest.raises(InvalidEmail, match="signed or encrypted"):
+        read(leaf(f"{kind}; smime-type=enveloped-data; name=smime.p7m"))
+    kept = read(tree("mixed", leaf(PLAIN), leaf(f"{kind}; name=smime.p7m")))
+    assert names(kept) == ["smime.p7m"]
+
+
 # --- texts
 
 
@@ -255,6 +264,23 @@ def test_an_attached_message_stays_as_it_was_signed(how: Any) -> None:
     legacy["From"], legacy["To"] = "ann@example.com", "bob@example.org"
     assert [file.content for file in Email.of(made).attachments] == [INNER]
     assert [file.content for file in Email.of(legacy).attachments] == [INNER]
+
+
+class DjangoMessage(MIMEBase):
+    """As ``django.core.mail`` makes them: its ``as_bytes()`` takes no policy."""
+
+    def as_bytes(self, unixfrom: bool = False, linesep: str = "\n") -> bytes:  # type: ignore[override]  # theirs
+        return super().as_bytes(unixfrom)
+
+
+def test_a_message_of_another_class_can_be_attached() -> None:
+    inner = DjangoMessage("text", "plain")
+    inner["From"] = "eve@example.net"
+    inner.set_payload("From me\r\n")
+    wrapper = DjangoMessage("message", "rfc822")
+    wrapper.attach(inner)
+    [file] = read(tree("mixed", leaf(PLAIN), wrapper)).attachments
+    assert file.content.endswith(b"\r\nFrom: eve@example.net\r\n\r\nFrom me\r\n")
 
 
 # --- what nobody builds, but strangers do
