@@ -374,23 +374,27 @@ def _only_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
     mine = {"$eq": ["$$line.token", token]}
     lines = {"$filter": {"input": _array("$attempts"), "as": "line", "cond": mine}}
     short = {name: value for name, value in end.items() if name not in _LONG} | {"cut": True}
-    merged = {"$mergeObjects": ["$$line", short]}
-    return {"$map": {"input": lines, "as": "line", "in": merged}}
+    return {"$map": {"input": lines, "as": "line", "in": _ended(short)}}
 
 
 _LONG = ("detail", "refused", "pending")
 
 
 def _closed_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
-    merged = {"$mergeObjects": ["$$line", end]}
     is_mine = {"$eq": ["$$line.token", token]}
     return {
         "$map": {
             "input": "$attempts",
             "as": "line",
-            "in": {"$cond": [is_mine, merged, "$$line"]},
+            "in": {"$cond": [is_mine, _ended(end), "$$line"]},
         }
     }
+
+
+def _ended(end: dict[str, Any]) -> dict[str, Any]:
+    """The line with its end; a yes stays, since it came late, but before we called it unknown."""
+    yes = {"$eq": ["$$line.outcome", Outcome.ACCEPTED.value]}
+    return {"$cond": [yes, "$$line", {"$mergeObjects": ["$$line", end]}]}
 
 
 def _message_id(alike: Sequence[Change]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ WEATHER = "tests/faults/test_weather.py"
 WIRE = "tests/contract/test_wire.py"
 DETAIL = "tests/unit/test_detail.py"
 REFUSED = "tests/integration/test_refused_writes.py"
+STORE = "tests/integration/test_store.py"
 DAMAGE = "tests/integration/test_damage.py"
 WILD = "tests/integration/test_wild_vendor.py"
 ENDS_WITHIN = 300.0
@@ -233,6 +234,11 @@ MUTANTS = (
         "a refused settlement is not made small",
         (Edit("transitions.py", "_only_line if small else _closed_line", "_closed_line"),),
         (REFUSED, "-k", "no_room_is_sent"),
+    ),
+    Mutant(
+        "a late yes is overwritten as unknown",
+        (Edit("transitions.py", '[yes, "$$line", {', '[False, "$$line", {'),),
+        (STORE, "-k", "very_attempt"),
     ),
     Mutant(
         "a ledger line names all its recipients",

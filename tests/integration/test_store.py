@@ -436,6 +436,23 @@ def test_a_late_yes_wins_over_the_failure_of_the_worker_that_holds_the_lease(
     assert found["due_at"] is None
 
 
+@pytest.mark.parametrize("expired", [False, True], ids=["by the worker", "by the sweeper"])
+def test_a_yes_that_came_late_for_this_very_attempt_is_not_overwritten_as_unknown(
+    store: Store, emails: Collection[Document], *, expired: bool
+) -> None:
+    """As after a pause of the whole process: the answer is read before its lateness is written."""
+    (email_id,) = stored(store)
+    claim(store, email_id, lease=-1)
+    store.late_yes(email_id, 1, "first", YES, 5)
+    unknown = replace(AGAIN, unknowns=1)
+    change = Change(id=email_id, token=1, decision=unknown, result=UNHEARD, expired=expired)
+    assert store.change([change], 5) == {email_id}
+    found = the(emails)
+    assert (found["status"], found["vendor"], found["unknowns"]) == ("sent", "first", 1)
+    (line,) = found["attempts"]
+    assert (line["outcome"], line["late"], line["message_id"]) == ("accepted", True, "vendor-id")
+
+
 def test_a_late_yes_that_is_written_twice_changes_nothing_the_second_time(
     forgetful: LosesReplies, emails: Collection[Document]
 ) -> None:
