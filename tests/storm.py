@@ -3,11 +3,14 @@
 ::
 
     python tests/storm.py --emails 20000 --seconds 600 --consumers 4 --seed 1 [--park]
+    sudo python tests/storm.py --replica-set
 
 Consumers are killed with SIGKILL and paused beyond their leases, beanstalkd is killed and restarted
-with and without its binlog, one vendor fails half its calls in every way that there is. Then
-everything is left alone until each e-mail has ended, and the vendors' own log (see
-``faults/storm_vendor.py``) is held against what is stored.
+with and without its binlog, one vendor fails half its calls in every way that there is. The
+application is a pre-fork server, whose threads are killed, interrupted and re-entered (see
+``faults/application.py``). With ``--replica-set`` MongoDB has three nodes, whose primary is killed,
+paused and cut off. Then everything is left alone until each e-mail has ended, and the vendors' own
+log (see ``faults/storm_vendor.py``) and the application's are held against what is stored.
 
 Exit 1 when the promise is broken, when a planted piece of an e-mail or an API key is found in any
 log or ledger line, or when the audit finds something. The seed decides who is hit, when and how;
@@ -18,19 +21,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,22 +40,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bson import ObjectId
 from pymongo import MongoClient
 
-from mailqueue import Producer
 from mailqueue.config import Config
-from mailqueue.devserver import DevServers, devservers
-from mailqueue.errors import StoreUnavailable
-from mailqueue.logs import Formatter
+from mailqueue.devserver import Beanstalkd, Mongod
 from mailqueue.private_server import dies_with_parent
+from tests.faults import application
+from tests.faults.application import MARKER, Journal, is_keyed, subject
 from tests.faults.invariants import broken, resent, unknowns
 from tests.faults.storm_vendor import VENDORS
-from tests.faults.victims import ENDED, NO_SERVER, REPO, Storm, Victim
+from tests.faults.victims import ENDED, NO_SERVER, REPO, Primaries, Storm, Victim
+from tests.replica_set import Network, ReplicaSet, available
 
-MARKER = "plantedmarker"
-LEASE = 7.0
+# What bounds a call and an attempt; three nodes need as long as an election lasts.
+ONE_NODE = {"timeout": 2, "record": 1.5, "lease": 7}
+THREE_NODES = {"timeout": 6, "record": 2, "lease": 12}
 CONCURRENCY = 8
-BEGIN_WITH = 0.25  # this part of the e-mails is there when the storm begins
-PRIORITIES = ("high", "normal", "bulk")
 SHOWN = 20
+# What no process may do by itself.
+WRONG = (
+    *(ENDED.format(""), application.ENDED.format("")),
+    *(application.HUNG, application.FAILED, application.CRASHED),
+)
 
 Document = dict[str, Any]
 
@@ -65,6 +69,7 @@ class Tally:
     """What came of it."""
 
     emails: int = 0
+    acknowledged: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     copies: int = 0
     unknowns: int = 0
@@ -73,13 +78,36 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
 
 
-def settings(servers: DevServers, ports: dict[str, int], park: bool) -> Document:
+@dataclass
+class Servers:
+    """MongoDB and beanstalkd; ``replica_set`` where MongoDB has three nodes."""
+
+    uri: str
+    beanstalkd: Beanstalkd
+    replica_set: ReplicaSet | None = None
+
+
+@contextmanager
+def running(folder: Path, three_nodes: bool) -> Iterator[Servers]:
+    with ExitStack() as stack:
+        beanstalkd = stack.enter_context(Beanstalkd())
+        if three_nodes:
+            network = stack.enter_context(Network())
+            replica_set = stack.enter_context(ReplicaSet(network, folder))
+            yield Servers(replica_set.uri(), beanstalkd, replica_set)
+        else:
+            yield Servers(stack.enter_context(Mongod()).uri, beanstalkd)
+
+
+def settings(servers: Servers, ports: dict[str, int], park: bool) -> Document:
     """A config with leases of seconds."""
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     keys: Document = {"type": "sendgrid", "api_key": f"SG.{MARKER}", "timeout": 2}
     entries = [{**keys, "name": name, "base_url": url} for name, url in urls.items()]
+    times = THREE_NODES if servers.replica_set else ONE_NODE
+    database = {"database": "mailqueue_test_storm", "timeout": times["timeout"]}
     return {
-        "mongodb": {"uri": servers.mongod.uri, "database": "mailqueue_test_storm", "timeout": 2},
+        "mongodb": {"uri": servers.uri, **database},
         "beanstalkd": {"servers": [servers.beanstalkd.address], "tube": "mailqueue_test_storm"},
         "vendors": entries,
         "failover": {"unavailable_for": 1},
@@ -87,59 +115,39 @@ def settings(servers: DevServers, ports: dict[str, int], park: bool) -> Document
         "delivery": {
             "on_unknown": "park" if park else "resend",
             "deadline": 2.5,
-            "record": 1.5,
-            "lease": LEASE,
-            "ttr": 7,
+            "record": times["record"],
+            "lease": times["lease"],
+            "ttr": times["lease"],
         },
         "consumer": {"concurrency": CONCURRENCY, "sweep_every": 1},
     }
 
 
-def letter(number: int) -> Document:
-    return {
-        "from": f"Ann {MARKER} <ann.{MARKER}@example.com>",
-        "to": [f"Bob {MARKER} <reader{number}.{MARKER}@example.org>"],
-        "subject": f"Number {number} {MARKER}",
-        "text": f"Hello {MARKER}",
-    }
+class Application:
+    """The pre-fork server, as a process; ``journal`` holds what it was acknowledged."""
 
+    def __init__(self, config: Path, folder: Path, options: argparse.Namespace) -> None:
+        self.journal = Journal(folder / "journal")
+        numbers = options.emails, options.seconds, options.workers, options.seed
+        command = [sys.executable, "-m", application.__name__, str(config), str(folder / "journal")]
+        with (folder / "logs" / "application").open("wb") as log:
+            self._process = subprocess.Popen(
+                [*dies_with_parent(), *command, *map(str, numbers)],
+                cwd=REPO,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
 
-class Application(threading.Thread):
-    """Sends e-mails, evenly over the storm; repeats under the same key what was not acknowledged.
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
 
-    ``ids`` are those that ``send()`` gave: these must be kept.
-    """
-
-    def __init__(self, config: Config, emails: int, seconds: float, rand: random.Random) -> None:
-        super().__init__(name="application", daemon=True)
-        self._config = config
-        self._emails = emails
-        self._seconds = seconds
-        self._rand = rand
-        self.ids: list[str] = []
-        self.repeated = 0
-
-    def run(self) -> None:
-        began = time.monotonic()
-        at_once = int(self._emails * BEGIN_WITH)
-        with Producer(self._config) as producer:
-            for number in range(self._emails):
-                at = self._seconds * (number - at_once) / (self._emails - at_once)
-                time.sleep(max(0.0, began + at - time.monotonic()))  # the pace of the application
-                self.ids.append(self._send(producer, number))
-
-    def _send(self, producer: Producer, number: int) -> str:
-        options: Document = {
-            "priority": self._rand.choice(PRIORITIES),
-            "idempotency_key": f"number {number}",
-        }
-        if self._rand.random() < 0.1:
-            options["send_at"] = datetime.now(UTC) + timedelta(seconds=2)
-        while True:
-            try:
-                return producer.send(letter(number), **options)
-            except StoreUnavailable:
-                self.repeated += 1
+    def end(self) -> Counter[str]:
+        """What became of its workers."""
+        if self.is_alive():
+            self._process.kill()
+        answer, _ = self._process.communicate()
+        code = self._process.returncode
+        return Counter(json.loads(answer) if code == 0 else {application.FAILED: 1})
 
 
 @contextmanager
@@ -182,7 +190,7 @@ class Run:
         at_once = options.consumers * CONCURRENCY
         latency = min(0.5, 0.5 * at_once * options.seconds / options.emails)
         with (
-            devservers() as servers,
+            running(self._folder, options.replica_set) as servers,
             vendors(self._folder, options.seed, latency) as ports,
         ):
             assert tuple(ports) == VENDORS
@@ -194,68 +202,95 @@ class Run:
                 for victim in self._victims:
                     victim.kill()
 
-    def _run(self, servers: DevServers) -> tuple[Tally, Counter[str]]:
+    def _run(self, servers: Servers) -> tuple[Tally, Counter[str]]:
         config = Config.load(self._config_file)
         with MongoClient[Document](config.mongodb.uri, tz_aware=True) as client:
             emails = client[config.mongodb.database][config.mongodb.collection]
-            application, counts = self._blow(config, servers)
-            counts += self._settle(emails, application)
-            tally = self._tally(emails, application.ids, config.delivery.on_unknown)
-        said = ENDED.format("")
-        tally.wrong += [c for c in counts if c.startswith(said) and c != ENDED.format(NO_SERVER)]
+            server, counts = self._blow(config, servers)
+            counts += self._settle(emails, server)
+            tally = self._tally(emails, server.journal, config.delivery.on_unknown)
+            counts += server.journal.counts()
+        tally.wrong += [c for c in counts if c.startswith(WRONG) and c != ENDED.format(NO_SERVER)]
         tally.wrong += self._leaks()
         tally.wrong += self._audit()
         return tally, counts
 
-    def _blow(self, config: Config, servers: DevServers) -> tuple[Application, Counter[str]]:
+    def _blow(self, config: Config, servers: Servers) -> tuple[Application, Counter[str]]:
         options = self._options
-        application = Application(config, options.emails, options.seconds, self._rand)
+        module = "tests.faults.hurried" if options.hurry else "mailqueue.consumer"
         for number in range(options.consumers):
-            self._victims.append(Victim(self._config_file, self._logs / f"consumer{number}"))
-        storm = Storm(self._victims, servers.beanstalkd, LEASE, random.Random(options.seed + 1))
-        application.start()
+            log = self._logs / f"consumer{number}"
+            self._victims.append(Victim(self._config_file, log, module))
+        lease = config.delivery.lease
+        storm = Storm(self._victims, servers.beanstalkd, lease, random.Random(options.seed + 1))
+        nodes = servers.replica_set
+        primaries = Primaries(nodes, random.Random(options.seed + 2)) if nodes else None
+        server = Application(self._config_file, self._folder, options)
         ends_at = time.monotonic() + options.seconds
-        while time.monotonic() < ends_at:
-            storm.blow()
-            time.sleep(0.02)
+        with primaries or nullcontext():
+            while time.monotonic() < ends_at:
+                storm.blow()
+                time.sleep(0.02)
         storm.calm()
-        return application, storm.counts
+        return server, storm.counts + (primaries.counts if primaries else Counter())
 
-    def _settle(self, emails: Any, application: Application) -> Counter[str]:
+    def _settle(self, emails: Any, server: Application) -> Counter[str]:
         """Leave everything alone until each e-mail has ended; then stop the consumers."""
         began = time.monotonic()
         gives_up_at = began + 60 + self._options.emails / 50
         moving = {"status": {"$in": ["queued", "sending"]}}
-        while application.is_alive() or emails.find_one(moving, {"_id": 1}):
+        while server.is_alive() or emails.find_one(moving, {"_id": 1}):
             if time.monotonic() > gives_up_at:
                 break
             time.sleep(0.1)
-        settling = Counter({"settling": round(time.monotonic() - began)})
+        settling = Counter({"settling": round(time.monotonic() - began)}) + server.end()
         return settling + Counter(ENDED.format(code) for v in self._victims if (code := v.stop()))
 
     # What came of it ---------------------------------------------------------------------------
 
-    def _tally(self, emails: Any, ids: Sequence[str], on_unknown: str) -> Tally:
+    def _tally(self, emails: Any, journal: Journal, on_unknown: str) -> Tally:
         lines = (self._folder / "accepted").read_text().split()
         copies = Counter(lines[1::2])
-        tally = Tally(emails=len(ids), copies=len(lines) // 2)
-        missing = set(ids)
-        for document in emails.find({}, {"email": 0}):
+        acknowledged = dict(journal.acknowledged())
+        tally = Tally(copies=len(lines) // 2, acknowledged=len(acknowledged))
+        missing = set(acknowledged)
+        for document in emails.find({}, {"email.text": 0}):
             email_id = str(document["_id"])
             missing.discard(email_id)
+            tally.emails += 1
             tally.statuses[document["status"]] += 1
             tally.unknowns += unknowns(document)
             tally.resent += resent(document)
             problems = broken(document, copies.pop(email_id, 0), on_unknown)
             problems += [f"failed: {document.get('reason')}"] * (document["status"] == "failed")
             problems += ["a marker in the ledger"] * (MARKER in str(document["attempts"]))
+            label = acknowledged.get(email_id)
+            if label and document["email"]["subject"] != subject(label):
+                problems.append(f"lost: another's id was given for {label}")
             if problems:
                 tally.wrong.append(f"{email_id}: {'; '.join(problems)}\n{_ledger(document)}")
             tally.lost += any(p.startswith(("lost", "failed", "has not")) for p in problems)
-        tally.lost += len(missing) + (self._options.emails - len(ids))
+        tally.lost += len(missing)
         tally.wrong += [f"{email_id}: gone, though send() gave its id" for email_id in missing]
         tally.wrong += [f"{email_id}: a copy of what is not stored" for email_id in copies]
+        self._judge_journal(journal.acknowledged(), tally)
         return tally
+
+    def _judge_journal(self, acknowledged: Sequence[tuple[str, str]], tally: Tally) -> None:
+        """Every number was acknowledged, always by the same id where it has a key; no id twice."""
+        labels: dict[str, set[str]] = {}
+        ids: dict[str, set[str]] = {}
+        for email_id, label in acknowledged:
+            labels.setdefault(email_id, set()).add(label)
+            ids.setdefault(label, set()).add(email_id)
+        for number in range(self._options.emails):
+            given = ids.get(f"number-{number}", set())
+            tally.lost += not given
+            if not given:
+                tally.wrong.append(f"number {number} was never acknowledged")
+            if is_keyed(number) and len(given) > 1:
+                tally.wrong.append(f"number {number} has several ids for its key")
+        tally.wrong += [f"{i}: of several e-mails" for i, known in labels.items() if len(known) > 1]
 
     def _leaks(self) -> list[str]:
         found = (p for p in self._logs.iterdir() if MARKER in p.read_text(errors="replace").lower())
@@ -289,9 +324,17 @@ def report(tally: Tally, counts: Counter[str], seconds: float) -> str:
     """The table."""
     rows = {
         "e-mails": tally.emails,
+        "acknowledged": tally.acknowledged,
+        "of these in log handlers": counts["log"],
+        "of these in signal handlers": counts["signal"],
+        "sends interrupted": counts["interrupted"],
+        "sends refused (MongoDB away)": counts["refused"],
+        "workers killed": counts["SIGKILL"],
+        "workers told to end": counts["SIGTERM"],
         "consumers killed": counts["kills"],
         "consumers paused beyond the lease": counts["pauses"],
         "beanstalkd killed and restarted": counts["beanstalkd restarts"],
+        **{name: n for name, n in sorted(counts.items()) if name.startswith("primaries")},
         "lost": tally.lost,
         "copies accepted": tally.copies,
         "unknown outcomes": tally.unknowns,
@@ -302,7 +345,7 @@ def report(tally: Tally, counts: Counter[str], seconds: float) -> str:
         "of these settling": counts["settling"],
         "promises broken": len(tally.wrong),
     }
-    rows |= {name: n for name, n in counts.items() if name.startswith(ENDED.format(""))}
+    rows |= {name: n for name, n in counts.items() if name.startswith(WRONG)}
     return "\n".join(f"| {name:<38} | {value:>7,} |" for name, value in rows.items())
 
 
@@ -312,29 +355,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--consumers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2, help="of the application")
+    parser.add_argument("--replica-set", action="store_true", help="three nodes (as root)")
+    parser.add_argument("--hurry", action="store_true", help="look for lost jobs every 3 s, not 60")
     parser.add_argument("--park", action="store_true", help="delivery.on_unknown = park")
     parser.add_argument("--keep", metavar="FOLDER", help="leave the logs there")
     options = parser.parse_args(arguments)
+    if options.replica_set and (reason := available()):
+        parser.error(f"a network of our own {reason}")
     began = time.monotonic()
     os.environ["MAILQUEUE_ENV"] = "production"  # of loopback; the consumers inherit it
     with tempfile.TemporaryDirectory(prefix="mailqueue-storm-") as folder:
         if options.keep:
             Path(options.keep).mkdir(parents=True)
-        run = Run(options, Path(options.keep or folder))
-        _log_to(run)
-        tally, counts = run.run()
+        tally, counts = Run(options, Path(options.keep or folder)).run()
     table = report(tally, counts, time.monotonic() - began)
     sys.stdout.write("\n".join([table, *tally.wrong[:SHOWN], ""]))
     return int(bool(tally.wrong or tally.lost))
-
-
-def _log_to(run: Run) -> None:
-    """What the application's side of mailqueue logs is searched for markers too."""
-    handler = logging.FileHandler(run._logs / "application")
-    handler.setFormatter(Formatter())
-    logging.getLogger("mailqueue").addHandler(handler)
-    logging.getLogger("mailqueue").setLevel(logging.INFO)
-    logging.getLogger("mailqueue").propagate = False
 
 
 if __name__ == "__main__":

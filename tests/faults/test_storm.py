@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mailqueue.private_server import dies_with_parent
+from tests.faults.application import MARKER
 from tests.faults.victims import REPO
-from tests.storm import MARKER
 
 pytestmark = pytest.mark.usefixtures("beanstalkd", "mongod")  # skipped where these are missing
 
@@ -21,6 +21,7 @@ def test_a_storm_loses_nothing_and_says_nothing_personal(
 ) -> None:
     folder = tmp_path / "storm"
     options = ["--emails", str(20 * seconds), "--seconds", str(seconds), "--consumers", "3"]
+    options.append("--hurry")
     more = ["--park"] if park else []
     done = subprocess.run(
         [*dies_with_parent(), sys.executable, "tests/storm.py", "--keep", folder, *options, *more],

@@ -10,13 +10,17 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 from mailqueue.devserver import Beanstalkd
 from mailqueue.private_server import dies_with_parent
+from tests.replica_set import ELECTION, ReplicaSet
 
 REPO = Path(__file__).resolve().parents[2]
 KILL_EVERY, PAUSE_EVERY, RESTART_EVERY = 2.0, 12.0, 15.0
@@ -28,8 +32,8 @@ NO_SERVER = 3  # what a consumer may end with: there was no beanstalkd when it s
 class Victim:
     """One consumer: started again whenever it was killed. All its lives write one log."""
 
-    def __init__(self, config: Path, log: Path) -> None:
-        self._command = [sys.executable, "-m", "mailqueue.consumer", "--config", str(config)]
+    def __init__(self, config: Path, log: Path, module: str = "mailqueue.consumer") -> None:
+        self._command = [sys.executable, "-m", module, "--config", str(config)]
         self._log = log
         self.resume_at: float | None = None
         self.start()
@@ -156,3 +160,37 @@ class Storm:
         self._beanstalkd._binlog = self._rand.random() < 0.5
         self._beanstalkd.start()
         self._beanstalkd_back_at = None
+
+
+class Primaries:
+    """Disturbs a replica set's primary while the block runs, in a thread of its own.
+
+    ``counts`` says how often what was done. At its end the set is whole.
+    """
+
+    TROUBLES = ("killed", "paused", "cut_off")
+
+    def __init__(self, replica_set: ReplicaSet, rand: random.Random) -> None:
+        self._replica_set = replica_set
+        self._rand = rand
+        self._enough = threading.Event()
+        self._pool = ThreadPoolExecutor(1)
+        self.counts = Counter[str]()
+
+    def __enter__(self) -> Self:
+        self._running = self._pool.submit(self._disturb)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        with self._pool:
+            self._running.result()
+
+    def _disturb(self) -> None:
+        while not self._enough.wait(self._rand.uniform(1, 5)):
+            trouble = self._rand.choice(self.TROUBLES)
+            primary = self._replica_set.primary()
+            with getattr(self._replica_set, trouble)(primary):
+                self.counts[f"primaries {trouble.replace('_', ' ')}"] += 1
+                self._enough.wait(self._rand.uniform(0.5, 3 * ELECTION))
+            self._replica_set.until_whole()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import signal
 import sys
@@ -15,7 +14,6 @@ from dataclasses import replace
 from types import FrameType
 
 import pytest
-from bson.errors import InvalidBSON
 from pymongo.collection import Collection
 
 from mailqueue import calls
@@ -24,21 +22,10 @@ from mailqueue.devserver import Beanstalkd, DevServers
 from mailqueue.errors import StoreUnavailable
 from mailqueue.producer import Producer
 from tests.integration.bench import MAIL, Document, object_ids
+from tests.interrupts import KINDS, RAISED, interrupt
 
 TIMES = 30
 ENDS_WITHIN = 60
-
-
-class Interrupt(BaseException):
-    """As ``gevent.Timeout`` is."""
-
-
-class SoftTimeLimit(Exception):
-    """As Celery has one."""
-
-
-# The driver makes the last one of an exception that strikes while it reads a reply.
-RAISED = (Interrupt, SoftTimeLimit, InvalidBSON)
 
 
 class MailsErrors(logging.Handler):
@@ -160,7 +147,7 @@ def test_a_send_that_a_signal_interrupts_anywhere_leaves_the_producer_usable(
     def handler(_: int, __: FrameType | None) -> None:
         nonlocal times
         times += 1
-        raise (Interrupt, SoftTimeLimit)[times % 2]
+        raise KINDS[times % 2]
 
     with suppress(*RAISED), alarms(handler, 0.007):
         while times < TIMES:
@@ -197,10 +184,7 @@ def test_threads_that_are_interrupted_anywhere_lose_nothing_and_harm_nobody(
         others = [pool.submit(bystander, n) for n in range(3)]
         for n in range(TIMES * 2):
             time.sleep(0.007)  # an interrupt now and then; when does not matter
-            kind = (Interrupt, SoftTimeLimit)[n % 2]
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(victims[n % 3].ident or 0), ctypes.py_object(kind)
-            )
+            interrupt(victims[n % 3], KINDS[n % 2])
         enough.set()
         ids = [email_id for each in others for email_id in each.result(ENDS_WITHIN)]
     for each in victims:

@@ -1,0 +1,17 @@
+"""The consumer, for small storms: what has lost its job is announced again soon, not in a minute.
+
+::
+
+    python -m tests.faults.hurried --config CONFIG
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from mailqueue import consumer, sweeper
+
+if __name__ == "__main__":
+    sweeper.ANNOUNCED_LATELY = timedelta(seconds=3)
+    os._exit(consumer.main())

@@ -1,0 +1,50 @@
+"""Exceptions that strike a thread between any two of its steps, as time-outs of frameworks do."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+
+from bson.errors import InvalidBSON
+
+
+class Interrupt(BaseException):
+    """As ``gevent.Timeout`` is."""
+
+
+class SoftTimeLimit(Exception):
+    """As Celery has one."""
+
+
+KINDS = (Interrupt, SoftTimeLimit)
+# The driver makes the last one of an exception that strikes while it reads a reply.
+RAISED = (*KINDS, InvalidBSON)
+
+
+def interrupt(thread: threading.Thread, kind: type[BaseException]) -> None:
+    """Raise it in the thread, at its next step, if it runs and no thread is just being started.
+
+    CPython gives a new thread its starter's ident for a moment: an exception for the starter ends
+    the new one before it has said that it runs, and ``Thread.start()`` waits for that for ever.
+    """
+    starting = threading._limbo  # type: ignore[attr-defined]  # of the standard library
+    if is_running(thread) and not starting:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread.ident or 0), ctypes.py_object(kind)
+        )
+
+
+def is_running(thread: threading.Thread) -> bool:
+    """Whether it does; when it has ended, its ident may be that of a thread that just begins.
+
+    ``is_alive()`` takes a lock for a moment: interrupted there, the thread seems never to end.
+    """
+    running = threading._active  # type: ignore[attr-defined]  # of the standard library
+    return running.get(thread.ident) is thread
+
+
+def was_interrupted(error: BaseException | None) -> bool:
+    """Whether one of these is at the bottom of it: ``Thread.start`` makes a KeyError of one."""
+    while error is not None and not isinstance(error, RAISED):
+        error = error.__cause__ or error.__context__
+    return error is not None
