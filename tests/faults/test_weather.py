@@ -254,6 +254,7 @@ def test_all_vendors_are_down_for_long_and_one_returns(
     """Seconds stand for minutes: probes come ever rarer, and nothing else moves meanwhile."""
     step, probes, many = 0.3, 3, 200
     monkeypatch.setattr(rotation, "PROBE_STEP", step)
+    monkeypatch.setattr(rotation, "LAST_RESORT", 3 * step)
     outdoors.settings["failover"] = {"unavailable_for": 600}
     first, second = outdoors.vendors
     first.reply, second.reply = probed = [Refusal(503), Refusal(503)]
