@@ -174,12 +174,14 @@ class HttpServer:
             if self.on_connect is not None:
                 self.on_connect(Wire(sock, self._stopped))
             if self._tls is not None:
-                sock = self._tls.wrap_socket(sock, server_side=True)
+                sock = self._tls.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+                self._open.add(sock)  # ``raw`` is no connection any more
+                sock.do_handshake()
             with sock.makefile("rb") as stream:
                 while (request := _read(stream, number)) is not None:
                     self.requests.append(request)
                     self.behaviour(Wire(sock, self._stopped), request)
-        self._open.discard(raw)
+        self._open -= {raw, sock}
         sock.close()
 
 
