@@ -9,6 +9,7 @@ import pytest
 
 from mailqueue import Producer
 from mailqueue.devserver import DevServers
+from mailqueue.rotation import HINTS
 from tests.process.conftest import Consumers
 from tests.stage import DOWN, Stage, letter
 from tests.waiting import wait_until
@@ -17,7 +18,7 @@ CONCURRENCY = 4
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def test_three_processes_call_a_dead_vendor_once_per_thread_then_leave_it_alone_for_ten_minutes(
+def test_three_processes_call_a_dead_vendor_a_few_times_then_leave_it_alone_for_ten_minutes(
     stage: Stage, run: Consumers
 ) -> None:
     dead = stage.vendor("dead", DOWN)
@@ -35,7 +36,8 @@ def test_three_processes_call_a_dead_vendor_once_per_thread_then_leave_it_alone_
         vendor.let_go()
     stage.until(sent=300)
 
-    assert len(dead.calls) <= 3 * CONCURRENCY
+    # Its answers are hints at first; when they close it, some calls are on their way.
+    assert len(dead.calls) < HINTS + 3 * CONCURRENCY
     assert Counter(stage.copies.values()) == {1: 300}
     rest = stage.health("dead")["unavailable_until"] - datetime.now(UTC)
     assert timedelta(minutes=9) < rest <= timedelta(minutes=10)
