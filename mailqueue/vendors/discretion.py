@@ -1,9 +1,10 @@
 """What may be kept of a vendor's words: a short line without anything private in it.
 
 Decides: what is private. Addresses; names, local parts, the subject, values of headers and
-metadata, tags and file names; of the bodies (and the other texts) every line of one or two words
-and any three words in a row, however they are spaced, capitalised or wrapped in HTML; and the
-secrets of the vendor's configuration. The same in base64, quoted-printable or percent-encoded.
+metadata, tags and file names; of the bodies (and the other texts, in files too) every line of one
+or two words and any three words in a row, however they are spaced, capitalised or wrapped in HTML;
+and the secrets of the vendor's configuration. The same in base64, quoted-printable or
+percent-encoded.
 
 Promises: the work is linear in the e-mail, and of what the vendor said only the beginning is looked
 at. An e-mail with more than a MiB of text is not compared with anything: then nothing is kept.
@@ -22,7 +23,7 @@ from functools import lru_cache
 from quopri import decodestring
 from urllib.parse import unquote_plus
 
-from mailqueue.message import Email
+from mailqueue.message import Alternative, Attachment, Email
 from mailqueue.record import SendResult
 
 LENGTH = 200  # characters that are kept
@@ -34,6 +35,7 @@ _MOST_TEXT = 1024 * 1024
 _SHORT_WORD = 3  # such a one is part of many others
 _TOKEN = re.compile(r"<?[^\s<>\"'(),:;=]+>?")
 _ADDRESS = re.compile(r"[\w.+-]{2,64}@[\w-]{1,63}\.\w{2}")
+_CHARSET = re.compile(r"charset=[\"']?([\w.:-]+)", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]*>")
 _PACKED = re.compile(r"([A-Za-z0-9+/_-]{8,})={0,2}")
 _ESCAPE = re.compile(r"[=%][0-9A-Fa-f]{2}")
@@ -175,13 +177,27 @@ def _key(words: str, *, run: bool) -> str:
 def _texts(email: Email) -> tuple[str, ...]:
     """What is written by people, and may be quoted in part."""
     values = (*email.headers.values(), *email.metadata.values())
-    return (email.text or "", email.html or "", email.subject, *values)
+    return (email.text or "", email.html or "", email.subject, *values, *_forms(email))
+
+
+def _forms(email: Email) -> Iterator[str]:
+    """The other forms of the text, and files that are texts: parts of the body may become one."""
+    parts: tuple[Alternative | Attachment, ...] = (*email.alternatives, *email.attachments)
+    for part in parts:
+        if part.content_type.lower().startswith("text/"):
+            charset = _CHARSET.search(part.content_type)
+            try:
+                yield part.content.decode(charset[1] if charset else "utf-8", "replace")
+            except (LookupError, ValueError):
+                yield part.content.decode("latin-1")
 
 
 def _readings(email: Email) -> Iterator[str]:
-    """The texts, and the HTML as its readers see it."""
-    for text in (*_texts(email), _TAG.sub("\n", email.html or "")):
+    """The texts, and those with HTML in them as their readers see them."""
+    for text in _texts(email):
         yield html.unescape(text)
+        if "<" in text:
+            yield html.unescape(_TAG.sub("\n", text))
 
 
 def _words(email: Email) -> Iterator[str]:

@@ -90,6 +90,37 @@ def test_texts_without_blanks_between_words_are_not_quoted_either() -> None:
     assert told("spam: 明朝 (77)", text=text) == "spam: 明朝 (77)"
 
 
+OTHERS: list[dict[str, Any]] = [
+    {
+        "alternatives": [
+            {"content": "SUMMARY:Talk of a merger\r\n", "content_type": "text/calendar"}
+        ]
+    },
+    {"alternatives": [{"content": "<p>a <b>talk of a merger", "content_type": "text/x-amp-html"}]},
+    {"attachments": [{"filename": "a.txt", "content": b"the talk of a merger"}]},
+    {
+        "attachments": [
+            {
+                "content_type": 'text/plain; charset="utf-16"',
+                "content": "talk of a merger".encode("utf-16"),
+            }
+        ]
+    },
+    {
+        "attachments": [
+            {"content_type": "text/plain; charset=none", "content": b"talk of a merger \xff"}
+        ]
+    },
+]
+
+
+@pytest.mark.parametrize("fields", OTHERS)
+def test_other_forms_of_the_text_and_text_files_are_not_quoted_either(
+    fields: dict[str, Any],
+) -> None:
+    assert told("spam: talk of a merger [x7]", **fields) == "spam: * [x7]"
+
+
 # --- secrets, and what is packed
 
 LOGIN = f"\0{SECRETS[0]}\0{SECRETS[1]}".encode()
