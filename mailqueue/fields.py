@@ -24,8 +24,8 @@ from mailqueue.headers import FIELD_NAME, SEVERAL, Address, header_text, is_text
 from mailqueue.mime import GENERATED, Alternative, Attachment
 
 MOST = 1000
-MAX_ALTERNATIVES = 10
 """Entries of a list, and of a mapping: recipients, attachments, headers, tags, metadata."""
+MAX_ALTERNATIVES = 10
 MOST_OPTIONS = 10_000
 """Values in ``vendor_options``, however nested."""
 

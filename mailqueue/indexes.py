@@ -37,7 +37,7 @@ _REFUSALS: Mapping[int, str] = {
     13: "the user may not create it",
     67: "the server cannot make it: MongoDB 6.0 or newer is needed",
     85: "there is one with other options: drop that",
-    86: "there is another of that name: drop that",
+    86: "there is another of its name (the fields, each with _1): drop that",
     11000: "two e-mails have the same value: another program writes to the collection",
 }
 

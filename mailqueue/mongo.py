@@ -78,6 +78,9 @@ def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
         )
     except (ConfigurationError, ValueError) as error:  # the text may quote the URI
         raise ConfigError([f"mongodb.uri: cannot be used ({type(error).__name__})"]) from None
+    except OSError:  # before anything is connected: a file
+        names = " or ".join(mongo_uri.files(settings.uri)) or "a file"
+        raise ConfigError([f"mongodb.uri: {names} cannot be read as a PEM file"]) from None
 
 
 class NotKept(PyMongoError):

@@ -45,14 +45,19 @@ def without_weak_options(uri: str) -> str:
 
 
 def hosts(uri: str) -> list[str]:
-    """The hosts that it names, without their ports."""
+    """The hosts that it names, without their ports; a socket in a folder is on none."""
     authority = uri.partition("://")[2].partition("?")[0].partition("/")[0].rpartition("@")[2]
-    return [_host(one) for one in authority.split(",")]
+    return [_host(one) for one in authority.split(",") if not unquote_plus(one).startswith("/")]
 
 
 def _host(address: str) -> str:
     bracketed, closed, _ = address.removeprefix("[").partition("]")
     return bracketed if closed else address.partition(":")[0]
+
+
+def files(uri: str) -> list[str]:
+    """The names of the options that lead to files, as they are spelled."""
+    return [name for name, _ in _options(uri) if name.lower().endswith("file")]
 
 
 def unverified(uri: str) -> str | None:

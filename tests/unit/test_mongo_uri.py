@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 from pymongo import MongoClient, WriteConcern
 
 from mailqueue import mongo
+from mailqueue.cli.doctor import on_the_way
 from mailqueue.config import MongoDB
+from mailqueue.errors import ConfigError
 from mailqueue.mongo_uri import weak_options, without_weak_options
 
 PLAIN = "mongodb://user:p%40ss@one,two:27018/shared?replicaSet=rs0&tls=true"
@@ -70,3 +73,19 @@ def test_it_is_said_when_the_transactions_of_an_applications_own_client_are_weak
         mongo.Mongo(MongoDB(), client)
     said = [record.getMessage().split()[0] for record in caplog.records]
     assert said == ["mongodb.weak_transactions"] * weak
+
+
+@pytest.mark.parametrize("option", ["tlsCAFile", "tlsCRLFile", "tlsCertificateKeyFile"])
+def test_a_file_that_cannot_be_read_is_a_wrong_configuration_that_names_the_option(
+    option: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=rf"mongodb\.uri: {option} cannot be read as a PEM file"):
+        mongo.connect(MongoDB(uri=f"mongodb://127.0.0.1:1/?tls=true&{option}={tmp_path}/none.pem"))
+    (tmp_path / "rubbish.pem").write_text("hello")
+    with pytest.raises(ConfigError, match=r"mongodb\.uri"):
+        mongo.connect(MongoDB(uri=f"mongodb://127.0.0.1/?tls=true&{option}={tmp_path}/rubbish.pem"))
+
+
+def test_a_socket_in_a_folder_is_on_this_host() -> None:
+    assert list(on_the_way("mongodb://%2Frun%2Fmongodb.sock/?replicaSet=rs0")) == []
+    assert list(on_the_way("mongodb://%2Frun%2Fmongodb.sock,db.example.com/")) != []
