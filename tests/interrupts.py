@@ -44,7 +44,15 @@ def is_running(thread: threading.Thread) -> bool:
 
 
 def was_interrupted(error: BaseException | None) -> bool:
-    """Whether one of these is at the bottom of it: ``Thread.start`` makes a KeyError of one."""
-    while error is not None and not isinstance(error, RAISED):
+    """Whether one of these is at the bottom of it: ``Thread.start`` makes a KeyError of one.
+
+    ``Condition.wait``, interrupted before it has its lock again, lets its ``with`` give back the
+    one that another thread holds by now; that thread is told so when it gives it back itself.
+    """
+    while error is not None and not isinstance(error, RAISED) and not _of_a_lock(error):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def _of_a_lock(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and "lock" in str(error)

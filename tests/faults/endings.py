@@ -51,14 +51,17 @@ def main(how: str, config: str, path: str) -> None:
     atexit.register(send, "atexit-early")
     producer.connect()
     atexit.register(send, "atexit-late")
-    begun = threading.Semaphore(0)
+    every: list[threading.Semaphore] = []
     for number in range(2 * THREADS):
         daemon = number % 2 == 0
         which = f"{'daemon' if daemon else 'thread'}-{number}"
-        options = {"forever": daemon}
-        threading.Thread(target=repeat, args=(which, begun), kwargs=options, daemon=daemon).start()
-    for _ in range(2 * THREADS * BEGUN):
-        begun.acquire()
+        every.append(threading.Semaphore(0))
+        threading.Thread(
+            target=repeat, args=(which, every[-1]), kwargs={"forever": daemon}, daemon=daemon
+        ).start()
+    for begun in every:
+        for _ in range(BEGUN):
+            begun.acquire()
     ENDS[how]()
 
 
