@@ -103,7 +103,7 @@ class Azure(HttpVendor):
         error = error if isinstance(error, dict) else {}
         code, message = text(error.get("code")), text(error.get("message"))
         result = self.by_status(answer, ": ".join(filter(None, (code, message))))
-        if 400 <= answer.status < 500 and code == "DomainNotLinked":
+        if 400 <= answer.status < 500 and code.lower() == "domainnotlinked":
             return replace(result, outcome=Outcome.UNSUITABLE)
         return result
 

@@ -11,7 +11,8 @@ answer                                           outcome
 201, 202 with ``messageId``                      accepted
 400 ``duplicate_parameter``: our key was used    accepted (a replay), its id is not told
 400 others                                       unsuitable: another vendor may take it
-401 402 403 (key, credits, permission)           misconfigured
+401 402 403 (key, credits, permission), or       misconfigured
+400 with a code that says as much
 409 ``duplicate_request``                        unknown, not the vendor's fault: our first
                                                  request is still running
 429                                              throttled (``x-sib-ratelimit-reset``, seconds)
@@ -38,6 +39,10 @@ from mailqueue.vendors.base import Attempt, merged, unique_recipients
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.limits import brevo_name
+
+_OF_THE_ACCOUNT = frozenset(
+    ("account_under_validation", "not_enough_credits", "permission_denied", "unauthorized")
+)
 
 
 class Brevo(HttpVendor):
@@ -93,6 +98,8 @@ class Brevo(HttpVendor):
                 return SendResult(outcome=Outcome.ACCEPTED, code=result.code, message_id=message_id)
             case 400 if code == "duplicate_parameter":
                 return replace(result, outcome=Outcome.ACCEPTED, replay=True)
+            case 400 if code in _OF_THE_ACCOUNT:
+                return replace(result, outcome=Outcome.MISCONFIGURED)
             case 409 if code == "duplicate_request":
                 return replace(result, outcome=Outcome.UNKNOWN, ours=True)
             case 429 if result.retry_after is None:

@@ -29,6 +29,7 @@ bytes, whenever and wherever they are made.
 from __future__ import annotations
 
 import json
+import re
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -53,6 +54,7 @@ from mailqueue.vendors.transport import Lost, RawAnswer, Request, Transport
 
 __all__ = ["Answer", "HttpVendor", "Request", "json_request"]
 
+_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]*)?) *(?:,|$)")
 _OF_THE_ACCOUNT = {401, 402, 403, 404, 405, 406, 410, 415}
 _OF_A_GATEWAY = {408, 502, 504, 520, 524}
 _HTML_IS_A_FIREWALL = {400, 403, 422}
@@ -112,9 +114,12 @@ class Answer:
         return self.seconds(self.headers.get("Retry-After", "").strip())
 
     def seconds(self, text: str) -> float | None:
-        """Seconds from now for ``"120"`` or ``"Mon, 20 Dec 2021 20:33:21 UTC"``; else None."""
-        if text.isascii() and text.isdigit():
-            return float(text[:9])
+        """Seconds from now for ``"120"`` or ``"Mon, 20 Dec 2021 20:33:21 UTC"``; else None.
+
+        Two proxies may have said it both (``"120, 120"``), and some count parts of a second.
+        """
+        if number := _NUMBER.match(text):
+            return float(number[1][:9])
         date = _date(text)
         return None if date is None else max(0.0, date - self.now)
 

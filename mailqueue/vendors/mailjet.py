@@ -104,11 +104,11 @@ class Mailjet(HttpVendor):
         error = _first(message.get("Errors")) or answer.object
         code, told = text(error.get("ErrorCode")), text(error.get("ErrorMessage"))
         result = self.by_status(answer, ": ".join(filter(None, (code, told))))
+        if code in _OF_THE_ACCOUNT and 400 <= answer.status < 429:
+            return replace(result, outcome=Outcome.MISCONFIGURED)
         if message.get("Status") != "error" or answer.status >= 429:
             return result
         status = error.get("StatusCode")
-        if code in _OF_THE_ACCOUNT:
-            return replace(result, outcome=Outcome.MISCONFIGURED)
         if isinstance(status, int) and status >= 500:
             return replace(result, outcome=Outcome.UNAVAILABLE)
         return replace(result, outcome=Outcome.UNSUITABLE)

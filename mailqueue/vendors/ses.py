@@ -16,7 +16,8 @@ answer (its kind is in ``x-amzn-ErrorType``)       outcome
 200 with ``MessageId``                             accepted
 ``MessageRejected``, ``BadRequestException``,      unsuitable, whatever the status
 ``MailFromDomainNotVerifiedException``
-account suspended, sending paused, limit exceeded  misconfigured, though a 400
+account suspended, sending paused (``Message-      misconfigured, though a 400
+Rejected`` may say that too), limit exceeded
 bad or expired credentials, wrong clock            misconfigured, whatever the status
 ``Throttling...`` "Daily message quota exceeded"   misconfigured: the quota is spent
 ``Throttling...`` others                           throttled, though a 400
@@ -53,6 +54,7 @@ _OF_THE_ACCOUNT = re.compile(
     r"IncompleteSignature|InvalidSignature|SignatureDoesNotMatch|InvalidClientTokenId|"
     r"UnrecognizedClient|MissingAuthenticationToken|NotAuthorized|OptInRequired"
 )
+_PAUSED = re.compile(r"[Ss]ending (?:paused|suspended) for this account")
 
 
 class Ses(HttpVendor):
@@ -117,12 +119,12 @@ class Ses(HttpVendor):
         result = self.by_status(answer, message or kind)
         if not 400 <= answer.status < 500:
             return result
-        if kind in _OF_THE_EMAIL:
+        if kind in _OF_THE_EMAIL and not _PAUSED.search(message):
             return replace(result, outcome=Outcome.UNSUITABLE)
         if kind.startswith("Throttling"):
             spent = "daily" in message.lower()
             return replace(result, outcome=Outcome.MISCONFIGURED if spent else Outcome.THROTTLED)
-        if _OF_THE_ACCOUNT.match(kind):
+        if _OF_THE_ACCOUNT.match(kind) or _PAUSED.search(message):
             return replace(result, outcome=Outcome.MISCONFIGURED)
         return result
 

@@ -32,7 +32,8 @@ authentication, the sender or a policy. How words are read is in ``smtp_replies`
 Assumes: ``mime`` writes CRLF line ends and no Bcc.
 
 Promises: the envelope holds exactly the recipients asked for; a connection from an earlier e-mail
-that is dead or closed by the server (421) before MAIL is answered is replaced. Accepted is only
+that is dead or closed by the server (421), or has had its share of e-mails, before MAIL is answered
+is replaced. Accepted is only
 what was answered with 2xx after the final dot, by a server that had said nothing ahead of it.
 """
 
@@ -187,10 +188,11 @@ class Smtp(Vendor):
             except smtplib.SMTPServerDisconnected:
                 if connection.fresh or call.expired:
                     raise
-                code = CLOSING
+                code, reply = CLOSING, b""
             if code == 250:
                 return connection
-            if code != CLOSING or connection.fresh:
+            over = code == CLOSING or smtp_replies.used_up(reply)
+            if connection.fresh or not over:
                 raise Failed(smtp_replies.result(Step.SENDER, code, reply))
             self._drop()  # over since an earlier e-mail; nothing of this one was sent
 

@@ -75,6 +75,11 @@ def crowded(reply: bytes | str) -> bool:
     return bool(_CROWDED.search(_said(text)))
 
 
+def used_up(reply: bytes) -> bool:
+    """Whether the server takes no more e-mails over this connection, while it may over another."""
+    return bool(_PER_CONNECTION.search(_said(reply[:_LENGTH].decode("utf-8", "replace"))))
+
+
 def _result(outcome: Outcome, code: int, text: str, *, suspect: bool = False) -> SendResult:
     return SendResult(outcome=outcome, code=reply_code(code), detail=text, content_suspect=suspect)
 
@@ -195,6 +200,9 @@ _CROWDED = _words(
     r"zu viele (?:\w+ )?verbindungen|trop de connexions|demasiadas conexiones",
     r"连接数|连接过多|接続数",
 )
+_PER_CONNECTION = _words(
+    r"\b(?:an?|each|one|per|same|single|the|this|your) (?:smtp |tcp )?(?:connection|session)\b",
+)
 _QUOTA = _words(
     r"quota|kontingent|\bcuota\b|\bcredits?\b|(?:tages|versand|sende|monats)limit",
     r"\bl[ií]mite?s?\b (?:\S+ ){0,4}(?:überschritten|erreicht|atteint|dépassé|alcanzad|excedid)",
@@ -238,6 +246,8 @@ _PERHAPS_ELSE = _words(
     r"\bbulk\b|\bjunk\b|content|attachment|\btls\b|\bssl\b|encrypt|certificate",
     r"\bhelo\b|\behlo\b|host ?-?name|client host|reverse|\bptr\b|\brdns\b|\bdns\b",
     r"denied|prohibit|forbidden|banned|permission|not (?:permitted|authori[sz]ed|welcome)",
+    r"abgelehnt|weiterleit|nicht (?:gestattet|erlaubt|zugelassen|berechtigt)|refusé|rejeté|indésir",
+    r"rechazad|不允许|转发|中継|验证|认证|認証|授权|許可|迷惑",
     r"verweigert|denegad|negad|negat[oa]|accès refus|odmow|отказ|拒",
     r"gr[ea]y ?-?list|temporar|try (?:again|later)|\blater\b|too many|\bhops?\b|\bloop",
     r"your (?:ip|host|server|network|domain|account|client|message|e-?mail)\b",

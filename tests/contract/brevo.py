@@ -145,6 +145,10 @@ CASE = Case(
             Row(reply=_error(403, code, "No."), outcome=Outcome.MISCONFIGURED, detail=code)
             for code in ("permission_denied", "account_under_validation")
         ),
+        *(
+            Row(reply=_error(400, code, "No."), outcome=Outcome.MISCONFIGURED, detail=code)
+            for code in ("not_enough_credits", "permission_denied", "account_under_validation")
+        ),
         Row(
             reply=_error(409, "duplicate_request", "In flight"),
             outcome=Outcome.UNKNOWN,

@@ -132,6 +132,11 @@ CASE = Case(
             detail="suspended",
         ),
         Row(
+            reply=_global(400, "mj-0001", "API key is suspended"),
+            outcome=Outcome.MISCONFIGURED,
+            detail="suspended",
+        ),
+        Row(
             reply=_global(401, "mj-0015", "API key authentication failure"),
             outcome=Outcome.MISCONFIGURED,
             detail="authentication",

@@ -159,6 +159,7 @@ CASE = Case(
         _row(403, "MessageRejected", _NOT_VERIFIED, _UNSUITABLE),
         _row(400, "MessageRejected:http://internal.amazon.com/coral/", _NOT_VERIFIED, _UNSUITABLE),
         _row(400, "MessageRejected", "Illegal content", _UNSUITABLE),
+        _row(400, "MessageRejected", "Sending paused for this account. See inbox", _MISCONFIGURED),
         _row(400, "BadRequestException", "Missing final '@domain'", _UNSUITABLE),
         _row(400, "MailFromDomainNotVerifiedException", "MAIL FROM not verified", _UNSUITABLE),
         _row(400, "AccountSuspendedException", "Account is suspended", _MISCONFIGURED),

@@ -338,6 +338,8 @@ def test_a_status_that_no_row_names_means_the_same_at_every_vendor(
     "value,seconds",
     [
         ("120", 120.0),
+        ("120, 120", 120.0),
+        ("1.5", 1.5),
         ("Mon, 20 Dec 2021 20:33:21 GMT", 120.0),
         ("Mon, 20 Dec 2021 20:00:00 GMT", 0.0),
         ("soon", None),

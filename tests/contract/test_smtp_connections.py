@@ -5,9 +5,11 @@ when there is none.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from socket import socket
 from typing import Any
 
 import pytest
@@ -61,6 +63,43 @@ def test_a_server_with_room_for_fewer_connections_than_senders_gets_every_email(
     results = sent_by([make(server.port) for _ in range(12)], plain, attempt, each=5)
     assert {result.outcome for result in results} == {Outcome.ACCEPTED}
     assert len(server.letters) == 60
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"421 4.7.0 too many messages in this connection\r\n",
+        b"452 4.5.3 Too many messages in this session\r\n",
+        b"550 Exceeded the maximum number of messages for one session\r\n",
+        b"450 4.7.1 max 20 messages per connection\r\n",
+    ],
+)
+def test_a_connection_that_has_had_its_share_of_emails_is_replaced(
+    reply: bytes, stack: ExitStack, make: Make, attempt: Attempts, plain: Email
+) -> None:
+    """Each connection takes one; the answer is nobody's fault, and no e-mail's."""
+    taken = Counter[socket]()
+
+    def one_each(wire: Wire, line: str) -> bytes | None:
+        if line.startswith("MAIL") and taken[wire.sock]:
+            return reply
+        taken[wire.sock] += line == "MESSAGE"
+        return polite(wire, line)
+
+    server = stack.enter_context(ScriptedSmtp(one_each))
+    vendor = make(server.port)
+    results = [vendor.send(plain, attempt()).outcome for _ in range(3)]
+    assert results == [Outcome.ACCEPTED] * 3
+    assert (server.connections, server.lines.count("MESSAGE")) == (3, 3)
+
+
+def test_a_new_connection_that_takes_no_email_is_not_replaced(
+    stack: ExitStack, make: Make, attempt: Attempts, plain: Email
+) -> None:
+    said = b"452 4.5.3 Too many messages in this session\r\n"
+    server = stack.enter_context(ScriptedSmtp(polite_but(MAIL=said)))
+    assert make(server.port).send(plain, attempt()).outcome is Outcome.THROTTLED
+    assert server.connections == 1
 
 
 def test_no_more_connections_are_opened_than_configured(
