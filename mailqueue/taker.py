@@ -266,7 +266,7 @@ class Taker:
             anew = True
         if anew or stored.id in tasks:
             self._give_back_probes([each])
-            self._triage.look([each], tasks)
+            self._triage.choose_again(each, tasks)
 
     def _lose_patience(self) -> None:
         long_ago = self._clock() - PATIENCE

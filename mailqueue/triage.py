@@ -160,6 +160,15 @@ class Triage:
                 if each.seen is None:
                     self._take_step(step, each, stored)
 
+    def choose_again(self, each: Waiting, taken: Collection[ObjectId]) -> None:
+        """Choose a vendor anew for what had one; all else that was found out stays as it is.
+
+        Raises ``StoreUnavailable``.
+        """
+        each.seen = None
+        if each.stored is not None:
+            self._take_step(partial(self._route, set(taken)), each, each.stored)
+
     def _take_step(self, step: Step, each: Waiting, stored: Stored) -> None:
         """One e-mail must not stop all others, and a bug of ours must not end an e-mail."""
         try:
