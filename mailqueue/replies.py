@@ -1,7 +1,8 @@
 """What a beanstalkd answers, read within bounds: whoever listens there may say anything.
 
 Decides: how much is read, and for how long. A line has 1 KiB at most and what follows it 64 KiB;
-the replies to what was asked come within one time budget, however they drip.
+the replies to what was asked come within one time budget (a quarter more at the most), however
+they drip.
 
 Promises: no more memory than that. What the protocol does not have raises ``ValueError``; what
 ends, or takes too long, raises ``OSError``.
@@ -10,6 +11,7 @@ ends, or takes too long, raises ``OSError``.
 from __future__ import annotations
 
 import io
+import math
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +20,7 @@ LINE = 1024
 BODY = 65_536  # more than the largest job of a server as it comes (65,535 bytes)
 SKIPPED = 16 * 2**20  # a stranger's larger job, on a server that was told to take them (-z)
 _ID = 20  # digits of 2**64
+FAR_OFF = 1.25
 
 
 class Replies:
@@ -77,7 +80,9 @@ class _Timed(io.RawIOBase):
         left = self.until - self._clock()
         if left <= 0:
             raise TimeoutError
-        self._socket.settimeout(left)
+        # Only where it is far off: setting it lets another thread have the interpreter.
+        if (self._socket.gettimeout() or math.inf) > left * FAR_OFF:
+            self._socket.settimeout(left)
         return self._socket.recv_into(buffer)
 
 

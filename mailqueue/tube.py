@@ -136,10 +136,11 @@ class Connection:
 
     def put(self, what: Sequence[Announcement], ttr: int) -> None:
         """Put jobs. Of a failed call all may have been executed: they are harmless when doubled."""
-        with self._lock, self._talking():
+        with self._lock, self._talking(min(len(what), PIPELINE)):
             for start in range(0, len(what), PIPELINE):
                 page = what[start : start + PIPELINE]
-                self._allow(len(page))
+                if start:
+                    self._allow(len(page))
                 self._socket.sendall(b"".join([_put_command(each, ttr) for each in page]))
                 self._owed.extend([b"INSERTED"] * len(page))
                 self._read_owed()
@@ -258,7 +259,8 @@ class Connection:
 
     def _allow(self, replies: int) -> None:
         """From now on the time for so many."""
-        self._socket.settimeout(self._timeout)
+        if self._socket.gettimeout() != self._timeout:
+            self._socket.settimeout(self._timeout)
         self._replies.within(self._timeout + PER_REPLY * replies)
 
     @contextmanager
