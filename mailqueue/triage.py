@@ -142,12 +142,12 @@ class Triage:
         self._once = Once()
         self._odd_jobs = Once()  # whoever reaches the tube may put as many as they like
 
-    def look(self, jobs: Iterable[Waiting], taken: Collection[ObjectId] = ()) -> None:
-        """See what is to be done about each job; an e-mail has one ``Task``, those ``taken`` none.
+    def look(self, jobs: Iterable[Waiting]) -> None:
+        """See what is to be done about each job; an e-mail has one ``Task``.
 
         Raises ``StoreUnavailable``; some may have a ``Task``, and its probe, all the same.
         """
-        tasks = set(taken)
+        tasks: set[ObjectId] = set()
         found: list[tuple[Waiting, Stored]] = []
         for each in jobs:
             each.seen = None
@@ -161,9 +161,9 @@ class Triage:
                     self._take_step(step, each, stored)
 
     def choose_again(self, each: Waiting, taken: Collection[ObjectId]) -> None:
-        """Choose a vendor anew for what had one; all else that was found out stays as it is.
+        """Choose a vendor anew for what had one, unless its e-mail is ``taken`` by another job.
 
-        Raises ``StoreUnavailable``.
+        All else that was found out stays as it is. Raises ``StoreUnavailable``.
         """
         each.seen = None
         if each.stored is not None:
