@@ -19,11 +19,18 @@ class Drip:
         self.now = 0.0
         self._word = word
         self.given = 0
+        self.limit: float | None = None
+        self.settings = 0
 
     def clock(self) -> float:
         return self.now
 
-    def settimeout(self, _: float) -> None: ...
+    def settimeout(self, seconds: float) -> None:
+        self.limit = seconds
+        self.settings += 1
+
+    def gettimeout(self) -> float | None:
+        return self.limit
 
     def recv_into(self, buffer: memoryview) -> int:
         buffer[:1] = self._word[self.given % len(self._word) :][:1]
@@ -53,6 +60,16 @@ def test_replies_that_drip_are_given_up_when_their_time_is_over(
     with pytest.raises(TimeoutError):
         read(heard)
     assert drip.given == 5
+    assert drip.limit == 1  # so the last byte was not waited for beyond its time
+
+
+def test_a_time_out_is_not_set_where_the_sockets_own_is_about_right() -> None:
+    drip = Drip(b"OK\r\n")
+    drip.limit = 5.0
+    heard = Replies(drip, drip.clock)  # type: ignore[arg-type]  # as much of a socket as it takes
+    heard.within(5.02)
+    assert heard.line() == [b"OK"]
+    assert drip.settings == 2  # not for the first two of four bytes
 
 
 def test_the_time_is_for_all_replies_together() -> None:
