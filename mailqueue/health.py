@@ -24,6 +24,7 @@ from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from bson.errors import BSONError
 from pymongo.errors import DuplicateKeyError
 
 from mailqueue import ids, rotation
@@ -32,7 +33,7 @@ from mailqueue.logs import event
 from mailqueue.mongo import kept
 from mailqueue.record import Closing
 from mailqueue.rotation import Health
-from mailqueue.store import Store
+from mailqueue.store import Store, one_by_one
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ _TIMES = (
     *("unavailable_until", "named_until", "since", "probe_at", "probe_until"),
     *("hint_at", "last_resort_at"),
 )
-_LARGEST = 2**31  # generation
+_SECONDS = ("probe_step", "hint_seconds")
+_LARGEST = 2**31  # generation, and of seconds
 # One of them changes with every write; null, or not there, in what an older version wrote.
 _CHANGING = ("_id", "generation", "probe_token", "hint_at", "proven", "last_resort_at")
 _Change = Callable[[Health, float], Health | None]
@@ -123,12 +125,15 @@ class HealthBoard:
 
     def _load(self, names: list[str], *, majority: bool = False) -> dict[str, Health]:
         collection = kept(self._collection) if majority else self._collection
+        steps: list[dict[str, Any]] = [
+            {"$match": {"_id": {"$in": names}}},
+            {"$set": {"now": "$$NOW"}},
+        ]
         with self._store.reached():
-            documents = list(
-                collection.aggregate(
-                    [{"$match": {"_id": {"$in": names}}}, {"$set": {"now": "$$NOW"}}]
-                )
-            )
+            try:
+                documents = list(collection.aggregate(steps))
+            except BSONError:
+                documents = list(one_by_one(steps, collection))
         for document in documents[:1]:
             self._server_ahead = document["now"].timestamp() - self._clock()
         found = {d["_id"]: health for d in documents if (health := self._sound(d)) is not None}
@@ -294,9 +299,14 @@ def _from_document(document: Mapping[str, Any]) -> Health:
     """Raises whatever reading a damaged one raises."""
     given = {f.name: document.get(f.name, f.default) for f in fields(Health) if f.name != "name"}
     given |= {name: given[name].timestamp() for name in _TIMES if given[name] is not None}
-    given |= {name: float(given[name] or 0.0) for name in ("probe_step", "hint_seconds")}
-    given |= {"hints": tuple(given["hints"] or ()), "proven": bool(given["proven"])}
+    given |= {name: float(given[name] or 0.0) for name in _SECONDS}
+    given |= {"hints": tuple(given["hints"] or ()), "proven": given["proven"] is True}
     texts = {type(given["reason"]), type(given["probe_token"]), *map(type, given["hints"])}
-    if not 0 <= document["generation"] < _LARGEST or texts - {str, type(None)}:
+    numbers = (document["generation"], *(given[name] for name in _SECONDS))
+    if not all(0 <= number < _LARGEST for number in numbers) or texts - {str, type(None)}:
         raise TypeError
-    return Health(name=document["_id"], **given)
+    health = Health(name=document["_id"], **given)
+    written = _to_document(health)
+    if any(written[name] != document.get(name) for name in _CHANGING):
+        raise ValueError  # what is not written so would never be found again
+    return health

@@ -415,7 +415,7 @@ class Store(Mongo):
             try:
                 found = list(emails.aggregate(steps, batchSize=batch))
             except BSONError:
-                found = list(_one_by_one(steps, emails))
+                found = list(one_by_one(steps, emails))
         # What somebody stored under another kind of id is no e-mail, and has no job.
         return [Stored(d, d["now"]) for d in found if isinstance(d["_id"], ObjectId)]
 
@@ -460,7 +460,7 @@ def _singles(write: Write) -> Iterator[tuple[ObjectId, Write]]:
         yield email_id, ({**match, "_id": email_id}, update)
 
 
-def _one_by_one(steps: Sequence[dict[str, Any]], emails: Emails) -> Iterator[dict[str, Any]]:
+def one_by_one(steps: Sequence[dict[str, Any]], emails: Emails) -> Iterator[dict[str, Any]]:
     """Where one cannot be decoded: the others, and of that one what it is known by."""
     for known in emails.aggregate([*steps, {"$project": {"now": "$$NOW"}}]):
         alone = {"$match": {"_id": known["_id"]}}

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from bson import encode
+from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
@@ -434,20 +436,50 @@ def test_a_simulation_neither_sees_nor_opens_productions_vendors(
 
 
 def test_a_damaged_document_of_a_vendor_ends_nobody_and_can_be_written_again(
-    flaky: LosesReplies, config: Config, mongo_client: MongoClient[Document]
+    flaky: LosesReplies, config: Config, vendors: Collection[Document]
 ) -> None:
     now = datetime.now(UTC)
     times = dict.fromkeys(("unavailable_until", "named_until", "since", "probe_at"), now)
     rest = {"probe_until": now, "probe_step": 5.0, "probe_token": "t", "reason": "r"}
-    sound = {"_id": "x", "generation": 1, **times, **rest}
+    hints = {"hints": ["x"], "hint_seconds": 5.0, "hint_at": None, "last_resort_at": None}
+    sound = {"_id": "x", "generation": 1, "proven": None, **times, **rest, **hints}
     documents = [{**d, "_id": f"{n}"} for n, (_, d) in enumerate(damaged(sound))]
-    emails = mongo_client[config.mongodb.database][config.mongodb.collection]
-    emails.database[f"{emails.name}.vendors"].insert_many(documents)
+    vendors.insert_many(documents)
     board = HealthBoard(flaky, [document["_id"] for document in documents])
     board.refresh()
     assert len(board.read()) == len(documents)
+    # Else nobody would ever find what was read, to replace it.
+    assert {type(stored.get("proven")) for stored in vendors.find()} == {bool, type(None)}
     for document in documents[:: len(documents) // 40]:
         board.opened(document["_id"])
         generation = board.read()[document["_id"]].generation
         board.closed(document["_id"], DOWN, generation)
         assert not board.read()[document["_id"]].open
+
+
+@pytest.mark.parametrize("field", ["probe_step", "hint_seconds"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e300, -1.0])
+def test_a_vendor_is_closed_for_no_time_that_is_none(
+    field: str, value: float, board: HealthBoard, vendors: Collection[Document]
+) -> None:
+    past = datetime.now(UTC)
+    closed = {"unavailable_until": past, "since": past, "hints": ["one"], "generation": 1}
+    vendors.update_one({"_id": "first"}, {"$set": {**closed, field: value}}, upsert=True)
+    board.convicted("first", "one")
+    assert board.read()["first"].open
+
+
+def test_a_document_of_a_vendor_that_cannot_be_decoded_ends_nobody(
+    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+) -> None:
+    board.closed("second", DOWN, generation=0)
+    other.refresh()
+    vendors.delete_one({"_id": "first"})
+    raw = encode({"_id": "first", "generation": 0, "reason": "?"})
+    vendors.insert_one(RawBSONDocument(raw.replace(b"?", b"\xff")))
+    for each in (board, other):
+        each.refresh()
+        assert each.read()["first"].open
+        assert not each.read()["second"].open
+    board.closed("first", DOWN, generation=0)
+    assert not board.read()["first"].open
