@@ -17,7 +17,7 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -197,6 +197,11 @@ def mailbox(name: str, address: str) -> str:
     if not name:
         return address
     return f"{phrase(name) if plain(name) else encoded_words(name)} <{address}>"
+
+
+def mailboxes(people: Iterable[Address]) -> str:
+    """Mailboxes as they stand in a header."""
+    return ", ".join(mailbox(person.name, person.ascii) for person in people)
 
 
 def plain(value: str) -> bool:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from mailqueue import structured
 from mailqueue.errors import InvalidEmail
 from mailqueue.fields import READERS, RESERVED, SHOWN_KEY, file_mapping
-from mailqueue.headers import Address, header_text, mailbox, unstructured
+from mailqueue.headers import Address, header_text, mailboxes, unstructured
 from mailqueue.mime import Alternative, Attachment, write
 from mailqueue.stdlib_message import read
 from mailqueue.structured import MESSAGE_ID
@@ -156,6 +156,11 @@ class Email:
         return len(self.to) + len(self.cc) + len(self.bcc)
 
     @property
+    def people(self) -> tuple[Address, ...]:
+        """Everyone who is named: the sender, the recipients, and who is to get the answers."""
+        return (self.from_, *self.to, *self.cc, *self.bcc, *self.reply_to)
+
+    @property
     def recipients(self) -> tuple[Address, ...]:
         """Everyone in to, cc and bcc, each mailbox once, in this order."""
         return tuple(person for people in self.unique_recipients().values() for person in people)
@@ -252,7 +257,7 @@ def _heading(email: Email, sender: Address) -> Iterator[tuple[str, str]]:
         for address in addresses:
             header_text(address.name, name.lower().replace("-", "_"))
         if addresses:
-            yield name, ", ".join(mailbox(a.name, a.ascii) for a in addresses)
+            yield name, mailboxes(addresses)
         elif name == "To" and not email.cc:
             yield "To", "undisclosed-recipients:;"
     yield "Subject", unstructured(header_text(email.subject, "subject"))

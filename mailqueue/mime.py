@@ -159,7 +159,7 @@ def _file(file: Attachment) -> bytes:
 
 
 def _is_7bit(content: bytes, lines: Sequence[bytes]) -> bool:
-    return content.isascii() and b"\0" not in content and all(len(line) <= 998 for line in lines)
+    return content.isascii() and b"\0" not in content and all(len(line) <= LINE for line in lines)
 
 
 def _base64(content: bytes) -> bytes:

@@ -15,7 +15,17 @@ from __future__ import annotations
 import re
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.headers import LINE, Address, mailbox, parts, phrase, pieces, unstructured, visible
+from mailqueue.headers import (
+    LINE,
+    Address,
+    mailbox,
+    mailboxes,
+    parts,
+    phrase,
+    pieces,
+    unstructured,
+    visible,
+)
 
 MESSAGE_ID = "Message-ID"
 
@@ -58,7 +68,7 @@ def wire(name: str, value: str) -> str:
     """The value as it stands in a message, in plain ASCII."""
     key = name.lower()
     if key in _ADDRESSES:
-        return ", ".join(mailbox(a.name, a.ascii) for a in _addresses(value, key, None))
+        return mailboxes(_addresses(value, key, None))
     if key == _LIST_ID and not value.isascii():
         listed = Address.trusted(value)
         return mailbox(listed.name, listed.address)

@@ -35,7 +35,7 @@ from typing import Any, ClassVar
 from mailqueue import structured
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError, InvalidEmail
-from mailqueue.headers import Address, mailbox, unsafe, unstructured
+from mailqueue.headers import Address, mailboxes, unsafe, unstructured
 from mailqueue.logs import event
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
@@ -197,7 +197,7 @@ def encoded_headers(email: Email) -> dict[str, str]:
     """The same with Reply-To, for a vendor that has no other place for it."""
     headers = ascii_headers(email)
     if email.reply_to:
-        headers["Reply-To"] = ", ".join(mailbox(a.name, a.ascii) for a in email.reply_to)
+        headers["Reply-To"] = mailboxes(email.reply_to)
     return headers
 
 
@@ -261,12 +261,8 @@ def late(attempt: Attempt, began: float) -> bool:
 def _header_values(email: Email) -> Iterator[str]:
     yield from (email.subject, *email.headers, *email.headers.values())
     yield from (*email.tags, *email.metadata, *email.metadata.values())  # headers at some vendors
-    for person in _people(email):
+    for person in email.people:
         yield from (person.name, person.address)
     for file in email.attachments:
         yield from (file.filename, file.content_type, file.content_id or "")
     yield from (form.content_type for form in email.alternatives)
-
-
-def _people(email: Email) -> tuple[Address, ...]:
-    return (email.from_, *email.to, *email.cc, *email.bcc, *email.reply_to)

@@ -202,8 +202,7 @@ def _readings(email: Email) -> Iterator[str]:
 
 def _words(email: Email) -> Iterator[str]:
     """What is private wherever it stands."""
-    people = (email.from_, *email.to, *email.cc, *email.bcc, *email.reply_to)
-    for person in people:
+    for person in email.people:
         yield from (person.name, person.address, person.address.rpartition("@")[0])
     yield from (email.subject, *email.headers.values())
     yield from (*email.metadata.values(), *email.tags)

@@ -86,7 +86,7 @@ def _people(limit: Capacity, email: Email) -> Iterator[str]:
         yield "no To recipient"
     if limit.reply_to is not None and len(email.reply_to) > limit.reply_to:
         yield f"more than {limit.reply_to} reply-to"
-    people = (email.from_, *email.to, *email.cc, *email.bcc, *email.reply_to)
+    people = email.people
     if not limit.unicode_mailboxes and not all(person.is_ascii_mailbox for person in people):
         yield "non-ASCII mailbox"
     if not limit.quoted_mailboxes and any(map(_is_delicate, people)):
@@ -138,10 +138,10 @@ def _templates(limit: Capacity, email: Email) -> Iterator[str]:
     """Text that a template engine would take for its own, and leave out."""
     if not limit.templated:
         return
-    people = (email.from_, *email.to, *email.cc, *email.bcc, *email.reply_to)
+    names = map(str, email.people)
     texts = {
         "bodies": (email.text or "", email.html or ""),
-        "headers": (email.subject, *map(str, people), *email.headers, *email.headers.values()),
+        "headers": (email.subject, *names, *email.headers, *email.headers.values()),
     }
     read = (text for part in limit.templated for text in texts[part])
     if any("{{" in text or "{%" in text for text in read):
