@@ -18,9 +18,9 @@ from pymongo.errors import OperationFailure
 
 from mailqueue.errors import ConfigError
 from mailqueue.record import Status
+from mailqueue.transitions import FINAL
 
 _PENDING = [status.value for status in Status if not status.final]
-_FINAL = [status.value for status in Status if status.final]
 INDEXES: Mapping[str, Mapping[str, Any]] = {
     "idempotency_key": {
         "unique": True,
@@ -29,7 +29,7 @@ INDEXES: Mapping[str, Mapping[str, Any]] = {
     "status env due_at _id": {"partialFilterExpression": {"status": {"$in": _PENDING}}},
     "env overdue_at": {"partialFilterExpression": {"overdue_at": {"$exists": True}}},
     "status env expires_at": {"partialFilterExpression": {"expires_at": {"$exists": True}}},
-    "status env updated_at": {"partialFilterExpression": {"status": {"$in": _FINAL}}},
+    "status env updated_at": {"partialFilterExpression": {"status": {"$in": FINAL}}},
 }
 
 # MongoDB's error codes of an index that cannot be made, and what to do about it.

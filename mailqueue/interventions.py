@@ -14,7 +14,6 @@ next unknown outcome parks the e-mail again; one retry is one more copy at most.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, assert_never
 
@@ -23,11 +22,10 @@ from bson import ObjectId
 from mailqueue.document import Stored
 from mailqueue.errors import Unreadable
 from mailqueue.record import Reason, Status
-from mailqueue.transitions import OVERDUE_MS, Filter, Pipeline
+from mailqueue.transitions import OVERDUE_MS, UNEXPIRED, Filter, Pipeline
 
 LIST_LENGTH = 50
 _LARGEST = 2**31  # of what is counted up
-_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class Verb(StrEnum):
@@ -51,8 +49,7 @@ def guard(verb: Verb) -> Filter:
     if verb is Verb.CANCEL:
         return {**match, "pending": None}  # what some have got already goes on to the others
     if verb is Verb.RETRY:
-        unexpired = {"$gt": [{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]}
-        return {**match, "email": {"$exists": True}, "$expr": unexpired}
+        return {**match, "email": {"$exists": True}, "$expr": UNEXPIRED}
     return match
 
 

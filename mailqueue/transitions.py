@@ -50,7 +50,8 @@ OVERDUE_MS = {
 CLOCK_FROM = {"$ifNull": ["$clock_from", "$$NOW"]}
 NOT_STARTED = "not_started"
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
-_FINAL = [status.value for status in Status if status.final]
+FINAL = [status.value for status in Status if status.final]
+UNEXPIRED = {"$gt": [{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]}
 
 Pipeline = list[dict[str, Any]]
 Filter = dict[str, Any]
@@ -121,7 +122,7 @@ def aside_writes(asides: Iterable[Aside], simulated: bool) -> Iterator[Write]:
     """One update for each."""
     for aside in asides:
         guard = {"_id": {"$in": [aside.id]}, **aside.seen}
-        yield guard | {"$nor": [{"status": {"$in": _FINAL}}]}, aside_update(simulated)
+        yield guard | {"$nor": [{"status": {"$in": FINAL}}]}, aside_update(simulated)
 
 
 def _grouped(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[list[T]]:
@@ -159,7 +160,7 @@ def claim_filter(claim: Claim, env: str) -> Filter:
         "$expr": {
             "$and": [
                 {"$lte": [{"$ifNull": ["$due_at", "$$NOW"]}, "$$NOW"]},
-                {"$gt": [{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]},
+                UNEXPIRED,
             ]
         },
     }
@@ -250,9 +251,18 @@ def change_update(
         fields["vendor"] = {"$literal": change.vendor}
         fields["vendor_message_id"] = message_id
     if decision.status is Status.SENT:
-        fields |= {"sent_at": "$$NOW"} | ({"simulated": True} if simulated else {})
+        fields |= _sent_now(simulated)
         return [{"$set": fields}]
     return [{"$set": fields}, {"$set": _late_accept_wins(simulated)}]
+
+
+def _sent_now(simulated: bool) -> dict[str, Any]:
+    return {"sent_at": "$$NOW", **({"simulated": True} if simulated else {})}
+
+
+def _as_it_is(field: str) -> dict[str, Any]:
+    """The field's value, or nothing where it is not there."""
+    return {"$ifNull": [f"${field}", "$$REMOVE"]}
 
 
 def _late_accept_wins(simulated: bool) -> dict[str, Any]:
@@ -266,12 +276,9 @@ def _late_accept_wins(simulated: bool) -> dict[str, Any]:
         "refused": "$late_accept.refused",
         "vendor": "$late_accept.vendor",
         "vendor_message_id": "$late_accept.message_id",
-        "sent_at": "$$NOW",
-    } | ({"simulated": True} if simulated else {})
-    return {
-        field: {"$cond": [_LATE, value, {"$ifNull": [f"${field}", "$$REMOVE"]}]}
-        for field, value in won.items()
+        **_sent_now(simulated),
     }
+    return {field: {"$cond": [_LATE, value, _as_it_is(field)]} for field, value in won.items()}
 
 
 def aside_update(simulated: bool) -> Pipeline:
@@ -282,12 +289,9 @@ def aside_update(simulated: bool) -> Pipeline:
     sent: dict[str, Any] = {
         "vendor": "$late_accept.vendor",
         "vendor_message_id": "$late_accept.message_id",
-        "sent_at": "$$NOW",
-    } | ({"simulated": True} if simulated else {})
-    fields = {
-        field: {"$cond": [yes, value, {"$ifNull": [f"${field}", "$$REMOVE"]}]}
-        for field, value in sent.items()
+        **_sent_now(simulated),
     }
+    fields = {field: {"$cond": [yes, value, _as_it_is(field)]} for field, value in sent.items()}
     fields["status"] = {"$cond": [yes, Status.SENT.value, end]}
     fields["reason"] = {"$cond": [yes, None, Reason.UNREADABLE.value]}
     ended = {"due_at": None, "overdue_at": "$$REMOVE", "updated_at": "$$NOW"}
@@ -342,14 +346,13 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
         "refused": yes["refused"],
         "vendor": yes["vendor"],
         "vendor_message_id": message_id,
-        "sent_at": "$$NOW",
-    } | ({"simulated": True} if simulated else {})
+        **_sent_now(simulated),
+    }
     keep = {"$or": [sending, sent]}
     fields: dict[str, Any] = {
-        field: {"$cond": [keep, {"$ifNull": [f"${field}", "$$REMOVE"]}, value]}
-        for field, value in becomes.items()
+        field: {"$cond": [keep, _as_it_is(field), value]} for field, value in becomes.items()
     }
-    fields["late_accept"] = {"$cond": [sending, yes, {"$ifNull": ["$late_accept", "$$REMOVE"]}]}
+    fields["late_accept"] = {"$cond": [sending, yes, _as_it_is("late_accept")]}
     fields["attempts"] = _closed_line(token, line)
     return [{"$set": fields | {"updated_at": "$$NOW"}}]
 
