@@ -20,7 +20,7 @@ from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import discretion
 from mailqueue.vendors.base import Vendor, matching_recipients
 
-CODE, DETAIL, MESSAGE_ID = 100, 200, 512  # characters
+CODE, DETAIL, MESSAGE_ID = 100, discretion.LENGTH, 512  # characters
 NO_ANSWER = "no_answer"
 _ADDRESS = 400  # characters
 _NAMED = 2000  # recipients that are looked at: twice as many as an e-mail can have

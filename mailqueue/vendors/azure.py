@@ -39,7 +39,14 @@ from mailqueue.errors import ConfigError
 from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import Attempt, ascii_headers, merged, text, unique_recipients
+from mailqueue.vendors.base import (
+    Attempt,
+    ascii_headers,
+    mapping,
+    merged,
+    text,
+    unique_recipients,
+)
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 
 _VERSION = "api-version=2025-09-01"  # the first with inline attachments
@@ -99,8 +106,7 @@ class Azure(HttpVendor):
         operation, status = answer.string("id"), answer.string("status")
         if answer.status == 202 and operation and status in _GOES_ON:
             return SendResult(outcome=Outcome.ACCEPTED, code="202", message_id=operation)
-        error = answer.object.get("error")
-        error = error if isinstance(error, dict) else {}
+        error = mapping(answer.object.get("error"))
         code, message = text(error.get("code")), text(error.get("message"))
         result = self.by_status(answer, ": ".join(filter(None, (code, message))))
         if 400 <= answer.status < 500 and code.lower() == "domainnotlinked":

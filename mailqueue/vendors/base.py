@@ -213,6 +213,22 @@ def identifier(value: Any) -> str | None:
     return str(value) or None
 
 
+def natural(value: Any) -> int | None:
+    """A count that a vendor answered; None: it is none."""
+    right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return value if right else None
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """An object that a vendor answered, or an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def first(values: Any) -> Any:
+    """The first of a list that a vendor answered; None: it is none, or is empty."""
+    return values[0] if isinstance(values, list) and values else None
+
+
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``over`` laid on it: mappings are merged, anything else is replaced."""
     result = dict(base)

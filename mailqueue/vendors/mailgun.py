@@ -42,6 +42,7 @@ from mailqueue.vendors.base import (
     ascii_headers,
     created_at,
     flag,
+    mapping,
     text,
     unique_recipients,
 )
@@ -180,12 +181,10 @@ def _each(value: Any) -> Iterable[Any]:
 
 def _sent_as(event: Any, email_id: str) -> str | None:
     """Mailgun's id of the message, with its brackets, if this event is about this e-mail."""
-    if not isinstance(event, dict) or not isinstance(event.get("user-variables"), dict):
-        return None
-    message = event.get("message")
-    headers = message.get("headers") if isinstance(message, dict) else None
-    message_id = text(headers.get("message-id")) if isinstance(headers, dict) else ""
-    if event["user-variables"].get(ID_KEY) != email_id or not message_id:
+    event = mapping(event)
+    headers = mapping(mapping(event.get("message")).get("headers"))
+    message_id = text(headers.get("message-id"))
+    if mapping(event.get("user-variables")).get(ID_KEY) != email_id or not message_id:
         return None
     return f"<{message_id.strip('<>')}>"
 

@@ -33,7 +33,9 @@ from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import (
     Attempt,
     ascii_headers,
+    first,
     identifier,
+    mapping,
     merged,
     text,
     unique_recipients,
@@ -64,7 +66,9 @@ class Mailjet(HttpVendor):
     def lookup(self, email: Email, attempt: Attempt) -> SendResult | None:  # noqa: ARG002  # the port's
         """The message under our id as its ``CustomID``; None proves nothing."""
         query = {"CustomID": attempt.email_id, "Limit": "1"}
-        message = _first(self.ask("/v3/REST/message", query, self._login(), attempt).get("Data"))
+        message = mapping(
+            first(self.ask("/v3/REST/message", query, self._login(), attempt).get("Data"))
+        )
         message_id = identifier(message.get("ID"))
         if message_id is None or message.get("CustomID", attempt.email_id) != attempt.email_id:
             return None
@@ -96,12 +100,12 @@ class Mailjet(HttpVendor):
 
     def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """Mailjet's own rows; errors are ``{"ErrorCode", "ErrorMessage", "StatusCode"}``."""
-        message = _first(answer.object.get("Messages"))
+        message = mapping(first(answer.object.get("Messages")))
         if answer.status in {200, 400} and message.get("Status") == "success":
             return SendResult(
                 outcome=Outcome.ACCEPTED, code=str(answer.status), message_id=_message_id(message)
             )
-        error = _first(message.get("Errors")) or answer.object
+        error = mapping(first(message.get("Errors"))) or answer.object
         code, told = text(error.get("ErrorCode")), text(error.get("ErrorMessage"))
         result = self.by_status(answer, ": ".join(filter(None, (code, told))))
         if code in _OF_THE_ACCOUNT and 400 <= answer.status < 429:
@@ -134,11 +138,6 @@ def _file(attachment: Attachment) -> dict[str, str]:
     return {**entry, "ContentID": cid} if cid else entry
 
 
-def _first(entries: Any) -> Mapping[str, Any]:
-    first = entries[0] if isinstance(entries, list) and entries else None
-    return first if isinstance(first, dict) else {}
-
-
 def _message_id(message: Mapping[str, Any]) -> str | None:
     """A 64-bit number, kept as text; the sandbox gives none."""
-    return identifier(_first(message.get("To")).get("MessageID"))
+    return identifier(mapping(first(message.get("To"))).get("MessageID"))

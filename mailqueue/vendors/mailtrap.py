@@ -33,6 +33,7 @@ from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import (
     Attempt,
     encoded_headers,
+    first,
     identifier,
     merged,
     text,
@@ -91,7 +92,7 @@ class Mailtrap(HttpVendor):
         domain = self.sender(email).ascii.rpartition("@")[2].lower()
         ids, errors = answer.object.get("message_ids"), answer.object.get("errors")
         success = answer.object.get("success") is True and not errors
-        message_id = identifier(ids[0]) if isinstance(ids, list) and ids else None
+        message_id = identifier(first(ids))
         if answer.status == 200 and success and message_id:
             self._proven = domain
             self._denied.clear()

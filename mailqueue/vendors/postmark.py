@@ -32,6 +32,8 @@ from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import (
     Attempt,
     ascii_headers,
+    first,
+    mapping,
     matching_recipients,
     merged,
     text,
@@ -72,8 +74,7 @@ class Postmark(HttpVendor):
         if stream:
             query["messagestream"] = str(stream)
         found = self.ask("/messages/outbound", query, self._login(), attempt).get("Messages")
-        first = found[0] if isinstance(found, list) and found else None
-        message_id = text(first.get("MessageID")) if isinstance(first, dict) else ""
+        message_id = text(mapping(first(found)).get("MessageID"))
         if not message_id:
             return None
         return SendResult(outcome=Outcome.ACCEPTED, code="found", message_id=message_id)

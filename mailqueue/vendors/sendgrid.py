@@ -34,7 +34,15 @@ from typing import Any
 from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import Attempt, ascii_headers, merged, text, unique_recipients
+from mailqueue.vendors.base import (
+    Attempt,
+    ascii_headers,
+    first,
+    mapping,
+    merged,
+    text,
+    unique_recipients,
+)
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.limits import bare_type
@@ -99,8 +107,8 @@ class SendGrid(HttpVendor):
         return result
 
     def _sandbox(self, email: Email) -> bool:
-        settings = _object(self.options(email).get("mail_settings"))
-        return self.config.sandbox or bool(_object(settings.get("sandbox_mode")).get("enable"))
+        settings = mapping(self.options(email).get("mail_settings"))
+        return self.config.sandbox or bool(mapping(settings.get("sandbox_mode")).get("enable"))
 
 
 def _arg(name: str) -> str:
@@ -140,15 +148,8 @@ def _attachment(attachment: Attachment) -> dict[str, str]:
 _FILENAME = str.maketrans(";,", "__")  # both are refused in a file name
 
 
-def _object(value: Any) -> dict[str, Any]:
-    """An option that should be an object, whatever was given."""
-    return value if isinstance(value, dict) else {}
-
-
 def _message(answer: Answer) -> str:
-    errors = answer.object.get("errors")
-    first = errors[0] if isinstance(errors, list) and errors else None
-    return text(first.get("message")) if isinstance(first, dict) else ""
+    return text(mapping(first(answer.object.get("errors"))).get("message"))
 
 
 def _until_reset(answer: Answer) -> float | None:

@@ -36,8 +36,10 @@ from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import (
     Attempt,
     encoded_headers,
+    mapping,
     matching_recipients,
     merged,
+    natural,
     text,
     unique_recipients,
 )
@@ -78,8 +80,7 @@ class Smtp2Go(HttpVendor):
 
     def parse(self, answer: Answer, email: Email) -> SendResult:
         """SMTP2GO's own rows; errors stand in ``data`` or, in its older texts, at the root."""
-        data = answer.object.get("data")
-        data = data if isinstance(data, dict) else {}
+        data = mapping(answer.object.get("data"))
         code = data.get("error_code") or answer.object.get("error_code")
         error = text(data.get("error")) or answer.string("error")
         if answer.status == 200 and not code:
@@ -122,6 +123,5 @@ def _file(attachment: Attachment, name: str | None) -> dict[str, Any]:
 
 def _count(data: Mapping[str, Any], name: str) -> int:
     """How many; 0 where none are told, -1 where what stands there is no number of them."""
-    number = data.get(name, 0)
-    right = isinstance(number, int) and not isinstance(number, bool) and number >= 0
-    return number if right else -1
+    number = natural(data.get(name, 0))
+    return -1 if number is None else number

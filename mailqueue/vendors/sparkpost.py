@@ -37,8 +37,10 @@ from mailqueue.vendors.base import (
     Attempt,
     ascii_headers,
     identifier,
+    mapping,
     matching_recipients,
     merged,
+    natural,
     text,
     unique_recipients,
 )
@@ -95,8 +97,7 @@ class SparkPost(HttpVendor):
         errors = _errors(answer)
         result = self.by_status(answer, _detail(errors))
         codes = {identifier(error.get("code")) for error in errors}
-        results = answer.object.get("results")
-        results = results if isinstance(results, dict) else {}
+        results = mapping(answer.object.get("results"))
         if answer.status == 200:
             return self._taken(result, results, email)
         if answer.status == 420:
@@ -107,7 +108,7 @@ class SparkPost(HttpVendor):
         return replace(result, outcome=next(theirs, result.outcome))
 
     def _taken(self, result: SendResult, results: Mapping[str, Any], email: Email) -> SendResult:
-        accepted, message_id = _count(results.get(_ACCEPTED)), identifier(results.get("id"))
+        accepted, message_id = natural(results.get(_ACCEPTED)), identifier(results.get("id"))
         if accepted == 0:
             return replace(result, outcome=Outcome.REJECTED, refused=_everyone(email))
         if accepted is None or message_id is None:
@@ -120,11 +121,6 @@ class SparkPost(HttpVendor):
             message_id=message_id,
             refused=refused if len(refused) < len(email.recipients) else (),
         )
-
-
-def _count(number: Any) -> int | None:
-    right = isinstance(number, int) and not isinstance(number, bool) and number >= 0
-    return number if right else None
 
 
 def _addresses_in(errors: Any) -> list[str]:
