@@ -22,6 +22,7 @@ from mailqueue.errors import InvalidEmail
 from mailqueue.file_types import name_of, type_of
 from mailqueue.headers import FIELD_NAME, SEVERAL, Address, header_text, is_text, plain_text
 from mailqueue.mime import GENERATED, Alternative, Attachment
+from mailqueue.parameters import charset
 
 MOST = 1000
 """Entries of a list, and of a mapping: recipients, attachments, headers, tags, metadata."""
@@ -39,7 +40,6 @@ _RESERVED_FAMILIES = ("content-", "resent-", "x-mailqueue-")
 
 _NAME = r"[!#$%&'*+.^_`{|}~0-9A-Za-z-]+"
 _VALUE = rf'({_NAME}|"([ !#-\[\]-~]|\\[ -~])*")'
-_CHARSET = re.compile(r';[ \t]*charset="?([^";]*)"?', re.IGNORECASE)
 _CONTENT_TYPE = re.compile(
     rf"(?!multipart/){_NAME}/{_NAME}([ \t]*;[ \t]*{_NAME}={_VALUE})*", re.IGNORECASE | re.ASCII
 )
@@ -264,10 +264,10 @@ def _form(given: object, field: str) -> Alternative:
 
 def _as_utf8(kind: str, field: str) -> str:
     """The type of a text that is kept as UTF-8."""
-    charset = _CHARSET.search(kind)
-    if charset is None:
+    given = charset(kind)
+    if not given:
         return f"{kind}; charset=utf-8"
-    if charset[1].lower() != "utf-8":
+    if given != "utf-8":
         raise InvalidEmail(field, "must say charset=utf-8, or give the content as bytes")
     return kind
 

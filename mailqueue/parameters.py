@@ -49,6 +49,14 @@ def parameters(text: str) -> Parameters:
     return Parameters(value.strip(), plain | {n: _joined(n, s) for n, s in sections.items()})
 
 
+def charset(content_type: str) -> str:
+    """In which charset a text of this type says that it is, in lower case; ``""``: not at all."""
+    try:
+        return parameters(content_type).named.get("charset", "").lower()
+    except InvalidEmail:
+        return "unreadable"
+
+
 def _split(text: str) -> Iterator[str]:
     """What stands between semicolons that are in no quotes."""
     runs: list[str] = []

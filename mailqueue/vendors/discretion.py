@@ -24,6 +24,7 @@ from quopri import decodestring
 from urllib.parse import unquote_plus
 
 from mailqueue.message import Alternative, Attachment, Email
+from mailqueue.parameters import charset
 from mailqueue.record import SendResult
 
 LENGTH = 200  # characters that are kept
@@ -35,7 +36,6 @@ _MOST_TEXT = 1024 * 1024
 _SHORT_WORD = 3  # such a one is part of many others
 _TOKEN = re.compile(r"<?[^\s<>\"'(),:;=]+>?")
 _ADDRESS = re.compile(r"[\w.+-]{2,64}@[\w-]{1,63}\.\w{2}")
-_CHARSET = re.compile(r"charset=[\"']?([\w.:-]+)", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]*>")
 _PACKED = re.compile(r"([A-Za-z0-9+/_-]{8,})={0,2}")
 _ESCAPE = re.compile(r"[=%][0-9A-Fa-f]{2}")
@@ -185,9 +185,9 @@ def _forms(email: Email) -> Iterator[str]:
     parts: tuple[Alternative | Attachment, ...] = (*email.alternatives, *email.attachments)
     for part in parts:
         if part.content_type.lower().startswith("text/"):
-            charset = _CHARSET.search(part.content_type)
+            told = charset(part.content_type).strip("'")
             try:
-                yield part.content.decode(charset[1] if charset else "utf-8", "replace")
+                yield part.content.decode(told or "utf-8", "replace")
             except (LookupError, ValueError):
                 yield part.content.decode("latin-1")
 

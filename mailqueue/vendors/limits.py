@@ -23,6 +23,7 @@ from mailqueue.config import VendorConfig
 from mailqueue.file_types import types_of
 from mailqueue.headers import Address, unstructured
 from mailqueue.message import Attachment, Email
+from mailqueue.parameters import charset
 from mailqueue.vendors.capacity import CAPACITY, MIB, Capacity
 
 __all__ = ["CAPACITY", "Capacity", "can_carry", "capacity", "nobody_carries"]
@@ -191,11 +192,7 @@ _UTF8 = frozenset({"", "utf-8", "utf8", "us-ascii", "ascii"})
 
 
 def _charset(file: Attachment) -> str:
-    if not bare_type(file).startswith("text/"):
-        return ""
-    parameters = (p.partition("=") for p in file.content_type.split(";")[1:])
-    values = (value for name, _, value in parameters if name.strip().lower() == "charset")
-    return next(values, "").strip(' "').lower()
+    return charset(file.content_type) if bare_type(file).startswith("text/") else ""
 
 
 def _name_fits(file: Attachment) -> bool:

@@ -66,9 +66,8 @@ class Mailjet(HttpVendor):
     def lookup(self, email: Email, attempt: Attempt) -> SendResult | None:  # noqa: ARG002  # the port's
         """The message under our id as its ``CustomID``; None proves nothing."""
         query = {"CustomID": attempt.email_id, "Limit": "1"}
-        message = mapping(
-            first(self.ask("/v3/REST/message", query, self._login(), attempt).get("Data"))
-        )
+        found = self.ask("/v3/REST/message", query, self._login(), attempt).get("Data")
+        message = mapping(first(found))
         message_id = identifier(message.get("ID"))
         if message_id is None or message.get("CustomID", attempt.email_id) != attempt.email_id:
             return None
