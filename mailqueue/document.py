@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import MAXYEAR, datetime, timedelta
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -167,10 +167,12 @@ class Stored:
     def date(self) -> datetime | None:
         """The e-mail's Date, the same in every attempt: when it was made, or was to be sent.
 
-        None where that cannot be read.
+        None where that cannot be read. A Date has whole seconds, and is not before ``send_at``.
         """
-        moments = (self.document.get("created_at"), self.document.get("send_at"))
-        return max((m for m in moments if isinstance(m, datetime)), default=None)
+        made, due = self.document.get("created_at"), self.document.get("send_at")
+        if isinstance(due, datetime) and due.microsecond and due.year < MAXYEAR:
+            due = due.replace(microsecond=0) + timedelta(seconds=1)
+        return max((m for m in (made, due) if isinstance(m, datetime)), default=None)
 
     @property
     def priority(self) -> int:

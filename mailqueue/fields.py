@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sized
+from math import isfinite
 from typing import Any
 
 from mailqueue import structured
@@ -188,7 +189,7 @@ def _json(value: object, field: str, depth: int, room: Iterator[int]) -> Any:
     if isinstance(value, list | tuple):
         places = ((entry, f"{field}[{n}]") for n, entry in enumerate(value))
         return [_json(entry, place, depth - 1, room) for entry, place in places]
-    if value is None or isinstance(value, bool | float):
+    if value is None or isinstance(value, bool) or (isinstance(value, float) and isfinite(value)):
         return value
     if isinstance(value, int) and -(2**63) <= value < 2**63:
         return value
@@ -249,7 +250,7 @@ def _form(given: object, field: str) -> Alternative:
         raise InvalidEmail(field, "must be an Alternative or a mapping of content, content_type")
     kind = header_text(given["content_type"], f"{field}.content_type")
     text = kind.lower().startswith("text/") and len(kind) <= 255 and _CONTENT_TYPE.fullmatch(kind)
-    if not text or kind.partition(";")[0].lower() in ("text/plain", "text/html"):
+    if not text or kind.partition(";")[0].strip().lower() in ("text/plain", "text/html"):
         problem = "must be a type of text other than text/plain and text/html, which have own keys"
         raise InvalidEmail(f"{field}.content_type", problem)
     content = given["content"]

@@ -65,7 +65,9 @@ def test_the_clock_of_a_new_email_does_not_run_yet(send_at: datetime | None) -> 
     assert Stored(made, after(864_000)).record().age == 0.0
 
 
-@pytest.mark.parametrize("send_at, date", [(None, 0), (after(60), 60), (after(-60), 0)])
+@pytest.mark.parametrize(
+    "send_at, date", [(None, 0), (after(60), 60), (after(59.1), 60), (after(-60), 0)]
+)
 def test_the_date_of_an_email_is_never_before_it_was_to_be_sent(
     send_at: datetime | None, date: float
 ) -> None:

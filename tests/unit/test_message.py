@@ -142,6 +142,8 @@ def test_recipients_are_unique_by_mailbox_and_in_order() -> None:
         ({"vendor_options": {"ses": 1}}, "vendor_options.ses"),
         ({"vendor_options": {"ses": {"a": [b"x"]}}}, "vendor_options.ses.a[0]"),
         ({"vendor_options": {"ses": {"a": 2**63}}}, "vendor_options.ses.a"),
+        ({"vendor_options": {"ses": {"a": float("nan")}}}, "vendor_options.ses.a"),
+        ({"vendor_options": {"ses": {"a": -float("inf")}}}, "vendor_options.ses.a"),
         ({"vendor_options": {"ses": {"a": "\ud800"}}}, "vendor_options.ses.a"),
         ({"attachments": "file"}, "attachments"),
         ({"attachments": [b"file"]}, "attachments[0]"),

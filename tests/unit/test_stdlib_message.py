@@ -323,6 +323,7 @@ def test_alternatives_are_given_as_text_or_bytes() -> None:
         ([{"content": "x"}], "alternatives[0]"),
         ([{"content": "x", "content_type": "text/html"}], "alternatives[0].content_type"),
         ([{"content": "x", "content_type": "text/plain; x=y"}], "alternatives[0].content_type"),
+        ([{"content": "x", "content_type": "text/plain ;x=y"}], "alternatives[0].content_type"),
         ([{"content": b"x", "content_type": "image/png"}], "alternatives[0].content_type"),
         ([{"content": b"x", "content_type": "text/a\r\nb"}], "alternatives[0].content_type"),
         (
