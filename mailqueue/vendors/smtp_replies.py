@@ -150,7 +150,7 @@ def _words(*alternatives: str) -> re.Pattern[str]:
 
 
 _NUMBER = r"[245]\.\d{1,3}\.\d{1,3}(?!\.?\d)"
-_ENHANCED_FIRST = re.compile(rf"^[\s\[(#]*({_NUMBER})", re.MULTILINE)
+_ENHANCED_FIRST = re.compile(rf"^[ \t\[(#]*({_NUMBER})", re.MULTILINE)
 _ENHANCED = re.compile(rf"(?<![\w.])({_NUMBER})")
 _NO_WORDS = re.compile(rf"<[^<>\s]*>|(?<!\S)\S*(?:@|://|www\.)\S*|(?<![\w.]){_NUMBER}")
 _RECIPIENT = re.compile(r"5\.1\.(?:[1236]|10)|5\.2\.\d+")
@@ -168,7 +168,7 @@ _MAILBOX = _words(
     r"tried to reach|trying to (?:reach|contact)",
     r"postfach|empf[äa]e?nger|bo[iî]te|destinatai?r|buz[oó]n|casella|邮箱|收件|メールボックス|宛先|受信",
     r"recipient(?:'s)? (?:is|has|account|quota|over)",
-    r"(?:account|user)(?: (?:account|has been|is|was))* (?:disabled|inactive|locked|closed)",
+    r"(?:account|user)(?: (?:account|has been|is|was)){0,3} (?:disabled|inactive|locked|closed)",
 )
 _SIZE = _words(
     r"\bsize|too (?:large|big|long)|\blength|\bbytes?\b|\b[kmg]i?b\b",
@@ -181,8 +181,8 @@ _PERIOD = _words(
 )
 _COUNTED = _words(r"limit|quota|\bmax|exceed|messages|e-?mails|\bsent\b|reached|credits|allowed")
 _PACE = _words(
-    r"too (?:many|much) (?:[\w-]+ ){0,3}?(?:requests?|messages?|e-?mails?|mails?|deliver\w+)\b",
-    r"too (?:many|much) (?:[\w-]+ ){0,3}?(?:submissions?|log ?-?ins?\b|auth\w*|recipients from)",
+    r"too (?:many|much) (?:[\w-]+ ){0,3}(?:requests?|messages?|e-?mails?|mails?|deliver\w+)\b",
+    r"too (?:many|much) (?:[\w-]+ ){0,3}(?:submissions?|log ?-?ins?\b|auth\w*|recipients from)",
     r"too (?:fast|quick\w*|frequent\w*|often|busy)|slow down|throttl|\bpeak\b|\bfrequency\b",
     r"zu (?:viele|häufige?) (?:e-?)?(?:mails?|nachrichten|anfragen)|zu (?:schnell|häufig)",
     r"trop de (?:mails|messages|courriels|requêtes)|trop (?:vite|rapide)",
@@ -193,7 +193,7 @@ _PACE = _words(
     r"/ ?\d*(?:s|sec|min|h|hr|hour)\b",
 )
 _CROWDED = _words(
-    r"too (?:many|much) (?:[\w-]+ ){0,4}?(?:connect\w*|sessions?|clients?)\b",
+    r"too (?:many|much) (?:[\w-]+ ){0,4}(?:connect\w*|sessions?|clients?)\b",
     r"\b(?:concurrent|simultaneous|parallel)\b",
     r"(?:connections?|sessions?|threads?) (?:\w+ ){0,2}(?:limit|exceed)",
     r"(?:limit|max\w*|number) (?:\w+ ){0,2}(?:connections?|sessions?)",

@@ -63,6 +63,9 @@ class Steps:
                 yield from self._sequence(list(branch), at)
         elif op in (c.ASSERT, c.ASSERT_NOT):
             yield from self._look(op, what[0], what[1], at)
+        elif op is c.AT:
+            if self._stands(what, at):
+                yield at
         else:
             raise NotImplementedError(op)
 
@@ -97,6 +100,13 @@ class Steps:
         if found is (op is c.ASSERT):
             yield at
 
+    def _stands(self, what: Any, at: int) -> bool:
+        """Whether this is the beginning of a line, or of a word or its end."""
+        before, after = self.text[max(0, at - 1) : at], self.text[at : at + 1]
+        if what is c.AT_BEGINNING:
+            return before in ("", "\n")
+        return {c.AT_BOUNDARY: _is_word(before) is not _is_word(after)}[what]
+
     def _fits(self, op: Any, what: Any, char: str) -> bool:
         if op is c.ANY:
             return char != "\n"
@@ -129,4 +139,16 @@ def _in(item: Any, code: int) -> bool:
         return bool(what[0] <= code <= what[1])
     if op is not c.CATEGORY:
         return False
-    return {c.CATEGORY_SPACE: str.isspace, c.CATEGORY_DIGIT: str.isdigit}[what](chr(code))
+    return _CATEGORIES[what](chr(code))
+
+
+def _is_word(char: str) -> bool:
+    return char.isalnum() or char == "_"
+
+
+_CATEGORIES = {
+    c.CATEGORY_SPACE: str.isspace,
+    c.CATEGORY_NOT_SPACE: lambda char: not char.isspace(),
+    c.CATEGORY_DIGIT: str.isdigit,
+    c.CATEGORY_WORD: _is_word,
+}

@@ -7,6 +7,7 @@ import pytest
 from mailqueue.record import Outcome
 from mailqueue.vendors import smtp_replies
 from mailqueue.vendors.smtp_replies import Step
+from tests.unit.backtracking import Steps
 
 CONNECT, LOGIN, SENDER, RCPT, MESSAGE = Step
 
@@ -265,6 +266,14 @@ def test_what_only_words_say_from_mail_on_may_be_due_to_this_email() -> None:
         assert not smtp_replies.result(step, 421, b"too many connections").content_suspect
         assert not smtp_replies.result(step, 550, b"5.1.1 unknown").content_suspect
     assert not smtp_replies.result(LOGIN, 550, b"account suspended").content_suspect
+
+
+@pytest.mark.parametrize("name", ["_ENHANCED_FIRST", "_ENHANCED", "_NO_WORDS", "_MAILBOX"])
+@pytest.mark.parametrize("shape", ["\n", " ", "[\n", "a", "<", "x@", "5.1.1 ", "account "])
+def test_a_reply_takes_steps_in_proportion_to_its_length(name: str, shape: str) -> None:
+    """Of thousands of empty lines, too."""
+    once, twice = (Steps(getattr(smtp_replies, name), shape * n).search() for n in (40, 80))
+    assert twice < 2.5 * once + 50
 
 
 def test_a_reply_of_any_length_and_any_bytes_is_looked_at_in_bounded_time() -> None:
