@@ -129,7 +129,7 @@ def probe_wait(health: Health, now: float, alone: bool, in_doubt: bool = False) 
     if alone:
         at = min(at, max(health.probe_at or 0.0, health.named_until or 0.0))
     if in_doubt:
-        at = max(at, health.last_resort_at or 0.0)
+        at = max(at, min(health.last_resort_at or 0.0, now + LAST_RESORT))
     if health.probe_until is not None and health.probe_until > now:
         at = max(at, min(health.probe_until, now + PROBE_RESULT_WAIT))
     return at - now

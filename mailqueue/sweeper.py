@@ -110,7 +110,7 @@ class Sweeper:
         until = {"$add": ["$$NOW", round(self._config.consumer.sweep_every * 2000)]}
         mine_or_over = {
             "_id": self._lease_id,
-            "$or": [{"owner": self._owner}, {"$expr": {"$lt": ["$until", "$$NOW"]}}],
+            "$or": [{"owner": self._owner}, {"$expr": _no_lease("$until")}],
         }
         update = [{"$set": {"owner": {"$literal": self._owner}, "until": until}}]
         with self._store.reached():
@@ -147,10 +147,7 @@ class Sweeper:
         return sum(self._announce(*changes[email_id]) for email_id in done)
 
     def _over(self) -> dict[str, Any]:
-        """Also where no time is, which sorts before or behind all times, or one far too late."""
-        latest = {"$add": ["$$NOW", round(LONGEST_LEASE * 1000)]}
-        over = [{"$lt": ["$lease.until", "$$NOW"]}, {"$gt": ["$lease.until", latest]}]
-        return self._mine(Status.SENDING) | {"$expr": {"$or": over}}
+        return self._mine(Status.SENDING) | {"$expr": _no_lease("$lease.until")}
 
     def _rescued(self, stored: Stored) -> Change | Aside | None:
         """What follows for one of them; None: its lease was renewed, or it has to wait."""
@@ -288,7 +285,7 @@ def lease_id(store: Store) -> str:
 
 def is_leased(store: Store) -> bool:
     """Whether some process sweeps: every consumer does, but one at a time."""
-    running = {"_id": lease_id(store), "$expr": {"$gt": ["$until", "$$NOW"]}}
+    running = {"_id": lease_id(store), "$expr": {"$not": _no_lease("$until")}}
     with store.reached():
         return store.collection(".leases").find_one(running) is not None
 
@@ -304,3 +301,9 @@ def _ended(stored: Stored) -> Change | Aside:
 
 def _announcement(stored: Stored) -> Announcement:
     return Announcement(stored.id, job_priority(stored))
+
+
+def _no_lease(until: str) -> dict[str, Any]:
+    """It holds no more: also where no time is, which sorts before or behind all, or a far one."""
+    latest = {"$add": ["$$NOW", round(LONGEST_LEASE * 1000)]}
+    return {"$or": [{"$lt": [until, "$$NOW"]}, {"$gt": [until, latest]}]}

@@ -18,6 +18,7 @@ from mailqueue.devserver import Beanstalkd
 from mailqueue.document import PRODUCTION, Stored
 from mailqueue.errors import StoreUnavailable
 from mailqueue.producer import Producer
+from mailqueue.sweeper import is_leased
 from tests.integration.bench import (
     MAIL,
     Bench,
@@ -469,6 +470,18 @@ def test_when_the_active_sweeper_dies_another_takes_over(
     leases.update_many({}, {"$set": {"until": ago(1)}})
     assert other.sweeper.sweep() != {}
     assert bench.sweeper.sweep() == {}
+
+
+@pytest.mark.parametrize("until", [ago(-200 * DAY), "soon", None])
+def test_a_lease_until_a_time_that_no_sweeper_wrote_keeps_nobody_from_sweeping(
+    until: Any, bench: Bench, other: Bench, leases: Collection[Document]
+) -> None:
+    """The clock of MongoDB's host was days ahead; or somebody's hand slipped."""
+    bench.sweeper.sweep()
+    leases.update_many({}, {"$set": {"until": until}})
+    assert not is_leased(other.store)
+    assert other.sweeper.sweep() != {}
+    assert is_leased(other.store)
 
 
 def test_a_sweeper_that_stops_lets_another_work_at_once(bench: Bench, other: Bench) -> None:

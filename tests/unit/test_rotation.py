@@ -219,6 +219,11 @@ def test_an_email_in_doubt_asks_who_is_open_before_it_probes(doubt: dict[str, An
     named = replace(health["b"], last_resort_at=NOW + 610)
     assert choose(0, TURNS, NAMES, tried, board(b=named), NOW + 600) is None
     assert waits(["b"], board(b=named), NOW + 600, in_doubt=True) == {"b": 10}
+    assert waits(["b"], board(b=named), NOW - 600, in_doubt=True) == {"b": 605}, (
+        "clocks are set back"
+    )
+    far = replace(health["b"], last_resort_at=NOW + 10**9)
+    assert waits(["b"], board(b=far), NOW + 600, in_doubt=True) == {"b": LAST_RESORT}
     assert waits(["b"], board(b=named), NOW + 600) == {"b": 0}
 
 
