@@ -233,10 +233,16 @@ class Smtp(Vendor):
         raise Failed(result)
 
     def _judged(self, result: SendResult) -> SendResult:
-        """Make the connection fit for the next e-mail, or give it up; a crowd is our own doing."""
+        """Make the connection fit for the next e-mail, or give it up.
+
+        A crowd is our own doing, and so is a connection that carried too many e-mails before.
+        """
         if self._connection is None:
             return result
-        if result.outcome is Outcome.THROTTLED and smtp_replies.crowded(result.detail):
+        throttled = result.outcome is Outcome.THROTTLED
+        if throttled and not self._connection.fresh and smtp_replies.used_up(result.detail):
+            return replace(result, ours=True)
+        if throttled and smtp_replies.crowded(result.detail):
             return replace(result, ours=self._pool.crowded())
         if result.outcome in _OF_THE_EMAIL:
             with suppress(OSError, smtplib.SMTPException, Failed):

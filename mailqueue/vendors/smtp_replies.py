@@ -71,13 +71,16 @@ def reply_code(code: int) -> str:
 
 def crowded(reply: bytes | str) -> bool:
     """Whether the server says that it has too many connections."""
-    text = reply if isinstance(reply, str) else reply[:_LENGTH].decode("utf-8", "replace")
-    return bool(_CROWDED.search(_said(text)))
+    return bool(_CROWDED.search(_words_of(reply)))
 
 
-def used_up(reply: bytes) -> bool:
+def used_up(reply: bytes | str) -> bool:
     """Whether the server takes no more e-mails over this connection, while it may over another."""
-    return bool(_PER_CONNECTION.search(_said(reply[:_LENGTH].decode("utf-8", "replace"))))
+    return bool(_PER_CONNECTION.search(_words_of(reply)))
+
+
+def _words_of(reply: bytes | str) -> str:
+    return _said(reply if isinstance(reply, str) else reply[:_LENGTH].decode("utf-8", "replace"))
 
 
 def _result(outcome: Outcome, code: int, text: str, *, suspect: bool = False) -> SendResult:

@@ -93,6 +93,28 @@ def test_a_connection_that_has_had_its_share_of_emails_is_replaced(
     assert (server.connections, server.lines.count("MESSAGE")) == (3, 3)
 
 
+@pytest.mark.parametrize("step", ["RCPT", "DATA", "MESSAGE"])
+@pytest.mark.parametrize("code", [b"421 4.7.0", b"452 4.5.3", b"554 5.5.0"])
+def test_a_share_that_is_used_up_in_the_middle_of_an_email_is_not_held_against_the_server(
+    step: str, code: bytes, stack: ExitStack, make: Make, attempt: Attempts, plain: Email
+) -> None:
+    steps = Counter[str]()
+
+    def second(wire: Wire, line: str) -> bytes | None:
+        said = line.partition(" ")[0]
+        steps[said] += 1
+        if said == step and steps[said] == 2:
+            return code + b" too many messages in this session\r\n"
+        return polite(wire, line)
+
+    vendor = make(stack.enter_context(ScriptedSmtp(second)).port)
+    results = [vendor.send(plain, attempt()) for _ in range(3)]
+    outcomes = [Outcome.ACCEPTED, Outcome.THROTTLED, Outcome.ACCEPTED]
+    assert [(r.outcome, r.ours) for r in results] == [
+        (outcome, outcome is Outcome.THROTTLED) for outcome in outcomes
+    ]
+
+
 def test_a_new_connection_that_takes_no_email_is_not_replaced(
     stack: ExitStack, make: Make, attempt: Attempts, plain: Email
 ) -> None:
