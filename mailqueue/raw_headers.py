@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.headers import FIELD_NAME, decoded_words, encoded_words, literal
+from mailqueue.headers import FIELD_NAME, decoded_words, encoded_words, literal, plain_text
 
 _FOLD = re.compile(r"\r?\n(?=[ \t])")
 _MARKS = re.compile(r'\\.?|[()"<>,;:]|[^\\()"<>,;:]+', re.DOTALL)
@@ -35,22 +35,27 @@ def source(raw: Any, field: str) -> str:
     """The text of a field that was checked, on one line, its encoded words as they are.
 
     ``raw`` is what ``raw_items()`` gives: text, which may hold octets as surrogates, a ``Header``,
-    or a parsed header.
+    or a parsed header. Older messages keep whatever they were given: None and bytes are refused.
     """
     try:
-        return _FOLD.sub("", _written(raw)).encode("utf-8", "surrogateescape").decode()
+        written = _written(raw)
     except Exception:  # noqa: BLE001  # a Header of the library fails in many ways
+        raise InvalidEmail(field, "cannot be decoded") from None
+    text = plain_text(written, field)
+    try:
+        return _FOLD.sub("", text).encode("utf-8", "surrogateescape").decode()
+    except UnicodeError:
         raise InvalidEmail(field, "cannot be decoded") from None
 
 
-def _written(raw: Any) -> str:
+def _written(raw: Any) -> object:
     from email.header import Header
 
     if isinstance(raw, Header):
         return raw.encode(maxlinelen=0)
     tree = getattr(raw, "_parse_tree", None)  # a parsed header keeps its text nowhere else
     if tree is None:
-        return str(raw)
+        return raw
     text = "".join(_tokens(tree))
     if "\r" in text or "\n" in text:  # its folding is gone: these were encoded within quotes
         raise ValueError

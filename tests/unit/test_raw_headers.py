@@ -126,3 +126,13 @@ def test_headers_of_parts_that_the_library_would_read_for_hours_are_refused() ->
         message["Content-Type"] = "text/plain" + "; a=b" * (length // 5)
         with pytest.raises(InvalidEmail, match="too long"):
             Email.of(message)
+
+
+@pytest.mark.parametrize("value", [None, b"bytes", ["a@example.com"]])
+@pytest.mark.parametrize("name", ["Subject", "To", "X-Own"])
+def test_what_is_no_text_is_refused_though_older_messages_keep_it(name: str, value: object) -> None:
+    made = MIMEText("Hello")
+    made["From"] = made["Cc"] = "ann@example.com"
+    made[name] = value  # type: ignore[assignment]  # the library does not look
+    with pytest.raises(InvalidEmail, match=f"must be a string, not {type(value).__name__}"):
+        Email.of(made)
