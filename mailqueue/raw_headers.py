@@ -70,8 +70,16 @@ def _tokens(tree: Any) -> Iterator[str]:
     elif isinstance(tree, list) and kind not in ("bare-quoted-string", "comment"):
         for token in tree:
             yield from _tokens(token)
+    elif kind == "comment" and _is_open(tree):
+        yield str(tree)[:-1]  # the library closes it, with people in it
     else:
         yield str(tree)
+
+
+def _is_open(comment: Any) -> bool:
+    from email.errors import InvalidHeaderDefect
+
+    return any(isinstance(defect, InvalidHeaderDefect) for defect in comment.all_defects)
 
 
 def _whole(word: Any) -> str:

@@ -91,6 +91,15 @@ def test_what_has_no_end_is_refused(value: str) -> None:
 
 
 @ALL
+@pytest.mark.parametrize(
+    "value", ["a@x.org (Ann, b@x.org", "a@x.org (A (B), b@x.org", 'a@x.org, "b']
+)
+def test_nobody_is_lost_in_what_has_no_end(made: Maker, value: str) -> None:
+    with pytest.raises(InvalidEmail):
+        Email.of(made("Cc", value))
+
+
+@ALL
 def test_nobody_may_be_named_in_to(made: Maker) -> None:
     message = made("To", "undisclosed-recipients:;")
     message["Bcc"] = "c@x.org"
