@@ -11,7 +11,7 @@ same idempotency key twice in one call is one e-mail.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from typing import Any
@@ -88,9 +88,9 @@ class Draft:
 
     email: Email
     terms: Terms
-    key: str | None = None
-    id: ObjectId = field(default_factory=ids.new)
-    nonce: ObjectId = field(default_factory=ids.new)
+    key: str | None
+    id: ObjectId
+    nonce: ObjectId
 
     @property
     def weight(self) -> int:
@@ -113,7 +113,7 @@ class Intake:
 
     def read(self, given: Sendable, terms: Terms, key: str | None) -> Draft:
         """One e-mail, in the thread of the caller, whose objects no other touches."""
-        return Draft(Email.of(given), terms, _key(key))
+        return Draft(Email.of(given), terms, _key(key), *ids.several(2))
 
     def read_all(
         self, given: Sequence[Sendable], terms: Terms, keys: Sequence[str | None] | None

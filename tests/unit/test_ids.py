@@ -28,6 +28,12 @@ def test_what_is_newer_sorts_later() -> None:
     assert all(one < other for one, other in pairwise(made) if one.binary[:7] < other.binary[:7])
 
 
+def test_several_are_of_one_moment_and_all_different() -> None:
+    made = ids.several(1000)
+    assert len({one.binary[:7] for one in made}) == 1
+    assert len(set(made)) == 1000
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_threads_of_forked_children_never_make_the_same_id() -> None:
     """All at once, as the threads of a pre-forked web server do at its first requests."""
