@@ -99,9 +99,9 @@ class Draft:
         texts = [email.text or "", email.html or "", *email.metadata.values()]
         if email.vendor_options:
             texts.append(repr(email.vendor_options))
-        weight = sum(len(text) if text.isascii() else 3 * len(text) for text in texts)
-        weight += sum(len(form.content) for form in email.alternatives)
-        return weight + sum(len(file.content) for file in email.attachments)
+        weight = sum([len(text) if text.isascii() else 3 * len(text) for text in texts])
+        contents = [form.content for form in email.alternatives]
+        return weight + sum(map(len, contents + [file.content for file in email.attachments]))
 
 
 class Intake:

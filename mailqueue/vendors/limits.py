@@ -208,8 +208,9 @@ def bare_type(file: Attachment) -> str:
 
 def _wire_size(email: Email) -> int:
     bodies = len((email.text or "").encode()) + len((email.html or "").encode())
-    files = sum(len(file.content) * 4 // 3 for file in email.attachments)
-    return bodies + files + sum(len(form.content) * 4 // 3 for form in email.alternatives)
+    contents = [file.content for file in email.attachments]
+    contents += [form.content for form in email.alternatives]
+    return bodies + sum([len(content) * 4 // 3 for content in contents])
 
 
 def _headers(limit: Capacity, email: Email) -> Iterator[str]:
