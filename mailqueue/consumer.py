@@ -95,8 +95,7 @@ class Consumer:
             config.mongodb, env=document.SIMULATED if self._simulated else document.PRODUCTION
         )
         owner = f"{socket.gethostname()}:{os.getpid()}:{ids.new()}"
-        names = [vendor.name for vendor in config.vendors]
-        health = HealthBoard(self._store, names, env=self._store.env)
+        health = HealthBoard(self._store, [v.name for v in config.vendors], env=self._store.env)
         self._routing = Routing(config, health, mine)
         self._meter = Meter() if meter else None
         self._worker = Worker(config, self._store, self._routing, owner=owner, meter=self._meter)

@@ -50,6 +50,7 @@ Document = Mapping[str, Any]
 T = TypeVar("T")
 _DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, BSONError)
 _LARGEST = 2**31  # of what is counted up; far more than is ever reached
+_NEW = {"status": Status.QUEUED.value, "clock_from": None, "unknowns": 0, "counted": 0}
 _LISTS = ("to", "cc", "bcc", "reply_to", "tags")  # of texts, as are the values of these:
 _MAPPINGS = ("headers", "metadata")
 _KINDS = {
@@ -80,18 +81,15 @@ def new(
         "env": env,
         "email": email,
         "message_id": message_id,
-        "status": Status.QUEUED.value,
         "priority": priority,
         "due_at": send_at,
         "overdue_at": max(now, send_at or now) + timedelta(seconds=overdue_after(priority)),
-        "clock_from": None,
         "created_at": now,
         "updated_at": now,
         "lease": {"token": 0},
         "attempts": [],
         "round": {"n": 0, "tried": [], "refused": []},
-        "unknowns": 0,
-        "counted": 0,
+        **_NEW,
     }
     if send_at is not None:
         document["send_at"] = send_at

@@ -251,8 +251,7 @@ def change_update(
         fields["vendor"] = {"$literal": change.vendor}
         fields["vendor_message_id"] = message_id
     if decision.status is Status.SENT:
-        fields |= _sent_now(simulated)
-        return [{"$set": fields}]
+        return [{"$set": fields | _sent_now(simulated)}]
     return [{"$set": fields}, {"$set": _late_accept_wins(simulated)}]
 
 
