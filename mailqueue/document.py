@@ -55,7 +55,7 @@ _LISTS = ("to", "cc", "bcc", "reply_to", "tags")  # of texts, as are the values 
 _MAPPINGS = ("headers", "metadata")
 _KINDS = {
     **dict.fromkeys(("from", "subject", "text", "html"), str),
-    **dict.fromkeys((*_LISTS, "attachments"), list),
+    **dict.fromkeys((*_LISTS, "attachments", "alternatives"), list),
     **dict.fromkeys((*_MAPPINGS, "vendor_options"), dict),
 }
 
@@ -359,6 +359,9 @@ def _content(email: Any) -> Mapping[str, Any]:
     for file in email.get("attachments", ()):
         texts += (file["filename"], file.get("content_type", ""), file.get("content_id") or "")
         memoryview(file["content"])  # TypeError
+    for form in email.get("alternatives", ()):
+        texts.append(form["content_type"])
+        memoryview(form["content"])  # TypeError
     for options in email.get("vendor_options", {}).values():
         options.items()  # AttributeError
     if {*map(type, texts)} != {str}:

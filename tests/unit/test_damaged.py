@@ -52,6 +52,7 @@ MAIL = {
     "metadata": {"m": "v"},
     "vendor_options": {"first": {"o": 1}},
     "attachments": [FILE],
+    "alternatives": [{"content": b"BEGIN:VCALENDAR", "content_type": "text/calendar"}],
 }
 
 
@@ -112,6 +113,16 @@ def test_what_is_asked_of_a_damaged_document_is_unreadable_or_right(number: int)
     for _, damage in ALL:
         with contextlib.suppress(Unreadable):
             READ[number](Stored(damage, NOW))
+
+
+@pytest.mark.parametrize(
+    "form", [{"content": 5, "content_type": "text/x"}, {"content": b"", "content_type": 7}, 1, {}]
+)
+def test_an_email_with_a_damaged_alternative_is_unreadable(form: object) -> None:
+    """Else every vendor fails when it is asked whether it can carry it, again and again."""
+    email = MAIL | {"alternatives": [form]}
+    with pytest.raises(Unreadable):
+        _ = Stored(sound(Status.QUEUED) | {"email": email}, NOW).email
 
 
 def test_what_a_decision_is_told_of_a_document_has_its_types() -> None:
