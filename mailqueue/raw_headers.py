@@ -20,6 +20,7 @@ from mailqueue.errors import InvalidEmail
 from mailqueue.headers import FIELD_NAME, decoded_words, encoded_words, literal, plain_text
 
 _FOLD = re.compile(r"\r?\n(?=[ \t])")
+_COMMENT = "\0"  # in the place of one: no header has it
 _MARKS = re.compile(r'\\.?|[()"<>,;:]|[^\\()"<>,;:]+', re.DOTALL)
 
 
@@ -108,6 +109,7 @@ def mailboxes(text: str, field: str) -> list[str]:
     for mark in _MARKS.findall(text):
         if not quoted and (comments or mark == "("):
             comments += {"(": 1, ")": -1}.get(mark, 0)
+            found[-1].append(_COMMENT if not comments else "")
             continue
         quoted ^= mark == '"'
         if quoted or angle or mark not in {",", ";", ":"} or (mark == ":" and (named or group)):
@@ -121,5 +123,26 @@ def mailboxes(text: str, field: str) -> list[str]:
             found.append([])
     if comments or quoted or group:
         raise InvalidEmail(field, "has quotes, a comment or a group without an end")
-    people = ("".join(marks).strip() for marks in found)
-    return [literal(person) for person in people if person]
+    people = [person for marks in found if (person := _person(marks))]
+    if any(map(_is_two, people)):
+        raise InvalidEmail(
+            field, "must be one address between commas; quote a name with an @ in it"
+        )
+    return [literal(person) for person in people]
+
+
+def _person(marks: list[str]) -> str:
+    """What these say; a comment between two words keeps them apart."""
+    marks = [mark for mark in marks if mark]
+    for n, mark in enumerate(marks):
+        if mark == _COMMENT:
+            before, after = (marks[n - 1] if n else " ", marks[n + 1] if marks[n + 1 :] else " ")
+            marks[n] = "" if before[-1:] in " \t@<>" or after[0] in " \t@<>" else " "
+    return "".join(marks).strip()
+
+
+def _is_two(person: str) -> bool:
+    """Whether an address stands beside another one's name: a comma is missing."""
+    name, _, _ = person.rpartition("<")
+    words = name.split()
+    return len(words) > 1 and '"' not in name and any("@" in word[1:-1] for word in words)

@@ -61,6 +61,9 @@ LONG = "Bundesministerium für Ernährung, Landwirtschaft und Verbraucherschutz 
     ('"a, (b)" <a@x.org>', ['"a, (b)" <a@x.org>']),
     ("Team: a@x.org, B <b@y.org>;, c@x.org", ["a@x.org", "B <b@y.org>", "c@x.org"]),
     ("Ann (at (the) desk) <a@x.org>, b@x.org (Bob)", ["Ann <a@x.org>", "b@x.org"]),
+    ("Pete(A nice \\) chap) <pete(his account)@silly.test(host)>", ["Pete <pete@silly.test>"]),
+    ("Ann(c)Lee <a@x.org>, Dr. @ Work <b@x.org>", ["Ann Lee <a@x.org>", '"Dr. @ Work" <b@x.org>']),
+    ('"ann@x.org via Q" <q@x.org>', ['"ann@x.org via Q" <q@x.org>']),
     ('"john doe"@x.org', ['"john doe"@x.org']),
     ("=?utf-8?q?Doe=2C_J=C3=B6rg?= <j@x.org>", ['"Doe, Jörg" <j@x.org>']),
     ("=?utf-8?q?Zo?= =?utf-8?q?=C3=AB?= <z@x.org>", ["Zoë <z@x.org>"]),
@@ -74,12 +77,13 @@ def test_everybody_who_is_named_is_a_recipient(made: Maker, value: str, people: 
 @ALL
 @pytest.mark.parametrize("value", [
     *("A <a@x.org> B <b@y.org>", "a@x.org b@y.org", "ann@exam ple.com", "Ann <ann@exam ple.com>"),
+    *("a@x.org Bob <b@y.org>", "Bob a@x.org <b@y.org>", "ann@exam(c)ple.com", "an(c)n@x.org"),
     *("Doe, Ann <a@x.org>", "<@r.org:a@x.org>", "root", "a@[127.0.0.1]", "Ann <>", "a@x.org,b"),
 ])  # fmt: skip
 def test_what_could_reach_a_stranger_is_refused_by_its_field(made: Maker, value: str) -> None:
     with pytest.raises(InvalidEmail) as caught:
         Email.of(made("Cc", value))
-    assert caught.value.field.startswith("cc[")
+    assert caught.value.field.startswith("cc")
     assert "x.org" not in str(caught.value)
 
 
