@@ -202,7 +202,7 @@ def _clock(patient: Patient) -> Iterator[Finding]:
 
 def _indexes(patient: Patient) -> Iterator[Finding]:
     missing = patient.store.missing_indexes()
-    todo = "start a consumer, or call Producer.connect(): they create what is missing"
+    todo = "start a consumer: it creates what is missing, or says why the server refuses to"
     for name in missing:
         yield Finding(Level.FAIL, "indexes", f"none on {name.replace(' ', ', ')}", todo)
     if not missing:
