@@ -326,6 +326,8 @@ def _unknown_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
 
 def _natural(value: Any) -> int:
     """Also one that a shell wrote as a fraction."""
+    if type(value) is int and 0 <= value < _LARGEST:  # nearly always
+        return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _LARGEST:
@@ -337,7 +339,7 @@ def _text(value: Any) -> str:
     """Not code, which bson makes a kind of text."""
     if type(value) is not str:
         raise TypeError
-    return str(value)
+    return value
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -169,7 +169,7 @@ class Worker:
         except BaseException as error:  # noqa: BLE001  # whatever a vendor's class raises: not known
             _say_raised(attempt.email_id, task.vendor, error)
             return answers.raised(error)
-        answer = answers.storable(answer, task.email, answers.secrets_of(vendor))
+        answer = answers.storable(answer, task.email, vendor)
         return self._routing.believed(task.record, attempt.email_id, answer)
 
     def _ask(

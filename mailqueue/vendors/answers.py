@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 from itertools import islice
-from typing import Any
+from typing import Any, TypeGuard
 
 from mailqueue.config import VendorConfig
 from mailqueue.message import Email
@@ -26,15 +26,18 @@ _ADDRESS = 400  # characters
 _NAMED = 2000  # recipients that are looked at: twice as many as an e-mail can have
 _LONGEST_WAIT = 1e9  # seconds
 _FLAGS = tuple(field.name for field in fields(SendResult) if field.type == "bool")
-_USUAL = [flag == "answered" for flag in _FLAGS]
+_NOTHING = SendResult(outcome=Outcome.ACCEPTED)  # "" and () are one object each
 
 
-def storable(said: object, email: Email, secrets: tuple[str, ...] | None = None) -> SendResult:
+def storable(said: object, email: Email, vendor: Vendor | None = None) -> SendResult:
     """The answer to this e-mail as it can be stored.
 
-    Of its ``detail`` what is private is hidden, and these ``secrets``; not with None.
+    What is private is hidden in the ``detail`` that a ``vendor`` gives, its own secrets too.
     """
     try:
+        if _is_usual(said):
+            return said
+        secrets = None if vendor is None else secrets_of(vendor)
         result = _storable(said, email, DETAIL if secrets is None else discretion.LOOKED_AT)
         return result if secrets is None else discretion.discreet(result, email, secrets)
     except BaseException as error:  # noqa: BLE001  # its parts may be objects of the vendor's own
@@ -62,8 +65,6 @@ def secrets_of(vendor: Vendor) -> tuple[str, ...] | None:
 def _storable(said: Any, email: Email, most: int) -> SendResult:
     if not isinstance(said, SendResult):
         return SendResult(outcome=Outcome.UNKNOWN, code=NO_ANSWER, answered=False, ours=True)
-    if _is_plain(said):
-        return said
     refused, pending = _people(said.refused, email), _people(said.pending, email)
     return SendResult(
         outcome=Outcome(said.outcome),
@@ -77,20 +78,21 @@ def _storable(said: Any, email: Email, most: int) -> SendResult:
     )
 
 
-def _is_plain(said: SendResult) -> bool:
+def _is_usual(said: object) -> TypeGuard[SendResult]:
     """The usual yes, of which nothing has to be made."""
-    code, detail, message_id = said.code, said.detail, said.message_id
     return (
         type(said) is SendResult
         and said.outcome is Outcome.ACCEPTED
-        and type(code) is type(message_id) is type(detail) is str
-        and len(code) <= CODE
-        and len(message_id) <= MESSAGE_ID
-        and code.isprintable()
-        and message_id.isprintable()
+        and type(said.code) is type(said.message_id) is str
+        and len(said.code) <= CODE
+        and len(said.message_id) <= MESSAGE_ID
+        and said.code.isprintable()
+        and said.message_id.isprintable()
+        and said.detail is _NOTHING.detail
+        and said.refused is said.pending is _NOTHING.refused
         and said.retry_after is None
-        and (detail, said.refused, said.pending) == ("", (), ())
-        and [getattr(said, flag) for flag in _FLAGS] == _USUAL
+        and said.answered is True
+        and said.held is said.replay is said.ours is said.content_suspect is False
     )
 
 

@@ -136,8 +136,8 @@ def test_what_a_vendor_of_ones_own_says_is_hidden_where_it_is_private() -> None:
     keys = {"loft": "k3y-of-the-loft", "doves": 7}
     own = Loft(VendorConfig(name="loft", type="loft:Loft", keys=keys))
     said = answer(detail=f"not to Bob@example.org: hello, {'x' * 200}{keys['loft']}")
-    assert storable(said, EMAIL, secrets_of(own)).detail.startswith("not to *: *, xx")
-    told = storable(answer(detail=f"who is {keys['loft']}?"), EMAIL, secrets_of(own))
+    assert storable(said, EMAIL, own).detail.startswith("not to *: *, xx")
+    told = storable(answer(detail=f"who is {keys['loft']}?"), EMAIL, own)
     assert told.detail == "who is *?"
     ours = VendorConfig(name="first", type="sendgrid", keys={"api_key": "SG.x"})
     assert secrets_of(load(ours, simulated=False)) is None
