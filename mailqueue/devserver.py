@@ -50,7 +50,7 @@ class Mongod(Server):
     def _options(self, folder: Path) -> Sequence[str]:
         return (
             *("--dbpath", str(folder), "--port", str(self.port), "--bind_ip", HOST),
-            *("--replSet", "rs0", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.25"),
+            *("--replSet", "rs0", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.5"),
             *("--quiet", "--nounixsocket"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
             # One node has nobody to hand over to when it is told to stop.

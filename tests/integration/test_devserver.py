@@ -18,8 +18,11 @@ import pytest
 from pymongo import MongoClient
 
 from mailqueue import devserver, private_server
+from mailqueue.config import Config
 from mailqueue.devserver import Beanstalkd, Mongod, devservers
 from mailqueue.private_server import HOST, Server, ServerDidNotStart
+from mailqueue.producer import Producer
+from tests.integration.bench import MAIL
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures(
@@ -277,3 +280,10 @@ def test_the_command_names_all_that_is_missing_and_exits_with_3() -> None:
     assert done.stdout == ""
     assert "MAILQUEUE_MONGOD" in done.stderr
     assert "MAILQUEUE_BEANSTALKD" in done.stderr
+
+
+def test_the_largest_email_fits_into_the_private_servers_cache(config: Config) -> None:
+    """What cannot be compressed: MongoDB refuses a write that its cache is too small for."""
+    content = os.urandom(config.limits.max_size - 10_000)
+    with Producer(config) as producer:
+        assert producer.send({**MAIL, "attachments": [{"filename": "a", "content": content}]})
