@@ -927,3 +927,12 @@ def test_the_context_manager_connects_and_closes(config: Config, mongod: Mongod)
     with pytest.raises(PyMongoError):
         client.admin.command("ping")
     assert email_id
+
+
+def test_the_largest_email_has_room_in_the_cache_of_a_server_for_development(
+    producer: Producer,
+) -> None:
+    """With the indexes: of 256 MiB its insertion took too much, however often it was repeated."""
+    producer.connect()
+    content = os.urandom(int(14.9 * 2**20))
+    assert producer.send({**MAIL, "attachments": [{"filename": "x.bin", "content": content}]})
