@@ -214,14 +214,22 @@ class Gathering(Generic[Item, Result]):
                 each.done = True
 
     def _serve_each(self, batch: Sequence[_Entry[Item, Result]], error: Exception) -> None:
-        """One by one, so that whose item it is hears of it; nobody's: it was for this thread."""
+        """One by one, so that whose item it is hears of it; nobody's: it was for this thread.
+
+        What fails for another waits on: this thread may have been struck a second time, and whose
+        item it is learns the truth when its own thread does it.
+        """
+        failed = False
         for each in batch:
             try:
                 (each.result,) = self._do([each.item])
             except Unavailable:
                 return
             except Exception as own:  # noqa: BLE001  # it is handed to whom it belongs
+                failed = True
+                if each is not batch[0]:
+                    continue
                 each.error = own
             each.done = True
-        if all(each.error is None for each in batch):
+        if not failed:
             raise error

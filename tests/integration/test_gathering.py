@@ -134,7 +134,7 @@ def test_an_error_is_heard_by_whose_item_it_is_and_nobody_else() -> None:
     assert [first.result(), second.result(), fourth.result()] == [0, 2, 6]
     assert isinstance(third.exception(), OverflowError)
     assert [sorted(batch) for batch in slow.batches[:2]] == [[0], [1, 2, 3]]
-    assert [len(batch) for batch in slow.batches[2:]] == [1, 1, 1]
+    assert all(len(batch) == 1 for batch in slow.batches[2:])
 
 
 class Once(Slow):
@@ -160,6 +160,26 @@ def test_what_was_raised_for_one_thread_is_no_others(kind: type[BaseException]) 
     assert [f.result() for f in futures if f not in raised] == [
         2 * n for n, f in enumerate(futures) if f not in raised
     ]
+
+
+def test_a_thread_that_is_struck_twice_hands_neither_error_to_another() -> None:
+    """The second time while it does another's item by itself."""
+    strikes = iter([KeyError("first"), None, KeyError("second")])
+    slow = Slow()
+
+    def do(numbers: list[int]) -> list[int]:
+        if slow.batches and (error := next(strikes, None)) is not None:
+            raise error
+        return slow(numbers)
+
+    gathering = Gathering(do)
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(gathering, 0, LONG)]
+        assert slow.begun.wait(10)
+        futures += [pool.submit(gathering, n, LONG) for n in (1, 2)]
+        wait_until(lambda: len(gathering._waiting) == 3)
+        slow.let_go.set()
+        assert [each.result(10) for each in futures] == [0, 2, 4]
 
 
 def test_who_has_time_left_is_not_told_of_an_outage_that_another_did_not_outlast() -> None:
