@@ -46,7 +46,7 @@ class _Entry(Generic[Item, Result]):
 
     __slots__ = (
         *("__weakref__", "done", "ends", "error", "item"),
-        *("overdue", "result", "signal", "weight"),
+        *("overdue", "result", "signal", "struck", "weight"),
     )
 
     def __init__(self, item: Item, weight: int, ends: float) -> None:
@@ -54,13 +54,15 @@ class _Entry(Generic[Item, Result]):
         self.signal = threading.Lock()
         self.signal.acquire()  # until there is something to see
         self.overdue = ends + GRACE  # when it must have been done by the one whose entry it is
-        self.done = False
+        self.done = self.struck = False  # struck off the line
         self.error: Exception | None = None
         self.result: Result | None = None
 
     def wake(self) -> None:
-        with suppress(RuntimeError):  # it is awake
+        try:  # noqa: SIM105  # suppress would take several times as long
             self.signal.release()
+        except RuntimeError:  # it is awake
+            pass
 
     def outcome(self) -> Result:
         if self.error is not None:
@@ -111,8 +113,13 @@ class Gathering(Generic[Item, Result]):
         return entry.outcome()
 
     def _strike(self, entry: _Entry[Item, Result]) -> None:
-        with suppress(ValueError):  # it is not there any more
+        if entry.struck:
+            return
+        try:  # noqa: SIM105  # see above
             self._waiting.remove(entry)
+        except ValueError:  # it is not there any more
+            pass
+        entry.struck = True
 
     def _call_hesitant(self) -> None:
         hesitant = self._hesitant
