@@ -83,6 +83,8 @@ def decide(
     """
     if result is None:
         return _nobody_asked(record, others, policy, rand)
+    if result.outcome is Outcome.ACCEPTED and not (result.pending or result.refused or result.held):
+        return _sent(record)  # as nearly always: nothing else has to be looked at
     closing = vendor_closing(record, result, policy)
     if record.vendor is not None and all(state.name != record.vendor for state in others):
         others = (*others, VendorState(name=record.vendor, wait=_own_wait(closing, policy)))
@@ -198,6 +200,19 @@ def _counts(record: Record, result: SendResult, closing: Closing | None) -> bool
     if result.outcome is Outcome.THROTTLED and result.ours:
         return False
     return closing is None
+
+
+def _sent(record: Record) -> Decision:
+    """All that was left has been taken."""
+    fresh = record.vendor is None and record.round == _FIRST
+    return Decision(
+        status=Status.SENT,
+        priority=record.priority if fresh else retry_priority(record.priority),
+        round=record.round,
+        refused=record.refused,
+        unknowns=record.unknowns,
+        counted=record.counted + 1,
+    )
 
 
 def _accepted(
