@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
+from pathlib import Path
+from types import FrameType
 
+import pymongo
 from bson.errors import InvalidBSON
 
 
@@ -21,6 +25,19 @@ KINDS = (Interrupt, SoftTimeLimit)
 RAISED = (*KINDS, InvalidBSON)
 
 
+_DRIVER = str(Path(pymongo.__file__).parent)
+
+
+def is_in_a_lock(frame: FrameType | None) -> bool:
+    """Whether it is the driver's code, or the library's for its locks, that would be struck.
+
+    Struck between taking a lock and its ``with``, either keeps it for ever: whoever asks the driver
+    next hangs, which no code of ours can help.
+    """
+    name = "" if frame is None else frame.f_code.co_filename
+    return name.startswith(_DRIVER) or name == threading.__file__
+
+
 def interrupt(thread: threading.Thread, kind: type[BaseException]) -> None:
     """Raise it in the thread, at its next step, if it runs and no thread is just being started.
 
@@ -28,7 +45,8 @@ def interrupt(thread: threading.Thread, kind: type[BaseException]) -> None:
     the new one before it has said that it runs, and ``Thread.start()`` waits for that for ever.
     """
     starting = threading._limbo  # type: ignore[attr-defined]  # of the standard library
-    if is_running(thread) and not starting:
+    frame = sys._current_frames().get(thread.ident or 0)
+    if is_running(thread) and not starting and not is_in_a_lock(frame):
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(thread.ident or 0), ctypes.py_object(kind)
         )

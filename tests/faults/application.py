@@ -40,7 +40,15 @@ from mailqueue import Producer, calls
 from mailqueue.errors import StoreUnavailable
 from mailqueue.logs import Formatter
 from tests.faults.victims import Schedule
-from tests.interrupts import KINDS, RAISED, Interrupt, interrupt, is_running, was_interrupted
+from tests.interrupts import (
+    KINDS,
+    RAISED,
+    Interrupt,
+    interrupt,
+    is_in_a_lock,
+    is_running,
+    was_interrupted,
+)
 
 MARKER = "plantedmarker"
 BEGIN_WITH = 0.25  # this part of the e-mails is there when the storm begins
@@ -185,10 +193,10 @@ class Worker:
         self._told = True
         sys.exit(0)
 
-    def _alarm(self, _: int, __: FrameType | None) -> None:
+    def _alarm(self, _: int, frame: FrameType | None) -> None:
         if self._ends():
             return
-        if self._rand.random() < 0.25:
+        if self._rand.random() < 0.25 and not is_in_a_lock(frame):
             raise self._rand.choice(KINDS)
         if calls.depth() < 2:  # the handler is interrupted, too
             self.send_another("signal")
