@@ -2,16 +2,22 @@
 
 Its module has to be importable where the consumers run. Here a vendor with an HTTP API and one key
 of its own, ``"loft"``: connections, deadlines and what it means when no answer comes are
-``HttpVendor``'s business. One that is not spoken to by HTTP is a ``mailqueue.vendors.base.Vendor``
-with a ``send``.
+``HttpVendor``'s business. One that is not spoken to by HTTP is a ``mailqueue.vendors.Vendor`` with
+a ``send``.
 """
 
 from __future__ import annotations
 
-from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.base import Attempt
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue import Email
+from mailqueue.vendors import (
+    Answer,
+    Attempt,
+    HttpVendor,
+    Outcome,
+    Request,
+    SendResult,
+    json_request,
+)
 
 
 class Pigeon(HttpVendor):

@@ -1,5 +1,8 @@
 """The vendors: one port (``base``), one file per vendor, ``load`` makes one from its config.
 
+Whoever writes a vendor of their own finds all it takes here: ``Vendor`` (the port), ``HttpVendor``
+(one that is spoken to by HTTP) with its ``Request`` and ``Answer``, and what goes in and comes out.
+
 Decides: which class serves a config entry. Classes are imported when asked for: a producer knows
 ``limits`` without ever importing an HTTP or SMTP client.
 """
@@ -7,13 +10,42 @@ Decides: which class serves a config entry. Classes are imported when asked for:
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mailqueue.config import VENDOR_TYPES, VendorConfig
 from mailqueue.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mailqueue.vendors.base import Vendor
+    from mailqueue.record import Outcome, SendResult
+    from mailqueue.vendors.base import Attempt, Vendor
+    from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+
+__all__ = [
+    "Answer",
+    "Attempt",
+    "HttpVendor",
+    "Outcome",
+    "Request",
+    "SendResult",
+    "Vendor",
+    "VendorConfig",
+    "json_request",
+    "load",
+]
+
+_PLACES = {
+    "mailqueue.record": ("Outcome", "SendResult"),
+    "mailqueue.vendors.base": ("Attempt", "Vendor"),
+    "mailqueue.vendors.http": ("Answer", "HttpVendor", "Request", "json_request"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The names for authors of vendors, imported when they are asked for."""
+    for module, names in _PLACES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(config: VendorConfig, *, simulated: bool) -> Vendor:

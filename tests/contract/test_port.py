@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mailqueue import vendors
 from mailqueue.config import VENDOR_TYPES, VendorConfig
 from mailqueue.errors import ConfigError
 from mailqueue.headers import Address
@@ -97,6 +98,20 @@ def test_what_vendors_can_carry_is_known_without_any_client_library() -> None:
         "sys.exit(bool({'requests', 'urllib3', 'smtplib'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_authors_of_vendors_find_all_they_need_in_one_place() -> None:
+    """Nothing of it is imported before it is asked for."""
+    code = (
+        "import sys, mailqueue.vendors as door;"
+        "early = {'requests', 'pymongo'} & sys.modules.keys();"
+        "missing = [name for name in door.__all__ if not hasattr(door, name)];"
+        "sys.exit(bool(early or missing))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert vendors.HttpVendor is http.HttpVendor
+    with pytest.raises(AttributeError, match="no attribute 'Httpvendor'"):
+        vendors.Httpvendor  # noqa: B018  # reading it is the test
 
 
 # --- can_carry
