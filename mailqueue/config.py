@@ -1,7 +1,7 @@
 """The configuration: frozen dataclasses, from a JSON file, a mapping or keyword arguments.
 
 Decides: every section and key with its type, default, range and meaning (data on the fields, from
-which the README's table is made), and the time budget that keeps leases and deadlines in order.
+which docs/configuration.md is made), and the time budget that keeps leases and deadlines in order.
 Assumes: a mapping is what a file would hold, so its strings take ``${NAME}`` (config_file), while a
 section that is an object already is taken as it is.
 Promises: a Config that exists is valid; all that is wrong is reported in one ConfigError, once per

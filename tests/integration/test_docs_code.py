@@ -1,4 +1,4 @@
-"""The README's blocks of code, run as they stand there, and examples/: every file has its test.
+"""The documentation's blocks of code, run as they stand there; and every example has its test.
 
 ``bash`` scripts and the development servers have tests of their own; here are the Python code and
 the operator's commands, one after the other, on what the code before them has stored.
@@ -20,11 +20,11 @@ from mailqueue import cli
 from mailqueue.consumer import Consumer
 
 REPO = Path(__file__).parents[2]
-README = (REPO / "README.md").read_text("utf-8")
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
 BLOCK = re.compile(
     r"(?:<!-- run: (?P<name>\w+) -->\n)?```(?P<kind>\w+)\n(?P<code>.*?)```", re.DOTALL
 )
-BLOCKS = [found.groupdict() for found in BLOCK.finditer(README)]
+BLOCKS = [block.groupdict() for page in PAGES for block in BLOCK.finditer(page.read_text("utf-8"))]
 TESTED = {  # what is in examples/, and which test runs it
     "Dockerfile": "integration/test_deployment.py",
     "Dockerfile.dockerignore": "integration/test_deployment.py",

@@ -1,6 +1,7 @@
-"""The README's tables of the configuration and of the vendors are made from the code.
+"""The tables in docs/ that are made from the code: ``python -m tests.tables`` writes each anew.
 
-``python tests/unit/test_readme.py`` writes each anew between its two marker comments.
+A table stands between two comments, ``<!-- NAME table -->`` and ``<!-- /NAME table -->``.
+tests/unit/test_docs.py holds that the pages say what the code says.
 """
 
 from __future__ import annotations
@@ -10,13 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 
-import pytest
-
 from mailqueue.config import SECTIONS, VENDOR_TYPES, Key, keys_of
 from mailqueue.vendors.base import Vendor
 from mailqueue.vendors.capacity import CAPACITY, MIB, Capacity
 
-README = Path(__file__).parents[2] / "README.md"
+REPO = Path(__file__).parents[1]
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 
 
@@ -130,33 +129,22 @@ def vendor_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-TABLES = {"config": config_table, "vendor": vendor_table}
+PAGES: Mapping[str, tuple[Path, Callable[[], str]]] = {
+    "config": (REPO / "docs/configuration.md", config_table),
+    "vendor": (REPO / "docs/vendors.md", vendor_table),
+}
 
 
-def marked(table: str) -> re.Pattern[str]:
-    return re.compile(rf"(<!-- {table} table -->\n).*(<!-- /{table} table -->)", re.DOTALL)
+def marked(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name} table -->\n).*(<!-- /{name} table -->)", re.DOTALL)
 
 
-def with_table(readme: str, table: str) -> str:
-    return marked(table).sub(lambda marks: marks[1] + TABLES[table]() + marks[2], readme)
-
-
-@pytest.mark.parametrize("table", TABLES)
-def test_the_readmes_tables_are_those_of_the_code(table: str) -> None:
-    """If one is not: python tests/unit/test_readme.py"""
-    readme = README.read_text("utf-8")
-    assert marked(table).search(readme)
-    assert with_table(readme, table) == readme
-
-
-def test_every_key_has_a_meaning_that_fits_in_a_table() -> None:
-    own = [key for vendor in VENDOR_TYPES.values() for key in vendor.keys.values()]
-    for key in [key for section in SECTIONS.values() for key in keys_of(section).values()] + own:
-        assert key.meaning
-        assert "|" not in key.meaning
-        assert "\n" not in key.meaning
+def with_table(text: str, name: str) -> str:
+    """The page's text with its table as the code has it."""
+    _, table = PAGES[name]
+    return marked(name).sub(lambda marks: marks[1] + table() + marks[2], text)
 
 
 if __name__ == "__main__":
-    for each in TABLES:
-        README.write_text(with_table(README.read_text("utf-8"), each), "utf-8")
+    for name, (page, _) in PAGES.items():
+        page.write_text(with_table(page.read_text("utf-8"), name), "utf-8")
