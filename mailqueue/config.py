@@ -1,7 +1,7 @@
 """The configuration: frozen dataclasses, from a JSON file, a mapping or keyword arguments.
 
 Decides: every section and key with its type, default, range and meaning (data on the fields, from
-which docs/configuration.md is made), and the time budget that keeps leases and deadlines in order.
+which docs/configuration.md is made), and the clocks that follow from a deadline and a timeout.
 Assumes: a mapping is what a file would hold, so its strings take ``${NAME}`` (config_file), while a
 section that is an object already is taken as it is.
 Promises: a Config that exists is valid; all that is wrong is reported in one ConfigError, once per
@@ -14,10 +14,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from mailqueue import config_file
 from mailqueue import config_values as must
@@ -32,7 +33,7 @@ __all__ += ["READABLE_BY_ALL", "SECTIONS", "Key", "Retention", "Retry"]
 READABLE_BY_ALL = "config.readable_by_all"  # log event: a file with secrets in it
 
 _log = logging.getLogger(__name__)
-_DAY, _MIB = 86400, 2**20
+_HOUR, _DAY, _MIB = 3600, 86400, 2**20
 _FOR_EVER = 10**9  # seconds; still a date that every server can hold
 
 
@@ -68,6 +69,8 @@ class _Section:
 
     __slots__ = ()
 
+    derived: ClassVar[Mapping[str, str]] = {}  # what is no key, and why
+
     def __post_init__(self) -> None:
         self._problems().settle()
 
@@ -94,7 +97,7 @@ class MongoDB(_Section):
     collection: str = _key(
         str, "emails", "the collection; beside it `.vendors` and `.leases`", must.collection
     )
-    timeout: float = _key(float, 10, "the longest wait of a call", _SHORT)
+    timeout: float = _key(float, 10, "the longest wait of a call", must.seconds(_HOUR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +178,54 @@ class Retry(_Section):
 
 @dataclass(frozen=True, slots=True)
 class Delivery(_Section):
-    """One attempt: its clocks, and what follows when its outcome is not known."""
+    """One attempt: its deadline, and what follows when its outcome is not known.
+
+    Three more clocks follow from the deadline and from ``mongodb.timeout``. A claim is one call to
+    MongoDB, then the attempt runs to its deadline, then its result is stored: all of this must be
+    over while the lease holds, and beanstalkd must not hand out the job before the lease ends.
+    With a timeout of 10 s and a deadline of 60 s it takes 10 + 60 + 20 = 90 s at most: the lease
+    is 120 s, the time to run 180 s. The largest values give a lease of 20 hours: ``audit`` calls a
+    lease of more than a day an error.
+    """
+
+    derived: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("record", "settle_timeout", "lease", "ttr"),
+        "follows from delivery.deadline and mongodb.timeout: remove it",
+    )
 
     on_unknown: str = _key(str, "resend", "`resend` once, or `park`", _ON_UNKNOWN)
-    deadline: float = _key(float, 60, "an attempt, counted from before its claim", _SHORT)
-    record: float = _key(float, 20, "to store a result", _SHORT)
-    lease: float = _key(float, 120, "how long a claim holds", _SHORT)
-    ttr: int = _key(int, 180, "beanstalkd's time to run", must.between(1, _DAY))
+    deadline: float = _key(
+        float, 60, "an attempt, counted from before its claim", must.seconds(_HOUR * 12)
+    )
+    mongodb_timeout: float = field(
+        default_factory=lambda: MongoDB().timeout, init=False, repr=False, compare=False
+    )
+
+    @property
+    def settle_timeout(self) -> float:
+        """Seconds to store a result: a call that fails at its timeout, and another one."""
+        return 2 * self.mongodb_timeout
+
+    @property
+    def lease(self) -> float:
+        """Seconds that a claim holds: a third longer than its attempt can last."""
+        return self._longest * 4 / 3
+
+    @property
+    def ttr(self) -> int:
+        """Whole seconds: beanstalkd's time to run, after which it hands out the job again."""
+        return math.ceil(self._longest * 2)
+
+    @property
+    def _longest(self) -> float:
+        """From before the claim until the result is stored."""
+        return self.mongodb_timeout + self.deadline + self.settle_timeout
+
+    def with_timeout_of(self, mongodb: MongoDB) -> Self:
+        """A copy whose clocks follow from the timeout of this ``mongodb``."""
+        delivery = dataclasses.replace(self)
+        object.__setattr__(delivery, "mongodb_timeout", mongodb.timeout)
+        return delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,9 +331,8 @@ def _build(given: Mapping[str, Any], secrets: bool, environ: Mapping[str, str]) 
     for name, section in SECTIONS.items():
         if name not in sections:
             sections[name] = _section(section, given.get(name, {}), name, problems)
-    if sections["mongodb"] and sections["delivery"]:
-        _keep_time_budget(sections["mongodb"], sections["delivery"], problems)
     problems.settle()
+    sections["delivery"] = sections["delivery"].with_timeout_of(sections["mongodb"])
     return sections
 
 
@@ -306,6 +349,8 @@ def _section(section: type[_Section], given: Any, path: str, problems: Problems)
     if section is VendorConfig:
         attributes = {"name": None, "type": None, "keys": values} | attributes
     else:
+        for name in values:
+            found.found(name, section.derived.get(name))
         found.unknown(values, known)
     built = None
     try:
@@ -344,14 +389,3 @@ def _needed(entry: Mapping[str, Any], path: str, secrets: bool, problems: Proble
     if row and row.needs_base_url and entry.get("base_url") is None:
         problems.found(f"{path}.base_url", "required key is missing")
     return entry
-
-
-def _keep_time_budget(mongodb: MongoDB, delivery: Delivery, problems: Problems) -> None:
-    """The result is stored while the lease holds; the job comes back when it hardly does."""
-    need = mongodb.timeout + delivery.deadline + delivery.record
-    room = delivery.lease - min(10, delivery.lease / 10)
-    if need > room + 1e-9:  # 0.1 + 0.2 > 0.3
-        words = f"less margin {room:g}, but mongodb.timeout + deadline + record is {need:g}"
-        problems.found("delivery.lease", words)
-    if room > delivery.ttr + 1e-9:
-        problems.found("delivery.ttr", f"must be at least the lease less margin, {room:g}")

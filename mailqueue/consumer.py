@@ -216,7 +216,7 @@ class Consumer:
         self._worker.end_sending(len(self._senders))
         self._join(self._senders)
         self._worker.end()
-        writer.join(self.config.delivery.record + self.config.mongodb.timeout)
+        writer.join(self.config.delivery.settle_timeout + self.config.mongodb.timeout)
         self._join([sweeper])
         for each in self._tubes:
             each.close()
@@ -292,11 +292,11 @@ class Consumer:
         mine.close()
 
     def _write(self) -> None:
-        """Results are kept through an outage of MongoDB; once we stop, for ``record`` seconds."""
+        """Results are kept through an outage of MongoDB; once we stop, for ``settle_timeout``."""
         last_try = False
         while True:
             try:
-                if not self._worker.turn(self.config.delivery.record):
+                if not self._worker.turn(self.config.delivery.settle_timeout):
                     return
             except Unavailable:
                 if last_try:

@@ -121,7 +121,7 @@ class Worker:
 
         The time that they are given beyond it is part of what is there to record a result.
         """
-        return self._bulkheads.overdue(min(1.0, self._config.delivery.record / 10))
+        return self._bulkheads.overdue(min(1.0, self._config.delivery.settle_timeout / 10))
 
     def give_up(self, call: Call[Task | Inquiry]) -> None:
         """Settle what a vendor was given in time; its thread goes on, but is no sender any more."""
@@ -136,7 +136,7 @@ class Worker:
             return
         token = task.stored.token + 1
         try:
-            seconds = self._config.delivery.record
+            seconds = self._config.delivery.settle_timeout
             self._store.late_yes(task.stored.id, token, task.vendor, result, seconds)
         except StoreUnavailable:
             event(logger, logging.ERROR, "results.not_recorded")

@@ -60,10 +60,9 @@ def on_three_nodes(
     unique = TEST_PREFIX + uuid4().hex
     emails = {"database": unique, "collection": TEST_PREFIX + "emails"}
     settings: Document = {
-        "mongodb": {"uri": replica_set.uri(), "timeout": 6, **emails},
+        "mongodb": {"uri": replica_set.uri(), "timeout": 5, **emails},
         "beanstalkd": {"servers": [beanstalkd.address], "tube": unique},
         **IMPATIENT,
-        "delivery": {"deadline": 2, "record": 2, "lease": 12, "ttr": 12},
     }
     with Stage(settings) as stage:
         stage.vendor("first"), stage.vendor("second")

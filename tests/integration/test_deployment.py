@@ -48,7 +48,7 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
 
 
 def test_the_unit_gives_a_consumer_the_time_to_finish_what_it_is_sending() -> None:
-    longest = MongoDB().timeout + Delivery().deadline + Delivery().record
+    longest = MongoDB().timeout + Delivery().deadline + Delivery().settle_timeout
     assert int(directives()["TimeoutStopSec"][0]) > longest
     assert directives()["KillMode"] == ["mixed"]
 

@@ -17,7 +17,7 @@ from tests.waiting import wait_until
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 NO_BACK_OFF = {"base": 0.01, "cap": 0.01}
 SHORT_LEASE = {
-    "delivery": {"deadline": 1.0, "record": 0.5, "lease": 3.4, "ttr": 4},
+    "delivery": {"deadline": 1.0},
     "consumer": {"sweep_every": 0.2},
     "retry": NO_BACK_OFF,
 }
@@ -98,7 +98,7 @@ def test_an_email_whose_sender_was_killed_is_resent_once_and_its_ledger_says_why
 ) -> None:
     vendor = stage.vendor("only")
     stage.settings |= SHORT_LEASE
-    stage.settings["mongodb"]["timeout"] = 1.5
+    stage.settings["mongodb"]["timeout"] = 1.0
     vendor.hold()
     [email_id] = stage.send()
     first = ready(stage)

@@ -54,7 +54,7 @@ def test_everything_but_the_vendors_has_a_default() -> None:
     config = Config()
     assert config.vendors == ()
     assert config == Config.from_mapping({}, environ={})
-    assert config.delivery == Delivery(deadline=60, record=20, lease=120, ttr=180)
+    assert config.delivery == Delivery(on_unknown="resend", deadline=60)
     assert config.limits.max_size == 15 * 2**20
 
 
@@ -80,7 +80,7 @@ def test_a_replaced_section_is_checked_again(replace: Callable[..., Config]) -> 
     config = Config(vendors=[SENDGRID])
     assert replace(config, retry={"base": 1}) == Config(vendors=[SENDGRID], retry=Retry(base=1))
     with pytest.raises(ConfigError, match=r"^delivery\.lease: "):
-        replace(config, delivery=Delivery(lease=5))
+        replace(config, delivery={"lease": 5})
 
 
 def test_a_resolved_secret_is_not_resolved_again() -> None:
@@ -115,12 +115,12 @@ def test_all_problems_are_reported_at_once_each_with_its_path() -> None:
         {
             "mongdb": {},
             "retry": {"bse": 1, "cap": -1},
-            "delivery": {"ttr": 1.5},
+            "delivery": {"deadline": "1"},
             "vendors": [{"type": "mailgun", "api_key": "${MAILGUN_API_KEY}"}, 7],
         }
     )
     assert sorted(found) == [
-        "delivery.ttr: must be an integer",
+        "delivery.deadline: must be a number",
         'mongdb: unknown key, did you mean "mongodb"?',
         'retry.bse: unknown key, did you mean "base"?',
         "retry.cap: must be more than 0 and at most 1,000,000,000 seconds",
@@ -167,7 +167,14 @@ def test_a_section_made_alone_names_its_keys() -> None:
         ({"retention": {"sent_days": -1}}, "retention.sent_days: must be between 0 and 36,500"),
         ({"limits": {"max_size": 2**24}}, "limits.max_size: must be between 1 and 15,728,640"),
         ({"delivery": {"on_unknown": "drop"}}, "delivery.on_unknown: must be one of resend, park"),
-        ({"delivery": {"ttr": 0}}, "delivery.ttr: must be between 1 and 86,400"),
+        (
+            {"delivery": {"deadline": 43_201}},
+            "delivery.deadline: must be more than 0 and at most 43,200 seconds",
+        ),
+        (
+            {"mongodb": {"timeout": 3601}},
+            "mongodb.timeout: must be more than 0 and at most 3,600 seconds",
+        ),
         ({"mongodb": {"database": 1}}, "mongodb.database: must be a string"),
         ({"mongodb": {"database": "a\0"}}, "mongodb.database: must not contain control characters"),
         (
@@ -422,33 +429,43 @@ def test_a_wrong_vendor_key_is_refused(entry: Mapping[str, Any], problem: str) -
     assert vendor_problems(entry) == [f"vendors[0].{problem}"]
 
 
-# Time budget
+# The clocks that follow from others
 
 
-@pytest.mark.parametrize(
-    "timeout, delivery",
-    [
-        (10, {"deadline": 80, "record": 20, "lease": 120, "ttr": 110}),
-        (0.1, {"deadline": 0.2, "record": 0.6, "lease": 1, "ttr": 1}),
-        (0.1, {"deadline": 0.5, "record": 0.2, "lease": 1.1, "ttr": 1}),
-    ],
-)
-def test_a_time_budget_that_keeps_the_order_is_accepted(
-    timeout: float, delivery: Mapping[str, Any]
+def test_without_keys_a_lease_lasts_two_minutes_and_a_job_comes_back_after_three() -> None:
+    clocks = Config().delivery
+    assert (clocks.settle_timeout, clocks.lease, clocks.ttr) == (20, 120, 180)
+    assert isinstance(clocks.ttr, int)
+
+
+@pytest.mark.parametrize("timeout", [0.1, 1, 10, 60, 3600])
+@pytest.mark.parametrize("deadline", [0.1, 1, 60, 600, 43_200])
+def test_a_result_can_be_stored_while_the_lease_holds_and_the_job_comes_back_later(
+    timeout: float, deadline: float
 ) -> None:
-    mapping = {"mongodb": {"timeout": timeout}, "delivery": delivery}
-    assert Config.from_mapping(mapping, environ={}).mongodb.timeout == timeout
+    """With a margin of ten seconds, or of a tenth of the lease; and no lease lasts for a day."""
+    clocks = Config(mongodb={"timeout": timeout}, delivery={"deadline": deadline}).delivery
+    stored = timeout + clocks.deadline + clocks.settle_timeout
+    assert stored < clocks.lease - min(10, clocks.lease / 10)
+    assert clocks.lease < clocks.ttr
+    assert clocks.lease <= 86_400
 
 
-def test_a_lease_too_short_to_store_the_result_is_refused() -> None:
-    assert problems({"delivery": {"deadline": 81}}) == [
-        "delivery.lease: less margin 110, but mongodb.timeout + deadline + record is 111"
-    ]
+@pytest.mark.parametrize("replace", [Config.replace, dataclasses.replace])
+def test_another_timeout_gives_other_clocks_to_its_own_config_only(
+    replace: Callable[..., Config],
+) -> None:
+    config = Config()
+    quick = replace(config, mongodb=MongoDB(timeout=1))
+    assert (quick.delivery.settle_timeout, quick.delivery.lease) == (2, 84)
+    assert config.delivery.lease == 120
+    assert pickle.loads(pickle.dumps(quick)).delivery.lease == 84
 
 
-def test_a_job_that_comes_back_within_the_lease_is_refused() -> None:
-    assert problems({"delivery": {"ttr": 109}}) == [
-        "delivery.ttr: must be at least the lease less margin, 110"
+@pytest.mark.parametrize("name", ["record", "settle_timeout", "lease", "ttr"])
+def test_a_file_that_names_a_derived_clock_is_told_to_remove_it(name: str) -> None:
+    assert problems({"delivery": {name: 7}}) == [
+        f"delivery.{name}: follows from delivery.deadline and mongodb.timeout: remove it"
     ]
 
 
