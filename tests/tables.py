@@ -6,14 +6,20 @@ tests/unit/test_docs.py holds that the pages say what the code says.
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from statistics import median
 
 from mailqueue.config import SECTIONS, VENDOR_TYPES, Key, keys_of
 from mailqueue.vendors.base import Vendor
 from mailqueue.vendors.capacity import CAPACITY, MIB, Capacity
+from tests.bench import report
+from tests.bench.contenders import CONTENDERS
+from tests.bench.report import TIMES
 
 REPO = Path(__file__).parents[1]
 TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
@@ -129,9 +135,52 @@ def vendor_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+# Benchmarks -------------------------------------------------------------------------------------
+
+PUBLISHED = REPO / "tests/bench/published/results.json"
+RATES = {
+    "enqueue-1": "`send()`, 1 thread",
+    "enqueue-32": "32 threads",
+    "bulk": "many at once",
+    "drain": "worked off, no vendor",
+    "deliver-0ms-x8": f"vendor 0 ms {TIMES} 8",
+    "deliver-50ms-x64": f"vendor 50 ms {TIMES} 64",
+    "deliver-50ms-x64-2p": "the same, two processes",
+}
+TWICE = {  # two figures in one cell: the value, and one of what stands beside it
+    "latency": ("idle, ms to the vendor, p50 (p99)", "p99"),
+    "memory": ("MiB after the first (s to it)", "first"),
+}
+
+
+def benchmark_table() -> str:
+    """The medians of what was measured, each contender's in a row."""
+    cells: list[report.Cell] = json.loads(PUBLISHED.read_text("utf-8"))
+    heads = ["e-mails/s", "kept when the call returns", *RATES.values()]
+    heads += [head for head, _ in TWICE.values()]
+    lines = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
+    for contender in CONTENDERS:
+        name = contender.name
+        first = f"**{name}**" if name == report.OURS else name
+        lines.append([first, contender.durable, *figures(name, cells)])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def figures(name: str, cells: Sequence[report.Cell]) -> Iterator[str]:
+    for test in RATES:
+        rates = report.values(test, name, cells).values()
+        yield f"{median(rates):,.0f}" if rates else ""
+    for test, (_, beside) in TWICE.items():
+        values = report.values(test, name, cells).values()
+        digits = 1 if test == "latency" else 0
+        second = report.extra(test, name, beside, cells)
+        yield f"{median(values):.{digits}f} ({second})" if values else ""
+
+
 PAGES: Mapping[str, tuple[Path, Callable[[], str]]] = {
     "config": (REPO / "docs/configuration.md", config_table),
     "vendor": (REPO / "docs/vendors.md", vendor_table),
+    "benchmark": (REPO / "docs/benchmarks.md", benchmark_table),
 }
 
 
@@ -145,6 +194,11 @@ def with_table(text: str, name: str) -> str:
     return marked(name).sub(lambda marks: marks[1] + table() + marks[2], text)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(description="Write the documentation's tables anew.").parse_args()
     for name, (page, _) in PAGES.items():
         page.write_text(with_table(page.read_text("utf-8"), name), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """The documentation's blocks of code, run as they stand there; and every example has its test.
 
-``bash`` scripts and the development servers have tests of their own; here are the Python code and
-the operator's commands, one after the other, on what the code before them has stored.
+Scripts and servers have tests of their own: of these the options are looked up. Python code and the
+operator's commands are run, one after the other, on what the code before them has stored.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,18 @@ from pymongo.collection import Collection
 
 from mailqueue import cli
 from mailqueue.consumer import Consumer
+from mailqueue.errors import InvalidEmail
 
 REPO = Path(__file__).parents[2]
-PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
+KINDS = {"json", "mermaid", "python", "sh"}
+ELSEWHERE = {"cp", "export", "pip", "source"}  # programs of others, which no test runs
 BLOCK = re.compile(
     r"(?:<!-- run: (?P<name>\w+) -->\n)?```(?P<kind>\w+)\n(?P<code>.*?)```", re.DOTALL
 )
 BLOCKS = [block.groupdict() for page in PAGES for block in BLOCK.finditer(page.read_text("utf-8"))]
 TESTED = {  # what is in examples/, and which test runs it
+    "application.py": "integration/test_docs_code.py",
     "Dockerfile": "integration/test_deployment.py",
     "Dockerfile.dockerignore": "integration/test_deployment.py",
     "custom_vendor.py": "integration/test_custom_vendor.py",
@@ -55,6 +61,11 @@ def place(
     return tmp_path
 
 
+def test_every_block_is_of_a_kind_that_some_test_knows() -> None:
+    """Drawings are held against the code by tests/unit/test_docs.py."""
+    assert {block["kind"] for block in BLOCKS} <= KINDS
+
+
 def test_every_python_block_says_which_test_runs_it() -> None:
     assert [block["name"] for block in BLOCKS if block["kind"] == "python"] == ["producer"]
 
@@ -75,27 +86,76 @@ def test_the_producers_code_stores_an_email_that_a_consumer_sends(
     assert emails.count_documents({}) == 1
 
 
+def test_the_examples_application_sends_once_for_a_key_and_with_its_order(
+    place: Path, emails: Collection[dict[str, Any]]
+) -> None:
+    shop = emails.database.name + "_shop"
+    code = (REPO / "examples/application.py").read_text("utf-8")
+    names: dict[str, Any] = {}
+    exec(code.replace('["shop"]', f"[{shop!r}]"), names)
+    orders = emails.database.client[shop]["orders"]
+    with names["producer"] as producer:
+        first = names["reset_password"]("ann@example.org", "4711")
+        assert names["reset_password"]("ann@example.org", "4711") == first
+        second = names["place_order"]("bob@example.org", "A lamp")
+        with pytest.raises(InvalidEmail, match="to"):
+            names["place_order"]("nobody", "A chair")
+        assert Consumer("config.json", burst=True).run() == 0
+        assert [producer.status(each).status for each in (first, second)] == ["sent", "sent"]
+    assert [order["article"] for order in orders.find()] == ["A lamp"]
+    assert emails.count_documents({}) == 2
+    emails.database.client.drop_database(shop)
+
+
+# Shell -------------------------------------------------------------------------------------------
+
+
 def commands() -> list[list[str]]:
-    """The operator's commands, of all shell blocks."""
+    """The commands of all shell blocks, without what is set for one command only."""
     lines = "".join(block["code"] for block in BLOCKS if block["kind"] == "sh").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line.startswith("mailqueue ")]
+    split = [shlex.split(line, comments=True) for line in lines]
+    bare = [[word for word in words if not re.match(r"[A-Z_]+=", word)] for words in split if words]
+    return [words for words in bare if words]
 
 
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def of(*programs: str) -> list[list[str]]:
+    return [words for words in commands() if words[0] in programs]
+
+
+def test_every_command_is_one_that_some_test_knows() -> None:
+    assert {words[0] for words in commands()} - ELSEWHERE <= {"bash", "mailqueue", "python"}
+
+
+@pytest.mark.parametrize("command", of("mailqueue"), ids=" ".join)
 def test_the_operators_commands_are_ones_that_there_are(place: Path, command: list[str]) -> None:
     """There is nothing to find, to retry or to open: exit code 1 at worst."""
     assert cli.main(command[1:]) in {0, 1}
+
+
+@pytest.mark.parametrize("command", of("bash", "cp"), ids=" ".join)
+def test_the_scripts_and_files_of_commands_are_there(command: list[str]) -> None:
+    assert os.access(REPO / command[1], os.R_OK)
+
+
+@pytest.mark.parametrize("command", of("python"), ids=" ".join)
+def test_what_python_is_to_run_is_there_and_knows_the_options(command: list[str]) -> None:
+    count = 2 if command[1] == "-m" else 1
+    program, arguments = command[1 : 1 + count], command[1 + count :]
+    shown = subprocess.run(
+        [sys.executable, *program, "--help"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for option in filter(re.compile("--").match, arguments):
+        assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown)
+
+
+# Examples ----------------------------------------------------------------------------------------
 
 
 def test_every_example_has_a_test() -> None:
     files = {file.name for file in (REPO / "examples").rglob("*") if file.suffix != ".pyc"}
     assert files - {"systemd", "__pycache__"} == TESTED.keys()
     assert all((REPO / "tests" / test).is_file() for test in TESTED.values())
-
-
-def test_the_two_commands_are_scripts_that_there_are() -> None:
-    (block,) = [b for b in BLOCKS if "quickstart.sh" in b["code"] and b["kind"] == "sh"]
-    for line in block["code"].splitlines():
-        program, script = shlex.split(line, comments=True)
-        assert program == "bash"
-        assert os.access(REPO / script, os.R_OK)

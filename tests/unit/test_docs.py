@@ -5,18 +5,27 @@ Their code is run by tests/integration/test_docs_code.py.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 
 import pytest
 
+from mailqueue.cli import VERBS
 from mailqueue.config import SECTIONS, VENDOR_TYPES, keys_of
+from mailqueue.fields import READERS
+from mailqueue.record import Outcome
 from tests import tables
+from tests.bench import report
 from tests.tables import REPO
 
-PAGES = [*REPO.glob("*.md"), *(REPO / "docs").glob("*.md"), REPO / "tests/bench/LOG.md"]
+README = REPO / "README.md"
+PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
+LINKED = [*PAGES, REPO / "tests/bench/LOG.md"]
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
+CHECKED = {"email", "outcome", "verb"}  # written by hand
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -36,6 +45,85 @@ def test_every_key_has_a_meaning_that_fits_in_a_table() -> None:
         assert "\n" not in key.meaning
 
 
+# Tables ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_table_has_a_name_that_says_what_holds_it(page: Path) -> None:
+    """Made from the code, held against it by a test below, or measured: then with its date."""
+    text = page.read_text("utf-8")
+    names = re.findall(r"<!-- (\w+) table -->\n\|(?:.+\n)+?<!-- /\1 table -->", text)
+    assert set(names) <= tables.PAGES.keys() | CHECKED | {"measured"}
+    assert len(names) == len(re.findall(r"^\|[-| :]+\|$", text, re.MULTILINE))
+
+
+def first_column(page: str, name: str) -> list[str]:
+    """The code in the first cell of each row of a table that is written by hand."""
+    found = tables.marked(name).search((REPO / page).read_text("utf-8"))
+    assert found
+    rows = found[0].splitlines()[3:-1]
+    return [code for row in rows for code in re.findall(r"`([^`]+)`", row.split("|")[1])]
+
+
+def test_the_keys_of_an_email_are_those_that_send_takes() -> None:
+    assert first_column("docs/sending.md", "email") == list(READERS)
+
+
+def test_the_outcomes_of_an_attempt_are_those_of_the_code() -> None:
+    assert first_column("docs/lifecycle.md", "outcome") == list(Outcome)
+
+
+def test_the_operators_verbs_are_those_of_the_command_line() -> None:
+    verbs = [code.split()[0] for code in first_column("docs/operating.md", "verb")]
+    assert sorted(verbs) == sorted([*VERBS, "vendors"])  # once to look, once to change
+
+
+# The README --------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_read_in_a_few_minutes() -> None:
+    assert len(README.read_text("utf-8").splitlines()) <= 130
+
+
+def test_the_readme_names_every_vendor() -> None:
+    (line,) = re.findall(r"^\*\*Vendors\*\*: (.+)$", README.read_text("utf-8"), re.MULTILINE)
+    names = re.sub(r"amazon ", "", line.lower())
+    assert [type_ for type_ in VENDOR_TYPES if not re.search(rf"\b{type_}\b", names)] == []
+
+
+def test_the_figures_in_the_readme_are_the_published_ones() -> None:
+    """Two where mailqueue is first, and one where it is not."""
+    text = README.read_text("utf-8")
+    cells = json.loads(tables.PUBLISHED.read_text("utf-8"))
+    assert (
+        _figures(text, "With a vendor"),
+        _figures(text, "With 32 callers"),
+        _figures(text, r"\*\*A single caller"),
+    ) == (
+        [_rate("deliver-50ms-x64", cells), _factor("deliver-50ms-x64", "taskiq", cells)],
+        [_rate("enqueue-32", cells), _factor("enqueue-32", "raw", cells)],
+        [_rate("enqueue-1", cells), _factor("enqueue-1", "huey-aof", cells)],
+    )
+
+
+def _figures(text: str, start: str) -> list[str]:
+    (line,) = re.findall(rf"^- {start}.*$", text, re.MULTILINE)
+    return re.findall(r"[\d,.]*\d(?= e-mails/s|/s| \N{MULTIPLICATION SIGN})", line)
+
+
+def _rate(test: str, cells: Sequence[report.Cell]) -> str:
+    return f"{median(report.values(test, report.OURS, cells).values()):,.0f}"
+
+
+def _factor(test: str, other: str, cells: Sequence[report.Cell]) -> str:
+    ratio = report.ratio(test, report.OURS, other, cells)
+    assert ratio
+    return f"{ratio[0]:.2f}"
+
+
+# Links -------------------------------------------------------------------------------------------
+
+
 def anchors(page: Path) -> Iterator[str]:
     """The names by which GitHub links to the page's headings."""
     for heading in HEADING.findall(page.read_text("utf-8")):
@@ -49,6 +137,6 @@ def broken_links(page: Path) -> Iterator[str]:
             yield f"{path}#{anchor}" if anchor else path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_every_link_in_the_documentation_leads_somewhere(page: Path) -> None:
     assert list(broken_links(page)) == []
