@@ -16,10 +16,11 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypedDict, Unpack
 
+from mailqueue import config_dicts as dicts
 from mailqueue import config_file
 from mailqueue import config_values as must
 from mailqueue.config_values import VENDOR_TYPES, Key, Problems, VendorType
@@ -268,9 +269,26 @@ SECTIONS: Mapping[str, type[_Section]] = {
 }
 
 
+class Sections(TypedDict, total=False):
+    """What ``Config(...)`` takes: each section as an object or as a mapping."""
+
+    mongodb: MongoDB | dicts.MongoDBDict
+    beanstalkd: Beanstalkd | dicts.BeanstalkdDict
+    vendors: Sequence[VendorConfig | dicts.VendorDict]
+    failover: Failover | dicts.FailoverDict
+    retry: Retry | dicts.RetryDict
+    delivery: Delivery | dicts.DeliveryDict
+    consumer: ConsumerConfig | dicts.ConsumerDict
+    retention: Retention | dicts.RetentionDict
+    limits: Limits | dicts.LimitsDict
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class Config:
-    """The whole configuration; each section may be given as an object or as a mapping."""
+    """The whole configuration; each section may be given as an object or as a mapping.
+
+    Raises ``ConfigError``, which names every problem.
+    """
 
     mongodb: MongoDB
     beanstalkd: Beanstalkd
@@ -282,7 +300,7 @@ class Config:
     retention: Retention
     limits: Limits
 
-    def __init__(self, **sections: Any) -> None:
+    def __init__(self, **sections: Unpack[Sections]) -> None:
         for name, value in _build(sections, secrets=True, environ=os.environ).items():
             object.__setattr__(self, name, value)
 
@@ -317,9 +335,9 @@ class Config:
             event(_log, logging.WARNING, READABLE_BY_ALL, file=str(file))
         return config
 
-    def replace(self, **sections: Any) -> Self:
+    def replace(self, **sections: Unpack[Sections]) -> Self:
         """A copy with these sections instead, validated again."""
-        return dataclasses.replace(self, **sections)
+        return dataclasses.replace(self, **sections)  # type: ignore[arg-type]  # mappings as well
 
 
 def _build(given: Mapping[str, Any], secrets: bool, environ: Mapping[str, str]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 from tenacity import (
@@ -83,9 +83,7 @@ class Consumer:
         if not isinstance(config, Config):
             config = Config.load(config, secrets=not self._simulated)
         if concurrency is not None:
-            config = config.replace(
-                consumer={**asdict(config.consumer), "concurrency": concurrency}
-            )
+            config = config.replace(consumer=replace(config.consumer, concurrency=concurrency))
         if not config.vendors:
             raise ConfigError(["vendors: a consumer needs at least one"])
         self.config = config

@@ -12,12 +12,13 @@ import pytest
 
 from mailqueue import tube
 from mailqueue.config import Config
+from mailqueue.config_dicts import MongoDBDict
 from mailqueue.consumer import Consumer, main
 from mailqueue.errors import MissingExtra, QueueUnavailable, StoreUnavailable
 from mailqueue.store import Store
 from tests.logged import event
 
-NOWHERE = {"uri": "mongodb://127.0.0.1:1/?replicaSet=rs0", "timeout": 0.3}
+NOWHERE: MongoDBDict = {"uri": "mongodb://127.0.0.1:1/?replicaSet=rs0", "timeout": 0.3}
 
 
 class Buggy(Consumer):

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def pinned(producer: Producer, emails: Collection[Document]) -> Document:
 @pytest.fixture
 def bench(config: Config, producer: Producer) -> Iterator[Bench]:
     """One that takes many e-mails at a time."""
-    made = Bench(config.replace(consumer={**asdict(config.consumer), "concurrency": 256}))
+    made = Bench(config.replace(consumer=replace(config.consumer, concurrency=256)))
     yield made
     made.close()
 

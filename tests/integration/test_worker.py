@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -584,7 +585,7 @@ def test_a_claim_that_cannot_be_confirmed_is_given_back_and_nothing_is_sent(
     emails: Collection[Document],
     mongo_client: MongoClient[Document],
 ) -> None:
-    impatient = config.replace(mongodb={"timeout": 0.4, **named(config)})
+    impatient = config.replace(mongodb=replace(config.mongodb, timeout=0.4))
     bench = Bench(impatient)
     bench.board.refresh()
     email_id = producer.send(MAIL)
@@ -602,14 +603,6 @@ def test_a_claim_that_cannot_be_confirmed_is_given_back_and_nothing_is_sent(
     bench.work()
     assert the(emails)["status"] == "sent"
     bench.close()
-
-
-def named(config: Config) -> Document:
-    return {
-        "uri": config.mongodb.uri,
-        "database": config.mongodb.database,
-        "collection": config.mongodb.collection,
-    }
 
 
 def test_a_result_that_cannot_be_stored_is_kept_until_it_can(

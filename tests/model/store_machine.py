@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from bson import ObjectId
 from hypothesis import strategies as st
@@ -88,7 +88,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.collection(suffix).delete_many({})
 
     @initialize(cast=st.sampled_from(CASTS), policy=st.sampled_from(["resend", "park"]))
-    def begin(self, cast: tuple[VendorConfig, ...], policy: str) -> None:
+    def begin(self, cast: tuple[VendorConfig, ...], policy: Literal["resend", "park"]) -> None:
         self.config = self.settings.replace(
             vendors=list(cast),
             delivery={"on_unknown": policy},

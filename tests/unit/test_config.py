@@ -7,22 +7,27 @@ import dataclasses
 import json
 import logging
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+from mailqueue import config_dicts as dicts
 from mailqueue.config import (
     READABLE_BY_ALL,
+    SECTIONS,
     VENDOR_TYPES,
     Beanstalkd,
     Config,
     Delivery,
+    Key,
     MongoDB,
     Retry,
     VendorConfig,
     is_production,
+    keys_of,
 )
 from mailqueue.errors import ConfigError
 from tests.logged import event
@@ -62,7 +67,10 @@ def test_keyword_arguments_take_mappings_and_objects() -> None:
     config = Config(
         mongodb={"database": "shop"},
         beanstalkd=Beanstalkd(tube="shop"),
-        vendors=[SENDGRID, VendorConfig("b", "smtp", keys={"host": "localhost"})],
+        vendors=[
+            {"name": "a", "type": "sendgrid", "api_key": "SG.key"},
+            VendorConfig("b", "smtp", keys={"host": "localhost"}),
+        ],
     )
     assert config.mongodb == MongoDB(database="shop")
     assert config.beanstalkd.tube == "shop"
@@ -71,14 +79,15 @@ def test_keyword_arguments_take_mappings_and_objects() -> None:
 
 def test_keyword_arguments_read_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENDGRID_API_KEY", "SG.1")
-    config = Config(vendors=[SENDGRID | {"api_key": "${SENDGRID_API_KEY}"}])
+    config = Config(vendors=[{"name": "a", "type": "sendgrid", "api_key": "${SENDGRID_API_KEY}"}])
     assert config.vendors[0].keys["api_key"] == "SG.1"
 
 
 @pytest.mark.parametrize("replace", [Config.replace, dataclasses.replace])
 def test_a_replaced_section_is_checked_again(replace: Callable[..., Config]) -> None:
-    config = Config(vendors=[SENDGRID])
-    assert replace(config, retry={"base": 1}) == Config(vendors=[SENDGRID], retry=Retry(base=1))
+    vendors = [VendorConfig("a", "sendgrid", keys={"api_key": "SG.key"})]
+    config = Config(vendors=vendors)
+    assert replace(config, retry={"base": 1}) == Config(vendors=vendors, retry=Retry(base=1))
     with pytest.raises(ConfigError, match=r"^delivery\.lease: "):
         replace(config, delivery={"lease": 5})
 
@@ -102,9 +111,48 @@ def test_it_is_frozen_and_does_not_share_the_callers_data() -> None:
 
 
 def test_it_can_be_copied_hashed_and_sent_to_another_process() -> None:
-    config = Config(vendors=[SMTP])
+    config = Config(vendors=[{"name": "a", "type": "smtp", "host": "mail.example.com"}])
     assert copy.deepcopy(config) == config
     assert hash(pickle.loads(pickle.dumps(config))) == hash(config)
+
+
+DICTS: Mapping[str, Any] = {
+    "mongodb": dicts.MongoDBDict,
+    "beanstalkd": dicts.BeanstalkdDict,
+    "vendors": dicts.VendorDict,
+    "failover": dicts.FailoverDict,
+    "retry": dicts.RetryDict,
+    "delivery": dicts.DeliveryDict,
+    "consumer": dicts.ConsumerDict,
+    "retention": dicts.RetentionDict,
+    "limits": dicts.LimitsDict,
+}
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_type_checker_knows_the_keys_and_types_of_a_section(name: str) -> None:
+    expected: dict[str, tuple[type, bool]] = {}
+    for own in [{}, *(row.keys for row in VENDOR_TYPES.values())] if name == "vendors" else [{}]:
+        for key_name, key in {**own, **keys_of(SECTIONS[name])}.items():
+            expected.setdefault(key_name, (key.type, may_be_none(key, own=key_name in own)))
+    hints = get_type_hints(DICTS[name])
+    assert {key_name: described(hint) for key_name, hint in hints.items()} == expected
+
+
+def may_be_none(key: Key, *, own: bool) -> bool:
+    """None is an own key's default; of the others only where the default is None."""
+    return not key.required and (own or key.default is None)
+
+
+def described(hint: Any) -> tuple[type, bool]:
+    """The type of a ``Key``, and whether it may be None."""
+    parts = [part for part in get_args(hint) if part is not NoneType]
+    optional = NoneType in get_args(hint)
+    plain = parts[0] if optional else hint
+    if get_origin(plain) is Literal:
+        return type(get_args(plain)[0]), optional
+    abstract: Mapping[Any, type] = {Sequence: tuple, Mapping: dict}
+    return abstract.get(get_origin(plain), plain), optional
 
 
 # What is reported, and how
@@ -133,7 +181,7 @@ def test_all_problems_are_reported_at_once_each_with_its_path() -> None:
 
 def test_an_unknown_section_given_as_a_keyword_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"^vendor: unknown key, did you mean"):
-        Config(vendor=[])
+        Config(vendor=[])  # type: ignore[call-arg]  # a misspelt name, as of who uses no checker
 
 
 def test_a_section_made_alone_names_its_keys() -> None:

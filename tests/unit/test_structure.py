@@ -18,7 +18,7 @@ ORDER = """
 errors ids logs
 headers structured parameters raw_headers mime stdlib_message file_types fields message
 record lifecycle rotation
-config_values config_file config
+config_values config_file config_dicts config
 calls outage document transitions interventions mongo_uri indexes mongo store
 health
 replies tube announcer
