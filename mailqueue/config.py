@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Self, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, Self, TypedDict, Unpack
 
 from mailqueue import config_dicts as dicts
 from mailqueue import config_file
@@ -194,7 +194,9 @@ class Delivery(_Section):
         "follows from delivery.deadline and mongodb.timeout: remove it",
     )
 
-    on_unknown: str = _key(str, "resend", "`resend` once, or `park`", _ON_UNKNOWN)
+    on_unknown: Literal["resend", "park"] = _key(
+        str, "resend", "`resend` once, or `park`", _ON_UNKNOWN
+    )
     deadline: float = _key(
         float, 60, "an attempt, counted from before its claim", must.seconds(_HOUR * 12)
     )

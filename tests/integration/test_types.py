@@ -30,12 +30,13 @@ PROGRAMS = {
     """,
     "config_wrong": """
         from mailqueue import Config
-        from mailqueue.config import Retry
+        from mailqueue.config import Delivery, Retry
 
         Config(rety={"base": 5})  # wrong
         Config(retry={"bse": 5})  # wrong
         Config(retry={"base": "5"})  # wrong
         Config(retry=Retry(bse=5))  # wrong
+        Config(delivery=Delivery(on_unknown="prak"))  # wrong
         Config(mongodb="mongodb://127.0.0.1:27017")  # wrong
         Config(delivery={"on_unknown": "prak"})  # wrong
         Config(vendors=[{"name": "a", "type": "sendgrid", "api_kee": "x"}])  # wrong
