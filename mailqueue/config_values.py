@@ -287,7 +287,9 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
         "mailqueue.vendors.ses:Ses",
         {
             "region": Key(str, "the AWS region", region, required=True),
-            "access_key_id": Key(str, "absent: the environment's, else the role's", secret=True),
+            "access_key_id": Key(
+                str, "absent: the environment's, else what botocore finds", secret=True
+            ),
             "secret_access_key": Key(str, "goes with `access_key_id`", secret=True),
             "session_token": Key(str, "goes with keys that are lent", secret=True),
         },

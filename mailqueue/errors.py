@@ -53,11 +53,15 @@ class InvalidEmail(MailQueueError):
 
 
 class MissingExtra(MailQueueError):
-    """An optional package is needed: ``pip install 'mailqueue[<extra>]'``."""
+    """An optional package is needed: ``pip install 'mailqueue[<extra>]'``.
 
-    def __init__(self, extra: str, package: str) -> None:
+    ``reason`` says in a few words what it is needed for.
+    """
+
+    def __init__(self, extra: str, package: str, reason: str) -> None:
         self.extra = extra
-        super().__init__(f"{package} is not installed: pip install 'mailqueue[{extra}]'")
+        install = f"pip install 'mailqueue[{extra}]'"
+        super().__init__(f"{reason}, and {package} is not installed: {install}")
 
 
 class Unavailable(MailQueueError):

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mailqueue.config import VENDOR_TYPES, VendorConfig
-from mailqueue.errors import ConfigError
+from mailqueue.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
     from mailqueue.record import Outcome, SendResult
@@ -52,7 +52,7 @@ def load(config: VendorConfig, *, simulated: bool) -> Vendor:
     """A new instance for this config entry, or the simulation in its name.
 
     Each thread makes its own. Raises ConfigError when a class of your own cannot be imported, or
-    raises anything when it is called.
+    raises anything when it is called, and when a vendor needs an extra that is not installed.
     """
     known = VENDOR_TYPES.get(config.type)
     path = known.path if known else config.type
@@ -61,6 +61,8 @@ def load(config: VendorConfig, *, simulated: bool) -> Vendor:
         return found(config)
     except ConfigError:
         raise
+    except MissingExtra as error:
+        raise ConfigError([f"vendors.{config.name}: {error}"]) from error
     except (Exception, SystemExit) as error:
         said = f"{path} cannot be made: {type(error).__name__}"
         raise ConfigError([f"vendors.{config.name}.type: {said}"]) from error

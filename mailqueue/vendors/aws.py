@@ -1,7 +1,6 @@
-"""What a request to AWS needs beside its content: credentials and a signature (SigV4).
+"""The signature of a request to AWS (SigV4).
 
-Decides: where credentials come from (the config's own keys, else the environment; ``aws_role`` is
-asked only where neither has any) and how a POST is signed with them.
+Decides: how a POST is signed. Where credentials come from: see ``aws_credentials``.
 
 Assumes: the path is as it stands on the wire and has no query; all the given headers, ``Host``
 among them, are signed, so nothing between here and AWS may change them.
@@ -16,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Any
 from urllib.parse import quote
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
@@ -35,17 +33,6 @@ class Credentials:
     def secrets(self) -> tuple[str, ...]:
         """What must not be shown."""
         return tuple(filter(None, (self.secret_access_key, self.session_token, self.access_key_id)))
-
-
-def given(keys: Mapping[str, Any], environ: Mapping[str, str]) -> Credentials | None:
-    """The credentials of the config's own keys, else of the environment; None: neither has any."""
-    names = ("access_key_id", "secret_access_key", "session_token")
-    from_environment = {name: environ.get(f"AWS_{name.upper()}") for name in names}
-    for place in (keys, from_environment):
-        key, secret, token = (place.get(name) for name in names)
-        if key and secret:
-            return Credentials(key, secret, token or None)
-    return None
 
 
 def sign(

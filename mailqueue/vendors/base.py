@@ -17,6 +17,7 @@ once more, whatever the producer that stored it checked.
 ``envelope``              this vendor cannot send to some of the recipients only
 ``size`` ``smtputf8``     the SMTP server does not offer what this e-mail needs
 ``no_connection``         no connection to the SMTP server came free: it takes no more at a time
+``credentials``           there is nothing to sign a request to AWS with; nothing was sent
 ``simulated``             accepted by the simulation
 ========================  ==============================================================
 """

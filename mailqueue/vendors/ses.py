@@ -22,7 +22,7 @@ bad or expired credentials, wrong clock            misconfigured, whatever the s
 ``Throttling...`` "Daily message quota exceeded"   misconfigured: the quota is spent
 ``Throttling...`` others                           throttled, though a 400
 404 429 413 and others                             by status
-no credentials                                     see ``aws_endpoints``; code ``credentials``
+no credentials                                     see ``aws_credentials``; code ``credentials``
 =================================================  =============================================
 """
 
@@ -40,7 +40,7 @@ from urllib.parse import urlsplit
 from mailqueue.config import VendorConfig
 from mailqueue.message import Email, mime
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors import aws, aws_role
+from mailqueue.vendors import aws, aws_credentials
 from mailqueue.vendors.base import Attempt, created_at, merged, unique_recipients
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 from mailqueue.vendors.labels import pairs
@@ -60,7 +60,9 @@ _PAUSED = re.compile(r"[Ss]ending (?:paused|suspended) for this account")
 class Ses(HttpVendor):
     """Own keys: ``region``; ``access_key_id``, ``secret_access_key``, ``session_token``.
 
-    Without keys: the environment's, else the role's. ``base_url`` for FIPS or dual-stack hosts.
+    Without keys: the environment's, else what botocore's chain lends (the extra ``ses``).
+    ``base_url`` for FIPS or dual-stack hosts. Raises MissingExtra when it is made without any of
+    them.
     """
 
     has_sandbox = True
@@ -70,15 +72,22 @@ class Ses(HttpVendor):
         super().__init__(replace(config, base_url=url))
         self._host = urlsplit(url).netloc
         self._credentials = aws.Credentials("", "")
-        self.role = aws_role.role
+        if self._static_credentials() is None:
+            aws_credentials.require_botocore()
         self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def _send(self, email: Email, attempt: Attempt) -> SendResult:
-        found = aws.given(self.config.keys, os.environ) or self.role.current(attempt.deadline)
-        if isinstance(found, SendResult):
-            return found
-        self._credentials, self.secrets = found, found.secrets
+        credentials: aws.Credentials | SendResult | None = self._static_credentials()
+        if credentials is None:
+            region = self.config.keys["region"]
+            credentials = aws_credentials.chain(region).current(attempt.deadline)
+        if isinstance(credentials, SendResult):
+            return credentials
+        self._credentials, self.secrets = credentials, credentials.secrets
         return super()._send(email, attempt)
+
+    def _static_credentials(self) -> aws.Credentials | None:
+        return aws_credentials.static_credentials(self.config.keys, os.environ)
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """The signature is of this moment; the body is the e-mail's."""

@@ -14,7 +14,7 @@ from mailqueue import tube
 from mailqueue.config import Config
 from mailqueue.config_dicts import MongoDBDict
 from mailqueue.consumer import Consumer, main
-from mailqueue.errors import MissingExtra, QueueUnavailable, StoreUnavailable
+from mailqueue.errors import QueueUnavailable, StoreUnavailable
 from mailqueue.store import Store
 from tests.logged import event
 
@@ -99,9 +99,3 @@ def test_a_burst_does_not_end_while_nobody_knows_whether_there_is_work(
     monkeypatch.setattr(Store, "has_work", has_work)
     assert Consumer(config, burst=True).run() == 0
     assert next(answers, None) is None
-
-
-def test_a_missing_extra_says_what_to_install() -> None:
-    error = MissingExtra("web", "starlette")
-    assert str(error) == "starlette is not installed: pip install 'mailqueue[web]'"
-    assert error.extra == "web"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -193,6 +194,27 @@ def test_a_vendor_that_cannot_be_made_is_a_failure(
     entry: Document, said: str, examine: Doctor
 ) -> None:
     assert ("FAIL", "vendors", said) in examine(vendors=[{"name": "own", **entry}])
+
+
+def test_an_ses_without_keys_where_botocore_is_missing_is_a_failure_for_doctor_and_consumer(
+    examine: Doctor, config_mapping: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("botocore", "botocore.session"):
+        monkeypatch.setitem(sys.modules, name, None)
+    entries = [{"name": "own", "type": "ses", "region": "eu-west-1"}]
+    [said] = [
+        said
+        for level, what, said in examine(vendors=entries)
+        if (level, what) == ("FAIL", "vendors")
+    ]
+    assert said.startswith("vendors.own: ")
+    assert said.endswith("botocore is not installed: pip install 'mailqueue[ses]'")
+    monkeypatch.setenv("MAILQUEUE_ENV", "production")
+    with pytest.raises(ConfigError) as refused:
+        Consumer(Config.from_mapping({**config_mapping, "vendors": entries}))
+    assert refused.value.problems == (said,)
 
 
 # --- what is installed

@@ -20,6 +20,6 @@ def test_an_application_that_imports_us_does_not_load_what_only_consumers_need()
     seconds, names = json.loads(told.stdout)
     print(f"import mailqueue: {seconds * 1000:.0f} ms")  # noqa: T201  # pytest -s shows it
     assert "mailqueue.producer" in names
-    heavy = {"requests", "urllib3", "pymongo", "smtplib", "tenacity"}
+    heavy = {"requests", "urllib3", "pymongo", "smtplib", "tenacity", "botocore"}
     ours = {"consumer", "worker", "sweeper", "vendors.http", "vendors.smtp", "devserver", "store"}
     assert not set(names) & (heavy | {f"mailqueue.{name}" for name in ours})

@@ -27,7 +27,7 @@ vendors.answers vendors
 vendors.trust vendors.deadline vendors.response vendors.proxy vendors.failures
 vendors.idle vendors.connection vendors.transport vendors.http
 vendors.smtp_replies vendors.smtp_connection vendors.smtp_pool
-vendors.aws vendors.aws_endpoints vendors.aws_role *
+vendors.aws vendors.aws_credentials *
 status intake gathering producer
 meter memory bulkheads routing senders triage taker worker
 sweeper
