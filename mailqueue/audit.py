@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from mailqueue import form
+from mailqueue import form, ledger
 from mailqueue.document import SIMULATED, Document, Stored
 from mailqueue.errors import Unreadable
 from mailqueue.interventions import Verb
+from mailqueue.ledger import NOT_STARTED
 from mailqueue.record import Outcome, Reason, Status
-from mailqueue.transitions import LEDGER_LENGTH, NOT_STARTED
 
 if TYPE_CHECKING:
     from mailqueue.store import Store
@@ -57,7 +57,7 @@ def problems(stored: Stored, grace: float = GRACE) -> list[str]:
 
 def _cut(lines: Sequence[Line]) -> bool:
     """Whether older lines were dropped."""
-    short = len(lines) == LEDGER_LENGTH or (lines and lines[0].get("cut"))
+    short = len(lines) == ledger.LENGTH or (lines and lines[0].get("cut"))
     return bool(short) and lines[0]["n"] > 1
 
 
@@ -66,8 +66,8 @@ def _ledger(document: Document) -> Iterator[str]:
     first = lines[0]["n"] if _cut(lines) else 1
     if [line["n"] for line in lines] != list(range(first, first + len(lines))):
         yield "the ledger's lines are not numbered without a gap"
-    if len(lines) > LEDGER_LENGTH:
-        yield f"the ledger has more than {LEDGER_LENGTH} lines"
+    if len(lines) > ledger.LENGTH:
+        yield f"the ledger has more than {ledger.LENGTH} lines"
     if any(before["token"] >= after["token"] for before, after in pairwise(lines)):
         yield "the tokens of the ledger do not grow"
     if (lines[-1]["token"] if lines else 0) != document["lease"]["token"]:

@@ -14,8 +14,8 @@ from bson import ObjectId
 
 from mailqueue.document import PRODUCTION, SIMULATED, Document
 from mailqueue.interventions import Verb
+from mailqueue.ledger import NOT_STARTED
 from mailqueue.record import PRIORITIES, Outcome, Reason, Status
-from mailqueue.transitions import NOT_STARTED
 
 _MISSING = object()
 

@@ -1,19 +1,16 @@
 """The transitions of a stored e-mail: the guard before each, and the update it makes. Pure.
 
 Decides: what must be true of a document for a transition to happen, and how a ``Decision`` is
-written down.
+written down. Each comes as a pair of a filter (the guard) and an update with a pipeline.
 
-Assumes: MongoDB evaluates guard and update in one step, so that every time is the server's
-(``$$NOW``) and nothing happens between the two.
+Assumes: MongoDB evaluates guard and update of one document in one step, so that nothing happens
+between the two, and every time is the server's (``$$NOW``).
 
 Promises: every transition is guarded by status and fencing token, so that writing it twice, or by a
 worker that lost its lease, changes nothing. Only a yes needs no lease: it always counts.
-A ledger line is bounded, so that the whole ledger of an e-mail of the largest size fits beside it.
-An update evaluates whatever else the document holds, of whatever type; what it cannot do without is
-checked by who read it (``document.Stored``), and where it is refused all the same, a ``small``
-settlement or an ``Aside`` ends the e-mail without asking the document for anything.
-Transitions that differ in nothing but the e-mail (and the vendor's id for it) are one update of
-many documents, each under its guard: that costs the server a quarter of an update for each.
+An update evaluates whatever else the document holds, of whatever type. What it cannot do without
+was checked by the reader of the document (``document.Stored``). Where the update is refused all the
+same, a ``small`` settlement or an ``Aside`` ends the e-mail without asking the document for more.
 """
 
 from __future__ import annotations
@@ -25,7 +22,9 @@ from typing import Any, TypeVar
 
 from bson import ObjectId
 
+from mailqueue import ledger
 from mailqueue.document import Document
+from mailqueue.ledger import NOT_STARTED
 from mailqueue.record import (
     HIGH,
     NORMAL,
@@ -38,8 +37,6 @@ from mailqueue.record import (
     Status,
 )
 
-LEDGER_LENGTH = 50
-LISTED = 5  # recipients that a ledger line names; the document has them all
 OVERDUE_MS = {
     "$cond": [
         {"$eq": ["$priority", HIGH]},
@@ -48,7 +45,6 @@ OVERDUE_MS = {
     ]
 }
 CLOCK_FROM = {"$ifNull": ["$clock_from", "$$NOW"]}
-NOT_STARTED = "not_started"
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 FINAL = [status.value for status in Status if status.final]
 UNEXPIRED = {"$gt": [{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]}
@@ -100,6 +96,17 @@ class Aside:
     seen: Filter
 
 
+# Merging -----------------------------------------------------------------------------------------
+#
+# A bulk write costs the server about the same for each of its updates, however many documents an
+# update matches. So transitions that differ in nothing but the e-mail become one update of many
+# documents: {"_id": {"$in": [...]}} beside the guard, which the server evaluates for each document
+# by itself. That costs a quarter of an update for each. Two claims are alike if they were made for
+# the same token, vendor and kind of key; two changes if the same was decided after the same answer.
+# Only the vendor's id for the message differs between e-mails that were accepted alike, so each
+# document picks its own out of a list (``_message_id``).
+
+
 def claim_writes(
     claims: Iterable[Claim], env: str, owner: str, nonce: ObjectId, lease: float
 ) -> Iterator[Write]:
@@ -138,16 +145,33 @@ def _claimed_alike(claim: Claim) -> Hashable:
 
 
 def _changed_alike(change: Change) -> Hashable:
-    said = change.result
-    answer = said and (said.outcome, said.code, said.detail, said.answered, said.refused)
-    return (
-        *(change.token, change.nonce, change.sending, change.expired, change.vendor),
-        *(change.decision, answer, said and (said.pending, said.content_suspect)),
+    """All of a change but the e-mail and the vendor's id for it."""
+    result = change.result
+    answer = result and (
+        *(result.outcome, result.code, result.detail, result.answered),
+        *(result.refused, result.pending, result.content_suspect),
     )
+    how = (change.token, change.nonce, change.sending, change.expired, change.vendor)
+    return how, change.decision, answer
 
 
 def _any_of(alike: Sequence[Claim] | Sequence[Change]) -> Filter:
     return {"_id": {"$in": [each.id for each in alike]}}
+
+
+# Claim: queued → sending -------------------------------------------------------------------------
+#
+# Rule: an e-mail that is queued, of my env, due, not expired, and whose token is still the one that
+# was read, is mine: its token grows by one, the lease is mine until its time, and the ledger has an
+# open line. All of that is durable before a vendor hears of the e-mail.
+#
+#   before  {status: "queued", lease: {token: 0}, attempts: []}
+#   after   {status: "sending", lease: {token: 1, owner: "web-1:…", nonce: N, until: NOW + 90 s},
+#            attempts: [{n: 1, token: 1, vendor: "ses", key: "6…", started_at: NOW, outcome: null}]}
+#
+# Two workers that read token 0 cannot both win: the first claim makes it 1. A worker whose reply
+# was lost finds its own claim by the nonce. The document keeps its token for good, so no two claims
+# of one e-mail ever have the same one.
 
 
 def claim_filter(claim: Claim, env: str) -> Filter:
@@ -168,35 +192,43 @@ def claim_filter(claim: Claim, env: str) -> Filter:
 
 def claim_update(claim: Claim, owner: str, nonce: ObjectId, lease: float) -> Pipeline:
     """Take the lease and open the ledger line (the intent) in one write."""
-    own_key = claim.key == str(claim.id)
-    line = {
-        "n": {"$add": [{"$ifNull": [{"$last": "$attempts.n"}, 0]}, 1]},
-        "token": claim.token + 1,
-        "vendor": {"$literal": claim.vendor},
-        "key": {"$toString": "$_id"} if own_key else {"$literal": claim.key},
-        "probe": claim.probe,
-        "started_at": "$$NOW",
-        "ended_at": None,
-        "outcome": None,
-    }
+    own_key = claim.key == str(claim.id)  # the usual one: computed, so that claims are alike
+    key = {"$toString": "$_id"} if own_key else {"$literal": claim.key}
+    token = claim.token + 1
     held = {
-        "token": claim.token + 1,
+        "token": token,
         "owner": {"$literal": owner},
         "nonce": nonce,
         "until": {"$add": ["$$NOW", round(lease * 1000)]},
     }
-    ledger = {"$slice": [{"$concatArrays": ["$attempts", [line]]}, -LEDGER_LENGTH]}
     return [
         {
             "$set": {
                 "status": Status.SENDING.value,
                 "lease": held,
-                "attempts": ledger,
+                "attempts": ledger.with_new_line(token, claim.vendor, key, probe=claim.probe),
                 "clock_from": CLOCK_FROM,
                 "updated_at": "$$NOW",
             }
         }
     ]
+
+
+# Change: sending → what was decided; queued → what was decided -----------------------------------
+#
+# Three transitions share this pair.
+# Settle: an e-mail that is sending under my token and my nonce becomes what was decided, its ledger
+# line is closed and the lease is gone.
+#
+#   before  {status: "sending", lease: {token: 1, nonce: N, …},
+#            attempts: [{token: 1, outcome: null}]}
+#   after   {status: "sent", lease: {token: 1}, sent_at: NOW, vendor: "ses",
+#            attempts: [{token: 1, outcome: "accepted", code: "200", ended_at: NOW}]}
+#
+# Rescue: the same for an e-mail whose lease has run out (``expired``), whoever had it: the outcome
+# of its open line is unknown. The nonce is not asked for.
+# Queued: an e-mail that nobody is sending (it has expired, or no vendor can be asked) becomes what
+# was decided if its token is still the one that was read. No ledger line is touched.
 
 
 def change_filter(change: Change) -> Filter:
@@ -218,8 +250,8 @@ def change_update(
 ) -> Pipeline:
     """Write the decision down; a yes that came late in the meantime wins over it.
 
-    ``alike`` are the changes that are written together with this one: each e-mail gets its own of
-    the ids that the vendor gave. ``small``: of the ledger only this line is kept, in short.
+    ``alike`` are the changes that are written together with this one. ``small``: of the ledger only
+    this line is kept, in short.
     """
     decision = change.decision
     message_id = _message_id(alike or (change,))
@@ -233,7 +265,7 @@ def change_update(
             "tried": list(decision.round.tried),
             "refused": list(decision.round.refused),
         },
-        "pin": _pin_update(decision.pin),
+        "pin": _pin(decision.pin),
         "pending": _literal_list(decision.pending),
         "refused": _literal_list(decision.refused or None),
         "unknowns": decision.unknowns,
@@ -243,8 +275,8 @@ def change_update(
         "updated_at": "$$NOW",
     }
     if change.sending:
-        end = _line_end(change.result, message_id)
-        fields["attempts"] = (_only_line if small else _closed_line)(change.token, end)
+        closed = ledger.only_closed_line if small else ledger.with_closed_line
+        fields["attempts"] = closed(change.token, ledger.line_end(change.result, message_id))
     else:
         fields["clock_from"] = CLOCK_FROM
     if change.result is not None and change.result.outcome is Outcome.ACCEPTED:
@@ -252,7 +284,34 @@ def change_update(
         fields["vendor_message_id"] = message_id
     if decision.status is Status.SENT:
         return [{"$set": fields | _sent_now(simulated)}]
-    return [{"$set": fields}, {"$set": _late_accept_wins(simulated)}]
+    return [{"$set": fields}, {"$set": _late_yes_wins(simulated)}]
+
+
+def _late_yes_wins(simulated: bool) -> dict[str, Any]:
+    """What a settlement becomes where ``late_accept`` stands beside it: sent, after all."""
+    sent = _becomes_sent(
+        vendor="$late_accept.vendor",
+        message_id="$late_accept.message_id",
+        refused="$late_accept.refused",
+        simulated=simulated,
+    )
+    return {field: {"$cond": [_LATE, value, _as_it_is(field)]} for field, value in sent.items()}
+
+
+def _becomes_sent(*, vendor: Any, message_id: Any, refused: Any, simulated: bool) -> dict[str, Any]:
+    """The fields of an e-mail that a vendor took, whatever it was called before."""
+    return {
+        "status": Status.SENT.value,
+        "reason": None,
+        "due_at": None,
+        "overdue_at": "$$REMOVE",
+        "pin": None,
+        "pending": None,
+        "refused": refused,
+        "vendor": vendor,
+        "vendor_message_id": message_id,
+        **_sent_now(simulated),
+    }
 
 
 def _sent_now(simulated: bool) -> dict[str, Any]:
@@ -260,24 +319,18 @@ def _sent_now(simulated: bool) -> dict[str, Any]:
 
 
 def _as_it_is(field: str) -> dict[str, Any]:
-    """The field's value, or nothing where it is not there."""
+    """The field's value; null becomes nothing, as where it is not there."""
     return {"$ifNull": [f"${field}", "$$REMOVE"]}
 
 
-def _late_accept_wins(simulated: bool) -> dict[str, Any]:
-    won: dict[str, Any] = {
-        "status": Status.SENT.value,
-        "reason": None,
-        "due_at": None,
-        "overdue_at": "$$REMOVE",
-        "pin": None,
-        "pending": None,
-        "refused": "$late_accept.refused",
-        "vendor": "$late_accept.vendor",
-        "vendor_message_id": "$late_accept.message_id",
-        **_sent_now(simulated),
-    }
-    return {field: {"$cond": [_LATE, value, _as_it_is(field)]} for field, value in won.items()}
+# Aside: damaged → failed or uncertain ------------------------------------------------------------
+#
+# Rule: an e-mail that cannot be read, is not final, and still looks as it was seen, ends, so that a
+# person sees it: as ``sent`` where a late yes stands in it, as ``failed`` where all that is there
+# proves that no copy left, else as ``uncertain``. Nothing else of it is touched.
+#
+#   before  {status: "queued", attempts: "oops", unknowns: 0}
+#   after   {status: "uncertain", reason: "unreadable", attempts: "oops", unknowns: 0}
 
 
 def aside_update(simulated: bool) -> Pipeline:
@@ -312,6 +365,19 @@ _LATE = {"$eq": [{"$type": "$late_accept"}, "object"]}
 _TRACES = ("pin", "pending", "late_accept", "sent_at")  # of a copy
 
 
+# Late yes: anything → sent -----------------------------------------------------------------------
+#
+# Rule: a vendor's yes always counts, also from a worker that lost its lease. If nobody is sending
+# the e-mail now, it becomes ``sent``. While another worker is sending it, that worker's settlement
+# must not be disturbed: the yes waits in ``late_accept`` until the settlement takes it in
+# (``_late_yes_wins``). An e-mail that is sent already stays so, and its ledger tells of the extra
+# copy.
+#
+#   before  {status: "queued", lease: {token: 1}, attempts: [{token: 1, outcome: "unknown"}]}
+#   after   {status: "sent", vendor: "ses", sent_at: NOW, attempts: [{token: 1, outcome: "accepted",
+#            late: true, extra_copy: false}]}
+
+
 def late_yes_filter(email_id: ObjectId, token: int) -> Filter:
     """No guard but that this line's yes is not yet written: writing it twice changes nothing."""
     open_or_unknown = {"token": token, "outcome": {"$ne": Outcome.ACCEPTED.value}}
@@ -325,35 +391,35 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
     """
     sending = {"$eq": ["$status", Status.SENDING.value]}
     sent = {"$eq": ["$status", Status.SENT.value]}
-    left_out = {"$literal": [*result.refused, *result.pending]}
     message_id = {"$literal": result.message_id}
+    left_out = {"$literal": [*result.refused, *result.pending]}
     yes = {
         "vendor": {"$literal": vendor},
         "message_id": message_id,
-        "refused": {"$setUnion": [_array("$refused"), left_out]},
+        "refused": {"$setUnion": [ledger.array("$refused"), left_out]},
         "token": token,
         "at": "$$NOW",
     }
-    line = _line_end(result, message_id) | {"late": True, "extra_copy": sent}
-    becomes: dict[str, Any] = {
-        "status": Status.SENT.value,
-        "reason": None,
-        "due_at": None,
-        "overdue_at": "$$REMOVE",
-        "pin": None,
-        "pending": None,
-        "refused": yes["refused"],
-        "vendor": yes["vendor"],
-        "vendor_message_id": message_id,
-        **_sent_now(simulated),
-    }
+    becomes = _becomes_sent(
+        vendor=yes["vendor"], message_id=message_id, refused=yes["refused"], simulated=simulated
+    )
     keep = {"$or": [sending, sent]}
     fields: dict[str, Any] = {
         field: {"$cond": [keep, _as_it_is(field), value]} for field, value in becomes.items()
     }
     fields["late_accept"] = {"$cond": [sending, yes, _as_it_is("late_accept")]}
-    fields["attempts"] = _closed_line(token, line)
+    end = ledger.line_end(result, message_id) | {"late": True, "extra_copy": sent}
+    fields["attempts"] = ledger.with_closed_line(token, end)
     return [{"$set": fields | {"updated_at": "$$NOW"}}]
+
+
+# Look-up: queued stays queued --------------------------------------------------------------------
+#
+# Rule: a vendor that was asked about an unknown outcome and does not know the e-mail is not asked
+# again; the e-mail may be sent again. That the vendor does not know it proves nothing.
+#
+#   before  {status: "queued", attempts: [{token: 1, outcome: "unknown"}]}
+#   after   {status: "queued", attempts: [{token: 1, outcome: "unknown", looked_up: true}]}
 
 
 def looked_up_filter(email_id: ObjectId, token: int) -> Filter:
@@ -363,44 +429,15 @@ def looked_up_filter(email_id: ObjectId, token: int) -> Filter:
 
 
 def looked_up_update(token: int) -> Pipeline:
-    """The vendor was asked and did not know the e-mail, which proves nothing."""
-    return [{"$set": {"attempts": _closed_line(token, {"looked_up": True})}}]
+    """The vendor was asked and did not know the e-mail."""
+    return [{"$set": {"attempts": ledger.with_closed_line(token, {"looked_up": True})}}]
 
 
-def _array(value: str) -> dict[str, Any]:
-    return {"$cond": [{"$isArray": value}, value, []]}
-
-
-def _only_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
-    """The ledger without its other lines, where there is one."""
-    mine = {"$eq": ["$$line.token", token]}
-    lines = {"$filter": {"input": _array("$attempts"), "as": "line", "cond": mine}}
-    short = {name: value for name, value in end.items() if name not in _LONG} | {"cut": True}
-    return {"$map": {"input": lines, "as": "line", "in": _ended(short)}}
-
-
-_LONG = ("detail", "refused", "pending")
-
-
-def _closed_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
-    is_mine = {"$eq": ["$$line.token", token]}
-    return {
-        "$map": {
-            "input": "$attempts",
-            "as": "line",
-            "in": {"$cond": [is_mine, _ended(end), "$$line"]},
-        }
-    }
-
-
-def _ended(end: dict[str, Any]) -> dict[str, Any]:
-    """The line with its end; a yes stays, since it came late, but before we called it unknown."""
-    yes = {"$eq": ["$$line.outcome", Outcome.ACCEPTED.value]}
-    return {"$cond": [yes, "$$line", {"$mergeObjects": ["$$line", end]}]}
+# Values of fields --------------------------------------------------------------------------------
 
 
 def _message_id(alike: Sequence[Change]) -> dict[str, Any]:
-    """The vendor's id for the e-mail that is written."""
+    """The vendor's id for the e-mail that is written: the n-th of a list for the n-th e-mail."""
     ids = [change.result and change.result.message_id for change in alike]
     if all(each == ids[0] for each in ids):
         return {"$literal": ids[0]}
@@ -408,30 +445,7 @@ def _message_id(alike: Sequence[Change]) -> dict[str, Any]:
     return {"$arrayElemAt": [{"$literal": ids}, which]}
 
 
-def _line_end(result: SendResult | None, message_id: dict[str, Any]) -> dict[str, Any]:
-    if result is None:
-        return {"ended_at": "$$NOW", "outcome": NOT_STARTED}
-    suspect = {"content_suspect": True} if result.content_suspect else {}
-    return suspect | {
-        "ended_at": "$$NOW",
-        "outcome": result.outcome.value,
-        "code": {"$literal": result.code},
-        "detail": {"$literal": result.detail},
-        "message_id": message_id,
-        "answered": result.answered,
-        **_people("refused", result.refused),
-        **_people("pending", result.pending),
-    }
-
-
-def _people(name: str, people: Sequence[str]) -> dict[str, Any]:
-    """The first few, and how many there were."""
-    if len(people) <= LISTED:
-        return {name: {"$literal": list(people)}}
-    return {name: {"$literal": list(people[:LISTED])}, f"{name}_count": len(people)}
-
-
-def _pin_update(pin: Pin | None) -> Any:
+def _pin(pin: Pin | None) -> Any:
     if pin is None:
         return None
     until = _after(max(0.0, pin.remaining))
@@ -453,8 +467,14 @@ def _after(seconds: float) -> dict[str, Any]:
     return {"$add": ["$$NOW", round(seconds * 1000)]}
 
 
+# Was it written? ---------------------------------------------------------------------------------
+
+
 def is_written(change: Change, document: Document) -> bool:
-    """Whether the transition is in the document, though the write matched nothing this time."""
+    """Whether the transition is in the document, though the write matched nothing this time.
+
+    A write whose reply was lost is repeated, and its repeat matches nothing: the first one did it.
+    """
     try:
         return _closed(change, document) if change.sending else _stands(change, document)
     except (LookupError, TypeError):

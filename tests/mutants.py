@@ -132,12 +132,12 @@ MUTANTS = (
     ),
     Mutant(
         "a late yes does not win",
-        (Edit("transitions.py", ', {"$set": _late_accept_wins(simulated)}]', "]"),),
+        (Edit("transitions.py", ', {"$set": _late_yes_wins(simulated)}]', "]"),),
         (GUARDS, "-k", "came_late"),
     ),
     Mutant(
         "no intent: the claim writes no ledger line",
-        (Edit("transitions.py", '                "attempts": ledger,\n', ""),),
+        (Edit("ledger.py", '{"$concatArrays": ["$attempts", [line]]}', '"$attempts"'),),
         (CRASHES, "-k", "after:send"),
     ),
     Mutant(
@@ -232,17 +232,17 @@ MUTANTS = (
     ),
     Mutant(
         "a refused settlement is not made small",
-        (Edit("transitions.py", "_only_line if small else _closed_line", "_closed_line"),),
+        (Edit("transitions.py", "only_closed_line if small else ledger.", ""),),
         (REFUSED, "-k", "no_room_is_sent"),
     ),
     Mutant(
         "a late yes is overwritten as unknown",
-        (Edit("transitions.py", '[yes, "$$line", {', '[False, "$$line", {'),),
+        (Edit("ledger.py", '[yes, "$$line", {', '[False, "$$line", {'),),
         (STORE, "-k", "very_attempt"),
     ),
     Mutant(
         "a ledger line names all its recipients",
-        (Edit("transitions.py", "LISTED = 5 ", "LISTED = 1000 "),),
+        (Edit("ledger.py", "LISTED = 5 ", "LISTED = 1000 "),),
         (REFUSED, "-k", "fullest_ledger"),
     ),
     Mutant(

@@ -10,13 +10,12 @@ from bson import ObjectId, encode
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
-from mailqueue import audit, tube
+from mailqueue import audit, ledger, tube
 from mailqueue.config import Config
 from mailqueue.document import Stored
 from mailqueue.message import Email
 from mailqueue.producer import Producer
 from mailqueue.record import Outcome, SendResult
-from mailqueue.transitions import LEDGER_LENGTH
 from mailqueue.vendors.answers import storable
 from tests.integration.bench import (
     MAIL,
@@ -201,11 +200,11 @@ def test_an_email_of_the_largest_size_with_the_fullest_ledger_fits(
     bench.work()
     emails.update_one({"_id": email_id}, {"$set": {"due_at": None}})
     (line,) = one(emails, email_id)["attempts"]
-    lines = [{**line, "n": n, "token": n} for n in range(1, LEDGER_LENGTH + 1)]
+    lines = [{**line, "n": n, "token": n} for n in range(1, ledger.LENGTH + 1)]
     entry = {"n": 1, "verb": "mark_sent", "was": "uncertain", "reason": "refused_by_all"}
     fullest = {
         "attempts": lines,
-        "lease": {"token": LEDGER_LENGTH},
+        "lease": {"token": ledger.LENGTH},
         "interventions": [{**entry, "token": 1, "at": PAST, "nonce": email_id}] * 50,
         "idempotency_key": "k" * 1024,
         "late_accept": {"vendor": "first", "message_id": line["message_id"], "refused": people},
@@ -214,7 +213,7 @@ def test_an_email_of_the_largest_size_with_the_fullest_ledger_fits(
     put(config, email_id)
     bench.work()
     found = one(emails, email_id)
-    assert [line["outcome"] for line in found["attempts"]] == ["accepted"] * LEDGER_LENGTH
-    assert found["attempts"][-1]["n"] == LEDGER_LENGTH + 1
+    assert [line["outcome"] for line in found["attempts"]] == ["accepted"] * ledger.LENGTH
+    assert found["attempts"][-1]["n"] == ledger.LENGTH + 1
     assert "cut" not in found["attempts"][-1]
     assert LIMIT - len(encode(found)) > 64 * 1024

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from mailqueue import audit, document, interventions
+from mailqueue import audit, document, interventions, ledger
 from mailqueue.audit import GRACE, problems
 from mailqueue.document import Stored
 from mailqueue.interventions import Verb
 from mailqueue.record import NORMAL
-from mailqueue.transitions import LEDGER_LENGTH
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 KEYED = "the-key"
@@ -120,7 +119,7 @@ LEGAL: Mapping[str, Document] = {
         interventions=[retry(2)],
     ),
     "a cut ledger": sent(
-        *(line(n, "throttled") for n in range(11, 11 + LEDGER_LENGTH)), unknowns=2, counted=60
+        *(line(n, "throttled") for n in range(11, 11 + ledger.LENGTH)), unknowns=2, counted=60
     ),
 }
 
