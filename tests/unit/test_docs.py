@@ -16,7 +16,8 @@ import pytest
 from mailqueue.cli import VERBS
 from mailqueue.config import SECTIONS, VENDOR_TYPES, keys_of
 from mailqueue.fields import READERS
-from mailqueue.record import Outcome
+from mailqueue.lifecycle import decide, vendor_closing
+from mailqueue.record import NORMAL, Outcome, Policy, Record, SendResult, VendorState
 from tests import tables
 from tests.bench import report
 from tests.tables import REPO
@@ -25,7 +26,7 @@ README = REPO / "README.md"
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
 LINKED = [*PAGES, REPO / "tests/bench/LOG.md"]
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
-CHECKED = {"email", "outcome", "verb"}  # written by hand
+CHECKED = {"edge", "email", "outcome", "verb"}  # written by hand
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -71,6 +72,26 @@ def test_the_keys_of_an_email_are_those_that_send_takes() -> None:
 
 def test_the_outcomes_of_an_attempt_are_those_of_the_code() -> None:
     assert first_column("docs/lifecycle.md", "outcome") == list(Outcome)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_what_follows_an_outcome_is_what_the_page_says(outcome: Outcome) -> None:
+    """Of the vendor the seconds; of the e-mail the status, where it is an end."""
+    (row,) = re.findall(rf"^\| `{outcome}` \|.*$", lifecycle_page(), re.MULTILINE)
+    _, _, _, email, vendor, *_ = row.split("|")
+    record = Record(priority=NORMAL, vendor="a")
+    closing = vendor_closing(record, SendResult(outcome=outcome), Policy())
+    seconds = re.findall(r"(\d+) s\b", vendor)
+    assert seconds == ([f"{closing.seconds:g}"] if closing else [])
+    decision = decide(
+        record, SendResult(outcome=outcome), [VendorState(name="b")], Policy(), lambda: 0.5
+    )
+    assert decision.status.final == email.strip().startswith("`")
+    assert not decision.status.final or f"`{decision.status}`" in email
+
+
+def lifecycle_page() -> str:
+    return (REPO / "docs/lifecycle.md").read_text("utf-8")
 
 
 def test_the_operators_verbs_are_those_of_the_command_line() -> None:
