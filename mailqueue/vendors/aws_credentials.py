@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 NO_CREDENTIALS = "credentials"
 LOOK = 60.0  # seconds between two looks whether botocore has renewed what it lends
 AFTER_FAILURE = 5.0  # seconds for which a failure is the answer to all
-LONGEST = 5.0  # seconds that a caller waits
+LONGEST = 10.0  # seconds that a caller waits; a small machine loads botocore for some of them
 
 # At DEBUG botocore writes answers with keys in them; its warnings quote what an endpoint answered.
 _QUIET = {"botocore": logging.INFO, "botocore.credentials": logging.ERROR}
@@ -99,7 +99,7 @@ class Chain:
     def current(self, deadline: float) -> Credentials | SendResult:
         """Credentials that hold now, or why there are none; ``deadline`` is a monotonic moment."""
         state, now = self._state, self._clock()
-        if now < state.look_at:
+        if now < state.look_at:  # each e-mail comes by here: no lock, and no question to botocore
             return state.answer
         look = self._begin_look()
         if now < state.holds_until:
@@ -137,6 +137,7 @@ class Chain:
             answer = held
         elif self._ends_soon():  # lent for minutes: to be renewed before it is used again
             return _State(answer, look_at=now + AFTER_FAILURE)
+        # It holds for two looks, so that nobody waits while the next one is going on.
         return _State(answer, look_at=now + LOOK, holds_until=now + 2 * LOOK)
 
     def _ask(self) -> tuple[Credentials | SendResult, str]:
