@@ -148,8 +148,9 @@ def test_what_python_is_to_run_is_there_and_knows_the_options(command: list[str]
         text=True,
         check=True,
     ).stdout
-    for option in filter(re.compile("--").match, arguments):
-        assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown)
+    for word in arguments:
+        assert not word.startswith("--") or re.search(rf"(?<![\w-]){word}(?![\w-])", shown)
+        assert not re.fullmatch(r"\w+/[\w/.]+", word) or (REPO / word).exists()
 
 
 # Examples ----------------------------------------------------------------------------------------
