@@ -20,16 +20,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self, TypedDict, Unpack
 
+from mailqueue import config_checks as checks
 from mailqueue import config_dicts as dicts
 from mailqueue import config_file
-from mailqueue import config_values as must
-from mailqueue.config_values import VENDOR_TYPES, Key, Problems, VendorType
-from mailqueue.errors import ConfigError
+from mailqueue.config_keys import Key, Problems
+from mailqueue.config_vendor_types import VENDOR_TYPES, vendor_type
 from mailqueue.logs import event
-
-__all__ = ["VENDOR_TYPES", "Config", "VendorConfig", "VendorType", "is_production", "keys_of"]
-__all__ += ["Beanstalkd", "ConsumerConfig", "Delivery", "Failover", "Limits", "MongoDB"]
-__all__ += ["READABLE_BY_ALL", "SECTIONS", "Key", "Retention", "Retry"]
 
 READABLE_BY_ALL = "config.readable_by_all"  # log event: a file with secrets in it
 
@@ -52,11 +48,19 @@ def _fields(section: type[_Section]) -> tuple[dataclasses.Field[Any], ...]:
     return fields(section)  # type: ignore[arg-type]  # every section is a dataclass
 
 
+def _attributes(section: type[_Section], mapping: Mapping[Any, Any]) -> dict[str, Any]:
+    """The values of the section's keys, by the names of its attributes."""
+    keyed = [attribute for attribute in _fields(section) if attribute.metadata]
+    return {f.name: mapping[_name(f)] for f in keyed if _name(f) in mapping}
+
+
 def _name(attribute: dataclasses.Field[Any]) -> str:
     return attribute.name.rstrip("_")  # ``from`` is a word of Python
 
 
-def _key(type_: type, default: Any, meaning: str, check: must.Check = must.fit, **more: Any) -> Any:
+def _key(
+    type_: type, default: Any, meaning: str, check: checks.Check = checks.anything, **more: Any
+) -> Any:
     """A field with a default; without one (``...``) the key is required."""
     if default is ...:
         key = Key(type_, meaning, check, required=True)
@@ -66,25 +70,45 @@ def _key(type_: type, default: Any, meaning: str, check: must.Check = must.fit, 
 
 
 class _Section:
-    """A section checks itself when it is made, whoever makes it."""
+    """A section is checked when it is made, whoever makes it."""
 
     __slots__ = ()
 
-    derived: ClassVar[Mapping[str, str]] = {}  # what is no key, and why
+    derived: ClassVar[Mapping[str, str]] = {}  # names that are no keys, and why
 
     def __post_init__(self) -> None:
-        self._problems().settle()
-
-    def _problems(self) -> Problems:
         problems = Problems()
-        for attribute in _fields(type(self)):
+        self._check({f.name: getattr(self, f.name) for f in _fields(type(self))}, problems)
+        problems.settle()
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[Any, Any], problems: Problems) -> Self | None:
+        """The section as a file holds it; None: something is wrong with it."""
+        for name in mapping:
+            problems.add(str(name), cls.derived.get(name))
+        problems.unknown(mapping, keys_of(cls))
+        return cls._if_right(_attributes(cls, mapping), problems)
+
+    @classmethod
+    def _if_right(cls, attributes: Mapping[str, Any], problems: Problems) -> Self | None:
+        cls._check(attributes, problems)
+        return None if problems else cls(**attributes)
+
+    @classmethod
+    def _check(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
+        for attribute in _fields(cls):
             for key in attribute.metadata.values():
-                problems.found(_name(attribute), key.problem(getattr(self, attribute.name)))
-        return problems
+                value = attributes.get(attribute.name, key.default)
+                problems.add(_name(attribute), key.problem(value))
+        cls._check_further(attributes, problems)
+
+    @classmethod
+    def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
+        """Check what a key alone does not tell."""
 
 
-_SHORT, _LONG = must.seconds(_DAY), must.seconds(_FOR_EVER)
-_DAYS, _ON_UNKNOWN = must.between(0, 36_500), must.one_of("resend", "park")
+_SHORT, _LONG = checks.seconds(_DAY), checks.seconds(_FOR_EVER)
+_DAYS, _ON_UNKNOWN = checks.between(0, 36_500), checks.one_of("resend", "park")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,67 +116,86 @@ class MongoDB(_Section):
     """Where e-mails are stored. The URI may hold a password: not shown."""
 
     uri: str = _key(
-        str, "mongodb://127.0.0.1:27017", "of a replica set, also on one host", must.uri, repr=False
+        str,
+        "mongodb://127.0.0.1:27017",
+        "of a replica set; one node is enough",
+        checks.uri,
+        repr=False,
     )
-    database: str = _key(str, "mailqueue", "the database", must.database)
+    database: str = _key(str, "mailqueue", "the database", checks.database)
     collection: str = _key(
-        str, "emails", "the collection; beside it `.vendors` and `.leases`", must.collection
+        str, "emails", "the collection; beside it `.vendors` and `.leases`", checks.collection
     )
-    timeout: float = _key(float, 10, "the longest wait of a call", must.seconds(_HOUR))
+    timeout: float = _key(float, 10, "the longest that a call may take", checks.seconds(_HOUR))
 
 
 @dataclass(frozen=True, slots=True)
 class Beanstalkd(_Section):
     """Where e-mails are announced."""
 
-    servers: tuple[str, ...] = _key(tuple, ("127.0.0.1:11300",), 'each "host:port"', must.servers)
-    tube: str = _key(str, "mailqueue", "the tube's name", must.tube)
+    servers: tuple[str, ...] = _key(tuple, ("127.0.0.1:11300",), 'each "host:port"', checks.servers)
+    tube: str = _key(str, "mailqueue", "the tube's name", checks.tube)
 
     def __post_init__(self) -> None:
-        problems = self._problems()
-        for i, address in enumerate(() if "servers" in problems else self.servers):
-            problems.found(f"servers[{i}]", must.server(address))
-        problems.settle()
+        _Section.__post_init__(self)
         object.__setattr__(self, "servers", tuple(self.servers))
+
+    @classmethod
+    def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
+        servers = () if "servers" in problems else attributes.get("servers", ())
+        for i, address in enumerate(servers):
+            problems.add(f"servers[{i}]", checks.server(address))
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Host and port of each server, for ``socket.create_connection``."""
-        return tuple(must.host_and_port(address) for address in self.servers)
+        return tuple(checks.host_and_port(address) for address in self.servers)
 
 
 @dataclass(frozen=True, slots=True)
 class VendorConfig(_Section):
     """One vendor. ``keys`` holds its type's own keys, defaults filled in (absent ones as None)."""
 
-    name: str = _key(str, ..., "unique; kept in every ledger line", must.vendor_name)
-    type: str = _key(str, ..., "a type below, or `module:Class` of your own", must.vendor_type)
-    weight: int = _key(int, 1, "its share of the rotation", must.between(1, 1000))
-    from_: str | None = _key(str, None, "replaces the sender", must.sender, repr=False)
+    name: str = _key(str, ..., "unique; kept in every ledger line", checks.vendor_name)
+    type: str = _key(str, ..., "a type below, or `module:Class` of your own", vendor_type)
+    weight: int = _key(int, 1, "its share of the rotation", checks.between(1, 1000))
+    from_: str | None = _key(str, None, "replaces the From of e-mails", checks.sender, repr=False)
     base_url: str | None = _key(
-        str, None, "scheme, host and port of the API, when not the vendor's own", must.base_url
+        str,
+        None,
+        "scheme, host and port of the API, if not the vendor's usual ones",
+        checks.base_url,
     )
     ca_file: str | None = _key(
-        str, None, "the authorities to trust (PEM) instead of the public ones", must.path
+        str, None, "certificate authorities to trust (PEM) instead of the public ones", checks.path
     )
     timeout: float = _key(float, 30, "to connect, and for each read", _SHORT)
     options: Mapping[str, Any] = _key(
         dict, {}, "passed on to the vendor's class", repr=False, hash=False
     )
-    sandbox: bool = _key(bool, False, "have e-mails checked only; refused where the vendor cannot")
+    sandbox: bool = _key(
+        bool, False, "the vendor only checks e-mails; refused if it has no sandbox"
+    )
     keys: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
-        problems = self._problems()
-        own = dict(self.keys)
-        if row := VENDOR_TYPES.get(str(self.type)):
-            problems.unknown(own, [*keys_of(VendorConfig), *row.keys])
-            own = row.complete(own)
-            for name, problem in row.problems(own):
-                problems.found(name, problem)
-        problems.settle()
-        object.__setattr__(self, "keys", own)
+        _Section.__post_init__(self)
+        row = VENDOR_TYPES.get(self.type)
+        object.__setattr__(self, "keys", row.complete(self.keys) if row else dict(self.keys))
         object.__setattr__(self, "options", copy.deepcopy(self.options))
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[Any, Any], problems: Problems) -> Self | None:
+        """Of the keys in a file, those that not every vendor has are the type's own."""
+        own = {name: value for name, value in mapping.items() if name not in keys_of(cls)}
+        return cls._if_right({**_attributes(cls, mapping), "keys": own}, problems)
+
+    @classmethod
+    def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
+        own = attributes.get("keys", {})
+        if row := VENDOR_TYPES.get(str(attributes.get("type"))):
+            problems.unknown(own, [*keys_of(VendorConfig), *row.keys])
+            row.check(row.complete(own), problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +211,10 @@ class Retry(_Section):
     """When an e-mail is tried again, and when no more."""
 
     max_attempts: int = _key(
-        int, 25, "counts what is held against the e-mail, not outages", must.between(1, 10_000)
+        int, 25, "attempts that count against the e-mail; outages do not", checks.between(1, 10_000)
     )
     give_up_after: float = _key(
-        float, 3 * _DAY, "counted from when a consumer first has it, due", _LONG
+        float, 3 * _DAY, "counted from when it first came to a consumer", _LONG
     )
     base: float = _key(float, 30, "the first back-off", _LONG)
     cap: float = _key(float, 3600, "the longest back-off", _LONG)
@@ -198,7 +241,10 @@ class Delivery(_Section):
         str, "resend", "`resend` once, or `park`", _ON_UNKNOWN
     )
     deadline: float = _key(
-        float, 60, "an attempt, counted from before its claim", must.seconds(_HOUR * 12)
+        float,
+        60,
+        "the longest that an attempt may take, its claim included",
+        checks.seconds(_HOUR * 12),
     )
     mongodb_timeout: float = field(
         default_factory=lambda: MongoDB().timeout, init=False, repr=False, compare=False
@@ -235,10 +281,10 @@ class Delivery(_Section):
 class ConsumerConfig(_Section):
     """The consumer process."""
 
-    concurrency: int = _key(int, 16, "e-mails sent at a time, per process", must.between(1, 1000))
+    concurrency: int = _key(int, 16, "e-mails sent at a time, per process", checks.between(1, 1000))
     sweep_every: float = _key(float, 15, "between two rounds of the sweeper", _SHORT)
     max_memory: int = _key(
-        int, 256 * _MIB, "bytes of e-mails in flight, copies included", must.between(_MIB, 2**40)
+        int, 256 * _MIB, "bytes of e-mails in flight, copies included", checks.between(_MIB, 2**40)
     )
     one_core: bool = _key(bool, True, "the command keeps to one core at a time (Linux)")
 
@@ -255,7 +301,9 @@ class Retention(_Section):
 class Limits(_Section):
     """What is accepted: more than the default does not fit a MongoDB document."""
 
-    max_size: int = _key(int, 15 * _MIB, "bytes, attachments included", must.between(1, 15 * _MIB))
+    max_size: int = _key(
+        int, 15 * _MIB, "bytes, attachments included", checks.between(1, 15 * _MIB)
+    )
 
 
 SECTIONS: Mapping[str, type[_Section]] = {
@@ -350,62 +398,51 @@ def _build(given: Mapping[str, Any], secrets: bool, environ: Mapping[str, str]) 
     sections: dict[str, Any] = {"vendors": _vendors(given.get("vendors", []), secrets, problems)}
     for name, section in SECTIONS.items():
         if name not in sections:
-            sections[name] = _section(section, given.get(name, {}), name, problems)
+            sections[name] = _section(section, given.get(name, {}), problems.under(name))
     problems.settle()
     sections["delivery"] = sections["delivery"].with_timeout_of(sections["mongodb"])
     return sections
 
 
-def _section(section: type[_Section], given: Any, path: str, problems: Problems) -> Any:
-    """The section out of a mapping; None when something is wrong with it."""
+def _section(section: type[_Section], given: Any, problems: Problems) -> _Section | None:
+    """The section itself, or made out of a mapping; None when something is wrong with it."""
     if isinstance(given, section):
         return given
-    if not isinstance(given, Mapping):
-        return problems.found(path, "must be an object")
-    values = dict(given)
-    known = {_name(f): f.name for f in _fields(section) if f.metadata}
-    attributes = {known[name]: values.pop(name) for name in known if name in values}
-    found = Problems()
-    if section is VendorConfig:
-        attributes = {"name": None, "type": None, "keys": values} | attributes
-    else:
-        for name in values:
-            found.found(name, section.derived.get(name))
-        found.unknown(values, known)
-    built = None
-    try:
-        built = section(**attributes)
-    except ConfigError as error:
-        for line in error.problems:
-            found.found(*line.partition(": ")[::2])
-    for name, problem in found.items():
-        problems.found(f"{path}.{name}", problem)
-    return built
+    if isinstance(given, Mapping):
+        return section.from_mapping(given, problems)
+    problems.add("", "must be an object")
+    return None
 
 
-def _vendors(given: Any, secrets: bool, problems: Problems) -> tuple[VendorConfig, ...]:
+def _vendors(given: Any, secrets: bool, problems: Problems) -> tuple[_Section | None, ...]:
     if not isinstance(given, list):
-        problems.found("vendors", "must be a list")
+        problems.add("vendors", "must be a list")
         return ()
     vendors, places = [], dict[str, str]()
     for i, entry in enumerate(given):
-        path, named, needed = f"vendors[{i}]", getattr(entry, "name", None), entry
-        if isinstance(entry, Mapping):
-            named, needed = entry.get("name"), _needed(entry, path, secrets, problems)
-        if named and (place := places.setdefault(str(named), path)) != path:
-            problems.found(f"{path}.name", f"{place} has the same name")
-        vendors.append(_section(VendorConfig, needed, path, problems))
+        place = f"vendors[{i}]"
+        here = problems.under(place)
+        name = entry.get("name") if isinstance(entry, Mapping) else getattr(entry, "name", None)
+        if name and (first := places.setdefault(str(name), place)) != place:
+            here.add("name", f"duplicate name: {first} has it too")
+        if secrets and isinstance(entry, Mapping):
+            _check_needed(entry, here)
+        vendors.append(_section(VendorConfig, entry if secrets else _without_empty(entry), here))
     return tuple(vendors)
 
 
-def _needed(entry: Mapping[str, Any], path: str, secrets: bool, problems: Problems) -> Any:
-    """The entry, whose own keys must not be empty if needed; shared ones are then left out."""
-    if not secrets:
-        shared = keys_of(VendorConfig)
-        return {name: value for name, value in entry.items() if value != "" or name not in shared}
+def _without_empty(entry: Any) -> Any:
+    """The entry without empty values of the keys that every vendor has."""
+    if not isinstance(entry, Mapping):
+        return entry
+    shared = keys_of(VendorConfig)
+    return {name: value for name, value in entry.items() if value != "" or name not in shared}
+
+
+def _check_needed(entry: Mapping[str, Any], problems: Problems) -> None:
+    """Who calls the vendor needs its own keys, and the address of one that has none."""
     row = VENDOR_TYPES.get(str(entry.get("type")))
     for name in row.keys if row else ():
-        problems.found(f"{path}.{name}", "must not be empty" if entry.get(name) == "" else None)
+        problems.add(name, "must not be empty" if entry.get(name) == "" else None)
     if row and row.needs_base_url and entry.get("base_url") is None:
-        problems.found(f"{path}.base_url", "required key is missing")
-    return entry
+        problems.add("base_url", "required key is missing")

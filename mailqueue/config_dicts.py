@@ -1,8 +1,8 @@
 """The sections of a configuration as mappings, for type checkers.
 
 Decides: nothing at run time. ``Config(retry={"base": 5})`` is checked and completed by these types;
-what a key means, its default and its range stand in ``config`` and ``config_values``, and a test
-holds the two against each other.
+what a key means, its default and its range stand in ``config`` and ``config_vendor_types``, and a
+test holds the two against each other.
 """
 
 from __future__ import annotations

@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mailqueue.config_values import VENDOR_TYPES, Problems
+from mailqueue.config_keys import Problems
+from mailqueue.config_vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
@@ -28,15 +30,16 @@ def place(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Pa
 
 
 def read(file: Path) -> Mapping[str, Any]:
-    doubled: list[str] = []
+    """The JSON object in the file; raises ConfigError, which names the file."""
+    duplicates: list[str] = []
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        doubled.extend(name for name in dict.fromkeys(names) if names.count(name) > 1)
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(name for name, _ in pairs)
+        duplicates.extend(name for name, count in counts.items() if count > 1)
         return dict(pairs)
 
     try:
-        content = json.loads(file.read_text("utf-8-sig"), object_pairs_hook=once)
+        content = json.loads(file.read_text("utf-8-sig"), object_pairs_hook=unique)
     except OSError as error:
         raise ConfigError([f"{file}: {error.strerror}"]) from None
     except json.JSONDecodeError as error:
@@ -46,8 +49,8 @@ def read(file: Path) -> Mapping[str, Any]:
         raise ConfigError([f"{file}: not JSON in UTF-8"]) from None
     if not isinstance(content, dict):
         raise ConfigError([f"{file}: must hold a JSON object"])
-    if doubled:
-        raise ConfigError([f'{file}: key "{n}" stands twice in one object' for n in doubled])
+    if duplicates:
+        raise ConfigError([f'{file}: duplicate key "{name}"' for name in duplicates])
     return content
 
 
@@ -58,12 +61,12 @@ def spells_out_secrets(mapping: Mapping[str, Any], shared: Container[str]) -> bo
     here, any other may be a secret.
     """
     uri = mapping.get("mongodb", {}).get("uri", "")
-    spelled = ["@" in uri and uri]
+    secrets = ["@" in uri and uri]
     for entry in mapping.get("vendors", ()):
         row = VENDOR_TYPES.get(entry["type"])
         own = [name for name in entry if name not in shared]
-        spelled += [entry[name] for name in own if row is None or row.keys[name].secret]
-    return any(isinstance(value, str) and value and "${" not in value for value in spelled)
+        secrets += [entry[name] for name in own if row is None or row.keys[name].secret]
+    return any(isinstance(value, str) and value and "${" not in value for value in secrets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +90,18 @@ class Environment:
     def _text(self, text: str, path: str) -> str:
         missing: list[str] = []
 
-        def put(match: re.Match[str]) -> str:
+        def value_of(match: re.Match[str]) -> str:
+            if match[0] == "${":
+                self.problems.add(path, "malformed reference: write ${NAME}, or $${ for a plain ${")
             if match[1] is None:
-                bad = match[0] == "${"
-                self.problems.found(path, "needs ${NAME}, or $${ for a plain ${" if bad else None)
                 return "${"
-            found = self._look_up(match[1])
-            missing.extend([match[1]] if found is None else [])
-            return found or ""
+            value = self._look_up(match[1])
+            missing.extend([match[1]] if value is None else [])
+            return value or ""
 
-        resolved = _REFERENCE.sub(put, text)
+        resolved = _REFERENCE.sub(value_of, text)
         if missing and (self.secrets or not path.startswith("vendors[")):
-            self.problems.found(path, f"environment variable {', '.join(missing)} is not set")
+            self.problems.add(path, f"environment variable {', '.join(missing)} is not set")
         return "" if missing else resolved
 
     def _look_up(self, name: str) -> str | None:

@@ -99,7 +99,7 @@ class Routing:
             name
             for name, vendor in self.vendors.items()
             if self._can_carry(vendor, email, broken)
-            and (not partial or limits.capacity(vendor.config.type).some)
+            and (not partial or limits.capacity(vendor.config.type).partial_recipients)
         ]
         if broken and not able:  # the e-mail is not to end because of that
             raise VendorBroken(f"can_carry of {', '.join(broken)} raised")

@@ -14,9 +14,10 @@ from importlib import import_module
 from pathlib import Path
 from statistics import median
 
-from mailqueue.config import SECTIONS, VENDOR_TYPES, Key, keys_of
+from mailqueue.config import SECTIONS, keys_of
+from mailqueue.config_keys import Key
+from mailqueue.config_vendor_types import MIB, VENDOR_TYPES, Capacity
 from mailqueue.vendors.base import Vendor
-from mailqueue.vendors.capacity import CAPACITY, MIB, Capacity
 from tests.bench import report
 from tests.bench.contenders import CONTENDERS
 from tests.bench.report import TIMES
@@ -117,7 +118,7 @@ CAPABILITIES: Mapping[str, Callable[[Capacity, type[Vendor]], str]] = {
     "keeps tags": lambda limit, _: tags(limit),
     "keeps metadata": lambda limit, _: metadata(limit),
     "non-ASCII mailboxes": lambda limit, _: yes(limit.unicode_mailboxes),
-    "some recipients only": lambda limit, _: yes(limit.some),
+    "some recipients only": lambda limit, _: yes(limit.partial_recipients),
     "de-duplicates for": lambda _, vendor: key(vendor),
     "look-up": lambda _, vendor: yes(vendor.lookup),
     "sandbox": lambda _, vendor: yes(vendor.has_sandbox),
@@ -127,10 +128,10 @@ CAPABILITIES: Mapping[str, Callable[[Capacity, type[Vendor]], str]] = {
 def vendor_table() -> str:
     """What each type of vendor can do, as a Markdown table."""
     lines = [f"| `type` | {' | '.join(CAPABILITIES)} |", "|---" * (len(CAPABILITIES) + 1) + "|"]
-    for type_, known in sorted(VENDOR_TYPES.items()):
-        module, _, name = known.path.partition(":")
+    for type_, kind in sorted(VENDOR_TYPES.items()):
+        module, _, name = kind.path.partition(":")
         vendor: type[Vendor] = getattr(import_module(module), name)
-        cells = (cell(CAPACITY[type_], vendor) for cell in CAPABILITIES.values())
+        cells = (cell(kind.capacity, vendor) for cell in CAPABILITIES.values())
         lines.append(f"| `{type_}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -21,7 +21,7 @@ from mailqueue import config_file, mongo_uri, sweeper, tube, vendors
 from mailqueue.cli.desk import MANY
 from mailqueue.cli.table import age
 from mailqueue.config import Config, VendorConfig, is_production, keys_of
-from mailqueue.config_values import is_loopback
+from mailqueue.config_checks import is_loopback
 from mailqueue.document import PRODUCTION, SIMULATED
 from mailqueue.errors import ConfigError, QueueUnavailable, StoreUnavailable
 from mailqueue.health import HealthBoard

@@ -12,7 +12,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mailqueue.config import VENDOR_TYPES, VendorConfig
+from mailqueue.config import VendorConfig
+from mailqueue.config_vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
@@ -54,18 +55,18 @@ def load(config: VendorConfig, *, simulated: bool) -> Vendor:
     Each thread makes its own. Raises ConfigError when a class of your own cannot be imported, or
     raises anything when it is called, and when a vendor needs an extra that is not installed.
     """
-    known = VENDOR_TYPES.get(config.type)
-    path = known.path if known else config.type
-    found = _class("mailqueue.vendors.simulated:Simulated" if simulated else path, config)
+    row = VENDOR_TYPES.get(config.type)
+    path = row.path if row else config.type
+    vendor = _class("mailqueue.vendors.simulated:Simulated" if simulated else path, config)
     try:
-        return found(config)
+        return vendor(config)
     except ConfigError:
         raise
     except MissingExtra as error:
         raise ConfigError([f"vendors.{config.name}: {error}"]) from error
     except (Exception, SystemExit) as error:
-        said = f"{path} cannot be made: {type(error).__name__}"
-        raise ConfigError([f"vendors.{config.name}.type: {said}"]) from error
+        problem = f"{path} cannot be made: {type(error).__name__}"
+        raise ConfigError([f"vendors.{config.name}.type: {problem}"]) from error
 
 
 def _class(path: str, config: VendorConfig) -> type[Vendor]:
@@ -73,9 +74,9 @@ def _class(path: str, config: VendorConfig) -> type[Vendor]:
 
     module, _, name = path.partition(":")
     try:
-        found = getattr(import_module(module), name)
+        vendor = getattr(import_module(module), name)
     except (Exception, SystemExit) as error:  # the module's own code runs
         raise ConfigError([f"vendors.{config.name}.type: cannot import {path}"]) from error
-    if not (isinstance(found, type) and issubclass(found, Vendor)):
+    if not (isinstance(vendor, type) and issubclass(vendor, Vendor)):
         raise ConfigError([f"vendors.{config.name}.type: {path} is not a Vendor class"])
-    return found
+    return vendor

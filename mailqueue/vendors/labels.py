@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from math import inf
 
+from mailqueue.config_vendor_types import Capacity
 from mailqueue.message import Email
-from mailqueue.vendors.capacity import Capacity
 from mailqueue.vendors.limits import OWN_OPTIONS, capacity, headers_size
 
 ID_KEY = "mailqueue_id"  # our id among the metadata; in headers it is X-Mailqueue-Id

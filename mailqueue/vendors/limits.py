@@ -1,4 +1,4 @@
-"""Whether a vendor can carry an e-mail, by the numbers of ``capacity``. No I/O, no clients.
+"""Whether a vendor can carry an e-mail, by the capacity of its type. No I/O, no clients.
 
 Decides: whether an e-mail need not be offered to a vendor at all. A vendor that cannot carry it is
 passed over without a call and without harm to its health; a producer, which has no credentials,
@@ -6,8 +6,8 @@ refuses what nobody can carry.
 
 Tags and metadata never keep an e-mail from a vendor: see ``labels``.
 
-Assumes: a type that is not listed (a class of your own) can carry everything; its own
-``can_carry`` may say more.
+Assumes: a type that is not in the table (a class of your own) can carry everything but forms beside
+text and HTML; its own ``can_carry`` may say more.
 
 Promises: the phrases name no address, subject or body.
 """
@@ -20,17 +20,15 @@ from dataclasses import replace
 from typing import Any
 
 from mailqueue.config import VendorConfig
+from mailqueue.config_vendor_types import MIB, VENDOR_TYPES, Capacity
 from mailqueue.file_types import types_of
 from mailqueue.headers import Address, unstructured
 from mailqueue.message import Attachment, Email
 from mailqueue.parameters import charset
-from mailqueue.vendors.capacity import CAPACITY, MIB, Capacity
-
-__all__ = ["CAPACITY", "Capacity", "can_carry", "capacity", "nobody_carries"]
 
 CUSTOM_HEADERS = "custom_headers"  # an option: the account's plan has them
 
-_ANYTHING = Capacity(some=False, unicode_mailboxes=True, quoted_mailboxes=True)
+_OWN_CLASS = Capacity(unicode_mailboxes=True, quoted_mailboxes=True)
 _SPECIALS = re.compile(r'[()<>\[\]:;@\\,."]')
 _PUNCTUATION = frozenset('@,;:()[]\\"')
 _NO_OPTIONS: Mapping[str, Any] = {}
@@ -39,7 +37,8 @@ OWN_OPTIONS = 200  # bytes of our id, Message-ID and sandbox among a vendor's op
 
 def capacity(type_: str, options: Mapping[str, Any] = _NO_OPTIONS) -> Capacity:
     """What this type of vendor can carry, by the options of its configuration."""
-    limit = CAPACITY.get(type_, _ANYTHING)
+    row = VENDOR_TYPES.get(type_)
+    limit = row.capacity if row else _OWN_CLASS
     if not limit.headers and options.get(CUSTOM_HEADERS) is True:
         return replace(limit, headers=True)
     return limit
@@ -56,13 +55,13 @@ def can_carry(type_: str, email: Email, options: Mapping[str, Any] = _NO_OPTIONS
 
 def nobody_carries(vendors: Sequence[VendorConfig], email: Email) -> str | None:
     """Why, vendor by vendor, none of them can carry it; None: one can, or none is configured."""
-    why = []
+    reasons = []
     for vendor in vendors:
         reason = can_carry(vendor.type, email, vendor.options)
         if reason is None:
             return None
-        why.append(f"{vendor.name}: {reason}")
-    return "no vendor can carry it (" + "; ".join(why) + ")" if why else None
+        reasons.append(f"{vendor.name}: {reason}")
+    return "no vendor can carry it (" + "; ".join(reasons) + ")" if reasons else None
 
 
 def _numbers(limit: Capacity, email: Email) -> Iterator[str]:
@@ -70,8 +69,8 @@ def _numbers(limit: Capacity, email: Email) -> Iterator[str]:
     if email.entries == 1:  # as nearly always
         return
     bounds = {"to": limit.to, "cc": limit.cc, "bcc": limit.bcc}
-    known = [bound for bound in (limit.recipients, *bounds.values()) if bound is not None]
-    if not known or email.entries <= min(known):
+    maxima = [bound for bound in (limit.recipients, *bounds.values()) if bound is not None]
+    if not maxima or email.entries <= min(maxima):
         return
     listed = email.unique_recipients(ignore_case=True)
     counts = {field: len(people) for field, people in listed.items()}

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from requests.utils import get_environ_proxies, select_proxy
 
-from mailqueue.config_values import is_loopback
+from mailqueue.config_checks import is_loopback
 from mailqueue.vendors.response import BadAnswer, Incoming, Response
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mailqueue.config import VENDOR_TYPES, VendorConfig
+from mailqueue.config import VendorConfig
+from mailqueue.config_vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
 from mailqueue.message import Email
 from mailqueue.record import Outcome

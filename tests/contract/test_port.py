@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from mailqueue import vendors
-from mailqueue.config import VENDOR_TYPES, VendorConfig
+from mailqueue.config import VendorConfig
+from mailqueue.config_vendor_types import VENDOR_TYPES, Capacity, VendorType
 from mailqueue.errors import ConfigError
 from mailqueue.headers import Address
 from mailqueue.message import Email
@@ -45,14 +46,13 @@ NOT_A_VENDOR = object()
 
 
 @pytest.mark.parametrize("type_", sorted(VENDOR_TYPES))
-def test_every_type_of_the_config_has_a_class_and_a_capacity(type_: str) -> None:
+def test_every_type_of_the_config_has_a_class(type_: str) -> None:
     keys: dict[str, Any] = {case.type: case.keys for case in CASES} | {
         "smtp": {"host": "localhost"}
     }
     base_url = "https://resource.example.org" if VENDOR_TYPES[type_].needs_base_url else None
     config = VendorConfig(name="v", type=type_, base_url=base_url, keys=keys[type_])
     vendor = load(config, simulated=False)
-    assert type_ in limits.CAPACITY
     assert repr(vendor) == f"<{type(vendor).__name__} v>"
     vendor.close()
 
@@ -219,17 +219,17 @@ def test_what_a_vendor_can_take(type_: str, fields: dict[str, Any]) -> None:
 
 
 NARROW = [
-    (limits.Capacity(recipients=1), {"to": _many(2)}, "more than 1 recipients"),
-    (limits.Capacity(reply_to=1), {"reply_to": _many(2)}, "more than 1 reply-to"),
-    (limits.Capacity(text_only=False), {}, "text only"),
-    (limits.Capacity(headers=False), {"headers": {"X-A": "b"}}, "custom headers"),
+    (Capacity(recipients=1), {"to": _many(2)}, "more than 1 recipients"),
+    (Capacity(reply_to=1), {"reply_to": _many(2)}, "more than 1 reply-to"),
+    (Capacity(text_only=False), {}, "text only"),
+    (Capacity(headers=False), {"headers": {"X-A": "b"}}, "custom headers"),
     (
-        limits.Capacity(sender_name_size=3),
+        Capacity(sender_name_size=3),
         {"from": "äö <c@x.org>"},
         "a sender's name of more than 3 bytes",
     ),
     (
-        limits.Capacity(inline=False),
+        Capacity(inline=False),
         {"attachments": [{"filename": "a", "content": b"x", "content_id": "c"}]},
         "inline attachment",
     ),
@@ -238,12 +238,13 @@ NARROW = [
 
 @pytest.mark.parametrize("capacity,fields,reason", NARROW)
 def test_each_limit_is_looked_at(
-    capacity: limits.Capacity,
+    capacity: Capacity,
     fields: dict[str, Any],
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(limits, "CAPACITY", {"narrow": capacity})
+    narrow = VendorType("module:Class", {}, capacity)
+    monkeypatch.setattr(limits, "VENDOR_TYPES", {"narrow": narrow})
     assert limits.can_carry("narrow", _email(**fields)) == reason
     assert limits.can_carry("narrow", _email(html="<p>")) is None
 

@@ -18,17 +18,17 @@ from mailqueue import config_dicts as dicts
 from mailqueue.config import (
     READABLE_BY_ALL,
     SECTIONS,
-    VENDOR_TYPES,
     Beanstalkd,
     Config,
     Delivery,
-    Key,
     MongoDB,
     Retry,
     VendorConfig,
     is_production,
     keys_of,
 )
+from mailqueue.config_keys import Key, Problems
+from mailqueue.config_vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
 from tests.logged import event
 
@@ -179,6 +179,25 @@ def test_all_problems_are_reported_at_once_each_with_its_path() -> None:
     ]
 
 
+def test_a_problem_under_a_path_is_one_of_the_whole_and_the_first_stands() -> None:
+    whole = Problems()
+    section = whole.under("vendors[0]")
+    section.under("options").add("size", "first")
+    section.add("options.size", "second")
+    section.add("", "third")
+    whole.add("fine", None)
+    assert whole == {"vendors[0].options.size": "first", "vendors[0]": "third"}
+    assert section == {"options.size": "first", "": "third"}
+    assert not whole.under("retry")
+
+
+def test_keys_that_do_not_fit_together_are_reported_beside_other_problems() -> None:
+    assert vendor_problems(SMTP | {"weight": 0, "username": "u"}) == [
+        "vendors[0].weight: must be between 1 and 1,000",
+        "vendors[0].password: username and password belong together",
+    ]
+
+
 def test_an_unknown_section_given_as_a_keyword_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"^vendor: unknown key, did you mean"):
         Config(vendor=[])  # type: ignore[call-arg]  # a misspelt name, as of who uses no checker
@@ -288,7 +307,7 @@ def test_a_server_that_is_not_host_and_port_is_refused(address: str) -> None:
 @pytest.mark.parametrize("servers", [[], ["h:1", "h:1"]])
 def test_there_is_at_least_one_server_and_none_twice(servers: list[str]) -> None:
     assert problems({"beanstalkd": {"servers": servers}}) == [
-        "beanstalkd.servers: must name at least one server, and none twice"
+        "beanstalkd.servers: must list at least one server, each once"
     ]
 
 
@@ -310,7 +329,7 @@ def test_a_bad_vendor_name_is_refused(name: str) -> None:
 def test_two_vendors_of_one_name_are_refused_even_when_one_is_broken() -> None:
     found = problems({"vendors": [SENDGRID, SMTP | {"weight": 0}]})
     assert found == [
-        "vendors[1].name: vendors[0] has the same name",
+        "vendors[1].name: duplicate name: vendors[0] has it too",
         "vendors[1].weight: must be between 1 and 1,000",
     ]
 
@@ -368,7 +387,7 @@ def test_a_base_url_is_scheme_host_and_port(url: str) -> None:
 )  # fmt: skip
 def test_any_other_base_url_is_refused(url: str) -> None:
     assert vendor_problems(SENDGRID | {"base_url": url}) == [
-        "vendors[0].base_url: must be https://host[:port], without a path or anything more"
+        "vendors[0].base_url: must be https://host[:port] and nothing after it"
     ]
 
 
@@ -377,7 +396,7 @@ def test_any_other_base_url_is_refused(url: str) -> None:
 )
 def test_plain_http_is_for_loopback_only(url: str) -> None:
     assert vendor_problems(SENDGRID | {"base_url": url}) == [
-        "vendors[0].base_url: must be https: plain http is for loopback hosts only"
+        "vendors[0].base_url: must be https: plain http is allowed for loopback hosts only"
     ]
 
 
@@ -424,9 +443,9 @@ def test_ses_needs_a_region_and_whole_keys_or_none() -> None:
     whole = "access_key_id and secret_access_key belong together"
     for half in keys:
         assert vendor_problems(SES | {half: "A"}) == [f"vendors[0].secret_access_key: {whole}"]
-    lone = "goes with access_key_id and secret_access_key"
+    lone = "needs access_key_id and secret_access_key"
     assert vendor_problems(SES | {"session_token": "C"}) == [f"vendors[0].session_token: {lone}"]
-    name = "must be the name of a region, as eu-west-1"
+    name = "must be a region name, for example eu-west-1"
     assert vendor_problems(SES | {"region": "eu-west-1.example.com/"}) == [
         f"vendors[0].region: {name}"
     ]
@@ -453,7 +472,7 @@ def test_a_producer_needs_no_address_of_azure() -> None:
 def test_a_password_goes_without_tls_to_loopback_only() -> None:
     login = SMTP | {"tls": "none", "username": "u", "password": "p"}
     assert vendor_problems(login) == [
-        "vendors[0].tls: a password is sent without TLS to a loopback host only"
+        "vendors[0].tls: a password without TLS is allowed for loopback hosts only"
     ]
     assert vendor(login | {"host": "::1"}).keys["password"] == "p"
     assert vendor(SMTP | {"tls": "none"}).keys["tls"] == "none"
@@ -542,7 +561,7 @@ def test_a_doubled_dollar_stands_for_itself() -> None:
 @pytest.mark.parametrize("text", ["${}", "${a-b}", "${OPEN", "x${1}"])
 def test_a_malformed_reference_is_refused(text: str) -> None:
     assert vendor_problems(SENDGRID | {"api_key": text}) == [
-        "vendors[0].api_key: needs ${NAME}, or $${ for a plain ${"
+        "vendors[0].api_key: malformed reference: write ${NAME}, or $${ for a plain ${"
     ]
 
 
@@ -648,7 +667,7 @@ def test_the_file_is_found_by_argument_then_environment_then_folder(
         ("[]", "must hold a JSON object"),
         (
             '{"retry": {"cap": 1, "base": 1, "cap": 2, "cap": 3}}',
-            'key "cap" stands twice in one object',
+            'duplicate key "cap"',
         ),
     ],
 )

@@ -14,7 +14,8 @@ from statistics import median
 import pytest
 
 from mailqueue.cli import VERBS
-from mailqueue.config import SECTIONS, VENDOR_TYPES, keys_of
+from mailqueue.config import SECTIONS, keys_of
+from mailqueue.config_vendor_types import VENDOR_TYPES
 from mailqueue.fields import READERS
 from mailqueue.lifecycle import decide, vendor_closing
 from mailqueue.record import NORMAL, Outcome, Policy, Record, SendResult, VendorState

@@ -25,10 +25,11 @@ from mailqueue import (
     stdlib_message,
     structured,
 )
+from mailqueue.config_vendor_types import VENDOR_TYPES
 from mailqueue.errors import InvalidEmail
 from mailqueue.headers import Address
 from mailqueue.message import Attachment, Email
-from mailqueue.vendors.limits import CAPACITY, can_carry
+from mailqueue.vendors.limits import can_carry
 from tests.unit.backtracking import Steps
 
 MODULES = (fields, file_types, headers, message, mime, parameters, raw_headers, stdlib_message)
@@ -166,7 +167,7 @@ def test_work_grows_with_the_number_of_files(files: str) -> None:
 
     def sent(email: Email) -> None:
         message.mime(email, message_id="<1@x.org>")
-        for type_ in CAPACITY:
+        for type_ in VENDOR_TYPES:
             can_carry(type_, email)
 
     once, twice = (calls(partial(sent, made(n))) for n in (100, 200))

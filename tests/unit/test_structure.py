@@ -18,11 +18,11 @@ ORDER = """
 errors ids logs
 headers structured parameters raw_headers mime stdlib_message file_types fields message
 record lifecycle rotation
-config_values config_file config_dicts config
+config_checks config_keys config_vendor_types config_file config_dicts config
 calls outage document ledger transitions interventions mongo_uri indexes mongo store
 health
 replies tube announcer
-vendors.capacity vendors.limits vendors.labels vendors.discretion vendors.base
+vendors.limits vendors.labels vendors.discretion vendors.base
 vendors.answers vendors
 vendors.trust vendors.deadline vendors.response vendors.proxy vendors.failures
 vendors.idle vendors.connection vendors.transport vendors.http

@@ -1,0 +1,132 @@
+"""The checks that a value of the configuration must pass beyond its type.
+
+Decides: what each kind of value may be: a number's range, a name of MongoDB's, a host, an address.
+Promises: a check returns in problem what is wrong, or None, and never quotes the value: it may be a
+secret or an address.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Check = Callable[[Any], str | None]
+
+
+def anything(_: Any) -> None:
+    """No further check."""
+
+
+def between(low: float, high: float) -> Check:
+    """From low to high, both included; NaN and infinity are outside of every range."""
+    problem = f"must be between {low:,} and {high:,}"
+    return lambda value: None if low <= value <= high else problem
+
+
+def seconds(longest: int) -> Check:
+    problem = f"must be more than 0 and at most {longest:,} seconds"
+    return lambda value: None if 0 < value <= longest else problem
+
+
+def one_of(*values: str) -> Check:
+    problem = f"must be one of {', '.join(values)}"
+    return lambda value: None if value in values else problem
+
+
+def pattern(regex: str, problem: str) -> Check:
+    compiled = re.compile(regex, re.ASCII)
+    return lambda value: None if compiled.fullmatch(value) else problem
+
+
+uri = pattern(r"mongodb(\+srv)?://[^/?]+.*", "must be mongodb://host or mongodb+srv://host")
+tube = pattern(
+    r"[A-Za-z0-9+/;.$_()][A-Za-z0-9+/;.$_()-]{0,199}",
+    "must have 1 to 200 letters, digits or any of -+/;.$_() and not begin with -",
+)
+vendor_name = pattern(r"[A-Za-z0-9_.-]{1,64}", "must have 1 to 64 letters, digits or any of _.-")
+sender = pattern(
+    r"[^<>@\s,]+@[^<>@\s,]+|[^<>]*<[^<>@\s,]+@[^<>@\s,]+>",
+    "must be one address, for example Ann <ann@x.org>",
+)
+
+path = pattern(r".+", "must be the path of a file")
+helo = pattern(
+    r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[A-Za-z0-9:.]+\]",
+    "must be a host name or an address in brackets",
+)
+region = pattern(r"[a-z0-9]+(-[a-z0-9]+)+", "must be a region name, for example eu-west-1")
+
+
+def database(name: str) -> str | None:
+    if name in {"admin", "config", "local"}:
+        return "must not be one of MongoDB's own databases"
+    if re.search(r'[/\\. "$*<>:|?]', name) or not 0 < len(name.encode()) < 64:
+        return 'must have 1 to 63 bytes and none of /\\. "$*<>:|?'
+    return None
+
+
+def collection(name: str) -> str | None:
+    # 180: with the longest database name and ".vendors" it stays within MongoDB's 255 bytes.
+    dots = name.startswith((".", "system.")) or name.endswith(".") or ".." in name
+    if dots or "$" in name or not 0 < len(name.encode()) <= 180:
+        return 'must have 1 to 180 bytes, no "$", no empty part between dots, no leading "system."'
+    return None
+
+
+def host(host: str) -> str | None:
+    name = re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", host)
+    return None if name or _ip(host) else "must be a host name or an IP address"
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    address = _ip(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
+
+
+def host_and_port(authority: str) -> tuple[str, int]:
+    """Host and port of ``host``, ``host:port`` or ``[::1]:port``.
+
+    The port is 0 when there is none; the host is empty when it is none of these.
+    """
+    match = re.fullmatch(r"(?:\[([^\]]*:[^\]]*)\]|([^:\[\]]+))(?::([0-9]{1,5}))?", authority)
+    if not match or host(match[1] or match[2]) or not 0 < int(match[3] or 1) < 65536:
+        return "", 0
+    return match[1] or match[2], int(match[3] or 0)
+
+
+def server(address: str) -> str | None:
+    return None if host_and_port(address)[1] else 'must be "host:port"'
+
+
+def servers(addresses: Sequence[Any]) -> str | None:
+    if not all(isinstance(address, str) for address in addresses):
+        return "must be a list of strings"
+    distinct = len(set(addresses)) == len(addresses)
+    return None if distinct and addresses else "must list at least one server, each once"
+
+
+def base_url(url: str) -> str | None:
+    scheme, _, authority = url.partition("://")
+    name, _ = host_and_port(authority)
+    if scheme not in {"http", "https"} or not name:
+        return "must be https://host[:port] and nothing after it"
+    if scheme == "http" and not is_loopback(name):
+        return "must be https: plain http is allowed for loopback hosts only"
+    return None
+
+
+def base64_key(key: str) -> str | None:
+    try:
+        return None if base64.b64decode(key, validate=True) else "must not be empty"
+    except ValueError:
+        return "must be base64, as the portal shows it"
