@@ -14,6 +14,7 @@ from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 Then = Iterator[int]
+Items = tuple[tuple[Any, Any], ...]
 _CHARACTER = (c.LITERAL, c.NOT_LITERAL, c.IN, c.ANY)
 
 
@@ -21,9 +22,8 @@ class Steps:
     """Counts the steps of one pattern on one text."""
 
     def __init__(self, pattern: re.Pattern[Any], text: str) -> None:
-        self.tree, self.known = _parsed(pattern)
+        self.tree = _parsed(pattern)
         self.text = text
-        self.ignore = bool(pattern.flags & re.IGNORECASE)
         self.taken = 0
 
     def fullmatch(self) -> int:
@@ -39,64 +39,64 @@ class Steps:
             at = max(end, at + 1)
         return self.taken
 
-    def _sequence(self, items: list[Any], at: int) -> Then:
-        if not items:
-            yield at
-            return
-        for middle in self._one(items[0], at):
-            yield from self._sequence(items[1:], middle)
+    def _sequence(self, items: Items, at: int) -> Then:
+        for number, (op, what) in enumerate(items):
+            if op is not _CHARACTER:
+                rest = items[number + 1 :]
+                for middle in self._one(op, what, at):
+                    yield from self._sequence(rest, middle) if rest else (middle,)
+                return
+            self.taken += 1
+            if at >= len(self.text) or not what[self.text[at]]:
+                return
+            at += 1
+        yield at
 
-    def _one(self, item: Any, at: int) -> Then:
+    def _one(self, op: Any, what: Any, at: int) -> Then:
+        """Where this can end, if it begins here: all but a character."""
         self.taken += 1
-        op, what = item
-        if op in _CHARACTER:
-            if at < len(self.text) and self._fits(op, what, self.text[at]):
-                yield at + 1
-        elif op in (c.MAX_REPEAT, c.MIN_REPEAT):
-            assert op is c.MAX_REPEAT, "no pattern of ours needs the other kind"
-            simple = len(what[2]) == 1 and what[2][0][0] in _CHARACTER
-            yield from (self._run if simple else self._repeat)(what[0], what[1], what[2], at)
+        if op is c.MAX_REPEAT:
+            least, most, inner = what
+            simple = len(inner) == 1 and inner[0][0] is _CHARACTER
+            yield from (self._run if simple else self._repeat)(least, most, inner, at)
         elif op is c.SUBPATTERN:
-            yield from self._sequence(list(what[3]), at)
+            yield from self._sequence(what, at)
         elif op is c.BRANCH:
-            for branch in what[1]:
-                yield from self._sequence(list(branch), at)
+            for branch in what:
+                yield from self._sequence(branch, at)
         elif op in (c.ASSERT, c.ASSERT_NOT):
             yield from self._look(op, what[0], what[1], at)
-        elif op is c.AT:
-            if self._stands(what, at):
-                yield at
-        else:
-            raise NotImplementedError(op)
+        elif op is c.AT and self._stands(what, at):
+            yield at
 
-    def _run(self, least: int, most: int, inner: Any, at: int) -> Then:
-        """The same of a single character."""
-        op, what = inner[0]
+    def _run(self, least: int, most: int, inner: Items, at: int) -> Then:
+        """A repeat of a single character."""
+        fits = inner[0][1]
         end, last = at, min(len(self.text), at + most)
-        while end < last and self._fits(op, what, self.text[end]):
+        while end < last and fits[self.text[end]]:
             end += 1
         for back in range(end, at + least - 1, -1):
             self.taken += 2
             yield back
 
-    def _repeat(self, least: int, most: int, inner: Any, at: int) -> Then:
+    def _repeat(self, least: int, most: int, inner: Items, at: int) -> Then:
         """Goes as far as it can, then back, step by step (no recursion by the length)."""
         ends = [at]
-        ways = [self._sequence(list(inner), at)]
+        ways = [self._sequence(inner, at)]
         while ways:
             deeper = next(ways[-1], None) if len(ways) <= most else None
             if deeper is not None and deeper > ends[-1]:
                 ends.append(deeper)
-                ways.append(self._sequence(list(inner), deeper))
+                ways.append(self._sequence(inner, deeper))
             else:
                 ways.pop()
                 end = ends.pop()
                 if len(ends) >= least:
                     yield end
 
-    def _look(self, op: Any, direction: int, inner: Any, at: int) -> Then:
+    def _look(self, op: Any, direction: int, inner: Items, at: int) -> Then:
         start = at if direction > 0 else at - 1  # behind: one character, in ours
-        found = start >= 0 and next(self._sequence(list(inner), start), None) is not None
+        found = start >= 0 and next(self._sequence(inner, start), None) is not None
         if found is (op is c.ASSERT):
             yield at
 
@@ -107,28 +107,54 @@ class Steps:
             return before in ("", "\n")
         return {c.AT_BOUNDARY: _is_word(before) is not _is_word(after)}[what]
 
-    def _fits(self, op: Any, what: Any, char: str) -> bool:
-        if op is c.ANY:
-            return char != "\n"
-        key = (op, what if op is not c.IN else id(what), char)
-        if key not in self.known:
-            self.known[key] = self._look_up(op, what, char)
-        return self.known[key]
 
-    def _look_up(self, op: Any, what: Any, char: str) -> bool:
-        cases = {char, char.swapcase()} if self.ignore else {char}
-        if op is not c.IN:
-            return (what in map(ord, cases)) is (op is c.LITERAL)
-        negated = what[0][0] is c.NEGATE
-        return negated is not any(_in(item, ord(case)) for item in what for case in cases)
+class _Fits(dict[str, bool]):
+    """Whether a character fits; each is looked at once."""
+
+    def __init__(self, op: Any, what: Any, *, ignore_case: bool) -> None:
+        super().__init__()
+        self._op, self._what, self._ignore_case = op, what, ignore_case
+
+    def __missing__(self, char: str) -> bool:
+        self[char] = fits = self._look_up(char)
+        return fits
+
+    def _look_up(self, char: str) -> bool:
+        if self._op is c.ANY:
+            return char != "\n"
+        cases = {char, char.swapcase()} if self._ignore_case else {char}
+        if self._op is not c.IN:
+            return (self._what in map(ord, cases)) is (self._op is c.LITERAL)
+        negated = self._what[0][0] is c.NEGATE
+        return negated is not any(_in(item, ord(case)) for item in self._what for case in cases)
 
 
 @cache
-def _parsed(pattern: re.Pattern[Any]) -> tuple[list[Any], dict[tuple[Any, int, str], bool]]:
-    """What it is made of, and what is known already of the characters that fit in it."""
+def _parsed(pattern: re.Pattern[Any]) -> Items:
     source = pattern.pattern
     latin = source.decode("latin-1") if isinstance(source, bytes) else source
-    return list(_parser.parse(latin, pattern.flags)), {}
+    return _items(_parser.parse(latin, pattern.flags), bool(pattern.flags & re.IGNORECASE))
+
+
+def _items(parsed: Any, ignore_case: bool) -> Items:
+    """The same without what nobody asks for, and quick to go through."""
+    return tuple(_item(op, what, ignore_case) for op, what in parsed)
+
+
+def _item(op: Any, what: Any, ignore_case: bool) -> tuple[Any, Any]:
+    if op in _CHARACTER:
+        return _CHARACTER, _Fits(op, what, ignore_case=ignore_case)
+    if op is c.MAX_REPEAT:  # no pattern of ours needs the other kind
+        return op, (what[0], what[1], _items(what[2], ignore_case))
+    if op is c.SUBPATTERN:
+        return op, _items(what[3], ignore_case)
+    if op is c.BRANCH:
+        return op, tuple(_items(branch, ignore_case) for branch in what[1])
+    if op in (c.ASSERT, c.ASSERT_NOT):
+        return op, (what[0], _items(what[1], ignore_case))
+    if op is c.AT:
+        return op, what
+    raise NotImplementedError(op)
 
 
 def _in(item: Any, code: int) -> bool:

@@ -72,10 +72,13 @@ def answer(**said: Any) -> SendResult:
     return SendResult(**{"outcome": Outcome.ACCEPTED, "code": "202", **said})
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(SendResult)])
 @pytest.mark.parametrize("odd", ODD)
-def test_whatever_a_field_holds_the_answer_can_be_stored(field: str, odd: str) -> None:
-    result = storable(answer(**{field: ODD[odd]}), EMAIL)
+def test_whatever_a_field_holds_the_answer_can_be_stored(odd: str) -> None:
+    for field in fields(SendResult):
+        assert_is_storable(storable(answer(**{field.name: ODD[odd]}), EMAIL))
+
+
+def assert_is_storable(result: SendResult) -> None:
     assert type(result.outcome) is Outcome
     for name, most in (("code", CODE), ("detail", DETAIL), ("message_id", MESSAGE_ID)):
         value = getattr(result, name)

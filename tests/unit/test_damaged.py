@@ -160,8 +160,9 @@ def test_a_person_is_shown_every_damaged_document_and_that_it_is_illegal() -> No
     for said, damage in SENDING:
         stored = Stored(damage, NOW)
         table([""] * 9, [list(casework._row(stored).values())])
-        casework._shown(casework._without_content(damage))
         casework._shown(damage)
+        if not said.startswith("email."):  # else it is shown without what is damaged
+            casework._shown(casework._without_content(damage))
         assert refusal(Verb.RETRY, stored), said
         audit.problems(stored)
     broken = [said for said, damage in ALL if said.startswith(("lease is", "attempts is"))]

@@ -218,6 +218,6 @@ PARTS = [
 def test_hostile_megabytes_are_worked_off_in_their_time(part: str) -> None:
     """Would any step of it be more than linear, these would take hours."""
     many = part * (BIG // len(part))
-    for fields in ({}, {"text": many, "html": None}, {"html": many, "text": None}):
+    for fields in ({}, {"text": many, "html": many}):
         assert len(told(many, **fields)) <= LENGTH
     assert told(many, metadata={f"m{n}": "a" * n for n in range(1, 500)}) is not None

@@ -245,24 +245,7 @@ INJECTIONS = [
 
 
 @pytest.mark.parametrize("value", INJECTIONS)
-@pytest.mark.parametrize(
-    "field",
-    [
-        "from",
-        "to",
-        "cc[1]",
-        "bcc",
-        "reply_to",
-        "subject",
-        "headers.X-A",
-        "tags[0]",
-        "metadata.k",
-        "attachments[0].filename",
-        "attachments[0].content_type",
-        "attachments[0].content_id",
-    ],
-)
-def test_no_line_break_gets_into_a_header(field: str, value: str) -> None:
+def test_no_line_break_gets_into_a_header(value: str) -> None:
     named = Address(value, "a@x.org")
     changes: dict[str, dict[str, Any]] = {
         "from": {"from": f"{value} <a@x.org>"},
@@ -278,9 +261,10 @@ def test_no_line_break_gets_into_a_header(field: str, value: str) -> None:
         "attachments[0].content_type": {"attachments": [Attachment("a", b"", value)]},
         "attachments[0].content_id": {"attachments": [Attachment("a", b"", "a/b", value)]},
     }
-    error = refused(**changes[field])
-    assert error.field == field
-    assert "i@x.org" not in str(error)
+    for field, given in changes.items():
+        error = refused(**given)
+        assert error.field == field
+        assert "i@x.org" not in str(error)
 
 
 @pytest.mark.parametrize("key", ["headers", "metadata", "vendor_options"])

@@ -237,8 +237,8 @@ def test_a_mailbox_that_is_not_ascii_goes_out_as_utf_8() -> None:
     assert "<jürgen@xn--bcher-kva.example>".encode() in octets
 
 
-def test_ten_megabytes_stay_quick_and_whole() -> None:
-    content = bytes(range(256)) * 40_960
+def test_megabytes_stay_quick_and_whole() -> None:
+    content = bytes(range(256)) * 8_192
     octets = mime(email(attachments=[Attachment("big", content)]), message_id="<1@x>")
     assert len(octets) < len(content) * 1.4
     assert len(octets) > len(content) * 4 // 3
