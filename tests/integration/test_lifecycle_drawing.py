@@ -1,15 +1,11 @@
 """docs/lifecycle.md against the code: the drawing and its sentences are what the writes really do.
 
-Every write that the product can make is applied to a document in every status, on a real server;
-which decisions there are is found by asking ``decide`` about every outcome in every situation.
+Every write that the product can make is applied to a document in every status, on a real server.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +13,12 @@ import pytest
 from bson import ObjectId
 from pymongo.collection import Collection
 
-from mailqueue import document, interventions
-from mailqueue.document import SIMULATED
-from mailqueue.interventions import Verb
-from mailqueue.lifecycle import decide, end, undecided, untouched
-from mailqueue.record import (
-    NORMAL,
-    Decision,
-    Outcome,
-    Pin,
-    Policy,
-    Reason,
-    Record,
-    Round,
-    SendResult,
-    Status,
-    VendorState,
-)
-from mailqueue.transitions import (
-    Change,
-    Claim,
-    Write,
-    change_writes,
-    claim_writes,
-    late_yes_filter,
-    late_yes_update,
-)
+from mailqueue import document
+from mailqueue.record import Status
+from tests.every_write import situations, writes
 from tests.integration.bench import Bench
 
 PAGE = (Path(__file__).parents[2] / "docs/lifecycle.md").read_text("utf-8")
-TOKEN = 3
-YES = SendResult(outcome=Outcome.ACCEPTED, message_id="id")
 Edge = tuple[str, str]
 
 
@@ -61,88 +32,6 @@ def told() -> list[Edge]:
     (table,) = re.findall(r"<!-- edge table -->\n(.*?)<!-- /", PAGE, re.DOTALL)
     cells = [[cell.strip(" `") or "[*]" for cell in row.split("|")] for row in table.splitlines()]
     return [(row[1], row[2]) for row in cells[2:] if row[3].endswith(".")]
-
-
-def decisions(*, sending: bool) -> set[Status]:
-    """The statuses that can follow an attempt, or that nobody could be asked."""
-    pin = Pin(vendor="a", key="k", remaining=600)
-    records = [
-        Record(
-            priority=NORMAL,
-            age=age,
-            expires_in=expires_in,
-            counted=counted,
-            unknowns=unknowns,
-            round=Round(refused=refused),
-            pin=pinned,
-            pending=pending,
-            vendor="a" if sending else None,
-        )
-        for age, expires_in, counted, unknowns, refused, pinned, pending in product(
-            *((0.0, 1e9), (None, 0.0), (0, 25), (0, 1), ((), ("a", "b"))),
-            *((None, pin), (None, ("x@example.org",))),
-        )
-    ]
-    results = [
-        SendResult(outcome=outcome, pending=pending, ours=ours)
-        for outcome, pending, ours in product(Outcome, ((), ("x@example.org",)), (False, True))
-    ]
-    policies = [Policy(), Policy(resend_unknown=False)]
-    others = [VendorState(name="a"), VendorState(name="b")]
-    found: set[Status] = set()
-    for record, policy in product(records, policies):
-        for result in results if sending else [None]:
-            found.add(decide(record, result, others, policy, lambda: 0.5).status)
-        if sending:
-            found |= {undecided(record, result).status for result in results}
-            found.add(untouched(record).status)
-        else:
-            found.add(end(record, Reason.EXPIRED).status)
-    return found
-
-
-def writes(email_id: ObjectId) -> Iterator[Write]:
-    """Every write that can change the status of an e-mail."""
-    nonce = ObjectId()
-    yield from claim_writes([Claim(id=email_id, token=TOKEN, vendor="a")], SIMULATED, "", nonce, 9)
-    for sending in (True, False):
-        for status in decisions(sending=sending):
-            decision = Decision(status=status, priority=NORMAL)
-            result = YES if status is Status.SENT else None
-            change = Change(
-                id=email_id, token=TOKEN, decision=decision, sending=sending, result=result
-            )
-            yield from change_writes([change], simulated=True)
-    yield late_yes_filter(email_id, TOKEN), late_yes_update(TOKEN, "a", YES, simulated=True)
-    for verb in Verb:
-        guard = {"_id": email_id, **interventions.guard(verb)}
-        yield guard, interventions.update(verb, nonce)
-
-
-def situations(email_id: ObjectId) -> Iterator[dict[str, Any]]:
-    """A document in every status, with and without traces of a copy."""
-    now = datetime.now(UTC)
-    made = document.new(
-        {"from": "a@example.com", "to": ["b@example.org"], "text": ""},
-        email_id=email_id,
-        message_id="<m@example.com>",
-        env=SIMULATED,
-        content_hash="",
-        priority=NORMAL,
-        now=now,
-    )
-    line = {"n": 1, "token": TOKEN, "vendor": "a", "started_at": now, "ended_at": None}
-    late = {"vendor": "a", "message_id": "id", "refused": [], "token": TOKEN - 1, "at": now}
-    lease = {"token": TOKEN, "until": now + timedelta(minutes=1)}
-    for status, unknowns, known in product(Status, (0, 1), (None, late)):
-        yield {
-            **made,
-            "status": status.value,
-            "unknowns": unknowns,
-            "lease": lease,
-            "attempts": [{**line, "outcome": None}],
-            **({"late_accept": known} if known and status is Status.SENDING else {}),
-        }
 
 
 @pytest.fixture

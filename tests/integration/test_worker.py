@@ -278,7 +278,7 @@ def test_what_is_claimed_when_we_stop_is_given_back_unsent(
     assert bench.take() is False
 
 
-# No match → worker: the table of the design -----------------------------------------------------
+# No match: what becomes of the job (docs/design.md#jobs) ------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["sent", "failed", "uncertain", "cancelled"])

@@ -1,7 +1,7 @@
 """Rules with one thing wrong each, and the scenario in which that must be found.
 
-Decides: what counts as the model's teeth. Beside lost guards these are rules that were the design's
-or the product's own once: the model is why they are not any more.
+Decides: what counts as the model's teeth. Beside lost guards these are rules that the
+product, or its first design, had once: the model is why it has others (docs/lifecycle.md).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _at_once_for_nobody(
 def _forgets_refusals(
     record: Record, result: SendResult | None, others: Others, policy: Policy, rand: Rand
 ) -> Decision:
-    """As the design had it: a new round asks every vendor again."""
+    """As the first design had it: a new round asks every vendor again."""
     decision = lifecycle.decide(record, result, others, policy, rand)
     if decision.round.tried:
         return decision
@@ -77,7 +77,7 @@ def _counting(counts: Callable[[Record, SendResult, Closing | None], bool]) -> R
 
 
 def _all_but_throttled_and_probes(record: Record, result: SendResult, _: Closing | None) -> bool:
-    """As the design had it."""
+    """As the first design had it."""
     return not record.probe and result.outcome is not Outcome.THROTTLED
 
 
@@ -116,12 +116,12 @@ def _leaves_the_time(
 
 
 def _wins_in_doubt(health: Health, now: float, lease: float, token: str, _: bool) -> Health | None:
-    """An e-mail in doubt probes like any other, as the design had it."""
+    """An e-mail in doubt probes like any other, as in the first design."""
     return rotation.probe_won(health, now, lease, token)
 
 
 def _without_doubts(health: Health, closing: Closing, *args: Any, **more: Any) -> Health:
-    """As the design had it: whatever the answer, one e-mail closes a vendor."""
+    """As the first design had it: whatever the answer, one e-mail closes a vendor."""
     return rotation.closed(
         health, replace(closing, of_content=False, in_doubt=False), *args, **more
     )
@@ -285,7 +285,7 @@ MUTANTS = (
         "closed by what may be",
     ),
     Mutant(
-        "the design's first count: all but throttled and failed probes",
+        "the first design's count: all but throttled and failed probes",
         scenarios.OUTAGE_FLAPPING,
         _counting(_all_but_throttled_and_probes),
         "failed (exhausted) through an outage",
@@ -297,7 +297,7 @@ MUTANTS = (
         "failed (exhausted) through an outage",
     ),
     Mutant(
-        "the design's first round: all vendors are asked again",
+        "the first design's round: all vendors are asked again",
         scenarios.UNSUITABLE,
         Rules(decide=_forgets_refusals),
         "failed (exhausted) through an outage",

@@ -1,7 +1,7 @@
 """The world around the product's pure functions: store, tube, health I/O, and what goes wrong.
 
-Decides: every step that can follow a state, as the design's §3, §4, §6 and §7 say: guarded claim
-and settlement, late yes without guard, rescue of expired leases, relay, the probe's slot.
+Decides: every step that can follow a state, as docs/lifecycle.md and docs/design.md say: guarded
+claim and settlement, late yes without guard, rescue of expired leases, relay, the probe's slot.
 
 Assumes: a worker's steps are the moments between which others may act: reserve and choose, win the
 probe, claim, send, tell health, settle and acknowledge. Time passes when nobody has anything to do;

@@ -5,6 +5,7 @@ Their code is run by tests/integration/test_docs_code.py.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from statistics import median
 import pytest
 
 from mailqueue.cli import VERBS
-from mailqueue.config import SECTIONS, keys_of
+from mailqueue.config import READABLE_BY_ALL, SECTIONS, keys_of
 from mailqueue.config_vendor_types import VENDOR_TYPES
 from mailqueue.fields import READERS
 from mailqueue.lifecycle import decide, vendor_closing
@@ -27,7 +28,10 @@ README = REPO / "README.md"
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
 LINKED = [*PAGES, REPO / "tests/bench/LOG.md"]
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
-CHECKED = {"edge", "email", "outcome", "verb"}  # written by hand
+CHECKED = {  # written by hand; by the tests below, and in tests/integration
+    *("clock", "edge", "email", "event", "field", "guard", "health", "index", "limit", "outcome"),
+    *("priority", "verb"),
+}
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -100,6 +104,16 @@ def test_the_operators_verbs_are_those_of_the_command_line() -> None:
     assert sorted(verbs) == sorted([*VERBS, "vendors"])  # once to look, once to change
 
 
+def test_the_events_of_the_log_are_those_that_the_code_writes() -> None:
+    found: set[str] = set()
+    for file in (REPO / "mailqueue").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and "event" in ast.unparse(node)[:20]:
+                words = [str(each.value) for each in node.args if isinstance(each, ast.Constant)]
+                found |= {word for word in words if re.fullmatch(r"[a-z]+\.[a-z_]+", word)}
+    assert first_column("docs/operating.md", "event") == sorted({*found, READABLE_BY_ALL})
+
+
 # The README --------------------------------------------------------------------------------------
 
 
@@ -162,3 +176,18 @@ def broken_links(page: Path) -> Iterator[str]:
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_every_link_in_the_documentation_leads_somewhere(page: Path) -> None:
     assert list(broken_links(page)) == []
+
+
+CODE = [file for folder in ("mailqueue", "tests") for file in (REPO / folder).rglob("*.py")]
+
+
+def test_every_page_that_the_code_names_is_there() -> None:
+    named = {
+        found
+        for file in CODE
+        for found in re.findall(r"(docs/\w+\.md)(?:#([\w-]+\w))?", file.read_text("utf-8"))
+    }
+    assert named
+    for path, anchor in named:
+        assert not anchor or anchor in set(anchors(REPO / path)), (path, anchor)
+        assert (REPO / path).exists(), path

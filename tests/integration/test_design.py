@@ -1,0 +1,165 @@
+"""docs/design.md against the code: fields, guards, clocks and limits are those that it has."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from bson import ObjectId
+from pymongo.collection import Collection
+
+from mailqueue import fields as keys
+from mailqueue import gathering, intake, interventions, ledger, producer, routing
+from mailqueue.config import Config
+from mailqueue.consumer import Consumer
+from mailqueue.indexes import INDEXES
+from mailqueue.interventions import Verb
+from mailqueue.record import PRIORITIES, RETRY_PRIORITIES
+from mailqueue.rotation import Health
+from mailqueue.store import Store
+from mailqueue.transitions import (
+    Change,
+    Claim,
+    change_filter,
+    claim_filter,
+    late_yes_filter,
+    looked_up_filter,
+)
+from tests.every_write import SENT, TOKEN, full_writes, situations, writes
+from tests.stage import DOWN, Stage, letter
+
+PAGE = (Path(__file__).parents[2] / "docs/design.md").read_text("utf-8")
+Document = dict[str, Any]
+
+
+def table(name: str) -> list[list[str]]:
+    """The cells of each row below the head."""
+    (rows,) = re.findall(rf"<!-- {name} table -->\n(.*?)<!-- /", PAGE, re.DOTALL)
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows.splitlines()[2:]]
+
+
+def codes(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def paths(document: Mapping[str, Any]) -> Iterator[str]:
+    """Every field, those inside of others with the way to them; not those of the e-mail itself."""
+    for name, value in document.items():
+        inside = value if isinstance(value, list) else [value]
+        mappings = [e for e in inside if isinstance(e, dict)] if name != "email" else []
+        if not mappings:
+            yield name
+        for each in mappings:
+            way = f"{name}[]" if isinstance(value, list) else name
+            yield from (f"{way}.{path}" for path in paths(each))
+
+
+def without_nothing(found: set[str]) -> set[str]:
+    """Without those that are known from elsewhere to have fields of their own."""
+    parents = {re.split(r"\[\]\.|\.", path)[0] for path in found if "." in path}
+    return found - parents
+
+
+def test_the_fields_of_an_email_are_those_that_the_writes_leave(
+    emails: Collection[Document], store: Store
+) -> None:
+    found: set[str] = set()
+    for before in situations(ObjectId()):
+        email_id = before["_id"]
+        for guard, update in [*writes(email_id), *full_writes(email_id)]:
+            emails.replace_one({"_id": email_id}, before, upsert=True)
+            emails.update_many(guard, update)
+            store.mark_announced([email_id])
+            found |= set(paths(emails.find_one({"_id": email_id}) or {}))
+    told = {code for row in table("field") for code in codes(row[0])}
+    assert told == without_nothing(found)
+
+
+def test_the_example_is_what_is_stored_after_a_503_and_a_yes(stage: Stage) -> None:
+    stage.vendor("sendgrid")
+    stage.vendor("mailgun-eu", DOWN)
+    # Neighbouring jobs begin with different vendors.
+    ids = stage.producer.send_many(
+        [letter(n) for n in range(2)], idempotency_keys=["welcome-4711", "welcome-4712"]
+    )
+    assert Consumer(stage.config, burst=True).run() == 0
+    (stored,) = [d for d in map(stage.document, ids) if len(d["attempts"]) == 2]
+    (example,) = re.findall(r"<!-- document: email -->\n```json\n(.*?)```", PAGE, re.DOTALL)
+    shown = json.loads(example)
+    assert sorted(paths(shown)) == sorted(paths(stored))
+    for line, real in zip(shown["attempts"], stored["attempts"], strict=True):
+        timeless = {"started_at", "ended_at", "message_id"}
+        for name in line.keys() - timeless:
+            assert (name, line[name]) == (name, real[name])
+    for name in ("status", "priority", "lease", "round", "unknowns", "counted", "vendor"):
+        assert shown[name] == stored[name]
+
+
+def test_the_fields_of_a_vendors_health_are_those_that_are_stored(stage: Stage) -> None:
+    stage.vendor("sendgrid")
+    stage.send()
+    assert Consumer(stage.config, burst=True).run() == 0
+    told = [code for row in table("health") for code in codes(row[0])]
+    assert sorted(told) == sorted(stage.health("sendgrid"))
+    assert len(told) == len(fields(Health))
+
+
+def test_the_indexes_are_those_that_are_made() -> None:
+    assert [codes(row[0]) for row in table("index")] == [[name] for name in INDEXES]
+
+
+def guarded(match: object) -> Iterator[str]:
+    """The fields that a filter speaks of."""
+    if isinstance(match, dict):
+        yield from (name for name in match if not name.startswith("$"))
+        nested = [value for name, value in match.items() if name.startswith("$")]
+        yield from (field for value in nested for field in guarded(value))
+    elif isinstance(match, list):
+        yield from (field for value in match for field in guarded(value))
+    elif isinstance(match, str) and re.fullmatch(r"\$\w[\w.]*", match):
+        yield match.removeprefix("$")
+
+
+def test_the_guards_are_those_of_the_code() -> None:
+    email_id, nonce = ObjectId(), ObjectId()
+    settlement = Change(id=email_id, token=TOKEN, decision=SENT, nonce=nonce)
+    rescue = Change(id=email_id, token=TOKEN, decision=SENT, expired=True)
+    queued = Change(id=email_id, token=TOKEN, decision=SENT, sending=False)
+    filters = {
+        "claim": claim_filter(Claim(id=email_id, token=TOKEN, vendor="a"), "simulated"),
+        "settlement": change_filter(settlement),
+        "rescue": change_filter(rescue),
+        "end of a queued e-mail": change_filter(queued),
+        "late yes": late_yes_filter(email_id, TOKEN),
+        "looked up": looked_up_filter(email_id, TOKEN),
+        **{verb.value: interventions.guard(verb) for verb in Verb},
+    }
+    told = {row[0]: sorted(codes(row[2])) for row in table("guard")}
+    assert told == {name: sorted({*guarded(f)} - {"_id"}) for name, f in filters.items()}
+
+
+def test_the_priorities_are_those_of_the_code() -> None:
+    told = {codes(row[0])[0]: (int(row[1]), int(row[2])) for row in table("priority")}
+    assert told == {name: (RETRY_PRIORITIES[new], new) for name, new in PRIORITIES.items()}
+
+
+def test_the_clocks_are_those_of_the_configuration() -> None:
+    config = Config()
+    delivery = config.delivery
+    assert [float(row[1]) for row in table("clock")] == [
+        *(config.mongodb.timeout, delivery.deadline),
+        *(delivery.settle_timeout, delivery.lease, delivery.ttr),
+    ]
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    limits = [
+        *(Config().limits.max_size, keys.MOST, keys.MAX_ALTERNATIVES, keys.MOST_OPTIONS),
+        *(intake.KEY_LENGTH, producer.BULK, gathering.MOST, gathering.HEAVIEST),
+        *(ledger.LENGTH, ledger.LISTED, routing.REFUSALS_IN_A_ROW),
+    ]
+    assert [int(re.sub(r"\D", "", row[1])) for row in table("limit")] == limits
