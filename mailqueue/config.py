@@ -87,10 +87,10 @@ class _Section:
         for name in mapping:
             problems.add(str(name), cls.derived.get(name))
         problems.unknown(mapping, keys_of(cls))
-        return cls._if_right(_attributes(cls, mapping), problems)
+        return cls._checked(_attributes(cls, mapping), problems)
 
     @classmethod
-    def _if_right(cls, attributes: Mapping[str, Any], problems: Problems) -> Self | None:
+    def _checked(cls, attributes: Mapping[str, Any], problems: Problems) -> Self | None:
         cls._check(attributes, problems)
         return None if problems else cls(**attributes)
 
@@ -104,7 +104,7 @@ class _Section:
 
     @classmethod
     def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
-        """Check what a key alone does not tell."""
+        """Add the problems that no single key shows."""
 
 
 _SHORT, _LONG = checks.seconds(_DAY), checks.seconds(_FOR_EVER)
@@ -186,9 +186,9 @@ class VendorConfig(_Section):
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[Any, Any], problems: Problems) -> Self | None:
-        """Of the keys in a file, those that not every vendor has are the type's own."""
+        """A key that not every vendor has is one of the type's own."""
         own = {name: value for name, value in mapping.items() if name not in keys_of(cls)}
-        return cls._if_right({**_attributes(cls, mapping), "keys": own}, problems)
+        return cls._checked({**_attributes(cls, mapping), "keys": own}, problems)
 
     @classmethod
     def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
@@ -390,36 +390,36 @@ class Config:
         return dataclasses.replace(self, **sections)  # type: ignore[arg-type]  # mappings as well
 
 
-def _build(given: Mapping[str, Any], secrets: bool, environ: Mapping[str, str]) -> dict[str, Any]:
+def _build(mapping: Mapping[str, Any], secrets: bool, environ: Mapping[str, str]) -> dict[str, Any]:
     """All sections, by name, or every problem at once."""
     problems = Problems()
-    problems.unknown(given, SECTIONS)
-    given = config_file.Environment(environ, problems, secrets).resolve(given)
-    sections: dict[str, Any] = {"vendors": _vendors(given.get("vendors", []), secrets, problems)}
+    problems.unknown(mapping, SECTIONS)
+    values = config_file.Environment(environ, problems, secrets).resolve(mapping)
+    sections: dict[str, Any] = {"vendors": _vendors(values.get("vendors", []), secrets, problems)}
     for name, section in SECTIONS.items():
         if name not in sections:
-            sections[name] = _section(section, given.get(name, {}), problems.under(name))
+            sections[name] = _section(section, values.get(name, {}), problems.under(name))
     problems.settle()
     sections["delivery"] = sections["delivery"].with_timeout_of(sections["mongodb"])
     return sections
 
 
-def _section(section: type[_Section], given: Any, problems: Problems) -> _Section | None:
-    """The section itself, or made out of a mapping; None when something is wrong with it."""
-    if isinstance(given, section):
-        return given
-    if isinstance(given, Mapping):
-        return section.from_mapping(given, problems)
+def _section(section: type[_Section], value: Any, problems: Problems) -> _Section | None:
+    """The section itself, or made from a mapping; None: something is wrong with it."""
+    if isinstance(value, section):
+        return value
+    if isinstance(value, Mapping):
+        return section.from_mapping(value, problems)
     problems.add("", "must be an object")
     return None
 
 
-def _vendors(given: Any, secrets: bool, problems: Problems) -> tuple[_Section | None, ...]:
-    if not isinstance(given, list):
+def _vendors(entries: Any, secrets: bool, problems: Problems) -> tuple[_Section | None, ...]:
+    if not isinstance(entries, list):
         problems.add("vendors", "must be a list")
         return ()
     vendors, places = [], dict[str, str]()
-    for i, entry in enumerate(given):
+    for i, entry in enumerate(entries):
         place = f"vendors[{i}]"
         here = problems.under(place)
         name = entry.get("name") if isinstance(entry, Mapping) else getattr(entry, "name", None)
@@ -440,7 +440,7 @@ def _without_empty(entry: Any) -> Any:
 
 
 def _check_needed(entry: Mapping[str, Any], problems: Problems) -> None:
-    """Who calls the vendor needs its own keys, and the address of one that has none."""
+    """To call a vendor takes its own keys, and a base_url where it has no usual one."""
     row = VENDOR_TYPES.get(str(entry.get("type")))
     for name in row.keys if row else ():
         problems.add(name, "must not be empty" if entry.get(name) == "" else None)

@@ -1,10 +1,8 @@
 """Whether a vendor can carry an e-mail, by the capacity of its type. No I/O, no clients.
 
-Decides: whether an e-mail need not be offered to a vendor at all. A vendor that cannot carry it is
-passed over without a call and without harm to its health; a producer, which has no credentials,
-refuses what nobody can carry.
-
-Tags and metadata never keep an e-mail from a vendor: see ``labels``.
+Decides: which vendors are not asked to send an e-mail, and why. A vendor that cannot carry it is
+skipped without a call and without harm to its health. A producer, which has no credentials, refuses
+an e-mail that no vendor can carry. Tags and metadata never keep one from a vendor (``labels``).
 
 Assumes: a type that is not in the table (a class of your own) can carry everything but forms beside
 text and HTML; its own ``can_carry`` may say more.
@@ -45,7 +43,7 @@ def capacity(type_: str, options: Mapping[str, Any] = _NO_OPTIONS) -> Capacity:
 
 
 def can_carry(type_: str, email: Email, options: Mapping[str, Any] = _NO_OPTIONS) -> str | None:
-    """None if vendors of this type can take the e-mail, else a short phrase that says why not."""
+    """None if vendors of this type can carry the e-mail, else a short phrase that says why not."""
     limit = capacity(type_, options)
     for check in _CHECKS:
         for problem in check(limit, email):
@@ -54,7 +52,7 @@ def can_carry(type_: str, email: Email, options: Mapping[str, Any] = _NO_OPTIONS
 
 
 def nobody_carries(vendors: Sequence[VendorConfig], email: Email) -> str | None:
-    """Why, vendor by vendor, none of them can carry it; None: one can, or none is configured."""
+    """Why no vendor can carry it, vendor by vendor; None: one can, or none is configured."""
     reasons = []
     for vendor in vendors:
         reason = can_carry(vendor.type, email, vendor.options)
@@ -72,13 +70,13 @@ def _numbers(limit: Capacity, email: Email) -> Iterator[str]:
     maxima = [bound for bound in (limit.recipients, *bounds.values()) if bound is not None]
     if not maxima or email.entries <= min(maxima):
         return
-    listed = email.unique_recipients(ignore_case=True)
-    counts = {field: len(people) for field, people in listed.items()}
+    recipients = email.unique_recipients(ignore_case=True)
+    counts = {field: len(people) for field, people in recipients.items()}
     if limit.recipients is not None and sum(counts.values()) > limit.recipients:
         yield f"more than {limit.recipients} recipients"
-    for field, most in bounds.items():
-        if most is not None and counts.get(field, 0) > most:
-            yield f"more than {most} {field} recipients"
+    for field, maximum in bounds.items():
+        if maximum is not None and counts.get(field, 0) > maximum:
+            yield f"more than {maximum} {field} recipients"
 
 
 def _people(limit: Capacity, email: Email) -> Iterator[str]:
@@ -91,9 +89,9 @@ def _people(limit: Capacity, email: Email) -> Iterator[str]:
         yield "non-ASCII mailbox"
     if not limit.quoted_mailboxes and any(map(_is_delicate, people)):
         yield "mailbox with punctuation in quotes"
-    most = limit.name_length
-    if most is not None and any(len(brevo_name(person.name)) > most for person in people):
-        yield f"a display name longer than {most}"
+    longest = limit.name_length
+    if longest is not None and any(len(brevo_name(person.name)) > longest for person in people):
+        yield f"a display name longer than {longest}"
     if (
         limit.sender_name_size is not None
         and len(email.from_.name.encode()) > limit.sender_name_size
@@ -107,7 +105,7 @@ def brevo_name(name: str) -> str:
 
 
 def _is_delicate(person: Address) -> bool:
-    """Whether a careless reader could take the mailbox for another one, or for several."""
+    """Whether a vendor that parses carelessly could see another mailbox in it, or several."""
     if not person.address.startswith('"'):
         return False
     return not _PUNCTUATION.isdisjoint(person.address.rpartition('"@')[0][1:])
@@ -167,9 +165,9 @@ def _files(limit: Capacity, email: Email) -> Iterator[str]:
         yield f"more than {limit.attachments} attachments"
     if limit.attachment_types and not limit.attachment_types.issuperset(map(bare_type, files)):
         yield "attachment of a type that is not taken"
-    most = limit.attachments_size
-    if most is not None and sum(len(file.content) for file in files) > most:
-        yield f"attachments larger than {most // 1_000_000} MB"
+    maximum = limit.attachments_size
+    if maximum is not None and sum(len(file.content) for file in files) > maximum:
+        yield f"attachments larger than {maximum // 1_000_000} MB"
 
 
 def _names(limit: Capacity, email: Email) -> Iterator[str]:
@@ -178,8 +176,8 @@ def _names(limit: Capacity, email: Email) -> Iterator[str]:
     if not files:
         return
     if limit.extensions is not None:
-        ends = {file.filename.rpartition(".")[2].lower() for file in files if "." in file.filename}
-        if not limit.extensions.issuperset(ends) or not all("." in f.filename for f in files):
+        extensions = {f.filename.rpartition(".")[2].lower() for f in files if "." in f.filename}
+        if not limit.extensions.issuperset(extensions) or not all("." in f.filename for f in files):
             yield "attachment with an extension that is not taken"
     if limit.names_tell_types and not all(map(_name_fits, files)):
         yield "attachment whose name contradicts its type"
@@ -196,8 +194,8 @@ def _charset(file: Attachment) -> str:
 
 def _name_fits(file: Attachment) -> bool:
     """A name of an unknown kind fits any type; one of another kind does not."""
-    fitting = types_of(file.filename)
-    return not fitting or bare_type(file) in fitting
+    types = types_of(file.filename)
+    return not types or bare_type(file) in types
 
 
 def bare_type(file: Attachment) -> str:
