@@ -19,11 +19,10 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-from mailqueue import Producer
+from mailqueue import EmailDict, Producer
 from mailqueue.config import is_production
 from mailqueue.errors import ConfigError, StoreUnavailable
 
@@ -31,7 +30,7 @@ PAGE = 500
 WIDTH = 40
 
 
-def letter(number: int) -> Mapping[str, Any]:
+def letter(number: int) -> EmailDict:
     """An e-mail to nobody."""
     return {
         "from": "Load Test <load-test@example.com>",

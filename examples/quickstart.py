@@ -29,7 +29,7 @@ from unicodedata import east_asian_width
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from mailqueue import EmailStatus, Producer
+from mailqueue import EmailDict, EmailStatus, Producer
 from mailqueue.devserver import devservers
 from mailqueue.private_server import HOST, ServerNotFound, dies_with_parent
 
@@ -40,7 +40,7 @@ SIGNALS = signal.SIGINT, signal.SIGTERM
 # The application ---------------------------------------------------------------------------------
 
 
-def batch() -> Iterator[Mapping[str, Any] | EmailMessage]:
+def batch() -> Iterator[EmailDict | EmailMessage]:
     """As an application has them: some as mappings, some as the standard library's EmailMessage."""
     shop = "Shop <shop@example.com>"
     yield {"from": shop, "to": ["ann@example.org"], "subject": "Your order", "text": "Thank you."}

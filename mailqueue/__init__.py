@@ -25,7 +25,7 @@ from mailqueue.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from mailqueue.message import Address, Alternative, Attachment, Email
+from mailqueue.message import Address, Alternative, Attachment, Email, EmailDict
 from mailqueue.producer import Producer
 from mailqueue.record import Status
 from mailqueue.status import AttemptStatus, EmailStatus
@@ -44,6 +44,7 @@ __all__ = [
     "ConfigError",
     "Consumer",
     "Email",
+    "EmailDict",
     "EmailStatus",
     "InvalidEmail",
     "LeaseLost",
@@ -57,10 +58,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """``Consumer`` is resolved when it is asked for: an application that sends need not load it."""
-    if name == "Consumer":
-        from mailqueue.consumer import Consumer
+if not TYPE_CHECKING:  # a type checker would believe that any name is there
 
-        return Consumer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """Import ``Consumer`` when it is asked for: an application that sends need not load it."""
+        if name == "Consumer":
+            from mailqueue.consumer import Consumer
+
+            return Consumer
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,14 +6,13 @@ Promises: no problem quotes a value.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from mailqueue.config_checks import Check, anything
-from mailqueue.errors import ConfigError
+from mailqueue.errors import ConfigError, did_you_mean
 
 _TYPES: Mapping[type, tuple[str, type | tuple[type, ...]]] = {
     str: ("a string", str),
@@ -80,8 +79,3 @@ class Problems(dict[str, str]):
         """Raise ConfigError if there is any."""
         if self:
             raise ConfigError([f"{path}: {problem}" for path, problem in self.items()])
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f', did you mean "{close[0]}"?' if close else ""

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mailqueue import config_checks as checks
-from mailqueue.config_keys import Key, Problems, did_you_mean
+from mailqueue.config_keys import Key, Problems
+from mailqueue.errors import did_you_mean
 
 MIB = 1024 * 1024
 

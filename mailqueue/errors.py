@@ -17,7 +17,8 @@ MongoDB transaction excepted, see ``Producer.send``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 
 class MailQueueError(Exception):
@@ -96,3 +97,9 @@ class LeaseLost(MailQueueError):
 
 class Unreadable(MailQueueError):
     """What is stored of an e-mail is damaged, so that it cannot be gone on with."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name; empty where no known one is like it."""
+    close = get_close_matches(name, known, 1)
+    return f', did you mean "{close[0]}"?' if close else ""

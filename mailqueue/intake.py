@@ -10,7 +10,7 @@ same idempotency key twice in one call is one e-mail.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
@@ -21,7 +21,7 @@ from bson import ObjectId
 from mailqueue import document, ids, message
 from mailqueue.config import Config
 from mailqueue.errors import InvalidEmail
-from mailqueue.message import Email
+from mailqueue.message import Email, EmailDict
 from mailqueue.record import PRIORITIES
 from mailqueue.vendors import limits
 
@@ -30,7 +30,7 @@ PAGE = 100
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)  # what is added to a time must fit, too
 _set = object.__setattr__  # of what is frozen once it is made
 
-Sendable = Email | Mapping[str, Any] | EmailMessage
+Sendable = Email | EmailDict | EmailMessage
 
 
 @dataclass(frozen=True, slots=True)

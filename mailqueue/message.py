@@ -19,13 +19,13 @@ and ``content_hash`` on every host. Chosen where the standards leave room:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from mailqueue import structured
-from mailqueue.errors import InvalidEmail
+from mailqueue.errors import InvalidEmail, did_you_mean
 from mailqueue.fields import READERS, RESERVED, SHOWN_KEY, file_mapping
 from mailqueue.headers import Address, header_text, mailboxes, unstructured
 from mailqueue.mime import Alternative, Attachment, write
@@ -36,16 +36,67 @@ if TYPE_CHECKING:  # annotations only; importing these would cost more than this
     from datetime import datetime
     from email.message import Message
 
-__all__ = ["RESERVED", "Address", "Alternative", "Attachment", "Email", "mime"]
+__all__ = ["RESERVED", "Address", "Alternative", "AlternativeDict", "Attachment", "AttachmentDict"]
+__all__ += ["Email", "EmailDict", "mime"]
 
 MAX_RECIPIENTS = 1000
 _ATTRIBUTE = {"from": "from_"}
 _set = object.__setattr__  # an Email is frozen once it is made
 
 
+Mailbox = str | Address | tuple[str | None, str]
+"""One address: text (``Ann <ann@example.org>``), an ``Address``, or a pair of name and address."""
+Mailboxes = Mailbox | Sequence[Mailbox]
+Octets = bytes | bytearray | memoryview
+
+
+class AttachmentDict(TypedDict, total=False):
+    """An ``Attachment`` as a mapping."""
+
+    content: Required[Octets]
+    filename: str | None
+    content_type: str | None
+    content_id: str | None
+
+
+class AlternativeDict(TypedDict):
+    """An ``Alternative`` as a mapping; text is kept as UTF-8."""
+
+    content: str | Octets
+    content_type: str
+
+
+_From = TypedDict("_From", {"from": Required[Mailbox]}, total=False)  # a word of Python
+
+
+class EmailDict(_From, total=False):
+    """The mapping that ``send()`` takes. A type checker finds a misspelt key in it.
+
+    What is None counts as absent. A mapping whose keys a type checker cannot know (JSON of others,
+    say) is made an e-mail by ``Email.from_mapping``.
+    """
+
+    to: Mailboxes | None
+    cc: Mailboxes | None
+    bcc: Mailboxes | None
+    reply_to: Mailboxes | None
+    subject: str | None
+    text: str | None
+    html: str | None
+    alternatives: Sequence[Alternative | AlternativeDict] | None
+    headers: Mapping[str, str] | None
+    attachments: Sequence[Attachment | AttachmentDict] | None
+    tags: str | Sequence[str] | None
+    metadata: Mapping[str, str | float | bool] | None
+    vendor_options: Mapping[str, Mapping[str, Any]] | None
+
+
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Email:
-    """A valid e-mail. ``from`` may be given as ``from_`` or as ``**{"from": ...}``."""
+    """A valid e-mail. Raises ``InvalidEmail``, which names the field.
+
+    ``message_id`` may as well stand among the headers; each attempt hands it to the vendor.
+    """
 
     from_: Address
     to: tuple[Address, ...]
@@ -66,20 +117,47 @@ class Email:
     def __init__(
         self,
         *,
-        from_: str | Address | tuple[str, str] | None = None,
+        from_: Mailbox,
+        to: Mailboxes | None = None,
+        cc: Mailboxes | None = None,
+        bcc: Mailboxes | None = None,
+        reply_to: Mailboxes | None = None,
+        subject: str | None = None,
+        text: str | None = None,
+        html: str | None = None,
+        alternatives: Sequence[Alternative | AlternativeDict] | None = None,
+        headers: Mapping[str, str] | None = None,
         message_id: str | None = None,
-        **given: Any,
+        attachments: Sequence[Attachment | AttachmentDict] | None = None,
+        tags: str | Sequence[str] | None = None,
+        metadata: Mapping[str, str | float | bool] | None = None,
+        vendor_options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        if from_ is not None and given.setdefault("from", from_) is not from_:
-            raise InvalidEmail("from", "given twice, as from and as from_")
         if message_id is not None:
-            given["headers"] = {**(given.get("headers") or {}), MESSAGE_ID: message_id}
-        self._read(given)
+            headers = {**(headers or {}), MESSAGE_ID: message_id}
+        fields: EmailDict = {
+            "from": from_,
+            "to": to,
+            "cc": cc,
+            "bcc": bcc,
+            "reply_to": reply_to,
+            "subject": subject,
+            "text": text,
+            "html": html,
+            "alternatives": alternatives,
+            "headers": headers,
+            "attachments": attachments,
+            "tags": tags,
+            "metadata": metadata,
+            "vendor_options": vendor_options,
+        }
+        self._read(fields)
 
     def _read(self, given: Mapping[Any, Any]) -> None:
         for key in given.keys() - READERS.keys():
-            shown = isinstance(key, str) and key != "from_" and SHOWN_KEY.fullmatch(key)
-            raise InvalidEmail(key if shown else "email", "unknown key")
+            if not isinstance(key, str) or not SHOWN_KEY.fullmatch(key):
+                raise InvalidEmail("email", "unknown key")
+            raise InvalidEmail(key, "unknown key" + did_you_mean(key, READERS))
         for field, reader in READERS.items():
             _set(self, _ATTRIBUTE.get(field, field), reader(given.get(field), field))
         _take_message_id(self)
@@ -92,7 +170,7 @@ class Email:
         return f"Email({len(self.recipients)} recipients, {len(self.attachments)} attachments)"
 
     @classmethod
-    def of(cls, email: Email | Mapping[str, Any] | Message[Any, Any]) -> Email:
+    def of(cls, email: Email | EmailDict | Message[Any, Any]) -> Email:
         """Whatever ``send()`` takes."""
         if isinstance(email, Email):
             return email
@@ -100,7 +178,7 @@ class Email:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Email:
-        """From the keys that ``send()`` takes."""
+        """From the keys of ``EmailDict``, whatever a type checker knows of the mapping."""
         email = object.__new__(cls)
         email._read(mapping)
         return email

@@ -129,4 +129,4 @@ def emails(draw: st.DrawFn) -> Email:
     fields["attachments"] = draw(st.lists(files(), max_size=2))
     fields["tags"] = draw(st.lists(texts(min_size=1), max_size=3))
     fields["metadata"] = draw(st.dictionaries(keys(), texts(), max_size=3))
-    return Email(**fields)
+    return Email.from_mapping(fields)

@@ -22,6 +22,7 @@ from pymongo.collection import Collection
 
 from mailqueue import Producer
 from mailqueue.config import Config
+from mailqueue.message import EmailDict
 from mailqueue.status import EmailStatus
 from mailqueue.tube import depth
 from tests.vendor_servers import HttpServer, Received, Reply, SmtpServer, Wire
@@ -213,7 +214,7 @@ class Stage:
             yield it
 
 
-def letter(number: int) -> Document:
+def letter(number: int) -> EmailDict:
     """An e-mail that every vendor can carry."""
     return {
         "from": "Ann <ann@example.com>",

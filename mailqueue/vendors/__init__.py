@@ -41,12 +41,14 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """The names for authors of vendors, imported when they are asked for."""
-    for module, names in _PLACES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would believe that any name is there
+
+    def __getattr__(name: str) -> Any:
+        """The names for authors of vendors, imported when they are asked for."""
+        for module, names in _PLACES.items():
+            if name in names:
+                return getattr(import_module(module), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(config: VendorConfig, *, simulated: bool) -> Vendor:

@@ -16,7 +16,7 @@ MIB = 2**20
 
 def _email(**fields: Any) -> Email:
     given = {"from": "a@example.org", "to": ["b@example.org"], "subject": "s", "text": "t"}
-    return Email(**{**given, **fields})
+    return Email.from_mapping({**given, **fields})
 
 
 def _many(count: int) -> list[str]:

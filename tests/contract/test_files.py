@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from mailqueue.message import Email
+from mailqueue.message import Attachment, Email
 from tests.contract.case import Case
 from tests.contract.cases import CASES
 from tests.contract.conftest import Attempts, Vendors
 from tests.vendor_servers import HttpServer
 
 INVITE = 'text/calendar; method=REQUEST; charset="utf-8"'
-FILE: dict[str, Any] = {"filename": "invite.ics", "content": b"BEGIN", "content_type": INVITE}
+FILE = Attachment("invite.ics", b"BEGIN", INVITE)
 
 BARE = {"sendgrid", "mailjet"}  # the one refuses parameters, the other adds its own
 BY_NAME = {"brevo", "mailersend"}

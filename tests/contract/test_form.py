@@ -38,7 +38,7 @@ def _fields(body: bytes, content_type: str) -> list[tuple[str, bytes, EmailMessa
 
 def _build(vendor: Vendors, attempt: Attempts, **fields: Any) -> Request:
     made = vendor("mailgun", base_url="http://127.0.0.1:1", keys=CASE.keys)
-    request: Request = made.build(Email(**{**PLAIN, **fields}), attempt())
+    request: Request = made.build(Email.from_mapping({**PLAIN, **fields}), attempt())
     return request
 
 

@@ -101,7 +101,7 @@ PLAIN: tuple[dict[str, Any], ...] = (  # what an e-mail has instead of what a ve
 def carried(vendor: Vendor, email: Email) -> Email:
     """The e-mail without what this vendor would be passed over for."""
     while (reason := vendor.can_carry(email)) is not None:
-        simpler = (Email(**{**email.to_mapping(), **plain}) for plain in PLAIN)
+        simpler = (Email.from_mapping({**email.to_mapping(), **plain}) for plain in PLAIN)
         email = next(found for found in simpler if vendor.can_carry(found) != reason)
     return email
 

@@ -100,7 +100,7 @@ def test_everything_that_an_email_holds_arrives(
 
 
 def _narrowed(rich: Email, case: Case) -> Email:
-    return Email(**{**rich.to_mapping(), **case.narrowed})
+    return Email.from_mapping({**rich.to_mapping(), **case.narrowed})
 
 
 def _expected(email: Email, case: Case, vendor: HttpVendor) -> Carried:
@@ -167,9 +167,9 @@ def test_vendor_options_of_the_config_and_of_the_email_reach_the_request(
     extra, seen = case.extra
     server = serve(case.accepted)
     make(case, server.url, options={**extra, "simulated_delay": 9}).send(plain, attempt())
-    own = Email(**{**plain.to_mapping(), "vendor_options": {"first": extra}})
+    own = Email.from_mapping({**plain.to_mapping(), "vendor_options": {"first": extra}})
     make(case, server.url).send(own, attempt())
-    other = Email(**{**plain.to_mapping(), "vendor_options": {"second": extra}})
+    other = Email.from_mapping({**plain.to_mapping(), "vendor_options": {"second": extra}})
     make(case, server.url).send(other, attempt())
     assert [seen(request) for request in server.requests] == [True, True, False]
     assert b"simulated_delay" not in server.requests[0].body
@@ -245,7 +245,7 @@ def test_every_row_of_the_vendors_table(
     case: Case, row: Row, serve: Serve, make: Make, attempt: Attempts, plain: Email
 ) -> None:
     server = serve(row.reply)
-    email = Email(**{**plain.to_mapping(), **row.email})
+    email = Email.from_mapping({**plain.to_mapping(), **row.email})
     options = {**row.options, **(case.sandbox_options if row.sandbox else {})}
     result = make(case, server.url, sandbox=row.sandbox, options=options).send(email, attempt())
     assert result.outcome is row.outcome

@@ -34,7 +34,7 @@ PLAIN = {
 
 
 def _email(**fields: Any) -> Email:
-    return Email(**{**PLAIN, **fields})
+    return Email.from_mapping({**PLAIN, **fields})
 
 
 ODD = [

@@ -103,7 +103,9 @@ def test_postmark_is_asked_for_our_id_in_the_metadata_of_its_message_stream(
     serve: Any, vendor: Vendors, attempt: Attempts, plain: Email
 ) -> None:
     server = serve(_json(FOUND["postmark"]))
-    own = Email(**{**plain.to_mapping(), "vendor_options": {"first": {"MessageStream": "news"}}})
+    own = Email.from_mapping(
+        {**plain.to_mapping(), "vendor_options": {"first": {"MessageStream": "news"}}}
+    )
     keys = {**postmark.CASE.keys, "message_stream": "mails"}
     for email, given in ((plain, postmark.CASE.keys), (plain, keys), (own, keys)):
         _ask(postmark.CASE, server.url, email, vendor, attempt, keys=given)

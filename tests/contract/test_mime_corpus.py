@@ -100,7 +100,7 @@ def test_what_goes_out_as_mime_reads_back_as_the_very_same(
     name: str, octets_of: Callable[[Email], bytes]
 ) -> None:
     given = {"from": "ann@example.org", "to": ["bob@example.org"], "subject": "S", "text": "T\n"}
-    email = Email(**{**given, **CORPUS[name]})
+    email = Email.from_mapping({**given, **CORPUS[name]})
     octets = octets_of(email)
     lines = octets.split(b"\r\n")
     assert max(map(len, lines)) <= 998

@@ -24,7 +24,7 @@ each_vendor = pytest.mark.parametrize("case", CASES, ids=[case.type for case in 
 
 
 def _email(**people: list[str]) -> Email:
-    return Email(**{**LONG, "html": "<p>A long enough text</p>", **people})
+    return Email.from_mapping({**LONG, "html": "<p>A long enough text</p>", **people})
 
 
 TWICE = _email(

@@ -42,7 +42,7 @@ def tags(made: Ses, email: Email, attempt: Attempts) -> dict[str, str]:
 
 
 def changed(email: Email, **fields: Any) -> Email:
-    return Email(**{**email.to_mapping(), **fields})
+    return Email.from_mapping({**email.to_mapping(), **fields})
 
 
 def test_plain_words_are_email_tags_as_they_are(

@@ -105,7 +105,7 @@ def test_lines_that_begin_with_a_dot_arrive_as_they_were(
     serve: Serve, make: Make, attempt: Attempts, plain: Email
 ) -> None:
     server = serve()
-    dots = Email(**{**plain.to_mapping(), "text": ".\r\n..\r\n.x\r\nend"})
+    dots = Email.from_mapping({**plain.to_mapping(), "text": ".\r\n..\r\n.x\r\nend"})
     assert make(server.port).send(dots, attempt()).outcome is Outcome.ACCEPTED
     assert server.letters[0].message.get_content().splitlines() == [".", "..", ".x", "end"]
 
@@ -163,7 +163,7 @@ def test_a_header_that_could_inject_another_is_refused_before_anything_is_sent(
 def test_a_non_ascii_mailbox_needs_a_server_that_offers_smtputf8(
     serve: Serve, make: Make, attempt: Attempts, plain: Email
 ) -> None:
-    unicode = Email(**{**plain.to_mapping(), "to": ["dörte@example.net"]})
+    unicode = Email.from_mapping({**plain.to_mapping(), "to": ["dörte@example.net"]})
     server = serve()
     vendor = make(server.port)
     assert vendor.can_carry(unicode) is None
@@ -463,7 +463,7 @@ def test_a_deadline_that_has_passed_sends_nothing(
 @pytest.fixture
 def three(plain: Email) -> Email:
     to = ["good@example.net", "gone@example.net", "later@example.net"]
-    return Email(**{**plain.to_mapping(), "to": to})
+    return Email.from_mapping({**plain.to_mapping(), "to": to})
 
 
 def test_recipients_that_the_server_does_not_take_are_told_apart(
@@ -668,6 +668,6 @@ def test_a_mailbox_whose_domain_is_spelled_in_two_ways_gets_one_copy(
 ) -> None:
     server = serve()
     to = ["bob@bücher.example", "bob@xn--bcher-kva.example", "bob@BÜCHER.example"]
-    result = make(server.port).send(Email(**{**plain.to_mapping(), "to": to}), attempt())
+    result = make(server.port).send(Email.from_mapping({**plain.to_mapping(), "to": to}), attempt())
     assert result.outcome is Outcome.ACCEPTED
     assert server.letters[0].recipients == ["bob@xn--bcher-kva.example"]

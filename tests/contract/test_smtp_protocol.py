@@ -431,6 +431,6 @@ def test_a_refusal_before_the_message_is_through_is_an_answer(
         return None
 
     server = stack.enter_context(ScriptedSmtp(answer))
-    large = Email(**{**plain.to_mapping(), "text": "x\n" * 5_000_000})
+    large = Email.from_mapping({**plain.to_mapping(), "text": "x\n" * 5_000_000})
     result = make(server.port).send(large, attempt())
     assert (result.outcome, result.code) == (Outcome.UNSUITABLE, "smtp-552")

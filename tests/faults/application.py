@@ -39,6 +39,7 @@ from typing import Any
 from mailqueue import Producer, calls
 from mailqueue.errors import StoreUnavailable
 from mailqueue.logs import Formatter
+from mailqueue.message import EmailDict
 from tests.faults.victims import Schedule
 from tests.interrupts import (
     KINDS,
@@ -64,7 +65,7 @@ CRASHED = "crashed"
 Document = dict[str, Any]
 
 
-def letter(label: str) -> Document:
+def letter(label: str) -> EmailDict:
     return {
         "from": f"Ann {MARKER} <ann.{MARKER}@example.com>",
         "to": [f"Bob {MARKER} <{label}.{MARKER}@example.org>"],

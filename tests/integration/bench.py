@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from pymongo.errors import AutoReconnect
 from mailqueue.config import Config, VendorConfig
 from mailqueue.document import SIMULATED
 from mailqueue.health import HealthBoard
-from mailqueue.message import Email
+from mailqueue.message import Email, EmailDict
 from mailqueue.record import Outcome, SendResult
 from mailqueue.routing import Routing
 from mailqueue.store import Store
@@ -26,16 +26,16 @@ from mailqueue.worker import Worker
 
 Document = dict[str, Any]
 
-MAIL: Mapping[str, Any] = {
+MAIL: EmailDict = {
     "from": "Ann <ann@example.com>",
     "to": ["bob@example.org"],
     "subject": "Hi",
     "text": "Hello",
 }
-OTHER_MAIL = {**MAIL, "subject": "Something else"}
+OTHER_MAIL: EmailDict = {**MAIL, "subject": "Something else"}
 
 
-def mails(n: int) -> list[Mapping[str, Any]]:
+def mails(n: int) -> list[EmailDict]:
     return [{**MAIL, "subject": f"Number {i}"} for i in range(n)]
 
 

@@ -20,6 +20,7 @@ from mailqueue.config import Config
 from mailqueue.devserver import DevServers
 from mailqueue.document import SIMULATED
 from mailqueue.errors import StoreUnavailable
+from mailqueue.message import EmailDict
 from mailqueue.producer import LARGE, Producer
 from mailqueue.record import Decision, Status
 from mailqueue.store import Store
@@ -198,10 +199,10 @@ def test_a_small_email_does_not_wait_behind_a_large_one(
 
 def test_large_emails_are_stored_a_few_to_a_write(config: Config) -> None:
     heard = Heard()
-    text = "x" * (6 * 2**20)
+    large: EmailDict = {**MAIL, "text": "x" * (6 * 2**20)}
     with client_of(config, event_listeners=[heard]) as client:
         with Producer(config, client=client) as producer:
-            ids = producer.send_many([{**MAIL, "text": text}] * 5 + [MAIL] * 3)
+            ids = producer.send_many([large] * 5 + [MAIL] * 3)
         stored = client[config.mongodb.database][config.mongodb.collection]
         assert set(stored.distinct("_id")) == set(object_ids(ids))
     assert [len(command["documents"]) for command in heard.named("insert")] == [2, 2, 4]

@@ -23,6 +23,7 @@ from mailqueue.consumer import Consumer
 from mailqueue.devserver import Beanstalkd, Mongod
 from mailqueue.health import HealthBoard
 from mailqueue.interventions import Verb
+from mailqueue.message import Attachment
 from mailqueue.producer import Producer
 from mailqueue.record import Closing
 from mailqueue.store import Store
@@ -300,7 +301,7 @@ def test_show_tells_who_holds_the_lease(console: Console, shelf: Shelf) -> None:
 def test_show_with_content_shows_it_without_letting_it_play_tricks(
     console: Console, producer: Producer
 ) -> None:
-    attachment = {"filename": "a.txt", "content": b"abc", "content_type": "text/plain"}
+    attachment = Attachment("a.txt", b"abc", "text/plain")
     text = "one\n\x1b[2Jtwo"
     email_id = producer.send({**letter(7), "text": text, "attachments": [attachment]})
     said = console("show", email_id, "--content")

@@ -11,6 +11,7 @@ import pytest
 from mailqueue.config import VendorConfig
 from mailqueue.consumer import Consumer
 from mailqueue.errors import ConfigError
+from mailqueue.message import EmailDict
 from mailqueue.vendors import load
 from tests.stage import Stage, letter
 from tests.vendor_servers import HttpServer, Reply
@@ -55,7 +56,7 @@ def test_what_it_says_that_it_cannot_carry_goes_through_another(
     other = stage.vendor("other")
     with HttpServer(TAKEN) as pigeons:
         entry["base_url"] = pigeons.url
-        longs = [{**letter(n), "text": "x" * 101} for n in range(4)]
+        longs: list[EmailDict] = [{**letter(n), "text": "x" * 101} for n in range(4)]
         ids = stage.producer.send_many(longs)
         assert Consumer(stage.config, burst=True).run() == 0
     assert sorted(other.calls) == sorted(ids)

@@ -21,6 +21,7 @@ from mailqueue import tube
 from mailqueue.announcer import Announcer
 from mailqueue.cli import main
 from mailqueue.config import Config
+from mailqueue.message import EmailDict
 from mailqueue.producer import Producer
 from mailqueue.store import Store
 from mailqueue.transitions import Aside
@@ -30,7 +31,7 @@ from tests.integration.bench import MAIL, Bench, Document, object_ids
 from tests.logged import event
 
 PAST = datetime(2026, 1, 1, tzinfo=UTC)
-FULL_MAIL = {
+FULL_MAIL: EmailDict = {
     **MAIL,
     "cc": ["cc@example.org"],
     "reply_to": ["Re <re@example.org>"],

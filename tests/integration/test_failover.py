@@ -22,6 +22,7 @@ import pytest
 from bson import ObjectId
 
 from mailqueue.consumer import Consumer
+from mailqueue.message import EmailDict
 from mailqueue.routing import REFUSALS_IN_A_ROW, Routing
 from mailqueue.store import Store
 from tests.logged import event
@@ -585,7 +586,7 @@ def test_only_the_recipient_that_was_put_off_is_sent_to_later(stage: Stage) -> N
     assert stage.status(email_id).refused == ()
 
 
-def to_three(special: str) -> dict[str, Any]:
+def to_three(special: str) -> EmailDict:
     return {**letter(0), "to": ["bob@example.org", special, "carol@example.org"]}
 
 

@@ -124,10 +124,11 @@ def test_a_mapping_an_email_and_an_email_message_are_stored_alike(
     producer: Producer, emails: Collection[Document]
 ) -> None:
     message = EmailMessage()
-    message["From"], message["To"], message["Subject"] = MAIL["from"], MAIL["to"][0], "Hi"
+    message["From"], message["To"] = "Ann <ann@example.com>", "bob@example.org"
+    message["Subject"] = "Hi"
     message.set_content("Hello", cte="8bit")
     message.set_payload("Hello")
-    producer.send_many([MAIL, Email(**MAIL), message])
+    producer.send_many([MAIL, Email.from_mapping(MAIL), message])
     assert len(emails.distinct("content_hash")) == 1
 
 

@@ -13,7 +13,7 @@ from pymongo.collection import Collection
 from mailqueue import audit, ledger, tube
 from mailqueue.config import Config
 from mailqueue.document import Stored
-from mailqueue.message import Email
+from mailqueue.message import Email, EmailDict
 from mailqueue.producer import Producer
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.answers import storable
@@ -181,7 +181,7 @@ def test_an_email_of_the_largest_size_with_the_fullest_ledger_fits(
     attempts that say as much as they can, a late yes beside them, and yet one more attempt.
     """
     people = [address(n) for n in range(1000)]
-    mail = {**MAIL, "to": people, "text": ""}
+    mail: EmailDict = {**MAIL, "to": people, "text": ""}
     mail["text"] = "x" * (config.limits.max_size - Email.from_mapping(mail).size())
     email_id = ObjectId(producer.send(mail))
     said = storable(

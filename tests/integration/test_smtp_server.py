@@ -84,7 +84,7 @@ def email(**fields: Any) -> Email:
         "to": ["bob@example.net"],
         "text": "Hello\n",
     }
-    return Email(**{**given, **fields})
+    return Email.from_mapping({**given, **fields})
 
 
 def attempt() -> Attempt:

@@ -48,7 +48,7 @@ def forgetful(config: Config) -> Iterator[LosesReplies]:
 
 def stored(store: Store, n: int = 1, **fields: Any) -> list[ObjectId]:
     """E-mails as the producer stores them, but for ``fields``."""
-    email = Email(**MAIL)
+    email = Email.from_mapping(MAIL)
     made = [
         document.new(
             email.to_mapping(),

@@ -9,6 +9,76 @@ from pathlib import Path
 from textwrap import dedent
 
 PROGRAMS = {
+    "email_right": """
+        import json
+        from email.message import EmailMessage
+        from typing import Any
+        from mailqueue import Address, Attachment, Email, EmailDict, Producer
+
+        def application(producer: Producer, unknown: dict[str, Any], people: list[str]) -> None:
+            mail: EmailDict = {"from": ("Ann", "ann@example.com"), "to": people, "text": "Hello"}
+            mail["cc"] = ["b@example.org", Address("C", "c@example.org"), ("D", "d@example.org")]
+            pairs = [("Bob", "bob@example.org")]
+            several: list[EmailDict] = [{**mail, "to": pairs, "html": None} for _ in range(3)]
+            made = Email(from_="ann@example.com", to=pairs, bcc=people, metadata={"n": 1})
+            producer.send(mail, priority="high")
+            producer.send(
+                {
+                    "from": "ann@example.com",
+                    "to": ("Bob", "bob@example.org"),
+                    "subject": "Your order",
+                    "html": "<p>Hello</p>",
+                    "alternatives": [{"content": "BEGIN", "content_type": "text/calendar"}],
+                    "attachments": [{"content": b"abc"}, Attachment("a.txt", b"abc")],
+                    "headers": {"X-A": "b"},
+                    "tags": ["a"],
+                    "metadata": {"order": 7, "paid": True},
+                    "vendor_options": {"sendgrid": {"asm": {"group_id": 1}}},
+                }
+            )
+            producer.send_many(several)
+            producer.send_many([mail, made, EmailMessage(), {**mail, "subject": "Hi"}])
+            producer.send(json.loads("{}"))
+            producer.send(Email.from_mapping(unknown))
+    """,
+    "email_wrong": """
+        from typing import Any
+        from mailqueue import Email, EmailDict, Producer
+        from mailqueue import EmialDict  # wrong
+
+        def application(producer: Producer, unknown: dict[str, Any]) -> None:
+            mail: EmailDict = {"from": "ann@example.com", "to": "b@example.org", "txt": ""}  # wrong
+            mail["sbject"] = "Hi"  # wrong
+            producer.send({"from": "ann@example.com", "to": "b@example.org", "txt": ""})  # wrong
+            producer.send({"from": "ann@example.com", "to": 7, "text": ""})  # wrong
+            producer.send({"to": "b@example.org", "text": ""})  # wrong
+            producer.send({**mail, "attachments": [{"content": "abc"}]})  # wrong
+            producer.send({**mail, "attachments": [{"contents": b"abc"}]})  # wrong
+            producer.send_many([mail, {**mail, "sbject": "Hi"}])  # wrong
+            producer.send(unknown)  # wrong
+            Email(from_="ann@example.com", to="b@example.org", sbject="Hi")  # wrong
+            Email(from_="ann@example.com", to=7)  # wrong
+            Email(from_="ann@example.com", headers="X-A: b")  # wrong
+            Email(to="b@example.org", text="")  # wrong
+    """,
+    "vendor_right": """
+        from mailqueue import Email
+        from mailqueue.vendors import Answer, Attempt, HttpVendor, Outcome, Request, SendResult
+
+        class Pigeon(HttpVendor):
+            def build(self, email: Email, attempt: Attempt) -> Request:
+                return Request("/flights", (email.text or "").encode(), {})
+
+            def parse(self, answer: Answer, email: Email) -> SendResult:
+                return SendResult(outcome=Outcome.ACCEPTED, code=str(answer.status))
+    """,
+    "vendor_wrong": """
+        from mailqueue.vendors import Httpvendor  # wrong
+        from mailqueue.vendors import Outcome, SendResult
+
+        SendResult(outcome="accepted")  # wrong
+        SendResult(outcome=Outcome.ACEPTED)  # wrong
+    """,
     "config_right": """
         import json
         from mailqueue import Config

@@ -10,6 +10,7 @@ import pytest
 from mailqueue import rotation
 from mailqueue.consumer import Consumer
 from mailqueue.errors import ConfigError
+from mailqueue.message import EmailDict
 from mailqueue.producer import Producer
 from mailqueue.record import Outcome, SendResult
 from mailqueue.rotation import choose
@@ -26,7 +27,7 @@ def wild(stage: Stage, kind: str = "Wild") -> None:
 
 def sent(stage: Stage, *subjects: str) -> dict[str, Document]:
     """The documents of such e-mails after a consumer has done all that is due."""
-    mails = [{**letter(n), "subject": subject} for n, subject in enumerate(subjects)]
+    mails: list[EmailDict] = [{**letter(n), "subject": s} for n, s in enumerate(subjects)]
     ids = stage.producer.send_many(mails)
     assert Consumer(stage.config, burst=True).run() == 0
     return {subject: stage.document(one) for subject, one in zip(subjects, ids, strict=True)}

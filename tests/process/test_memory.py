@@ -6,10 +6,10 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from mailqueue.message import Attachment, EmailDict
 from tests.process.conftest import Consumers
 from tests.stage import Stage, letter
 from tests.waiting import wait_until
@@ -17,8 +17,8 @@ from tests.waiting import wait_until
 MIB = 2**20
 
 
-def large(n: int, size: int = 3 * MIB) -> dict[str, Any]:
-    file = {"filename": "a.bin", "content": os.urandom(size), "content_type": "application/zip"}
+def large(n: int, size: int = 3 * MIB) -> EmailDict:
+    file = Attachment("a.bin", os.urandom(size), "application/zip")
     return {**letter(n), "subject": "Large", "attachments": [file]}
 
 

@@ -21,7 +21,7 @@ from mailqueue.consumer import Consumer
 from mailqueue.document import Stored
 from mailqueue.errors import ConfigError, InvalidEmail, MailQueueError, StoreUnavailable
 from mailqueue.logs import Formatter
-from mailqueue.message import Email
+from mailqueue.message import Email, EmailDict
 from mailqueue.producer import Producer
 from mailqueue.record import Outcome, SendResult, Status
 from mailqueue.vendors.base import Attempt
@@ -29,7 +29,7 @@ from tests.stage import CountingVendor, Stage
 from tests.vendor_servers import Received, Reply, ScriptedSmtp, Wire
 
 PLANTED = "planted"
-EMAIL: dict[str, Any] = {
+EMAIL: EmailDict = {
     "from": "Planted Sender <planted-sender@example.com>",
     "to": ["Planted Reader <planted-reader@planted.example.org>", "planted-2@example.org"],
     "cc": ["planted-copy@planted.example.org"],
@@ -167,8 +167,9 @@ def test_an_invalid_email_does_not_quote_what_it_was_given(field: str, config: C
         "attachments": [{"filename": "planted.txt", "content": "planted"}],
     }
     value = bad.get(field, "planted\n <planted@planted@example.org>")
+    mail: Any = {**EMAIL, field: value}
     with Producer(config) as producer:
-        words = trouble(lambda: producer.send({**EMAIL, field: value}), InvalidEmail)
+        words = trouble(lambda: producer.send(mail), InvalidEmail)
     assert PLANTED not in words.replace("planted key", "" if field == "metadata" else "planted key")
 
 

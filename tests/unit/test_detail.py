@@ -40,7 +40,7 @@ def email(**fields: Any) -> Email:
         "html": HTML,
         "metadata": {"order": "M-17"},
     }
-    return Email(**{**given, **fields})
+    return Email.from_mapping({**given, **fields})
 
 
 def told(said: str, **fields: Any) -> str:

@@ -51,6 +51,10 @@ def test_the_hosts_own_lists_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(mimetypes, "init", fail)
     monkeypatch.setattr(mimetypes.MimeTypes, "guess_type", fail)
-    file = {"filename": "a.docx", "content": b""}
-    whole = Email(from_="a@x.org", to="b@x.org", text="", attachments=[file])
+    whole = Email(
+        from_="a@x.org",
+        to="b@x.org",
+        text="",
+        attachments=[{"filename": "a.docx", "content": b""}],
+    )
     assert whole.attachments[0].content_type.endswith("document")

@@ -12,9 +12,9 @@ from mailqueue.config import Config
 from mailqueue.document import PRODUCTION
 from mailqueue.errors import InvalidEmail
 from mailqueue.intake import LATEST, PAGE, Intake, Terms
-from mailqueue.message import Email
+from mailqueue.message import Email, EmailDict
 
-MAIL: dict[str, Any] = {
+MAIL: EmailDict = {
     "from": "ann@example.com",
     "to": ["bob@example.org"],
     "subject": "Hello",
@@ -31,7 +31,7 @@ def intake() -> Intake:
     )
 
 
-def mail_of(size: int) -> dict[str, Any]:
+def mail_of(size: int) -> EmailDict:
     """An e-mail of so many bytes in MongoDB."""
     return MAIL | {"text": "x" * (size - Email.from_mapping(MAIL | {"text": ""}).size())}
 
@@ -61,7 +61,7 @@ def test_of_emails_made_together_each_gets_its_document_or_its_refusal(intake: I
 
 @pytest.mark.parametrize("bad", [{"to": []}, mail_of(MOST + 1)])
 def test_the_position_of_a_refused_email_is_told_on_whatever_page(
-    intake: Intake, bad: dict[str, Any]
+    intake: Intake, bad: EmailDict
 ) -> None:
     with pytest.raises(InvalidEmail) as caught:
         intake.all_good(intake.read_all([*[MAIL] * PAGE, MAIL, MAIL | bad], Terms(), None))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from collections import UserString
 from dataclasses import replace
 from email.utils import formataddr
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 from unittest.mock import Mock
 
 import bson
 import pytest
 
 from mailqueue.errors import InvalidEmail
+from mailqueue.fields import READERS
 from mailqueue.headers import unsafe
-from mailqueue.message import Address, Attachment, Email
+from mailqueue.message import Address, Attachment, Email, EmailDict
 
 MINIMAL: dict[str, Any] = {
     "from": "Ann <ann@example.com>",
@@ -73,10 +75,25 @@ def test_a_document_gives_an_equal_email_without_validation(mapping: dict[str, A
 
 def test_an_email_can_be_built_by_keywords_and_changed_by_replace() -> None:
     built = Email(from_="Ann <ann@example.com>", to="bob@example.org", text="Hello")
-    assert built == email() == Email.of(built) == Email.of(MINIMAL) == Email(**MINIMAL)
+    assert built == email() == Email.of(built)
     assert replace(built, from_=Address("", "x@example.com")).from_.address == "x@example.com"
-    with pytest.raises(InvalidEmail, match="given twice"):
-        Email(from_="a@example.com", **MINIMAL)
+
+
+def test_every_key_of_the_mapping_is_a_named_parameter_of_the_same_type() -> None:
+    keys, hints = get_type_hints(EmailDict), get_type_hints(Email.__init__)
+    parameters = {name.rstrip("_"): hints[name] for name in inspect.signature(Email).parameters}
+    assert parameters.pop("message_id") == str | None  # in a mapping it is one of the headers
+    assert parameters == keys
+    assert keys.keys() == READERS.keys()
+
+
+@pytest.mark.parametrize(
+    "key, hint",
+    [("sbject", ', did you mean "subject"?'), ("from_", ', did you mean "from"?'), ("colour", "")],
+)
+def test_an_unknown_key_is_named_with_the_one_that_was_probably_meant(key: str, hint: str) -> None:
+    error = refused(**{key: "a@x.org"})
+    assert (error.field, error.problem) == (key, f"unknown key{hint}")
 
 
 def test_representations_show_no_personal_data() -> None:
@@ -153,7 +170,7 @@ def test_recipients_are_unique_by_mailbox_and_in_order() -> None:
         ({"attachments": [{"content": b"", "filename": 7}]}, "attachments[0].filename"),
         ({"unknown": 1}, "unknown"),
         ({"ann@x.org": 1}, "email"),
-        ({"from_": "a@x.org"}, "email"),
+        ({"from_": "a@x.org"}, "from_"),
         ({7: 1}, "email"),
     ],
 )
