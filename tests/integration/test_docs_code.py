@@ -21,6 +21,7 @@ from pymongo.collection import Collection
 from mailqueue import cli
 from mailqueue.consumer import Consumer
 from mailqueue.errors import InvalidEmail
+from mailqueue.message import Address, Email
 
 REPO = Path(__file__).parents[2]
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
@@ -67,7 +68,17 @@ def test_every_block_is_of_a_kind_that_some_test_knows() -> None:
 
 
 def test_every_python_block_says_which_test_runs_it() -> None:
-    assert [block["name"] for block in BLOCKS if block["kind"] == "python"] == ["producer"]
+    assert [block["name"] for block in BLOCKS if block["kind"] == "python"] == [
+        "producer",
+        "mapping",
+    ]
+
+
+def test_the_mapping_with_its_type_is_a_legal_email() -> None:
+    (block,) = [block for block in BLOCKS if block["name"] == "mapping"]
+    names: dict[str, Any] = {}
+    exec(block["code"], names)
+    assert Email.of(names["email"]).recipients == (Address("Bob", "bob@example.org"),)
 
 
 def test_the_producers_code_stores_an_email_that_a_consumer_sends(

@@ -33,7 +33,7 @@ HTML = (
 
 def email(**fields: Any) -> Email:
     given: dict[str, Any] = {
-        "from_": "Ann Sender <ann@example.org>",
+        "from": "Ann Sender <ann@example.org>",
         "to": [Address("Bob Receiver", "bob.receiver@example.net")],
         "subject": "About the lamps you wanted",
         "text": TEXT,
