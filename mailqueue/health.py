@@ -38,7 +38,6 @@ from mailqueue.store import Store, one_by_one
 logger = logging.getLogger(__name__)
 
 REFRESH = 1.0
-YES_LASTS = 60.0  # seconds
 WAIT = 0.1  # for a reading that another thread has begun
 _TIMES = (
     *("unavailable_until", "named_until", "since", "probe_at", "probe_until"),
@@ -167,15 +166,14 @@ class HealthBoard:
         if self._known[name].generation > generation:
             return  # it was closed since: no need to ask
         yes_at = self._yes_at[name] + self._server_ahead
-        alone = self._alone(name)
         before, after = self._change(
             name,
             lambda health, now: rotation.closed(
-                health, closing, now, generation, email_id, alone=alone, yes_at=yes_at
+                health, closing, now, generation, email_id, yes_at=yes_at
             ),
         )
         if after is not before:
-            _say_closed(after, closing, newly=before.open)
+            _say_closed(after, self.now(), newly=before.open)
 
     def vouched(self, name: str) -> None:
         """The vendor said yes. That costs a write only where it is suspect."""
@@ -188,19 +186,12 @@ class HealthBoard:
         self._change(name, lambda health, _: rotation.vouched(health, known.hints))
 
     def convicted(self, name: str, email_id: str) -> None:
-        """Another vendor took an e-mail that had failed here: it was not the e-mail."""
+        """Another vendor took an e-mail that had just failed here: it was not the e-mail."""
         before, after = self._change(
             name, lambda health, now: rotation.convicted(health, now, email_id)
         )
         if after.generation != before.generation:
-            closing = Closing(seconds=before.hint_seconds, reason=after.reason or "")
-            _say_closed(after, closing, newly=before.open)
-
-    def _alone(self, name: str) -> bool:
-        """No other vendor is open and has said yes lately, as far as this process knows."""
-        lately = self._clock() - YES_LASTS
-        working = [other for other, at in self._yes_at.items() if at > lately]
-        return not any(self._known[other].open for other in working if other != name)
+            _say_closed(after, self.now(), newly=before.open)
 
     def win_probe(self, name: str, lease: float, in_doubt: bool = False) -> str | None:
         """Take the vendor's probe for ``lease`` seconds; its token, or None: another holds it.
@@ -215,15 +206,11 @@ class HealthBoard:
 
     def probe_failed(self, name: str, closing: Closing, token: str, email_id: str = "") -> None:
         """The probe failed: close the vendor again."""
-        alone = self._alone(name)
         before, after = self._change(
-            name,
-            lambda health, now: rotation.probe_failed(
-                health, closing, now, token, email_id, alone=alone
-            ),
+            name, lambda health, now: rotation.probe_failed(health, closing, now, token, email_id)
         )
         if after.generation != before.generation:
-            _say_closed(after, closing, newly=False)
+            _say_closed(after, self.now(), newly=False)
 
     def probe_succeeded(self, name: str, token: str) -> None:
         """The probe was answered: open the vendor."""
@@ -268,19 +255,20 @@ class HealthBoard:
         return mine == _from_document(document)
 
 
-def _say_closed(health: Health, closing: Closing, newly: bool) -> None:
+def _say_closed(health: Health, now: float, newly: bool) -> None:
+    reason = health.reason or ""
     if health.open:
-        event(logger, logging.INFO, "vendor.suspected", vendor=health.name, reason=closing.reason)
+        event(logger, logging.INFO, "vendor.suspected", vendor=health.name, reason=reason)
         return
     until, since = health.unavailable_until or 0.0, health.since or 0.0
     facts = {
         "vendor": health.name,
-        "reason": closing.reason,
-        "closed_for": round(closing.seconds),
+        "reason": reason,
+        "closed_for": round(until - now),
         "closed_since": datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
         "until": datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds"),
     }
-    loud = newly or until - since > 3600 or closing.reason.startswith("misconfigured")
+    loud = newly or until - since > 3600 or reason.startswith("misconfigured")
     event(logger, logging.ERROR if loud else logging.WARNING, "vendor.closed", **facts)
 
 

@@ -13,7 +13,7 @@ yes as ``failed`` only if surely no copy left our hands; otherwise it is ``uncer
 Who is to blame? A failed attempt is held against the vendor (it is closed) or against the e-mail
 (it counts towards ``max_attempts``), never both: so an outage, however often it comes back, cannot
 use up an e-mail's attempts; only ``give_up_after`` ends it. An answer that the e-mail's content may
-have drawn is a hint: it closes the vendor when a second e-mail draws one too (see ``rotation``). A
+have drawn is a hint: it closes the vendor only with those of other e-mails (see ``rotation``). A
 vendor that refuses one e-mail after the other refuses us: what it says of the e-mails is not
 believed (``refuses_all``), and they wait for somebody else, or for it to come to its senses.
 """

@@ -201,8 +201,8 @@ class Policy:
 class Closing:
     """What is held against a vendor: closed for ``seconds``, of which it named ``named`` itself.
 
-    ``of_content``: what is in the e-mail may have drawn the answer, so that only a second e-mail's
-    closes the vendor. ``in_doubt``: the e-mail may have done so before, and closes nothing.
+    ``of_content``: what is in the e-mail may have drawn the answer, so that only several
+    e-mails' close the vendor. ``in_doubt``: the e-mail may have done so before, and closes nothing.
     """
 
     seconds: float

@@ -5,10 +5,11 @@ has to wait, and how a failure or a probe changes a vendor's health.
 
 Content can draw the same failure everywhere, and must not close vendors that are well. So an answer
 that may be the e-mail's own fault is a hint. Hints of two e-mails, with no yes between the two,
-close the vendor if another vendor took one of these e-mails, so that it was not the e-mail, or if
-no other is known to work that could; else it takes those of ``HINTS`` e-mails. An e-mail in doubt
-(it drew such an answer, or was refused, before) gives no hints, and probes only where in
-``LAST_RESORT`` seconds no other e-mail has.
+close the vendor if another vendor took one of these e-mails: so it was not the e-mail. Without that
+proof it takes a row of ``HINTS`` e-mails, and they close it only until its next early probe. A
+closed vendor is judged alike: after a probe that drew a hint the next e-mail may probe at once, up
+to the end of a row. An e-mail in doubt (it drew such an answer, or was refused, before) gives no
+hints, and probes only where in ``LAST_RESORT`` seconds no other e-mail has.
 
 Assumes: times are seconds on the database server's clock (``now`` is handed in); the caller applies
 a changed ``Health`` only if the stored one is still the one it was computed from.
@@ -142,39 +143,36 @@ def closed(
     generation: int,
     email_id: str = "",
     *,
-    alone: bool = False,
     yes_at: float = 0.0,
 ) -> Health:
     """The health after a failed call that was begun in ``generation``; stale: unchanged.
 
-    ``alone``: no other vendor is known to work; ``yes_at``: when the caller last heard a yes here.
+    ``yes_at``: when the caller last heard a yes here.
     A pinned e-mail also asks a closed vendor: its failure must not put off or take a probe.
     """
     if generation != health.generation or closing.in_doubt or not health.open:
         return health
-    if closing.of_content:
-        if (health.hint_at or 0.0) <= yes_at:
-            health = _without_hints(health)
-        if email_id in health.hints:
-            return health
-        if not _enough(health, alone):
-            return _hinted(health, closing, now, email_id)
-    return _shut(health, closing, now, step=PROBE_STEP)
+    if not closing.of_content:
+        return _shut(health, closing, now, PROBE_STEP)
+    if (health.hint_at or 0.0) <= yes_at:
+        health = _without_hints(health)
+    return _hinted(health, closing, now, email_id, PROBE_STEP)
 
 
-def _hinted(health: Health, closing: Closing, now: float, email_id: str) -> Health:
+def _hinted(health: Health, closing: Closing, now: float, email_id: str, step: float) -> Health:
+    """One hint more: after proof it closes, at the end of a row too, but for a ``step`` only."""
+    if email_id in health.hints:
+        return health
+    if health.proven:
+        return _shut(health, closing, now, step)
+    row = health.hints if len(health.hints) < HINTS else ()
+    hints = (*row, email_id)
+    if len(hints) == HINTS:
+        brief = replace(closing, seconds=min(closing.seconds, step))
+        health = _shut(health, brief, now, step)
     return replace(
-        health,
-        hints=(*health.hints, email_id),
-        hint_at=now,
-        hint_seconds=closing.seconds,
-        reason=closing.reason,
+        health, hints=hints, hint_at=now, hint_seconds=closing.seconds, reason=closing.reason
     )
-
-
-def _enough(health: Health, alone: bool) -> bool:
-    """Whether one hint more closes the vendor."""
-    return len(health.hints) + 1 >= (2 if alone or health.proven else HINTS)
 
 
 def vouched(health: Health, hints: Collection[str]) -> Health:
@@ -185,13 +183,14 @@ def vouched(health: Health, hints: Collection[str]) -> Health:
 
 
 def convicted(health: Health, now: float, email_id: str) -> Health:
-    """The health when another vendor took an e-mail that failed here: it was not the e-mail.
+    """The health when another vendor took an e-mail that just failed here: it was not the e-mail.
 
-    The failure of a probe is as much as that of two e-mails: it had been closed before.
+    The failure of a probe is as much as that of two e-mails: it had been closed before. While
+    another probe is under way, that one tells.
     """
-    if email_id not in health.hints or health.probe_token is not None:
+    if email_id not in health.hints:
         return health
-    if health.open and len(health.hints) < 2:
+    if health.probe_token is not None or (health.open and len(health.hints) < 2):
         return replace(health, proven=True)
     step = PROBE_STEP if health.open else health.probe_step
     closing = Closing(seconds=health.hint_seconds, reason=health.reason or "")
@@ -220,29 +219,19 @@ def probe_won(
 
 
 def probe_failed(
-    health: Health,
-    closing: Closing,
-    now: float,
-    token: str,
-    email_id: str = "",
-    *,
-    alone: bool = False,
+    health: Health, closing: Closing, now: float, token: str, email_id: str = ""
 ) -> Health:
     """The health after the holder's probe failed: closed again, the next probe later.
 
-    A hint only puts the next one off; one of an e-mail in doubt leaves the probe to others.
+    What may be the e-mail's own fault leaves the next probe to another e-mail, at once.
     """
     if health.probe_token != token:
         return health
-    if closing.in_doubt:
-        free = probe_given_back(health, token)
-        return replace(free, last_resort_at=now + LAST_RESORT)
     step = min(PROBE_STEP_MAX, max(PROBE_STEP, health.probe_step * 2))
-    if closing.of_content and not _enough(health, alone):
-        brief = replace(closing, seconds=min(closing.seconds, step))
-        shut = replace(_shut(health, brief, now, step), hints=health.hints)
-        return _hinted(shut, closing, now, email_id)
-    return _shut(health, closing, now, step)
+    if not closing.of_content:
+        return _shut(health, closing, now, step)
+    free = replace(probe_given_back(health, token), last_resort_at=now + LAST_RESORT)
+    return free if closing.in_doubt else _hinted(free, closing, now, email_id, step)
 
 
 def probe_succeeded(health: Health, token: str) -> Health:

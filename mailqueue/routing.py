@@ -213,7 +213,8 @@ class Routing:
             elif result is not None and result.outcome is Outcome.ACCEPTED:
                 self.health.vouched(vendor)
             if result is not None and result.outcome is Outcome.ACCEPTED:
-                for other in record.failed_at & self.vendors.keys() - {vendor}:
+                # In this round: what came of an earlier one says nothing of the vendor by now.
+                for other in record.failed_at.intersection(record.round.tried, self.vendors):
                     self.health.convicted(other, email_id)
         except StoreUnavailable:
             event(logger, logging.WARNING, "vendor.health_not_written", vendor=vendor)

@@ -23,6 +23,7 @@ from bson import ObjectId
 
 from mailqueue.consumer import Consumer
 from mailqueue.message import EmailDict
+from mailqueue.rotation import HINTS
 from mailqueue.routing import REFUSALS_IN_A_ROW, Routing
 from mailqueue.store import Store
 from tests.logged import event
@@ -400,28 +401,29 @@ def test_when_no_vendor_is_left_each_is_probed_at_growing_intervals_and_never_in
     stage: Stage,
 ) -> None:
     vendors = [stage.vendor(name, DOWN) for name in ("first", "second")]
-    stage.send(50)
+    stage.send(90)
     with consuming(stage, concurrency=4):
         wait_until(lambda: all(stage.health(v.name).get("unavailable_until") for v in vendors))
-        wait_until(lambda: stage.statuses() == {"queued": 50})
+        wait_until(lambda: stage.statuses() == {"queued": 90})
         for step in (10, 20):
             asked = [len(vendor.calls) for vendor in vendors]
             before = releases(stage)
             observe()
             assert [len(vendor.calls) for vendor in vendors] == asked
-            assert releases(stage) - before <= 50
+            assert releases(stage) - before <= 90
             for vendor in vendors:
                 stage.edit_health(vendor.name, probe_at=LONG_AGO)
                 stage.emails.update_many({}, {"$set": {"due_at": None}})
                 make_jobs_ready(stage)
             # ``step`` is the one of this turn: the call waits for it
             wait_until(lambda: all(stage.health(v.name)["probe_step"] == step for v in vendors))  # noqa: B023
-            assert [len(vendor.calls) for vendor in vendors] == [n + 1 for n in asked]
+            # Each e-mail may have drawn the 503 itself: as many probe in a row as tell.
+            assert [len(vendor.calls) for vendor in vendors] == [n + HINTS for n in asked]
             for vendor in vendors:
                 health = stage.health(vendor.name)
                 wait = (health["probe_at"] - datetime.now(UTC)).total_seconds()
                 assert step - 5 < wait <= step
-    assert stage.statuses() == {"queued": 50}
+    assert stage.statuses() == {"queued": 90}
 
 
 def observe() -> None:

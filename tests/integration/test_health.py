@@ -166,20 +166,6 @@ def test_an_email_that_another_vendor_took_has_the_next_that_fails_close_the_ven
     assert not board.read()["first"].open
 
 
-@pytest.mark.parametrize("away", ["closed", "silent"])
-def test_where_no_other_vendor_is_known_to_work_two_emails_close_one(
-    board: HealthBoard, clock: Clock, away: str
-) -> None:
-    board.vouched("second")
-    clock.ahead += 61 if away == "silent" else 1
-    if away == "closed":
-        board.closed("second", DOWN, generation=0)
-    board.closed("first", HINT, 0, "one")
-    assert board.known("first").open
-    board.closed("first", HINT, 0, "two")
-    assert not board.known("first").open
-
-
 def test_one_email_that_fails_in_each_of_several_processes_closes_the_vendor_without_proof(
     board: HealthBoard, other: HealthBoard
 ) -> None:

@@ -19,7 +19,7 @@ from mailqueue.config import Config
 from mailqueue.document import PRODUCTION, SIMULATED, Stored
 from mailqueue.errors import QueueUnavailable, StoreUnavailable
 from mailqueue.producer import Producer
-from mailqueue.record import Closing, Outcome, SendResult
+from mailqueue.record import NORMAL, Closing, Outcome, Record, Round, SendResult
 from mailqueue.store import Store
 from mailqueue.transitions import Change
 from tests.integration.bench import (
@@ -753,10 +753,24 @@ def test_nobody_reserves_while_no_vendor_may_be_asked(
     assert tube.depth(config.beanstalkd) == {"ready": 1, "reserved": 0, "delayed": 0, "buried": 0}
 
 
-def record_of(vendor: str) -> Any:
-    from mailqueue.record import NORMAL, Record
-
+def record_of(vendor: str) -> Record:
     return Record(priority=NORMAL, vendor=vendor)
+
+
+@pytest.mark.parametrize("tried", [(), ("first",)])
+def test_a_yes_proves_of_a_vendor_only_what_it_answered_in_the_same_round(
+    bench: Bench, tried: tuple[str, ...]
+) -> None:
+    """An earlier round's failure may be of an outage that is over."""
+    server_error = SendResult(outcome=Outcome.UNAVAILABLE, code="503")
+    bench.routing.hear(record_of("first"), server_error, 0, None, "one")
+    later = replace(
+        record_of("second"), failed_at=frozenset({"first"}), round=Round(n=1, tried=tried)
+    )
+    bench.routing.hear(later, SendResult(outcome=Outcome.ACCEPTED), 0, None, "one")
+    bench.board.refresh()
+    assert bench.board.known("first").hints == ("one",)
+    assert bench.board.known("first").proven == bool(tried)
 
 
 def test_a_lost_lease_is_said(

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from mailqueue import lifecycle, rotation
-from mailqueue.health import YES_LASTS
 from mailqueue.record import (
     NORMAL,
     Decision,
@@ -47,7 +46,6 @@ class Fleet:
         self._rand = random.Random(12)
         self._queue: list[tuple[float, int, int, str, Record]] = []
         self._n, self._now = 0, 0.0
-        self._yes_at: dict[str, float] = {}
 
     def send(self, email: str, at: float, record: Record | None = None) -> None:
         """Let an e-mail be due ``at`` this time."""
@@ -115,20 +113,17 @@ class Fleet:
         name = record.vendor or ""
         health, now = self.health[name], self._now
         closing = lifecycle.vendor_closing(record, result, self._policy)
-        working = [v for v, at in self._yes_at.items() if at > now - YES_LASTS and v != name]
-        alone = not any(self.health[v].open for v in working)
         if token and closing:
-            after = rotation.probe_failed(health, closing, now, token, email, alone=alone)
+            after = rotation.probe_failed(health, closing, now, token, email)
         elif token:
             after = rotation.probe_succeeded(health, token)
         elif closing:
-            after = rotation.closed(health, closing, now, health.generation, email, alone=alone)
+            after = rotation.closed(health, closing, now, health.generation, email)
         else:
             after = rotation.vouched(health, health.hints)
         self.health[name] = after
         if result.outcome is Outcome.ACCEPTED:
-            self._yes_at[name] = now
-            for other in record.failed_at - {name}:
+            for other in record.failed_at.intersection(record.round.tried):
                 self.health[other] = rotation.convicted(self.health[other], now, email)
 
     def _decide(self, record: Record, result: SendResult | None) -> Decision:

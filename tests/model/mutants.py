@@ -137,8 +137,9 @@ def _never_by_content(health: Health, closing: Closing, *args: Any, **more: Any)
 
 
 def _by_any_two(health: Health, closing: Closing, *args: Any, **more: Any) -> Health:
-    """Two e-mails close a vendor, though another that is open could tell."""
-    return rotation.closed(health, closing, *args, **{**more, "alone": True})
+    """Two e-mails close a vendor, though no other has taken either."""
+    with patch.object(rotation, "HINTS", 2):
+        return rotation.closed(health, closing, *args, **more)
 
 
 def _never_convicted(health: Health, *_: Any) -> Health:

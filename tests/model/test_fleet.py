@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 
 from mailqueue.record import Outcome, SendResult
+from mailqueue.rotation import HINTS
 from tests.model.fleet import DOWN, YES, Answers, Fleet
 
 NAMES = ("A", "B", "C")
@@ -23,6 +25,17 @@ def fleet(answers: Answers, good: float, poison: float, seconds: float, seed: in
         at, n = at + rand.expovariate(good), n + 1
     for n in range(int(seconds / poison) if poison else 0):
         made.send(f"poison {n}", n * poison + rand.random())
+    return made
+
+
+def mixed(names: Sequence[str], answers: Answers, poison: float, seconds: float) -> Fleet:
+    """A fleet that is sent two e-mails a second, of which this part is poison."""
+    made, rand = Fleet(names, answers), random.Random(3)
+    at, n = 0.0, 0
+    while at < seconds:
+        kind = "poison" if rand.random() < poison else "good"
+        made.send(f"{kind} {n}", at)
+        at, n = at + rand.expovariate(2.0), n + 1
     return made
 
 
@@ -84,6 +97,81 @@ def test_when_all_are_down_all_are_closed_and_open_soon_after_whoever_waits() ->
     sending.run(200)
     late = [e for e in range(360) if f"good {e}" not in sending.ends]
     assert not [e for e in late if e < 250], "an early probe opens one for all that wait"
+
+
+@pytest.mark.parametrize("part", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("names", [NAMES[:1], NAMES], ids=["one vendor", "three"])
+def test_poison_from_the_very_first_email_on_leaves_vendors_available(
+    names: Sequence[str], part: float
+) -> None:
+    """Nobody has said yes yet, and with one vendor nobody else can prove anything."""
+    sending = mixed(names, drawing(DOWN), part, 300)
+    sending.run(300)
+    assert max(sending.closed_for.values()) < 0.03 * 300
+
+
+def closed_after(names: Sequence[str], failure: SendResult, poison: float) -> float:
+    """The seconds that vendors are closed in the 300 after all of them failed for a minute."""
+
+    def answers(_: str, email: str, at: float) -> SendResult:
+        if 10 <= at < 70:
+            return failure
+        return DOWN if email.startswith("poison") else YES
+
+    sending = mixed(names, answers, poison, 370)
+    sending.run(70)
+    assert not any(health.open for health in sending.health.values())
+    before = sum(sending.closed_for.values())
+    sending.run(370)
+    return sum(sending.closed_for.values()) - before
+
+
+@pytest.mark.parametrize("part", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("failure", [DOWN, NO_CONNECTION], ids=["503", "no connection"])
+@pytest.mark.parametrize("names", [NAMES[:1], NAMES], ids=["one vendor", "three"])
+def test_poison_after_an_outage_keeps_no_vendor_closed_for_longer(
+    names: Sequence[str], failure: SendResult, part: float
+) -> None:
+    among_good = closed_after(names, failure, 0.0)
+    assert closed_after(names, failure, part) < among_good + 0.03 * 300 * len(names)
+
+
+def test_after_an_outage_that_nobody_could_prove_all_vendors_are_soon_open() -> None:
+    assert closed_after(NAMES, DOWN, 0.3) < 60 * len(NAMES)
+
+
+def test_many_poisonous_emails_at_once_hold_up_a_good_one_for_about_a_minute() -> None:
+    sending = Fleet(["A"], drawing(DOWN))
+    for n in range(40):
+        sending.send(f"poison {n}", n / 100)
+    sending.send("good", 1.0)
+    sending.run(80)
+    assert "good" in sending.ends
+    assert sending.health["A"].open
+
+
+@pytest.mark.parametrize("dead", ["A", "AB"])
+def test_a_vendor_that_is_dead_at_the_start_is_closed_by_its_second_email(dead: str) -> None:
+    sending = mixed(NAMES, lambda vendor, _, __: DOWN if vendor in dead else YES, 0.0, 60)
+    sending.run(60)
+    assert {name: sending.calls[name] for name in dead} == dict.fromkeys(dead, 2)
+    assert not any(sending.health[name].open for name in dead)
+    assert len([end for end in sending.ends.values() if not end.reason]) > 100
+
+
+@pytest.mark.parametrize("names", [NAMES[:1], NAMES], ids=["one vendor", "three"])
+def test_when_all_are_dead_at_the_start_each_is_closed_by_a_few_emails_and_called_seldom(
+    names: Sequence[str],
+) -> None:
+    sending = mixed(names, lambda *_: DOWN, 0.0, 660)
+    sending.run(30)
+    assert sum(sending.calls.values()) < 6 * HINTS * len(names)
+    sending.run(60)
+    assert not any(health.open for health in sending.health.values())
+    before = sum(sending.calls.values())
+    sending.run(660)
+    a_minute = (sum(sending.calls.values()) - before) / len(names) / 10
+    assert a_minute < 2 * HINTS
 
 
 @pytest.mark.parametrize("emails", [1, 3])

@@ -20,6 +20,7 @@ from mailqueue.record import (
     VendorState,
 )
 from mailqueue.rotation import (
+    HINTS,
     LAST_RESORT,
     PROBE_STEP_MAX,
     probe_failed,
@@ -83,13 +84,13 @@ def test_in_every_situation_the_promises_hold(
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.sampled_from(["fail", "hint", "another hint", "doubt", "give back", "named"]),
-        max_size=30,
+        st.sampled_from(["fail", *["hint"] * 5, "doubt", "give back", "named"]),
+        max_size=40,
     )
 )
 def test_probes_come_at_growing_intervals_up_to_a_minute(events: list[str]) -> None:
-    health, now, before = resting(), NOW, 5.0
-    for event in events:
+    health, now, before, at_once = resting(), NOW, 5.0, 0
+    for n, event in enumerate(events):
         doubt = event == "doubt"
         now += max(0.0, probe_wait(health, now, alone=True, in_doubt=doubt))
         if doubt and health.last_resort_at is None:
@@ -102,9 +103,14 @@ def test_probes_come_at_growing_intervals_up_to_a_minute(events: list[str]) -> N
             health = probe_given_back(taken, "t")
             continue
         named = 7.0 if event == "named" else None
-        closing = replace(DOWN, of_content=doubt or "hint" in event, in_doubt=doubt, named=named)
-        health = probe_failed(taken, closing, now, "t", event)
+        of_content = doubt or event == "hint"
+        closing = replace(DOWN, of_content=of_content, in_doubt=doubt, named=named)
+        health = probe_failed(taken, closing, now, "t", str(n))
         assert before <= health.probe_step <= PROBE_STEP_MAX
-        assert 0 < probe_wait(health, now, alone=True, in_doubt=doubt) <= PROBE_STEP_MAX
+        assert 0 < probe_wait(health, now, alone=True, in_doubt=of_content) <= PROBE_STEP_MAX
+        at_once += event == "hint"
+        if probe_wait(health, now, alone=True) > 0:
+            at_once = 0
+        assert at_once < HINTS
         before = health.probe_step
     assert not health.open

@@ -282,8 +282,7 @@ class World(Deciding):
         before = health(work.vendor, was)
         after = self._heard(state, before, work)
         next_ = self._proven(doing(state, w, work._replace(at="settle")), work)
-        alone = not any(d.open for u, d in enumerate(state.doors) if u != v)
-        truth = self._drew(was, work, email, alone)
+        truth = self._drew(was, work, email)
         wrong = self._hint_is_wrong(before, after, work, bool(was.drew) and not truth.drew)
         if after == before:
             next_ = with_door(next_, v, was._replace(drew=truth.drew, shown=truth.shown))
@@ -310,23 +309,21 @@ class World(Deciding):
         token = "held" if work.probe == "held" else "lost"
         generation = before.generation if work.fresh else before.generation - 1
         who = str(work.email)
-        others = zip(VENDORS, state.doors, strict=True)
-        alone = not any(d.open for name, d in others if name != work.vendor)
         if work.probe and closing:
-            return self.rules.probe_failed(before, closing, NOW, token, who, alone=alone)
+            return self.rules.probe_failed(before, closing, NOW, token, who)
         if work.probe:
             return rotation.probe_succeeded(before, token)
         if closing:
-            return self.rules.closed(before, closing, NOW, generation, who, alone=alone)
+            return self.rules.closed(before, closing, NOW, generation, who)
         return self.rules.vouched(before, before.hints) if work.answer == "yes" else before
 
     def _proven(self, state: State, work: Work) -> State:
-        """A yes shows of the vendors where this e-mail failed that it was not the e-mail."""
-        if work.answer != "yes":
-            return state
+        """A yes shows of the vendors that failed in this round that it was not the e-mail."""
+        email = state.emails[work.email]
+        failed = {*email.failed_at} & {*email.tried} if work.answer == "yes" else set()
         for u, name in enumerate(VENDORS):
             was = state.doors[u]
-            if name == work.vendor or not (was.drew or was.hints):
+            if name not in failed or not (was.drew or was.hints):
                 continue
             before = health(name, was)
             after = self.rules.convicted(before, NOW, str(work.email))
@@ -339,7 +336,7 @@ class World(Deciding):
                 state = with_works(state, partial(_asks, name), fresh=False)
         return state
 
-    def _drew(self, was: Door, work: Work, email: Email, alone: bool) -> Door:
+    def _drew(self, was: Door, work: Work, email: Email) -> Door:
         """The e-mails that drew a failure which may be their own, with no yes or closing since."""
         known, result = self.known(email, work), RESULTS[work.answer]
         fresh, probe = was._replace(drew=(), shown=False), work.probe == "held"
@@ -355,8 +352,7 @@ class World(Deciding):
         if known.in_doubt:
             return was
         drew = tuple(sorted({*was.drew, work.email}))
-        enough = alone or was.shown
-        return fresh if len(drew) > 1 and enough else was._replace(drew=drew)
+        return fresh if len(drew) > 1 and was.shown else was._replace(drew=drew)
 
     def _hint_is_wrong(
         self, before: rotation.Health, after: rotation.Health, work: Work, second: bool
@@ -384,11 +380,12 @@ class World(Deciding):
             return "opened without a probe"
         if before.probe_token and not after.probe_token and work.probe != "held":
             return "the probe's slot was taken from its holder"
-        doubt = self.known(state.emails[work.email], None).in_doubt
+        email = state.emails[work.email]
+        doubt = self.known(email, None).in_doubt or RESULTS[work.answer].may_be_content
         if not after.open and rotation.probe_wait(after, NOW, alone=True, in_doubt=doubt) <= 0:
             return "closed, but its probe is due at once"
         poison = self.scenario.always.get((work.email, work.vendor)) == "5xx"
-        if poison and len(state.emails[work.email].closings) > 1:
+        if poison and len(email.closings) > 1:
             return "one e-mail closed two vendors"
         return ""
 

@@ -164,24 +164,48 @@ def test_a_failed_probe_closes_for_ten_more_minutes_and_the_next_is_later() -> N
     assert probe_failed(failed, DOWN, NOW + 6, "t") is failed
 
 
-def test_a_hint_of_a_probe_puts_the_next_off_and_closes_for_long_once_it_is_proven() -> None:
-    first = probe_failed(held(resting(), NOW + 600), HINT, NOW + 600, "t", "one")
-    assert first.unavailable_until == NOW + 610
-    second = probe_failed(held(first, NOW + 610), HINT, NOW + 610, "t", "two")
-    assert second.unavailable_until == NOW + 630
-    assert second.hints == ("one", "two")
-    proven = convicted(second, NOW + 611, "two")
-    assert (proven.unavailable_until, proven.probe_step) == (NOW + 1211, 20)
-    alone = probe_failed(held(first, NOW + 610), HINT, NOW + 610, "t", "two", alone=True)
-    assert (alone.unavailable_until, alone.hints) == (NOW + 1210, ())
-    again = held(second, NOW + 630)
-    assert convicted(again, NOW + 631, "two") is again, "its probe is under way"
+def drew(health: Health, now: float, *emails: str) -> Health:
+    """The same after each of these e-mails, as a probe, has drawn a failure of its own."""
+    for email in emails:
+        health = probe_failed(held(health, now), HINT, now, "t", email)
+    return health
+
+
+def test_after_a_probe_that_drew_a_hint_another_email_may_probe_at_once() -> None:
+    now = NOW + 600
+    first = drew(resting(), now, "one")
+    assert (first.unavailable_until, first.hints) == (now, ("one",))
+    assert probe_wait(first, now, alone=False) <= 0
+    assert probe_wait(first, now, alone=False, in_doubt=True) == LAST_RESORT
+    assert not first.open
+    assert drew(first, now, "one").hints == ("one",), "the same e-mail again"
 
 
 def test_a_hint_is_never_held_against_a_vendor_for_longer_than_proof() -> None:
-    brief = replace(HINT, seconds=2)
-    failed = probe_failed(held(resting(), NOW + 600), brief, NOW + 600, "t", "one")
-    assert failed.unavailable_until == NOW + 602
+    vendor = Health(name="a")
+    for n in range(HINTS):
+        vendor = closed(vendor, replace(HINT, seconds=2), NOW, 0, str(n))
+    assert vendor.unavailable_until == NOW + 2
+
+
+def test_a_row_of_hints_puts_the_next_probe_off_ever_longer() -> None:
+    first = drew(resting(), NOW + 600, *map(str, range(HINTS)))
+    assert first.unavailable_until == NOW + 610
+    later = drew(first, NOW + 610, *map(str, range(HINTS, 2 * HINTS - 1)))
+    assert later.unavailable_until == NOW + 610
+    second = drew(later, NOW + 610, "last")
+    assert (second.unavailable_until, second.probe_step) == (NOW + 630, 20)
+    assert len(second.hints) == HINTS
+
+
+def test_a_probes_hint_closes_for_long_once_it_is_proven() -> None:
+    failed = drew(resting(), NOW + 600, "one", "two")
+    proven = convicted(failed, NOW + 601, "two")
+    assert (proven.unavailable_until, proven.probe_step) == (NOW + 1201, 5)
+    again = convicted(held(failed, NOW + 600), NOW + 601, "two")
+    assert again.probe_token == "t", "its probe is under way"
+    assert probe_failed(again, HINT, NOW + 602, "t", "three").unavailable_until == NOW + 1202
+    assert probe_succeeded(again, "t").open
 
 
 def test_a_failed_probe_of_an_email_in_doubt_leaves_the_next_to_others() -> None:
@@ -244,13 +268,12 @@ SUSPECT = closed(Health(name="a"), HINT, NOW, 0, "one")
 
 def test_what_may_be_the_emails_own_fault_closes_nothing_by_one_email() -> None:
     assert SUSPECT.open
-    assert closed(SUSPECT, HINT, NOW + 1, 0, "one", alone=True) is SUSPECT
+    assert closed(SUSPECT, HINT, NOW + 1, 0, "one") is SUSPECT
     assert closed(SUSPECT, DOWN, NOW + 1, 0, "one").unavailable_until == NOW + 601
 
 
-def test_two_emails_close_a_vendor_if_another_took_one_of_them_or_no_other_is_open() -> None:
+def test_two_emails_close_a_vendor_if_another_took_one_of_them() -> None:
     assert closed(SUSPECT, HINT, NOW + 1, 0, "two").open, "both may draw it anywhere"
-    assert closed(SUSPECT, HINT, NOW + 1, 0, "two", alone=True).unavailable_until == NOW + 601
     proven = convicted(SUSPECT, NOW + 1, "one")
     assert proven.open
     assert closed(proven, HINT, NOW + 1, 0, "two").unavailable_until == NOW + 601
@@ -260,22 +283,25 @@ def test_two_emails_close_a_vendor_if_another_took_one_of_them_or_no_other_is_op
     assert (late.unavailable_until, late.reason) == (NOW + 602, "unavailable 503")
 
 
-def test_without_any_proof_it_takes_some_more() -> None:
+def test_without_any_proof_it_takes_some_more_which_close_it_until_an_early_probe() -> None:
     vendor = Health(name="a")
     for n in range(HINTS):
         assert vendor.open
         vendor = closed(vendor, HINT, NOW, 0, str(n))
-    assert not vendor.open
+    assert (vendor.unavailable_until, vendor.probe_at) == (NOW + 5, NOW + 5)
+    proven = convicted(vendor, NOW + 1, "0")
+    assert proven.unavailable_until == NOW + 601
 
 
 def test_a_yes_in_between_clears_the_vendor() -> None:
     assert vouched(SUSPECT, ["one", "none"]) == Health(name="a")
     assert vouched(SUSPECT, ["another"]) is SUSPECT
     assert vouched(convicted(SUSPECT, NOW, "one"), ["one"]) == Health(name="a")
-    heard = closed(SUSPECT, HINT, NOW + 2, 0, "two", alone=True, yes_at=NOW + 1)
+    proven = convicted(SUSPECT, NOW, "one")
+    heard = closed(proven, HINT, NOW + 2, 0, "two", yes_at=NOW + 1)
     assert heard.open
     assert (heard.hints, heard.hint_at) == (("two",), NOW + 2)
-    assert not closed(SUSPECT, HINT, NOW + 2, 0, "two", alone=True, yes_at=NOW - 1).open
+    assert not closed(proven, HINT, NOW + 2, 0, "two", yes_at=NOW - 1).open
 
 
 def test_an_email_in_doubt_closes_nothing_by_an_answer() -> None:
