@@ -204,10 +204,9 @@ def _counts(record: Record, result: SendResult, closing: Closing | None) -> bool
 
 def _sent(record: Record) -> Decision:
     """All that was left has been taken."""
-    fresh = record.vendor is None and record.round == _FIRST
     return Decision(
         status=Status.SENT,
-        priority=record.priority if fresh else retry_priority(record.priority),
+        priority=_priority(record),
         round=record.round,
         refused=record.refused,
         unknowns=record.unknowns,
@@ -370,11 +369,9 @@ def undecided(record: Record, result: SendResult) -> Decision:
 def _decision(
     record: Record, status: Status, *, reason: str | None = None, delay: float = 0.0
 ) -> Decision:
-    fresh = record.vendor is None and record.round == _FIRST
-    priority = record.priority if fresh else retry_priority(record.priority)
     return Decision(
         status=status,
-        priority=priority,
+        priority=_priority(record),
         reason=reason,
         delay=delay,
         round=record.round,
@@ -384,6 +381,12 @@ def _decision(
         unknowns=record.unknowns,
         counted=record.counted,
     )
+
+
+def _priority(record: Record) -> int:
+    """The job's: an e-mail that was tried goes before those that wait for their first try."""
+    fresh = record.vendor is None and record.round == _FIRST
+    return record.priority if fresh else retry_priority(record.priority)
 
 
 def _jitter(base: float, step: int, cap: float, rand: Rand) -> float:
