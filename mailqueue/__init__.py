@@ -18,7 +18,6 @@ from mailqueue.config import Config
 from mailqueue.errors import (
     ConfigError,
     InvalidEmail,
-    LeaseLost,
     MailQueueError,
     MissingExtra,
     QueueUnavailable,
@@ -47,7 +46,6 @@ __all__ = [
     "EmailDict",
     "EmailStatus",
     "InvalidEmail",
-    "LeaseLost",
     "MailQueueError",
     "MissingExtra",
     "Producer",

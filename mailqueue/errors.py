@@ -10,7 +10,6 @@ MongoDB transaction excepted, see ``Producer.send``).
 ``MissingExtra``          an optional package is needed; names the extra to install
 ``StoreUnavailable``      MongoDB did not answer in time; says what is stored and what is not known
 ``QueueUnavailable``      beanstalkd did not answer in time
-``LeaseLost``             another worker owns the e-mail by now
 ``Unreadable``            what is stored of an e-mail is damaged; caught inside, never raised to you
 ========================  =======================================================================
 """
@@ -89,10 +88,6 @@ class StoreUnavailable(Unavailable):
 
 class QueueUnavailable(Unavailable):
     """beanstalkd did not answer, or gave an answer that ends the connection."""
-
-
-class LeaseLost(MailQueueError):
-    """The lease on an e-mail passed to another worker."""
 
 
 class Unreadable(MailQueueError):

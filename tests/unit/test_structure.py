@@ -131,6 +131,13 @@ def _last_name(node: ast.expr) -> str | None:
     return getattr(node, "attr", None) or getattr(node, "id", None)
 
 
+def test_every_exception_of_ours_is_raised_somewhere() -> None:
+    classes = [node for node in MODULES["errors"].body if isinstance(node, ast.ClassDef)]
+    bases = {_last_name(base) for made in classes for base in made.bases}
+    calls = [n for nodes in NODES.values() for n in nodes if isinstance(n, ast.Call)]
+    assert {made.name for made in classes} - bases <= {_last_name(call.func) for call in calls}
+
+
 def test_no_table_of_the_host_decides_about_types_of_files() -> None:
     assert not [name for name in MODULES if "mimetypes" in imports_of(name)]
 
