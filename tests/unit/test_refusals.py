@@ -10,9 +10,8 @@ from pymongo.errors import AutoReconnect, BulkWriteError, DocumentTooLarge, PyMo
 
 from mailqueue.mongo import refusals
 
-TOO_LARGE, NO_ARRAY, STEPPED_DOWN, OUT_OF_TIME, TAKEN, CACHE_FULL = (
-    *(17419, 28680, 189, 50, 11000, 388),
-)
+TOO_LARGE, NO_ARRAY, TAKEN, LARGER_THAN_THE_CACHE = 17419, 28680, 11000, 388
+STEPPED_DOWN, OUT_OF_TIME, CACHE_FULL, WRITES_BLOCKED, OVERLOADED = 189, 50, 365, 371, 433
 
 
 def failed(*codes: int, **more: Any) -> BulkWriteError:
@@ -22,10 +21,12 @@ def failed(*codes: int, **more: Any) -> BulkWriteError:
 
 def test_an_operation_that_is_refused_is_named() -> None:
     assert refusals(failed(TOO_LARGE)) == [0]
-    assert refusals(failed(TOO_LARGE, NO_ARRAY, TAKEN)) == [0, 2, 4]
+    assert refusals(failed(TOO_LARGE, NO_ARRAY, TAKEN, LARGER_THAN_THE_CACHE)) == [0, 2, 4, 6]
 
 
-@pytest.mark.parametrize("code", [STEPPED_DOWN, OUT_OF_TIME, CACHE_FULL])
+@pytest.mark.parametrize(
+    "code", [STEPPED_DOWN, OUT_OF_TIME, CACHE_FULL, WRITES_BLOCKED, OVERLOADED]
+)
 def test_an_operation_that_may_pass_yet_makes_it_an_outage(code: int) -> None:
     assert refusals(failed(code)) is None
     assert refusals(failed(TOO_LARGE, code)) is None
