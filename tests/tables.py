@@ -178,9 +178,27 @@ def figures(name: str, cells: Sequence[report.Cell]) -> Iterator[str]:
         yield f"{median(values):.{digits}f} ({second})" if values else ""
 
 
+def factor_table() -> str:
+    """How many times as much as others mailqueue does, by what was measured."""
+    cells: list[report.Cell] = json.loads(PUBLISHED.read_text("utf-8"))
+    lines = [["measured", f"{TIMES} raw", "fastest other", TIMES, "fastest durable other", TIMES]]
+    lines.append(["---", "---:", "---", "---:", "---", "---:"])
+    for test, words in (RATES | {name: words for name, (words, _) in TWICE.items()}).items():
+        others = [report.fastest_peer(test, cells, durable=durable) for durable in (False, True)]
+        pairs = [(str(other), times(test, other, cells)) for other in others]
+        row = [words, times(test, report.RAW, cells), *(cell for pair in pairs for cell in pair)]
+        lines.append(row)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def times(test: str, other: str | None, cells: Sequence[report.Cell]) -> str:
+    return report.factor(report.ratio(test, report.OURS, other or "", cells))
+
+
 PAGES: Mapping[str, tuple[Path, Callable[[], str]]] = {
     "config": (REPO / "docs/configuration.md", config_table),
     "vendor": (REPO / "docs/vendors.md", vendor_table),
+    "factor": (REPO / "docs/benchmarks.md", factor_table),
     "benchmark": (REPO / "docs/benchmarks.md", benchmark_table),
 }
 
