@@ -197,7 +197,7 @@ def _counts(record: Record, result: SendResult, closing: Closing | None) -> bool
     """
     if result.outcome is Outcome.UNKNOWN:
         return record.pin is None
-    if result.outcome is Outcome.THROTTLED and result.ours:
+    if (result.outcome is Outcome.THROTTLED and result.ours) or _rest_at_once(record, result):
         return False
     return closing is None
 
@@ -221,11 +221,24 @@ def _accepted(
     policy: Policy,
     rand: Rand,
 ) -> Decision:
+    at_once = _rest_at_once(record, result)
     if record.pin is not None or record.pending is not None or result.pending:
         record = replace(record, pin=None, pending=result.pending or None)
     if not result.pending:
         return _decision(record, Status.SENT)
+    if at_once:
+        return _unless_over(record, policy, 0.0)
     return _end_round(record, others, policy, rand, at_least=_named(result, policy) or 0.0)
+
+
+def _rest_at_once(record: Record, result: SendResult) -> bool:
+    """Whether the vendor took as many as it takes at a time, and takes the next without a pause.
+
+    They get fewer with every transaction, else it is no more than a word.
+    """
+    if result.outcome is not Outcome.ACCEPTED or not result.pending or result.retry_after != 0:
+        return False
+    return record.pending is None or len(result.pending) < len(record.pending)
 
 
 def _unknown(record: Record, others: Sequence[VendorState], policy: Policy, rand: Rand) -> Decision:

@@ -80,14 +80,15 @@ class SendResult:
     """A vendor's answer, classified; vendor trouble is this value, never an exception.
 
     ``code`` and ``detail`` carry no address, subject or body. ``retry_after`` (seconds) is a time
-    that the vendor named itself. ``refused`` are recipients refused for good, ``pending`` those
-    put off; with ``accepted`` all others were taken. ``held``: accepted, but kept there since the
-    account is suspended or its quota spent; the vendor is to get no more. ``replay``: accepted,
-    since the vendor has seen the key before (see ``lifecycle.believed``). ``answered`` is False
-    when no complete answer came (refused connection, DNS, TLS, time-out, reset). ``ours`` marks
-    what our side caused; the vendor is not blamed for it. ``content_suspect``: the
-    answer may be due to what is in this e-mail (a firewall's page), whatever the outcome says of
-    the vendor; an answered ``unavailable`` or ``unknown`` always may be.
+    that the vendor named itself. ``refused`` are recipients refused for good, ``pending`` those put
+    off; with ``accepted`` all others were taken, and a ``retry_after`` of 0 says that the pending
+    are the rest, which only waits for a transaction of its own. ``held``: accepted, but kept there
+    since the account is suspended or its quota spent; the vendor is to get no more. ``replay``:
+    accepted, since the vendor has seen the key before (see ``lifecycle.believed``). ``answered`` is
+    False when no complete answer came (refused connection, DNS, TLS, time-out, reset). ``ours``
+    marks what our side caused; the vendor is not blamed for it. ``content_suspect``: the answer may
+    be due to what is in this e-mail (a firewall's page), whatever the outcome says of the vendor;
+    an answered ``unavailable`` or ``unknown`` always may be.
     """
 
     outcome: Outcome

@@ -275,12 +275,16 @@ class Letter:
 
 
 class Handler:
-    """aiosmtpd's hooks. ``replies`` by step ("MAIL", "DATA", "EHLO"); ``rcpt`` by recipient."""
+    """aiosmtpd's hooks. ``replies`` by step ("MAIL", "DATA", "EHLO"); ``rcpt`` by recipient.
+
+    ``most`` recipients are taken in one transaction.
+    """
 
     def __init__(self) -> None:
         self.letters: list[Letter] = []
         self.replies: dict[str, str] = {}
         self.rcpt: dict[str, str] = {}
+        self.most = 1000
         self.steps: list[str] = []
 
     async def handle_MAIL(  # noqa: N802
@@ -299,6 +303,8 @@ class Handler:
         self.steps.append("RCPT")
         if address in self.rcpt:
             return self.rcpt[address]
+        if len(envelope.rcpt_tos) >= self.most:
+            return "452 4.5.3 Error: too many recipients"
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options.extend(options)
         return "250 2.1.5 Ok"

@@ -14,6 +14,8 @@ AUTH                         454 throttled; 5xx misconfigured, 4xx unavailable
 SIZE, SMTPUTF8               unsuitable, before MAIL
 MAIL                         454 throttled; 5xx unsuitable (here and later also: the name in EHLO),
                              4xx deferred
+RCPT, after some were taken  too many recipients (x.5.3, or its words): the rest is ``pending``,
+                             and goes in the next transaction at once (RFC 5321 4.5.3.1.10)
 RCPT, one of several         goes on: ``refused`` if the reply speaks of the recipient, for good;
                              ``pending`` for now, or if it is this server that will not
 RCPT, all                    454 throttled; 4xx and 552 deferred (552 is 452, RFC 5321 4.5.3.1.10);
@@ -60,6 +62,7 @@ from mailqueue.vendors.smtp_replies import CLOSING, Step
 
 EARLY_SECONDS = 1.0
 _OF_THE_EMAIL = {Outcome.REJECTED, Outcome.UNSUITABLE, Outcome.DEFERRED}
+_NOT_NOW = {Outcome.DEFERRED, Outcome.UNSUITABLE}
 _HOPE = (
     Outcome.MISCONFIGURED,
     Outcome.THROTTLED,
@@ -80,6 +83,7 @@ class _Envelope:
     message: bytes
     unicode: bool
     said: dict[str, SendResult] = field(default_factory=dict)  # of those not taken
+    full: bool = False  # whether no more were taken in this transaction, but will be in the next
 
     @property
     def taken(self) -> int:
@@ -205,13 +209,20 @@ class Smtp(Vendor):
 
     def _rcpt(self, connection: Connection, envelope: _Envelope) -> None:
         """Name the recipients; goes on if the server took any of them."""
-        for mailbox, recipient in envelope.recipients.items():
+        for number, (mailbox, recipient) in enumerate(envelope.recipients.items()):
             code, reply = connection.rcpt(mailbox)
-            if not 200 <= code < 300:
-                said = smtp_replies.result(Step.RECIPIENT, code, reply)
-                if said.outcome not in _OF_THE_EMAIL and not said.content_suspect:
-                    raise Failed(said)
-                envelope.said[recipient] = said
+            if 200 <= code < 300:
+                continue
+            said = smtp_replies.result(Step.RECIPIENT, code, reply)
+            if said.outcome not in _OF_THE_EMAIL and not said.content_suspect:
+                raise Failed(said)
+            some = number > len(envelope.said)
+            envelope.full = some and said.outcome in _NOT_NOW and smtp_replies.enough(reply)
+            if envelope.full:
+                rest = list(envelope.recipients.values())[number:]
+                envelope.said |= dict.fromkeys(rest, said)
+                break
+            envelope.said[recipient] = said
         if not envelope.taken:
             raise Failed(_nobody(envelope))
 
@@ -328,6 +339,7 @@ def _accepted(reply: bytes, envelope: _Envelope) -> SendResult:
         code=smtp_replies.reply_code(250),
         detail=reply.decode("utf-8", "replace"),
         message_id=envelope.message_id,
+        retry_after=0.0 if envelope.full else None,
         refused=envelope.refused,
         pending=envelope.pending,
     )

@@ -74,6 +74,18 @@ def crowded(reply: bytes | str) -> bool:
     return bool(_CROWDED.search(_words_of(reply)))
 
 
+def enough(reply: bytes) -> bool:
+    """Whether the server takes no more recipients in this transaction (RFC 5321, 4.5.3.1.10).
+
+    Of a server that took none before, that is not so.
+    """
+    text = reply[:_LENGTH].decode("utf-8", "replace")
+    codes = _enhanced(text)
+    if codes:
+        return all(map(_ENOUGH.fullmatch, codes))
+    return bool(_TOO_MANY.search(_said(text)))
+
+
 def used_up(reply: bytes | str) -> bool:
     """Whether the server takes no more e-mails over this connection, while it may over another."""
     return bool(_PER_CONNECTION.search(_words_of(reply)))
@@ -157,6 +169,7 @@ _ENHANCED_FIRST = re.compile(rf"^[ \t\[(#]*({_NUMBER})", re.MULTILINE)
 _ENHANCED = re.compile(rf"(?<![\w.])({_NUMBER})")
 _NO_WORDS = re.compile(rf"<[^<>\s]*>|(?<!\S)\S*(?:@|://|www\.)\S*|(?<![\w.]){_NUMBER}")
 _RECIPIENT = re.compile(r"5\.1\.(?:[1236]|10)|5\.2\.\d+")
+_ENOUGH = re.compile(r"[45]\.5\.3")
 _MAILBOX_STATUS = re.compile(r"[45]\.(?:1\.(?:[1236]|10)|2\.\d+)")
 
 # Words of our own side, which outweigh those of a mailbox.
@@ -172,6 +185,10 @@ _MAILBOX = _words(
     r"postfach|empf[äa]e?nger|bo[iî]te|destinatai?r|buz[oó]n|casella|邮箱|收件|メールボックス|宛先|受信",
     r"recipient(?:'s)? (?:is|has|account|quota|over)",
     r"(?:account|user)(?: (?:account|has been|is|was)){0,3} (?:disabled|inactive|locked|closed)",
+)
+_TOO_MANY = _words(
+    r"too many (?:[\w-]+ ){0,2}(?:recipients|rcpts?|addresses)\b",
+    r"(?:max\w*|limit) (?:\w+ ){0,3}recipients\b|recipients? (?:\w+ ){0,3}limit",
 )
 _SIZE = _words(
     r"\bsize|too (?:large|big|long)|\blength|\bbytes?\b|\b[kmg]i?b\b",

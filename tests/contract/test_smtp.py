@@ -481,6 +481,64 @@ def test_recipients_that_the_server_does_not_take_are_told_apart(
     assert server.letters[0].recipients == ["good@example.net"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "452 4.5.3 Error: too many recipients",
+        "452 Too many recipients",
+        "552 too many recipients",
+        "550 5.5.3 Recipient limit reached",
+        "452 4.5.3 Your message has too many recipients",
+    ],
+)
+def test_recipients_that_are_too_many_for_one_transaction_go_in_the_next_at_once(
+    said: str, serve: Serve, make: Make, attempt: Attempts, three: Email
+) -> None:
+    """The server is not asked about the others: it might take that for an error each."""
+    server = serve()
+    server.handler.rcpt = {"gone@example.net": said}
+    made = make(server.port)
+    result = made.send(three, attempt())
+    assert (result.outcome, result.retry_after) == (Outcome.ACCEPTED, 0.0)
+    assert result.pending == ("gone@example.net", "later@example.net")
+    assert server.handler.steps.count("RCPT") == 2
+    server.handler.rcpt.clear()
+    rest = made.send(three, attempt(recipients=result.pending))
+    assert (rest.outcome, rest.pending, rest.retry_after) == (Outcome.ACCEPTED, (), None)
+    assert [letter.recipients for letter in server.letters] == [
+        ["good@example.net"],
+        ["gone@example.net", "later@example.net"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "452 4.2.2 Mailbox full",
+        "452 4.3.1 Insufficient system storage",
+        "452 4.5.3 Too many recipients this hour",
+        "550 5.7.1 Too many recipients",
+    ],
+)
+def test_who_is_put_off_for_another_reason_waits(
+    said: str, serve: Serve, make: Make, attempt: Attempts, three: Email
+) -> None:
+    server = serve()
+    server.handler.rcpt = {"gone@example.net": said}
+    result = make(server.port).send(three, attempt())
+    assert (result.outcome, result.retry_after) == (Outcome.ACCEPTED, None)
+    assert result.pending == ("gone@example.net",)
+
+
+def test_a_server_that_takes_nobody_has_not_had_too_many(
+    serve: Serve, make: Make, attempt: Attempts, three: Email
+) -> None:
+    server = serve()
+    server.handler.most = 0
+    result = make(server.port).send(three, attempt())
+    assert (result.outcome, result.retry_after) == (Outcome.DEFERRED, None)
+
+
 def test_no_recipient_taken_and_one_put_off_is_deferred(
     serve: Serve, make: Make, attempt: Attempts, three: Email
 ) -> None:

@@ -588,6 +588,23 @@ def test_only_the_recipient_that_was_put_off_is_sent_to_later(stage: Stage) -> N
     assert stage.status(email_id).refused == ()
 
 
+def test_a_server_that_takes_few_recipients_at_a_time_gets_the_others_at_once(
+    stage: Stage,
+) -> None:
+    """However many transactions that needs: they are no failed attempts, and nobody waits."""
+    server = stage.smtp("only")
+    server.handler.most = 2
+    stage.settings["retry"] = {"base": 600, "max_attempts": 1}
+    people = [f"p{n}@example.org" for n in range(7)]
+    email_id = stage.producer.send({**letter(0), "to": people})
+    with consuming(stage):
+        stage.until(sent=1)
+    assert [each.recipients for each in server.letters] == [
+        *(people[:2], people[2:4], people[4:6], people[6:]),
+    ]
+    assert stage.status(email_id).refused == ()
+
+
 def to_three(special: str) -> EmailDict:
     return {**letter(0), "to": ["bob@example.org", special, "carol@example.org"]}
 

@@ -316,6 +316,25 @@ def test_only_those_put_off_are_tried_again_after_a_partial_yes() -> None:
     assert (decision.pending, decision.refused) == (("x",), ("y",))
 
 
+def test_the_rest_of_too_many_recipients_goes_at_once_and_is_no_failed_attempt() -> None:
+    last = replace(AT_A, counted=POLICY.max_attempts - 1)
+    for pending in (None, ("x", "y", "z")):
+        decision = after(
+            *(Outcome.ACCEPTED, replace(last, pending=pending), B_CLOSED),
+            pending=("x", "y"),
+            retry_after=0.0,
+        )
+        assert (decision.status, decision.delay) == (Status.QUEUED, 0)
+        assert (decision.pending, decision.round) == (("x", "y"), last.round)
+        assert decision.counted == last.counted
+
+
+def test_a_rest_that_does_not_get_less_waits_and_counts() -> None:
+    record = replace(AT_A, pending=("x",))
+    decision = after(Outcome.ACCEPTED, record, pending=("x",), retry_after=0.0)
+    assert (decision.status, decision.delay, decision.counted) == (Status.QUEUED, 15, 1)
+
+
 @pytest.mark.parametrize(
     "outcome,record",
     [
