@@ -300,7 +300,7 @@ def test_a_file_that_cannot_be_read_ends_the_consumer_at_its_start(
 
 
 def test_a_key_without_its_certificate_is_a_config_error(files: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match="client_key: goes with client_cert"):
+    with pytest.raises(ConfigError, match="client_key: needs client_cert"):
         VendorConfig(name="r", type="smtp", keys={"host": HOST, "client_key": files["key"]})
 
 
