@@ -19,7 +19,7 @@ and ``content_hash`` on every host. Chosen where the standards leave room:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Required, TypedDict
@@ -40,7 +40,7 @@ __all__ = ["RESERVED", "Address", "Alternative", "AlternativeDict", "Attachment"
 __all__ += ["Email", "EmailDict", "mime"]
 
 MAX_RECIPIENTS = 1000
-_ATTRIBUTE = {"from": "from_"}
+_READERS = [(f, "from_" if f == "from" else f, reader) for f, reader in READERS.items()]
 _set = object.__setattr__  # an Email is frozen once it is made
 
 
@@ -158,8 +158,8 @@ class Email:
             if not isinstance(key, str) or not SHOWN_KEY.fullmatch(key):
                 raise InvalidEmail("email", "unknown key")
             raise InvalidEmail(key, "unknown key" + did_you_mean(key, READERS))
-        for field, reader in READERS.items():
-            _set(self, _ATTRIBUTE.get(field, field), reader(given.get(field), field))
+        for field, attribute, reader in _READERS:
+            _set(self, attribute, reader(given.get(field), field))
         _take_message_id(self)
         if self.text is None and self.html is None:
             raise InvalidEmail("text", "neither text nor html is given")
@@ -211,22 +211,17 @@ class Email:
     def to_mapping(self) -> dict[str, Any]:
         """The mapping that ``send()`` takes and MongoDB stores; what is empty is left out."""
         mapping: dict[str, Any] = {"from": str(self.from_)}
-        for field in ("to", "cc", "bcc", "reply_to"):
-            mapping[field] = list(map(str, getattr(self, field)))
-        mapping["subject"] = self.subject
-        for field in ("headers", "metadata", "vendor_options"):
-            mapping[field] = dict(getattr(self, field))
+        for field, form in _STORED.items():
+            value = getattr(self, field)
+            if value:
+                mapping[field] = form(value)
         if self.message_id is not None:
-            mapping["headers"][MESSAGE_ID] = self.message_id
-        mapping["tags"] = list(self.tags)
-        mapping["attachments"] = [file_mapping(file) for file in self.attachments]
-        mapping["alternatives"] = [
-            {"content": form.content, "content_type": form.content_type}
-            for form in self.alternatives
-        ]
-        mapping = {key: value for key, value in mapping.items() if value}
-        bodies = {"text": self.text, "html": self.html}
-        return mapping | {key: body for key, body in bodies.items() if body is not None}
+            mapping["headers"] = {**self.headers, MESSAGE_ID: self.message_id}
+        if self.text is not None:
+            mapping["text"] = self.text
+        if self.html is not None:
+            mapping["html"] = self.html
+        return mapping
 
     @property
     def entries(self) -> int:
@@ -267,6 +262,28 @@ class Email:
         return size(self.to_mapping())
 
 
+def _texts(addresses: Iterable[Address]) -> list[str]:
+    return list(map(str, addresses))
+
+
+def _files(files: Iterable[Attachment]) -> list[dict[str, Any]]:
+    return [file_mapping(file) for file in files]
+
+
+def _forms(forms: Iterable[Alternative]) -> list[dict[str, Any]]:
+    return [{"content": form.content, "content_type": form.content_type} for form in forms]
+
+
+_STORED: Mapping[str, Callable[[Any], object]] = {  # as what, where there is anything
+    **dict.fromkeys(("to", "cc", "bcc", "reply_to"), _texts),
+    "subject": str,
+    **dict.fromkeys(("headers", "metadata", "vendor_options"), dict),
+    "tags": list,
+    "attachments": _files,
+    "alternatives": _forms,
+}
+
+
 def _take_message_id(email: Email) -> None:
     """The e-mail's own Message-ID is none of its headers: each attempt hands it to the vendor."""
     message_id = email.headers.get(MESSAGE_ID)
@@ -298,9 +315,9 @@ _SORTED = json.JSONEncoder(sort_keys=True, default=_digest)
 
 def size(mapping: Mapping[str, Any]) -> int:
     """The size of an e-mail, by what its ``to_mapping`` gave."""
-    from bson import encode
+    import bson  # without "from", which would look the name up each time
 
-    return len(encode(mapping))
+    return len(bson.encode(mapping))
 
 
 def mime(

@@ -120,16 +120,16 @@ def _parts(limit: Capacity, email: Email) -> Iterator[str]:
         yield "text only"
     if email.alternatives and not limit.alternatives:
         yield "a form beside text and HTML (alternatives)"
-    texts = filter(None, (email.subject, email.text, email.html))
-    if any(len(text) < limit.shortest_text for text in texts):
-        yield f"subject or body shorter than {limit.shortest_text}"
+    least = limit.shortest_text
+    if least and any(0 < len(t or "") < least for t in (email.subject, email.text, email.html)):
+        yield f"subject or body shorter than {least}"
     if limit.subject_length is not None and len(email.subject) > limit.subject_length:
         yield f"subject longer than {limit.subject_length}"
     if limit.size is not None and _wire_size(email) > limit.size:
         yield f"larger than {limit.size // MIB} MiB"
-    bodies = (email.text or "", email.html or "")
-    if limit.body_size is not None and any(len(b.encode()) > limit.body_size for b in bodies):
-        yield f"a body larger than {limit.body_size // MIB} MiB"
+    most = limit.body_size
+    if most is not None and any(len((b or "").encode()) > most for b in (email.text, email.html)):
+        yield f"a body larger than {most // MIB} MiB"
 
 
 def _templates(limit: Capacity, email: Email) -> Iterator[str]:
