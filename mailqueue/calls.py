@@ -16,43 +16,39 @@ other may be holding, and has its own time.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 Line = Callable[[], object]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     depth: int
-    lines: deque[Line]
+    lines: list[Line]
 
 
 _CALL: ContextVar[_Call | None] = ContextVar("call", default=None)
 _forks = 0
 
 
-def run(work: Callable[[], T]) -> T:
+def run(work: Callable[[*Args], T], *args: *Args) -> T:
     """Do what the application called for."""
     outer = _CALL.get()
-    call = _Call(0, deque()) if outer is None else _Call(outer.depth + 1, outer.lines)
+    call = _Call(0, []) if outer is None else _Call(outer.depth + 1, outer.lines)
     context = copy_context() if outer is None else Context()  # not with the other's time-out
     try:
-        return context.run(_begun, call, work)
+        context.run(_CALL.set, call)
+        return context.run(work, *args)
     finally:
         while outer is None and call.lines:
             with suppress(Exception):  # what was done is done, whatever a log handler raises
-                call.lines.popleft()()
-
-
-def _begun(call: _Call, work: Callable[[], T]) -> T:
-    _CALL.set(call)
-    return work()
+                call.lines.pop(0)()
 
 
 def depth() -> int:

@@ -48,12 +48,12 @@ class _Entry(Generic[Item, Result]):
         *("__weakref__", "done", "ends", "error", "item"),
         *("overdue", "result", "signal", "struck", "weight"),
     )
+    overdue: float  # when it must have been done, where its own thread is at it
 
     def __init__(self, item: Item, weight: int, ends: float) -> None:
         self.item, self.weight, self.ends = item, weight, ends
         self.signal = threading.Lock()
         self.signal.acquire()  # until there is something to see
-        self.overdue = ends + GRACE  # when it must have been done by the one whose entry it is
         self.done = self.struck = False  # struck off the line
         self.error: Exception | None = None
         self.result: Result | None = None
@@ -101,30 +101,30 @@ class Gathering(Generic[Item, Result]):
         entry: _Entry[Item, Result] = _Entry(item, weight, self._clock() + seconds)
         self._waiting.append(entry)
         try:
-            self._call_hesitant()
+            hesitant = self._hesitant
+            if hesitant is not None and len(self._waiting) >= self._enough:
+                hesitant.wake()
+            waits = self._leader is not None  # at first: whoever leads wakes the next
             while not entry.done:
                 left = entry.ends - self._clock()
                 if left <= 0:
                     raise OutOfTime
-                if not self._lead(entry) and not entry.signal.acquire(timeout=min(left, LOOK)):
+                if (waits or not self._lead(entry)) and not entry.signal.acquire(
+                    timeout=min(left, LOOK)
+                ):
                     self._see_to_leader()
+                waits = False
         finally:
-            self._strike(entry)
+            if not entry.struck:
+                self._strike(entry)
         return entry.outcome()
 
     def _strike(self, entry: _Entry[Item, Result]) -> None:
-        if entry.struck:
-            return
         try:  # noqa: SIM105  # see above
             self._waiting.remove(entry)
         except ValueError:  # it is not there any more
             pass
         entry.struck = True
-
-    def _call_hesitant(self) -> None:
-        hesitant = self._hesitant
-        if hesitant is not None and len(self._waiting) >= self._enough:
-            hesitant.wake()
 
     def _lead(self, mine: _Entry[Item, Result]) -> bool:
         """Do what is waiting, unless another is at it."""
@@ -132,6 +132,7 @@ class Gathering(Generic[Item, Result]):
         try:
             if not right.acquire(blocking=False):
                 return False
+            mine.overdue = mine.ends + GRACE
             self._leader = ref(mine)
             if not mine.done:
                 self._do_all(mine)

@@ -55,6 +55,7 @@ _ESCAPED = re.compile(r"\\(.)")
 _LOCAL = re.compile(rf"[^{_SPECIAL}]+(\.[^{_SPECIAL}]+)*")
 _DOTTED = re.compile(rf"[^{_SPECIAL}][^{_DOTLESS}]*")
 _QUOTED_LOCAL = re.compile(r'"(?:[^"\\<>]|\\[^<>])+"')
+_LOCAL_OCTETS = 64
 _LOCAL_LENGTH = 130  # before quotes that are not needed are taken off; 64 octets count
 _DOMAIN_LENGTH = 254
 _TOO_LONG = "is longer than 64 octets before the @ or 254 in all"
@@ -62,6 +63,7 @@ _LONGEST = 5_000
 SEVERAL = "contains several addresses: pass a list"
 _LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
 _DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*")
+_USUAL = re.compile(rf"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@{_DOMAIN.pattern}")
 
 
 def forbidden(value: str) -> str | None:
@@ -397,6 +399,8 @@ def _word_octets(kind: str, source: str) -> bytes:
 
 def _addr_spec(address: str, field: str) -> str:
     """The address in its one form: quotes before the @ only where they are needed."""
+    if len(address) <= _LOCAL_OCTETS and _USUAL.fullmatch(address):
+        return address
     local, _, domain = address.rpartition("@")
     local = _local_part(local, field)
     if len(domain) > _DOMAIN_LENGTH:
@@ -408,7 +412,7 @@ def _addr_spec(address: str, field: str) -> str:
     if not _DOMAIN.fullmatch(encoded):
         raise InvalidEmail(field, "has no valid domain")
     octets = len(local.encode())
-    if octets > 64 or octets + 1 + len(encoded) > 254:
+    if octets > _LOCAL_OCTETS or octets + 1 + len(encoded) > 254:
         raise InvalidEmail(field, _TOO_LONG)
     return f"{local}@{domain}"
 

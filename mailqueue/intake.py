@@ -96,12 +96,19 @@ class Draft:
     def weight(self) -> int:
         """About how many bytes it is."""
         email = self.email
-        texts = [email.text or "", email.html or "", *email.metadata.values()]
+        weight = _octets(email.text or "") + _octets(email.html or "")
+        if email.metadata:
+            weight += sum(map(_octets, email.metadata.values()))
         if email.vendor_options:
-            texts.append(repr(email.vendor_options))
-        weight = sum([len(text) if text.isascii() else 3 * len(text) for text in texts])
-        contents = [form.content for form in email.alternatives]
-        return weight + sum(map(len, contents + [file.content for file in email.attachments]))
+            weight += _octets(repr(email.vendor_options))
+        for part in email.alternatives + email.attachments:
+            weight += len(part.content)
+        return weight
+
+
+def _octets(text: str) -> int:
+    """At most so many in UTF-8, nearly."""
+    return len(text) if text.isascii() else 3 * len(text)
 
 
 class Intake:

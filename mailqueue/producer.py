@@ -20,7 +20,7 @@ second.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -162,15 +162,16 @@ class Producer:
 
     def _call(self, work: Callable[[Store], T], *, one_clock: bool = True) -> T:
         """Do what the application called for, all of it in its time unless it says otherwise."""
+        return calls.run(self._reach, work, one_clock)
 
-        def reaching() -> T:
-            store = self._store
-            if one_clock:
-                store.start_clock()
-            with store.unless_away() if store.away else nullcontext():
+    def _reach(self, work: Callable[[Store], T], one_clock: bool) -> T:
+        store = self._store
+        if one_clock:
+            store.start_clock()
+        if store.away:
+            with store.unless_away():
                 return work(store)
-
-        return calls.run(reaching)
+        return work(store)
 
     # Sending -----------------------------------------------------------------------------------
 
@@ -274,12 +275,14 @@ class Producer:
         """Store and announce one e-mail, together with those that other threads send meanwhile."""
         if draft.key is not None and not store.indexed:
             store.ensure_indexes()
-        seconds = store.time_left()
-        kept = self._keep_alone(draft) if calls.depth() else self._keep_together(draft, seconds)
-        if isinstance(kept, InvalidEmail):
-            raise kept
+        if calls.depth():
+            kept = self._keep_alone(draft)
+        else:
+            kept = self._keep_together(draft, store.time_left())
         if isinstance(kept, Inserted):
             return str(kept.document["_id"])
+        if isinstance(kept, InvalidEmail):
+            raise kept
         # Its key was there already, be it by another of those that were stored with it.
         return self._keep_page([kept.document], {}, None)[0]
 
@@ -406,11 +409,11 @@ def _pages(
     page: list[dict[str, Any]] = []
     weight = 0
     for draft, one in zip(drafts, made, strict=True):
-        if page and (len(page) == BULK or weight + draft.weight > HEAVIEST):
+        weight += (own := draft.weight)
+        if page and (len(page) == BULK or weight > HEAVIEST):
             yield page
-            page, weight = [], 0
+            page, weight = [], own
         page.append(one)
-        weight += draft.weight
     if page:
         yield page
 
