@@ -15,11 +15,11 @@ PACKAGE = Path(mailqueue.__file__).parent
 # A module imports only from those above it. The names of the design's list stand in its order. The
 # star stands for every adapter that is not named: one file, which imports no other adapter.
 ORDER = """
-errors ids logs
+errors calls ids logs
 headers structured parameters raw_headers mime stdlib_message file_types fields message
 record lifecycle rotation
 config_checks config_keys config_vendor_types config_file config_dicts config
-calls outage document ledger transitions interventions mongo_uri indexes mongo store
+outage document ledger transitions interventions mongo_uri indexes mongo store
 health
 replies tube announcer
 vendors.limits vendors.labels vendors.discretion vendors.base
