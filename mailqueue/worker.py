@@ -183,11 +183,12 @@ class Worker:
             deadline=deadline,
         )
         try:
-            answer = vendors[inquiry.vendor].lookup(inquiry.email, attempt)
+            vendor = vendors[inquiry.vendor]
+            answer = vendor.lookup(inquiry.email, attempt)
         except BaseException as error:  # noqa: BLE001  # the e-mail is not to wait for a question
             _say_raised(attempt.email_id, inquiry.vendor, error)
             return None
-        found = answers.storable(answer, inquiry.email)
+        found = answers.storable(answer, inquiry.email, vendor)
         return found if found.outcome is Outcome.ACCEPTED else None
 
     # Writing -----------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from dataclasses import fields
 from itertools import islice
 from typing import Any, TypeGuard
 
-from mailqueue.config import VendorConfig
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import discretion
@@ -32,14 +31,12 @@ _NOTHING = SendResult(outcome=Outcome.ACCEPTED)  # "" and () are one object each
 def storable(said: object, email: Email, vendor: Vendor | None = None) -> SendResult:
     """The answer to this e-mail as it can be stored.
 
-    What is private is hidden in the ``detail`` that a ``vendor`` gives, its own secrets too.
+    What is private is hidden in its ``detail``, the secrets of the ``vendor`` too.
     """
     try:
         if _is_usual(said):
             return said
-        secrets = None if vendor is None else secrets_of(vendor)
-        result = _storable(said, email, DETAIL if secrets is None else discretion.LOOKED_AT)
-        return result if secrets is None else discretion.discreet(result, email, secrets)
+        return _storable(said, email, () if vendor is None else secrets_of(vendor))
     except BaseException as error:  # noqa: BLE001  # its parts may be objects of the vendor's own
         return raised(error)
 
@@ -50,26 +47,23 @@ def raised(error: BaseException) -> SendResult:
     return SendResult(outcome=Outcome.UNKNOWN, code=code, answered=False, ours=True)
 
 
-def secrets_of(vendor: Vendor) -> tuple[str, ...] | None:
-    """What is to be hidden of a vendor's own; None: it hides what is private itself."""
+def secrets_of(vendor: Vendor) -> tuple[str, ...]:
+    """What is to be hidden of a vendor's own."""
     try:
-        if getattr(vendor, "discreet", False):
-            return None
-        config = getattr(vendor, "config", None)
-    except BaseException:  # noqa: BLE001  # they may be properties of the user's own
+        return tuple(map(str, vendor.secrets))
+    except BaseException:  # noqa: BLE001  # it may be a property of the user's own, or missing
         return ()
-    keys = config.keys.values() if isinstance(config, VendorConfig) else ()
-    return tuple(value for value in keys if isinstance(value, str))
 
 
-def _storable(said: Any, email: Email, most: int) -> SendResult:
+def _storable(said: Any, email: Email, secrets: tuple[str, ...]) -> SendResult:
     if not isinstance(said, SendResult):
         return SendResult(outcome=Outcome.UNKNOWN, code=NO_ANSWER, answered=False, ours=True)
+    detail = _plain(said.detail, discretion.LOOKED_AT)
     refused, pending = _people(said.refused, email), _people(said.pending, email)
     return SendResult(
         outcome=Outcome(said.outcome),
         code=text(said.code, CODE),
-        detail=text(said.detail, most),
+        detail=text(discretion.discreet(detail, email, secrets), DETAIL),
         message_id=None if said.message_id is None else text(said.message_id, MESSAGE_ID),
         retry_after=seconds(said.retry_after),
         refused=refused,
@@ -98,14 +92,19 @@ def _is_usual(said: object) -> TypeGuard[SendResult]:
 
 def text(value: object, most: int) -> str:
     """At most so many characters of printable text; a question mark for each that is not."""
+    plain = _plain(value, most)
+    return plain if plain.isprintable() else "".join(c if c.isprintable() else "?" for c in plain)
+
+
+def _plain(value: object, most: int) -> str:
+    """At most so many characters of a text, of bytes or of a number; else none."""
     if isinstance(value, bytes | bytearray):
         value = value[: 4 * most].decode("utf-8", "replace")
     elif isinstance(value, int) and not isinstance(value, bool):
         value = format(value, "d") if abs(value) < 1 << 64 else ""
     if not isinstance(value, str):
         return ""
-    plain = "".join(str.__iter__(str.__getitem__(value, slice(most))))
-    return plain if plain.isprintable() else "".join(c if c.isprintable() else "?" for c in plain)
+    return "".join(str.__iter__(str.__getitem__(value, slice(most))))
 
 
 def seconds(value: object) -> float | None:

@@ -4,8 +4,9 @@ Decides: what a vendor is to the rest of the program, and what may be said about
 
 Assumes: an instance belongs to one thread; the e-mail was validated when it was accepted.
 
-Promises: ``send`` never raises for vendor trouble, it is a value. ``detail`` is one short line
-without addresses, names, subjects or keys. A header that could inject another one is refused here
+Promises: ``send`` never raises for vendor trouble, it is a value. Its ``detail`` may be in the
+vendor's own words: ``answers`` makes one short line of it, without addresses, names, subjects or
+keys, before anything else sees it. A header that could inject another one is refused here
 once more, whatever the producer that stored it checked.
 
 ========================  ==============================================================
@@ -80,13 +81,12 @@ class Vendor(ABC):
     ``key_life``: the documented life, in seconds, of a key by which the vendor de-duplicates.
     ``has_sandbox``: it has a way to have an e-mail checked only. Where there is none,
     ``sandbox: true`` is refused: the e-mails would go out. ``exposes_metadata``: recipients may see
-    tags and metadata, by the option ``expose_metadata``. ``discreet``: ``send`` itself keeps what
-    is private out of ``detail``; otherwise that is done with what it returns.
+    tags and metadata, by the option ``expose_metadata``. ``secrets`` are hidden, as is what is
+    private in the e-mail, in the ``detail`` of what ``send`` returns.
     """
 
     key_life: ClassVar[float | None] = None
     has_sandbox: ClassVar[bool] = False
-    discreet: ClassVar[bool] = False
     lookup: Any = None
 
     def __init__(self, config: VendorConfig) -> None:
@@ -95,6 +95,7 @@ class Vendor(ABC):
         self.config = config
         self.name = config.name
         self.exposes_metadata = flag(config, EXPOSE_METADATA) is True
+        self.secrets = tuple(v for v in config.keys.values() if isinstance(v, str))
         self._from = _address(config)
 
     def __repr__(self) -> str:

@@ -18,14 +18,13 @@ import unicodedata
 from base64 import b64decode
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from quopri import decodestring
 from urllib.parse import unquote_plus
 
 from mailqueue.message import Alternative, Attachment, Email
 from mailqueue.parameters import charset
-from mailqueue.record import SendResult
 
 LENGTH = 200  # characters that are kept
 LOOKED_AT = 4096
@@ -45,15 +44,12 @@ _LETTER = re.compile(rf"[{_ONE_LETTER}]")
 _WORD = re.compile(rf"[{_ONE_LETTER}]|[^\s{_ONE_LETTER}]+")
 
 
-def discreet(result: SendResult, email: Email, secrets: tuple[str, ...] = ()) -> SendResult:
-    """The result with a ``detail`` that can be logged; the result never suffers from it."""
-    if not result.detail:
-        return result
+def discreet(detail: str, email: Email, secrets: tuple[str, ...] = ()) -> str:
+    """What may be kept of it; the answer never suffers from that."""
     try:
-        detail = _discreet(result.detail, email, secrets)
+        return _discreet(detail, email, secrets) if detail else ""
     except Exception:  # noqa: BLE001  # a bug of ours must not make an unknown of a yes
-        detail = ""
-    return replace(result, detail=detail)
+        return ""
 
 
 def _discreet(detail: str, email: Email, secrets: tuple[str, ...]) -> str:

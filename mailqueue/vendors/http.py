@@ -47,7 +47,6 @@ from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import base, failures, trust
 from mailqueue.vendors.base import Attempt, Vendor
-from mailqueue.vendors.discretion import discreet
 from mailqueue.vendors.proxy import proxy_for
 from mailqueue.vendors.response import MAX_VALUE
 from mailqueue.vendors.transport import Lost, RawAnswer, Request, Transport
@@ -128,7 +127,6 @@ class HttpVendor(Vendor):
     """A vendor with an HTTP API. ``timeout`` of its config counts per read."""
 
     default_base_url: ClassVar[str]
-    discreet = True
 
     def __init__(self, config: VendorConfig) -> None:
         super().__init__(config)
@@ -139,7 +137,6 @@ class HttpVendor(Vendor):
         except ValueError as problem:
             raise ConfigError([f"vendors.{config.name}: {problem}"]) from None
         self.transport.verify = config.ca_file or True
-        self.secrets = tuple(v for v in config.keys.values() if isinstance(v, str))
 
     @abstractmethod
     def build(self, email: Email, attempt: Attempt) -> Request:
@@ -157,12 +154,11 @@ class HttpVendor(Vendor):
             )
         self.transport.written = False
         try:
-            result = base.refuse_injection(email, attempt) or self._send(email, attempt)
+            return base.refuse_injection(email, attempt) or self._send(email, attempt)
         except Exception as error:
             if self.transport.written:
                 raise
-            result = base.unsent(self, attempt, error)
-        return discreet(result, email, self.secrets)
+            return base.unsent(self, attempt, error)
 
     def close(self) -> None:
         """Close the connection."""

@@ -17,7 +17,6 @@ class Simulated(Vendor):
     """Accepts everything, sends nothing."""
 
     has_sandbox = True
-    discreet = True  # it says nothing
 
     def send(self, email: Email, attempt: Attempt) -> SendResult:  # noqa: ARG002  # the port's
         """Accept the e-mail."""

@@ -56,7 +56,6 @@ from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import base, failures, smtp_pool, smtp_replies
 from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.deadline import Call, DeadlinePassed
-from mailqueue.vendors.discretion import discreet
 from mailqueue.vendors.smtp_connection import Connection, Failed
 from mailqueue.vendors.smtp_replies import CLOSING, Step
 
@@ -105,21 +104,18 @@ class Smtp(Vendor):
     ``client_cert``, ``client_key``, ``connections``.
     """
 
-    discreet = True
-
     def __init__(self, config: VendorConfig, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(config)
         self.clock = clock
         self._pool = smtp_pool.pool(config)
         self.tls = self._pool.tls
-        self._secrets = _secrets(config)
+        self.secrets = _secrets(config)
         self._connection: Connection | None = None
         self._in_pool = False
 
     def send(self, email: Email, attempt: Attempt) -> SendResult:
         """One SMTP transaction."""
-        result = base.refuse_injection(email, attempt) or self._send(email, attempt)
-        return discreet(result, email, self._secrets)
+        return base.refuse_injection(email, attempt) or self._send(email, attempt)
 
     def close(self) -> None:
         """Leave the connections to the other threads; the last one says goodbye."""

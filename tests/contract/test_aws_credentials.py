@@ -19,6 +19,7 @@ from mailqueue.errors import ConfigError, MissingExtra
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import aws_credentials, load
+from mailqueue.vendors.answers import storable
 from mailqueue.vendors.ses import Ses
 from tests.contract.conftest import Attempts, Vendors
 from tests.vendor_servers import HttpServer, Received, Reply, Wire, drip_headers, hang
@@ -80,7 +81,7 @@ def send(environment: Environment, vendor: Vendors, plain: Email, attempt: Attem
 
     def make(url: str, seconds: float = 8.0) -> SendResult:
         ses: Ses = vendor("ses", base_url=url, keys={"region": "eu-west-1"})
-        return ses.send(plain, attempt(seconds))
+        return storable(ses.send(plain, attempt(seconds)), plain, ses)
 
     return make
 

@@ -26,6 +26,7 @@ from mailqueue.headers import unsafe
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import failures, load
+from mailqueue.vendors.answers import storable
 from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.http import HttpVendor, Request
 from mailqueue.vendors.smtp import Smtp
@@ -203,8 +204,9 @@ def check(result: object, email: Email) -> None:
     assert isinstance(result, SendResult)
     assert result.message_id is None or isinstance(result.message_id, str)
     assert result.retry_after is None or 0 <= result.retry_after < float("inf")
-    assert len(result.detail) <= 200
-    assert result.detail.isprintable()
+    detail = storable(result, email).detail
+    assert len(detail) <= 200
+    assert detail.isprintable()
     everyone = {person.address for person in email.recipients}
     assert everyone.issuperset((*result.refused, *result.pending))
 

@@ -19,6 +19,7 @@ from mailqueue.errors import ConfigError
 from mailqueue.headers import Address
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors.answers import storable
 from mailqueue.vendors.http import HttpVendor
 from tests.contract.case import Carried, Case, Row
 from tests.contract.cases import CASES
@@ -667,7 +668,7 @@ def test_what_a_vendor_quotes_back_does_not_get_into_the_detail(
     )
     server = serve(Reply(400, {"Content-Type": "application/json"}, body))
     vendor = make(case, server.url)
-    result = vendor.send(plain, attempt())
+    result = storable(vendor.send(plain, attempt()), plain, vendor)
     said = f"{result!r} {vendor!r} {vendor.config!r} {caplog.text}"
     for private in ("bob", "Receiver", "example.net", "else.org", "private", case.secret):
         assert private not in said

@@ -10,7 +10,7 @@ import pytest
 
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors.discretion import discreet
+from mailqueue.vendors.answers import storable
 from mailqueue.vendors.http import Answer, HttpVendor
 from mailqueue.vendors.transport import RawAnswer
 from tests.contract.case import Case
@@ -51,7 +51,7 @@ def test_an_answer_with_any_part_missing_or_of_another_kind_is_still_a_result(
     assert isinstance(made, HttpVendor)
     for reply in _replies(case):
         answer = Answer(RawAnswer(reply.status, reply.headers, reply.body))
-        result = discreet(made.parse(answer, plain), plain, made.secrets)
+        result = storable(made.parse(answer, plain), plain, made)
         assert isinstance(result, SendResult)
         assert isinstance(result.message_id, str | None)
 
@@ -125,7 +125,7 @@ def test_an_answer_that_is_nested_too_deeply_anywhere_is_still_a_result(
         for odd in _deepened(json.loads(reply.body)):
             body = json.dumps(odd).replace('"@"', DEEP).encode()
             answer = Answer(RawAnswer(reply.status, reply.headers, body))
-            assert isinstance(discreet(made.parse(answer, plain), plain), SendResult)
+            assert isinstance(storable(made.parse(answer, plain), plain, made), SendResult)
 
 
 def _deepened(value: Any) -> Iterator[Any]:

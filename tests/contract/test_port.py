@@ -268,8 +268,7 @@ def test_a_detail_has_no_personal_words_no_line_ends_and_200_characters_at_most(
         to=[Address("Bo Li", "bo@example.org")], subject="Payment due", metadata={"m": "M-1"}
     )
     said = "550 BO LI <x@y.org>\r\nbo payment DUE M-1 key=k3y about \x00" + "w " * 300
-    result = SendResult(outcome=Outcome.REJECTED, detail=said)
-    detail = discreet(result, email, ("k3y",)).detail
+    detail = discreet(said, email, ("k3y",))
     assert detail.startswith("550 * * * * * key=* about w w")
     assert len(detail) <= 200
 

@@ -15,6 +15,7 @@ import trustme
 from mailqueue.errors import ConfigError
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors.answers import storable
 from mailqueue.vendors.smtp import Smtp
 from tests.contract.conftest import EMAIL_ID, MESSAGE_ID, Attempts, Vendors
 from tests.vendor_servers import HOST, Line, ScriptedSmtp, SmtpServer, Wire, polite, polite_but
@@ -612,7 +613,8 @@ def test_replies_that_name_the_recipient_do_not_get_into_the_detail(
 ) -> None:
     server = serve()
     server.handler.rcpt = {"bob@example.net": "550 5.1.1 <bob@example.net>: Bob Receiver unknown"}
-    result = make(server.port).send(plain, attempt())
+    made = make(server.port)
+    result = storable(made.send(plain, attempt()), plain, made)
     assert "5.1.1" in result.detail
     assert "bob" not in result.detail.lower()
 

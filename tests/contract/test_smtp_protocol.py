@@ -21,6 +21,7 @@ from mailqueue.errors import ConfigError
 from mailqueue.message import Email
 from mailqueue.record import Outcome
 from mailqueue.vendors import smtp_connection
+from mailqueue.vendors.answers import storable
 from mailqueue.vendors.smtp import Smtp
 from mailqueue.vendors.smtp_connection import MAX_LINE, MAX_REPLY, Connection
 from tests.contract.conftest import Attempts, Vendors
@@ -153,7 +154,8 @@ def test_a_server_that_refuses_our_name_ends_no_email_before_one_was_named(
     attempt: Attempts,
     plain: Email,
 ) -> None:
-    result = make(say(polite_but(**replies)).port).send(plain, attempt())
+    made = make(say(polite_but(**replies)).port)
+    result = storable(made.send(plain, attempt()), plain, made)
     assert result.outcome is outcome
     assert detail in result.detail
 
@@ -224,7 +226,8 @@ def test_a_login_is_not_told_in_base64_either(
             return said.encode() + b"\r\n"
         return logs_in(wire, line, "PLAIN")
 
-    result = make(say(answer).port, username=USER, password=PASSWORD).send(plain, attempt())
+    made = make(say(answer).port, username=USER, password=PASSWORD)
+    result = storable(made.send(plain, attempt()), plain, made)
     assert result.detail == "5.7.8 no: * * *"
 
 

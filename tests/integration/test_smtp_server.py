@@ -18,6 +18,7 @@ from mailqueue.config import VendorConfig
 from mailqueue.consumer import Consumer
 from mailqueue.message import Email
 from mailqueue.record import Outcome, SendResult
+from mailqueue.vendors.answers import storable
 from mailqueue.vendors.base import Attempt
 from mailqueue.vendors.smtp import Smtp
 from tests.postfix import ROOM, Postfix, missing
@@ -155,7 +156,8 @@ def test_who_is_refused_for_good_is_recorded_and_the_others_get_it(
 
 
 def test_a_domain_that_it_does_not_serve_is_a_policy_of_this_vendor(vendor: Smtp) -> None:
-    result = vendor.send(email(to=["bob@example.org"]), attempt())
+    strange = email(to=["bob@example.org"])
+    result = storable(vendor.send(strange, attempt()), strange, vendor)
     assert (result.outcome, result.code) == (Outcome.UNSUITABLE, "smtp-554")  # "5.7.1 ... denied"
     assert "bob@example.org" not in result.detail
 

@@ -102,6 +102,11 @@ def test_only_the_tube_speaks_to_beanstalkd() -> None:
     assert users == {"tube"}
 
 
+def test_there_is_one_door_at_which_a_vendors_words_are_made_discreet() -> None:
+    users = {name for name, tree in MODULES.items() if "vendors.discretion" in imported(tree)}
+    assert users == {"vendors.answers"}
+
+
 def test_what_is_logged_is_an_event_with_its_facts_in_the_line() -> None:
     """But for sentences at DEBUG."""
     levels = {"log", "info", "warning", "error", "exception", "critical"}
