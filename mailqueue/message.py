@@ -241,7 +241,9 @@ class Email:
     def unique_recipients(self, *, ignore_case: bool = False) -> dict[str, list[Address]]:
         """To, cc and bcc, each mailbox only where it is shown first; no empty ones.
 
-        ``ignore_case``: mailboxes that differ in upper and lower case only are one.
+        What a local part means is the receiving server's own (RFC 5321, 2.4): ``Bob@`` and ``bob@``
+        are two mailboxes, to an SMTP server and in what is recorded of each. ``ignore_case``: they
+        are one, as to every vendor's API, and so are they counted where a vendor has a limit.
         """
         seen: set[str] = set()
         fields: dict[str, list[Address]] = {}
