@@ -38,6 +38,7 @@ from mailqueue.store import Store, one_by_one
 logger = logging.getLogger(__name__)
 
 REFRESH = 1.0
+YES_LASTS = 60.0  # seconds
 WAIT = 0.1  # for a reading that another thread has begun
 _TIMES = (
     *("unavailable_until", "named_until", "since", "probe_at", "probe_until"),
@@ -166,10 +167,11 @@ class HealthBoard:
         if self._known[name].generation > generation:
             return  # it was closed since: no need to ask
         yes_at = self._yes_at[name] + self._server_ahead
+        quiet = max(self._yes_at.values()) <= self._clock() - YES_LASTS
         before, after = self._change(
             name,
             lambda health, now: rotation.closed(
-                health, closing, now, generation, email_id, yes_at=yes_at
+                health, closing, now, generation, email_id, quiet=quiet, yes_at=yes_at
             ),
         )
         if after is not before:

@@ -6,10 +6,11 @@ has to wait, and how a failure or a probe changes a vendor's health.
 Content can draw the same failure everywhere, and must not close vendors that are well. So an answer
 that may be the e-mail's own fault is a hint. Hints of two e-mails, with no yes between the two,
 close the vendor if another vendor took one of these e-mails: so it was not the e-mail. Without that
-proof it takes a row of ``HINTS`` e-mails, and they close it only until its next early probe. A
-closed vendor is judged alike: after a probe that drew a hint the next e-mail may probe at once, up
-to the end of a row. An e-mail in doubt (it drew such an answer, or was refused, before) gives no
-hints, and probes only where in ``LAST_RESORT`` seconds no other e-mail has.
+proof it takes a row of ``HINTS`` e-mails, or of ``FEW`` where no vendor has said yes lately, and
+they close it only until its next early probe. A closed vendor is judged alike: after a probe that
+drew a hint the next e-mail may probe at once, up to the end of a row of ``HINTS``. An e-mail in
+doubt (it drew such an answer, or was refused, before) gives no hints, and probes only where in
+``LAST_RESORT`` seconds no other e-mail has.
 
 Assumes: times are seconds on the database server's clock (``now`` is handed in); the caller applies
 a changed ``Health`` only if the stored one is still the one it was computed from.
@@ -31,7 +32,7 @@ from mailqueue.record import PROBE_STEP, Closing, Record
 PROBE_STEP_MAX = 60.0
 PROBE_RESULT_WAIT = 5.0
 LAST_RESORT = 15.0
-HINTS = 10
+HINTS, FEW = 10, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,11 +144,12 @@ def closed(
     generation: int,
     email_id: str = "",
     *,
+    quiet: bool = False,
     yes_at: float = 0.0,
 ) -> Health:
     """The health after a failed call that was begun in ``generation``; stale: unchanged.
 
-    ``yes_at``: when the caller last heard a yes here.
+    ``quiet``: no vendor has said yes lately; ``yes_at``: when the caller last heard one here.
     A pinned e-mail also asks a closed vendor: its failure must not put off or take a probe.
     """
     if generation != health.generation or closing.in_doubt or not health.open:
@@ -156,18 +158,20 @@ def closed(
         return _shut(health, closing, now, PROBE_STEP)
     if (health.hint_at or 0.0) <= yes_at:
         health = _without_hints(health)
-    return _hinted(health, closing, now, email_id, PROBE_STEP)
+    return _hinted(health, closing, now, email_id, PROBE_STEP, FEW if quiet else HINTS)
 
 
-def _hinted(health: Health, closing: Closing, now: float, email_id: str, step: float) -> Health:
-    """One hint more: after proof it closes, at the end of a row too, but for a ``step`` only."""
+def _hinted(
+    health: Health, closing: Closing, now: float, email_id: str, step: float, most: int = HINTS
+) -> Health:
+    """One hint more: it closes after proof, and as the ``most``-th of a row, but for a ``step``."""
     if email_id in health.hints:
         return health
     if health.proven:
         return _shut(health, closing, now, step)
     row = health.hints if len(health.hints) < HINTS else ()
     hints = (*row, email_id)
-    if len(hints) == HINTS:
+    if len(hints) >= most:
         brief = replace(closing, seconds=min(closing.seconds, step))
         health = _shut(health, brief, now, step)
     return replace(

@@ -20,7 +20,7 @@ from mailqueue.config import Config
 from mailqueue.document import SIMULATED
 from mailqueue.health import HealthBoard
 from mailqueue.record import Closing
-from mailqueue.rotation import HINTS
+from mailqueue.rotation import FEW, HINTS
 from mailqueue.store import Store
 from tests.damage import damaged
 from tests.integration.bench import Document, LosesReplies
@@ -164,6 +164,21 @@ def test_an_email_that_another_vendor_took_has_the_next_that_fails_close_the_ven
     assert other.read()["first"].open
     board.closed("first", HINT, 0, "two")
     assert not board.read()["first"].open
+
+
+def test_where_no_vendor_has_said_yes_for_a_minute_a_few_emails_close_one(
+    board: HealthBoard, clock: Clock
+) -> None:
+    board.vouched("second")
+    clock.ahead += 59
+    for n in range(FEW):
+        board.closed("first", HINT, 0, str(n))
+    assert board.known("first").open
+    clock.ahead += 2
+    board.closed("first", HINT, 0, "last")
+    health = board.known("first")
+    assert not health.open
+    assert (health.unavailable_until or 0.0) - board.now() < 10, "nothing is proven"
 
 
 def test_one_email_that_fails_in_each_of_several_processes_closes_the_vendor_without_proof(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from mailqueue import lifecycle, rotation
+from mailqueue.health import YES_LASTS
 from mailqueue.record import (
     NORMAL,
     Decision,
@@ -46,6 +47,7 @@ class Fleet:
         self._rand = random.Random(12)
         self._queue: list[tuple[float, int, int, str, Record]] = []
         self._n, self._now = 0, 0.0
+        self._yes_at = -YES_LASTS
 
     def send(self, email: str, at: float, record: Record | None = None) -> None:
         """Let an e-mail be due ``at`` this time."""
@@ -118,11 +120,13 @@ class Fleet:
         elif token:
             after = rotation.probe_succeeded(health, token)
         elif closing:
-            after = rotation.closed(health, closing, now, health.generation, email)
+            quiet = self._yes_at <= now - YES_LASTS
+            after = rotation.closed(health, closing, now, health.generation, email, quiet=quiet)
         else:
             after = rotation.vouched(health, health.hints)
         self.health[name] = after
         if result.outcome is Outcome.ACCEPTED:
+            self._yes_at = now
             for other in record.failed_at.intersection(record.round.tried):
                 self.health[other] = rotation.convicted(self.health[other], now, email)
 

@@ -9,6 +9,7 @@ import pytest
 
 from mailqueue.record import NORMAL, Closing, Pin, Record, Round
 from mailqueue.rotation import (
+    FEW,
     HINTS,
     LAST_RESORT,
     PROBE_RESULT_WAIT,
@@ -291,6 +292,18 @@ def test_without_any_proof_it_takes_some_more_which_close_it_until_an_early_prob
     assert (vendor.unavailable_until, vendor.probe_at) == (NOW + 5, NOW + 5)
     proven = convicted(vendor, NOW + 1, "0")
     assert proven.unavailable_until == NOW + 601
+
+
+def test_where_no_vendor_has_said_yes_lately_a_few_close_it_until_an_early_probe() -> None:
+    vendor = Health(name="a")
+    for n in range(FEW):
+        assert vendor.open
+        vendor = closed(vendor, HINT, NOW, 0, str(n), quiet=True)
+    assert vendor.unavailable_until == NOW + 5
+    again = drew(vendor, NOW + 5, *"abcdefg"[: HINTS - FEW])
+    assert again.unavailable_until == NOW + 15
+    more = Health(name="a", hints=tuple("abcde"), hint_at=NOW)
+    assert not closed(more, HINT, NOW, 0, "f", quiet=True).open, "the row is long enough"
 
 
 def test_a_yes_in_between_clears_the_vendor() -> None:
