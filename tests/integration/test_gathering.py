@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import count, takewhile
+from weakref import ref
 
 import pytest
 
@@ -243,6 +245,20 @@ def test_who_is_held_up_beyond_its_time_holds_up_nobody(monkeypatch: pytest.Monk
         slow.let_go.set()
         assert held_up.result() == 2
     assert slow.batches == [[1], [2]]
+
+
+def test_who_left_without_a_word_is_waited_for_no_longer_than_a_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was interrupted in the middle of leaving, and lives on with time to spare."""
+    monkeypatch.setattr(module, "LOOK", 0.01)
+    slow = Slow()
+    slow.let_go.set()
+    gathering = Gathering(slow)
+    left: _Entry[int, int] = _Entry(0, 0, LONG)
+    left.overdue = math.inf
+    gathering._leader = ref(left)
+    assert gathering(1, LONG) == 2
 
 
 def test_the_item_of_a_thread_that_was_lost_with_it_is_done_by_its_caller(

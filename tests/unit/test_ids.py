@@ -6,6 +6,7 @@ import os
 import threading
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from bson import ObjectId
@@ -35,8 +36,11 @@ def test_several_are_of_one_moment_and_all_different() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_threads_of_forked_children_never_make_the_same_id() -> None:
-    """All at once, as the threads of a pre-forked web server do at its first requests."""
+def test_threads_of_forked_children_never_make_the_same_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All at one moment, as the threads of a pre-forked web server do at its first requests."""
+    monkeypatch.setattr(ids, "time", SimpleNamespace(time_ns=lambda: 10**18))
     ids.new()
     read, write = os.pipe()
     children = []
