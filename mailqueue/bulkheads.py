@@ -14,10 +14,14 @@ bulkheads keep one hole from sinking it:
 * One whose call takes long already (``LONG``, or several times what is usual with it) is passed
   over where another can be asked, before that call has failed.
 
-An e-mail whose vendor is full goes to another that it has not tried. Where there is none, it waits
-here if the vendor is quick; else its job goes back to the tube for a moment, the longer the more
-there are of its kind: what cannot go is not in the way of what can. Probes are one at a time anyway
-and have no limit.
+What is limited are the calls under way. For a vendor that is quick as many e-mails more may be
+claimed ahead as it has lately answered in ``AHEAD``. One that a sender takes up while its vendor is
+full is parked, and the sender free for others; it goes when a call of its vendor is over.
+
+An e-mail for whose vendor all that may be is claimed goes to another that it has not tried. Where
+there is none, it waits here if the vendor is quick; else its job goes back to the tube for a
+moment, the longer the more there are of its kind: what cannot go is not in the way of what can.
+Probes are one at a time anyway and have no limit.
 
 Decides also: which call is given up. A vendor that does not come back at its deadline (a class of
 the user's own) keeps its thread; but what it was given is recorded in time, as unknown, and another
@@ -32,6 +36,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
@@ -42,6 +47,7 @@ QUICK = 0.5  # seconds
 LONG = 2.0
 TIMES_LONGER = 4
 EVERY = 0.05
+AHEAD = 0.2
 NEWEST = 0.25  # the weight of the newest call in what is usual
 PER_SECOND = 50  # so many e-mails come back from their wait
 LONGEST_WAIT = 60.0
@@ -71,10 +77,7 @@ class Pace:
 
 
 def limit(number: int, weight: int, others: Collection[int], pace: Pace) -> float:
-    """How many of ``number`` senders a vendor may hold beside available ``others`` (weights).
-
-    Where it may hold all there is no limit: some may be claimed ahead of the next that comes free.
-    """
+    """How many of ``number`` senders a vendor may hold beside available ``others`` (weights)."""
     if number == 1 or not others:
         return math.inf
     if pace.quick:
@@ -96,7 +99,7 @@ class Call(Generic[What]):
 
 
 class Bulkheads(Generic[What]):
-    """The senders that each vendor holds, out of ``number``, and its calls under way."""
+    """The e-mails claimed for each vendor, and its calls under way, with ``number`` senders."""
 
     def __init__(
         self,
@@ -110,11 +113,15 @@ class Bulkheads(Generic[What]):
         self._weights = weights
         self._clock = clock
         self._lock = threading.Lock()
-        self._held = dict.fromkeys(weights, 0)
+        self._claimed = dict.fromkeys(weights, 0)
         self._calls: dict[str, dict[Call[What], None]] = {name: {} for name in weights}
+        self._parked: dict[str, deque[tuple[float, What]]] = {}  # by vendor, none empty
+        self._ended = dict.fromkeys(weights, 0)  # calls, since they were last counted
+        self._counted_at = -math.inf
         self._given_up: set[Call[What]] = set()
         self._usual: dict[str, float] = {}
         self._limits: dict[str, float] = dict.fromkeys(weights, math.inf)
+        self._most_claimed = self._limits
         self._long: frozenset[str] = frozenset()
         self._quick: frozenset[str] = frozenset()
         self._available: Collection[str] = ()
@@ -146,6 +153,17 @@ class Bulkheads(Generic[What]):
         }
         self._long = frozenset(name for name, pace in paces.items() if pace.long)
         self._quick = frozenset(name for name, pace in paces.items() if pace.quick)
+        self._look_ahead(now)
+
+    def _look_ahead(self, now: float) -> None:
+        with self._lock:
+            ended, self._ended = self._ended, dict.fromkeys(self._weights, 0)
+        looks = AHEAD / max(EVERY, now - self._counted_at)
+        self._counted_at = now
+        self._most_claimed = {
+            name: most + (looks * ended[name] if name in self._quick else 0)
+            for name, most in self._limits.items()
+        }
 
     def pace(self, vendor: str) -> Pace:
         """How its calls go."""
@@ -155,8 +173,8 @@ class Bulkheads(Generic[What]):
             return Pace(self._usual.get(vendor), age)
 
     def full(self, vendor: str) -> bool:
-        """Whether it holds all the senders that it may."""
-        return self._held[vendor] >= self._limits[vendor]
+        """Whether as much is claimed for it as may be."""
+        return self._claimed[vendor] >= self._most_claimed[vendor]
 
     def crowded(self, vendor: str) -> bool:
         """Whether another is to be preferred."""
@@ -176,24 +194,68 @@ class Bulkheads(Generic[What]):
             self._last_back = max(now, self._last_back) + 1 / PER_SECOND
             return min(LONGEST_WAIT, 1.0 + self._last_back - now)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is claimed for anyone."""
+        return not any(self._claimed.values())
+
     def taken(self, vendor: str) -> None:
-        """A sender is the vendor's."""
+        """An e-mail is to be claimed for the vendor."""
         with self._lock:
-            self._held[vendor] += 1
+            self._claimed[vendor] += 1
 
     def given_back(self, vendor: str) -> None:
-        """A sender is not the vendor's any more."""
+        """It is not the vendor's any more."""
         with self._lock:
-            self._held[vendor] -= 1
+            self._claimed[vendor] -= 1
 
     # The calls ---------------------------------------------------------------------------------
 
-    def begin(self, vendor: str, what: What, deadline: float) -> Call[What]:
-        """A call of this thread begins."""
+    def begin(
+        self, vendor: str, what: What, deadline: float, *, probe: bool = False
+    ) -> Call[What] | None:
+        """A call of this thread begins; None: its vendor is full, and ``what`` is parked."""
         call = Call(vendor, what, self._clock(), deadline)
         with self._lock:
+            if not probe and self._holds_all(vendor):
+                self._parked.setdefault(vendor, deque()).append((call.began, what))
+                return None
             self._calls[vendor][call] = None
         return call
+
+    def _holds_all(self, vendor: str) -> bool:
+        return len(self._calls[vendor]) >= self._limits[vendor]
+
+    def unpark(self) -> What | None:
+        """What has waited for longest, of a vendor that is not full any more; vendors take turns.
+
+        A sender asks when its call is over, so that nothing is forgotten: while something is
+        parked, calls of its vendor are under way.
+        """
+        if not self._parked:
+            return None
+        with self._lock:
+            for vendor, line in self._parked.items():
+                if not self._holds_all(vendor):
+                    del self._parked[vendor]
+                    _, what = line.popleft()
+                    if line:
+                        self._parked[vendor] = line
+                    return what
+        return None
+
+    def take_back(self, seconds: float) -> list[What]:
+        """What was parked so long ago; it is not its vendor's any more."""
+        since = self._clock() - seconds
+        late: list[What] = []
+        with self._lock:
+            for vendor, line in list(self._parked.items()):
+                while line and line[0][0] <= since:
+                    late.append(line.popleft()[1])
+                    self._claimed[vendor] -= 1
+                if not line:
+                    del self._parked[vendor]
+        return late
 
     def end(self, call: Call[What], *, telling: bool) -> bool:
         """It is over; False: it was given up. ``telling``: its time says how the vendor is."""
@@ -202,6 +264,7 @@ class Bulkheads(Generic[What]):
                 self._given_up.discard(call)
                 return False
             del self._calls[call.vendor][call]
+            self._ended[call.vendor] += 1
             if telling:
                 self._learn(call)
             return True

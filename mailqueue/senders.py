@@ -86,7 +86,7 @@ class Senders:
             return self._busy < self._number + self._soon()
 
     def give_back(self, senders: int) -> None:
-        """So many senders got nothing to send."""
+        """So many senders got nothing to send; they have something after all if it is below 0."""
         with self._changed:
             self._busy -= senders
             self._changed.notify()

@@ -8,9 +8,9 @@ Assumes: a job is only a hint; MongoDB's guards decide who owns an e-mail. ``tak
 it are called by one thread.
 
 Promises: no more e-mails are claimed than there are free senders, but for the few that ``senders``
-allows ahead; none is read for which there is no memory (``memory``). A job that waits for a sender
-for more than a second, or for memory for more than five, goes back to the tube, where another
-process may be free.
+allows ahead and those that are parked (``bulkheads``); none is read for which there is no memory
+(``memory``). A job that waits for a sender for more than a second, or for memory for more than
+five, goes back to the tube, where another process may be free.
 """
 
 from __future__ import annotations

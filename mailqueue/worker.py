@@ -17,7 +17,7 @@ Assumes: a job is only a hint; MongoDB's guards decide who owns an e-mail.
 Promises: nothing is sent without a recorded claim; a job is deleted only after the e-mail's end is
 stored; a yes is recorded even when the lease is lost. Given back unsent are: an e-mail whose claim
 could not be confirmed, one that was claimed for a vendor that has failed since, and one that waits
-for a sender for more than a second.
+for a sender, or for its vendor to have a place, for more than a second.
 """
 
 from __future__ import annotations
@@ -88,19 +88,43 @@ class Worker:
     # Sending -----------------------------------------------------------------------------------
 
     def deliver(self, vendors: Mapping[str, Vendor]) -> bool:
-        """Send the next claimed e-mail through this thread's ``vendors``; False: no more come."""
-        task = self.tasks.get()
+        """Send the next claimed e-mail through this thread's ``vendors``; False: no more come.
+
+        One whose vendor is full is parked and holds no sender: another call of that vendor is
+        under way, whose sender takes it up afterwards.
+        """
+        task = self._next()
         if task is None:
             return False
         self._taken_at = self._clock()
-        deadline = self._taken_at + LOOKUP_SECONDS if isinstance(task, Inquiry) else task.deadline
-        call = self._bulkheads.begin(task.vendor, task, deadline)
-        result: SendResult | None = None
-        sent = False
         if isinstance(task, Inquiry):
-            result = self._ask(task, vendors, deadline)
-        elif sent := self._may_begin(task):
+            deadline, probe = self._taken_at + LOOKUP_SECONDS, False
+        elif self._may_begin(task):
+            deadline, probe = task.deadline, task.probe is not None
+        else:
+            self._came(task, None)
+            return True
+        call = self._bulkheads.begin(task.vendor, task, deadline, probe=probe)
+        if call is None:
+            self._senders.give_back(1)
+            return True
+        return self._call(call, vendors)
+
+    def _next(self) -> Task | Inquiry | None:
+        """What waited for its vendor and may go now; else what is claimed next."""
+        task = self._bulkheads.unpark()
+        if task is None:
+            return self.tasks.get()
+        self._senders.give_back(-1)
+        return task
+
+    def _call(self, call: Call[Task | Inquiry], vendors: Mapping[str, Vendor]) -> bool:
+        task = call.what
+        result: SendResult | None
+        if sent := isinstance(task, Task):
             result = self._send(task, vendors)
+        else:
+            result = self._ask(task, vendors, call.deadline)
         if not self._bulkheads.end(call, telling=sent):
             self._came_late(task, result)
             return False
@@ -219,8 +243,10 @@ class Worker:
         return not (self._ending and self.inbox.empty() and not self.taker.waiting)
 
     def _take_back(self) -> None:
-        """Give back what was claimed ahead for senders that did not come free after all."""
-        if self._clock() - self._taken_at > PATIENCE:
+        """Give back what was claimed ahead of senders, or of vendors, that did not come free."""
+        patience = 0.0 if self.stopping.is_set() else PATIENCE
+        self._give_back(self._bulkheads.take_back(patience))
+        if self._clock() - self._taken_at > patience:
             with self._handing_out, suppress(queue.Empty):
                 while not self._no_more and (task := self.tasks.get_nowait()) is not None:
                     self._senders.give_back(1)
@@ -229,7 +255,7 @@ class Worker:
 
     def _gather(self) -> list[Result]:
         """What came meanwhile; where more will come in a moment, that too."""
-        wait = None if self.tasks.empty() and not self.taker.waiting else PATIENCE
+        wait = None if self._bulkheads.idle and not self.taker.waiting else PATIENCE
         if self._ending or (self.taker.waiting and self._senders.free):
             wait = bulkheads.EVERY if self.taker.held_up and not self._ending else 0.0
         results: list[Result] = []
@@ -312,6 +338,7 @@ class Worker:
 
     def end(self) -> None:
         """Give back what no sender has begun, and let ``turn`` come to its end."""
+        self._give_back(self._bulkheads.take_back(0.0))
         while not self.tasks.empty():
             task = self.tasks.get()
             if task is not None:

@@ -73,6 +73,11 @@ MUTANTS = (
         (BULKHEADS, "-k", "hangs_holds_its_share"),
     ),
     Mutant(
+        "a sender goes to a vendor that is full of calls",
+        (Edit("bulkheads.py", "if not probe and self._holds_all(vendor):", "if False:"),),
+        (BULKHEADS, "-k", "full_of_calls"),
+    ),
+    Mutant(
         "e-mails are read whatever their size",
         (Edit("taker.py", "most = self._memory.share(len(ids))", "most = 2**40"),),
         ("tests/process/test_memory.py", "-k", "no_more_than_their_share"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +12,15 @@ from typing import ClassVar
 
 import pytest
 
+from mailqueue.bulkheads import EVERY, Bulkheads, Call
+from mailqueue.config import Config
 from mailqueue.consumer import Consumer
 from mailqueue.message import Email
+from mailqueue.producer import Producer
 from mailqueue.record import Outcome, SendResult
+from mailqueue.senders import MOST_AHEAD
 from mailqueue.vendors.base import Attempt, Vendor
+from tests.integration.bench import Bench, Document, mails, ready_ids
 from tests.stage import CountingVendor, Stage
 from tests.waiting import wait_until
 
@@ -114,6 +121,79 @@ def test_an_email_that_only_a_full_vendor_can_take_waits_and_is_not_in_the_way(
         stage.until(sent=80)
     assert stage.copies == Counter(waiting + others)
     assert set(hangs.calls) >= set(waiting)
+
+
+# A sender comes, and the vendor is full ---------------------------------------------------------
+
+HALF = 8  # of sixteen senders with two vendors
+
+
+@pytest.fixture
+def full(bench: Bench, producer: Producer) -> list[Call[str]]:
+    """Five e-mails are claimed for each of two vendors; then the first has all calls it may."""
+    producer.send_many(mails(10))
+    bench.take()
+    bulkheads: Bulkheads[str] = bench.routing.bulkheads
+    calls = [bulkheads.begin("first", "", math.inf) for _ in range(HALF)]
+    bench.deliver()
+    assert [len(bench.vendors[name].asked) for name in ("first", "second")] == [0, 5]
+    return [call for call in calls if call is not None]
+
+
+def test_an_email_whose_vendor_is_full_of_calls_keeps_no_sender_and_goes_when_one_is_over(
+    bench: Bench, full: list[Call[str]]
+) -> None:
+    assert bench.worker._senders.room(0) >= HALF * 2  # all are free
+    bench.routing.bulkheads.end(full[0], telling=True)
+    for _ in range(5):
+        bench.worker.deliver(bench.vendors)
+    assert len(bench.vendors["first"].asked) == 5
+    bench.settle()
+    assert bench.routing.bulkheads.idle
+    assert bench.store.has_work() is False
+
+
+@pytest.mark.parametrize("why", ["we stop", "it took too long"])
+def test_what_waits_for_a_vendor_to_have_a_place_is_given_back_unsent(
+    bench: Bench, config: Config, full: list[Call[str]], why: str
+) -> None:
+    bench.settle()
+    assert ready_ids(config) == []
+    if why == "we stop":
+        bench.worker.stopping.set()
+    else:
+        bench.routing.bulkheads._clock = lambda: time.monotonic() + 5
+    bench.worker._take_back()
+    bench.settle()
+    assert len(ready_ids(config)) == 5
+    assert bench.routing.bulkheads.idle
+    assert len(full) == HALF
+    assert bench.vendors["first"].asked == []
+
+
+def test_what_is_claimed_ahead_of_quick_vendors_does_not_fill_them(
+    config_mapping: Document, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three vendors answer at once: round by round more is claimed, and nothing passed over."""
+    vendors = [{"name": n, "type": "smtp", "host": "127.0.0.1"} for n in ("a", "b", "c")]
+    more = {"vendors": vendors, "consumer": {"concurrency": 8}}
+    bench = Bench(Config.from_mapping(config_mapping | more))
+    senders, now = bench.worker._senders, [100.0]
+    for each in (senders, bench.routing.bulkheads, bench.worker, bench.worker.taker):
+        monkeypatch.setattr(each, "_clock", lambda: now[0])
+    monkeypatch.setattr(senders, "wrote", lambda _: None)
+    monkeypatch.setattr(senders, "_ahead", MOST_AHEAD)
+    producer.send_many(mails(400))
+    claimed = []
+    for _ in range(5):
+        assert bench.worker.taker.fetch(bench.tube)
+        bench.worker.turn(5)
+        assert not bench.worker.taker.held_up
+        claimed.append(bench.worker.tasks.qsize())
+        bench.deliver()
+        now[0] += EVERY * 1.01
+    assert claimed[-1] > 3 * 8
+    bench.close()
 
 
 # A vendor of the user's own ---------------------------------------------------------------------

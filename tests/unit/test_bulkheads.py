@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from mailqueue import bulkheads
-from mailqueue.bulkheads import Bulkheads, Pace, limit
+from mailqueue.bulkheads import Bulkheads, Call, Pace, limit
 
 UNPROVEN, QUICK, SLOW = Pace(), Pace(usual=0.05), Pace(usual=3.0)
 
@@ -36,6 +36,23 @@ def three(clock: Clock) -> Bulkheads[str]:
 def look(made: Bulkheads[str], clock: Clock, available: Sequence[str] = ("a", "b", "c")) -> None:
     clock.now += bulkheads.EVERY * 1.01
     made.look(lambda: available)
+
+
+def began(
+    made: Bulkheads[str], vendor: str, what: str = "", deadline: float = math.inf
+) -> Call[str]:
+    """A call whose vendor was not full."""
+    call = made.begin(vendor, what, deadline)
+    assert call is not None
+    return call
+
+
+def answer(made: Bulkheads[str], clock: Clock, vendor: str, calls: int, took: float = 0.0) -> None:
+    """So many calls, one after the other."""
+    for _ in range(calls):
+        call = began(made, vendor)
+        clock.now += took
+        made.end(call, telling=True)
 
 
 # The rule ---------------------------------------------------------------------------------------
@@ -131,13 +148,13 @@ def test_a_vendor_that_holds_its_share_is_full_until_one_is_given_back(
 def test_a_vendor_that_answers_quickly_gets_more_and_loses_it_when_it_hangs(
     three: Bulkheads[str], clock: Clock
 ) -> None:
-    call = three.begin("a", "", math.inf)
+    call = began(three, "a")
     clock.now += 0.05
     three.end(call, telling=True)
     look(three, clock)
     for _ in range(11):
         three.taken("a")
-        three.begin("a", "", math.inf)
+        began(three, "a")
     assert not three.full("a")
     clock.now += bulkheads.QUICK
     look(three, clock)
@@ -147,13 +164,13 @@ def test_a_vendor_that_answers_quickly_gets_more_and_loses_it_when_it_hangs(
 def test_a_call_that_was_not_made_says_nothing_of_the_vendor(
     three: Bulkheads[str], clock: Clock
 ) -> None:
-    three.end(three.begin("a", "", math.inf), telling=False)
+    three.end(began(three, "a"), telling=False)
     assert three.pace("a") == UNPROVEN
 
 
 def test_what_is_usual_follows_the_newest_calls(three: Bulkheads[str], clock: Clock) -> None:
     for took in (0.1, 0.1, 30.0):
-        call = three.begin("a", "", math.inf)
+        call = began(three, "a")
         clock.now += took
         three.end(call, telling=True)
     assert three.pace("a").usual == pytest.approx(7.6, abs=0.1)
@@ -163,7 +180,7 @@ def test_a_vendor_whose_call_takes_long_is_passed_over_before_it_is_full(
     three: Bulkheads[str], clock: Clock
 ) -> None:
     three.taken("a")
-    call = three.begin("a", "", math.inf)
+    call = began(three, "a")
     clock.now += bulkheads.LONG
     look(three, clock)
     assert three.crowded("a")
@@ -188,7 +205,7 @@ def test_where_all_hold_their_share_nobody_is_starved_and_what_comes_may_wait(
 def test_what_waits_for_a_quick_vendor_need_not_go_away(
     three: Bulkheads[str], clock: Clock
 ) -> None:
-    three.end(three.begin("a", "", math.inf), telling=True)
+    three.end(began(three, "a"), telling=True)
     three.look(lambda: "abc")  # at once: it has become quick
     assert (three.moves("a"), three.moves("b")) == (True, False)
 
@@ -228,13 +245,120 @@ def test_what_cannot_go_comes_back_the_later_the_more_there_is_of_it(
     assert three.wait() < 1.1
 
 
+# Claimed ahead ----------------------------------------------------------------------------------
+
+
+def claimed_until_full(made: Bulkheads[str], vendor: str) -> int:
+    number = 0
+    while not made.full(vendor):
+        made.taken(vendor)
+        number += 1
+    return number
+
+
+def test_for_a_quick_vendor_as_many_are_claimed_ahead_as_it_answered_in_a_fifth_of_a_second(
+    three: Bulkheads[str], clock: Clock
+) -> None:
+    answer(three, clock, "a", 1)
+    look(three, clock)
+    answer(three, clock, "a", 50)
+    look(three, clock)
+    ahead = 50 * bulkheads.AHEAD / bulkheads.EVERY
+    assert claimed_until_full(three, "a") == pytest.approx(12 + ahead, rel=0.02)
+    look(three, clock)
+    assert three.full("a")
+    for _ in range(round(ahead)):
+        three.given_back("a")
+    assert claimed_until_full(three, "a") == pytest.approx(0, abs=4)  # it has answered none since
+
+
+def test_for_a_slow_vendor_or_one_that_has_not_answered_none_is_claimed_ahead(
+    three: Bulkheads[str], clock: Clock
+) -> None:
+    answer(three, clock, "a", 3, took=3.0)
+    look(three, clock)
+    assert claimed_until_full(three, "a") == claimed_until_full(three, "b") == 6
+
+
+def test_what_finds_its_vendor_full_of_calls_is_parked_until_one_is_over(
+    three: Bulkheads[str],
+) -> None:
+    calls = [began(three, "a") for _ in range(6)]
+    assert [three.begin("a", what, math.inf) for what in ("first", "second")] == [None, None]
+    assert three.unpark() is None
+    began(three, "b")
+    three.end(calls[0], telling=True)
+    assert three.unpark() == "first"
+    began(three, "a", "first")
+    assert three.unpark() is None
+    three.end(calls[1], telling=True)
+    assert three.unpark() == "second"
+    assert three.unpark() is None
+
+
+def test_a_call_that_is_given_up_makes_room_for_what_is_parked(
+    three: Bulkheads[str], clock: Clock
+) -> None:
+    for _ in range(6):
+        began(three, "a", "", clock.now + 1)
+    three.begin("a", "parked", math.inf)
+    clock.now += 5
+    assert len(three.overdue(1.0)) == 6
+    assert three.unpark() == "parked"
+
+
+def test_a_probe_is_never_parked(three: Bulkheads[str]) -> None:
+    for _ in range(6):
+        began(three, "a")
+    assert three.begin("a", "", math.inf) is None
+    assert three.begin("a", "", math.inf, probe=True) is not None
+
+
+def test_vendors_for_whom_something_is_parked_take_turns(three: Bulkheads[str]) -> None:
+    calls = [began(three, name) for name in "ab" for _ in range(6)]
+    for name in "aabb":
+        three.begin(name, name, math.inf)
+    for call in calls:
+        three.end(call, telling=True)
+    assert [three.unpark() for _ in range(5)] == ["a", "b", "a", "b", None]
+
+
+def test_what_is_parked_for_long_is_taken_back_and_is_not_its_vendors_any_more(
+    three: Bulkheads[str], clock: Clock
+) -> None:
+    assert claimed_until_full(three, "a") == 6
+    for _ in range(5):
+        began(three, "a")
+    three.begin("a", "", math.inf)
+    three.taken("a")
+    three.begin("a", "long ago", math.inf)
+    clock.now += 1
+    three.taken("a")
+    three.begin("a", "just now", math.inf)
+    assert three.take_back(1.0) == ["long ago"]
+    assert three.take_back(1.0) == []
+    three.given_back("a")
+    assert three.full("a")
+    assert three.take_back(0.0) == ["just now"]
+    assert not three.full("a")
+    assert three.unpark() is None
+
+
+def test_nothing_is_claimed_while_it_is_idle(three: Bulkheads[str]) -> None:
+    assert three.idle
+    three.taken("b")
+    assert not three.idle
+    three.given_back("b")
+    assert three.idle
+
+
 # Given up ---------------------------------------------------------------------------------------
 
 
 def test_a_call_is_given_up_once_its_deadline_and_the_grace_are_over(
     three: Bulkheads[str], clock: Clock
 ) -> None:
-    kept = three.begin("a", "kept", clock.now + 10)
+    kept = began(three, "a", "kept", clock.now + 10)
     clock.now += 10.5
     assert three.overdue(1.0) == []
     clock.now += 0.6
@@ -245,15 +369,15 @@ def test_a_call_is_given_up_once_its_deadline_and_the_grace_are_over(
 
 
 def test_a_call_that_ended_in_time_is_not_given_up(three: Bulkheads[str], clock: Clock) -> None:
-    call = three.begin("a", "", clock.now + 10)
+    call = began(three, "a", "", clock.now + 10)
     assert three.end(call, telling=True)
     clock.now += 100
     assert three.overdue(1.0) == []
 
 
 def test_never_more_are_given_up_than_there_are_senders(clock: Clock) -> None:
-    two: Bulkheads[int] = Bulkheads(2, {"a": 1}, clock)
-    calls = [two.begin("a", n, clock.now + 1) for n in range(3)]
+    two: Bulkheads[str] = Bulkheads(2, {"a": 1}, clock)
+    calls = [began(two, "a", "", clock.now + 1) for _ in range(3)]
     clock.now += 10
     assert two.overdue(1.0) == calls[:2]
     assert two.overdue(1.0) == []
@@ -265,7 +389,7 @@ def test_vendors_that_are_alike_slow_are_compared_with_each_other(
     three: Bulkheads[str], clock: Clock
 ) -> None:
     for name, took in {"a": 0.8, "b": 0.9, "c": 1.9}.items():
-        call = three.begin(name, "", math.inf)
+        call = began(three, name)
         clock.now += took
         three.end(call, telling=True)
     look(three, clock)
