@@ -30,8 +30,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from mailqueue import EmailDict, EmailStatus, Producer
-from mailqueue.devserver import devservers
-from mailqueue.private_server import HOST, ServerNotFound, dies_with_parent
+from mailqueue.devserver.devserver import devservers
+from mailqueue.devserver.process import HOST, ServerNotFound, dies_with_parent
 
 PATIENCE = 60.0
 SIGNALS = signal.SIGINT, signal.SIGTERM

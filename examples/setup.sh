@@ -73,7 +73,7 @@ has_beanstalkd() {
         || PATH=$PATH:/usr/bin:/usr/sbin command -v beanstalkd > /dev/null
 }
 
-# Only the program, beside the environment's python, where mailqueue.private_server looks for it:
+# Only the program, beside the environment's python, where mailqueue.devserver looks for it:
 # installing the package would need root and leave a service running.
 get_beanstalkd() {
     local folder

@@ -24,10 +24,10 @@ from mailqueue.errors import (
     StoreUnavailable,
     Unavailable,
 )
+from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Address, Alternative, Attachment, Email, EmailDict
 from mailqueue.producer import Producer
-from mailqueue.record import Status
-from mailqueue.status import AttemptStatus, EmailStatus
+from mailqueue.producer.status import AttemptStatus, EmailStatus
 
 if TYPE_CHECKING:
     from mailqueue.consumer import Consumer

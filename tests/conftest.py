@@ -27,8 +27,9 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
-from mailqueue.devserver import Beanstalkd, DevServers, Mongod, devservers
-from mailqueue.private_server import ServerNotFound
+from mailqueue.devserver import Beanstalkd, DevServers, Mongod
+from mailqueue.devserver.devserver import devservers
+from mailqueue.devserver.process import ServerNotFound
 
 if TYPE_CHECKING:
     from tests.stage import Stage

@@ -12,9 +12,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from mailqueue.fields import RESERVED
-from mailqueue.headers import Address, unsafe
-from mailqueue.message import Attachment, Email
+from mailqueue.message import Address, Attachment, Email
+from mailqueue.message.fields import RESERVED
+from mailqueue.message.headers import unsafe
 
 Strategy = st.SearchStrategy
 

@@ -12,24 +12,24 @@ from typing import Any
 
 from bson import ObjectId
 
-from mailqueue import document, interventions
-from mailqueue.document import SIMULATED
-from mailqueue.interventions import Verb
-from mailqueue.lifecycle import decide, end, undecided, untouched
-from mailqueue.record import (
+from mailqueue.lifecycle.decide import decide, end, undecided, untouched
+from mailqueue.lifecycle.outcomes import (
     NORMAL,
     Decision,
     Outcome,
     Pin,
     Policy,
     Reason,
-    Record,
     Round,
     SendResult,
+    Snapshot,
     Status,
     VendorState,
 )
-from mailqueue.transitions import (
+from mailqueue.store import document, interventions
+from mailqueue.store.document import SIMULATED
+from mailqueue.store.interventions import Verb
+from mailqueue.store.transitions import (
     Change,
     Claim,
     Write,
@@ -51,7 +51,7 @@ SENT = Decision(status=Status.SENT, priority=NORMAL)
 def decisions(*, sending: bool) -> set[Status]:
     """The statuses that can follow an attempt, or that nobody could be asked."""
     records = [
-        Record(
+        Snapshot(
             priority=NORMAL,
             age=age,
             expires_in=expires_in,
@@ -68,8 +68,8 @@ def decisions(*, sending: bool) -> set[Status]:
         )
     ]
     results = [
-        SendResult(outcome=outcome, pending=pending, ours=ours)
-        for outcome, pending, ours in product(Outcome, ((), PEOPLE), (False, True))
+        SendResult(outcome=outcome, pending=pending, our_fault=our_fault)
+        for outcome, pending, our_fault in product(Outcome, ((), PEOPLE), (False, True))
     ]
     policies = [Policy(), Policy(resend_unknown=False)]
     others = [VendorState(name="a"), VendorState(name="b")]

@@ -69,92 +69,98 @@ class Mutant:
 MUTANTS = (
     Mutant(
         "no bulkheads: a vendor may hold all senders",
-        (Edit("bulkheads.py", "    if number == 1 or not others:\n", "    if True:\n"),),
+        (Edit("routing/bulkheads.py", "    if number == 1 or not others:\n", "    if True:\n"),),
         (BULKHEADS, "-k", "hangs_holds_its_share"),
     ),
     Mutant(
         "a sender goes to a vendor that is full of calls",
-        (Edit("bulkheads.py", "if not probe and self._holds_all(vendor):", "if False:"),),
+        (Edit("routing/bulkheads.py", "if not probe and self._holds_all(vendor):", "if False:"),),
         (BULKHEADS, "-k", "full_of_calls"),
     ),
     Mutant(
         "e-mails are read whatever their size",
-        (Edit("taker.py", "most = self._memory.share(len(ids))", "most = 2**40"),),
+        (Edit("consumer/fetcher.py", "most = self._memory.share(len(ids))", "most = 2**40"),),
         ("tests/process/test_memory.py", "-k", "no_more_than_their_share"),
     ),
     Mutant(
         "what a vendor does not give back is never given up",
-        (Edit("bulkheads.py", "c.deadline < last]", "c.deadline < 0]"),),
+        (Edit("routing/bulkheads.py", "c.deadline < last]", "c.deadline < 0]"),),
         (BULKHEADS, "-k", "does_not_come_back"),
     ),
     Mutant(
         "no token (nor nonce) in the filter of a settlement",
         (
-            Edit("transitions.py", '        "lease.token": change.token,\n', ""),
-            Edit("transitions.py", "if change.nonce is not None:", "if False:"),
+            Edit("store/transitions.py", '        "lease.token": change.token,\n', ""),
+            Edit("store/transitions.py", "if change.nonce is not None:", "if False:"),
         ),
         (GUARDS, "-k", "settles_nothing or claimed_since"),
     ),
     Mutant(
         "no token in the filter of a claim",
-        (Edit("transitions.py", '        "lease.token": claim.token,\n', ""),),
+        (Edit("store/transitions.py", '        "lease.token": claim.token,\n', ""),),
         (GUARDS, "-k", "others_tried"),
     ),
     Mutant(
         "no status in the filter of a claim",
         (
             Edit(
-                "transitions.py", '        "status": Status.QUEUED.value,\n        "env"', '"env"'
+                "store/transitions.py",
+                '        "status": Status.QUEUED.value,\n        "env"',
+                '"env"',
             ),
-            Edit("transitions.py", '        "lease.token": claim.token,\n', ""),
+            Edit("store/transitions.py", '        "lease.token": claim.token,\n', ""),
         ),
         (GUARDS, "-k", "two_claims"),
     ),
     Mutant(
         "no nonce when a claim is read back",
-        (Edit("store.py", '"lease.nonce": nonce, ', ""),),
+        (Edit("store/store.py", '"lease.nonce": nonce, ', ""),),
         (GUARDS, "-k", "two_claims"),
     ),
     Mutant(
         "a confirmation that matched nothing counts",
-        (Edit("store.py", 'self.confirm(under | {"nonce": {"$in": nonces}}) ==', "0 <="),),
+        (Edit("store/store.py", 'self.confirm(under | {"nonce": {"$in": nonces}}) ==', "0 <="),),
         (KEPT, "-k", "stored_again"),
     ),
     Mutant(
         "a known key is not confirmed",
-        (Edit("store.py", "if found and self.confirm(these) < len(found):", "if False:"),),
+        (Edit("store/store.py", "if found and self.confirm(these) < len(found):", "if False:"),),
         (KEPT, "-k", "only_the_old_primary_knew"),
     ),
     Mutant(
         "no nonce when an insert is confirmed",
-        (Edit("store.py", 'under | {"nonce": {"$in": nonces}}', "under"),),
+        (Edit("store/store.py", 'under | {"nonce": {"$in": nonces}}', "under"),),
         (KEPT, "-k", "of_another or anothers"),
     ),
     Mutant(
         "no lease check in the rescue",
-        (Edit("transitions.py", "if change.expired:", "if False:"),),
+        (Edit("store/transitions.py", "if change.expired:", "if False:"),),
         (GUARDS, "-k", "not_rescued"),
     ),
     Mutant(
         "a late yes does not win",
-        (Edit("transitions.py", ', {"$set": _late_yes_wins(simulated)}]', "]"),),
+        (Edit("store/transitions.py", ', {"$set": _late_yes_wins(simulated)}]', "]"),),
         (GUARDS, "-k", "came_late"),
     ),
     Mutant(
         "no intent: the claim writes no ledger line",
-        (Edit("ledger.py", '{"$concatArrays": ["$attempts", [line]]}', '"$attempts"'),),
+        (Edit("store/ledger.py", '{"$concatArrays": ["$attempts", [line]]}', '"$attempts"'),),
         (CRASHES, "-k", "after:send"),
     ),
     Mutant(
         "no journal: writes are not durable",
-        (Edit("mongo.py", 'WriteConcern(w="majority", j=True)', "WriteConcern(w=1, j=False)"),),
+        (
+            Edit(
+                "store/mongo.py", 'WriteConcern(w="majority", j=True)', "WriteConcern(w=1, j=False)"
+            ),
+        ),
         (WEATHER, "-k", "dies_and_stays_away"),
     ),
     Mutant(
         "the job is deleted before the result is stored",
         (
             Edit(
-                "worker.py",
+                "consumer/worker.py",
                 "        written, won = self._write(changes, taken, seconds)\n",
                 "        conclude(endings, {change.id for change in changes})\n"
                 "        written, won = self._write(changes, taken, seconds)\n",
@@ -164,29 +170,33 @@ MUTANTS = (
     ),
     Mutant(
         "no relay",
-        (Edit("sweeper.py", 'done["announced"] = self._relay()', 'done["announced"] = 0'),),
+        (
+            Edit(
+                "consumer/sweeper.py", 'done["announced"] = self._relay()', 'done["announced"] = 0'
+            ),
+        ),
         (CRASHES, "-k", "put"),
     ),
     Mutant(
         "no rescue by the sweeper",
-        (Edit("sweeper.py", '"rescued": self._rescue()', '"rescued": 0'),),
+        (Edit("consumer/sweeper.py", '"rescued": self._rescue()', '"rescued": 0'),),
         (CRASHES, "-k", "rescue"),
     ),
     Mutant(
         "no bound on unknown outcomes",
-        (Edit("lifecycle.py", "record.unknowns > 1", "record.unknowns > 100"),),
+        (Edit("lifecycle/decide.py", "record.unknowns > 1", "record.unknowns > 100"),),
         (CRASHES, "-k", "kills_its_process"),
     ),
     Mutant(
         "park resends",
-        (Edit("lifecycle.py", "not policy.resend_unknown or ", ""),),
+        (Edit("lifecycle/decide.py", "not policy.resend_unknown or ", ""),),
         (CRASHES, "-k", "kills_its_process"),
     ),
     Mutant(
         "an unknown outcome is not counted",
         (
             Edit(
-                "lifecycle.py",
+                "lifecycle/decide.py",
                 "record = replace(record, pin=None, unknowns=record.unknowns + 1)\n    if not",
                 "record = replace(record, pin=None)\n    if not",
             ),
@@ -195,24 +205,28 @@ MUTANTS = (
     ),
     Mutant(
         "no environment in the filter of a claim",
-        (Edit("transitions.py", '        "env": env,\n', ""),),
+        (Edit("store/transitions.py", '        "env": env,\n', ""),),
         (GUARDS, "-k", "must_not_be_sent"),
     ),
     Mutant(
         "an e-mail that is not due is claimed",
-        (Edit("transitions.py", '[{"$ifNull": ["$due_at", "$$NOW"]}, "$$NOW"]', "[1, 1]"),),
+        (Edit("store/transitions.py", '[{"$ifNull": ["$due_at", "$$NOW"]}, "$$NOW"]', "[1, 1]"),),
         (GUARDS, "-k", "must_not_be_sent"),
     ),
     Mutant(
         "an expired e-mail is claimed",
-        (Edit("transitions.py", '[{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]', "[2, 1]"),),
+        (
+            Edit(
+                "store/transitions.py", '[{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]', "[2, 1]"
+            ),
+        ),
         (GUARDS, "-k", "must_not_be_sent"),
     ),
     Mutant(
         "a failed put fails send()",
         (
             Edit(
-                "announcer.py",
+                "queue/announcer.py",
                 "            except QueueUnavailable as error:\n                self._rest",
                 "            except ZeroDivisionError as error:\n                self._rest",
             ),
@@ -223,7 +237,7 @@ MUTANTS = (
         "a connection with half a reply is used again",
         (
             Edit(
-                "tube.py",
+                "queue/tube.py",
                 '            self.close()\n            raise QueueUnavailable(f"beanstalkd:',
                 '            raise QueueUnavailable(f"beanstalkd:',
             ),
@@ -232,29 +246,29 @@ MUTANTS = (
     ),
     Mutant(
         "one refused write fails all that are written with it",
-        (Edit("mongo.py", 'else [e["index"] for e in errors]', "else None"),),
+        (Edit("store/mongo.py", 'else [e["index"] for e in errors]', "else None"),),
         (REFUSED, "-k", "no_room_is_sent"),
     ),
     Mutant(
         "a refused settlement is not made small",
-        (Edit("transitions.py", "only_closed_line if small else ledger.", ""),),
+        (Edit("store/transitions.py", "only_closed_line if small else ledger.", ""),),
         (REFUSED, "-k", "no_room_is_sent"),
     ),
     Mutant(
         "a late yes is overwritten as unknown",
-        (Edit("ledger.py", '[yes, "$$line", {', '[False, "$$line", {'),),
+        (Edit("store/ledger.py", '[yes, "$$line", {', '[False, "$$line", {'),),
         (STORE, "-k", "very_attempt"),
     ),
     Mutant(
         "a ledger line names all its recipients",
-        (Edit("ledger.py", "LISTED = 5 ", "LISTED = 1000 "),),
+        (Edit("store/ledger.py", "LISTED = 5 ", "LISTED = 1000 "),),
         (REFUSED, "-k", "fullest_ledger"),
     ),
     Mutant(
         "the types of a document are not looked at",
         (
             Edit(
-                "document.py",
+                "store/document.py",
                 "        raise TypeError\n    return int(value)",
                 "        pass\n    return value",
             ),
@@ -263,14 +277,14 @@ MUTANTS = (
     ),
     Mutant(
         "what is damaged has failed, whatever may have left",
-        (Edit("transitions.py", '"$cond": [_surely_here(), ', '"$cond": [True, '),),
+        (Edit("store/transitions.py", '"$cond": [_surely_here(), ', '"$cond": [True, '),),
         (DAMAGE, "-k", "surely"),
     ),
     Mutant(
         "a vendor's SystemExit ends the sender",
         (
             Edit(
-                "worker.py",
+                "consumer/worker.py",
                 "except BaseException as error:  # noqa: BLE001  # whatever",
                 "except Exception as error:  # noqa: BLE001  # whatever",
             ),
@@ -281,7 +295,7 @@ MUTANTS = (
         "a bug in our planning is a damaged document",
         (
             Edit(
-                "triage.py",
+                "consumer/planner.py",
                 "        except Unreadable as error:",
                 "        except Exception as error:",
             ),
@@ -290,35 +304,35 @@ MUTANTS = (
     ),
     Mutant(
         "an interim answer is the answer",
-        (Edit("vendors/response.py", "None if head.interim else head", "head"),),
+        (Edit("vendors/wire/response.py", "None if head.interim else head", "head"),),
         (WIRE, "-k", "interim_answers_are_not"),
     ),
     Mutant(
         "a connection is kept whatever follows the answer",
         (
             Edit(
-                "vendors/response.py",
+                "vendors/wire/response.py",
                 "head.persistent and not (codings and lengths) and not self._incoming",
                 "True",
             ),
-            Edit("vendors/connection.py", "if self.incoming or (", "if ("),
+            Edit("vendors/wire/connection.py", "if self.incoming or (", "if ("),
         ),
         (WIRE, "-k", "what_follows_an_answer"),
     ),
     Mutant(
         "a kept connection is not looked at before it is used",
-        (Edit("vendors/transport.py", " <= limit and kept.quiet():", " <= limit:"),),
+        (Edit("vendors/wire/transport.py", " <= limit and kept.quiet():", " <= limit:"),),
         (WIRE, "-k", "between_two_emails"),
     ),
     Mutant(
         "a broken write is the end",
         (
             Edit(
-                "vendors/connection.py",
+                "vendors/wire/connection.py",
                 "except (ConnectionError, ssl.SSLError):  # what has arrived by then",
                 "except ZeroDivisionError:  # what has arrived by then",
             ),
-            Edit("vendors/connection.py", "if not events & select.POLLIN:", "if True:"),
+            Edit("vendors/wire/connection.py", "if not events & select.POLLIN:", "if True:"),
         ),
         (WIRE, "-k", "refusal_before_a_large"),
     ),
@@ -329,7 +343,7 @@ MUTANTS = (
     ),
     Mutant(
         "a loss of a connection that idled is held against the vendor",
-        (Edit("vendors/http.py", "ours = lost.idled or (", "ours = ("),),
+        (Edit("vendors/http.py", "our_fault = lost.idled or (", "our_fault = ("),),
         (WIRE, "-k", "loss_after_idling"),
     ),
     Mutant(

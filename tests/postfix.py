@@ -22,7 +22,7 @@ from typing import Self
 
 import trustme
 
-from mailqueue.private_server import dies_with_parent
+from mailqueue.devserver.process import dies_with_parent
 from tests.vendor_servers import HOST
 from tests.waiting import wait_until
 

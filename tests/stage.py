@@ -23,8 +23,8 @@ from pymongo.collection import Collection
 from mailqueue import Producer
 from mailqueue.config import Config
 from mailqueue.message import EmailDict
-from mailqueue.status import EmailStatus
-from mailqueue.tube import depth
+from mailqueue.producer.status import EmailStatus
+from mailqueue.queue.tube import depth
 from tests.vendor_servers import HttpServer, Received, Reply, SmtpServer, Wire
 from tests.waiting import wait_until
 

@@ -42,7 +42,7 @@ from pymongo import MongoClient
 
 from mailqueue.config import Config
 from mailqueue.devserver import Beanstalkd, Mongod
-from mailqueue.private_server import dies_with_parent
+from mailqueue.devserver.process import dies_with_parent
 from tests.faults import application
 from tests.faults.application import MARKER, Journal, is_keyed, subject
 from tests.faults.invariants import broken, resent, unknowns
@@ -293,7 +293,7 @@ class Run:
 
     def _audit(self) -> list[str]:
         """What the product's own audit finds; without one: nothing."""
-        if not (find_spec("mailqueue.audit") and find_spec("mailqueue.__main__")):
+        if not (find_spec("mailqueue.store.audit") and find_spec("mailqueue.__main__")):
             return []
         done = subprocess.run(
             [sys.executable, "-m", "mailqueue", "audit", "--config", self._config_file],

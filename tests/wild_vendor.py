@@ -6,8 +6,8 @@ import threading
 from typing import Any
 
 from mailqueue.config import VendorConfig
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import Attempt, Vendor
 
 RAISED = {

@@ -25,27 +25,28 @@ from typing import Any, Never
 
 from bson import ObjectId
 
-from mailqueue import audit, config_file
-from mailqueue.cli import casework, overview
-from mailqueue.cli.desk import FOUND, NOT_REACHED, OK, USAGE, Answer, Desk, Usage
+from mailqueue.cli import emails, system
+from mailqueue.cli.context import FOUND, NOT_REACHED, OK, USAGE, Answer, Context, Usage
 from mailqueue.cli.table import printable
 from mailqueue.config import Config
+from mailqueue.config import file as config_file
 from mailqueue.errors import ConfigError, Unavailable
-from mailqueue.interventions import Verb
-from mailqueue.record import Reason, Status
+from mailqueue.lifecycle.outcomes import Reason, Status
+from mailqueue.store import audit
+from mailqueue.store.interventions import Verb
 
 INTERRUPTED = 130
-VERBS: Mapping[str, Callable[[Desk], Answer]] = {
-    "list": casework.listed,
-    "show": casework.show,
-    "retry": casework.intervene,
-    "mark-sent": casework.intervene,
-    "cancel": casework.intervene,
-    "vendors": overview.vendors,
-    "stats": overview.stats,
-    "doctor": overview.examine,
-    "sweep": overview.sweep,
-    "audit": overview.check,
+VERBS: Mapping[str, Callable[[Context], Answer]] = {
+    "list": emails.listed,
+    "show": emails.show,
+    "retry": emails.intervene,
+    "mark-sent": emails.intervene,
+    "cancel": emails.intervene,
+    "vendors": system.vendors,
+    "stats": system.stats,
+    "doctor": system.examine,
+    "sweep": system.sweep,
+    "audit": system.check,
 }
 _HELP = {
     Verb.RETRY: "send failed or uncertain e-mails again",
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     file = config_file.place(options.config, os.environ)
-    desk = Desk(
+    desk = Context(
         options=options,
         config=Config.load(file, secrets=False),
         file=file,

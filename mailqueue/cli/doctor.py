@@ -17,16 +17,21 @@ from enum import StrEnum
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from mailqueue import config_file, mongo_uri, sweeper, tube, vendors
-from mailqueue.cli.desk import MANY
+from mailqueue import vendors
+from mailqueue.cli.context import MANY
 from mailqueue.cli.table import age
-from mailqueue.config import Config, VendorConfig, is_production, keys_of
-from mailqueue.config_checks import is_loopback
-from mailqueue.document import PRODUCTION, SIMULATED
+from mailqueue.config import Config, VendorConfig, is_production
+from mailqueue.config import file as config_file
+from mailqueue.config.checks import is_loopback
+from mailqueue.config.config import keys_of
+from mailqueue.consumer import sweeper
 from mailqueue.errors import ConfigError, QueueUnavailable, StoreUnavailable
-from mailqueue.health import HealthBoard
-from mailqueue.record import Status
-from mailqueue.store import Store
+from mailqueue.lifecycle.outcomes import Status
+from mailqueue.queue import tube
+from mailqueue.routing.health import VendorHealth
+from mailqueue.store import uri as mongo_uri
+from mailqueue.store.document import PRODUCTION, SIMULATED
+from mailqueue.store.store import Store
 
 SKEW = 5.0
 DAY = timedelta(days=1)
@@ -210,7 +215,7 @@ def _indexes(patient: Patient) -> Iterator[Finding]:
 
 
 def _health(patient: Patient) -> Iterator[Finding]:
-    board = HealthBoard(patient.store, [vendor.name for vendor in patient.config.vendors])
+    board = VendorHealth(patient.store, [vendor.name for vendor in patient.config.vendors])
     closed = [health for health in board.read().values() if not health.open]
     todo = "see `mailqueue vendors`; it opens by itself when a probe succeeds"
     for health in closed:

@@ -13,11 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mailqueue.config import VendorConfig
-from mailqueue.config_vendor_types import VENDOR_TYPES
+from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError, MissingExtra
 
 if TYPE_CHECKING:
-    from mailqueue.record import Outcome, SendResult
+    from mailqueue.lifecycle.outcomes import Outcome, SendResult
     from mailqueue.vendors.base import Attempt, Vendor
     from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _PLACES = {
-    "mailqueue.record": ("Outcome", "SendResult"),
+    "mailqueue.lifecycle.outcomes": ("Outcome", "SendResult"),
     "mailqueue.vendors.base": ("Attempt", "Vendor"),
     "mailqueue.vendors.http": ("Answer", "HttpVendor", "Request", "json_request"),
 }

@@ -14,8 +14,8 @@ from dataclasses import fields
 from itertools import islice
 from typing import Any, TypeGuard
 
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import discretion
 from mailqueue.vendors.base import Vendor, matching_recipients
 
@@ -44,7 +44,7 @@ def storable(said: object, email: Email, vendor: Vendor | None = None) -> SendRe
 def raised(error: BaseException) -> SendResult:
     """What an exception of a vendor's class says: nothing that is known."""
     code = text(f"raised_{type(error).__name__}", CODE)
-    return SendResult(outcome=Outcome.UNKNOWN, code=code, answered=False, ours=True)
+    return SendResult(outcome=Outcome.UNKNOWN, code=code, answered=False, our_fault=True)
 
 
 def secrets_of(vendor: Vendor) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def secrets_of(vendor: Vendor) -> tuple[str, ...]:
 
 def _storable(said: Any, email: Email, secrets: tuple[str, ...]) -> SendResult:
     if not isinstance(said, SendResult):
-        return SendResult(outcome=Outcome.UNKNOWN, code=NO_ANSWER, answered=False, ours=True)
+        return SendResult(outcome=Outcome.UNKNOWN, code=NO_ANSWER, answered=False, our_fault=True)
     detail = _plain(said.detail, discretion.LOOKED_AT)
     refused, pending = _people(said.refused, email), _people(said.pending, email)
     return SendResult(
@@ -86,7 +86,7 @@ def _is_usual(said: object) -> TypeGuard[SendResult]:
         and said.refused is said.pending is _NOTHING.refused
         and said.retry_after is None
         and said.answered is True
-        and said.held is said.replay is said.ours is said.content_suspect is False
+        and said.quota_held is said.replay is said.our_fault is said.content_suspect is False
     )
 
 

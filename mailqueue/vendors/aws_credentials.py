@@ -35,8 +35,8 @@ from functools import cache, partial
 from typing import Any
 
 from mailqueue.errors import MissingExtra
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.logs import event
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.aws import Credentials
 
 logger = logging.getLogger(__name__)

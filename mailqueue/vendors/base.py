@@ -34,13 +34,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from mailqueue import structured
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError, InvalidEmail
-from mailqueue.headers import Address, mailboxes, unsafe, unstructured
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.logs import event
-from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
+from mailqueue.message import Address, Email, structured
+from mailqueue.message.headers import mailboxes, unsafe, unstructured
 from mailqueue.vendors import labels, limits
 
 logger = logging.getLogger(__name__)
@@ -263,7 +262,7 @@ def unsent(vendor: Vendor, attempt: Attempt, error: Exception) -> SendResult:
         code=f"raised_{kind}",
         detail=detail,
         answered=False,
-        ours=True,
+        our_fault=True,
     )
 
 

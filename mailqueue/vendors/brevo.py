@@ -32,9 +32,8 @@ from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-from mailqueue.headers import Address
-from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.message import Address, Email
 from mailqueue.vendors.base import Attempt, merged, unique_recipients
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 from mailqueue.vendors.labels import ID_KEY
@@ -101,7 +100,7 @@ class Brevo(HttpVendor):
             case 400 if code in _OF_THE_ACCOUNT:
                 return replace(result, outcome=Outcome.MISCONFIGURED)
             case 409 if code == "duplicate_request":
-                return replace(result, outcome=Outcome.UNKNOWN, ours=True)
+                return replace(result, outcome=Outcome.UNKNOWN, our_fault=True)
             case 429 if result.retry_after is None:
                 reset = answer.headers.get("x-sib-ratelimit-reset", "").strip()
                 return replace(result, retry_after=answer.seconds(reset))

@@ -24,7 +24,7 @@ from quopri import decodestring
 from urllib.parse import unquote_plus
 
 from mailqueue.message import Alternative, Attachment, Email
-from mailqueue.parameters import charset
+from mailqueue.message.parameters import charset
 
 LENGTH = 200  # characters that are kept
 LOOKED_AT = 4096

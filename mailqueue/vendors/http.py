@@ -43,13 +43,14 @@ from urllib.parse import urlencode
 
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors import base, failures, trust
+from mailqueue.vendors import base
 from mailqueue.vendors.base import Attempt, Vendor
-from mailqueue.vendors.proxy import proxy_for
-from mailqueue.vendors.response import MAX_VALUE
-from mailqueue.vendors.transport import Lost, RawAnswer, Request, Transport
+from mailqueue.vendors.wire import failures, trust
+from mailqueue.vendors.wire.proxy import proxy_for
+from mailqueue.vendors.wire.response import MAX_VALUE
+from mailqueue.vendors.wire.transport import Lost, RawAnswer, Request, Transport
 
 __all__ = ["Answer", "HttpVendor", "Request", "json_request"]
 
@@ -171,8 +172,8 @@ class HttpVendor(Vendor):
         try:
             raw = self.transport.post(request, attempt.deadline, self.config.timeout)
         except Lost as lost:
-            ours = lost.idled or (late and lost.code == failures.DEADLINE)
-            return failures.result(lost.code, lost.written, ours=ours)
+            our_fault = lost.idled or (late and lost.code == failures.DEADLINE)
+            return failures.result(lost.code, lost.written, our_fault=our_fault)
         result = self.parse(Answer(raw), email)
         if raw.early and (raw.status < 300 or result.outcome is Outcome.ACCEPTED):
             return failures.result(failures.EARLY_ANSWER, written=True)

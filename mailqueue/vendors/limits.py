@@ -18,11 +18,11 @@ from dataclasses import replace
 from typing import Any
 
 from mailqueue.config import VendorConfig
-from mailqueue.config_vendor_types import MIB, VENDOR_TYPES, Capacity
-from mailqueue.file_types import types_of
-from mailqueue.headers import Address, unstructured
-from mailqueue.message import Attachment, Email
-from mailqueue.parameters import charset
+from mailqueue.config.vendor_types import MIB, VENDOR_TYPES, Capacity
+from mailqueue.message import Address, Attachment, Email
+from mailqueue.message.file_types import types_of
+from mailqueue.message.headers import unstructured
+from mailqueue.message.parameters import charset
 
 CUSTOM_HEADERS = "custom_headers"  # an option: the account's plan has them
 

@@ -32,10 +32,9 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from mailqueue.headers import Address
-from mailqueue.message import Email
-from mailqueue.mime import boundary
-from mailqueue.record import Outcome, SendResult
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.message import Address, Email
+from mailqueue.message.mime import boundary
 from mailqueue.vendors.base import (
     EXPOSE_METADATA,
     Attempt,

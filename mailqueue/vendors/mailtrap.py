@@ -27,9 +27,8 @@ from urllib.parse import quote
 
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError
-from mailqueue.headers import Address
-from mailqueue.message import Attachment, Email
-from mailqueue.record import Outcome, SendResult
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.message import Address, Attachment, Email
 from mailqueue.vendors.base import (
     Attempt,
     encoded_headers,

@@ -37,8 +37,8 @@ from base64 import b64encode
 from dataclasses import replace
 from typing import Any
 
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Attachment, Email
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import (
     Attempt,
     encoded_headers,
@@ -126,7 +126,7 @@ class Mandrill(HttpVendor):
             message_id=text(first.get("_id")) or None,
             refused=matching_recipients(email, refused),
             pending=matching_recipients(email, [e.get("email") for o, e in told if o in put_off]),
-            held=any(text(entry.get("queued_reason")) in _HELD for entry in entries),
+            quota_held=any(text(entry.get("queued_reason")) in _HELD for entry in entries),
         )
 
 

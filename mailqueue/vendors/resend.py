@@ -31,9 +31,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from mailqueue.headers import Address
-from mailqueue.message import Attachment, Email
-from mailqueue.record import Outcome, SendResult
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.message import Address, Attachment, Email
 from mailqueue.vendors.base import Attempt, ascii_headers, merged, unique_recipients
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
 from mailqueue.vendors.labels import pairs
@@ -84,7 +83,7 @@ class Resend(HttpVendor):
             case 403 if name == "validation_error":
                 return replace(result, outcome=Outcome.UNSUITABLE)
             case 409 if name == "concurrent_idempotent_requests":
-                return replace(result, outcome=Outcome.UNKNOWN, ours=True)
+                return replace(result, outcome=Outcome.UNKNOWN, our_fault=True)
             case 429 if name in _QUOTAS:
                 return replace(result, outcome=Outcome.MISCONFIGURED)
             case 429 if result.retry_after is None:

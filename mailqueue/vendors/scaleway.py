@@ -25,9 +25,8 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from mailqueue.headers import Address
-from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.message import Address, Email
 from mailqueue.vendors.base import (
     Attempt,
     encoded_headers,

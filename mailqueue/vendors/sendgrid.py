@@ -31,9 +31,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from mailqueue.headers import Address
-from mailqueue.message import Attachment, Email
-from mailqueue.record import Outcome, SendResult
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.message import Address, Attachment, Email
 from mailqueue.vendors.base import (
     Attempt,
     ascii_headers,

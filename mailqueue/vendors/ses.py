@@ -38,8 +38,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mailqueue.config import VendorConfig
-from mailqueue.message import Email, mime
-from mailqueue.record import Outcome, SendResult
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.message import Email
+from mailqueue.message.message import mime
 from mailqueue.vendors import aws, aws_credentials
 from mailqueue.vendors.base import Attempt, created_at, merged, unique_recipients
 from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request

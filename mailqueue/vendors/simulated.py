@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import SIMULATED_DELAY, Attempt, Vendor
 
 

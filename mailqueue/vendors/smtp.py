@@ -50,14 +50,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from mailqueue.config import VendorConfig
-from mailqueue.headers import Address
-from mailqueue.message import Email, mime
-from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors import base, failures, smtp_pool, smtp_replies
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.message import Address, Email
+from mailqueue.message.message import mime
+from mailqueue.vendors import base
 from mailqueue.vendors.base import Attempt, Vendor
-from mailqueue.vendors.deadline import Call, DeadlinePassed
-from mailqueue.vendors.smtp_connection import Connection, Failed
-from mailqueue.vendors.smtp_replies import CLOSING, Step
+from mailqueue.vendors.wire import failures, smtp_pool, smtp_replies
+from mailqueue.vendors.wire.deadline import Call, DeadlinePassed
+from mailqueue.vendors.wire.smtp_connection import Connection, Failed
+from mailqueue.vendors.wire.smtp_replies import CLOSING, Step
 
 EARLY_SECONDS = 1.0
 _OF_THE_EMAIL = {Outcome.REJECTED, Outcome.UNSUITABLE, Outcome.DEFERRED}
@@ -137,7 +138,7 @@ class Smtp(Vendor):
                 result = self._judged(step.result)
             except smtp_pool.TROUBLE as error:
                 result = failures.result(failures.code(error, call), call.written)
-                result = replace(result, ours=late and result.code == failures.DEADLINE)
+                result = replace(result, our_fault=late and result.code == failures.DEADLINE)
             except Exception as error:
                 if call.written:
                     raise
@@ -248,9 +249,9 @@ class Smtp(Vendor):
             return result
         throttled = result.outcome is Outcome.THROTTLED
         if throttled and not self._connection.fresh and smtp_replies.used_up(result.detail):
-            return replace(result, ours=True)
+            return replace(result, our_fault=True)
         if throttled and smtp_replies.crowded(result.detail):
-            return replace(result, ours=self._pool.crowded())
+            return replace(result, our_fault=self._pool.crowded())
         if result.outcome in _OF_THE_EMAIL:
             with suppress(OSError, smtplib.SMTPException, Failed):
                 if self._connection.rset()[0] == 250:

@@ -200,9 +200,9 @@ KINDS = {  # label: face, hatch
 
 def kind_of(name: str) -> str:
     """The label in the legend."""
-    ours, raw, durable, memory = KINDS
+    our_fault, raw, durable, memory = KINDS
     if name in {OURS, RAW}:
-        return ours if name == OURS else raw
+        return our_fault if name == OURS else raw
     return durable if is_durable(name) else memory
 
 

@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
-from mailqueue.private_server import (
+from mailqueue.devserver.process import (
     HOST,
     HOW_TO_GET,
     STOPPED_WITHIN,
@@ -150,8 +150,8 @@ class Redis(WithChildren):
     def _is_ready(self) -> bool:
         # While it loads its file it answers INFO, but not PING.
         answer = _ask(self.port, b"PING\r\nINFO server\r\n")
-        ours = re.search(rb"^process_id:%d\r$" % self.pid, answer, re.MULTILINE)
-        return answer.startswith(b"+PONG") and ours is not None
+        our_fault = re.search(rb"^process_id:%d\r$" % self.pid, answer, re.MULTILINE)
+        return answer.startswith(b"+PONG") and our_fault is not None
 
 
 class RedisAof(Redis):

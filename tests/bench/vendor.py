@@ -11,7 +11,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from mailqueue.private_server import HOST, Server
+from mailqueue.devserver.process import HOST, Server
 
 WIDTH = 8
 

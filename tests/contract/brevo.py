@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from mailqueue.record import Outcome
+from mailqueue.lifecycle.outcomes import Outcome
 from tests.contract.case import Carried, Case, Person, Row, closed, problems
 from tests.vendor_servers import Received, Reply
 

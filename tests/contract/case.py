@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mailqueue.record import Outcome
+from mailqueue.lifecycle.outcomes import Outcome
 from tests.vendor_servers import Received, Reply
 
 Person = tuple[str, str]
@@ -53,7 +53,7 @@ class Row:
     detail: str | None = None  # a part of it
     refused: Sequence[str] = ()
     pending: Sequence[str] = ()
-    held: bool = False
+    quota_held: bool = False
     sandbox: bool = False
     email: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)

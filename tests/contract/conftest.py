@@ -11,8 +11,7 @@ import pytest
 import trustme
 
 from mailqueue.config import VendorConfig
-from mailqueue.headers import Address
-from mailqueue.message import Email
+from mailqueue.message import Address, Email
 from mailqueue.vendors import load
 from mailqueue.vendors.base import Attempt, Vendor
 

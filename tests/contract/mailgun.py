@@ -7,8 +7,8 @@ from base64 import b64encode
 from email.message import EmailMessage
 from pathlib import Path
 
-from mailqueue.headers import Address
-from mailqueue.record import Outcome
+from mailqueue.lifecycle.outcomes import Outcome
+from mailqueue.message import Address
 from tests.contract.case import Carried, Case, Person, Row, specification
 from tests.vendor_servers import Received, Reply
 

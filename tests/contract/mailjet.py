@@ -7,7 +7,7 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
 
-from mailqueue.record import Outcome
+from mailqueue.lifecycle.outcomes import Outcome
 from tests.contract.case import Carried, Case, Person, Row, closed, problems, specification
 from tests.vendor_servers import Received, Reply
 

@@ -7,8 +7,8 @@ from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
-from mailqueue.headers import Address
-from mailqueue.record import Outcome
+from mailqueue.lifecycle.outcomes import Outcome
+from mailqueue.message import Address
 from tests.contract.case import Carried, Case, Row, closed, problems, specification
 from tests.vendor_servers import Received, Reply
 
@@ -76,13 +76,13 @@ def _of_each_status() -> list[Row]:
         Row(reply=_each({"status": status}), outcome=Outcome.ACCEPTED, message_id=ID, detail=status)
         for status in ("sent", "queued", "scheduled")
     ]
-    held = [
+    quota_held = [
         Row(
             reply=_each({"status": "queued", "queued_reason": reason}),
             outcome=Outcome.ACCEPTED,
             message_id=ID,
             detail=reason,
-            held=reason not in {"attachments", "multiple-recipients", "sending-backlogged"},
+            quota_held=reason not in {"attachments", "multiple-recipients", "sending-backlogged"},
         )
         for reason in (
             *("sending-suspended", "account-suspended", "sending-paused"),
@@ -101,7 +101,7 @@ def _of_each_status() -> list[Row]:
             "not-yet-heard-of": Outcome.UNSUITABLE,
         }.items()
     ]
-    return [*sent, *held, *rejected]
+    return [*sent, *quota_held, *rejected]
 
 
 def _of_several() -> list[Row]:

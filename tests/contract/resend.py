@@ -7,8 +7,8 @@ from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
-from mailqueue.headers import Address
-from mailqueue.record import Outcome
+from mailqueue.lifecycle.outcomes import Outcome
+from mailqueue.message import Address
 from tests.contract.case import Carried, Case, Person, Row, closed, problems, specification
 from tests.contract.conftest import EMAIL_ID
 from tests.contract.ses import word

@@ -10,7 +10,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
-from mailqueue.record import Outcome
+from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.vendors.ses import SIMULATOR
 from tests.contract.case import Carried, Case, Person, Row, specification
 from tests.sigv4 import botocores_authorization

@@ -16,8 +16,8 @@ import pytest
 
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError, MissingExtra
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import aws_credentials, load
 from mailqueue.vendors.answers import storable
 from mailqueue.vendors.ses import Ses

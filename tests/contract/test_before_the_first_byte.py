@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from mailqueue.errors import InvalidEmail
+from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Email
-from mailqueue.record import Outcome
 from mailqueue.vendors import smtp
 from mailqueue.vendors.base import Vendor
 from mailqueue.vendors.http import HttpVendor
@@ -98,7 +98,7 @@ def invalid(*_: Any, **__: Any) -> Any:
 def check(made: Vendor, plain: Email, attempt: Attempts, kind: str) -> None:
     result = made.send(plain, attempt())
     assert (result.outcome, result.code) == (Outcome.UNSUITABLE, f"raised_{kind}")
-    assert (result.ours, result.answered) == (True, False)
+    assert (result.our_fault, result.answered) == (True, False)
 
 
 BUGS = [(broken, "RuntimeError"), (invalid, "InvalidEmail")]
@@ -144,9 +144,9 @@ def test_a_bug_between_the_commands_of_smtp_is_not_called_unknown(
 ) -> None:
     with SmtpServer() as server:
         made: Smtp = vendor("smtp", keys={"host": HOST, "port": server.port, "tls": "none"})
-        monkeypatch.setattr("mailqueue.vendors.smtp_connection.Connection.rcpt", broken)
+        monkeypatch.setattr("mailqueue.vendors.wire.smtp_connection.Connection.rcpt", broken)
         check(made, plain, attempt, "RuntimeError")
-        monkeypatch.setattr("mailqueue.vendors.smtp_connection.Connection.rcpt", unsayable)
+        monkeypatch.setattr("mailqueue.vendors.wire.smtp_connection.Connection.rcpt", unsayable)
         check(made, plain, attempt, "ValueError")
         monkeypatch.undo()
         assert made.send(plain, attempt()).outcome is Outcome.ACCEPTED
@@ -192,4 +192,8 @@ def test_a_deadline_that_was_used_up_by_ourselves_is_not_held_against_the_vendor
     own = {"smtp": {"host": HOST, "port": 1}, "ses": SES.keys}[type_]
     made = vendor(type_, base_url=None if type_ == "smtp" else f"http://{HOST}:1", keys=own)
     result = made.send(plain, attempt(0.1))
-    assert (result.outcome, result.code, result.ours) == (Outcome.UNAVAILABLE, "deadline", True)
+    assert (result.outcome, result.code, result.our_fault) == (
+        Outcome.UNAVAILABLE,
+        "deadline",
+        True,
+    )

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from mailqueue.config_vendor_types import VENDOR_TYPES
-from mailqueue.headers import Address
-from mailqueue.message import Email
+from mailqueue.config.vendor_types import VENDOR_TYPES
+from mailqueue.message import Address, Email
 from mailqueue.vendors import limits
 
 MIB = 2**20

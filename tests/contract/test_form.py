@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from mailqueue import mime
-from mailqueue.message import Email
+from mailqueue.message import Email, mime
 from mailqueue.vendors import mailgun
 from mailqueue.vendors.http import Request
 from mailqueue.vendors.mailgun import form

@@ -22,15 +22,16 @@ from hypothesis import strategies as st
 
 from mailqueue.config import VendorConfig
 from mailqueue.errors import InvalidEmail
-from mailqueue.headers import unsafe
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors import failures, load
+from mailqueue.message.headers import unsafe
+from mailqueue.vendors import load
 from mailqueue.vendors.answers import storable
 from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.http import HttpVendor, Request
 from mailqueue.vendors.smtp import Smtp
-from mailqueue.vendors.transport import Lost, RawAnswer
+from mailqueue.vendors.wire import failures
+from mailqueue.vendors.wire.transport import Lost, RawAnswer
 from tests.contract.case import Case
 from tests.contract.cases import CASES
 from tests.contract.conftest import EMAIL_ID, MESSAGE_ID

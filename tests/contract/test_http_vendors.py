@@ -16,9 +16,8 @@ import pytest
 import trustme
 
 from mailqueue.errors import ConfigError
-from mailqueue.headers import Address
-from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.message import Address, Email
 from mailqueue.vendors.answers import storable
 from mailqueue.vendors.http import HttpVendor
 from tests.contract.case import Carried, Case, Row
@@ -255,7 +254,7 @@ def test_every_row_of_the_vendors_table(
     assert result.message_id == row.message_id
     assert (row.detail or "") in result.detail
     assert (result.refused, result.pending) == (tuple(row.refused), tuple(row.pending))
-    assert (result.held, result.answered) == (row.held, True)
+    assert (result.quota_held, result.answered) == (row.quota_held, True)
 
 
 COMMON = [

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
+from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Email
-from mailqueue.record import Outcome
 from mailqueue.vendors.http import HttpVendor
 from tests.contract import brevo, resend
 from tests.contract.case import Case
@@ -109,7 +109,7 @@ def test_a_first_request_that_is_still_running_is_not_the_vendors_fault(
     body = b'{"name": "concurrent_idempotent_requests", "code": "duplicate_request"}'
     with HttpServer(Reply(409, {}, body)) as server:
         result = vendor(case.type, base_url=server.url, keys=case.keys).send(plain, attempt())
-    assert (result.outcome, result.ours, result.answered) == (Outcome.UNKNOWN, True, True)
+    assert (result.outcome, result.our_fault, result.answered) == (Outcome.UNKNOWN, True, True)
 
 
 def test_a_changed_option_of_the_vendor_changes_the_request_but_not_its_key(

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from mailqueue.config import VendorConfig
-from mailqueue.config_vendor_types import VENDOR_TYPES
+from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
+from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Email
-from mailqueue.record import Outcome
 from mailqueue.vendors import labels, limits
 from mailqueue.vendors.http import HttpVendor
 from tests.contract.case import Carried, Case

@@ -12,8 +12,8 @@ from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
 from tests.contract import azure, mailgun, mailjet, postmark
 from tests.contract.case import Case
 from tests.contract.cases import CASES

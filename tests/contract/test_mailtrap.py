@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from mailqueue.errors import ConfigError
+from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Email
-from mailqueue.record import Outcome
 from mailqueue.vendors.mailtrap import Mailtrap
 from tests.contract import mailtrap
 from tests.contract.conftest import Attempts, Vendors

@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 
 from mailqueue.config import VendorConfig
-from mailqueue.headers import Address
-from mailqueue.message import Attachment, Email
+from mailqueue.message import Address, Attachment, Email
 from mailqueue.vendors.base import Attempt
 from mailqueue.vendors.ses import Ses
 from mailqueue.vendors.smtp import Smtp

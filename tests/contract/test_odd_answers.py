@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.answers import storable
 from mailqueue.vendors.http import Answer, HttpVendor
-from mailqueue.vendors.transport import RawAnswer
+from mailqueue.vendors.wire.transport import RawAnswer
 from tests.contract.case import Case
 from tests.contract.cases import CASES
 from tests.contract.conftest import Vendors

@@ -15,17 +15,16 @@ import pytest
 
 from mailqueue import vendors
 from mailqueue.config import VendorConfig
-from mailqueue.config_vendor_types import VENDOR_TYPES, Capacity, VendorType
+from mailqueue.config.vendor_types import VENDOR_TYPES, Capacity, VendorType
 from mailqueue.errors import ConfigError
-from mailqueue.headers import Address
-from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.message import Address, Email
 from mailqueue.vendors import base, http, limits, load
 from mailqueue.vendors.base import Vendor, merged
-from mailqueue.vendors.deadline import Call, DeadlinePassed
 from mailqueue.vendors.discretion import discreet
 from mailqueue.vendors.simulated import Simulated
-from mailqueue.vendors.transport import Lost, Request, Transport
+from mailqueue.vendors.wire.deadline import Call, DeadlinePassed
+from mailqueue.vendors.wire.transport import Lost, Request, Transport
 from tests.contract.cases import CASES
 from tests.contract.conftest import EMAIL_ID, Attempts
 from tests.vendor_servers import HttpServer, Reply

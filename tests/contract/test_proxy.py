@@ -15,10 +15,10 @@ import pytest
 import trustme
 
 from mailqueue.errors import ConfigError
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.http import HttpVendor
-from mailqueue.vendors.proxy import Proxy, proxy_for
+from mailqueue.vendors.wire.proxy import Proxy, proxy_for
 from tests.contract import sendgrid
 from tests.contract.conftest import Attempts, Vendors
 from tests.vendor_servers import HOST, HttpServer, Wire, hang

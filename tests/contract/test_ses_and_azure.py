@@ -10,8 +10,8 @@ import pytest
 
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError
+from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Email
-from mailqueue.record import Outcome
 from mailqueue.vendors import load
 from mailqueue.vendors.azure import Azure
 from mailqueue.vendors.ses import Ses

@@ -13,8 +13,8 @@ import pytest
 import trustme
 
 from mailqueue.errors import ConfigError
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.answers import storable
 from mailqueue.vendors.smtp import Smtp
 from tests.contract.conftest import EMAIL_ID, MESSAGE_ID, Attempts, Vendors

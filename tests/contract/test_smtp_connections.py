@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from mailqueue.config import VendorConfig
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors import load, smtp_pool
+from mailqueue.vendors import load
 from mailqueue.vendors.base import Vendor
 from mailqueue.vendors.smtp import Smtp
+from mailqueue.vendors.wire import smtp_pool
 from tests.contract.conftest import Attempts
 from tests.vendor_servers import HOST, ScriptedSmtp, SmtpServer, Wire, polite, polite_but
 from tests.waiting import wait_until
@@ -110,7 +111,7 @@ def test_a_share_that_is_used_up_in_the_middle_of_an_email_is_not_held_against_t
     vendor = make(stack.enter_context(ScriptedSmtp(second)).port)
     results = [vendor.send(plain, attempt()) for _ in range(3)]
     outcomes = [Outcome.ACCEPTED, Outcome.THROTTLED, Outcome.ACCEPTED]
-    assert [(r.outcome, r.ours) for r in results] == [
+    assert [(r.outcome, r.our_fault) for r in results] == [
         (outcome, outcome is Outcome.THROTTLED) for outcome in outcomes
     ]
 
@@ -163,7 +164,7 @@ def test_421_before_any_connection_works_is_the_servers_own(
 ) -> None:
     server = stack.enter_context(ScriptedSmtp(polite_but(**{step: b"421 4.3.2 come later\r\n"})))
     result = make(server.port).send(plain, attempt())
-    assert (result.outcome, result.code, result.ours) == (Outcome.THROTTLED, "smtp-421", False)
+    assert (result.outcome, result.code, result.our_fault) == (Outcome.THROTTLED, "smtp-421", False)
     assert "come later" in result.detail
 
 
@@ -219,7 +220,7 @@ def test_a_server_with_which_a_connection_works_is_not_blamed_for_taking_no_more
         assert first.result(5).outcome is Outcome.ACCEPTED
         if patience > 1:
             assert second.result(5).outcome is Outcome.ACCEPTED
-    assert (smtp_pool.BUSY.outcome, smtp_pool.BUSY.ours) == (Outcome.THROTTLED, True)
+    assert (smtp_pool.BUSY.outcome, smtp_pool.BUSY.our_fault) == (Outcome.THROTTLED, True)
 
 
 def test_too_many_connections_said_later_on_are_our_own_doing_while_others_work(
@@ -234,7 +235,7 @@ def test_too_many_connections_said_later_on_are_our_own_doing_while_others_work(
         crowded = two.send(plain, attempt())
         held.let_go.set()
         assert first.result(5).outcome is Outcome.ACCEPTED
-    assert (crowded.outcome, crowded.ours) == (Outcome.THROTTLED, True)
+    assert (crowded.outcome, crowded.our_fault) == (Outcome.THROTTLED, True)
 
 
 def test_after_a_failure_the_place_is_free_for_another_connection(

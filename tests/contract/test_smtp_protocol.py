@@ -16,14 +16,14 @@ import pytest
 import trustme
 
 from mailqueue.config import VendorConfig
-from mailqueue.consumer import main
+from mailqueue.consumer.__main__ import main
 from mailqueue.errors import ConfigError
+from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Email
-from mailqueue.record import Outcome
-from mailqueue.vendors import smtp_connection
 from mailqueue.vendors.answers import storable
 from mailqueue.vendors.smtp import Smtp
-from mailqueue.vendors.smtp_connection import MAX_LINE, MAX_REPLY, Connection
+from mailqueue.vendors.wire import smtp_connection
+from mailqueue.vendors.wire.smtp_connection import MAX_LINE, MAX_REPLY, Connection
 from tests.contract.conftest import Attempts, Vendors
 from tests.vendor_servers import HOST, Line, ScriptedSmtp, SmtpServer, Wire, polite, polite_but
 

@@ -22,10 +22,10 @@ import pytest
 import trustme
 
 from mailqueue.config import VendorConfig
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors import idle
 from mailqueue.vendors.sendgrid import SendGrid
+from mailqueue.vendors.wire import idle
 from tests.contract import sendgrid
 from tests.contract.conftest import Attempts, Vendors
 from tests.vendor_servers import HOST, HttpServer, Wire, hang
@@ -405,7 +405,7 @@ def test_a_loss_after_idling_is_unknown_and_not_held_against_the_vendor(
 ) -> None:
     made = serve(losing)
     assert made.send(plain, attempt()).outcome is Outcome.ACCEPTED
-    assert made.send(plain, attempt()) == replace(ONCE, ours=True)
+    assert made.send(plain, attempt()) == replace(ONCE, our_fault=True)
 
 
 def test_a_loss_on_a_new_connection_or_within_an_answer_is_held_against_the_vendor(
@@ -433,7 +433,7 @@ def test_each_loss_halves_the_time_that_connections_of_the_host_may_idle_down_to
     for _ in range(6):
         assert made.send(plain, attempt()).outcome is Outcome.ACCEPTED
         clock.idle(0.5)
-        blamed.append(not made.send(plain, attempt()).ours)
+        blamed.append(not made.send(plain, attempt()).our_fault)
         limits.append(made.transport._idle.seconds(clock.now))
     assert limits == [10, 5, 2.5, 1.25, 1, 1]
     assert blamed == [False] * 5 + [True]

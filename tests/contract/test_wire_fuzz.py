@@ -15,13 +15,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mailqueue.config import VendorConfig
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
-from mailqueue.vendors import connection, load
-from mailqueue.vendors.connection import Connection
-from mailqueue.vendors.deadline import Call
+from mailqueue.vendors import load
 from mailqueue.vendors.http import Answer, HttpVendor
-from mailqueue.vendors.response import (
+from mailqueue.vendors.wire import connection
+from mailqueue.vendors.wire.connection import Connection
+from mailqueue.vendors.wire.deadline import Call
+from mailqueue.vendors.wire.response import (
     MAX_BODY,
     MAX_LINES,
     MAX_VALUE,
@@ -30,7 +31,7 @@ from mailqueue.vendors.response import (
     Incoming,
     Response,
 )
-from mailqueue.vendors.transport import RawAnswer, Request, Transport
+from mailqueue.vendors.wire.transport import RawAnswer, Request, Transport
 from tests.contract.case import Case
 from tests.contract.cases import CASES
 from tests.contract.test_fuzz import attempt, bounded, check

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 
 from mailqueue import Producer, logs
-from mailqueue.announcer import Announcer
 from mailqueue.consumer import Consumer
+from mailqueue.queue.announcer import Announcer
 from tests.faults import seams
 from tests.stage import letter
 

@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import pytest
 
-from mailqueue import sweeper
-from mailqueue.consumer import Consumer
-from mailqueue.devserver import DevServers, devservers
+from mailqueue.consumer import Consumer, sweeper
+from mailqueue.devserver import DevServers
+from mailqueue.devserver.devserver import devservers
 from mailqueue.errors import StoreUnavailable
 from tests.conftest import TEST_PREFIX, _running
 from tests.faults.invariants import broken

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
-from mailqueue import consumer, sweeper
+from mailqueue.consumer import sweeper
+from mailqueue.consumer.__main__ import main
 
 if __name__ == "__main__":
     sweeper.ANNOUNCED_LATELY = timedelta(seconds=3)
-    os._exit(consumer.main())
+    os._exit(main())

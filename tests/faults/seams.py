@@ -13,11 +13,13 @@ from typing import Any
 
 from bson import ObjectId
 
-from mailqueue import consumer, store, tube
+from mailqueue.consumer import __main__ as consumer
 from mailqueue.errors import QueueUnavailable
+from mailqueue.lifecycle.outcomes import SendResult
 from mailqueue.message import Email
-from mailqueue.record import SendResult
-from mailqueue.transitions import Aside, Change, Claim
+from mailqueue.queue import tube
+from mailqueue.store import store
+from mailqueue.store.transitions import Aside, Change, Claim
 from mailqueue.vendors.base import Attempt
 from mailqueue.vendors.sendgrid import SendGrid
 

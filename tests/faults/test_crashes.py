@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mailqueue.private_server import dies_with_parent
+from mailqueue.devserver.process import dies_with_parent
 from tests.faults.child import EMAILS
 from tests.faults.invariants import broken, unknowns
 from tests.faults.seams import CRASHED, CrashingVendor

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from mailqueue import document
 from mailqueue.config import Config
-from mailqueue.document import PRODUCTION, SIMULATED
-from mailqueue.record import Decision, Outcome, SendResult, Status
-from mailqueue.store import Store
-from mailqueue.transitions import Change, Claim
+from mailqueue.lifecycle.outcomes import Decision, Outcome, SendResult, Status
+from mailqueue.store import document
+from mailqueue.store.document import PRODUCTION, SIMULATED
+from mailqueue.store.store import Store
+from mailqueue.store.transitions import Change, Claim
 from tests.stage import letter
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -22,7 +22,7 @@ SECONDS = 10.0
 YES = SendResult(outcome=Outcome.ACCEPTED, code="202", message_id="at-the-vendor")
 NO = SendResult(outcome=Outcome.REJECTED, code="550")
 DOWN = SendResult(outcome=Outcome.UNAVAILABLE, code="503")
-EXPIRED = SendResult(outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, ours=True)
+EXPIRED = SendResult(outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, our_fault=True)
 QUEUED = Decision(status=Status.QUEUED, priority=512)
 FAILED = Decision(status=Status.FAILED, priority=512, reason="rejected")
 

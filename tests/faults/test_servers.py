@@ -24,7 +24,7 @@ from bson import ObjectId
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
-from mailqueue.private_server import dies_with_parent
+from mailqueue.devserver.process import dies_with_parent
 from tests.faults.application import Journal, subject
 from tests.faults.endings import ENDS
 from tests.faults.pools import EACH, POOLS, TASKS, THREADS

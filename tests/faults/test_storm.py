@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mailqueue.private_server import dies_with_parent
+from mailqueue.devserver.process import dies_with_parent
 from tests.faults.application import MARKER
 from tests.faults.victims import REPO
 

@@ -16,9 +16,10 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect
 
-from mailqueue import rotation, tube
 from mailqueue.devserver import DevServers
 from mailqueue.errors import StoreUnavailable
+from mailqueue.queue import tube
+from mailqueue.routing import rotation
 from tests.faults.conftest import Application, all_is_well, consuming
 from tests.faults.proxy import Proxy, Spoil, cut, drip, intact
 from tests.stage import TAKEN, Stage

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from mailqueue.devserver import Beanstalkd
-from mailqueue.private_server import dies_with_parent
+from mailqueue.devserver.process import dies_with_parent
 from tests.replica_set import ELECTION, ReplicaSet
 
 REPO = Path(__file__).resolve().parents[2]

@@ -13,16 +13,16 @@ from pymongo import MongoClient
 from pymongo.errors import AutoReconnect
 
 from mailqueue.config import Config, VendorConfig
-from mailqueue.document import SIMULATED
-from mailqueue.health import HealthBoard
+from mailqueue.consumer.sweeper import Sweeper
+from mailqueue.consumer.worker import Worker
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email, EmailDict
-from mailqueue.record import Outcome, SendResult
-from mailqueue.routing import Routing
-from mailqueue.store import Store
-from mailqueue.sweeper import Sweeper
-from mailqueue.tube import Tube
+from mailqueue.queue.tube import Tube
+from mailqueue.routing.health import VendorHealth
+from mailqueue.routing.router import Router
+from mailqueue.store.document import SIMULATED
+from mailqueue.store.store import Store
 from mailqueue.vendors.base import Attempt, Vendor
-from mailqueue.worker import Worker
 
 Document = dict[str, Any]
 
@@ -178,8 +178,8 @@ class Bench:
         self.config = config
         self.store = store or Store(config.mongodb, env=env)
         self.vendors: dict[str, Fake] = {v.name: Fake(v) for v in config.vendors}
-        self.board = HealthBoard(self.store, self.vendors)
-        self.routing = Routing(config, self.board, self.vendors, rand=lambda: 0.5)
+        self.board = VendorHealth(self.store, self.vendors)
+        self.routing = Router(config, self.board, self.vendors, rand=lambda: 0.5)
         self.worker = Worker(config, self.store, self.routing, owner=str(id(self)))
         self.tube = Tube(config.beanstalkd.servers[0], config.beanstalkd.tube)
         self.sweeper = Sweeper(config, self.store, self.routing, owner=str(id(self)))

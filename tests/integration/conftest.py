@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from mailqueue.config import Config
-from mailqueue.document import SIMULATED
 from mailqueue.producer import Producer
-from mailqueue.store import Store
+from mailqueue.store.document import SIMULATED
+from mailqueue.store.store import Store
 from tests.integration.bench import Bench
 
 

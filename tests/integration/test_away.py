@@ -15,16 +15,17 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
-from mailqueue import mongo
 from mailqueue.config import Config
 from mailqueue.devserver import DevServers
-from mailqueue.document import SIMULATED
 from mailqueue.errors import StoreUnavailable
+from mailqueue.lifecycle.outcomes import Decision, Status
 from mailqueue.message import EmailDict
-from mailqueue.producer import LARGE, Producer
-from mailqueue.record import Decision, Status
-from mailqueue.store import Store
-from mailqueue.transitions import Change
+from mailqueue.producer import Producer
+from mailqueue.producer.producer import LARGE
+from mailqueue.store import mongo
+from mailqueue.store.document import SIMULATED
+from mailqueue.store.store import Store
+from mailqueue.store.transitions import Change
 from tests.integration.bench import MAIL, Document, failing, mails, object_ids
 from tests.integration.test_producer import NOBODY, Heard, client_of
 

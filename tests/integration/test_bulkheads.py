@@ -12,13 +12,13 @@ from typing import ClassVar
 
 import pytest
 
-from mailqueue.bulkheads import EVERY, Bulkheads, Call
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
+from mailqueue.consumer.slots import MOST_AHEAD
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
 from mailqueue.producer import Producer
-from mailqueue.record import Outcome, SendResult
-from mailqueue.senders import MOST_AHEAD
+from mailqueue.routing.bulkheads import EVERY, Bulkheads, Call
 from mailqueue.vendors.base import Attempt, Vendor
 from tests.integration.bench import Bench, Document, mails, ready_ids
 from tests.stage import CountingVendor, Stage

@@ -21,13 +21,13 @@ from mailqueue import cli
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
 from mailqueue.devserver import Beanstalkd, Mongod
-from mailqueue.health import HealthBoard
-from mailqueue.interventions import Verb
+from mailqueue.lifecycle.outcomes import Suspension
 from mailqueue.message import Attachment
 from mailqueue.producer import Producer
-from mailqueue.record import Closing
-from mailqueue.store import Store
-from mailqueue.tube import depth
+from mailqueue.queue.tube import depth
+from mailqueue.routing.health import VendorHealth
+from mailqueue.store.interventions import Verb
+from mailqueue.store.store import Store
 from tests.integration.bench import emptied, ready
 from tests.stage import BAD_REQUEST, TAKEN, Stage, letter
 
@@ -509,9 +509,9 @@ def test_an_intervention_repeated_after_a_lost_reply_is_one(shelf: Shelf, store:
 def test_vendors_tells_why_and_since_when_one_is_closed(
     console: Console, store: Store, shelf: Shelf
 ) -> None:
-    board = HealthBoard(store, ["first", "second"])
+    board = VendorHealth(store, ["first", "second"])
     board.refresh()
-    board.closed("first", Closing(seconds=600, reason="unavailable 503"), 0)
+    board.closed("first", Suspension(seconds=600, reason="unavailable 503"), 0)
     rows = {row["vendor"]: row for row in console.data("vendors")["vendors"]}
     assert rows["second"]["state"] == "open"
     assert (rows["first"]["state"], rows["first"]["reason"]) == ("closed", "unavailable 503")
@@ -528,10 +528,10 @@ def test_vendors_tells_why_and_since_when_one_is_closed(
 
 
 def test_vendors_shows_a_probe(console: Console, store: Store) -> None:
-    board = HealthBoard(store, ["first", "second"])
+    board = VendorHealth(store, ["first", "second"])
     board.refresh()
     for name in ("first", "second"):
-        board.closed(name, Closing(seconds=600, reason="unavailable"), 0)
+        board.closed(name, Suspension(seconds=600, reason="unavailable"), 0)
     long_ago = {"unavailable_until": LONG_AGO, "probe_at": LONG_AGO}
     store.collection(".vendors").update_many({}, {"$set": long_ago})
     assert board.win_probe("first", 60) is not None
@@ -655,7 +655,7 @@ class Standalone(Mongod):
         return [*options[:at], *options[at + 4 :]]
 
     def _is_ready(self) -> bool:
-        from mailqueue.devserver import _accepts
+        from mailqueue.devserver.devserver import _accepts
 
         return _accepts(self.port)
 
@@ -695,7 +695,7 @@ def test_the_doctor_says_what_to_do_when_mongodb_is_away(
 def test_the_doctor_sees_buried_jobs_and_a_draining_server(
     console: Console, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mailqueue import tube
+    from mailqueue.queue import tube
 
     jobs = {"ready": 0, "reserved": 0, "delayed": 0, "buried": 2}
     numbers = {"draining": "true", "binlog-current-index": 1}
@@ -775,7 +775,7 @@ def test_the_audit_names_what_is_illegal(console: Console, shelf: Shelf) -> None
 def test_the_audit_says_how_many_more_there_are(
     console: Console, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailqueue.audit.LISTED", 1)
+    monkeypatch.setattr("mailqueue.store.audit.LISTED", 1)
     for _ in range(3):
         shelf.put("delivered")
     assert console("audit").err == "mailqueue: 2 more are illegal\n"

@@ -10,12 +10,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-from mailqueue import tube
 from mailqueue.config import Config
-from mailqueue.config_dicts import MongoDBDict
-from mailqueue.consumer import Consumer, main
+from mailqueue.config.dicts import MongoDBDict
+from mailqueue.consumer import Consumer
+from mailqueue.consumer.__main__ import main
 from mailqueue.errors import QueueUnavailable, StoreUnavailable
-from mailqueue.store import Store
+from mailqueue.queue import tube
+from mailqueue.store.store import Store
 from tests.logged import event
 
 NOWHERE: MongoDBDict = {"uri": "mongodb://127.0.0.1:1/?replicaSet=rs0", "timeout": 0.3}

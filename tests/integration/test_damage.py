@@ -17,15 +17,15 @@ from bson import ObjectId, encode
 from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 
-from mailqueue import tube
-from mailqueue.announcer import Announcer
 from mailqueue.cli import main
 from mailqueue.config import Config
 from mailqueue.message import EmailDict
 from mailqueue.producer import Producer
-from mailqueue.store import Store
-from mailqueue.transitions import Aside
-from mailqueue.tube import Announcement
+from mailqueue.queue import tube
+from mailqueue.queue.announcer import Announcer
+from mailqueue.queue.tube import Announcement
+from mailqueue.store.store import Store
+from mailqueue.store.transitions import Aside
 from tests.damage import damaged
 from tests.integration.bench import MAIL, Bench, Document, object_ids
 from tests.logged import event

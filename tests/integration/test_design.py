@@ -12,16 +12,18 @@ from typing import Any
 from bson import ObjectId
 from pymongo.collection import Collection
 
-from mailqueue import fields as keys
-from mailqueue import gathering, intake, interventions, ledger, producer, routing
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
-from mailqueue.indexes import INDEXES
-from mailqueue.interventions import Verb
-from mailqueue.record import PRIORITIES, RETRY_PRIORITIES
-from mailqueue.rotation import Health
-from mailqueue.store import Store
-from mailqueue.transitions import (
+from mailqueue.lifecycle.outcomes import PRIORITIES, RETRY_PRIORITIES
+from mailqueue.message import fields as keys
+from mailqueue.producer import group_commit, producer, submission
+from mailqueue.routing import router
+from mailqueue.routing.rotation import Health
+from mailqueue.store import interventions, ledger
+from mailqueue.store.indexes import INDEXES
+from mailqueue.store.interventions import Verb
+from mailqueue.store.store import Store
+from mailqueue.store.transitions import (
     Change,
     Claim,
     change_filter,
@@ -159,7 +161,7 @@ def test_the_clocks_are_those_of_the_configuration() -> None:
 def test_the_limits_are_those_of_the_code() -> None:
     limits = [
         *(Config().limits.max_size, keys.MOST, keys.MAX_ALTERNATIVES, keys.MOST_OPTIONS),
-        *(intake.KEY_LENGTH, producer.BULK, gathering.MOST, gathering.HEAVIEST),
-        *(ledger.LENGTH, ledger.LISTED, routing.REFUSALS_IN_A_ROW),
+        *(submission.KEY_LENGTH, producer.BULK, group_commit.MOST, group_commit.HEAVIEST),
+        *(ledger.LENGTH, ledger.LISTED, router.REFUSALS_IN_A_ROW),
     ]
     assert [int(re.sub(r"\D", "", row[1])) for row in table("limit")] == limits

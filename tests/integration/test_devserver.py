@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from mailqueue import devserver, private_server
 from mailqueue.config import Config
-from mailqueue.devserver import Beanstalkd, Mongod, devservers
-from mailqueue.private_server import HOST, Server, ServerDidNotStart
+from mailqueue.devserver import Beanstalkd, Mongod, devserver, process
+from mailqueue.devserver.devserver import devservers
+from mailqueue.devserver.process import HOST, Server, ServerDidNotStart
 from mailqueue.producer import Producer
 from tests.integration.bench import MAIL
 from tests.waiting import wait_until
@@ -127,7 +127,7 @@ def test_a_port_that_somebody_else_took_first_is_given_up_for_another(
     kind: type[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with kind() as other:
-        free = other.port + 1 if other.port + 1 in private_server.PORTS else other.port - 1
+        free = other.port + 1 if other.port + 1 in process.PORTS else other.port - 1
         ports = iter([other.port, free])
         monkeypatch.setattr("random.choice", lambda _: next(ports))
         with kind() as server:
@@ -156,7 +156,7 @@ def test_a_server_that_does_not_stop_when_told_is_killed(
     deaf.write_text(f"#!/bin/sh\ntrap '' TERM\ntouch {ready}\nwhile :; do sleep 0.1; done\n")
     deaf.chmod(0o755)
     monkeypatch.setenv("MAILQUEUE_BEANSTALKD", str(deaf))
-    monkeypatch.setattr(private_server, "STOPPED_WITHIN", 0.2)
+    monkeypatch.setattr(process, "STOPPED_WITHIN", 0.2)
     monkeypatch.setattr(Beanstalkd, "_is_ready", lambda _: ready.exists())
     with Beanstalkd() as server:
         server.stop()
@@ -181,7 +181,7 @@ def test_a_server_that_hangs_is_given_up_with_its_last_words(
     hanging.write_text("#!/bin/sh\necho no disk today\nexec sleep 60\n")
     hanging.chmod(0o755)
     monkeypatch.setenv("MAILQUEUE_BEANSTALKD", str(hanging))
-    monkeypatch.setattr(private_server, "READY_WITHIN", 0.2)
+    monkeypatch.setattr(process, "READY_WITHIN", 0.2)
     server = Beanstalkd()
     with pytest.raises(ServerDidNotStart, match="no disk today"):
         server.start()

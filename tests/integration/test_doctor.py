@@ -19,10 +19,10 @@ from mailqueue import Producer, cli
 from mailqueue.cli import doctor
 from mailqueue.config import Config, VendorConfig
 from mailqueue.consumer import Consumer
-from mailqueue.consumer import main as consumer_command
+from mailqueue.consumer.__main__ import main as consumer_command
 from mailqueue.errors import ConfigError
+from mailqueue.lifecycle.outcomes import SendResult
 from mailqueue.message import Email
-from mailqueue.record import SendResult
 from mailqueue.vendors.base import Attempt, Vendor
 from tests.faults.conftest import consuming
 from tests.stage import Stage, letter

@@ -23,9 +23,9 @@ from bson import ObjectId
 
 from mailqueue.consumer import Consumer
 from mailqueue.message import EmailDict
-from mailqueue.rotation import FEW, HINTS
-from mailqueue.routing import REFUSALS_IN_A_ROW, Routing
-from mailqueue.store import Store
+from mailqueue.routing.rotation import FEW, HINTS
+from mailqueue.routing.router import REFUSALS_IN_A_ROW, Router
+from mailqueue.store.store import Store
 from tests.logged import event
 from tests.stage import BAD_REQUEST, DOWN, NO_ENTRY, TAKEN, CountingVendor, Stage, letter
 from tests.vendor_servers import Received, Reply, SmtpServer, Wire
@@ -461,7 +461,7 @@ def test_a_producer_whose_clock_is_wrong_by_days_shortens_and_lengthens_nothing(
     server.handler.replies["MAIL"] = "450 4.2.0 come back later"
     stage.settings["retry"] = {**IMPATIENT, "give_up_after": 3600}
     wrong = soon(days * 86_400)
-    monkeypatch.setattr("mailqueue.intake.datetime", Mock(now=lambda _: wrong))
+    monkeypatch.setattr("mailqueue.producer.submission.datetime", Mock(now=lambda _: wrong))
     [email_id] = stage.send()
     assert abs(stage.document(email_id)["created_at"] - wrong) < timedelta(seconds=1)
     with consuming(stage):
@@ -545,7 +545,7 @@ def test_a_deferred_email_is_sent_later_to_the_same_vendor_as_greylisting_wants(
 
 
 def test_a_deferred_email_backs_off(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailqueue.consumer.Routing", partial(Routing, rand=lambda: 0.5))
+    monkeypatch.setattr("mailqueue.consumer.consumer.Router", partial(Router, rand=lambda: 0.5))
     stage.smtp("only").handler.replies["MAIL"] = "450 4.2.0 come back later"
     [email_id] = stage.send()
     drain(stage)
@@ -627,7 +627,7 @@ class SlowlySettling(Store):
 def test_a_job_stays_on_the_tube_until_mongodb_says_sent(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailqueue.consumer.Store", SlowlySettling)
+    monkeypatch.setattr("mailqueue.consumer.consumer.Store", SlowlySettling)
     vendor = stage.vendor("only")
     stage.send()
     with consuming(stage):

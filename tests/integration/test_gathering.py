@@ -13,9 +13,9 @@ from weakref import ref
 
 import pytest
 
-from mailqueue import gathering as module
 from mailqueue.errors import Unavailable
-from mailqueue.gathering import HEAVIEST, MOST, Gathering, OutOfTime, _Entry
+from mailqueue.producer import group_commit as module
+from mailqueue.producer.group_commit import HEAVIEST, MOST, GroupCommit, OutOfTime, _Entry
 from tests.waiting import wait_until
 
 LONG = 60.0
@@ -42,7 +42,7 @@ class Slow:
 
 def meanwhile(slow: Slow, number: int) -> list[Future[int]]:
     """One call, and ``number`` more that come while it is under way."""
-    gathering = Gathering(slow)
+    gathering = GroupCommit(slow)
     with ThreadPoolExecutor(number + 1) as pool:
         first = pool.submit(gathering, 0, LONG)
         assert slow.begun.wait(10)
@@ -56,7 +56,7 @@ def meanwhile(slow: Slow, number: int) -> list[Future[int]]:
 def test_a_lone_caller_waits_for_nobody() -> None:
     slow = Slow()
     slow.let_go.set()
-    gathering = Gathering(slow)
+    gathering = GroupCommit(slow)
     assert [gathering(1, LONG), gathering(2, LONG)] == [2, 4]
     assert slow.batches == [[1], [2]]
 
@@ -76,7 +76,7 @@ def test_a_batch_has_its_bound() -> None:
 
 def test_a_batch_has_its_weight() -> None:
     slow = Slow()
-    gathering = Gathering(slow)
+    gathering = GroupCommit(slow)
     with ThreadPoolExecutor(5) as pool:
         futures = [pool.submit(gathering, 0, LONG, HEAVIEST * 2)]
         assert slow.begun.wait(10)
@@ -101,7 +101,7 @@ def test_nobody_waits_long_for_what_comes_after(monkeypatch: pytest.MonkeyPatch)
         afterwards.append(results)
 
     slow = Slow()
-    gathering = Gathering(slow, after)
+    gathering = GroupCommit(slow, after)
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(gathering, 1, LONG)
         assert slow.begun.wait(10)
@@ -174,7 +174,7 @@ def test_a_thread_that_is_struck_twice_hands_neither_error_to_another() -> None:
             raise error
         return slow(numbers)
 
-    gathering = Gathering(do)
+    gathering = GroupCommit(do)
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(gathering, 0, LONG)]
         assert slow.begun.wait(10)
@@ -186,7 +186,7 @@ def test_a_thread_that_is_struck_twice_hands_neither_error_to_another() -> None:
 
 def test_who_has_time_left_is_not_told_of_an_outage_that_another_did_not_outlast() -> None:
     slow = Slow(Unavailable())
-    gathering = Gathering(slow)
+    gathering = GroupCommit(slow)
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(gathering, 0, LONG)
         assert slow.begun.wait(10)
@@ -201,7 +201,7 @@ def test_who_has_time_left_is_not_told_of_an_outage_that_another_did_not_outlast
 def test_after_an_error_the_next_call_is_done() -> None:
     slow = Slow(ValueError("no"))
     slow.let_go.set()
-    gathering = Gathering(slow)
+    gathering = GroupCommit(slow)
     gathering(1, LONG)
     with pytest.raises(ValueError):
         gathering(2, LONG)
@@ -211,7 +211,7 @@ def test_after_an_error_the_next_call_is_done() -> None:
 
 def test_nobody_waits_beyond_its_own_time() -> None:
     slow = Slow()
-    gathering = Gathering(slow)
+    gathering = GroupCommit(slow)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(gathering, 1, LONG)
         assert slow.begun.wait(10)
@@ -226,7 +226,7 @@ def test_nobody_waits_beyond_its_own_time() -> None:
 def test_the_item_of_a_caller_that_is_gone_is_not_done_later() -> None:
     slow = Slow()
     slow.let_go.set()
-    gathering = Gathering(slow)
+    gathering = GroupCommit(slow)
     gathering._waiting.append(_Entry(1, 0, 0.0))
     assert gathering(2, LONG) == 4
     assert slow.batches == [[2]]
@@ -237,7 +237,7 @@ def test_who_is_held_up_beyond_its_time_holds_up_nobody(monkeypatch: pytest.Monk
     monkeypatch.setattr(module, "GRACE", 0.0)
     monkeypatch.setattr(module, "LOOK", 0.01)
     slow = Slow()
-    gathering = Gathering(slow)
+    gathering = GroupCommit(slow)
     with ThreadPoolExecutor(1) as pool:
         held_up = pool.submit(gathering, 1, 0.01)
         assert slow.begun.wait(10)
@@ -254,7 +254,7 @@ def test_who_left_without_a_word_is_waited_for_no_longer_than_a_look(
     monkeypatch.setattr(module, "LOOK", 0.01)
     slow = Slow()
     slow.let_go.set()
-    gathering = Gathering(slow)
+    gathering = GroupCommit(slow)
     left: _Entry[int, int] = _Entry(0, 0, LONG)
     left.overdue = math.inf
     gathering._leader = ref(left)
@@ -268,7 +268,7 @@ def test_the_item_of_a_thread_that_was_lost_with_it_is_done_by_its_caller(
     monkeypatch.setattr(module, "LOOK", 0.01)
     slow = Slow()
     slow.let_go.set()
-    gathering = Gathering(slow)
+    gathering = GroupCommit(slow)
     real = gathering._right
 
     class Lost:
@@ -295,7 +295,7 @@ class Timed:
     def __init__(self, seconds: float) -> None:
         self.batches: list[list[int]] = []
         self.now, self.seconds = 0.0, seconds
-        self.gathering = Gathering(self, clock=lambda: self.now)
+        self.gathering = GroupCommit(self, clock=lambda: self.now)
 
     def __call__(self, numbers: list[int]) -> list[int]:
         self.batches.append(numbers)
@@ -378,7 +378,7 @@ def test_threads_that_are_interrupted_anywhere_leave_the_others_served() -> None
         done.update(numbers)
         return [2 * number for number in numbers]
 
-    gathering = Gathering(do)
+    gathering = GroupCommit(do)
     enough = threading.Event()
     wrong: list[object] = []
 

@@ -17,18 +17,18 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
-from mailqueue.document import SIMULATED
-from mailqueue.health import HealthBoard
-from mailqueue.record import Closing
-from mailqueue.rotation import FEW, HINTS
-from mailqueue.store import Store
+from mailqueue.lifecycle.outcomes import Suspension
+from mailqueue.routing.health import VendorHealth
+from mailqueue.routing.rotation import FEW, HINTS
+from mailqueue.store.document import SIMULATED
+from mailqueue.store.store import Store
 from tests.damage import damaged
 from tests.integration.bench import Document, LosesReplies
 from tests.logged import event
 from tests.waiting import wait_until
 
-DOWN = Closing(seconds=600, reason="unavailable dns")
-HINT = Closing(seconds=600, reason="unavailable 503", of_content=True)
+DOWN = Suspension(seconds=600, reason="unavailable dns")
+HINT = Suspension(seconds=600, reason="unavailable 503", of_content=True)
 LEASE = 120.0
 
 
@@ -55,15 +55,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def board(flaky: LosesReplies, clock: Clock) -> HealthBoard:
-    return HealthBoard(flaky, ["first", "second"], clock)
+def board(flaky: LosesReplies, clock: Clock) -> VendorHealth:
+    return VendorHealth(flaky, ["first", "second"], clock)
 
 
 @pytest.fixture
-def other(config: Config) -> Iterator[HealthBoard]:
+def other(config: Config) -> Iterator[VendorHealth]:
     """The board of another process."""
     store = LosesReplies(config.mongodb, env=SIMULATED)
-    yield HealthBoard(store, ["first", "second"])
+    yield VendorHealth(store, ["first", "second"])
     store.close()
 
 
@@ -92,13 +92,13 @@ def aged(vendors: Collection[Document], seconds: float) -> None:
     vendors.update_many({}, [{"$set": earlier}])
 
 
-def test_every_vendor_is_open_at_first(board: HealthBoard, vendors: Collection[Document]) -> None:
+def test_every_vendor_is_open_at_first(board: VendorHealth, vendors: Collection[Document]) -> None:
     assert all(health.open for health in board.read().values())
     assert sorted(vendors.distinct("_id")) == ["first", "second"]
 
 
 def test_a_vendor_that_one_process_closes_is_left_alone_by_all_within_a_second(
-    board: HealthBoard, other: HealthBoard
+    board: VendorHealth, other: VendorHealth
 ) -> None:
     assert other.read()["first"].open
     board.closed("first", DOWN, generation=0)
@@ -108,7 +108,7 @@ def test_a_vendor_that_one_process_closes_is_left_alone_by_all_within_a_second(
 
 
 def test_health_is_read_at_most_once_a_second(
-    board: HealthBoard, other: HealthBoard, clock: Clock
+    board: VendorHealth, other: VendorHealth, clock: Clock
 ) -> None:
     board.read()
     other.closed("first", DOWN, generation=0)
@@ -118,17 +118,17 @@ def test_health_is_read_at_most_once_a_second(
 
 
 def test_a_failure_of_a_call_begun_before_the_closing_changes_nothing(
-    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+    board: VendorHealth, other: VendorHealth, vendors: Collection[Document]
 ) -> None:
     board.closed("first", DOWN, generation=0)
     before = vendors.find_one({"_id": "first"})
-    other.closed("first", Closing(seconds=3000, reason="late"), generation=0)
-    board.closed("first", Closing(seconds=3000, reason="late"), generation=0)
+    other.closed("first", Suspension(seconds=3000, reason="late"), generation=0)
+    board.closed("first", Suspension(seconds=3000, reason="late"), generation=0)
     assert vendors.find_one({"_id": "first"}) == before
 
 
 def test_of_many_failures_at_once_one_closes(
-    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+    board: VendorHealth, other: VendorHealth, vendors: Collection[Document]
 ) -> None:
     with ThreadPoolExecutor(8) as threads:
         boards = [board, other] * 8
@@ -138,7 +138,7 @@ def test_of_many_failures_at_once_one_closes(
 
 
 def test_one_email_that_fails_in_each_of_two_processes_closes_the_vendor(
-    board: HealthBoard, other: HealthBoard
+    board: VendorHealth, other: VendorHealth
 ) -> None:
     other.read()
     for each in (board, other):
@@ -157,7 +157,7 @@ def test_one_email_that_fails_in_each_of_two_processes_closes_the_vendor(
 
 
 def test_an_email_that_another_vendor_took_has_the_next_that_fails_close_the_vendor(
-    board: HealthBoard, other: HealthBoard
+    board: VendorHealth, other: VendorHealth
 ) -> None:
     board.closed("first", HINT, 0, "one")
     other.convicted("first", "one")
@@ -167,7 +167,7 @@ def test_an_email_that_another_vendor_took_has_the_next_that_fails_close_the_ven
 
 
 def test_where_no_vendor_has_said_yes_for_a_minute_a_few_emails_close_one(
-    board: HealthBoard, clock: Clock
+    board: VendorHealth, clock: Clock
 ) -> None:
     board.vouched("second")
     clock.ahead += 59
@@ -182,7 +182,7 @@ def test_where_no_vendor_has_said_yes_for_a_minute_a_few_emails_close_one(
 
 
 def test_one_email_that_fails_in_each_of_several_processes_closes_the_vendor_without_proof(
-    board: HealthBoard, other: HealthBoard
+    board: VendorHealth, other: VendorHealth
 ) -> None:
     for each in (board, other):
         each.vouched("second")
@@ -194,7 +194,7 @@ def test_one_email_that_fails_in_each_of_several_processes_closes_the_vendor_wit
 
 
 def test_a_yes_in_between_ends_the_suspicion_for_all_with_one_write(
-    board: HealthBoard, other: HealthBoard, flaky: LosesReplies, vendors: Collection[Document]
+    board: VendorHealth, other: VendorHealth, flaky: LosesReplies, vendors: Collection[Document]
 ) -> None:
     board.closed("first", HINT, 0, "one")
     writes = Counter[str]()
@@ -217,7 +217,7 @@ def counted(method: Callable[..., Any], calls: Counter[str]) -> Callable[..., An
 
 
 def test_a_yes_that_this_process_heard_counts_before_it_knows_of_the_suspicion(
-    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+    board: VendorHealth, other: VendorHealth, vendors: Collection[Document]
 ) -> None:
     """Health is read once a second only; in a second of much mail two e-mails may fail."""
     other.read()
@@ -230,7 +230,7 @@ def test_a_yes_that_this_process_heard_counts_before_it_knows_of_the_suspicion(
 
 
 def test_a_late_yes_does_not_vouch_for_a_closed_vendor(
-    board: HealthBoard, vendors: Collection[Document]
+    board: VendorHealth, vendors: Collection[Document]
 ) -> None:
     board.closed("first", DOWN, generation=0)
     aged(vendors, 601)
@@ -243,7 +243,7 @@ def test_a_late_yes_does_not_vouch_for_a_closed_vendor(
 
 
 def test_an_email_in_doubt_leaves_the_probe_to_the_others_of_all_processes_first(
-    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+    board: VendorHealth, other: VendorHealth, vendors: Collection[Document]
 ) -> None:
     board.closed("first", DOWN, generation=0)
     aged(vendors, 601)
@@ -257,7 +257,7 @@ def test_an_email_in_doubt_leaves_the_probe_to_the_others_of_all_processes_first
 
 
 def test_what_an_older_or_a_newer_version_wrote_is_read(
-    board: HealthBoard, vendors: Collection[Document]
+    board: VendorHealth, vendors: Collection[Document]
 ) -> None:
     board.closed("first", DOWN, generation=0)
     vendors.update_many(
@@ -273,14 +273,14 @@ def test_what_an_older_or_a_newer_version_wrote_is_read(
     assert not board.read()["second"].open
 
 
-def test_nobody_probes_before_the_time(board: HealthBoard, clock: Clock) -> None:
+def test_nobody_probes_before_the_time(board: VendorHealth, clock: Clock) -> None:
     board.closed("first", DOWN, generation=0)
     assert board.win_probe("first", LEASE) is None
     assert board.win_probe("second", LEASE) is None
 
 
 def test_of_many_that_want_the_probe_one_wins(
-    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+    board: VendorHealth, other: VendorHealth, vendors: Collection[Document]
 ) -> None:
     board.closed("first", DOWN, generation=0)
     aged(vendors, 601)
@@ -291,8 +291,8 @@ def test_of_many_that_want_the_probe_one_wins(
 
 
 def test_the_probe_that_is_answered_opens_the_vendor_for_all(
-    board: HealthBoard,
-    other: HealthBoard,
+    board: VendorHealth,
+    other: VendorHealth,
     vendors: Collection[Document],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -303,11 +303,13 @@ def test_the_probe_that_is_answered_opens_the_vendor_for_all(
     board.probe_succeeded("first", token)
     assert board.read()["first"].open
     wait_until(lambda: other.read()["first"].open, timeout=1.5)
-    assert [event(r) for r in caplog.records if r.name == "mailqueue.health"][-1] == "vendor.opened"
+    assert [event(r) for r in caplog.records if r.name == "mailqueue.routing.health"][
+        -1
+    ] == "vendor.opened"
 
 
 def test_the_probe_that_fails_closes_the_vendor_again(
-    board: HealthBoard, vendors: Collection[Document]
+    board: VendorHealth, vendors: Collection[Document]
 ) -> None:
     board.closed("first", DOWN, generation=0)
     aged(vendors, 601)
@@ -322,7 +324,7 @@ def test_the_probe_that_fails_closes_the_vendor_again(
 
 
 def test_a_probe_that_was_never_ended_can_be_won_again_after_its_lease(
-    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+    board: VendorHealth, other: VendorHealth, vendors: Collection[Document]
 ) -> None:
     """The prober was killed: a half-open vendor must not stay so for ever."""
     board.closed("first", DOWN, generation=0)
@@ -342,7 +344,7 @@ def test_a_probe_that_was_never_ended_can_be_won_again_after_its_lease(
 
 
 def test_a_probe_that_is_given_back_can_be_won_at_once(
-    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+    board: VendorHealth, other: VendorHealth, vendors: Collection[Document]
 ) -> None:
     board.closed("first", DOWN, generation=0)
     aged(vendors, 601)
@@ -354,7 +356,7 @@ def test_a_probe_that_is_given_back_can_be_won_at_once(
 
 @pytest.mark.parametrize("stranger", ["", "000000000000000000000000"])
 def test_only_the_holder_of_the_probe_opens_a_vendor(
-    board: HealthBoard, vendors: Collection[Document], stranger: str
+    board: VendorHealth, vendors: Collection[Document], stranger: str
 ) -> None:
     board.closed("first", DOWN, generation=0)
     before = vendors.find_one({"_id": "first"})
@@ -366,7 +368,7 @@ def test_only_the_holder_of_the_probe_opens_a_vendor(
 
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_change_whose_reply_was_lost_happens_exactly_once(
-    board: HealthBoard, flaky: LosesReplies, vendors: Collection[Document], lost: int
+    board: VendorHealth, flaky: LosesReplies, vendors: Collection[Document], lost: int
 ) -> None:
     board.read()
     flaky.to_lose = lost
@@ -378,7 +380,7 @@ def test_a_change_whose_reply_was_lost_happens_exactly_once(
     assert board.win_probe("first", LEASE) is not None
 
 
-def test_a_person_can_open_a_vendor_by_hand(board: HealthBoard, other: HealthBoard) -> None:
+def test_a_person_can_open_a_vendor_by_hand(board: VendorHealth, other: VendorHealth) -> None:
     board.closed("first", DOWN, generation=0)
     assert other.opened("first") is True
     assert other.opened("second") is False
@@ -386,7 +388,7 @@ def test_a_person_can_open_a_vendor_by_hand(board: HealthBoard, other: HealthBoa
     assert board.read()["first"].open
 
 
-def test_times_are_the_servers(board: HealthBoard, clock: Clock) -> None:
+def test_times_are_the_servers(board: VendorHealth, clock: Clock) -> None:
     """A process whose clock is a day ahead does not probe earlier."""
     clock.ahead = 86_400.0
     board.read()
@@ -399,7 +401,7 @@ def test_times_are_the_servers(board: HealthBoard, clock: Clock) -> None:
 
 
 def test_a_closing_is_said_loudly_and_so_is_one_that_lasts(
-    board: HealthBoard, vendors: Collection[Document], caplog: pytest.LogCaptureFixture
+    board: VendorHealth, vendors: Collection[Document], caplog: pytest.LogCaptureFixture
 ) -> None:
     board.closed("first", DOWN, generation=0)
     for seconds in (601, 3601):
@@ -412,10 +414,10 @@ def test_a_closing_is_said_loudly_and_so_is_one_that_lasts(
 
 
 def test_a_collection_that_somebody_drops_leaves_every_vendor_open(
-    board: HealthBoard, vendors: Collection[Document], clock: Clock
+    board: VendorHealth, vendors: Collection[Document], clock: Clock
 ) -> None:
     """The generation starts again then; what was read last is what counts."""
-    board.closed("first", Closing(seconds=600, reason="unavailable 503"), 0)
+    board.closed("first", Suspension(seconds=600, reason="unavailable 503"), 0)
     assert not board.read()["first"].open
     vendors.drop()
     clock.ahead += 2
@@ -424,11 +426,11 @@ def test_a_collection_that_somebody_drops_leaves_every_vendor_open(
 
 
 def test_a_simulation_neither_sees_nor_opens_productions_vendors(
-    board: HealthBoard, other: HealthBoard, config: Config
+    board: VendorHealth, other: VendorHealth, config: Config
 ) -> None:
-    board.closed("first", Closing(seconds=600, reason="unavailable 503"), 0)
+    board.closed("first", Suspension(seconds=600, reason="unavailable 503"), 0)
     store = Store(config.mongodb, env=SIMULATED)
-    simulated = HealthBoard(store, ["first", "second"], env=SIMULATED)
+    simulated = VendorHealth(store, ["first", "second"], env=SIMULATED)
     assert simulated.read()["first"].open
     simulated.opened("first")
     store.close()
@@ -446,7 +448,7 @@ def test_a_damaged_document_of_a_vendor_ends_nobody_and_can_be_written_again(
     sound = {"_id": "x", "generation": 1, "proven": None, **times, **rest, **hints}
     documents = [{**d, "_id": f"{n}"} for n, (_, d) in enumerate(damaged(sound))]
     vendors.insert_many(documents)
-    board = HealthBoard(flaky, [document["_id"] for document in documents])
+    board = VendorHealth(flaky, [document["_id"] for document in documents])
     board.refresh()
     assert len(board.read()) == len(documents)
     # Else nobody would ever find what was read, to replace it.
@@ -461,7 +463,7 @@ def test_a_damaged_document_of_a_vendor_ends_nobody_and_can_be_written_again(
 @pytest.mark.parametrize("field", ["probe_step", "hint_seconds"])
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e300, -1.0])
 def test_a_vendor_is_closed_for_no_time_that_is_none(
-    field: str, value: float, board: HealthBoard, vendors: Collection[Document]
+    field: str, value: float, board: VendorHealth, vendors: Collection[Document]
 ) -> None:
     past = datetime.now(UTC)
     closed = {"unavailable_until": past, "since": past, "hints": ["one"], "generation": 1}
@@ -471,7 +473,7 @@ def test_a_vendor_is_closed_for_no_time_that_is_none(
 
 
 def test_a_document_of_a_vendor_that_cannot_be_decoded_ends_nobody(
-    board: HealthBoard, other: HealthBoard, vendors: Collection[Document]
+    board: VendorHealth, other: VendorHealth, vendors: Collection[Document]
 ) -> None:
     board.closed("second", DOWN, generation=0)
     other.refresh()

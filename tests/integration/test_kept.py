@@ -14,14 +14,14 @@ from bson import ObjectId
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 
-from mailqueue import ids
 from mailqueue.config import Config
-from mailqueue.document import SIMULATED
-from mailqueue.health import HealthBoard
-from mailqueue.intake import Draft, Intake, Terms
+from mailqueue.lifecycle.outcomes import Suspension
 from mailqueue.producer import Producer
-from mailqueue.record import Closing
-from mailqueue.store import Store
+from mailqueue.producer.submission import Intake, SendOptions, Submission
+from mailqueue.routing.health import VendorHealth
+from mailqueue.store import ids
+from mailqueue.store.document import SIMULATED
+from mailqueue.store.store import Store
 from tests.integration.bench import MAIL, Document, LosesReplies, mails, object_ids
 from tests.integration.test_producer import Heard, client_of
 
@@ -147,9 +147,9 @@ def taken(producer: Producer, monkeypatch: pytest.MonkeyPatch) -> str:
     """An id that is an e-mail's already; the next that is read gets it too."""
     first = producer.send({**MAIL, "subject": "A stranger's"})
     read = Intake.read
-    drafts: list[Draft] = []
+    drafts: list[Submission] = []
 
-    def the_same_id(self: Intake, given: Any, terms: Terms, key: str | None) -> Draft:
+    def the_same_id(self: Intake, given: Any, terms: SendOptions, key: str | None) -> Submission:
         drafts.append(read(self, given, terms, key))
         if len(drafts) == 1:
             drafts[0].id = ObjectId(first)
@@ -211,10 +211,10 @@ def test_a_change_of_health_whose_reply_was_lost_is_ours_only_if_a_majority_has_
     heard = Heard()
     with client_of(config, event_listeners=[heard]) as client:
         store = LosesReplies(config.mongodb, env=SIMULATED, client=client)
-        board = HealthBoard(store, ["first"])
+        board = VendorHealth(store, ["first"])
         board.refresh()
         store.to_lose = 1
-        board.closed("first", Closing(seconds=60.0, reason="unavailable"), 0)
+        board.closed("first", Suspension(seconds=60.0, reason="unavailable"), 0)
         last = heard.named("aggregate")[-1]
         assert not board.read()["first"].open
     assert last["readConcern"] == {"level": "majority"}

@@ -13,8 +13,8 @@ import pytest
 from bson import ObjectId
 from pymongo.collection import Collection
 
-from mailqueue import document
-from mailqueue.record import Status
+from mailqueue.lifecycle.outcomes import Status
+from mailqueue.store import document
 from tests.every_write import situations, writes
 from tests.integration.bench import Bench
 

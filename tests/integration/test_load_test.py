@@ -14,7 +14,7 @@ import pytest
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
-from mailqueue.tube import depth
+from mailqueue.queue.tube import depth
 
 REPO = Path(__file__).parents[2]
 

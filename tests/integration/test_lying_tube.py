@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailqueue.errors import QueueUnavailable
-from mailqueue.tube import Announcement, Connection, Job
+from mailqueue.queue.tube import Announcement, Connection, Job
 
 bounded = settings(derandomize=True, database=None, deadline=None)
 GREETINGS = b"USING t\r\nWATCHING 2\r\nWATCHING 1\r\n"

@@ -23,14 +23,14 @@ from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 
-from mailqueue.announcer import Announcer
 from mailqueue.config import Beanstalkd as BeanstalkdConfig
 from mailqueue.config import Config
 from mailqueue.devserver import Beanstalkd, DevServers, Mongod
 from mailqueue.errors import ConfigError, InvalidEmail, StoreUnavailable
+from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Email
 from mailqueue.producer import Producer
-from mailqueue.record import Status
+from mailqueue.queue.announcer import Announcer
 from tests.integration.bench import (
     MAIL,
     OTHER_MAIL,

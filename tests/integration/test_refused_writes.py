@@ -10,12 +10,13 @@ from bson import ObjectId, encode
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
-from mailqueue import audit, ledger, tube
 from mailqueue.config import Config
-from mailqueue.document import Stored
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email, EmailDict
 from mailqueue.producer import Producer
-from mailqueue.record import Outcome, SendResult
+from mailqueue.queue import tube
+from mailqueue.store import audit, ledger
+from mailqueue.store.document import Stored
 from mailqueue.vendors.answers import storable
 from tests.integration.bench import (
     MAIL,

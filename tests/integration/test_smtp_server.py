@@ -16,8 +16,8 @@ import trustme
 
 from mailqueue.config import VendorConfig
 from mailqueue.consumer import Consumer
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.answers import storable
 from mailqueue.vendors.base import Attempt
 from mailqueue.vendors.smtp import Smtp

@@ -13,15 +13,24 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
-from mailqueue import document
 from mailqueue.config import Config, MongoDB
-from mailqueue.document import PRODUCTION, SIMULATED
 from mailqueue.errors import ConfigError, StoreUnavailable
-from mailqueue.lifecycle import end, untouched
+from mailqueue.lifecycle.decide import end, untouched
+from mailqueue.lifecycle.outcomes import (
+    NORMAL,
+    Decision,
+    Outcome,
+    Pin,
+    Reason,
+    Round,
+    SendResult,
+    Status,
+)
 from mailqueue.message import Email
-from mailqueue.record import NORMAL, Decision, Outcome, Pin, Reason, Round, SendResult, Status
-from mailqueue.store import Store
-from mailqueue.transitions import Change, Claim
+from mailqueue.store import document
+from mailqueue.store.document import PRODUCTION, SIMULATED
+from mailqueue.store.store import Store
+from mailqueue.store.transitions import Change, Claim
 from tests.integration.bench import (
     MAIL,
     WRITE_CONCERN_ERROR,

@@ -12,13 +12,13 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
-from mailqueue import tube
 from mailqueue.config import Config
+from mailqueue.consumer.sweeper import is_leased
 from mailqueue.devserver import Beanstalkd
-from mailqueue.document import PRODUCTION, Stored
 from mailqueue.errors import StoreUnavailable
 from mailqueue.producer import Producer
-from mailqueue.sweeper import is_leased
+from mailqueue.queue import tube
+from mailqueue.store.document import PRODUCTION, Stored
 from tests.integration.bench import (
     MAIL,
     Bench,

@@ -21,10 +21,10 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
-from mailqueue import document
 from mailqueue.config import Config
-from mailqueue.store import Store
-from mailqueue.sweeper import PAGE
+from mailqueue.consumer.sweeper import PAGE
+from mailqueue.store import document
+from mailqueue.store.store import Store
 from tests.integration.bench import MAIL, Bench
 
 Document = dict[str, Any]

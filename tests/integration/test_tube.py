@@ -17,13 +17,13 @@ from typing import Self
 import pytest
 from bson import ObjectId
 
-from mailqueue import tube
-from mailqueue.announcer import Announcer
 from mailqueue.config import Beanstalkd as Settings
 from mailqueue.config import Config
 from mailqueue.devserver import Beanstalkd
 from mailqueue.errors import QueueUnavailable
-from mailqueue.tube import Announcement, Connection, Job, Tube
+from mailqueue.queue import tube
+from mailqueue.queue.announcer import Announcer
+from mailqueue.queue.tube import Announcement, Connection, Job, Tube
 from tests.integration.bench import beanstalk, next_delayed, put, ready, ready_ids
 from tests.logged import event
 from tests.waiting import wait_until

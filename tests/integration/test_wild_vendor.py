@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from mailqueue import rotation
 from mailqueue.consumer import Consumer
 from mailqueue.errors import ConfigError
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import EmailDict
 from mailqueue.producer import Producer
-from mailqueue.record import Outcome, SendResult
-from mailqueue.rotation import choose
+from mailqueue.routing import rotation
+from mailqueue.routing.rotation import choose
 from tests.integration.bench import MAIL, Bench, Document
 from tests.logged import event
 from tests.stage import Stage, letter

@@ -14,14 +14,14 @@ from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
-from mailqueue import tube
 from mailqueue.config import Config
-from mailqueue.document import PRODUCTION, SIMULATED, Stored
 from mailqueue.errors import QueueUnavailable, StoreUnavailable
+from mailqueue.lifecycle.outcomes import NORMAL, Outcome, Round, SendResult, Snapshot, Suspension
 from mailqueue.producer import Producer
-from mailqueue.record import NORMAL, Closing, Outcome, Record, Round, SendResult
-from mailqueue.store import Store
-from mailqueue.transitions import Change
+from mailqueue.queue import tube
+from mailqueue.store.document import PRODUCTION, SIMULATED, Stored
+from mailqueue.store.store import Store
+from mailqueue.store.transitions import Change
 from tests.integration.bench import (
     DOWN,
     MAIL,
@@ -139,7 +139,7 @@ def test_an_email_whose_vendor_fails_between_the_choice_and_the_claim_goes_to_an
 ) -> None:
     producer.send_many(mails(6))
     bench.worker.taker.fetch(bench.tube)
-    bench.board.closed("first", Closing(seconds=600, reason="unavailable"), 0)
+    bench.board.closed("first", Suspension(seconds=600, reason="unavailable"), 0)
     bench.settle()
     assert emails.count_documents({"status": "sending"}) == 6
     assert emails.distinct("attempts.vendor") == ["second"]
@@ -753,8 +753,8 @@ def test_nobody_reserves_while_no_vendor_may_be_asked(
     assert tube.depth(config.beanstalkd) == {"ready": 1, "reserved": 0, "delayed": 0, "buried": 0}
 
 
-def record_of(vendor: str) -> Record:
-    return Record(priority=NORMAL, vendor=vendor)
+def record_of(vendor: str) -> Snapshot:
+    return Snapshot(priority=NORMAL, vendor=vendor)
 
 
 @pytest.mark.parametrize("tried", [(), ("first",)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mailqueue.record import Decision, SendResult, Status
+from mailqueue.lifecycle.outcomes import Decision, SendResult, Status
 from tests.model.states import KEY_LIFE, TAKEN, Door, Email, Idle, State, Work, ticks
 
 QUEUED, SENDING, SENT = Status.QUEUED.value, Status.SENDING.value, Status.SENT.value

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mailqueue.record import Status
-from mailqueue.rotation import LAST_RESORT
+from mailqueue.lifecycle.outcomes import Status
+from mailqueue.routing.rotation import LAST_RESORT
 from tests.model.changes import SENT
 from tests.model.rules import Rules
 from tests.model.states import VENDORS, Idle, Scenario, State, Work, canonical, ticks

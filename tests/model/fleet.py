@@ -13,18 +13,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from mailqueue import lifecycle, rotation
-from mailqueue.health import YES_LASTS
-from mailqueue.record import (
+from mailqueue.lifecycle import decide
+from mailqueue.lifecycle.outcomes import (
     NORMAL,
     Decision,
     Outcome,
     Policy,
-    Record,
     SendResult,
+    Snapshot,
     VendorState,
 )
-from mailqueue.rotation import Health, Turn
+from mailqueue.routing import rotation
+from mailqueue.routing.health import YES_LASTS
+from mailqueue.routing.rotation import Health, WeightedVendor
 
 Answers = Callable[[str, str, float], SendResult]  # vendor, e-mail, time
 YES = SendResult(outcome=Outcome.ACCEPTED)
@@ -42,18 +43,18 @@ class Fleet:
         self.calls: Counter[str] = Counter()
         self.probes: Counter[str] = Counter()
         self.ends: dict[str, Decision] = {}
-        self._turns = [Turn(name) for name in self.health]
+        self._turns = [WeightedVendor(name) for name in self.health]
         self._answers, self._policy = answers, policy
         self._rand = random.Random(12)
-        self._queue: list[tuple[float, int, int, str, Record]] = []
+        self._queue: list[tuple[float, int, int, str, Snapshot]] = []
         self._n, self._now = 0, 0.0
         self._yes_at = -YES_LASTS
 
-    def send(self, email: str, at: float, record: Record | None = None) -> None:
+    def send(self, email: str, at: float, record: Snapshot | None = None) -> None:
         """Let an e-mail be due ``at`` this time."""
         self._n += 1
         again = int(record is None)  # retries first
-        entry = (at, again, self._n, email, record or Record(priority=NORMAL))
+        entry = (at, again, self._n, email, record or Snapshot(priority=NORMAL))
         heapq.heappush(self._queue, entry)
 
     def run(self, until: float) -> None:
@@ -69,7 +70,7 @@ class Fleet:
             self.closed_for[name] += 0.0 if health.open else now - self._now
         self._now = now
 
-    def _deal_with(self, email: str, record: Record, n: int) -> None:
+    def _deal_with(self, email: str, record: Snapshot, n: int) -> None:
         chosen = self._chosen(record, n)
         result = None
         if chosen is not None:
@@ -93,7 +94,7 @@ class Fleet:
         )
         self.send(email, self._now + decision.delay, after)
 
-    def _chosen(self, record: Record, n: int) -> tuple[str, str | None] | None:
+    def _chosen(self, record: Snapshot, n: int) -> tuple[str, str | None] | None:
         job = self._rand.randrange(1 << 30)
         for _ in self.health:
             choice = rotation.choose(
@@ -111,10 +112,10 @@ class Fleet:
                 return choice.vendor, str(n)
         return None
 
-    def _tell(self, email: str, record: Record, result: SendResult, token: str | None) -> None:
+    def _tell(self, email: str, record: Snapshot, result: SendResult, token: str | None) -> None:
         name = record.vendor or ""
         health, now = self.health[name], self._now
-        closing = lifecycle.vendor_closing(record, result, self._policy)
+        closing = decide.vendor_closing(record, result, self._policy)
         if token and closing:
             after = rotation.probe_failed(health, closing, now, token, email)
         elif token:
@@ -130,9 +131,9 @@ class Fleet:
             for other in record.failed_at.intersection(record.round.tried):
                 self.health[other] = rotation.convicted(self.health[other], now, email)
 
-    def _decide(self, record: Record, result: SendResult | None) -> Decision:
+    def _decide(self, record: Snapshot, result: SendResult | None) -> Decision:
         doubt = record.in_doubt or (result is not None and result.may_be_content)
         usable = [name for name in self.health if name not in record.round.refused]
         waits = rotation.waits(usable, self.health, self._now, doubt)
         others = [VendorState(name=name, wait=waits.get(name, 0.0)) for name in self.health]
-        return lifecycle.decide(record, result, others, self._policy, self._rand.random)
+        return decide.decide(record, result, others, self._policy, self._rand.random)

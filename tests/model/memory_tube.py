@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from bson import ObjectId
 
-from mailqueue.tube import End, Job
+from mailqueue.queue.tube import End, Job
 
 
 class MemoryTube:

@@ -11,18 +11,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from mailqueue import lifecycle, record, rotation
-from mailqueue.record import (
-    Closing,
+from mailqueue.lifecycle import decide as lifecycle
+from mailqueue.lifecycle import outcomes as record
+from mailqueue.lifecycle.outcomes import (
     Decision,
     Outcome,
     Policy,
-    Record,
     SendResult,
+    Snapshot,
     Status,
+    Suspension,
     VendorState,
 )
-from mailqueue.rotation import Choice, Health
+from mailqueue.routing import rotation
+from mailqueue.routing.rotation import Choice, Health
 from tests.model import scenarios
 from tests.model.rules import Rules
 from tests.model.states import Scenario
@@ -42,7 +44,7 @@ class Mutant:
 
 
 def _never_ends_a_round(
-    record: Record, result: SendResult | None, others: Others, policy: Policy, rand: Rand
+    record: Snapshot, result: SendResult | None, others: Others, policy: Policy, rand: Rand
 ) -> Decision:
     decision = lifecycle.decide(record, result, others, policy, rand)
     if decision.round.tried or decision.status is not Status.QUEUED:
@@ -52,14 +54,14 @@ def _never_ends_a_round(
 
 
 def _at_once_for_nobody(
-    record: Record, result: SendResult | None, others: Others, policy: Policy, rand: Rand
+    record: Snapshot, result: SendResult | None, others: Others, policy: Policy, rand: Rand
 ) -> Decision:
     decision = lifecycle.decide(record, result, others, policy, rand)
     return decision if result else replace(decision, delay=0.0)
 
 
 def _forgets_refusals(
-    record: Record, result: SendResult | None, others: Others, policy: Policy, rand: Rand
+    record: Snapshot, result: SendResult | None, others: Others, policy: Policy, rand: Rand
 ) -> Decision:
     """As the first design had it: a new round asks every vendor again."""
     decision = lifecycle.decide(record, result, others, policy, rand)
@@ -68,7 +70,7 @@ def _forgets_refusals(
     return replace(decision, round=replace(decision.round, refused=()))
 
 
-def _counting(counts: Callable[[Record, SendResult, Closing | None], bool]) -> Rules:
+def _counting(counts: Callable[[Snapshot, SendResult, Suspension | None], bool]) -> Rules:
     def decide(*args: Any) -> Decision:
         with patch.object(lifecycle, "_counts", counts):
             return lifecycle.decide(*args)
@@ -76,17 +78,19 @@ def _counting(counts: Callable[[Record, SendResult, Closing | None], bool]) -> R
     return Rules(decide=decide)
 
 
-def _all_but_throttled_and_probes(record: Record, result: SendResult, _: Closing | None) -> bool:
+def _all_but_throttled_and_probes(
+    record: Snapshot, result: SendResult, _: Suspension | None
+) -> bool:
     """As the first design had it."""
     return not record.probe and result.outcome is not Outcome.THROTTLED
 
 
-def _suspected_server_errors(_: Record, __: SendResult, closing: Closing | None) -> bool:
+def _suspected_server_errors(_: Snapshot, __: SendResult, closing: Suspension | None) -> bool:
     return closing is None or closing.of_content
 
 
 def _closes_again(
-    health: Health, closing: Closing, now: float, generation: int, *_: object, **__: object
+    health: Health, closing: Suspension, now: float, generation: int, *_: object, **__: object
 ) -> Health:
     """A closed vendor that a pinned e-mail asks is closed anew, and its probe's slot lost."""
     if generation != health.generation or closing.of_content:
@@ -95,7 +99,7 @@ def _closes_again(
 
 
 def _by_any_generation(
-    health: Health, closing: Closing, now: float, _: int, email_id: str, **more: Any
+    health: Health, closing: Suspension, now: float, _: int, email_id: str, **more: Any
 ) -> Health:
     return rotation.closed(health, closing, now, health.generation, email_id, **more)
 
@@ -108,7 +112,7 @@ def _wins_if_free(health: Health, now: float, lease: float, token: str, _: bool)
 
 
 def _leaves_the_time(
-    health: Health, closing: Closing, now: float, token: str, email_id: str, **more: Any
+    health: Health, closing: Suspension, now: float, token: str, email_id: str, **more: Any
 ) -> Health:
     """After the failed probe of an e-mail in doubt another such may probe at once."""
     after = rotation.probe_failed(health, closing, now, token, email_id, **more)
@@ -120,23 +124,23 @@ def _wins_in_doubt(health: Health, now: float, lease: float, token: str, _: bool
     return rotation.probe_won(health, now, lease, token)
 
 
-def _without_doubts(health: Health, closing: Closing, *args: Any, **more: Any) -> Health:
+def _without_doubts(health: Health, closing: Suspension, *args: Any, **more: Any) -> Health:
     """As the first design had it: whatever the answer, one e-mail closes a vendor."""
     return rotation.closed(
         health, replace(closing, of_content=False, in_doubt=False), *args, **more
     )
 
 
-def _twice_by_one(health: Health, closing: Closing, *args: Any, **more: Any) -> Health:
+def _twice_by_one(health: Health, closing: Suspension, *args: Any, **more: Any) -> Health:
     """What an e-mail in doubt draws counts like that of any other."""
     return rotation.closed(health, replace(closing, in_doubt=False), *args, **more)
 
 
-def _never_by_content(health: Health, closing: Closing, *args: Any, **more: Any) -> Health:
+def _never_by_content(health: Health, closing: Suspension, *args: Any, **more: Any) -> Health:
     return health if closing.of_content else rotation.closed(health, closing, *args, **more)
 
 
-def _by_any_two(health: Health, closing: Closing, *args: Any, **more: Any) -> Health:
+def _by_any_two(health: Health, closing: Suspension, *args: Any, **more: Any) -> Health:
     """Two e-mails close a vendor, though no other has taken either."""
     with patch.object(rotation, "HINTS", 2):
         return rotation.closed(health, closing, *args, **more)
@@ -146,7 +150,7 @@ def _never_convicted(health: Health, *_: Any) -> Health:
     return health
 
 
-def _for_long_by_one(health: Health, closing: Closing, *args: Any, **more: Any) -> Health:
+def _for_long_by_one(health: Health, closing: Suspension, *args: Any, **more: Any) -> Health:
     """A probe that draws a failure closes for long, whoever drew it."""
     proof = replace(closing, of_content=closing.in_doubt)
     return rotation.probe_failed(health, proof, *args, **more)
@@ -157,7 +161,7 @@ def _not_vouched(health: Health, _: object) -> Health:
 
 
 def _pinned_for_ever(*args: Any) -> Choice | None:
-    record: Record = args[3]
+    record: Snapshot = args[3]
     return Choice(record.pin.vendor) if record.pin else rotation.choose(*args)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from mailqueue.record import Outcome, Reason, Status
+from mailqueue.lifecycle.outcomes import Outcome, Reason, Status
 from tests.model.stepping import Truth
 
 Document = Mapping[str, Any]

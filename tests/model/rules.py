@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from mailqueue import lifecycle, rotation
-from mailqueue.record import Decision, Record, VendorState
+from mailqueue.lifecycle import decide as lifecycle
+from mailqueue.lifecycle.outcomes import Decision, Snapshot, VendorState
+from mailqueue.routing import rotation
 from tests.model.states import NOW, RESULTS, VENDORS, Email, Scenario, State, Work, health, record
 
 JITTER = (0.01, 0.99)
@@ -48,9 +49,9 @@ class Deciding:
         self.scenario = scenario
         self.rules = rules
         self._decided: dict[tuple[object, ...], tuple[Decision, ...]] = {}
-        self._turns = [rotation.Turn(name) for name in VENDORS]
+        self._turns = [rotation.WeightedVendor(name) for name in VENDORS]
 
-    def known(self, email: Email, work: Work | None) -> Record:
+    def known(self, email: Email, work: Work | None) -> Snapshot:
         keyed = work is not None and work.vendor in self.scenario.keyed
         vendor = None if work is None else work.vendor
         return record(email, keyed, vendor, probe=work is not None and bool(work.probe))
@@ -77,7 +78,7 @@ class Deciding:
             self._decided[key] = tuple({replace(d, vendor_closing=None): d for d in decided})
         return self._decided[key]
 
-    def _others(self, state: State, known: Record, in_doubt: bool) -> list[VendorState]:
+    def _others(self, state: State, known: Snapshot, in_doubt: bool) -> list[VendorState]:
         seen = {n: health(n, d) for n, d in zip(VENDORS, state.doors, strict=True)}
         usable = [n for n in VENDORS if n not in known.round.refused]
         waits = self.rules.waits(usable, seen, NOW, in_doubt)

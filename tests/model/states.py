@@ -15,9 +15,18 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-from mailqueue.lifecycle import refuses_all
-from mailqueue.record import NORMAL, Outcome, Pin, Policy, Record, Round, SendResult, Status
-from mailqueue.rotation import Health
+from mailqueue.lifecycle.decide import refuses_all
+from mailqueue.lifecycle.outcomes import (
+    NORMAL,
+    Outcome,
+    Pin,
+    Policy,
+    Round,
+    SendResult,
+    Snapshot,
+    Status,
+)
+from mailqueue.routing.rotation import Health
 
 TICK = 5.0
 NOW = 1000 * TICK
@@ -52,7 +61,7 @@ RESULTS = {
     "rejected": SendResult(outcome=Outcome.REJECTED),
     "unknown, not taken": SendResult(outcome=Outcome.UNKNOWN, answered=False),
     "unknown, taken": SendResult(outcome=Outcome.UNKNOWN, answered=False),
-    "unknown, ours": SendResult(outcome=Outcome.UNKNOWN, answered=False, ours=True),
+    "unknown, ours": SendResult(outcome=Outcome.UNKNOWN, answered=False, our_fault=True),
 }
 TAKEN = ("yes", "unknown, taken")
 OUTAGE = ("refused connection", "5xx", "throttled", "throttled until")
@@ -217,14 +226,14 @@ def door(health: Health, was: Door, *, orphan: bool) -> Door:
     )
 
 
-def record(email: Email, keyed: bool, vendor: str | None, *, probe: bool) -> Record:
+def record(email: Email, keyed: bool, vendor: str | None, *, probe: bool) -> Snapshot:
     """What the decision needs, as ``document`` makes it of the stored e-mail."""
     pin = None
     if email.pin:
         name, left, repeats = email.pin
         pin = Pin(vendor=str(name), key="key", remaining=int(left) * TICK, repeats=int(repeats))
     half = max(0, email.key_left - KEY_LIFE // 2)
-    return Record(
+    return Snapshot(
         priority=NORMAL,
         counted=email.counted,
         unknowns=email.unknowns,

@@ -24,15 +24,15 @@ from typing import Any
 from bson import ObjectId
 
 from mailqueue.config import VendorConfig
+from mailqueue.consumer.sweeper import Sweeper
+from mailqueue.consumer.worker import Worker
 from mailqueue.errors import StoreUnavailable, Unavailable
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
-from mailqueue.store import Store
-from mailqueue.sweeper import Sweeper
-from mailqueue.transitions import Aside, Change, Claim
-from mailqueue.tube import Announcement
+from mailqueue.queue.tube import Announcement
+from mailqueue.store.store import Store
+from mailqueue.store.transitions import Aside, Change, Claim
 from mailqueue.vendors.base import Attempt, Vendor
-from mailqueue.worker import Worker
 from tests.model.memory_tube import Line, MemoryTube
 
 IDLE, DEAD = "idle", "dead"

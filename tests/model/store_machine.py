@@ -21,16 +21,16 @@ from hypothesis.stateful import (
 )
 from pymongo import MongoClient
 
-from mailqueue import document
 from mailqueue.config import Config, VendorConfig
-from mailqueue.health import HealthBoard
-from mailqueue.interventions import Verb
+from mailqueue.consumer.sweeper import Sweeper
+from mailqueue.consumer.worker import Worker
+from mailqueue.lifecycle.outcomes import NORMAL, Status
 from mailqueue.message import Email
-from mailqueue.record import NORMAL, Status
-from mailqueue.routing import Routing
-from mailqueue.store import Store
-from mailqueue.sweeper import Sweeper
-from mailqueue.worker import Worker
+from mailqueue.routing.health import VendorHealth
+from mailqueue.routing.router import Router
+from mailqueue.store import document
+from mailqueue.store.interventions import Verb
+from mailqueue.store.store import Store
 from tests.model.memory_tube import Line, MemoryTube
 from tests.model.promises import Promises
 from tests.model.stepping import (
@@ -117,7 +117,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def _parts(
         self, pause: Callable[[str], str]
-    ) -> tuple[SteppedStore, Routing, dict[str, FakeVendor]]:
+    ) -> tuple[SteppedStore, Router, dict[str, FakeVendor]]:
         options = {"env": document.SIMULATED, "client": self.client}
         store = SteppedStore(pause, self.truth, settings=self.config.mongodb, **options)
         vendors: dict[str, FakeVendor] = {}
@@ -125,8 +125,8 @@ class StoreMachine(RuleBasedStateMachine):
             kind = KeyedVendor if entry.name == "keyed" else FakeVendor
             asked = entry.name == "asked"
             vendors[entry.name] = kind(entry, pause, self.truth, asked=asked)
-        health = HealthBoard(store, vendors, clock=lambda: self.clock)
-        return store, Routing(self.config, health, dict(vendors), rand=lambda: 0.9), vendors
+        health = VendorHealth(store, vendors, clock=lambda: self.clock)
+        return store, Router(self.config, health, dict(vendors), rand=lambda: 0.9), vendors
 
     # An application ----------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from mailqueue.record import Outcome, SendResult
-from mailqueue.rotation import FEW, HINTS
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.routing.rotation import FEW, HINTS
 from tests.model.fleet import DOWN, YES, Answers, Fleet
 
 NAMES = ("A", "B", "C")

@@ -7,19 +7,19 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailqueue.lifecycle import decide
-from mailqueue.record import (
+from mailqueue.lifecycle.decide import decide
+from mailqueue.lifecycle.outcomes import (
     RETRY_PRIORITIES,
     Outcome,
     Pin,
     Policy,
-    Record,
     Round,
     SendResult,
+    Snapshot,
     Status,
     VendorState,
 )
-from mailqueue.rotation import (
+from mailqueue.routing.rotation import (
     HINTS,
     LAST_RESORT,
     PROBE_STEP_MAX,
@@ -38,10 +38,10 @@ RESULTS = st.builds(
     retry_after=st.none() | st.floats(),
     answered=st.booleans(),
     content_suspect=st.booleans(),
-    ours=st.booleans(),
+    our_fault=st.booleans(),
 )
 RECORDS = st.builds(
-    Record,
+    Snapshot,
     priority=st.sampled_from(sorted(RETRY_PRIORITIES)),
     counted=st.integers(0, 30),
     unknowns=st.integers(0, 2),
@@ -60,7 +60,7 @@ RECORDS = st.builds(
 @settings(max_examples=150, deadline=None)
 @given(RECORDS, st.none() | RESULTS, st.floats(0, 1e4), st.floats(0, 0.999), st.booleans())
 def test_in_every_situation_the_promises_hold(
-    record: Record, result: SendResult | None, wait: float, rand: float, resend: bool
+    record: Snapshot, result: SendResult | None, wait: float, rand: float, resend: bool
 ) -> None:
     policy = replace(POLICY, resend_unknown=resend)
     others = [VendorState(name="b", wait=wait)]

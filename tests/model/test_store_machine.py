@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from pymongo import MongoClient
 
-from mailqueue import document
 from mailqueue.config import Config
-from mailqueue.store import Store
+from mailqueue.store import document
+from mailqueue.store.store import Store
 from tests.model.stepping import NO_LOST, YES
 from tests.model.store_machine import FIRST, HEIRS_AT, PAUSED_AT, SECOND, Stored, StoreMachine
 
@@ -46,7 +46,7 @@ def machine(
         newest[:] = [StoreMachine(config, mongo_client)]
         return newest[0]
 
-    monkeypatch.setattr("mailqueue.tube.depth", lambda _: newest[0].tube.depth())
+    monkeypatch.setattr("mailqueue.queue.tube.depth", lambda _: newest[0].tube.depth())
     return make
 
 

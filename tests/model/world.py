@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from mailqueue import lifecycle, rotation
-from mailqueue.record import Decision, Status
+from mailqueue.lifecycle import decide
+from mailqueue.lifecycle.outcomes import Decision, Status
+from mailqueue.routing import rotation
 from tests.model.changes import (
     QUEUED,
     SENDING,
@@ -305,7 +306,7 @@ class World(Deciding):
 
     def _heard(self, state: State, before: rotation.Health, work: Work) -> rotation.Health:
         known = self.known(state.emails[work.email], work)
-        closing = lifecycle.vendor_closing(known, RESULTS[work.answer], self.scenario.policy)
+        closing = decide.vendor_closing(known, RESULTS[work.answer], self.scenario.policy)
         token = "held" if work.probe == "held" else "lost"
         generation = before.generation if work.fresh else before.generation - 1
         who = str(work.email)
@@ -344,7 +345,7 @@ class World(Deciding):
             return was
         if work.answer == "yes":
             return fresh
-        closing = lifecycle.vendor_closing(known, result, self.scenario.policy)
+        closing = decide.vendor_closing(known, result, self.scenario.policy)
         if closing is None or not (probe or work.fresh):
             return fresh if probe else was
         if not result.may_be_content:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from mailqueue.private_server import dies_with_parent
+from mailqueue.devserver.process import dies_with_parent
 from tests.waiting import wait_until
 
 REPO = Path(__file__).parents[2]

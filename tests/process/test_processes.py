@@ -9,7 +9,7 @@ import pytest
 
 from mailqueue import Producer
 from mailqueue.devserver import DevServers
-from mailqueue.rotation import HINTS
+from mailqueue.routing.rotation import HINTS
 from tests.process.conftest import Consumers
 from tests.stage import DOWN, Stage, letter
 from tests.waiting import wait_until

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from mailqueue.config import READABLE_BY_ALL, Config
+from mailqueue.config import Config
+from mailqueue.config.config import READABLE_BY_ALL
 from mailqueue.errors import ConfigError
+from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Email
-from mailqueue.record import Outcome
 from tests.contract.case import Case
 from tests.contract.cases import CASES
 from tests.contract.conftest import Attempts, Vendors

@@ -18,12 +18,12 @@ from bson import ObjectId
 
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
-from mailqueue.document import Stored
 from mailqueue.errors import ConfigError, InvalidEmail, MailQueueError, StoreUnavailable
+from mailqueue.lifecycle.outcomes import Outcome, SendResult, Status
 from mailqueue.logs import Formatter
 from mailqueue.message import Email, EmailDict
 from mailqueue.producer import Producer
-from mailqueue.record import Outcome, SendResult, Status
+from mailqueue.store.document import Stored
 from mailqueue.vendors.base import Attempt
 from tests.stage import CountingVendor, Stage
 from tests.vendor_servers import Received, Reply, ScriptedSmtp, Wire

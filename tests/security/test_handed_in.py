@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.fields import READERS
-from mailqueue.headers import Address, decoded, mailbox, parts, unsafe
-from mailqueue.message import Attachment, Email, mime
+from mailqueue.message import Address, Attachment, Email
+from mailqueue.message.fields import READERS
+from mailqueue.message.headers import decoded, mailbox, parts, unsafe
+from mailqueue.message.message import mime
 from tests.emails import emails
 
 bounded = settings(

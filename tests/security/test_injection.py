@@ -15,8 +15,7 @@ from pymongo.collection import Collection
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
 from mailqueue.errors import InvalidEmail
-from mailqueue.headers import Address
-from mailqueue.message import Attachment, Email
+from mailqueue.message import Address, Attachment, Email
 from mailqueue.producer import Producer
 from tests.stage import Stage
 

@@ -14,8 +14,8 @@ from pymongo.errors import PyMongoError
 
 from mailqueue.config import Config
 from mailqueue.devserver import Mongod
+from mailqueue.devserver.process import HOST
 from mailqueue.errors import StoreUnavailable
-from mailqueue.private_server import HOST
 from mailqueue.producer import Producer
 from tests.conftest import _running
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.message import Email, mime
+from mailqueue.message import Email
+from mailqueue.message.message import mime
 from tests.unit.test_stdlib_message import HEAD, HTML, PDF, PLAIN, POLICIES, leaf, tree
 
 parts = st.recursive(

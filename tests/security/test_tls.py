@@ -11,8 +11,8 @@ import pytest
 import trustme
 
 from mailqueue.errors import ConfigError
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.http import HttpVendor
 from mailqueue.vendors.smtp import Smtp
 from tests.contract.case import Case

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import trustme
 
-from mailqueue.config import SECTIONS, Config, keys_of
-from mailqueue.config_vendor_types import VENDOR_TYPES
+from mailqueue.config import Config
+from mailqueue.config.config import SECTIONS, keys_of
+from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
 from mailqueue.message import Email
 from mailqueue.vendors.http import HttpVendor

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mailqueue.affinity import Core
+from mailqueue.consumer.affinity import CpuAffinity
 
 
 class Machine:
@@ -19,10 +19,10 @@ class Machine:
         (folder / "self" / "task" / "1").mkdir(parents=True)
         monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
         monkeypatch.setattr("os.sched_setaffinity", lambda _, cores: self.pinned.append(cores))
-        monkeypatch.setattr("mailqueue.affinity._TICKS", 100)
+        monkeypatch.setattr("mailqueue.consumer.affinity._TICKS", 100)
         monkeypatch.setattr("time.process_time", lambda: self.used)
         self._write()
-        self.core = Core(lambda: self.now, lambda: self.rand, folder)
+        self.core = CpuAffinity(lambda: self.now, lambda: self.rand, folder)
 
     def _write(self) -> None:
         lines = ["cpu  9 9 9 9 9", *(f"cpu{n} 1 0 1 {t} 0 0" for n, t in enumerate(self.idle))]

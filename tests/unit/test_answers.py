@@ -11,8 +11,8 @@ import pytest
 from bson import encode
 
 from mailqueue.config import VendorConfig
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors import load
 from mailqueue.vendors.answers import CODE, DETAIL, MESSAGE_ID, raised, secrets_of, storable
 from mailqueue.vendors.base import Attempt, Vendor
@@ -91,7 +91,7 @@ def assert_is_storable(result: SendResult) -> None:
 @pytest.mark.parametrize("odd", ODD)
 def test_what_is_no_answer_is_unknown_and_ours(odd: str) -> None:
     result = storable(ODD[odd], EMAIL)
-    assert (result.outcome, result.ours, result.answered) == (Outcome.UNKNOWN, True, False)
+    assert (result.outcome, result.our_fault, result.answered) == (Outcome.UNKNOWN, True, False)
 
 
 def test_an_answer_in_order_stays_as_it_is() -> None:
@@ -101,7 +101,7 @@ def test_an_answer_in_order_stays_as_it_is() -> None:
         retry_after=12.5,
         refused=("bob@example.org",),
         pending=("zoe@EXAMPLE.org",),
-        held=True,
+        quota_held=True,
         content_suspect=True,
     )
     assert storable(said, EMAIL) == said
@@ -142,13 +142,13 @@ def test_what_a_vendor_of_ones_own_says_is_hidden_where_it_is_private() -> None:
     assert storable(said, EMAIL, own).detail.startswith("not to *: *, xx")
     told = storable(answer(detail=f"who is {keys['loft']}?"), EMAIL, own)
     assert told.detail == "who is *?"
-    ours = VendorConfig(name="first", type="sendgrid", keys={"api_key": "SG.x"})
-    assert secrets_of(load(ours, simulated=False)) == ("SG.x",)
+    our_fault = VendorConfig(name="first", type="sendgrid", keys={"api_key": "SG.x"})
+    assert secrets_of(load(our_fault, simulated=False)) == ("SG.x",)
 
 
 def test_an_exception_is_unknown_and_named() -> None:
     result = raised(GeneratorExit("with a secret"))
-    assert (result.outcome, result.code, result.ours) == (
+    assert (result.outcome, result.code, result.our_fault) == (
         *(Outcome.UNKNOWN, "raised_GeneratorExit", True),
     )
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from mailqueue import audit, document, interventions, ledger
-from mailqueue.audit import GRACE, problems
-from mailqueue.document import Stored
-from mailqueue.interventions import Verb
-from mailqueue.record import NORMAL
+from mailqueue.lifecycle.outcomes import NORMAL
+from mailqueue.store import audit, document, interventions, ledger
+from mailqueue.store.audit import GRACE, problems
+from mailqueue.store.document import Stored
+from mailqueue.store.interventions import Verb
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 KEYED = "the-key"

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from mailqueue.record import Outcome, SendResult
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.vendors.aws import Credentials
 from mailqueue.vendors.aws_credentials import AFTER_FAILURE, LOOK, Chain, static_credentials
 from tests.waiting import wait_until

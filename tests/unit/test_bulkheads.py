@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from mailqueue import bulkheads
-from mailqueue.bulkheads import Bulkheads, Call, Pace, limit
+from mailqueue.routing import bulkheads
+from mailqueue.routing.bulkheads import Bulkheads, Call, Pace, limit
 
 UNPROVEN, QUICK, SLOW = Pace(), Pace(usual=0.05), Pace(usual=3.0)
 

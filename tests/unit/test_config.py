@@ -14,21 +14,19 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from mailqueue import config_dicts as dicts
 from mailqueue.config import (
-    READABLE_BY_ALL,
-    SECTIONS,
     Beanstalkd,
     Config,
     Delivery,
     MongoDB,
     Retry,
     VendorConfig,
+    dicts,
     is_production,
-    keys_of,
 )
-from mailqueue.config_keys import Key, Problems
-from mailqueue.config_vendor_types import VENDOR_TYPES
+from mailqueue.config.config import READABLE_BY_ALL, SECTIONS, keys_of
+from mailqueue.config.keys import Key, Problems
+from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
 from tests.logged import event
 

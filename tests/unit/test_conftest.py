@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from mailqueue.config import Config
-from mailqueue.private_server import ServerNotFound
+from mailqueue.devserver.process import ServerNotFound
 from tests.conftest import TEST_PREFIX, _running, refuse_real_names
 
 VENDORS = [{"name": "only", "type": "smtp", "host": "127.0.0.1"}]
@@ -21,9 +21,13 @@ def named(database: str, collection: str, tube: str) -> Config:
 
 
 def test_tests_refuse_a_database_a_collection_and_a_tube_not_named_for_tests() -> None:
-    ours = TEST_PREFIX + "name"
-    refuse_real_names(named(ours, ours, ours))
-    for names in (("mail", ours, ours), (ours, "emails", ours), (ours, ours, "mailqueue")):
+    our_fault = TEST_PREFIX + "name"
+    refuse_real_names(named(our_fault, our_fault, our_fault))
+    for names in (
+        ("mail", our_fault, our_fault),
+        (our_fault, "emails", our_fault),
+        (our_fault, our_fault, "mailqueue"),
+    ):
         with pytest.raises(pytest.fail.Exception, match="do not begin with"):
             refuse_real_names(named(*names))
 

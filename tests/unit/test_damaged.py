@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from mailqueue import audit, document
-from mailqueue.cli import casework
+from mailqueue.cli import emails
 from mailqueue.cli.table import table
-from mailqueue.document import SIMULATED, Stored
+from mailqueue.consumer.planner import job_priority, set_aside
 from mailqueue.errors import Unreadable
-from mailqueue.interventions import Verb, refusal
-from mailqueue.record import Record, Status
-from mailqueue.status import EmailStatus, status_of
-from mailqueue.triage import job_priority, set_aside
+from mailqueue.lifecycle.outcomes import Snapshot, Status
+from mailqueue.producer.status import EmailStatus, status_of
+from mailqueue.store import audit, document
+from mailqueue.store.document import SIMULATED, Stored
+from mailqueue.store.interventions import Verb, refusal
 from tests.damage import Document, damaged
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -129,7 +129,7 @@ def test_an_email_with_a_damaged_alternative_is_unreadable(form: object) -> None
 def test_what_a_decision_is_told_of_a_document_has_its_types() -> None:
     for said, damage in ALL:
         try:
-            record: Record = Stored(damage, NOW).record()
+            record: Snapshot = Stored(damage, NOW).record()
         except Unreadable:
             continue
         hash(record)
@@ -160,10 +160,10 @@ def test_an_application_is_shown_every_damaged_document() -> None:
 def test_a_person_is_shown_every_damaged_document_and_that_it_is_illegal() -> None:
     for said, damage in SENDING:
         stored = Stored(damage, NOW)
-        table([""] * 9, [list(casework._row(stored).values())])
-        casework._shown(damage)
+        table([""] * 9, [list(emails._row(stored).values())])
+        emails._shown(damage)
         if said.startswith(LESS_IS_SHOWN):
-            casework._shown(casework._without_content(damage))
+            emails._shown(emails._without_content(damage))
         assert refusal(Verb.RETRY, stored), said
         audit.problems(stored)
     broken = [said for said, damage in ALL if said.startswith(("lease is", "attempts is"))]

@@ -11,9 +11,8 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from mailqueue.headers import Address
-from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.message import Address, Email
 from mailqueue.vendors import discretion
 from mailqueue.vendors.answers import storable
 from mailqueue.vendors.discretion import LENGTH, TOO_LONG, discreet

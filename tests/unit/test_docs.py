@@ -15,11 +15,11 @@ from statistics import median
 import pytest
 
 from mailqueue.cli import VERBS
-from mailqueue.config import READABLE_BY_ALL, SECTIONS, keys_of
-from mailqueue.config_vendor_types import VENDOR_TYPES
-from mailqueue.fields import READERS
-from mailqueue.lifecycle import decide, vendor_closing
-from mailqueue.record import NORMAL, Outcome, Policy, Record, SendResult, VendorState
+from mailqueue.config.config import READABLE_BY_ALL, SECTIONS, keys_of
+from mailqueue.config.vendor_types import VENDOR_TYPES
+from mailqueue.lifecycle.decide import decide, vendor_closing
+from mailqueue.lifecycle.outcomes import NORMAL, Outcome, Policy, SendResult, Snapshot, VendorState
+from mailqueue.message.fields import READERS
 from tests import tables
 from tests.bench import report
 from tests.tables import REPO
@@ -85,7 +85,7 @@ def test_what_follows_an_outcome_is_what_the_page_says(outcome: Outcome) -> None
     """Of the vendor the seconds; of the e-mail the status, where it is an end."""
     (row,) = re.findall(rf"^\| `{outcome}` \|.*$", lifecycle_page(), re.MULTILINE)
     _, _, _, email, vendor, *_ = row.split("|")
-    record = Record(priority=NORMAL, vendor="a")
+    record = Snapshot(priority=NORMAL, vendor="a")
     closing = vendor_closing(record, SendResult(outcome=outcome), Policy())
     seconds = re.findall(r"(\d+) s\b", vendor)
     assert seconds == ([f"{closing.seconds:g}"] if closing else [])

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from mailqueue import document
-from mailqueue.document import Stored, open_line
-from mailqueue.record import NORMAL, Pin, Round, Status
+from mailqueue.lifecycle.outcomes import NORMAL, Pin, Round, Status
+from mailqueue.store import document
+from mailqueue.store.document import Stored, open_line
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ID = ObjectId("65f0a1b2c3d4e5f6a7b8c9d0")

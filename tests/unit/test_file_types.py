@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mailqueue.file_types import OCTETS, name_of, type_of, types_of
 from mailqueue.message import Email
+from mailqueue.message.file_types import OCTETS, name_of, type_of, types_of
 
 OFFICE = "application/vnd.openxmlformats-officedocument"
 

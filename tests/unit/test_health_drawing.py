@@ -8,9 +8,9 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from mailqueue import rotation
-from mailqueue.record import Closing
-from mailqueue.rotation import HINTS, Health
+from mailqueue.lifecycle.outcomes import Suspension
+from mailqueue.routing import rotation
+from mailqueue.routing.rotation import HINTS, Health
 
 PAGE = (Path(__file__).parents[2] / "docs/lifecycle.md").read_text("utf-8")
 NOW = 1_000_000.0
@@ -44,7 +44,7 @@ def changes(health: Health) -> Iterator[Health | None]:
     yield rotation.vouched(health, health.hints)
     yield Health(name="a", generation=health.generation + 1)  # an operator
     for email_id, of_content, in_doubt in product(("1", "new"), (False, True), (False, True)):
-        closing = Closing(seconds=600, reason="x", of_content=of_content, in_doubt=in_doubt)
+        closing = Suspension(seconds=600, reason="x", of_content=of_content, in_doubt=in_doubt)
         yield rotation.closed(health, closing, NOW, health.generation, email_id)
         yield rotation.probe_failed(health, closing, NOW, "mine", email_id)
         yield rotation.convicted(health, NOW, email_id)

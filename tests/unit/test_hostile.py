@@ -14,7 +14,12 @@ from typing import Any
 
 import pytest
 
-from mailqueue import (
+from mailqueue.config.vendor_types import VENDOR_TYPES
+from mailqueue.errors import InvalidEmail
+from mailqueue.message import (
+    Address,
+    Attachment,
+    Email,
     fields,
     file_types,
     headers,
@@ -25,10 +30,6 @@ from mailqueue import (
     stdlib_message,
     structured,
 )
-from mailqueue.config_vendor_types import VENDOR_TYPES
-from mailqueue.errors import InvalidEmail
-from mailqueue.headers import Address
-from mailqueue.message import Attachment, Email
 from mailqueue.vendors.limits import can_carry
 from tests.unit.backtracking import Steps
 

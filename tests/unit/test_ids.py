@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from bson import ObjectId
 
-from mailqueue import ids
+from mailqueue.store import ids
 
 CHILDREN, THREADS, EACH = 4, 4, 200
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mailqueue.config import Config
-from mailqueue.document import PRODUCTION
 from mailqueue.errors import InvalidEmail
-from mailqueue.intake import LATEST, PAGE, Intake, Terms
 from mailqueue.message import Email, EmailDict
+from mailqueue.producer.submission import LATEST, PAGE, Intake, SendOptions
+from mailqueue.store.document import PRODUCTION
 
 MAIL: EmailDict = {
     "from": "ann@example.com",
@@ -38,16 +38,16 @@ def mail_of(size: int) -> EmailDict:
 
 def test_the_size_limit_is_kept_to_the_byte(intake: Intake) -> None:
     fits, too_large = mail_of(MOST), mail_of(MOST + 1)
-    assert intake.document(intake.read(fits, Terms(), None))
+    assert intake.document(intake.read(fits, SendOptions(), None))
     with pytest.raises(InvalidEmail, match=r"1001 bytes .* limits\.max_size \(1000\)") as caught:
-        intake.document(intake.read(too_large, Terms(), None))
+        intake.document(intake.read(too_large, SendOptions(), None))
     assert (caught.value.field, caught.value.index) == ("email", None)
 
 
 def test_of_emails_made_together_each_gets_its_document_or_its_refusal(intake: Intake) -> None:
     nobody_takes = MAIL | {"subject": ""}
     given = [MAIL, mail_of(MOST + 1), nobody_takes, MAIL]
-    drafts = [intake.read(one, Terms(), None) for one in given]
+    drafts = [intake.read(one, SendOptions(), None) for one in given]
     first, large, uncarried, last = intake.documents(drafts)
     assert isinstance(first, dict)
     assert isinstance(last, dict)
@@ -64,13 +64,13 @@ def test_the_position_of_a_refused_email_is_told_on_whatever_page(
     intake: Intake, bad: EmailDict
 ) -> None:
     with pytest.raises(InvalidEmail) as caught:
-        intake.all_good(intake.read_all([*[MAIL] * PAGE, MAIL, MAIL | bad], Terms(), None))
+        intake.all_good(intake.read_all([*[MAIL] * PAGE, MAIL, MAIL | bad], SendOptions(), None))
     assert caught.value.index == PAGE + 1
 
 
 def test_many_emails_keep_their_order_over_pages(intake: Intake) -> None:
     subjects = [str(n) for n in range(2 * PAGE + 1)]
-    drafts = intake.read_all([MAIL | {"subject": s} for s in subjects], Terms(), None)
+    drafts = intake.read_all([MAIL | {"subject": s} for s in subjects], SendOptions(), None)
     assert [made["email"]["subject"] for made in intake.all_good(drafts)] == subjects
 
 
@@ -111,7 +111,7 @@ NO_TIMES: list[Any] = [
 @pytest.mark.parametrize("value", NO_TIMES, ids=lambda value: type(value).__name__)
 def test_what_is_no_moment_is_refused_at_the_door(field: str, value: Any) -> None:
     with pytest.raises(InvalidEmail) as caught:
-        Terms(**{field: value})
+        SendOptions(**{field: value})
     assert (caught.value.field, caught.value.index) == (field, None)
 
 
@@ -120,7 +120,7 @@ def test_what_is_no_moment_is_refused_at_the_door(field: str, value: Any) -> Non
 )
 def test_a_moment_near_the_ends_of_time_makes_a_document(intake: Intake, value: datetime) -> None:
     at = value if value.tzinfo else value.replace(tzinfo=UTC)
-    made = intake.document(intake.read(MAIL, Terms(send_at=at), None))
+    made = intake.document(intake.read(MAIL, SendOptions(send_at=at), None))
     assert made["due_at"] == at.astimezone(UTC)
     assert made["overdue_at"] > made["due_at"]
 
@@ -130,7 +130,7 @@ class Moment(datetime):
 
 
 def test_a_moment_is_kept_in_utc_as_mongodb_keeps_it() -> None:
-    terms = Terms(send_at=Moment(2030, 1, 1, 12, 0, 0, 123456, WEST))
+    terms = SendOptions(send_at=Moment(2030, 1, 1, 12, 0, 0, 123456, WEST))
     assert type(terms.send_at) is datetime
     assert terms.send_at == datetime(2030, 1, 1, 17, 0, 0, 123000, UTC)
     assert terms.send_at.tzinfo is UTC
@@ -139,7 +139,7 @@ def test_a_moment_is_kept_in_utc_as_mongodb_keeps_it() -> None:
 def test_an_expiry_in_the_same_millisecond_is_not_later() -> None:
     at = datetime(2030, 1, 1, tzinfo=UTC)
     with pytest.raises(InvalidEmail, match="expires_at: must be later"):
-        Terms(send_at=at, expires_at=at + timedelta(microseconds=999))
+        SendOptions(send_at=at, expires_at=at + timedelta(microseconds=999))
 
 
 class Urgency(str, Enum):  # noqa: UP042  # its str() is not its value
@@ -154,23 +154,23 @@ class Loud:
 
 
 def test_a_priority_is_text() -> None:
-    assert Terms(Urgency.HIGH).priority == "high"
-    assert type(Terms(Urgency.HIGH).priority) is str
+    assert SendOptions(Urgency.HIGH).priority == "high"
+    assert type(SendOptions(Urgency.HIGH).priority) is str
     for wrong in (Loud(), ["high"], None, 2048, "High"):
         with pytest.raises(InvalidEmail, match="priority"):
-            Terms(wrong)  # type: ignore[arg-type]  # on purpose
+            SendOptions(wrong)  # type: ignore[arg-type]  # on purpose
 
 
 def test_a_number_in_metadata_has_an_end(intake: Intake) -> None:
-    kept = intake.read(MAIL | {"metadata": {"n": 2**64}}, Terms(), None)
+    kept = intake.read(MAIL | {"metadata": {"n": 2**64}}, SendOptions(), None)
     assert kept.email.metadata == {"n": str(2**64)}
     with pytest.raises(InvalidEmail, match=r"metadata\.n: is too large a number"):
-        intake.read(MAIL | {"metadata": {"n": 10**5000}}, Terms(), None)
+        intake.read(MAIL | {"metadata": {"n": 10**5000}}, SendOptions(), None)
 
 
 def test_an_own_message_id_is_the_one_of_the_document(intake: Intake) -> None:
     own = MAIL | {"headers": {"Message-Id": "<app.1@example.net>", "X-A": "1"}}
-    first, second = intake.documents([intake.read(one, Terms(), None) for one in (own, MAIL)])
+    first, second = intake.documents([intake.read(one, SendOptions(), None) for one in (own, MAIL)])
     assert isinstance(first, dict)
     assert isinstance(second, dict)
     assert first["message_id"] == "<app.1@example.net>"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mailqueue.lifecycle import believed, decide, end, refuses_all, untouched, vendor_closing
-from mailqueue.record import (
+from mailqueue.lifecycle.decide import believed, decide, end, refuses_all, untouched, vendor_closing
+from mailqueue.lifecycle.outcomes import (
     HIGH,
     NORMAL,
     RETRY_PRIORITIES,
@@ -17,17 +17,17 @@ from mailqueue.record import (
     Pin,
     Policy,
     Reason,
-    Record,
     Round,
     SendResult,
+    Snapshot,
     Status,
     VendorState,
 )
 
 POLICY = Policy()
 PARK = replace(POLICY, resend_unknown=False)
-AT_A = Record(priority=NORMAL, vendor="a")
-NOBODY = Record(priority=NORMAL)
+AT_A = Snapshot(priority=NORMAL, vendor="a")
+NOBODY = Snapshot(priority=NORMAL)
 B_OPEN = [VendorState(name="b")]
 B_CLOSED = [VendorState(name="b", wait=400)]
 PIN = Pin(vendor="a", key="k", remaining=600)
@@ -40,7 +40,7 @@ def half() -> float:
 
 def after(
     outcome: Outcome,
-    record: Record = AT_A,
+    record: Snapshot = AT_A,
     others: list[VendorState] = B_OPEN,
     policy: Policy = POLICY,
     **result: Any,
@@ -48,7 +48,7 @@ def after(
     return decide(record, SendResult(outcome=outcome, **result), others, policy, half)
 
 
-def asked(record: Record = NOBODY, others: list[VendorState] = B_CLOSED) -> Decision:
+def asked(record: Snapshot = NOBODY, others: list[VendorState] = B_CLOSED) -> Decision:
     """What follows when no vendor could be asked."""
     return decide(record, None, others, POLICY, half)
 
@@ -94,7 +94,7 @@ def test_the_table_of_what_is_held_against_the_vendor_or_against_the_email(
 
 
 def test_a_vendor_that_accepts_but_holds_emails_back_has_done_its_part_and_gets_no_more() -> None:
-    decision = after(Outcome.ACCEPTED, code="200", held=True)
+    decision = after(Outcome.ACCEPTED, code="200", quota_held=True)
     closing = decision.vendor_closing
     assert decision.status is Status.SENT
     assert closing is not None
@@ -110,7 +110,7 @@ def test_no_end_after_an_unknown_is_called_failed(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_an_unknown_of_our_own_or_a_yes_is_not_held_against_the_vendor(outcome: Outcome) -> None:
-    assert vendor_closing(AT_A, SendResult(outcome=outcome, ours=True), POLICY) is None
+    assert vendor_closing(AT_A, SendResult(outcome=outcome, our_fault=True), POLICY) is None
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_no_outage_however_often_it_comes_back_uses_up_an_email(
 
 def test_a_vendor_without_room_for_now_is_not_to_blame_and_nothing_is_counted() -> None:
     record = replace(AT_A, counted=24, round=Round(n=3, tried=("c",)))
-    passed = after(Outcome.THROTTLED, record, ours=True)
-    waits = after(Outcome.THROTTLED, record, others=B_CLOSED, ours=True)
+    passed = after(Outcome.THROTTLED, record, our_fault=True)
+    waits = after(Outcome.THROTTLED, record, others=B_CLOSED, our_fault=True)
     for decision in (passed, waits):
         assert (decision.status, decision.vendor_closing) == (Status.QUEUED, None)
         assert (decision.counted, decision.round.n) == (24, 3)
@@ -343,7 +343,9 @@ def test_a_rest_that_does_not_get_less_waits_and_counts() -> None:
         (Outcome.UNSUITABLE, replace(AT_A, round=Round(refused=("b",)))),
     ],
 )
-def test_a_partial_yes_ends_as_sent_with_the_rest_refused(outcome: Outcome, record: Record) -> None:
+def test_a_partial_yes_ends_as_sent_with_the_rest_refused(
+    outcome: Outcome, record: Snapshot
+) -> None:
     decision = after(outcome, replace(record, pending=("x",), refused=("y",)))
     assert decision.status is Status.SENT
     assert (decision.pending, decision.refused) == (None, ("y", "x"))
@@ -363,7 +365,9 @@ def test_a_claim_given_back_changes_nothing_and_is_taken_up_before_new_ones() ->
 
 
 def test_without_a_vendor_an_unknown_of_ours_goes_to_the_next() -> None:
-    decision = decide(NOBODY, SendResult(outcome=Outcome.UNKNOWN, ours=True), B_OPEN, POLICY, half)
+    decision = decide(
+        NOBODY, SendResult(outcome=Outcome.UNKNOWN, our_fault=True), B_OPEN, POLICY, half
+    )
     assert (decision.status, decision.unknowns) == (Status.QUEUED, 1)
     refused = decide(NOBODY, SendResult(outcome=Outcome.UNSUITABLE), B_OPEN, POLICY, half)
     assert refused.round.refused == ()
@@ -377,7 +381,7 @@ def test_only_what_is_queued_or_being_sent_is_not_final(status: Status) -> None:
 def test_a_replayed_key_is_a_yes_only_after_an_unknown_at_that_vendor() -> None:
     """A request that was refused may have used the key up: then nothing was sent."""
     replay = SendResult(outcome=Outcome.ACCEPTED, code="400", replay=True)
-    refused_before = Record(priority=NORMAL, vendor="brevo")
+    refused_before = Snapshot(priority=NORMAL, vendor="brevo")
     unknown_before = replace(refused_before, unknown_at=frozenset({"brevo"}))
     assert believed(refused_before, replay).outcome is Outcome.UNKNOWN
     assert believed(unknown_before, replay) is replay
@@ -387,8 +391,8 @@ def test_a_replayed_key_is_a_yes_only_after_an_unknown_at_that_vendor() -> None:
 
 def test_a_key_that_was_first_used_long_ago_pins_nothing() -> None:
     """The vendor has forgotten it: the repeat would be a second copy that nobody counts."""
-    lost = SendResult(outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, ours=True)
-    fresh = Record(priority=NORMAL, vendor="brevo", key="k", key_life=450.0)
+    lost = SendResult(outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, our_fault=True)
+    fresh = Snapshot(priority=NORMAL, vendor="brevo", key="k", key_life=450.0)
     assert decide(fresh, lost, [], Policy(), lambda: 0.5).pin is not None
     old = replace(fresh, key_age=14_400.0)
     decision = decide(old, lost, [], Policy(resend_unknown=False), lambda: 0.5)

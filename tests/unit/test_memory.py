@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mailqueue.memory import COPIES, Memory
+from mailqueue.consumer.memory import COPIES, Memory
 
 MIB = 2**20
 

@@ -16,9 +16,9 @@ import bson
 import pytest
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.fields import READERS
-from mailqueue.headers import unsafe
 from mailqueue.message import Address, Attachment, Email, EmailDict
+from mailqueue.message.fields import READERS
+from mailqueue.message.headers import unsafe
 
 MINIMAL: dict[str, Any] = {
     "from": "Ann <ann@example.com>",

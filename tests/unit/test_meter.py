@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 
-from mailqueue.meter import Meter
+from mailqueue.consumer.meter import Meter
 
 
 class Clock:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from pymongo import MongoClient, WriteConcern
 
-from mailqueue import mongo
 from mailqueue.cli.doctor import on_the_way
 from mailqueue.config import MongoDB
 from mailqueue.errors import ConfigError
-from mailqueue.mongo_uri import weak_options, without_weak_options
+from mailqueue.store import mongo
+from mailqueue.store.uri import weak_options, without_weak_options
 
 PLAIN = "mongodb://user:p%40ss@one,two:27018/shared?replicaSet=rs0&tls=true"
 

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mailqueue import private_server
-from mailqueue.devserver import Beanstalkd
-from mailqueue.private_server import ServerNotFound, find, find_all
+from mailqueue.devserver import Beanstalkd, process
+from mailqueue.devserver.process import ServerNotFound, find, find_all
 
 
 def program(path: Path, mode: int = 0o755) -> Path:
@@ -22,7 +21,7 @@ def program(path: Path, mode: int = 0o755) -> Path:
 
 @pytest.fixture
 def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(private_server, "_in_wheel", lambda name: None)
+    monkeypatch.setattr(process, "_in_wheel", lambda name: None)
 
 
 def test_the_variable_comes_before_path(tmp_path: Path) -> None:
@@ -65,9 +64,9 @@ def test_a_package_without_the_binary_or_no_package_is_no_wheel(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    assert private_server._in_wheel("mongod") is None
+    assert process._in_wheel("mongod") is None
     (tmp_path / "fiftyone").mkdir()
-    assert private_server._in_wheel("mongod") is None
+    assert process._in_wheel("mongod") is None
 
 
 def test_a_server_that_was_not_started_has_no_pid_and_nothing_to_close() -> None:
@@ -82,7 +81,7 @@ def test_servers_start_also_where_the_kernel_cannot_end_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
-    assert private_server.dies_with_parent() == ()
+    assert process.dies_with_parent() == ()
 
 
 @pytest.mark.usefixtures("no_wheel")
@@ -101,11 +100,11 @@ def test_all_that_is_missing_is_said_at_once(monkeypatch: pytest.MonkeyPatch) ->
         find_all("mongod", "beanstalkd")
 
 
-@pytest.mark.skipif(not private_server.dies_with_parent(), reason="setpriv is not on this machine")
+@pytest.mark.skipif(not process.dies_with_parent(), reason="setpriv is not on this machine")
 def test_a_child_whose_parent_ended_before_it_could_be_watched_does_not_begin() -> None:
     """The kernel tells of a parent that ends later; this one is gone already."""
-    *watched, _ = private_server.dies_with_parent()
+    *watched, _ = process.dies_with_parent()
     begun = subprocess.run([*watched, "1", "echo", "begun"], stdout=subprocess.PIPE, check=False)
     assert begun.stdout == b""
-    alive = [*private_server.dies_with_parent(), "echo", "begun"]
+    alive = [*process.dies_with_parent(), "echo", "begun"]
     assert subprocess.run(alive, stdout=subprocess.PIPE, check=True).stdout == b"begun\n"

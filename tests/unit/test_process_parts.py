@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from mailqueue import logs
+from mailqueue.consumer.systemd import ServiceManager, Signals
 from mailqueue.logs import Once
 from mailqueue.outage import Outage
-from mailqueue.service import ServiceManager, Signals
 from tests.logged import event
 
 
@@ -202,10 +202,10 @@ def test_a_line_tells_the_facts_whoever_formats_it(
     logger.handlers[0].setFormatter(logs.Formatter())
     logs.event(logger, logging.WARNING, "server.back", server="mongodb", away=7.0)
     logs.event(logger, logging.ERROR, "results.not_recorded")
-    applications, ours, bare = written.getvalue().splitlines()
+    applications, our_fault, bare = written.getvalue().splitlines()
     said = 'server.away server="beanstalkd 127.0.0.1:11300" error=Timeout'
     assert applications == f"ERROR:mailqueue.outage:{said}"
-    assert ours.endswith(" WARNING server.back server=mongodb away=7.0")
+    assert our_fault.endswith(" WARNING server.back server=mongodb away=7.0")
     assert bare.endswith(" ERROR results.not_recorded")
 
 

@@ -8,7 +8,7 @@ import pytest
 from bson.errors import InvalidDocument
 from pymongo.errors import AutoReconnect, BulkWriteError, DocumentTooLarge, PyMongoError
 
-from mailqueue.mongo import refusals
+from mailqueue.store.mongo import refusals
 
 TOO_LARGE, NO_ARRAY, TAKEN, LARGER_THAN_THE_CACHE = 17419, 28680, 11000, 388
 STEPPED_DOWN, OUT_OF_TIME, CACHE_FULL, WRITES_BLOCKED, OVERLOADED = 189, 50, 365, 371, 433

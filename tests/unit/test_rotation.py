@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from mailqueue.record import NORMAL, Closing, Pin, Record, Round
-from mailqueue.rotation import (
+from mailqueue.lifecycle.outcomes import NORMAL, Pin, Round, Snapshot, Suspension
+from mailqueue.routing.rotation import (
     FEW,
     HINTS,
     LAST_RESORT,
     PROBE_RESULT_WAIT,
     Choice,
     Health,
-    Turn,
+    WeightedVendor,
     choose,
     closed,
     convicted,
@@ -30,10 +30,10 @@ from mailqueue.rotation import (
 
 NOW = 1_000_000.0
 NAMES = ("a", "b", "c")
-TURNS = [Turn(name) for name in NAMES]
-DOWN = Closing(seconds=600, reason="unavailable dns")
-HINT = Closing(seconds=600, reason="unavailable 503", of_content=True)
-FRESH = Record(priority=NORMAL)
+TURNS = [WeightedVendor(name) for name in NAMES]
+DOWN = Suspension(seconds=600, reason="unavailable dns")
+HINT = Suspension(seconds=600, reason="unavailable 503", of_content=True)
+FRESH = Snapshot(priority=NORMAL)
 
 
 def resting() -> Health:
@@ -52,8 +52,8 @@ def board(**changed: Health) -> dict[str, Health]:
     return {name: changed.get(name, Health(name=name)) for name in NAMES}
 
 
-def asked(*tried: str, refused: tuple[str, ...] = ()) -> Record:
-    return Record(priority=NORMAL, round=Round(tried=tried, refused=refused))
+def asked(*tried: str, refused: tuple[str, ...] = ()) -> Snapshot:
+    return Snapshot(priority=NORMAL, round=Round(tried=tried, refused=refused))
 
 
 def test_a_resting_vendor_is_never_picked() -> None:
@@ -70,7 +70,7 @@ def test_a_thousand_emails_are_spread_evenly_over_those_available(away: dict[str
 
 
 def test_a_vendor_comes_as_often_as_its_weight_says() -> None:
-    turns = [Turn("a", 3), Turn("b")]
+    turns = [WeightedVendor("a", 3), WeightedVendor("b")]
     picked = [choose(n, turns, ["a", "b"], FRESH, board(), NOW) for n in range(8)]
     assert picked.count(Choice("a")) == 6
 

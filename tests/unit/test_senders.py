@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mailqueue.senders import Senders
+from mailqueue.consumer.slots import Slots
 
 
 class Clock:
@@ -20,14 +20,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def senders(clock: Clock) -> Senders:
-    made = Senders(4, clock)
+def senders(clock: Clock) -> Slots:
+    made = Slots(4, clock)
     made.wrote(0.01)
     return made
 
 
 def test_no_more_is_claimed_than_there_are_senders_while_none_comes_free(
-    senders: Senders, clock: Clock
+    senders: Slots, clock: Clock
 ) -> None:
     senders.reserved(10)
     assert senders.take(10) == 4
@@ -37,7 +37,7 @@ def test_no_more_is_claimed_than_there_are_senders_while_none_comes_free(
 
 
 def test_where_senders_come_free_quickly_as_many_are_claimed_ahead_as_just_came_free(
-    senders: Senders, clock: Clock
+    senders: Slots, clock: Clock
 ) -> None:
     senders.take(4)
     senders.done()
@@ -49,7 +49,7 @@ def test_where_senders_come_free_quickly_as_many_are_claimed_ahead_as_just_came_
 
 
 def test_the_longer_a_write_takes_the_further_ahead_is_claimed_up_to_a_fifth_of_a_second(
-    senders: Senders, clock: Clock
+    senders: Slots, clock: Clock
 ) -> None:
     def ahead(after: float) -> int:
         senders.done()
@@ -69,13 +69,13 @@ def test_the_longer_a_write_takes_the_further_ahead_is_claimed_up_to_a_fifth_of_
 
 
 def test_nothing_is_claimed_ahead_before_a_write_was_timed(clock: Clock) -> None:
-    senders = Senders(4, clock)
+    senders = Slots(4, clock)
     senders.take(4)
     senders.done()
     assert senders.take(10) == 1
 
 
-def test_twice_as_many_jobs_are_reserved_ahead_as_are_claimed(senders: Senders) -> None:
+def test_twice_as_many_jobs_are_reserved_ahead_as_are_claimed(senders: Slots) -> None:
     senders.reserved(4)
     senders.take(4)
     senders.done()
@@ -86,7 +86,7 @@ def test_twice_as_many_jobs_are_reserved_ahead_as_are_claimed(senders: Senders) 
     assert senders.room(0) == 3
 
 
-def test_while_claims_are_written_as_many_jobs_may_wait_as_before(senders: Senders) -> None:
+def test_while_claims_are_written_as_many_jobs_may_wait_as_before(senders: Slots) -> None:
     senders.reserved(4)
     senders.take(4)
     for _ in range(4):
@@ -99,7 +99,7 @@ def test_while_claims_are_written_as_many_jobs_may_wait_as_before(senders: Sende
 def test_more_are_expected_where_they_came_quickly_few_have_come_and_nobody_is_idle(
     clock: Clock,
 ) -> None:
-    senders = Senders(8, clock)
+    senders = Slots(8, clock)
     senders.wrote(0.01)
     senders.take(8)
     assert not senders.expects(1)
@@ -114,7 +114,7 @@ def test_more_are_expected_where_they_came_quickly_few_have_come_and_nobody_is_i
 
 
 def test_a_lone_sender_takes_one_email_after_the_other(clock: Clock) -> None:
-    lone = Senders(1, clock)
+    lone = Slots(1, clock)
     lone.wrote(0.01)
     lone.reserved(1)
     assert lone.take(5) == 1

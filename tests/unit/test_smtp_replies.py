@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from mailqueue.record import Outcome
-from mailqueue.vendors import smtp_replies
-from mailqueue.vendors.smtp_replies import Step
+from mailqueue.lifecycle.outcomes import Outcome
+from mailqueue.vendors.wire import smtp_replies
+from mailqueue.vendors.wire.smtp_replies import Step
 from tests.unit.backtracking import Steps
 
 CONNECT, LOGIN, SENDER, RCPT, MESSAGE = Step

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 from bson import ObjectId
 
-from mailqueue.record import Status
-from mailqueue.status import status_of
+from mailqueue.lifecycle.outcomes import Status
+from mailqueue.producer.status import status_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NEW = {

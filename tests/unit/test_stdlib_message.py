@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.message import Alternative, Email, mime
+from mailqueue.message import Alternative, Email
+from mailqueue.message.message import mime
 
 ICS = "BEGIN:VCALENDAR\nMETHOD:REQUEST\nEND:VCALENDAR\n"
 HEAD = b"From: ann@example.com\r\nTo: bob@example.org\r\nSubject: S\r\nMIME-Version: 1.0\r\n"

@@ -1,4 +1,4 @@
-"""The order of the modules, and what an application pays for ``import mailqueue``."""
+"""The order of the packages, and what an application pays for ``import mailqueue``."""
 
 from __future__ import annotations
 
@@ -12,56 +12,51 @@ import mailqueue
 
 PACKAGE = Path(mailqueue.__file__).parent
 
-# A module imports only from those above it. The names of the design's list stand in its order. The
-# star stands for every adapter that is not named: one file, which imports no other adapter.
-ORDER = """
-errors calls ids logs
-headers structured parameters raw_headers mime stdlib_message file_types fields message
-record lifecycle rotation
-config_checks config_keys config_vendor_types config_file config_dicts config
-outage document ledger transitions interventions mongo_uri indexes mongo store
-health
-replies tube announcer
-vendors.limits vendors.labels vendors.discretion vendors.base
-vendors.answers vendors
-vendors.trust vendors.deadline vendors.response vendors.proxy vendors.failures
-vendors.idle vendors.connection vendors.transport vendors.http
-vendors.smtp_replies vendors.smtp_connection vendors.smtp_pool
-vendors.aws vendors.aws_credentials *
-status intake gathering producer
-meter memory bulkheads routing senders triage taker worker
-sweeper
-service affinity consumer
-private_server devserver
-form audit
-cli.table cli.desk cli.casework cli.doctor cli.overview cli __main__
-""".split()  # noqa: SIM905  # what belongs together stands together
+# The rooms of the house, one floor a row, the ground first. A room (a package, or one of the single
+# modules at the top) imports from the floors below its own: not from above, not from a neighbour.
+FLOORS = [
+    "errors calls",
+    "logs",
+    "outage message lifecycle",
+    "config",
+    "vendors store queue",
+    "routing producer",
+    "consumer devserver",
+    "cli",
+    "__init__ __main__",
+]
+HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
+
+# These import no other of their kind: an adapter is read, added and deleted by itself.
+SHARED_BY_ADAPTERS = {
+    *("__init__", "base", "http", "capacity", "limits", "labels", "discretion", "answers"),
+    *("aws", "aws_credentials", "wire"),
+}
 
 LONGEST = 500  # lines of a module
 
 
 def modules() -> dict[str, ast.Module]:
-    """Every module by its name in the package; a folder is its ``__init__``."""
-    found = {}
-    for file in sorted(PACKAGE.rglob("*.py")):
-        name = ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
-        name = name.removesuffix(".__init__")
-        if name != "__init__":
-            found[name] = ast.parse(file.read_text())
-    return found
+    """Every module by its name in the package; that of a folder ends in ``__init__``."""
+    return {
+        ".".join(file.relative_to(PACKAGE).with_suffix("").parts): ast.parse(file.read_text())
+        for file in sorted(PACKAGE.rglob("*.py"))
+    }
 
 
 MODULES = modules()
 ASKED_FOR = (ast.Import, ast.ImportFrom, ast.Call, ast.keyword)
 NODES = {name: [n for n in ast.walk(t) if isinstance(n, ASKED_FOR)] for name, t in MODULES.items()}
-ADAPTERS = sorted(name for name in MODULES if name.startswith("vendors.") and name not in ORDER)
+ADAPTERS = {
+    name
+    for name in MODULES
+    if name.startswith("vendors.") and name.split(".")[1] not in SHARED_BY_ADAPTERS
+}
 
 
-def above(name: str) -> set[str]:
-    """What a module may import."""
-    place = ORDER.index("*" if name in ADAPTERS else name)
-    adapters = ADAPTERS if place > ORDER.index("*") else []
-    return {*ORDER[:place], *adapters}
+def room(name: str) -> str:
+    """The package that a module stands in, or the module itself at the top."""
+    return name.partition(".")[0]
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -72,7 +67,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
         package, _, name = tree.module.partition(".")
         if package == "mailqueue":
             inside = [f"{name}.{alias.name}".lstrip(".") for alias in tree.names]
-            yield from (i if i in MODULES else name for i in inside)
+            yield from (i if i in MODULES or room(i) == i in HEIGHT else name for i in inside)
     if isinstance(tree, ast.Import):
         ours = (a.name for a in tree.names if a.name.startswith("mailqueue."))
         yield from (name.removeprefix("mailqueue.") for name in ours)
@@ -84,13 +79,33 @@ def imported(tree: ast.AST) -> Iterator[str]:
 IMPORTED = {name: set(imported(tree)) - {""} for name, tree in MODULES.items()}
 
 
-def test_every_module_has_its_place() -> None:
-    assert set(MODULES) - set(ADAPTERS) == set(ORDER) - {"*"}
+def test_every_room_has_its_floor() -> None:
+    assert {room(name) for name in MODULES} == set(HEIGHT)
 
 
-def test_a_module_imports_only_from_those_above_it() -> None:
-    found = {name: asked - above(name) for name, asked in IMPORTED.items()}
+def test_a_room_imports_only_from_the_floors_below_its_own() -> None:
+    found = {
+        name: {other for other in map(room, asked) if HEIGHT[other] >= HEIGHT[room(name)]}
+        - {room(name)}
+        for name, asked in IMPORTED.items()
+    }
     assert {name: wrong for name, wrong in found.items() if wrong} == {}
+
+
+def test_an_adapter_imports_no_other() -> None:
+    assert {name: IMPORTED[name] & ADAPTERS for name in ADAPTERS if IMPORTED[name] & ADAPTERS} == {}
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """Within a room too: whoever reads one of them need not read the other first."""
+    left = {name: {_module(other) for other in asked} - {name} for name, asked in IMPORTED.items()}
+    while leaves := {name for name, others in left.items() if not others & set(left)}:
+        left = {name: others for name, others in left.items() if name not in leaves}
+    assert left == {}
+
+
+def _module(name: str) -> str:
+    return name if name in MODULES else f"{name}.__init__"
 
 
 def test_a_module_says_what_it_is_and_can_be_read_at_one_sitting() -> None:
@@ -102,7 +117,7 @@ def test_a_module_says_what_it_is_and_can_be_read_at_one_sitting() -> None:
 
 def test_only_the_tube_speaks_to_beanstalkd() -> None:
     users = {name for name in MODULES if "greenstalk" in imports_of(name)}
-    assert users == {"tube"}
+    assert users == {"queue.tube"}
 
 
 def test_there_is_one_door_at_which_a_vendors_words_are_made_discreet() -> None:
@@ -162,7 +177,11 @@ def imports_of(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["record", "lifecycle", "rotation", "document", "ledger", "transitions"]
+    "name",
+    [
+        *("lifecycle.outcomes", "lifecycle.decide", "routing.rotation"),
+        *("store.document", "store.ledger", "store.transitions"),
+    ],
 )
 def test_what_is_pure_imports_nothing_that_reaches_out(name: str) -> None:
     assert imports_of(name) <= {
@@ -172,6 +191,6 @@ def test_what_is_pure_imports_nothing_that_reaches_out(name: str) -> None:
 
 
 def test_the_consumer_is_there_for_who_asks() -> None:
-    assert mailqueue.Consumer.__module__ == "mailqueue.consumer"
+    assert mailqueue.Consumer.__module__ == "mailqueue.consumer.consumer"
     with pytest.raises(AttributeError, match="no attribute 'Sonsumer'"):
         mailqueue.Sonsumer  # type: ignore[attr-defined]  # noqa: B018  # the test asks for it

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from mailqueue.record import Decision, Outcome, Pin, Round, SendResult, Status
-from mailqueue.transitions import (
+from mailqueue.lifecycle.outcomes import Decision, Outcome, Pin, Round, SendResult, Status
+from mailqueue.store.transitions import (
     Change,
     Claim,
     change_filter,

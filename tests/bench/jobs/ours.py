@@ -12,8 +12,8 @@ import work
 
 from mailqueue import Producer
 from mailqueue.config import Config
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.record import Outcome, SendResult
 from mailqueue.vendors.base import Attempt, Vendor
 
 

@@ -1,0 +1,112 @@
+"""The sections of a configuration as mappings, for type checkers.
+
+Decides: nothing at run time. ``Config(retry={"base": 5})`` is checked and completed by these types;
+what a key means, its default and its range stand in ``config`` and ``vendor_types``, and a
+test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Required, TypedDict
+
+
+class MongoDBDict(TypedDict, total=False):
+    """``mongodb``."""
+
+    uri: str
+    database: str
+    collection: str
+    timeout: float
+
+
+class BeanstalkdDict(TypedDict, total=False):
+    """``beanstalkd``."""
+
+    servers: Sequence[str]
+    tube: str
+
+
+_From = TypedDict("_From", {"from": str | None}, total=False)  # a word of Python
+
+
+class VendorDict(_From, total=False):
+    """One of ``vendors``: what every vendor has, and the own keys of all types.
+
+    A type of your own (``module:Class``) has keys that are not known here: give a ``VendorConfig``
+    with ``keys``.
+    """
+
+    name: Required[str]
+    type: Required[str]
+    weight: int
+    base_url: str | None
+    ca_file: str | None
+    timeout: float
+    options: Mapping[str, Any]
+    sandbox: bool
+
+    access_key: str
+    access_key_id: str | None
+    api_key: str
+    client_cert: str | None
+    client_key: str | None
+    connections: int | None
+    domain: str
+    helo: str | None
+    host: str
+    message_stream: str | None
+    password: str | None
+    port: int | None
+    project_id: str
+    region: str | None
+    secret_access_key: str | None
+    secret_key: str
+    session_token: str | None
+    tls: Literal["starttls", "implicit", "none"] | None
+    username: str | None
+
+
+class FailoverDict(TypedDict, total=False):
+    """``failover``."""
+
+    unavailable_for: float
+    max_wait: float
+
+
+class RetryDict(TypedDict, total=False):
+    """``retry``."""
+
+    max_attempts: int
+    give_up_after: float
+    base: float
+    cap: float
+
+
+class DeliveryDict(TypedDict, total=False):
+    """``delivery``."""
+
+    on_unknown: Literal["resend", "park"]
+    deadline: float
+
+
+class ConsumerDict(TypedDict, total=False):
+    """``consumer``."""
+
+    concurrency: int
+    sweep_every: float
+    max_memory: int
+    one_core: bool
+
+
+class RetentionDict(TypedDict, total=False):
+    """``retention``."""
+
+    sent_days: float
+    failed_days: float
+
+
+class LimitsDict(TypedDict, total=False):
+    """``limits``."""
+
+    max_size: int

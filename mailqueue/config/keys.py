@@ -1,0 +1,81 @@
+"""Keys as data, and the problems of a configuration.
+
+Decides: which values a key accepts, and how problems are collected: by path, the first of each.
+Promises: no problem quotes a value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from mailqueue.config.checks import Check, anything
+from mailqueue.errors import ConfigError, did_you_mean
+
+_TYPES: Mapping[type, tuple[str, type | tuple[type, ...]]] = {
+    str: ("a string", str),
+    int: ("an integer", int),
+    float: ("a number", (int, float)),
+    bool: ("true or false", bool),
+    tuple: ("a list of strings", (list, tuple)),
+    dict: ("an object", Mapping),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key as data. Absent is the same as None: the default, which may depend on other keys."""
+
+    type: type
+    meaning: str
+    check: Check = anything
+    default: Any = None
+    required: bool = False
+    secret: bool = False
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with this value, or None. It never quotes the value."""
+        if value is None and self.required:
+            return "required key is missing"
+        if value is None and self.default is None:
+            return None
+        fits = isinstance(value, bool) == (self.type is bool)
+        if not fits or not isinstance(value, _TYPES[self.type][1]):
+            return f"must be {_TYPES[self.type][0]}"
+        if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", value):
+            return "must not contain control characters"
+        return self.check(value)
+
+
+class Problems(dict[str, str]):
+    """What is wrong, by path; of several problems with one key the first stands."""
+
+    def __init__(self, parent: Problems | None = None, path: str = "") -> None:
+        super().__init__()
+        self._parent = parent
+        self._path = path
+
+    def under(self, path: str) -> Self:
+        """For the keys under ``path``: what is added there is added here, with its whole path."""
+        return type(self)(self, path)
+
+    def add(self, path: str, problem: str | None) -> None:
+        """A problem of the key at ``path`` ("": of the section itself); None: there is none."""
+        if not problem:
+            return
+        self.setdefault(path, problem)
+        if self._parent is not None:
+            dot = "." if self._path and path else ""
+            self._parent.add(f"{self._path}{dot}{path}", problem)
+
+    def unknown(self, names: Iterable[Any], known: Iterable[str]) -> None:
+        for name in map(str, names):
+            if name not in known:
+                self.add(name, "unknown key" + did_you_mean(name, known))
+
+    def settle(self) -> None:
+        """Raise ConfigError if there is any."""
+        if self:
+            raise ConfigError([f"{path}: {problem}" for path, problem in self.items()])

@@ -1,0 +1,7 @@
+"""How an e-mail gets out: reserve its job, claim it, send it, write down what came of it."""
+
+from __future__ import annotations
+
+from mailqueue.consumer.consumer import Consumer
+
+__all__ = ["Consumer"]

@@ -1,0 +1,310 @@
+"""What fell through: expired leases, expired e-mails, lost jobs, and what is old enough to forget.
+
+Decides: what a round does. It rescues e-mails whose lease ran out (their outcome is unknown), ends
+those whose ``expires_at`` passed, announces what is due but not on the tube, and prunes what ended
+long ago.
+
+Assumes: announcing an e-mail twice is harmless. Every consumer has a sweeper; a lease in
+``<collection>.leases`` lets one at a time work.
+
+Promises: only guarded transitions, so that two active sweepers would do no harm. An e-mail that is
+not final, or is ``uncertain``, is never deleted. Each round is bounded by pages.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pymongo.errors import DuplicateKeyError
+
+from mailqueue.config import Config
+from mailqueue.consumer.planner import job_priority, rescue, set_aside
+from mailqueue.errors import QueueUnavailable, StoreUnavailable, Unreadable
+from mailqueue.lifecycle import decide
+from mailqueue.lifecycle.outcomes import Reason, Status
+from mailqueue.logs import Once, event, place
+from mailqueue.outage import Outage
+from mailqueue.queue import tube
+from mailqueue.queue.announcer import Announcer
+from mailqueue.queue.tube import Announcement
+from mailqueue.routing.router import Router
+from mailqueue.store.document import LONGEST_LEASE, Stored
+from mailqueue.store.store import Store
+from mailqueue.store.transitions import Aside, Change
+
+logger = logging.getLogger(__name__)
+
+PAGE = 100
+LARGE = 2**18  # bytes; one that is larger is read alone
+RESCUED = 20_000
+RELAYED = 1000
+RELAYED_MOST = 20_000
+RELAY_SECONDS = 5.0
+PRUNED = 20_000
+JUST_NOW = timedelta(seconds=1)
+ANNOUNCED_LATELY = timedelta(seconds=60)
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Sweeper:
+    """One per consumer process; ``sweep`` is called by one thread."""
+
+    def __init__(self, config: Config, store: Store, routing: Router, *, owner: str) -> None:
+        self._config = config
+        self._store = store
+        self._routing = routing
+        self._owner = owner
+        # It need not remember what it could not put: the next round finds it again.
+        self._announcer = Announcer(config.beanstalkd, config.delivery.ttr, keep=0)
+        self._leases = store.collection(".leases")
+        self._once = Once()
+        self._lease_id = lease_id(store)
+
+    def sweep(self) -> Mapping[str, int]:
+        """Do one round if the lease is mine; returns what was done, by name.
+
+        Raises ``StoreUnavailable``. Without beanstalkd the rest of the round is done all the same.
+        """
+        if not self._leased():
+            return {}
+        done = {"rescued": self._rescue(), "expired": self._expire()}
+        try:
+            done["announced"] = self._relay()
+        except QueueUnavailable as error:
+            event(logger, logging.INFO, "sweep.no_relay", error=str(error))
+        done["pruned"] = self._prune()
+        if any(done.values()):
+            event(logger, logging.INFO, "sweep.done", **done)
+        return done
+
+    def preview(self) -> Mapping[str, int]:
+        """What a round would do now, each counted up to its page; nothing is changed."""
+        now = self._store.now()
+        found = {
+            "rescued": self._store.count(self._over(), PRUNED),
+            "expired": self._store.count(self._past(now), PRUNED),
+            "pruned": sum(self._store.count(match, PRUNED) for _, match in self._old(now)),
+        }
+        try:
+            unannounced = {stored.id for stored in self._unannounced(now)}
+        except QueueUnavailable:
+            return found
+        overdue = {stored.id for stored in self._overdue(now)}
+        return found | {"announced": len(unannounced | overdue)}
+
+    def close(self) -> None:
+        """Let another process sweep at once."""
+        with self._store.reached():
+            self._leases.delete_one({"_id": self._lease_id, "owner": self._owner})
+        self._announcer.close()
+
+    def outage(self, server: str) -> Outage:
+        """The present outage of a beanstalkd, if any, as this process says it."""
+        return self._announcer.outage(server)
+
+    def _leased(self) -> bool:
+        """Take or keep the lease for two rounds."""
+        until = {"$add": ["$$NOW", round(self._config.consumer.sweep_every * 2000)]}
+        mine_or_over = {
+            "_id": self._lease_id,
+            "$or": [{"owner": self._owner}, {"$expr": _no_lease("$until")}],
+        }
+        update = [{"$set": {"owner": {"$literal": self._owner}, "until": until}}]
+        with self._store.reached():
+            taken = self._leases.update_one(mine_or_over, update).matched_count
+        return bool(taken) or (self._create_lease() and self._leased())
+
+    def _create_lease(self) -> bool:
+        """Make the lease that is to be taken; False: another process holds it."""
+        with self._store.reached():
+            try:
+                self._leases.insert_one({"_id": self._lease_id, "until": _LONG_AGO})
+            except DuplicateKeyError:
+                return False
+            return True
+
+    # Leases and expiry -------------------------------------------------------------------------
+
+    def _rescue(self) -> int:
+        """End leases that ran out, page by page: what cannot be rescued holds up nobody."""
+        rescued = 0
+        # In the order of the index, and only what is small: nothing is sorted in memory.
+        over = self._store.find_jobs(self._over(), RESCUED, "due_at", "_id")
+        for start in range(0, len(over), PAGE):
+            ids = [stored.id for stored in over[start : start + PAGE]]
+            found = self._store.read(ids, most=LARGE).values()
+            rescued += self._rescue_all([stored for stored in found if stored.size <= LARGE])
+            for large in (stored for stored in found if stored.size > LARGE):
+                rescued += self._rescue_all(self._store.read([large.id]).values())  # one in memory
+        return rescued
+
+    def _rescue_all(self, found: Iterable[Stored]) -> int:
+        changes = {s.id: (s, c) for s in found if (c := self._rescued(s))}
+        done = self._store.change([c for _, c in changes.values()], self._store.timeout)
+        return sum(self._announce(*changes[email_id]) for email_id in done)
+
+    def _over(self) -> dict[str, Any]:
+        return self._mine(Status.SENDING) | {"$expr": _no_lease("$lease.until")}
+
+    def _rescued(self, stored: Stored) -> Change | Aside | None:
+        """What follows for one of them; None: its lease was renewed, or it has to wait."""
+        try:
+            if stored.id in self._store.unwritable:
+                return None
+            if stored.status is not Status.SENDING or stored.leased_for > 0:
+                return None
+            return rescue(stored, self._routing.rescued(stored, stored.email))
+        except StoreUnavailable:
+            raise
+        except Unreadable as error:
+            return set_aside(stored, error)
+        except Exception as error:  # noqa: BLE001  # a bug of ours must not stop all others
+            facts = {"id": str(stored.id), "error": type(error).__name__, "at": place(error)}
+            event(logger, self._once.level(facts["at"]), "email.not_planned", **facts)
+            return None
+
+    def _announce(self, stored: Stored, change: Change | Aside) -> bool:
+        """Say that it was rescued, and have it sent again; False: it was set aside."""
+        if isinstance(change, Aside) or change.decision.reason == Reason.UNREADABLE:
+            return False
+        event(logger, logging.WARNING, "lease.expired", id=str(stored.id))
+        decision = change.decision
+        if decision.status is Status.QUEUED:
+            one = Announcement(stored.id, decision.priority, decision.delay)
+            self._announcer.announce([one])
+        return True
+
+    def _expire(self) -> int:
+        """End queued e-mails whose time has passed."""
+        expired = 0
+        match = self._past(self._store.now())
+        while page := self._store.find(match, PAGE):
+            changes = [_ended(s) for s in page if s.id not in self._store.unwritable]
+            done = self._store.change(changes, self._store.timeout)
+            expired += len(done)
+            if len(page) < PAGE or not done:
+                break
+        return expired
+
+    def _past(self, now: datetime) -> dict[str, Any]:
+        return self._mine(Status.QUEUED) | {"expires_at": {"$lte": now}}
+
+    # The relay ---------------------------------------------------------------------------------
+
+    def _relay(self) -> int:
+        """Announce what is due but not on the tube, then what waits for longer than it should."""
+        end = time.monotonic() + max(RELAY_SECONDS, self._config.consumer.sweep_every)
+        now = self._store.now()
+        waiting = self._unannounced(now)
+        announced = 0
+        for start in range(0, len(waiting), RELAYED):
+            announced += self._announce_page(waiting[start : start + RELAYED])
+            if time.monotonic() > end:
+                break
+        return announced + self._announce_page(self._overdue(now))
+
+    def _unannounced(self, now: datetime) -> list[Stored]:
+        """The longest due of those not announced just now, as many as jobs are missing and a page.
+
+        Raises ``QueueUnavailable``.
+        """
+        jobs = tube.depth(self._config.beanstalkd)
+        there = jobs["ready"] + jobs["reserved"]
+        missing = self._backlog(now - JUST_NOW, there + RELAYED_MOST) - there
+        if missing <= 0:
+            return []
+        lately = {"announced.at": {"$gt": now - ANNOUNCED_LATELY}}
+        # Not an $or, which would have the index read to its end, through all that are due later.
+        due = {"due_at": {"$not": {"$gt": now - JUST_NOW}}, "$nor": [lately]}
+        limit = min(RELAYED_MOST, missing + PAGE)
+        return self._store.find_jobs(self._mine(Status.QUEUED) | due, limit, "due_at", "_id")
+
+    def _backlog(self, now: datetime, limit: int) -> int:
+        """How many e-mails should have a job now: those due and those being sent. Index only."""
+        queued = self._mine(Status.QUEUED)
+        due = self._store.count(queued | {"due_at": {"$not": {"$gt": now}}}, limit)
+        return due + self._store.count(self._mine(Status.SENDING), limit)
+
+    def _overdue(self, now: datetime) -> list[Stored]:
+        """Whatever the tube's depth: what waits for longer than its class should, ever rarer."""
+        overdue = self._mine(Status.QUEUED) | {"overdue_at": {"$lte": now}}
+        return self._store.find(overdue, PAGE, "overdue_at")
+
+    def _announce_page(self, page: Sequence[Stored]) -> int:
+        """Put the jobs of a page, each once, and note it."""
+        unwritable = self._store.unwritable  # it cannot be noted that they were announced
+        unique = list({s.id: s for s in page if s.id not in unwritable}.values())
+        if not unique:
+            return 0
+        done = self._announcer.announce([_announcement(stored) for stored in unique])
+        self._store.mark_announced([one.email_id for one in done])
+        return len(done)
+
+    # Retention ---------------------------------------------------------------------------------
+
+    def _prune(self) -> int:
+        """Delete what ended long ago; never what waits for a person."""
+        return sum(self._prune_page(s, match) for s, match in self._old(self._store.now()))
+
+    def _old(self, now: datetime) -> Iterator[tuple[Status, dict[str, Any]]]:
+        days = self._config.retention
+        kept = {
+            Status.SENT: days.sent_days,
+            Status.FAILED: days.failed_days,
+            Status.CANCELLED: days.failed_days,
+        }
+        for status, kept_for in kept.items():
+            before = now - timedelta(days=kept_for)
+            yield status, self._mine(status) | {"updated_at": {"$lt": before}}
+
+    def _prune_page(self, status: Status, match: Mapping[str, Any]) -> int:
+        pruned = 0
+        for page in self._pages(match):
+            pruned += self._store.delete([stored.id for stored in page], status)
+            if pruned >= PRUNED:
+                break
+        return pruned
+
+    def _pages(self, match: Mapping[str, Any]) -> Iterator[list[Stored]]:
+        while page := self._store.find(match, RELAYED, "updated_at"):
+            yield page
+            if len(page) < RELAYED:
+                return
+
+    def _mine(self, status: Status) -> dict[str, Any]:
+        return {"status": status.value, "env": self._store.env}
+
+
+def lease_id(store: Store) -> str:
+    """The lease of those who sweep the e-mails of the store's kind."""
+    return f"sweeper.{store.env}"
+
+
+def is_leased(store: Store) -> bool:
+    """Whether some process sweeps: every consumer does, but one at a time."""
+    running = {"_id": lease_id(store), "$expr": {"$not": _no_lease("$until")}}
+    with store.reached():
+        return store.collection(".leases").find_one(running) is not None
+
+
+def _ended(stored: Stored) -> Change | Aside:
+    """The end of an e-mail whose time has passed."""
+    try:
+        decision = decide.end(stored.record(), Reason.EXPIRED)
+        return Change(id=stored.id, token=stored.token, decision=decision, sending=False)
+    except Unreadable as error:
+        return set_aside(stored, error)
+
+
+def _announcement(stored: Stored) -> Announcement:
+    return Announcement(stored.id, job_priority(stored))
+
+
+def _no_lease(until: str) -> dict[str, Any]:
+    """It holds no more: also where no time is, which sorts before or behind all, or a far one."""
+    latest = {"$add": ["$$NOW", round(LONGEST_LEASE * 1000)]}
+    return {"$or": [{"$lt": [until, "$$NOW"]}, {"$gt": [until, latest]}]}

@@ -1,0 +1,125 @@
+"""A private mongod and a private beanstalkd: for development, for tests, for the quickstart.
+
+::
+
+    python -m mailqueue.devserver            prints the two config keys, runs until Ctrl-C
+    with devservers() as servers: ...        the same from code
+
+Decides: how the two are set up. mongod is a replica set of one node, since only a replica set has
+retryable writes and transactions; beanstalkd has a binlog. Both are bound to 127.0.0.1.
+
+May assume and promises: as ``private_server`` says; both are gone, with their data, at the end.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from mailqueue.devserver.process import HOST, Server, find_all
+
+ANSWERED_WITHIN = 2.0
+
+
+class Mongod(Server):
+    """A replica set of one node, small and quiet. ``test_commands`` allows ``failCommand``."""
+
+    name = "mongod"
+
+    def __init__(self, *arguments: str, test_commands: bool = False) -> None:
+        allow = ("--setParameter", "enableTestCommands=1") if test_commands else ()
+        super().__init__(*allow, *arguments)
+
+    @property
+    def uri(self) -> str:
+        return f"mongodb://{self.address}/?replicaSet=rs0"
+
+    def _options(self, folder: Path) -> Sequence[str]:
+        return (
+            *("--dbpath", str(folder), "--port", str(self.port), "--bind_ip", HOST),
+            *("--replSet", "rs0", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.5"),
+            *("--quiet", "--nounixsocket"),
+            *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            # One node has nobody to hand over to when it is told to stop.
+            *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
+        )
+
+    def _is_ready(self) -> bool:
+        if not _accepts(self.port):
+            return False
+        limit = int(ANSWERED_WITHIN * 1000)
+        client: MongoClient[dict[str, Any]]
+        with MongoClient(HOST, self.port, directConnection=True, timeoutMS=limit) as client:
+            try:
+                if client.admin.command("serverStatus")["pid"] != self.pid:
+                    return False
+                hello = client.admin.command("hello")
+                if "setName" not in hello:
+                    one_node = {"_id": 0, "host": self.address}
+                    client.admin.command("replSetInitiate", {"_id": "rs0", "members": [one_node]})
+                return bool(hello["isWritablePrimary"])
+            except PyMongoError:
+                return False
+
+
+class Beanstalkd(Server):
+    """beanstalkd; with ``binlog=False`` it forgets its jobs when it ends."""
+
+    name = "beanstalkd"
+
+    def __init__(self, *arguments: str, binlog: bool = True) -> None:
+        super().__init__(*arguments)
+        self._binlog = binlog
+
+    def _options(self, folder: Path) -> Sequence[str]:
+        binlog = ("-b", str(folder), "-f0") if self._binlog else ()
+        return ("-l", HOST, "-p", str(self.port), *binlog)
+
+    def _is_ready(self) -> bool:
+        try:
+            with socket.create_connection((HOST, self.port), ANSWERED_WITHIN) as connection:
+                connection.sendall(b"stats\r\n")
+                answer = connection.recv(65536)
+        except OSError:
+            return False
+        # The answer is one small packet on loopback; were it ever cut, the next look decides.
+        return re.search(rb"^pid: %d$" % self.pid, answer, re.MULTILINE) is not None
+
+
+def _accepts(port: int) -> bool:
+    try:
+        with socket.create_connection((HOST, port), timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class DevServers:
+    """Both servers; ``config`` is the part of ``config.json`` that leads to them."""
+
+    mongod: Mongod
+    beanstalkd: Beanstalkd
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {
+            "mongodb": {"uri": self.mongod.uri},
+            "beanstalkd": {"servers": [self.beanstalkd.address]},
+        }
+
+
+@contextmanager
+def devservers(*, test_commands: bool = False, binlog: bool = True) -> Iterator[DevServers]:
+    """Both servers, running; gone with their data when the block ends."""
+    find_all(Mongod.name, Beanstalkd.name)
+    with Beanstalkd(binlog=binlog) as beanstalkd, Mongod(test_commands=test_commands) as mongod:
+        yield DevServers(mongod, beanstalkd)

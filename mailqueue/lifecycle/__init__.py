@@ -1,0 +1,1 @@
+"""What an attempt's outcome means for an e-mail: pure decisions, no I/O."""

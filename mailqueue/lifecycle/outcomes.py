@@ -1,0 +1,231 @@
+"""What is said about an e-mail between the modules: statuses, outcomes, the record. Pure values.
+
+Decides: the words. ``lifecycle`` decides what follows from them, ``store`` how they are kept.
+
+Promises: every value is immutable; durations are seconds; no address, subject or body in a
+``code``, ``detail`` or ``reason``, nor in a repr.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+PROBE_STEP = 5.0
+# A retry comes before what is new in its own class, never before a more urgent class.
+RETRY_HIGH, RETRY_NORMAL, RETRY_BULK = 512, 32_768, 524_288
+HIGH, NORMAL, BULK = 2048, 65_536, 1_048_576
+PRIORITIES = {"high": HIGH, "normal": NORMAL, "bulk": BULK}
+RETRY_PRIORITIES = {HIGH: RETRY_HIGH, NORMAL: RETRY_NORMAL, BULK: RETRY_BULK}
+
+OVERDUE = {HIGH: 60.0, NORMAL: 900.0, BULK: 900.0}
+ANNOUNCEMENTS = 5
+
+
+def overdue_after(priority: int) -> float:
+    """Seconds past its time after which an e-mail is announced again, whatever the tube holds."""
+    return OVERDUE.get(priority, OVERDUE[NORMAL])
+
+
+def retry_priority(priority: int) -> int:
+    """The priority of a retry; one that a person set by hand stays as it is."""
+    return RETRY_PRIORITIES.get(priority, priority)
+
+
+class Status(StrEnum):
+    """Where an e-mail stands. Four are ends; ``uncertain`` waits for a person."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    SENT = "sent"
+    FAILED = "failed"
+    UNCERTAIN = "uncertain"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """True when no worker will touch the e-mail again of its own accord."""
+        return self not in (Status.QUEUED, Status.SENDING)
+
+
+class Outcome(StrEnum):
+    """What one attempt at one vendor came to."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    UNSUITABLE = "unsuitable"
+    DEFERRED = "deferred"
+    THROTTLED = "throttled"
+    UNAVAILABLE = "unavailable"
+    MISCONFIGURED = "misconfigured"
+    UNKNOWN = "unknown"
+
+
+class Reason(StrEnum):
+    """Why an e-mail ended without a yes; ``marked_sent``: a person says that it was sent."""
+
+    REJECTED = "rejected"
+    REFUSED_BY_ALL = "refused_by_all"
+    EXHAUSTED = "exhausted"
+    GAVE_UP = "gave_up"
+    EXPIRED = "expired"
+    UNKNOWN = "unknown"
+    UNREADABLE = "unreadable"
+    CANCELLED = "cancelled"
+    MARKED_SENT = "marked_sent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendResult:
+    """A vendor's answer, classified; vendor trouble is this value, never an exception.
+
+    ``code`` and ``detail`` carry no address, subject or body. ``retry_after`` (seconds) is a time
+    that the vendor named itself. ``refused`` are recipients refused for good, ``pending`` those put
+    off; with ``accepted`` all others were taken, and a ``retry_after`` of 0 says that the pending
+    are the rest, which only waits for a transaction of its own. ``quota_held``: accepted, but kept
+    there since the account is suspended or its quota spent; the vendor is to get no more.
+    ``replay``: accepted, since the vendor has seen the key before (see ``lifecycle.decide``).
+    ``answered`` is False when no complete answer came (refused connection, DNS, TLS, time-out,
+    reset). ``our_fault`` marks what our side caused; the vendor is not blamed for it.
+    ``content_suspect``: the answer may be due to what is in this e-mail (a firewall's page),
+    whatever the outcome says of the vendor; an answered ``unavailable`` or ``unknown`` always may
+    be.
+    """
+
+    outcome: Outcome
+    code: str = ""
+    detail: str = ""
+    message_id: str | None = None
+    retry_after: float | None = None
+    refused: tuple[str, ...] = field(default=(), repr=False)
+    pending: tuple[str, ...] = field(default=(), repr=False)
+    quota_held: bool = False
+    replay: bool = False
+    answered: bool = True
+    our_fault: bool = False
+    content_suspect: bool = False
+
+    @property
+    def may_be_content(self) -> bool:
+        """True when what is in the e-mail may have drawn this answer."""
+        failed = self.outcome in (Outcome.UNAVAILABLE, Outcome.UNKNOWN)
+        return self.content_suspect or (failed and self.answered)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """Which vendors have been asked. ``n`` rounds with an attempt are over (the back-off's step).
+
+    ``tried`` is emptied when a round ends. ``refused`` are the vendors that do not take this
+    e-mail (``unsuitable``); they are not asked again, so that the e-mail can wait for the others.
+    """
+
+    n: int = 0
+    tried: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """The e-mail stays with a vendor that de-duplicates by ``key``, for ``remaining`` seconds."""
+
+    vendor: str
+    key: str
+    remaining: float
+    repeats: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What the decision needs of an e-mail document. Durations are seconds.
+
+    ``age`` counts from when a consumer first had it, due, or from an operator's retry. ``vendor``
+    is the vendor of the attempt being decided (None: none could be asked), ``probe`` whether it was
+    a probe, ``key`` its idempotency key, surely known for ``key_life`` seconds since its first use,
+    which was ``key_age`` seconds ago; ``lookup``: that vendor can be asked whether it has it.
+    ``failed_at`` are the vendors that gave this e-mail an answer that its content may have drawn,
+    ``unknown_at`` those at which the outcome of an attempt is unknown.
+    ``pending`` is None until a vendor took the e-mail for some recipients only.
+    """
+
+    priority: int
+    age: float = 0.0
+    expires_in: float | None = None
+    counted: int = 0
+    unknowns: int = 0
+    round: Round = Round()
+    pin: Pin | None = None
+    pending: tuple[str, ...] | None = field(default=None, repr=False)
+    refused: tuple[str, ...] = field(default=(), repr=False)
+    failed_at: frozenset[str] = frozenset()
+    unknown_at: frozenset[str] = frozenset()
+    vendor: str | None = None
+    probe: bool = False
+    key: str | None = None
+    key_life: float = 0.0
+    key_age: float = 0.0
+    lookup: bool = False
+
+    @property
+    def in_doubt(self) -> bool:
+        """True when the e-mail itself may be why it was not taken before."""
+        return bool(self.failed_at or self.round.refused)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorState:
+    """A configured vendor that can carry the e-mail; ``wait`` seconds until it may be asked."""
+
+    name: str
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The numbers of the configuration that decide (durations in seconds)."""
+
+    max_attempts: int = 25
+    give_up_after: float = 259_200.0
+    base: float = 30.0
+    cap: float = 3600.0
+    resend_unknown: bool = True
+    unavailable_for: float = 600.0
+    max_wait: float = 3600.0
+    silent_throttle: float = 60.0
+    least_pause: float = 1.0
+    probe_base: float = PROBE_STEP
+    lookup_after: float = 30.0
+    pin_base: float = 5.0
+    pin_life: float = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspension:
+    """What is held against a vendor: closed for ``seconds``, of which it named ``named`` itself.
+
+    ``of_content``: what is in the e-mail may have drawn the answer, so that only several
+    e-mails' close the vendor. ``in_doubt``: the e-mail may have done so before, and closes nothing.
+    """
+
+    seconds: float
+    reason: str
+    named: float | None = None
+    of_content: bool = False
+    in_doubt: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What follows. ``delay`` in seconds; ``priority`` is the job's (smaller is more urgent)."""
+
+    status: Status
+    priority: int
+    reason: str | None = None
+    delay: float = 0.0
+    vendor_closing: Suspension | None = None
+    round: Round = Round()
+    pin: Pin | None = None
+    pending: tuple[str, ...] | None = field(default=None, repr=False)
+    refused: tuple[str, ...] = field(default=(), repr=False)
+    unknowns: int = 0
+    counted: int = 0

@@ -1,0 +1,118 @@
+"""What an application is told about an e-mail: a view of its document. Pure.
+
+Promises: any document can be viewed. Of what is damaged in it nothing is shown; an e-mail whose
+status cannot be read is ``uncertain``, with the reason ``unreadable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from mailqueue.lifecycle.outcomes import Reason, Status
+
+_STATUSES = frozenset(Status)
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStatus:
+    """One line of an e-mail's ledger. ``outcome`` is None while the attempt is under way."""
+
+    vendor: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class EmailStatus:
+    """Where an e-mail stands. Times are aware (UTC).
+
+    ``status`` is ``queued``, ``sending``, ``sent`` (a vendor accepted it), ``failed`` (no copy left
+    our hands; ``reason`` says why), ``uncertain`` (a copy may have left; a person decides) or
+    ``cancelled``. ``refused`` are recipients refused for good.
+    """
+
+    id: str
+    status: Status
+    reason: str | None
+    created_at: datetime
+    due_at: datetime | None
+    sent_at: datetime | None
+    vendor: str | None
+    vendor_message_id: str | None
+    message_id: str
+    unknowns: int
+    simulated: bool
+    refused: tuple[str, ...] = field(repr=False)
+    attempts: tuple[AttemptStatus, ...]
+
+
+def status_of(stored: Mapping[str, Any]) -> EmailStatus:
+    """The view of a stored document."""
+    status, reason = _status(stored)
+    return EmailStatus(
+        id=str(stored["_id"]),
+        status=status,
+        reason=reason,
+        created_at=_time(stored.get("created_at")) or _made_at(stored["_id"]),
+        due_at=_time(stored.get("due_at")),
+        sent_at=_time(stored.get("sent_at")),
+        vendor=_text(stored.get("vendor")),
+        vendor_message_id=_text(stored.get("vendor_message_id")),
+        message_id=_text(stored.get("message_id")) or "",
+        unknowns=_number(stored.get("unknowns")),
+        simulated=stored.get("simulated") is True,
+        refused=tuple(filter(_text, _list(stored.get("refused")))),
+        attempts=tuple(map(_attempt, filter(_is_line, _list(stored.get("attempts"))))),
+    )
+
+
+def _attempt(line: Mapping[str, Any]) -> AttemptStatus:
+    return AttemptStatus(
+        vendor=line["vendor"],
+        started_at=line["started_at"],
+        ended_at=_time(line.get("ended_at")),
+        outcome=_text(line.get("outcome")),
+        code=_text(line.get("code")) or "",
+        detail=_text(line.get("detail")) or "",
+    )
+
+
+def _status(stored: Mapping[str, Any]) -> tuple[Status, str | None]:
+    known = _text(stored.get("status"))
+    if known not in _STATUSES:
+        return Status.UNCERTAIN, Reason.UNREADABLE
+    return Status(known), _text(stored.get("reason"))
+
+
+def _is_line(value: Any) -> bool:
+    whole = isinstance(value, Mapping) and _text(value.get("vendor")) is not None
+    return whole and _time(value.get("started_at")) is not None
+
+
+def _made_at(email_id: Any) -> datetime:
+    """What the id tells of it."""
+    made: datetime = getattr(email_id, "generation_time", _LONG_AGO)
+    return made
+
+
+def _time(value: Any) -> datetime | None:
+    return value if isinstance(value, datetime) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if type(value) is str else None
+
+
+def _number(value: Any) -> int:
+    return int(value) if isinstance(value, int) and value > 0 else 0
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

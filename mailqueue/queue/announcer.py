@@ -1,0 +1,137 @@
+"""Announcing stored e-mails: the producer's side of all beanstalkd servers.
+
+Decides: which server gets which job, and how a producer behaves while a server is away.
+
+Assumes: an announcement is harmless when doubled, and what is forgotten here the sweeper finds.
+
+Promises: announcing never raises. An outage costs the caller one failed try, then nothing. There is
+no lock that an interrupted thread could hold: what threads share changes in single steps, and a
+call that began in the middle of another has connections of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from mailqueue import calls
+from mailqueue.config import Beanstalkd
+from mailqueue.errors import QueueUnavailable
+from mailqueue.outage import Outage
+from mailqueue.queue import tube
+from mailqueue.queue.tube import Announcement
+
+
+class Announcer:
+    """The producer's side of all servers. Any thread may call; each has its own connections.
+
+    After a failed put a server is left alone for 1 s, doubling to 30 s. What could not be put is
+    kept (the newest 10,000, or ``keep``) and goes out with the next success; what is forgotten, the
+    sweeper finds in MongoDB.
+    """
+
+    REST, REST_MAX, KEPT = 1.0, 30.0, 10_000
+
+    def __init__(
+        self,
+        settings: Beanstalkd,
+        ttr: int,
+        clock: Callable[[], float] = time.monotonic,
+        keep: int = KEPT,
+    ) -> None:
+        self._settings, self._ttr, self._clock = settings, ttr, clock
+        self._local = threading.local()
+        self._rests: dict[str, tuple[float, float]] = {}
+        self._kept: deque[Announcement] = deque(maxlen=keep)
+        self._turn = 0
+        self._outages = {server: Outage(f"beanstalkd {server}") for server in settings.servers}
+
+    def announce(self, what: Sequence[Announcement]) -> Sequence[Announcement]:
+        """Put jobs, spread over the servers; returns those on the tube, keeps the others.
+
+        Never raises.
+        """
+        done: list[Announcement] = []
+        servers = len(self._settings.servers)
+        for first in range(min(servers, len(what))):
+            share = what[first::servers]
+            if self._put(share):
+                done += share
+            else:
+                self._kept.extend(share)
+        if done or not what:
+            self._announce_kept()
+        return done
+
+    def _announce_kept(self) -> None:
+        while self._kept:
+            page: list[Announcement] = []
+            with suppress(IndexError):  # another thread is at it, too
+                while len(page) < tube.PIPELINE:
+                    page.append(self._kept.popleft())
+            if page and not self._put(page):
+                self._kept.extendleft(reversed(page))
+                return
+
+    def _put(self, what: Sequence[Announcement]) -> bool:
+        servers = self._settings.servers
+        self._turn += 1
+        for i in range(len(servers)):
+            server = servers[(self._turn + i) % len(servers)]
+            if self._rests.get(server, (0.0, 0.0))[0] > self._clock():
+                continue
+            try:
+                self._put_on(server, what)
+            except QueueUnavailable as error:
+                self._rest(server)
+                self._outages[server].began(str(error))
+                continue
+            self._rests.pop(server, None)
+            self._outages[server].over()
+            return True
+        return False
+
+    def _put_on(self, server: str, what: Sequence[Announcement]) -> None:
+        """Put jobs; a connection from before an outage says nothing about the server now."""
+        kept = self._mine.get((server, calls.depth()))
+        connection = self._connection(server)
+        try:
+            connection.put(what, self._ttr)
+        except QueueUnavailable as error:
+            hangs = isinstance(error.__cause__, TimeoutError)
+            if connection is not kept or not connection.broken or hangs:
+                raise
+            self._connection(server).put(what, self._ttr)
+
+    def _rest(self, server: str) -> None:
+        until, last = self._rests.get(server, (0.0, 0.0))
+        if until > self._clock():
+            return  # another thread failed at the same time
+        rest = min(self.REST_MAX, max(self.REST, last * 2))
+        self._rests[server] = (self._clock() + rest, rest)
+
+    def _connection(self, server: str) -> tube.Connection:
+        which = server, calls.depth()
+        if which not in self._mine or self._mine[which].broken:
+            self._mine[which] = tube.Connection(server, self._settings.tube)
+        return self._mine[which]
+
+    @property
+    def _mine(self) -> dict[tuple[str, int], tube.Connection]:
+        """This thread's connections, by server and by the depth of the call."""
+        mine: dict[tuple[str, int], tube.Connection]
+        mine = self._local.__dict__.setdefault("connections", {})
+        return mine
+
+    def outage(self, server: str) -> Outage:
+        """For others in this process that talk to the server, so that an outage is said once."""
+        return self._outages[server]
+
+    def close(self) -> None:
+        """Close this thread's connections; another thread's close when it ends."""
+        for connection in self._mine.values():
+            connection.close()
+        self._mine.clear()

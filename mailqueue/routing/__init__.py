@@ -1,0 +1,1 @@
+"""Which vendor sends an e-mail: rotation, and the vendors' health shared by all processes."""

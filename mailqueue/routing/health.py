@@ -1,0 +1,303 @@
+"""Vendor health, shared by all processes through MongoDB.
+
+It is kept in ``<collection>.vendors``; a simulation has ``<collection>.vendors.simulated``.
+
+Decides: when health is read (at most once a second) and how a change is written (compare and set).
+What a failure or a probe changes is decided in ``rotation``.
+
+Assumes: one document per vendor, which is replaced only if it is still the one that was read, as
+``_CHANGING`` tells.
+
+Promises: a closing, or a suspicion, is written at once, so that one failure anywhere spares all; a
+stale one changes nothing. A yes writes nothing unless the vendor is suspect; that ends then. One
+process at a time holds a vendor's probe. Any thread may call.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from bson.errors import BSONError
+from pymongo.errors import DuplicateKeyError
+
+from mailqueue.lifecycle.outcomes import Suspension
+from mailqueue.logs import event
+from mailqueue.routing import rotation
+from mailqueue.routing.rotation import Health
+from mailqueue.store import ids
+from mailqueue.store.document import PRODUCTION
+from mailqueue.store.mongo import kept
+from mailqueue.store.store import Store, one_by_one
+
+logger = logging.getLogger(__name__)
+
+REFRESH = 1.0
+YES_LASTS = 60.0  # seconds
+WAIT = 0.1  # for a reading that another thread has begun
+_TIMES = (
+    *("unavailable_until", "named_until", "since", "probe_at", "probe_until"),
+    *("hint_at", "last_resort_at"),
+)
+_SECONDS = ("probe_step", "hint_seconds")
+_LARGEST = 2**31  # generation, and of seconds
+# One of them changes with every write; null, or not there, in what an older version wrote.
+_CHANGING = ("_id", "generation", "probe_token", "hint_at", "proven", "last_resort_at")
+_Change = Callable[[Health, float], Health | None]
+
+
+class VendorHealth:
+    """The health of the configured vendors, as this process knows it."""
+
+    def __init__(
+        self,
+        store: Store,
+        names: Iterable[str],
+        clock: Callable[[], float] = time.monotonic,
+        env: str = PRODUCTION,
+    ) -> None:
+        self._store = store
+        # A simulation opens and closes nothing but its own vendors.
+        suffix = ".vendors" if env == PRODUCTION else f".vendors.{env}"
+        self._collection = store.collection(suffix)
+        self._clock = clock
+        self._lock = threading.Condition()
+        self._reading = False
+        self._known = {name: Health(name=name) for name in names}
+        self._known_at = dict.fromkeys(self._known, clock())
+        self._server_ahead = time.time() - clock()
+        self._read_at = -REFRESH
+        self._yes_at = dict.fromkeys(self._known, -math.inf)
+
+    def now(self) -> float:
+        """The server's time in seconds since the epoch, as of the last reading."""
+        return self._clock() + self._server_ahead
+
+    def read(self) -> Mapping[str, Health]:
+        """Every vendor's health, at most a second old. Raises ``StoreUnavailable``."""
+        with self._lock:
+            fresh = self._clock() - self._read_at < REFRESH
+            if not fresh:
+                self._read_at = self._clock()  # one thread reads
+                self._reading = True
+            elif self._reading:  # the others wait a moment, then use what is known
+                self._lock.wait_for(lambda: not self._reading, WAIT)
+            if fresh:
+                return dict(self._known)
+        try:
+            self.refresh()
+        finally:
+            with self._lock:
+                self._reading = False
+                self._lock.notify_all()
+        with self._lock:
+            return dict(self._known)
+
+    def known(self, name: str) -> Health:
+        """The vendor's health as this process knows it. No I/O."""
+        return self._known[name]
+
+    def closed_since(self, name: str, generation: int) -> bool:
+        """Whether this process knows that the vendor was closed after ``generation``. No I/O."""
+        known = self._known[name]
+        return not known.open and known.generation > generation
+
+    def refresh(self) -> None:
+        """Read every vendor's health now."""
+        began = self._clock()
+        for health in self._load(list(self._known)).values():
+            self._learn(health, began)
+
+    def _learn(self, health: Health, at: float) -> None:
+        """Keep what was read last (begun ``at``): readers may overtake each other.
+
+        The generation does not tell: it starts again when somebody drops the collection.
+        """
+        with self._lock:
+            if at >= self._known_at[health.name]:
+                self._known[health.name] = health
+                self._known_at[health.name] = at
+
+    def _load(self, names: list[str], *, majority: bool = False) -> dict[str, Health]:
+        collection = kept(self._collection) if majority else self._collection
+        steps: list[dict[str, Any]] = [
+            {"$match": {"_id": {"$in": names}}},
+            {"$set": {"now": "$$NOW"}},
+        ]
+        with self._store.reached():
+            try:
+                documents = list(collection.aggregate(steps))
+            except BSONError:
+                documents = list(one_by_one(steps, collection))
+        for document in documents[:1]:
+            self._server_ahead = document["now"].timestamp() - self._clock()
+        found = {d["_id"]: health for d in documents if (health := self._sound(d)) is not None}
+        if len(found) < len(names):
+            self._create(set(names) - found.keys())
+            return self._load(names)
+        return found
+
+    def _sound(self, document: Mapping[str, Any]) -> Health | None:
+        """None: it was damaged by hand, and is dropped, so that nothing is held against anybody."""
+        try:
+            return _from_document(document)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            event(logger, logging.ERROR, "vendor.health_dropped", vendor=document["_id"])
+            with self._store.reached():
+                self._collection.delete_one({"_id": document["_id"]})
+            return None
+
+    def _create(self, names: set[str]) -> None:
+        for name in names:
+            with self._store.reached():
+                try:
+                    self._collection.insert_one(_to_document(Health(name=name)))
+                except DuplicateKeyError:
+                    logger.debug("another process was first")
+
+    # Changes -----------------------------------------------------------------------------------
+
+    def closed(self, name: str, closing: Suspension, generation: int, email_id: str = "") -> None:
+        """Close a vendor, or suspect it, after a failed call that was begun in ``generation``."""
+        if self._known[name].generation > generation:
+            return  # it was closed since: no need to ask
+        yes_at = self._yes_at[name] + self._server_ahead
+        quiet = max(self._yes_at.values()) <= self._clock() - YES_LASTS
+        before, after = self._change(
+            name,
+            lambda health, now: rotation.closed(
+                health, closing, now, generation, email_id, quiet=quiet, yes_at=yes_at
+            ),
+        )
+        if after is not before:
+            _say_closed(after, self.now(), newly=before.open)
+
+    def vouched(self, name: str) -> None:
+        """The vendor said yes. That costs a write only where it is suspect."""
+        self._yes_at[name] = self._clock()
+        with self._lock:
+            known = self._known[name]
+            if not known.hints or not known.open:
+                return
+            self._known[name] = rotation.vouched(known, known.hints)  # one thread writes it down
+        self._change(name, lambda health, _: rotation.vouched(health, known.hints))
+
+    def convicted(self, name: str, email_id: str) -> None:
+        """Another vendor took an e-mail that had just failed here: it was not the e-mail."""
+        before, after = self._change(
+            name, lambda health, now: rotation.convicted(health, now, email_id)
+        )
+        if after.generation != before.generation:
+            _say_closed(after, self.now(), newly=before.open)
+
+    def win_probe(self, name: str, lease: float, in_doubt: bool = False) -> str | None:
+        """Take the vendor's probe for ``lease`` seconds; its token, or None: another holds it.
+
+        An e-mail ``in_doubt`` may have to leave it to others for a while.
+        """
+        token = str(ids.new())
+        _, after = self._change(
+            name, lambda health, now: rotation.probe_won(health, now, lease, token, in_doubt)
+        )
+        return token if after.probe_token == token else None
+
+    def probe_failed(self, name: str, closing: Suspension, token: str, email_id: str = "") -> None:
+        """The probe failed: close the vendor again."""
+        before, after = self._change(
+            name, lambda health, now: rotation.probe_failed(health, closing, now, token, email_id)
+        )
+        if after.generation != before.generation:
+            _say_closed(after, self.now(), newly=False)
+
+    def probe_succeeded(self, name: str, token: str) -> None:
+        """The probe was answered: open the vendor."""
+        before, after = self._change(
+            name, lambda health, _: rotation.probe_succeeded(health, token)
+        )
+        if after.open and not before.open:
+            away = self.now() - (before.since or self.now())
+            event(logger, logging.WARNING, "vendor.opened", vendor=name, away=round(away))
+
+    def probe_given_back(self, name: str, token: str) -> None:
+        """Nothing was sent: let another probe."""
+        self._change(name, lambda health, _: rotation.probe_given_back(health, token))
+
+    def opened(self, name: str) -> bool:
+        """Open a vendor by hand. False: it was open."""
+        before, after = self._change(
+            name,
+            lambda health, _: Health(name=name, generation=health.generation + 1),
+        )
+        return after is not before and not before.open
+
+    def _change(self, name: str, change: _Change) -> tuple[Health, Health]:
+        """Read, change, and write if nobody wrote in between; else once more from the start."""
+        while True:
+            before = self._load([name])[name]
+            after = change(before, self.now())
+            if after is None or after == before or self._swapped(before, after):
+                after = before if after is None else after
+                self._learn(after, self._clock())
+                return before, after
+
+    def _swapped(self, before: Health, after: Health) -> bool:
+        document, seen = _to_document(after), _to_document(before)
+        seen = {name: seen[name] for name in _CHANGING}
+        with self._store.reached():
+            written = self._store.persist(lambda: self._collection.replace_one(seen, document))
+        if written.matched_count:
+            return True
+        # A repeated write whose first reply was lost matches nothing: it may be ours all the same.
+        mine = self._load([before.name], majority=True)[before.name]
+        return mine == _from_document(document)
+
+
+def _say_closed(health: Health, now: float, newly: bool) -> None:
+    reason = health.reason or ""
+    if health.open:
+        event(logger, logging.INFO, "vendor.suspected", vendor=health.name, reason=reason)
+        return
+    until, since = health.unavailable_until or 0.0, health.since or 0.0
+    facts = {
+        "vendor": health.name,
+        "reason": reason,
+        "closed_for": round(until - now),
+        "closed_since": datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
+        "until": datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds"),
+    }
+    loud = newly or until - since > 3600 or reason.startswith("misconfigured")
+    event(logger, logging.ERROR if loud else logging.WARNING, "vendor.closed", **facts)
+
+
+def _to_document(health: Health) -> dict[str, Any]:
+    document = asdict(health)
+    document["_id"] = document.pop("name")
+    document |= {"hints": list(health.hints), "proven": health.proven or None}
+    for field in _TIMES:
+        if document[field] is not None:
+            at = datetime.fromtimestamp(document[field], UTC)
+            document[field] = at.replace(microsecond=at.microsecond // 1000 * 1000)  # as stored
+    return document
+
+
+def _from_document(document: Mapping[str, Any]) -> Health:
+    """Raises whatever reading a damaged one raises."""
+    given = {f.name: document.get(f.name, f.default) for f in fields(Health) if f.name != "name"}
+    given |= {name: given[name].timestamp() for name in _TIMES if given[name] is not None}
+    given |= {name: float(given[name] or 0.0) for name in _SECONDS}
+    given |= {"hints": tuple(given["hints"] or ()), "proven": given["proven"] is True}
+    texts = {type(given["reason"]), type(given["probe_token"]), *map(type, given["hints"])}
+    numbers = (document["generation"], *(given[name] for name in _SECONDS))
+    if not all(0 <= number < _LARGEST for number in numbers) or texts - {str, type(None)}:
+        raise TypeError
+    health = Health(name=document["_id"], **given)
+    written = _to_document(health)
+    if any(written[name] != document.get(name) for name in _CHANGING):
+        raise ValueError  # what is not written so would never be found again
+    return health

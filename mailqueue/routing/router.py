@@ -1,0 +1,265 @@
+"""Where an e-mail goes and what follows from the answer, with the vendors as they are configured.
+
+Decides: nothing itself. It brings the pure rules (``rotation``, ``lifecycle``) together with the
+configured vendors, what each can carry, and their shared health.
+
+Assumes: ``vendors`` are instances of the thread that calls, or are only asked what they can carry.
+
+Promises: health hears of a failure before the decision is taken, so that the decision already
+counts without the vendor that just failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mailqueue.config import Config
+from mailqueue.errors import StoreUnavailable
+from mailqueue.lifecycle import decide as lifecycle
+from mailqueue.lifecycle.outcomes import (
+    Decision,
+    Outcome,
+    Policy,
+    SendResult,
+    Snapshot,
+    Suspension,
+    VendorState,
+)
+from mailqueue.logs import Once, event, place
+from mailqueue.message import Email
+from mailqueue.routing import rotation
+from mailqueue.routing.bulkheads import Bulkheads
+from mailqueue.routing.health import VendorHealth
+from mailqueue.routing.rotation import Choice, WeightedVendor
+from mailqueue.store.document import Stored
+from mailqueue.vendors import answers, limits
+from mailqueue.vendors.base import OURS, Vendor
+
+logger = logging.getLogger(__name__)
+
+REFUSALS_IN_A_ROW = 10
+JITTER = 0.1
+NO_SENDER = Choice("")  # there are vendors to be asked, but each holds all the senders it may
+LEASE_EXPIRED = SendResult(
+    outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, our_fault=True
+)
+
+
+def policy(config: Config) -> Policy:
+    """The numbers of the configuration that decide."""
+    return Policy(
+        max_attempts=config.retry.max_attempts,
+        give_up_after=config.retry.give_up_after,
+        base=config.retry.base,
+        cap=config.retry.cap,
+        resend_unknown=config.delivery.on_unknown == "resend",
+        unavailable_for=config.failover.unavailable_for,
+        max_wait=config.failover.max_wait,
+    )
+
+
+class VendorBroken(Exception):
+    """Who else cannot carry the e-mail does not matter: a vendor's class raised when asked."""
+
+
+def _most(config: Config) -> dict[str, int]:
+    """How many senders have a use where ``connections`` bounds them: as many again may wait."""
+    smtp = (vendor for vendor in config.vendors if vendor.type == "smtp")
+    return {each.name: 2 * n for each in smtp if (n := each.keys.get("connections")) is not None}
+
+
+class Router:
+    """The configured vendors and the rules over them. Any thread may call."""
+
+    def __init__(
+        self,
+        config: Config,
+        health: VendorHealth,
+        vendors: Mapping[str, Vendor],
+        rand: Callable[[], float] = random.random,
+    ) -> None:
+        self.health = health
+        self.vendors = vendors
+        weights = {vendor.name: vendor.weight for vendor in config.vendors}
+        self.bulkheads: Bulkheads[Any] = Bulkheads(
+            config.consumer.concurrency, weights, most=_most(config)
+        )
+        self._turns = [WeightedVendor(vendor.name, vendor.weight) for vendor in config.vendors]
+        self._policy = policy(config)
+        self._rand = rand
+        self._refusals: dict[str, set[str]] = {}
+        self._once = Once()
+
+    def carriers(self, email: Email, record: Snapshot) -> list[str]:
+        """The vendors that can take this e-mail, or what a partial yes has left of it."""
+        partial = record.pending is not None
+        broken: list[str] = []
+        able = [
+            name
+            for name, vendor in self.vendors.items()
+            if self._can_carry(vendor, email, broken)
+            and (not partial or limits.capacity(vendor.config.type).partial_recipients)
+        ]
+        if broken and not able:  # the e-mail is not to end because of that
+            raise VendorBroken(f"can_carry of {', '.join(broken)} raised")
+        return able
+
+    def _can_carry(self, vendor: Vendor, email: Email, broken: list[str]) -> bool:
+        """A vendor whose class raises counts as unable; said once for each place where it does."""
+        try:
+            return vendor.can_carry(email) is None
+        except BaseException as error:  # noqa: BLE001  # it may be a class of the user's own
+            broken.append(vendor.name)
+            facts = {"vendor": vendor.name, "error": type(error).__name__, "at": place(error)}
+            level = self._once.level(*facts.values())
+            event(logger, level, "vendor.raised", **facts)
+            return False
+
+    def choose(self, job_id: int, carriers: Sequence[str], record: Snapshot) -> Choice | None:
+        """Whose turn it is; None: nobody may be asked now; ``NO_SENDER``: a moment later."""
+        health, now = self.health.read(), self.health.now()
+        choice = rotation.choose(job_id, self._turns, carriers, record, health, now)
+        if choice is None or choice.probe or not self.bulkheads.crowded(choice.vendor):
+            return choice
+        for away in (self.bulkheads.crowded, self.bulkheads.full):
+            tried = (*record.round.tried, *filter(away, self.vendors))
+            passing = replace(record, round=replace(record.round, tried=tried))
+            other = rotation.choose(job_id, self._turns, carriers, passing, health, now)
+            if other is not None and not self.bulkheads.full(other.vendor):
+                return other
+        return choice if self.bulkheads.moves(choice.vendor) else NO_SENDER
+
+    def look_around(self) -> None:
+        """See how the calls under way go, for the choices to come; cheap, and not each time."""
+        self.bulkheads.look(lambda: [h.name for h in self.health.read().values() if h.open])
+
+    def idle_for(self) -> float | None:
+        """Seconds until somebody may be asked at all; 0: one probe may; None: a vendor is open."""
+        health, now = self.health.read(), self.health.now()
+        if any(h.open for h in health.values()):
+            return None
+        return min(rotation.waits(list(health), health, now).values(), default=1.0)
+
+    def decide(
+        self, record: Snapshot, result: SendResult | None, carriers: Sequence[str]
+    ) -> Decision:
+        """What follows for the e-mail, as the vendors' health is now."""
+        if result is not None and result.outcome is Outcome.ACCEPTED and not result.pending:
+            # The usual case: whoever else could be asked, nobody will be.
+            return lifecycle.decide(record, result, (), self._policy, self._rand)
+        health = self.health.read()
+        refused = set(record.round.refused)
+        doubt = record.in_doubt or (result is not None and result.may_be_content)
+        if result is not None and result.outcome is Outcome.UNSUITABLE and record.vendor:
+            refused.add(record.vendor)  # it may be open, but is of no use to this e-mail
+        usable = [name for name in carriers if name not in refused]
+        wait = rotation.waits(usable, health, self.health.now(), doubt or bool(refused))
+        states = [VendorState(name=name, wait=wait.get(name, 0.0)) for name in carriers]
+        return lifecycle.decide(record, result, states, self._policy, self._rand)
+
+    def believed(self, record: Snapshot, email_id: str, result: SendResult) -> SendResult:
+        """What the answer proves, beside those that the vendor gave to other e-mails.
+
+        One that refuses one e-mail after the other, with no yes between, refuses us: from the
+        ``REFUSALS_IN_A_ROW``-th on this ends no e-mail, and the vendor is made unavailable. A list
+        of addresses that are all bad looks the same; then the first e-mail that it takes opens it.
+        """
+        result = lifecycle.believed(record, result)
+        vendor = record.vendor or ""
+        if result.outcome is Outcome.ACCEPTED:
+            self._refusals.pop(vendor, None)
+            return result
+        refused = result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE)
+        if refused and result.code not in OURS and self._refuses_all(vendor, email_id, result):
+            return lifecycle.refuses_all(result)
+        return result
+
+    def _refuses_all(self, vendor: str, email_id: str, result: SendResult) -> bool:
+        run = self._refusals.setdefault(vendor, set())
+        new = email_id not in run and len(run) < REFUSALS_IN_A_ROW
+        if new:
+            run.add(email_id)
+        if len(run) < REFUSALS_IN_A_ROW:
+            return lifecycle.REFUSES_ALL in (self.health.known(vendor).reason or "")
+        if new:
+            facts = {"vendor": vendor, "in_a_row": len(run), "code": result.code}
+            event(logger, logging.ERROR, "vendor.refuses_all", **facts)
+        return True
+
+    def hear(
+        self,
+        record: Snapshot,
+        result: SendResult | None,
+        generation: int,
+        probe: str | None,
+        email_id: str = "",
+    ) -> None:
+        """Tell the vendor's health what came of an attempt begun in ``generation``.
+
+        ``probe`` is the token of its probe; ``result`` None: nothing was sent.
+        """
+        vendor = record.vendor or ""
+        closing = self._closing(record, result) if result is not None else None
+        try:
+            if probe is not None and (result is None or result.our_fault):
+                self.health.probe_given_back(vendor, probe)
+            elif probe is not None and closing:
+                self.health.probe_failed(vendor, closing, probe, email_id)
+            elif probe is not None:
+                self.health.probe_succeeded(vendor, probe)
+            elif closing:
+                self.health.closed(vendor, closing, generation, email_id)
+            elif result is not None and result.outcome is Outcome.ACCEPTED:
+                self.health.vouched(vendor)
+            if result is not None and result.outcome is Outcome.ACCEPTED:
+                # In this round: what came of an earlier one says nothing of the vendor by now.
+                for other in record.failed_at.intersection(record.round.tried, self.vendors):
+                    self.health.convicted(other, email_id)
+        except StoreUnavailable:
+            event(logger, logging.WARNING, "vendor.health_not_written", vendor=vendor)
+
+    def _closing(self, record: Snapshot, result: SendResult) -> Suspension | None:
+        """Where the vendor named a time, a moment more, so that not all come back in step."""
+        closing = lifecycle.vendor_closing(record, result, self._policy)
+        if closing is None or closing.named is None:
+            return closing
+        more = self._rand() * JITTER
+        return replace(closing, seconds=closing.seconds + more, named=closing.named + more)
+
+    def rescued(self, stored: Stored, email: Email) -> Decision:
+        """What follows for an e-mail whose lease ran out: its outcome is not known."""
+        seen = stored.record()
+        record = self.keyed(seen, vendor=seen.vendor)
+        try:
+            carriers = self.carriers(email, record)
+        except VendorBroken:  # asked again before it is sent
+            carriers = list(self.vendors)
+        return self.decide(record, LEASE_EXPIRED, carriers)
+
+    def answers(self, name: str) -> bool:
+        """Whether this vendor can be asked if it has an e-mail."""
+        return _offer(self.vendors.get(name), "lookup") is not None
+
+    def keyed(self, record: Snapshot, **attempt: Any) -> Snapshot:
+        """The record with its ``attempt``, and what the vendor of that offers against copies:
+
+        a key it knows, a look-up.
+        """
+        vendor = self.vendors.get(attempt["vendor"] or "")
+        attempt["lookup"] = _offer(vendor, "lookup") is not None
+        life = answers.seconds(_offer(vendor, "key_life"))
+        if life is None:
+            return replace(record, **attempt | {"key": None})
+        return replace(record, **attempt, key_life=life / 2)
+
+
+def _offer(vendor: Vendor | None, name: str) -> Any:
+    """What a vendor's class offers; None where asking for it raises."""
+    try:
+        return getattr(vendor, name, None)
+    except BaseException:  # noqa: BLE001  # it may be a property of the user's own
+        return None

@@ -1,0 +1,1 @@
+"""MongoDB: the documents, and every guarded write to them."""

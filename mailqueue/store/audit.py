@@ -1,0 +1,313 @@
+"""Whether every e-mail is in a legal state: the promise, held against what is stored. Pure.
+
+Decides: what is legal. ``problems`` looks at one document, ``walk`` at all of them in order of
+``_id``, a page at a time.
+
+Assumes: a document that was read in one piece, with the server's time of the reading. The ledger
+keeps the newest 50 lines; of what was cut off nothing is demanded.
+
+Promises: nothing is changed, and nothing that is said holds an address, a subject or a body.
+Copies accepted, per recipient, are at most 1 + unknown outcomes that were resent + a person's
+retries of uncertain e-mails. Repeats under one key at one vendor are one copy, and a yes after one
+that left recipients out belongs to the same copy.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from mailqueue.errors import Unreadable
+from mailqueue.lifecycle.outcomes import Outcome, Reason, Status
+from mailqueue.store import ledger, schema
+from mailqueue.store.document import SIMULATED, Document, Stored
+from mailqueue.store.interventions import Verb
+from mailqueue.store.ledger import NOT_STARTED
+
+if TYPE_CHECKING:
+    from mailqueue.store.store import Store
+
+GRACE = 300.0
+PAGE = 500
+LISTED = 100
+_FAILED = frozenset(Reason) - {Reason.UNKNOWN, Reason.CANCELLED, Reason.MARKED_SENT}
+_UNCERTAIN = frozenset(Reason) - {Reason.MARKED_SENT}
+
+Line = Mapping[str, Any]
+
+
+def problems(stored: Stored, grace: float = GRACE) -> list[str]:
+    """What is wrong with an e-mail; ``grace``: seconds in which a sweeper comes by."""
+    if misshapen := list(schema.misshapen(stored.document)):
+        return misshapen
+    return [
+        *_ledger(stored.document),
+        *_lease(stored, grace),
+        *_outcomes(stored.document),
+        *_copies(stored.document),
+        *_status(stored, grace),
+    ]
+
+
+# The ledger ---------------------------------------------------------------------------------------
+
+
+def _cut(lines: Sequence[Line]) -> bool:
+    """Whether older lines were dropped."""
+    short = len(lines) == ledger.LENGTH or (lines and lines[0].get("cut"))
+    return bool(short) and lines[0]["n"] > 1
+
+
+def _ledger(document: Document) -> Iterator[str]:
+    lines: Sequence[Line] = document["attempts"]
+    first = lines[0]["n"] if _cut(lines) else 1
+    if [line["n"] for line in lines] != list(range(first, first + len(lines))):
+        yield "the ledger's lines are not numbered without a gap"
+    if len(lines) > ledger.LENGTH:
+        yield f"the ledger has more than {ledger.LENGTH} lines"
+    if any(before["token"] >= after["token"] for before, after in pairwise(lines)):
+        yield "the tokens of the ledger do not grow"
+    if (lines[-1]["token"] if lines else 0) != document["lease"]["token"]:
+        yield "the newest claim has no line in the ledger"
+    for line in lines:
+        yield from _line(line, document)
+
+
+def _line(line: Line, document: Document) -> Iterator[str]:
+    if line["outcome"] is None:
+        holds = document["status"] == Status.SENDING
+        if not holds or line["token"] != document["lease"]["token"]:
+            yield f"attempt {line['n']} is open, but nobody holds its lease"
+        if line["ended_at"] is not None:
+            yield f"attempt {line['n']} has ended without an outcome"
+    elif line["ended_at"] is None:
+        yield f"attempt {line['n']} has an outcome but no end"
+    elif line["ended_at"] < line["started_at"]:
+        yield f"attempt {line['n']} ended before it began"
+
+
+def _lease(stored: Stored, grace: float) -> Iterator[str]:
+    document = stored.document
+    lease = document["lease"]
+    if stored.status is not Status.SENDING:
+        if set(lease) != {"token"}:
+            yield "a lease is held, but nothing is being sent"
+        return
+    if not {"owner", "nonce", "until"} <= set(lease):
+        yield "no lease is held, though it is being sent"
+        return
+    unanswered = any(line["outcome"] is None for line in document["attempts"])
+    if not unanswered and document.get("late_accept") is None:
+        yield "it is being sent, but no attempt is open"
+    try:
+        if stored.leased_for < -grace:
+            yield f"its lease ran out {-stored.leased_for:.0f} s ago and nobody came by"
+    except Unreadable:
+        yield "its lease lasts for more than a day"
+
+
+# What is known, and what is not -------------------------------------------------------------------
+
+
+def _accepted(lines: Sequence[Line]) -> list[Line]:
+    return [line for line in lines if line["outcome"] == Outcome.ACCEPTED]
+
+
+def _unknown(lines: Sequence[Line]) -> list[Line]:
+    return [line for line in lines if line["outcome"] == Outcome.UNKNOWN]
+
+
+def _was_unknown(line: Line) -> bool:
+    """Unknown, or so until a late yes came."""
+    return bool(line["outcome"] == Outcome.UNKNOWN or line.get("late"))
+
+
+def _retries(document: Document) -> list[Mapping[str, Any]]:
+    """A person's retries of the e-mail while it was uncertain."""
+    return [
+        entry
+        for entry in document.get("interventions") or ()
+        if entry["verb"] == Verb.RETRY and entry["was"] == Status.UNCERTAIN
+    ]
+
+
+def _outcomes(document: Document) -> Iterator[str]:
+    """The counters against the ledger."""
+    lines, unknowns = document["attempts"], document["unknowns"]
+    unkeyed = sum(line.get("key") is None for line in _unknown(lines))
+    if unknowns < unkeyed:
+        yield f"{unkeyed} outcomes are unknown, but {unknowns} counted"
+    explained = unknowns or document.get("pin") is not None or document["status"] == Status.SENT
+    if _unknown(lines) and not explained:
+        yield "an unknown outcome is not counted"
+    if _cut(lines):
+        return
+    if unknowns > sum(map(_was_unknown, lines)):
+        yield f"{unknowns} unknown outcomes are counted, but the ledger has fewer"
+    if document["counted"] > sum(line["outcome"] not in (None, NOT_STARTED) for line in lines):
+        yield "more attempts are counted than the ledger has"
+
+
+def _resent(document: Document) -> list[Line]:
+    """The lines whose outcome was unknown and after which something was sent unasked."""
+    started = [line for line in document["attempts"] if line["outcome"] != NOT_STARTED]
+    asked_for = [entry["token"] for entry in _retries(document)]
+    return [
+        line
+        for line, following in pairwise(started)
+        if _was_unknown(line)
+        and not any(line["token"] <= token < following["token"] for token in asked_for)
+    ]
+
+
+def _number_of_copies(accepted: Sequence[Line]) -> int:
+    copies, seen, partial = 0, set[tuple[str, str]](), False
+    for line in accepted:
+        same = (line["vendor"], line.get("key") or str(line["n"]))
+        copies += not partial and same not in seen
+        seen.add(same)
+        partial = bool(line.get("pending"))
+    return copies
+
+
+def _copies(document: Document) -> Iterator[str]:
+    lines = document["attempts"]
+    copies, retries = _number_of_copies(_accepted(lines)), len(_retries(document))
+    resent = _resent(document)
+    if sum(line.get("key") is None for line in resent) > 1:
+        yield "it was sent again after an unknown outcome more than once"
+    if not _cut(lines) and copies > 1 + len(resent) + retries:
+        yield f"{copies} copies were accepted, where {1 + len(resent) + retries} may be"
+    most = 2 + retries - (document["status"] in (Status.QUEUED, Status.SENDING))
+    if document["unknowns"] > most:
+        yield f"{document['unknowns']} unknown outcomes, where {most} may be"
+
+
+# The status ---------------------------------------------------------------------------------------
+
+
+def _status(stored: Stored, grace: float) -> Iterator[str]:
+    document, status = stored.document, stored.status
+    yield from _CHECKS[status](stored, grace)
+    yes = _accepted(document["attempts"])
+    late = document.get("late_accept") is not None
+    if status is not Status.SENT:
+        if yes and document.get("pending") is None and not late:
+            yield "a vendor accepted it, but it is not sent"
+        if document.get("sent_at") is not None:
+            yield "sent_at is set, but it is not sent"
+    if status.final and document.get("due_at") is not None:
+        yield "it has ended, but is due"
+    if late and status not in (Status.SENDING, Status.SENT):
+        yield "a late yes was noted, but it is not sent"
+    if status.final and document.get("pin") is not None and not late:
+        yield "it has ended, but is pinned to a vendor"
+
+
+def _queued(stored: Stored, grace: float) -> Iterator[str]:
+    if stored.document.get("reason") is not None:
+        yield "it is not over, but has a reason for its end"
+    if stored.expires_in is not None and stored.expires_in < -grace:
+        yield f"it expired {-stored.expires_in:.0f} s ago and nobody came by"
+
+
+def _sending(stored: Stored, _grace: float) -> Iterator[str]:
+    if stored.document.get("reason") is not None:
+        yield "it is not over, but has a reason for its end"
+    if stored.due_in > 0:
+        yield "it is being sent before it is due"
+
+
+def _sent(stored: Stored, _grace: float) -> Iterator[str]:
+    document = stored.document
+    lines = document["attempts"]
+    marked = document.get("reason") == Reason.MARKED_SENT
+    if document.get("sent_at") is None:
+        yield "sent_at is missing"
+    if document.get("reason") is not None and not marked:
+        yield "it is sent, but has a reason for another end"
+    if document.get("pending") is not None and not any(line.get("late") for line in lines):
+        yield "it is sent, but recipients wait"
+    if marked:
+        entries = document.get("interventions") or ()
+        if all(entry["verb"] != Verb.MARK_SENT for entry in entries):
+            yield "it is marked as sent by nobody"
+        return
+    if not _accepted(lines) and not _cut(lines):
+        yield "it is sent, but no vendor accepted it"
+    if not schema.text(document.get("vendor")):
+        yield "vendor is missing"
+    if bool(document.get("simulated")) != (document["env"] == SIMULATED):
+        yield "it was sent by a consumer of the other kind"
+
+
+def _nothing_left(stored: Stored) -> Iterator[str]:
+    """Failed and cancelled mean that no copy left our hands (a yes is looked for elsewhere)."""
+    if stored.document["unknowns"] or _unknown(stored.document["attempts"]):
+        yield "a copy may have left our hands"
+    if stored.document.get("pending") is not None:
+        yield "some recipients have got it"
+
+
+def _failed(stored: Stored, _grace: float) -> Iterator[str]:
+    if stored.document.get("reason") not in _FAILED:
+        yield "the reason is missing or of another end"
+    yield from _nothing_left(stored)
+
+
+def _cancelled(stored: Stored, _grace: float) -> Iterator[str]:
+    if stored.document.get("reason") != Reason.CANCELLED:
+        yield "the reason is missing or of another end"
+    yield from _nothing_left(stored)
+
+
+def _uncertain(stored: Stored, _grace: float) -> Iterator[str]:
+    if stored.document.get("reason") not in _UNCERTAIN:
+        yield "the reason is missing or of another end"
+    if not stored.document["unknowns"]:
+        yield "it is uncertain, but no outcome is unknown"
+
+
+_CHECKS: Mapping[Status, Callable[[Stored, float], Iterator[str]]] = {
+    Status.QUEUED: _queued,
+    Status.SENDING: _sending,
+    Status.SENT: _sent,
+    Status.FAILED: _failed,
+    Status.UNCERTAIN: _uncertain,
+    Status.CANCELLED: _cancelled,
+}
+
+
+# All of them --------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Audit:
+    """What was found: e-mails by status, the illegal ones among them, and the first of these."""
+
+    emails: Counter[str] = field(default_factory=Counter)
+    illegal: Counter[str] = field(default_factory=Counter)
+    findings: list[tuple[str, str, list[str]]] = field(default_factory=list)
+
+    def look(self, stored: Stored, grace: float) -> None:
+        """Look at one e-mail."""
+        status = str(stored.document.get("status"))
+        self.emails[status] += 1
+        if found := problems(stored, grace):
+            self.illegal[status] += 1
+            if len(self.findings) < LISTED:
+                self.findings.append((str(stored.id), status, found))
+
+
+def walk(store: Store, grace: float = GRACE, page: int = PAGE) -> Audit:
+    """Look at every e-mail."""
+    audit = Audit()
+    match: dict[str, Any] = {}
+    while found := store.find(match, page, "_id"):
+        for stored in found:
+            audit.look(stored, grace)
+        match = {"_id": {"$gt": found[-1].id}}
+    return audit

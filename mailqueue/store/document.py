@@ -1,0 +1,383 @@
+"""The e-mail document: how it is written down, and how it is read. Pure.
+
+Decides: the fields of a new document, and what ``decide`` is told of a stored one.
+
+Assumes: ``created_at`` of a new e-mail comes from the producer's clock, which may be wrong by days;
+every other time is the database server's. So ``clock_from``, from which ``retry.give_up_after``
+counts, is null until a consumer has the e-mail in its hands, due as it is then.
+
+Promises: no I/O. ``transitions`` holds the guarded updates, ``store`` is the only writer. The
+``nonce`` is of the call that stored the e-mail and never changes: it tells that call's own e-mail
+from another that has the same ``_id``. What is read is of the right type, else ``Unreadable`` is
+raised: anything may stand in a document.
+
+::
+
+    _id  nonce  idempotency_key  content_hash  env  email{...}  message_id
+    status  reason  priority  due_at  overdue_at  send_at  expires_at  clock_from  created_at
+    updated_at
+    lease {token, owner, nonce, until}      token grows with every claim and is never reused
+    attempts [{n, token, vendor, key, probe, started_at, ended_at,
+               outcome, code, detail, message_id, answered, refused, pending,
+               content_suspect, refused_count, pending_count, looked_up, late, extra_copy, cut}]
+                            the newest 50; the last line's where they apply: a line names the first
+                            five of its recipients; ``cut``: those before it had no room
+    round {n, tried, refused}  pin {vendor, key, until, repeats}  pending  refused
+    unknowns  counted  late_accept {vendor, message_id, refused, token, at}  announced {at, n}
+    vendor  vendor_message_id  sent_at  simulated
+    interventions [{n, verb, was, reason, token, at, nonce}]    a person's, the newest 50
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import MAXYEAR, datetime, timedelta
+from functools import wraps
+from typing import Any, TypeVar
+
+from bson import ObjectId
+from bson.errors import BSONError
+
+from mailqueue.errors import Unreadable
+from mailqueue.lifecycle.outcomes import (
+    NORMAL,
+    Outcome,
+    Pin,
+    Round,
+    Snapshot,
+    Status,
+    overdue_after,
+)
+from mailqueue.message import Email
+
+PRODUCTION, SIMULATED = "production", "simulated"
+LONGEST_LEASE = 86_400.0  # seconds; no configuration may ask for more
+
+Document = Mapping[str, Any]
+T = TypeVar("T")
+_DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, BSONError)
+_LARGEST = 2**31  # of what is counted up; far more than is ever reached
+_NEW = {"status": Status.QUEUED.value, "clock_from": None, "unknowns": 0, "counted": 0}
+_LISTS = ("to", "cc", "bcc", "reply_to", "tags")  # of texts, as are the values of these:
+_MAPPINGS = ("headers", "metadata")
+_KINDS = {
+    **dict.fromkeys(("from", "subject", "text", "html"), str),
+    **dict.fromkeys((*_LISTS, "attachments", "alternatives"), list),
+    **dict.fromkeys((*_MAPPINGS, "vendor_options"), dict),
+}
+
+
+def new(
+    email: Mapping[str, Any],
+    *,
+    email_id: ObjectId,
+    message_id: str,
+    env: str,
+    content_hash: str,
+    priority: int,
+    now: datetime,
+    send_at: datetime | None = None,
+    expires_at: datetime | None = None,
+    idempotency_key: str | None = None,
+    nonce: ObjectId | None = None,
+) -> dict[str, Any]:
+    """The document of an e-mail that is about to be stored."""
+    document: dict[str, Any] = {
+        "_id": email_id,
+        "content_hash": content_hash,
+        "env": env,
+        "email": email,
+        "message_id": message_id,
+        "priority": priority,
+        "due_at": send_at,
+        "overdue_at": max(now, send_at or now) + timedelta(seconds=overdue_after(priority)),
+        "created_at": now,
+        "updated_at": now,
+        "lease": {"token": 0},
+        "attempts": [],
+        "round": {"n": 0, "tried": [], "refused": []},
+        **_NEW,
+    }
+    if send_at is not None:
+        document["send_at"] = send_at
+    if expires_at is not None:
+        document["expires_at"] = expires_at
+    if idempotency_key is not None:
+        document["idempotency_key"] = idempotency_key
+    if nonce is not None:
+        document["nonce"] = nonce
+    return document
+
+
+def rename(document: dict[str, Any], email_id: ObjectId) -> None:
+    """Give a document that is not stored yet another id; its Message-ID follows."""
+    old, document["_id"] = str(document["_id"]), email_id
+    document["message_id"] = document["message_id"].replace(old, str(email_id))
+
+
+def _reading(read: Callable[[Stored], T]) -> Callable[[Stored], T]:
+    """Whatever goes wrong here is due to what the document holds."""
+
+    @wraps(read)
+    def reading(stored: Stored) -> T:
+        try:
+            return read(stored)
+        except _DAMAGE as error:
+            raise Unreadable(f"{read.__name__}: {type(error).__name__}") from None
+
+    return reading
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A document as it was read, with the server's time of the reading.
+
+    Whatever is asked of it may raise ``Unreadable``.
+    """
+
+    document: Document = field(repr=False)
+    now: datetime
+
+    @property
+    def id(self) -> ObjectId:
+        """The e-mail's id."""
+        value: ObjectId = self.document["_id"]
+        return value
+
+    @property
+    @_reading
+    def size(self) -> int:
+        """Bytes in MongoDB, where that was asked for; above the limit asked, without ``email``."""
+        return int(self.document.get("size", 0))
+
+    @property
+    @_reading
+    def env(self) -> str:
+        """What kind of consumer the e-mail is for."""
+        return (PRODUCTION, SIMULATED)[(PRODUCTION, SIMULATED).index(self.document["env"])]
+
+    @property
+    @_reading
+    def status(self) -> Status:
+        """Where the e-mail stands."""
+        return Status(self.document["status"])
+
+    @property
+    @_reading
+    def token(self) -> int:
+        """The fencing token of the newest claim."""
+        return _natural(self.document["lease"]["token"])
+
+    @property
+    def date(self) -> datetime | None:
+        """The e-mail's Date, the same in every attempt: when it was made, or was to be sent.
+
+        None where that cannot be read. A Date has whole seconds, and is not before ``send_at``.
+        """
+        made, due = self.document.get("created_at"), self.document.get("send_at")
+        if isinstance(due, datetime) and due.microsecond and due.year < MAXYEAR:
+            due = due.replace(microsecond=0) + timedelta(seconds=1)
+        return max((m for m in (made, due) if isinstance(m, datetime)), default=None)
+
+    @property
+    def priority(self) -> int:
+        """That of a new job; where it cannot be read, the usual one."""
+        value = self.document.get("priority")
+        return value if isinstance(value, int) and 0 <= value < _LARGEST else NORMAL
+
+    @property
+    @_reading
+    def due_in(self) -> float:
+        """Seconds until the e-mail is due; 0 or less: now."""
+        return self._until("due_at") or 0.0
+
+    @property
+    @_reading
+    def expires_in(self) -> float | None:
+        """Seconds until the e-mail must not be sent any more; None: never."""
+        return self._until("expires_at")
+
+    @property
+    @_reading
+    def leased_for(self) -> float:
+        """Seconds that the lease still holds; 0 or less: it has expired."""
+        until = self.document["lease"].get("until")
+        seconds = 0.0 if until is None else float((until - self.now).total_seconds())
+        if seconds > LONGEST_LEASE:
+            raise ValueError
+        return seconds
+
+    def _until(self, field: str) -> float | None:
+        at = self.document.get(field)
+        return None if at is None else float((at - self.now).total_seconds())
+
+    @property
+    @_reading
+    def email(self) -> Email:
+        """What is to be sent."""
+        return Email.from_document(_content(self.document["email"]))
+
+    @property
+    @_reading
+    def lines(self) -> Sequence[Mapping[str, Any]]:
+        """The ledger."""
+        return _lines(self.document)
+
+    @property
+    def unasked(self) -> Mapping[str, Any] | None:
+        """The newest ledger line whose outcome is unknown and whose vendor was not yet asked."""
+        newest = next((x for x in reversed(self.lines) if x["outcome"] == Outcome.UNKNOWN), None)
+        return None if newest is None or newest.get("looked_up") else newest
+
+    def key_age(self, vendor: str, key: str | None) -> float:
+        """Seconds since this vendor was first sent this key; 0: it was not."""
+        uses = [
+            line["started_at"]
+            for line in self.lines
+            if key is not None and line["vendor"] == vendor and line.get("key") == key
+        ]
+        try:
+            return max(0.0, (self.now - min(uses)).total_seconds()) if uses else 0.0
+        except _DAMAGE as error:
+            raise Unreadable(f"started_at: {type(error).__name__}") from None
+
+    @_reading
+    def record(self) -> Snapshot:
+        """What ``decide`` needs to know; the open ledger line, if any, is the attempt decided."""
+        document = self.document
+        _text(document["message_id"])
+        _natural(document["lease"]["token"])
+        lines = _lines(document)
+        line = open_line(document) or {}
+        pending = document.get("pending")
+        vendor, key = line.get("vendor"), line.get("key")
+        return Snapshot(
+            priority=_natural(document["priority"]),
+            age=-(self._until("clock_from") or 0.0),
+            expires_in=self.expires_in,
+            counted=_natural(document["counted"]),
+            unknowns=_natural(document["unknowns"]),
+            round=_round(document["round"]),
+            pin=self._pin(),
+            pending=None if pending is None else _texts(pending),
+            refused=_texts(document.get("refused") or []),
+            failed_at=_failed_at(lines) if lines else frozenset(),
+            unknown_at=_unknown_at(lines) if lines else frozenset(),
+            vendor=vendor,
+            probe=bool(line.get("probe")),
+            key=key if key is None else _text(key),
+            key_age=self.key_age(vendor or "", key) if key is not None else 0.0,
+        )
+
+    def _pin(self) -> Pin | None:
+        pin = self.document.get("pin")
+        if pin is None:
+            return None
+        return Pin(
+            vendor=_text(pin["vendor"]),
+            key=_text(pin["key"]),
+            remaining=(pin["until"] - self.now).total_seconds(),
+            repeats=_natural(pin["repeats"]),
+        )
+
+
+def open_line(document: Document) -> Mapping[str, Any] | None:
+    """The ledger line of the claim that holds the lease, unless it is closed."""
+    if document["status"] != Status.SENDING:
+        return None
+    token = document["lease"]["token"]
+    for line in reversed(document["attempts"]):
+        if line["token"] == token and line["outcome"] is None:
+            found: Mapping[str, Any] = line
+            return found
+    return None
+
+
+def _lines(document: Document) -> Sequence[Mapping[str, Any]]:
+    lines: Sequence[Mapping[str, Any]] = document["attempts"]
+    if not isinstance(lines, list):
+        raise TypeError
+    for line in lines:
+        _natural(line["token"])
+        _natural(line.get("n") or 0)
+        _text(line["vendor"])
+        if line["outcome"] is not None:
+            _text(line["outcome"])
+    return lines
+
+
+def _round(value: Mapping[str, Any]) -> Round:
+    tried, refused = value["tried"], value["refused"]
+    if not (tried or refused) and isinstance(tried, list) and isinstance(refused, list):
+        return Round(n=_natural(value["n"]))  # the usual one
+    return Round(n=_natural(value["n"]), tried=_texts(tried), refused=_texts(refused))
+
+
+def _failed_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The vendors whose answer the e-mail itself may have drawn."""
+    failures = (Outcome.UNAVAILABLE.value, Outcome.UNKNOWN.value)
+    return frozenset(
+        line["vendor"]
+        for line in attempts
+        if line.get("content_suspect") or (line["outcome"] in failures and line.get("answered"))
+    )
+
+
+def _unknown_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    unknown = Outcome.UNKNOWN.value
+    return frozenset(line["vendor"] for line in attempts if line["outcome"] == unknown)
+
+
+# The types of what is read; each raises TypeError ------------------------------------------------
+
+
+def _natural(value: Any) -> int:
+    """Also one that a shell wrote as a fraction."""
+    if type(value) is int and 0 <= value < _LARGEST:  # nearly always
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _LARGEST:
+        raise TypeError
+    return int(value)
+
+
+def _text(value: Any) -> str:
+    """Not code, which bson makes a kind of text."""
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError
+    return tuple(map(_text, value))
+
+
+def _content(email: Any) -> Mapping[str, Any]:
+    """What ``send()`` stored, as far as its types tell."""
+    texts = [email["from"]]
+    for name, value in email.items():
+        if type(value) is not _KINDS.get(name, type(value)):
+            raise TypeError
+        if name in _LISTS:
+            texts += value
+        elif name in _MAPPINGS:
+            texts += value.values()
+    for file in email.get("attachments", ()):
+        texts += (file["filename"], file.get("content_type", ""), file.get("content_id") or "")
+        memoryview(file["content"])  # TypeError
+    for form in email.get("alternatives", ()):
+        texts.append(form["content_type"])
+        memoryview(form["content"])  # TypeError
+    for options in email.get("vendor_options", {}).values():
+        options.items()  # AttributeError
+    if {*map(type, texts)} != {str}:
+        raise TypeError
+    if not (email.get("to") or email.get("cc") or email.get("bcc")):
+        raise LookupError
+    if "text" not in email and "html" not in email:
+        raise LookupError
+    return email  # type: ignore[no-any-return]  # a mapping, as was seen

@@ -1,0 +1,265 @@
+"""Reaching MongoDB: how a write becomes durable, how long it is repeated, how trouble is named.
+
+Decides: the write concern (majority and journaled, always both), how long a call may take
+(``within``: one clock for all that it does), what follows while MongoDB is known to be away, and
+which of the driver's exceptions an idempotent write is repeated for: those of an outage, but not a
+refusal of single operations, which is due to what these would make of a document.
+
+Promises: a write that returns is durable. A driver's exception becomes ``StoreUnavailable``, but
+for those inside the caller's own transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import pymongo
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.errors import BSONError
+from pymongo import MongoClient, ReadPreference, WriteConcern
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError, ConfigurationError, DuplicateKeyError, PyMongoError
+from pymongo.read_concern import ReadConcern
+from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
+
+from mailqueue.config import MongoDB
+from mailqueue.errors import ConfigError, StoreUnavailable
+from mailqueue.logs import event
+from mailqueue.outage import Outage
+from mailqueue.store import uri
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_NOT_ENCODED = (BSONError, UnicodeError, OverflowError)
+_DURABLE = WriteConcern(w="majority", j=True)
+_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
+    tz_aware=True,
+    tzinfo=UTC,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # a date beyond year 9999 is no error
+)
+DUPLICATE = 11000
+PROBE = 0.8  # seconds
+DOUBT = 30.0  # seconds of an outage after which the driver knows better than a quick look
+_ENDS: ContextVar[float] = ContextVar("ends", default=math.inf)  # of the present call
+# Write errors of an operation that do not speak of its document: the server was interrupted, is no
+# longer the primary, is out of time or space, overloaded, takes no writes now, or does not know us.
+# Not 388: what is too large for all of the storage engine's cache fits no better the next time.
+_PASSING = frozenset(
+    {1, 6, 7, 8, 13, 18, 24, 46, 50, 63, 64, 79, 89, 91, 96, 112, 133, 134, 146, 150, 189, 202}
+    | {225, 237, 246, 249, 251, 261, 262, 279, 290, 292, 355, 358, 365, 371, 384, 391, 402, 406}
+    | {407, 412, 433, 9001, 10058, 10107, 11600, 11601, 11602, 13388, 13435, 13436, 14031}
+)
+
+
+def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
+    """A client that has not connected yet; ``mongodb.timeout`` bounds its search for a server.
+
+    Its defaults are durable, so a caller's own transaction on it is, too.
+    """
+    if weak := uri.weak_options(settings.uri):
+        event(logger, logging.WARNING, "mongodb.options_ignored", options=",".join(weak))
+    try:
+        return MongoClient(
+            uri.without_weak_options(settings.uri),
+            appname="mailqueue",
+            w="majority",
+            journal=True,
+            retryWrites=True,
+            serverSelectionTimeoutMS=round(settings.timeout * 1000),
+            connectTimeoutMS=round(min(5.0, settings.timeout) * 1000),
+        )
+    except (ConfigurationError, ValueError) as error:  # the text may quote the URI
+        raise ConfigError([f"mongodb.uri: cannot be used ({type(error).__name__})"]) from None
+    except OSError:  # before anything is connected: a file
+        names = " or ".join(uri.files(settings.uri)) or "a file"
+        raise ConfigError([f"mongodb.uri: {names} cannot be read as a PEM file"]) from None
+
+
+class NotKept(PyMongoError):
+    """What was found is not kept: do it again."""
+
+
+def _weak_concern(client: MongoClient[dict[str, Any]]) -> list[str]:
+    """What a caller's client asks for less than a majority's journal."""
+    concern = client.write_concern.document
+    durable = {"w": "majority", "j": True}
+    return [key for key, value in durable.items() if concern.get(key, value) != value]
+
+
+class Mongo:
+    """A client, the collections of one installation, and how they are reached."""
+
+    def __init__(
+        self,
+        settings: MongoDB,
+        client: MongoClient[dict[str, Any]] | None = None,
+        outage: Outage | None = None,
+    ) -> None:
+        self.timeout = settings.timeout
+        self.client = connect(settings) if client is None else client
+        self._own_client = client is None
+        if client is not None and (weak := _weak_concern(client)):
+            # Our own writes do not use it; a transaction that the caller commits does.
+            event(logger, logging.WARNING, "mongodb.weak_transactions", options=",".join(weak))
+        self._database = self.client.get_database(
+            settings.database, codec_options=_OPTIONS, read_preference=ReadPreference.PRIMARY
+        )  # whatever the URI prefers: what was just written decides
+        self._name = settings.collection
+        self._outage = outage or Outage("mongodb")
+
+    def collection(self, suffix: str) -> Collection[dict[str, Any]]:
+        """``emails`` or one beside it (``.vendors``, ``.leases``), written durably."""
+        return self._database.get_collection(self._name + suffix, write_concern=_DURABLE)
+
+    def close(self) -> None:
+        """Close the connections, unless the client was the caller's own."""
+        if self._own_client:
+            self.client.close()
+
+    def now(self) -> datetime:
+        """The server's time."""
+        with self.reached():
+            local: datetime = self._database.command("hello")["localTime"]
+            return local if local.tzinfo else local.replace(tzinfo=UTC)
+
+    @contextmanager
+    def reached(
+        self, session: ClientSession | None = None, seconds: float | None = None
+    ) -> Iterator[None]:
+        """End operations that last, together, longer than ``seconds`` (``mongodb.timeout``).
+
+        Nested in another, it shares that one's time: a call has one clock, whatever it repeats.
+        The driver's exceptions become ours; those inside the caller's own transaction, and its
+        time, are the caller's.
+        """
+        limit = within(seconds or self.timeout) if session is None else nullcontext()
+        try:
+            with limit:
+                yield
+        except PyMongoError as error:
+            if session is not None:
+                raise
+            self._outage.began(_said(error))
+            # A traceback that went on to the driver's error would quote the document in it.
+            raise StoreUnavailable(_said(error)) from None
+        self._outage.over()
+
+    def start_clock(self) -> None:
+        """Give all that follows in this context ``mongodb.timeout`` together."""
+        _ENDS.set(time.monotonic() + self.timeout)
+
+    @staticmethod
+    def time_left() -> float:
+        """Seconds that the present call still has."""
+        return max(0.0, _ENDS.get() - time.monotonic())
+
+    @property
+    def away(self) -> bool:
+        """Whether it is known not to answer: one call may be late where others are served."""
+        return self._outage.lasts > 0 and self._outage.silent > self.timeout / 2
+
+    @contextmanager
+    def unless_away(self) -> Iterator[None]:
+        """While it is known to be away, let one caller at a time find out whether that is over.
+
+        The others need not wait for that: they get ``StoreUnavailable`` at once. So does whoever
+        looks, within a second, when nothing answers; else it goes on, with the time that it has.
+        """
+        if not self._outage.claim(self.timeout):
+            raise StoreUnavailable("MongoDB: is away")
+        try:
+            self._look()
+            yield
+        finally:
+            self._outage.give_back()
+
+    def _look(self) -> None:
+        """Return if MongoDB answers. The application's own connection may be slow to make."""
+        try:
+            with within(PROBE):
+                self.client.admin.command("ping")
+        except PyMongoError as error:
+            seen = self.client.topology_description.has_writable_server()  # by the driver's monitor
+            if self._outage.lasts < DOUBT or not seen:
+                raise StoreUnavailable(_said(error)) from None
+
+    def persist(self, write: Callable[[], T]) -> T:
+        """Repeat ``write``, an idempotent one, until it is acknowledged, while there is time."""
+        try:
+            return write()
+        except PyMongoError:  # the usual case needs nothing of what follows
+            if time.monotonic() >= _ENDS.get():
+                raise
+        again = Retrying(
+            stop=lambda state: time.monotonic() + state.upcoming_sleep >= _ENDS.get(),
+            wait=wait_random_exponential(multiplier=0.05, max=1.0),
+            retry=retry_if_exception_type(PyMongoError),
+            reraise=True,
+        )
+        return again(write)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """All that is done within lasts, together, no longer than this; what is nested adds nothing."""
+    now = time.monotonic()
+    ends = min(_ENDS.get(), now + seconds)
+    token = _ENDS.set(ends)
+    try:
+        with pymongo.timeout(max(ends - now, 0.001)):  # 0 would mean no end
+            yield
+    finally:
+        _ENDS.reset(token)
+
+
+def kept(collection: Collection[dict[str, Any]]) -> Collection[dict[str, Any]]:
+    """The same, but reads find only what a majority has: nothing of it can be rolled back."""
+    return collection.with_options(read_concern=ReadConcern("majority"))
+
+
+def refusals(error: Exception) -> list[int] | None:
+    """The updates of a bulk write that fail however often they are repeated.
+
+    None: it is an outage, or some of the operations may pass yet. An empty list: it could not be
+    encoded, which says of none of them that it was written.
+    """
+    if isinstance(error, _NOT_ENCODED):
+        return []
+    if not isinstance(error, BulkWriteError) or error.details.get("writeConcernErrors"):
+        return None
+    errors = write_errors(error)
+    passing = any(e.get("code", 1) in _PASSING for e in errors)
+    return None if passing or not errors else [e["index"] for e in errors]
+
+
+def write_errors(error: PyMongoError) -> list[dict[str, Any]]:
+    """The write errors inside a driver's exception."""
+    if isinstance(error, DuplicateKeyError):
+        return [dict(error.details or {})]
+    if isinstance(error, BulkWriteError):
+        return list(error.details.get("writeErrors", ()))
+    return []
+
+
+def duplicates(error: PyMongoError, field: str = "idempotency_key") -> list[Any]:
+    """The values of a unique ``field`` that were already there."""
+    return [
+        e["keyValue"][field]
+        for e in write_errors(error)
+        if e.get("code") == DUPLICATE and field in e.get("keyValue", ())
+    ]
+
+
+def _said(error: PyMongoError) -> str:
+    """The kind of trouble; the driver's own text may quote the URI or a document."""
+    code = getattr(error, "code", None)
+    return f"MongoDB: {type(error).__name__}" + (f" ({code})" if code else "")

@@ -1,0 +1,494 @@
+"""The transitions of a stored e-mail: the guard before each, and the update it makes. Pure.
+
+Decides: what must be true of a document for a transition to happen, and how a ``Decision`` is
+written down. Each comes as a pair of a filter (the guard) and an update with a pipeline.
+
+Assumes: MongoDB evaluates guard and update of one document in one step, so that nothing happens
+between the two, and every time is the server's (``$$NOW``).
+
+Promises: every transition is guarded by status and fencing token, so that writing it twice, or by a
+worker that lost its lease, changes nothing. Only a yes needs no lease: it always counts.
+An update evaluates whatever else the document holds, of whatever type. What it cannot do without
+was checked by the reader of the document (``document.Stored``). Where the update is refused all the
+same, a ``small`` settlement or an ``Aside`` ends the e-mail without asking the document for more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from bson import ObjectId
+
+from mailqueue.lifecycle.outcomes import (
+    HIGH,
+    NORMAL,
+    OVERDUE,
+    Decision,
+    Outcome,
+    Pin,
+    Reason,
+    SendResult,
+    Status,
+)
+from mailqueue.store import ledger
+from mailqueue.store.document import Document
+from mailqueue.store.ledger import NOT_STARTED
+
+OVERDUE_MS = {
+    "$cond": [
+        {"$eq": ["$priority", HIGH]},
+        round(OVERDUE[HIGH] * 1000),
+        round(OVERDUE[NORMAL] * 1000),
+    ]
+}
+CLOCK_FROM = {"$ifNull": ["$clock_from", "$$NOW"]}
+_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+FINAL = [status.value for status in Status if status.final]
+UNEXPIRED = {"$gt": [{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]}
+
+Pipeline = list[dict[str, Any]]
+Filter = dict[str, Any]
+Write = tuple[Filter, Pipeline]
+T = TypeVar("T", "Claim", "Change")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """The intent to send one e-mail through one vendor; ``token`` is the one that was seen."""
+
+    id: ObjectId
+    token: int
+    vendor: str
+    key: str | None = None
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A decided transition of one e-mail.
+
+    ``sending`` under ``token`` (and ``nonce`` when given), or ``queued`` while the newest token is
+    ``token``. ``result`` closes the ledger line of that token; None with ``sending``: nothing was
+    sent (``not_started``). ``expired`` also demands that the lease has run out.
+    """
+
+    id: ObjectId
+    token: int
+    decision: Decision
+    sending: bool = True
+    nonce: ObjectId | None = None
+    result: SendResult | None = None
+    vendor: str | None = None
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """The end of an e-mail whose document is damaged; what was ``seen`` of it must still hold.
+
+    What it becomes is told by what is left of it: ``failed`` if surely no copy left our hands.
+    """
+
+    id: ObjectId
+    seen: Filter
+
+
+# Merging -----------------------------------------------------------------------------------------
+#
+# A bulk write costs the server about the same for each of its updates, however many documents an
+# update matches. So transitions that differ in nothing but the e-mail become one update of many
+# documents: {"_id": {"$in": [...]}} beside the guard, which the server evaluates for each document
+# by itself. That costs a quarter of an update for each. Two claims are alike if they were made for
+# the same token, vendor and kind of key; two changes if the same was decided after the same answer.
+# Only the vendor's id for the message differs between e-mails that were accepted alike, so each
+# document picks its own out of a list (``_message_id``).
+
+
+def claim_writes(
+    claims: Iterable[Claim], env: str, owner: str, nonce: ObjectId, lease: float
+) -> Iterator[Write]:
+    """As few updates as these claims need."""
+    for alike in _grouped(claims, _claimed_alike):
+        guard = claim_filter(alike[0], env) | _any_of(alike)
+        yield guard, claim_update(alike[0], owner, nonce, lease)
+
+
+def change_writes(
+    changes: Iterable[Change], simulated: bool, *, small: bool = False
+) -> Iterator[Write]:
+    """As few updates as these changes need."""
+    for alike in _grouped(changes, _changed_alike):
+        update = change_update(alike[0], simulated, alike, small=small)
+        yield change_filter(alike[0]) | _any_of(alike), update
+
+
+def aside_writes(asides: Iterable[Aside], simulated: bool) -> Iterator[Write]:
+    """One update for each."""
+    for aside in asides:
+        guard = {"_id": {"$in": [aside.id]}, **aside.seen}
+        yield guard | {"$nor": [{"status": {"$in": FINAL}}]}, aside_update(simulated)
+
+
+def _grouped(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[list[T]]:
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(kind(item), []).append(item)
+    return groups.values()
+
+
+def _claimed_alike(claim: Claim) -> Hashable:
+    own = claim.key == str(claim.id)
+    return claim.token, claim.vendor, claim.probe, own, None if own else claim.key
+
+
+def _changed_alike(change: Change) -> Hashable:
+    """All of a change but the e-mail and the vendor's id for it."""
+    result = change.result
+    answer = result and (
+        *(result.outcome, result.code, result.detail, result.answered),
+        *(result.refused, result.pending, result.content_suspect),
+    )
+    how = (change.token, change.nonce, change.sending, change.expired, change.vendor)
+    return how, change.decision, answer
+
+
+def _any_of(alike: Sequence[Claim] | Sequence[Change]) -> Filter:
+    return {"_id": {"$in": [each.id for each in alike]}}
+
+
+# Claim: queued → sending -------------------------------------------------------------------------
+#
+# Rule: an e-mail that is queued, of my env, due, not expired, and whose token is still the one that
+# was read, is mine: its token grows by one, the lease is mine until its time, and the ledger has an
+# open line. All of that is durable before a vendor hears of the e-mail.
+#
+#   before  {status: "queued", lease: {token: 0}, attempts: []}
+#   after   {status: "sending", lease: {token: 1, owner: "web-1:…", nonce: N, until: NOW + 90 s},
+#            attempts: [{n: 1, token: 1, vendor: "ses", key: "6…", started_at: NOW, outcome: null}]}
+#
+# Two workers that read token 0 cannot both win: the first claim makes it 1. A worker whose reply
+# was lost finds its own claim by the nonce. The document keeps its token for good, so no two claims
+# of one e-mail ever have the same one.
+
+
+def claim_filter(claim: Claim, env: str) -> Filter:
+    """Queued, of my kind, due, not expired, and not claimed since it was read."""
+    return {
+        "_id": claim.id,
+        "status": Status.QUEUED.value,
+        "env": env,
+        "lease.token": claim.token,
+        "$expr": {
+            "$and": [
+                {"$lte": [{"$ifNull": ["$due_at", "$$NOW"]}, "$$NOW"]},
+                UNEXPIRED,
+            ]
+        },
+    }
+
+
+def claim_update(claim: Claim, owner: str, nonce: ObjectId, lease: float) -> Pipeline:
+    """Take the lease and open the ledger line (the intent) in one write."""
+    own_key = claim.key == str(claim.id)  # the usual one: computed, so that claims are alike
+    key = {"$toString": "$_id"} if own_key else {"$literal": claim.key}
+    token = claim.token + 1
+    held = {
+        "token": token,
+        "owner": {"$literal": owner},
+        "nonce": nonce,
+        "until": {"$add": ["$$NOW", round(lease * 1000)]},
+    }
+    return [
+        {
+            "$set": {
+                "status": Status.SENDING.value,
+                "lease": held,
+                "attempts": ledger.with_new_line(token, claim.vendor, key, probe=claim.probe),
+                "clock_from": CLOCK_FROM,
+                "updated_at": "$$NOW",
+            }
+        }
+    ]
+
+
+# Change: sending → what was decided; queued → what was decided -----------------------------------
+#
+# Three transitions share this pair.
+# Settle: an e-mail that is sending under my token and my nonce becomes what was decided, its ledger
+# line is closed and the lease is gone.
+#
+#   before  {status: "sending", lease: {token: 1, nonce: N, …},
+#            attempts: [{token: 1, outcome: null}]}
+#   after   {status: "sent", lease: {token: 1}, sent_at: NOW, vendor: "ses",
+#            attempts: [{token: 1, outcome: "accepted", code: "200", ended_at: NOW}]}
+#
+# Rescue: the same for an e-mail whose lease has run out (``expired``), whoever had it: the outcome
+# of its open line is unknown. The nonce is not asked for.
+# Queued: an e-mail that nobody is sending (it has expired, or no vendor can be asked) becomes what
+# was decided if its token is still the one that was read. No ledger line is touched.
+
+
+def change_filter(change: Change) -> Filter:
+    """The guard of a settlement, a rescue, or a transition of a queued e-mail."""
+    guard: Filter = {
+        "_id": change.id,
+        "status": (Status.SENDING if change.sending else Status.QUEUED).value,
+        "lease.token": change.token,
+    }
+    if change.nonce is not None:
+        guard["lease.nonce"] = change.nonce
+    if change.expired:
+        guard["$expr"] = {"$lt": ["$lease.until", "$$NOW"]}
+    return guard
+
+
+def change_update(
+    change: Change, simulated: bool, alike: Sequence[Change] = (), *, small: bool = False
+) -> Pipeline:
+    """Write the decision down; a yes that came late in the meantime wins over it.
+
+    ``alike`` are the changes that are written together with this one. ``small``: of the ledger only
+    this line is kept, in short.
+    """
+    decision = change.decision
+    message_id = _message_id(alike or (change,))
+    fields: dict[str, Any] = {
+        "status": decision.status.value,
+        "reason": decision.reason,
+        "due_at": _after(decision.delay) if decision.delay > 0 else None,
+        "lease": {"$literal": {"token": change.token}},
+        "round": {
+            "n": decision.round.n,
+            "tried": list(decision.round.tried),
+            "refused": list(decision.round.refused),
+        },
+        "pin": _pin(decision.pin),
+        "pending": _literal_list(decision.pending),
+        "refused": _literal_list(decision.refused or None),
+        "unknowns": decision.unknowns,
+        "counted": decision.counted,
+        "announced": None,
+        "overdue_at": _overdue_at(decision),
+        "updated_at": "$$NOW",
+    }
+    if change.sending:
+        closed = ledger.only_closed_line if small else ledger.with_closed_line
+        fields["attempts"] = closed(change.token, ledger.line_end(change.result, message_id))
+    else:
+        fields["clock_from"] = CLOCK_FROM
+    if change.result is not None and change.result.outcome is Outcome.ACCEPTED:
+        fields["vendor"] = {"$literal": change.vendor}
+        fields["vendor_message_id"] = message_id
+    if decision.status is Status.SENT:
+        return [{"$set": fields | _sent_now(simulated)}]
+    return [{"$set": fields}, {"$set": _late_yes_wins(simulated)}]
+
+
+def _late_yes_wins(simulated: bool) -> dict[str, Any]:
+    """What a settlement becomes where ``late_accept`` stands beside it: sent, after all."""
+    sent = _becomes_sent(
+        vendor="$late_accept.vendor",
+        message_id="$late_accept.message_id",
+        refused="$late_accept.refused",
+        simulated=simulated,
+    )
+    return {field: {"$cond": [_LATE, value, _as_it_is(field)]} for field, value in sent.items()}
+
+
+def _becomes_sent(*, vendor: Any, message_id: Any, refused: Any, simulated: bool) -> dict[str, Any]:
+    """The fields of an e-mail that a vendor took, whatever it was called before."""
+    return {
+        "status": Status.SENT.value,
+        "reason": None,
+        "due_at": None,
+        "overdue_at": "$$REMOVE",
+        "pin": None,
+        "pending": None,
+        "refused": refused,
+        "vendor": vendor,
+        "vendor_message_id": message_id,
+        **_sent_now(simulated),
+    }
+
+
+def _sent_now(simulated: bool) -> dict[str, Any]:
+    return {"sent_at": "$$NOW", **({"simulated": True} if simulated else {})}
+
+
+def _as_it_is(field: str) -> dict[str, Any]:
+    """The field's value; null becomes nothing, as where it is not there."""
+    return {"$ifNull": [f"${field}", "$$REMOVE"]}
+
+
+# Aside: damaged → failed or uncertain ------------------------------------------------------------
+#
+# Rule: an e-mail that cannot be read, is not final, and still looks as it was seen, ends, so that a
+# person sees it: as ``sent`` where a late yes stands in it, as ``failed`` where all that is there
+# proves that no copy left, else as ``uncertain``. Nothing else of it is touched.
+#
+#   before  {status: "queued", attempts: "oops", unknowns: 0}
+#   after   {status: "uncertain", reason: "unreadable", attempts: "oops", unknowns: 0}
+
+
+def aside_update(simulated: bool) -> Pipeline:
+    """End what cannot be read, and leave all else as it is for a person to look at."""
+    sending = {"$eq": ["$status", Status.SENDING.value]}
+    yes = {"$and": [sending, _LATE]}
+    end = {"$cond": [_surely_here(), Status.FAILED.value, Status.UNCERTAIN.value]}
+    sent: dict[str, Any] = {
+        "vendor": "$late_accept.vendor",
+        "vendor_message_id": "$late_accept.message_id",
+        **_sent_now(simulated),
+    }
+    fields = {field: {"$cond": [yes, value, _as_it_is(field)]} for field, value in sent.items()}
+    fields["status"] = {"$cond": [yes, Status.SENT.value, end]}
+    fields["reason"] = {"$cond": [yes, None, Reason.UNREADABLE.value]}
+    ended = {"due_at": None, "overdue_at": "$$REMOVE", "updated_at": "$$NOW"}
+    return [{"$set": fields | ended}]
+
+
+def _surely_here() -> dict[str, Any]:
+    """Whether no copy left our hands; where that cannot be read, one may have."""
+    lines = {"$cond": [{"$isArray": "$attempts"}, "$attempts", [{}]]}
+    outcome = {"$ifNull": ["$$line.outcome", None]}
+    left = {"$in": [outcome, [None, Outcome.UNKNOWN.value, Outcome.ACCEPTED.value]]}
+    some = {"$anyElementTrue": [{"$map": {"input": lines, "as": "line", "in": left}}]}
+    none = [{"$in": [{"$type": f"${name}"}, ["missing", "null"]]} for name in _TRACES]
+    queued = {"$eq": ["$status", Status.QUEUED.value]}
+    return {"$and": [queued, {"$eq": ["$unknowns", 0]}, *none, {"$not": [some]}]}
+
+
+_LATE = {"$eq": [{"$type": "$late_accept"}, "object"]}
+_TRACES = ("pin", "pending", "late_accept", "sent_at")  # of a copy
+
+
+# Late yes: anything → sent -----------------------------------------------------------------------
+#
+# Rule: a vendor's yes always counts, also from a worker that lost its lease. If nobody is sending
+# the e-mail now, it becomes ``sent``. While another worker is sending it, that worker's settlement
+# must not be disturbed: the yes waits in ``late_accept`` until the settlement takes it in
+# (``_late_yes_wins``). An e-mail that is sent already stays so, and its ledger tells of the extra
+# copy.
+#
+#   before  {status: "queued", lease: {token: 1}, attempts: [{token: 1, outcome: "unknown"}]}
+#   after   {status: "sent", vendor: "ses", sent_at: NOW, attempts: [{token: 1, outcome: "accepted",
+#            late: true, extra_copy: false}]}
+
+
+def late_yes_filter(email_id: ObjectId, token: int) -> Filter:
+    """No guard but that this line's yes is not yet written: writing it twice changes nothing."""
+    open_or_unknown = {"token": token, "outcome": {"$ne": Outcome.ACCEPTED.value}}
+    return {"_id": email_id, "attempts": {"$elemMatch": open_or_unknown}}
+
+
+def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool) -> Pipeline:
+    """A yes from a worker that lost its lease: the e-mail is sent, whatever it is by now.
+
+    Whom this vendor refused or put off is recorded as refused; the e-mail is not tried again.
+    """
+    sending = {"$eq": ["$status", Status.SENDING.value]}
+    sent = {"$eq": ["$status", Status.SENT.value]}
+    message_id = {"$literal": result.message_id}
+    left_out = {"$literal": [*result.refused, *result.pending]}
+    yes = {
+        "vendor": {"$literal": vendor},
+        "message_id": message_id,
+        "refused": {"$setUnion": [ledger.array("$refused"), left_out]},
+        "token": token,
+        "at": "$$NOW",
+    }
+    becomes = _becomes_sent(
+        vendor=yes["vendor"], message_id=message_id, refused=yes["refused"], simulated=simulated
+    )
+    keep = {"$or": [sending, sent]}
+    fields: dict[str, Any] = {
+        field: {"$cond": [keep, _as_it_is(field), value]} for field, value in becomes.items()
+    }
+    fields["late_accept"] = {"$cond": [sending, yes, _as_it_is("late_accept")]}
+    end = ledger.line_end(result, message_id) | {"late": True, "extra_copy": sent}
+    fields["attempts"] = ledger.with_closed_line(token, end)
+    return [{"$set": fields | {"updated_at": "$$NOW"}}]
+
+
+# Look-up: queued stays queued --------------------------------------------------------------------
+#
+# Rule: a vendor that was asked about an unknown outcome and does not know the e-mail is not asked
+# again; the e-mail may be sent again. That the vendor does not know it proves nothing.
+#
+#   before  {status: "queued", attempts: [{token: 1, outcome: "unknown"}]}
+#   after   {status: "queued", attempts: [{token: 1, outcome: "unknown", looked_up: true}]}
+
+
+def looked_up_filter(email_id: ObjectId, token: int) -> Filter:
+    """Still queued, and this line's vendor was not asked yet."""
+    line = {"token": token, "looked_up": {"$ne": True}}
+    return {"_id": email_id, "status": Status.QUEUED.value, "attempts": {"$elemMatch": line}}
+
+
+def looked_up_update(token: int) -> Pipeline:
+    """The vendor was asked and did not know the e-mail."""
+    return [{"$set": {"attempts": ledger.with_closed_line(token, {"looked_up": True})}}]
+
+
+# Values of fields --------------------------------------------------------------------------------
+
+
+def _message_id(alike: Sequence[Change]) -> dict[str, Any]:
+    """The vendor's id for the e-mail that is written: the n-th of a list for the n-th e-mail."""
+    ids = [change.result and change.result.message_id for change in alike]
+    if all(each == ids[0] for each in ids):
+        return {"$literal": ids[0]}
+    which = {"$indexOfArray": [{"$literal": [change.id for change in alike]}, "$_id"]}
+    return {"$arrayElemAt": [{"$literal": ids}, which]}
+
+
+def _pin(pin: Pin | None) -> Any:
+    if pin is None:
+        return None
+    until = _after(max(0.0, pin.remaining))
+    return {"vendor": pin.vendor, "key": pin.key, "until": until, "repeats": pin.repeats}
+
+
+def _literal_list(values: Sequence[str] | None) -> Any:
+    return None if values is None else {"$literal": list(values)}
+
+
+def _overdue_at(decision: Decision) -> Any:
+    """When a queued e-mail is announced again although its job should be there."""
+    if decision.status is not Status.QUEUED:
+        return "$$REMOVE"
+    return {"$add": ["$$NOW", round(decision.delay * 1000), OVERDUE_MS]}
+
+
+def _after(seconds: float) -> dict[str, Any]:
+    return {"$add": ["$$NOW", round(seconds * 1000)]}
+
+
+# Was it written? ---------------------------------------------------------------------------------
+
+
+def is_written(change: Change, document: Document) -> bool:
+    """Whether the transition is in the document, though the write matched nothing this time.
+
+    A write whose reply was lost is repeated, and its repeat matches nothing: the first one did it.
+    """
+    try:
+        return _closed(change, document) if change.sending else _stands(change, document)
+    except (LookupError, TypeError):
+        return False
+
+
+def _closed(change: Change, document: Document) -> bool:
+    outcome = change.result.outcome.value if change.result else NOT_STARTED
+    return any(
+        line["token"] == change.token and line["outcome"] == outcome
+        for line in document["attempts"]
+    )
+
+
+def _stands(change: Change, document: Document) -> bool:
+    same = bool(document["lease"]["token"] == change.token)
+    return same and document["status"] == change.decision.status.value
