@@ -1,7 +1,7 @@
-"""The present outage of a server: said once when it begins and once when it is over.
+"""What this process knows of a server that does not answer.
 
-Decides: when an outage is worth a line in the log, and who may look whether it is over while
-everybody else need not wait for that.
+Decides: when an outage is worth a line in the log (once when it begins, once when it is over), and
+which one caller may find out whether it is over, so that the others need not wait for that.
 
 Promises: any thread may call, at any moment: there is no lock that an interrupted one could hold.
 """
@@ -26,43 +26,45 @@ class Outage:
     def __init__(self, server: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._server = server
         self._clock = clock
-        self._since: dict[str, float] = {}  # its methods are one step each, as no two lines are
-        self._tried_until = 0.0
-        self._answered = -inf
+        # One key or none. A dict's methods are one step each, which two assignments are not: of
+        # several threads that see the same outage begin or end, exactly one says so.
+        self._since: dict[str, float] = {}
+        self._claimed_until = 0.0
+        self._last_answer = -inf
 
     @property
-    def lasts(self) -> float:
+    def duration(self) -> float:
         """Seconds since it began; 0: there is none."""
         since = self._since.get("")
         return 0.0 if since is None else max(self._clock() - since, 1e-9)
 
     @property
-    def silent(self) -> float:
+    def silence(self) -> float:
         """Seconds since the server answered anybody."""
-        return self._clock() - self._answered
+        return self._clock() - self._last_answer
 
-    def began(self, error: str) -> None:
-        """The server did not answer; said for the first of a row only."""
+    def begin(self, error: str) -> None:
+        """The server did not answer; logged for the first failure of a row only."""
         now = self._clock()
         if self._since.setdefault("", now) is now:
             facts = {"server": self._server, "error": error}
             calls.say(partial(event, logger, logging.ERROR, "server.away", **facts))
 
-    def over(self) -> None:
+    def end(self) -> None:
         """The server answered."""
-        self._answered = self._clock()
+        self._last_answer = self._clock()
         if self._since and (since := self._since.pop("", None)) is not None:
             facts = {"server": self._server, "away": round(self._clock() - since, 1)}
             calls.say(partial(event, logger, logging.WARNING, "server.back", **facts))
 
     def claim(self, seconds: float) -> bool:
-        """Whether this caller may try; nobody else may for so long, or until ``give_back``."""
+        """Whether this caller may try; nobody else may for so long, or until ``release``."""
         now = self._clock()
-        if self._tried_until > now:
+        if self._claimed_until > now:
             return False
-        self._tried_until = now + seconds
+        self._claimed_until = now + seconds
         return True
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let the next caller try."""
-        self._tried_until = 0.0
+        self._claimed_until = 0.0

@@ -87,10 +87,10 @@ class Announcer:
                 self._put_on(server, what)
             except QueueUnavailable as error:
                 self._rest(server)
-                self._outages[server].began(str(error))
+                self._outages[server].begin(str(error))
                 continue
             self._rests.pop(server, None)
-            self._outages[server].over()
+            self._outages[server].end()
             return True
         return False
 

@@ -298,9 +298,9 @@ class Tube:
         try:
             jobs = self._waiting().reserve(timeout, limit)
         except QueueUnavailable as error:
-            self._outage.began(str(error))
+            self._outage.begin(str(error))
             raise
-        self._outage.over()
+        self._outage.end()
         return jobs
 
     def _waiting(self) -> Connection:

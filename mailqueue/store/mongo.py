@@ -148,10 +148,10 @@ class Mongo:
         except PyMongoError as error:
             if session is not None:
                 raise
-            self._outage.began(_said(error))
+            self._outage.begin(_said(error))
             # A traceback that went on to the driver's error would quote the document in it.
             raise StoreUnavailable(_said(error)) from None
-        self._outage.over()
+        self._outage.end()
 
     def start_clock(self) -> None:
         """Give all that follows in this context ``mongodb.timeout`` together."""
@@ -165,7 +165,7 @@ class Mongo:
     @property
     def away(self) -> bool:
         """Whether it is known not to answer: one call may be late where others are served."""
-        return self._outage.lasts > 0 and self._outage.silent > self.timeout / 2
+        return self._outage.duration > 0 and self._outage.silence > self.timeout / 2
 
     @contextmanager
     def unless_away(self) -> Iterator[None]:
@@ -180,7 +180,7 @@ class Mongo:
             self._look()
             yield
         finally:
-            self._outage.give_back()
+            self._outage.release()
 
     def _look(self) -> None:
         """Return if MongoDB answers. The application's own connection may be slow to make."""
@@ -189,7 +189,7 @@ class Mongo:
                 self.client.admin.command("ping")
         except PyMongoError as error:
             seen = self.client.topology_description.has_writable_server()  # by the driver's monitor
-            if self._outage.lasts < DOUBT or not seen:
+            if self._outage.duration < DOUBT or not seen:
                 raise StoreUnavailable(_said(error)) from None
 
     def persist(self, write: Callable[[], T]) -> T:

@@ -58,8 +58,8 @@ def hasty(servers_to_break: DevServers) -> Iterator[Producer]:
 
 def goes_away(producer: Producer) -> None:
     """As far as the producer knows."""
-    producer._outage.began("Timeout")
-    producer._outage._answered = -inf
+    producer._outage.begin("Timeout")
+    producer._outage._last_answer = -inf
 
 
 def test_when_mongodb_hangs_every_thread_raises_in_its_own_time_and_then_at_once(
@@ -119,7 +119,7 @@ def test_while_one_looks_whether_it_is_over_the_others_do_not_try(config: Config
             producer.send(MAIL)
         assert len(caught.value.ids_unknown) == 1
         assert heard.commands == []
-        producer._outage.give_back()
+        producer._outage.release()
         assert producer.send(MAIL)
         assert [next(iter(command)) for command in heard.commands] == ["ping", "insert"]
         producer.send(MAIL)
@@ -150,7 +150,7 @@ def test_a_look_that_is_too_slow_is_not_believed_for_long(
 def test_a_call_that_is_late_where_others_are_served_is_no_outage(producer: Producer) -> None:
     """Of many large e-mails, say: whoever comes last has no time left, and fails."""
     producer.send(MAIL)
-    producer._outage.began("Timeout")
+    producer._outage.begin("Timeout")
     assert producer._outage.claim(60)
     assert producer.send(MAIL)
 

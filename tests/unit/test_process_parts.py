@@ -37,13 +37,13 @@ def test_an_outage_is_said_once_and_its_end_with_its_length(
 ) -> None:
     clock = Clock()
     outage = Outage("mongodb", clock)
-    outage.over()
-    outage.began("Timeout")
+    outage.end()
+    outage.begin("Timeout")
     clock.now += 5
-    outage.began("Refused")
+    outage.begin("Refused")
     clock.now += 2.04
-    outage.over()
-    outage.over()
+    outage.end()
+    outage.end()
     said = [(r.levelname, event(r), vars(r)["facts"]) for r in caplog.records]
     assert said == [
         ("ERROR", "server.away", {"server": "mongodb", "error": "Timeout"}),
@@ -55,7 +55,7 @@ def test_an_end_that_another_thread_has_said_is_not_said_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     outage = Outage("mongodb")
-    outage.began("Timeout")
+    outage.begin("Timeout")
 
     class Overtaken(dict[str, float]):
         """Another thread was between the look and the step."""
@@ -64,19 +64,19 @@ def test_an_end_that_another_thread_has_said_is_not_said_again(
             self.clear()
 
     outage._since = Overtaken(outage._since)
-    outage.over()
-    outage.over()
+    outage.end()
+    outage.end()
     assert [event(r) for r in caplog.records] == ["server.away"]
 
 
 def test_one_caller_at_a_time_may_find_out_whether_an_outage_is_over() -> None:
     clock = Clock()
     outage = Outage("mongodb", clock)
-    assert not outage.lasts
-    outage.began("Timeout")
-    assert outage.lasts
+    assert not outage.duration
+    outage.begin("Timeout")
+    assert outage.duration
     assert [outage.claim(10), outage.claim(10)] == [True, False]
-    outage.give_back()
+    outage.release()
     assert outage.claim(10)
     clock.now += 10  # it was interrupted, and never gave it back
     assert outage.claim(10)
