@@ -30,7 +30,20 @@ PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
 LINKED = [*PAGES, REPO / "tests/bench/LOG.md"]
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 CHECKED = {  # written by hand; by the tests below, and in tests/integration
-    *("clock", "edge", "email", "event", "field", "guard", "health", "index", "limit", "outcome"),
+    *(
+        "clock",
+        "edge",
+        "email",
+        "event",
+        "field",
+        "package",
+        "thread",
+        "guard",
+        "health",
+        "index",
+        "limit",
+        "outcome",
+    ),
     *("priority", "verb"),
 }
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
