@@ -32,6 +32,7 @@ from mailqueue.store.interventions import Verb
 from mailqueue.store.transitions import (
     Change,
     Claim,
+    Lease,
     Write,
     change_writes,
     claim_writes,
@@ -87,8 +88,8 @@ def decisions(*, sending: bool) -> set[Status]:
 
 def writes(email_id: ObjectId) -> Iterator[Write]:
     """Every write that can change the status of an e-mail."""
-    nonce = ObjectId()
-    yield from claim_writes([Claim(id=email_id, token=TOKEN, vendor="a")], SIMULATED, "", nonce, 9)
+    lease = Lease(owner="", nonce=(nonce := ObjectId()), seconds=9)
+    yield from claim_writes([Claim(id=email_id, token=TOKEN, vendor="a")], SIMULATED, lease)
     for sending in (True, False):
         for status in decisions(sending=sending):
             decision = Decision(status=status, priority=NORMAL)

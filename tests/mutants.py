@@ -114,7 +114,7 @@ MUTANTS = (
     ),
     Mutant(
         "no nonce when a claim is read back",
-        (Edit("store/store.py", '"lease.nonce": nonce, ', ""),),
+        (Edit("store/store.py", '"lease.nonce": lease.nonce, ', ""),),
         (GUARDS, "-k", "two_claims"),
     ),
     Mutant(

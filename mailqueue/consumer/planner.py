@@ -202,7 +202,7 @@ class Planner:
         elif status is Status.SENDING:
             each.seen = self._leased(each.job, stored)
         elif stored.expires_in is not None and stored.expires_in <= 0:
-            expired = decide.end(stored.record(), Reason.EXPIRED)
+            expired = decide.end(stored.snapshot(), Reason.EXPIRED)
             each.seen = _queued(each.job, stored, expired)
         elif stored.due_in > 0:
             each.seen = _later(each.job, stored, stored.due_in)
@@ -216,7 +216,7 @@ class Planner:
     def _read(self, each: Waiting, stored: Stored) -> None:
         """The e-mail itself and what was tried before; whether a vendor is asked about it first."""
         email = each.email = stored.email
-        each.record = stored.record()
+        each.record = stored.snapshot()
         line = stored.unasked
         if line is not None and self._routing.answers(line["vendor"]):
             vendor, token = line["vendor"], line["token"]
@@ -286,7 +286,7 @@ def set_aside(stored: Stored, error: Unreadable) -> Change | Aside:
     """End what can never be sent, so that a person sees it: as it must be, where that is known."""
     event(logger, logging.ERROR, "email.unreadable", id=str(stored.id), error=str(error))
     try:
-        record, expired = stored.record(), stored.leased_for <= 0
+        record, expired = stored.snapshot(), stored.leased_for <= 0
         if stored.status is Status.QUEUED:
             decision = decide.end(record, Reason.UNREADABLE)
             return Change(id=stored.id, token=stored.token, decision=decision, sending=False)

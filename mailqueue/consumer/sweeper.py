@@ -144,7 +144,7 @@ class Sweeper:
 
     def _rescue_all(self, found: Iterable[Stored]) -> int:
         changes = {s.id: (s, c) for s in found if (c := self._rescued(s))}
-        done = self._store.change([c for _, c in changes.values()], self._store.timeout)
+        done, _ = self._store.write([c for _, c in changes.values()])
         return sum(self._announce(*changes[email_id]) for email_id in done)
 
     def _over(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class Sweeper:
         match = self._past(self._store.now())
         while page := self._store.find(match, PAGE):
             changes = [_ended(s) for s in page if s.id not in self._store.unwritable]
-            done = self._store.change(changes, self._store.timeout)
+            done, _ = self._store.write(changes)
             expired += len(done)
             if len(page) < PAGE or not done:
                 break
@@ -294,7 +294,7 @@ def is_leased(store: Store) -> bool:
 def _ended(stored: Stored) -> Change | Aside:
     """The end of an e-mail whose time has passed."""
     try:
-        decision = decide.end(stored.record(), Reason.EXPIRED)
+        decision = decide.end(stored.snapshot(), Reason.EXPIRED)
         return Change(id=stored.id, token=stored.token, decision=decision, sending=False)
     except Unreadable as error:
         return set_aside(stored, error)

@@ -54,7 +54,7 @@ from mailqueue.routing import bulkheads
 from mailqueue.routing.bulkheads import Bulkheads, Call
 from mailqueue.routing.router import Router
 from mailqueue.store.store import Store
-from mailqueue.store.transitions import Aside, Change
+from mailqueue.store.transitions import Aside, Change, Lease
 from mailqueue.vendors import answers
 from mailqueue.vendors.base import Attempt, Vendor
 
@@ -304,14 +304,8 @@ class Worker:
             return set(), set()
         began = self._clock()
         try:
-            written = self._store.record(
-                changes,
-                taken.claims,
-                owner=self._owner,
-                nonce=taken.nonce,
-                lease=self._config.delivery.lease,
-                seconds=seconds,
-            )
+            lease = Lease(owner=self._owner, nonce=taken.nonce, seconds=self._config.delivery.lease)
+            written = self._store.write(changes, taken.claims, lease=lease, seconds=seconds)
         except StoreUnavailable:
             self._give_back(taken.tasks.values())  # they may be claimed all the same
             self.taker.failed(taken)

@@ -232,7 +232,7 @@ class Router:
 
     def rescued(self, stored: Stored, email: Email) -> Decision:
         """What follows for an e-mail whose lease ran out: its outcome is not known."""
-        seen = stored.record()
+        seen = stored.snapshot()
         record = self.keyed(seen, vendor=seen.vendor)
         try:
             carriers = self.carriers(email, record)

@@ -243,7 +243,7 @@ class Stored:
             raise Unreadable(f"started_at: {type(error).__name__}") from None
 
     @_reading
-    def record(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
         """What ``decide`` needs to know; the open ledger line, if any, is the attempt decided."""
         document = self.document
         _text(document["message_id"])

@@ -54,6 +54,7 @@ from mailqueue.store.transitions import (
     Aside,
     Change,
     Claim,
+    Lease,
     Write,
     aside_writes,
     change_writes,
@@ -210,69 +211,40 @@ class Store(Mongo):
         steps: list[dict[str, Any]] = [{"$match": {"_id": {"$in": list(ids)}}}, {"$set": fields}]
         return {stored.id: stored for stored in self._stored(steps, self.emails, len(ids) + 1)}
 
-    def record(
+    def write(
         self,
         changes: Sequence[Change | Aside],
-        claims: Sequence[Claim],
+        claims: Sequence[Claim] = (),
         *,
-        owner: str,
-        nonce: ObjectId,
-        lease: float,
-        seconds: float,
+        lease: Lease | None = None,
+        seconds: float | None = None,
     ) -> tuple[set[ObjectId], set[ObjectId]]:
         """Write transitions and claims in one bulk write; returns the ids written, and won.
 
-        Without claims it is repeated for up to ``seconds``, else for ``mongodb.timeout``.
+        An id counts also if an earlier try wrote it and its reply was lost. ``claims`` need the
+        ``lease`` that they take. The write is repeated for up to ``seconds``; with claims, and by
+        default, for ``mongodb.timeout``. ``StoreUnavailable``: nothing is known of any of them;
+        claims are undone by a ``Change`` with the ``nonce`` of the lease.
         """
-        if not claims:
-            return self.change(changes, seconds), set()
-        if not changes:
-            return set(), self.claim(claims, owner=owner, nonce=nonce, lease=lease)
-        writes = [
-            *claim_writes(claims, self.env, owner, nonce, lease),
-            *self._change_writes(changes),
-        ]
-        with within(self.timeout):
-            matched, refused = self._bulk(writes, self.timeout)
+        limit = self.timeout if claims or seconds is None else seconds
+        writes = self._change_writes(changes)
+        if claims and lease is not None:
+            writes = [*claim_writes(claims, self.env, lease), *writes]
+        with within(limit):
+            matched, refused = self._bulk(writes, limit)
             if matched == len(changes) + len(claims):
                 return {c.id for c in changes}, {c.id for c in claims}
             if refused:
-                self._make_small(changes, refused, self.timeout)
+                self._make_small(changes, refused, limit)
                 self._set_aside(claims, refused)
-            return self._written(changes), self._won(claims, nonce)
+            return self._written(changes), self._won(claims, lease)
 
-    def claim(
-        self, claims: Sequence[Claim], *, owner: str, nonce: ObjectId, lease: float
-    ) -> set[ObjectId]:
-        """Claim e-mails in one bulk write; returns those that are mine now.
-
-        Raises ``StoreUnavailable`` when it is not known: give them back with ``nonce``.
-        """
-        writes = claim_writes(claims, self.env, owner, nonce, lease)
-        with within(self.timeout):
-            matched, refused = self._bulk(writes, self.timeout)
-            if matched == len(claims):
-                return {c.id for c in claims}
-            self._set_aside(claims, refused)
-            return self._won(claims, nonce)
-
-    def _won(self, claims: Sequence[Claim], nonce: ObjectId) -> set[ObjectId]:
+    def _won(self, claims: Sequence[Claim], lease: Lease | None) -> set[ObjectId]:
+        if not claims or lease is None:
+            return set()
         ids = [c.id for c in claims]
-        mine = {"_id": {"$in": ids}, "lease.nonce": nonce, "status": Status.SENDING.value}
+        mine = {"_id": {"$in": ids}, "lease.nonce": lease.nonce, "status": Status.SENDING.value}
         return {document["_id"] for document in self._majority(mine, {"_id": 1})}
-
-    def change(self, changes: Sequence[Change | Aside], seconds: float) -> set[ObjectId]:
-        """Write decided transitions in one bulk write, repeated for up to ``seconds``.
-
-        Returns the ids whose transition is written, now or by a try whose reply was lost.
-        """
-        with within(seconds):
-            matched, refused = self._bulk(self._change_writes(changes), seconds)
-            if matched == len(changes):
-                return {c.id for c in changes}
-            if refused:
-                self._make_small(changes, refused, seconds)
-            return self._written(changes)
 
     def _change_writes(self, changes: Sequence[Change | Aside]) -> list[Write]:
         simulated = self.env == SIMULATED
@@ -283,6 +255,8 @@ class Store(Mongo):
         return [*change_writes(others, simulated), *aside_writes(asides, simulated)]
 
     def _written(self, changes: Sequence[Change | Aside]) -> set[ObjectId]:
+        if not changes:
+            return set()
         by_id = {c.id: c for c in changes if isinstance(c, Change)}
         fields = {"status": 1, "lease": 1, "attempts": 1}
         try:

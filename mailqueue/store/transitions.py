@@ -67,6 +67,18 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What a worker takes with its claims: for how many ``seconds`` the e-mails are its own.
+
+    ``nonce`` is another one for each write, so that a worker whose reply was lost knows its claims.
+    """
+
+    owner: str
+    nonce: ObjectId
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """A decided transition of one e-mail.
 
@@ -107,13 +119,11 @@ class Aside:
 # document picks its own out of a list (``_message_id``).
 
 
-def claim_writes(
-    claims: Iterable[Claim], env: str, owner: str, nonce: ObjectId, lease: float
-) -> Iterator[Write]:
+def claim_writes(claims: Iterable[Claim], env: str, lease: Lease) -> Iterator[Write]:
     """As few updates as these claims need."""
     for alike in _grouped(claims, _claimed_alike):
         guard = claim_filter(alike[0], env) | _any_of(alike)
-        yield guard, claim_update(alike[0], owner, nonce, lease)
+        yield guard, claim_update(alike[0], lease)
 
 
 def change_writes(
@@ -181,25 +191,20 @@ def claim_filter(claim: Claim, env: str) -> Filter:
         "status": Status.QUEUED.value,
         "env": env,
         "lease.token": claim.token,
-        "$expr": {
-            "$and": [
-                {"$lte": [{"$ifNull": ["$due_at", "$$NOW"]}, "$$NOW"]},
-                UNEXPIRED,
-            ]
-        },
+        "$expr": {"$and": [{"$lte": [{"$ifNull": ["$due_at", "$$NOW"]}, "$$NOW"]}, UNEXPIRED]},
     }
 
 
-def claim_update(claim: Claim, owner: str, nonce: ObjectId, lease: float) -> Pipeline:
+def claim_update(claim: Claim, lease: Lease) -> Pipeline:
     """Take the lease and open the ledger line (the intent) in one write."""
     own_key = claim.key == str(claim.id)  # the usual one: computed, so that claims are alike
     key = {"$toString": "$_id"} if own_key else {"$literal": claim.key}
     token = claim.token + 1
     held = {
         "token": token,
-        "owner": {"$literal": owner},
-        "nonce": nonce,
-        "until": {"$add": ["$$NOW", round(lease * 1000)]},
+        "owner": {"$literal": lease.owner},
+        "nonce": lease.nonce,
+        "until": _after(lease.seconds),
     }
     return [
         {

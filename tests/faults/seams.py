@@ -51,16 +51,13 @@ class CrashingStore(store.Store):
         with _touching("insert"):
             return super().insert(documents, session)
 
-    def claim(
-        self, claims: Sequence[Claim], *, owner: str, nonce: ObjectId, lease: float
-    ) -> set[ObjectId]:
-        with _touching("claim"):
-            return super().claim(claims, owner=owner, nonce=nonce, lease=lease)
-
-    def change(self, changes: Sequence[Change | Aside], seconds: float) -> set[ObjectId]:
+    def write(
+        self, changes: Sequence[Change | Aside], claims: Sequence[Claim] = (), **options: Any
+    ) -> tuple[set[ObjectId], set[ObjectId]]:
         expired = any(isinstance(change, Change) and change.expired for change in changes)
-        with _touching("rescue" if expired else "settle"):
-            return super().change(changes, seconds)
+        place = "claim" if claims else "rescue" if expired else "settle"
+        with _touching(place):
+            return super().write(changes, claims, **options)
 
 
 class CrashingConnection(tube.Connection):

@@ -14,7 +14,7 @@ from mailqueue.lifecycle.outcomes import Decision, Outcome, SendResult, Status
 from mailqueue.store import document
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.store import Store
-from mailqueue.store.transitions import Change, Claim
+from mailqueue.store.transitions import Change, Claim, Lease
 from tests.stage import letter
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -48,12 +48,14 @@ class Desk:
 
     def claim(self, token: int, nonce: ObjectId, lease: float = 60) -> bool:
         intent = Claim(id=self.id, token=token, vendor="first", key="its key")
-        won = self.store.claim([intent], owner="me", nonce=nonce, lease=lease)
+        taken = Lease(owner="me", nonce=nonce, seconds=lease)
+        _, won = self.store.write([], [intent], lease=taken)
         return self.id in won
 
     def change(self, token: int, result: SendResult, decision: Decision, **options: Any) -> bool:
         change = Change(id=self.id, token=token, result=result, decision=decision, **options)
-        return self.id in self.store.change([change], SECONDS)
+        written, _ = self.store.write([change], seconds=SECONDS)
+        return self.id in written
 
     def claimed_and_lost(self, nonce: ObjectId) -> None:
         """One worker's lease ran out, and another has the e-mail."""

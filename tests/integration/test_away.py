@@ -99,7 +99,7 @@ def test_all_that_one_call_does_has_one_clock(config: Config) -> None:
         lambda: producers[0].send(MAIL, idempotency_key="order-1"),
         lambda: producers[1].send_many(mails(2)),
         lambda: producers[2].cancel(SOMEBODY),
-        lambda: store.change([change], TIMEOUT),
+        lambda: store.write([change]),
     ]
     with ThreadPoolExecutor(len(calls)) as threads:
         assert all(s < TIMEOUT + TO_SPARE for s, _ in threads.map(takes, calls))

@@ -228,7 +228,7 @@ def test_it_failed_only_if_surely_no_copy_left(
     email_id = ObjectId(producer.send(MAIL))
     emails.update_one({"_id": email_id}, {"$set": was | {"counted": None}})
     aside = Aside(id=email_id, seen={"lease": {"$eq": {"token": 0}}})
-    written = store.change([aside], 5)
+    written, _ = store.write([aside])
     found = emails.find_one({"_id": email_id})
     assert found is not None
     assert found["status"] == becomes
@@ -242,7 +242,7 @@ def test_what_was_mended_in_the_meantime_is_not_set_aside(
 ) -> None:
     email_id = ObjectId(producer.send(MAIL))
     for seen in ({"lease": {"$eq": None}}, {"status": {"$eq": "x"}}):
-        assert store.change([Aside(id=email_id, seen=seen)], 5) == set()
+        assert store.write([Aside(id=email_id, seen=seen)]) == (set(), set())
     found = emails.find_one({"_id": email_id})
     assert found is not None
     assert found["status"] == "queued"

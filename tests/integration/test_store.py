@@ -30,7 +30,7 @@ from mailqueue.message import Email
 from mailqueue.store import document
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.store import Store
-from mailqueue.store.transitions import Change, Claim
+from mailqueue.store.transitions import Change, Claim, Lease
 from tests.integration.bench import (
     MAIL,
     WRITE_CONCERN_ERROR,
@@ -79,12 +79,19 @@ def claim(
     store: Store, *ids: ObjectId, token: int = 0, lease: float = 120, **more: Any
 ) -> set[ObjectId]:
     claims = [Claim(id=i, token=token, vendor="first", **more) for i in ids]
-    return store.claim(claims, owner="me", nonce=ObjectId(), lease=lease)
+    _, won = store.write([], claims, lease=Lease(owner="me", nonce=ObjectId(), seconds=lease))
+    return won
+
+
+def changed(store: Store, change: Change) -> bool:
+    """Whether that is written now."""
+    written, _ = store.write([change], seconds=5)
+    return written == {change.id}
 
 
 def settle(store: Store, email_id: ObjectId, result: SendResult, decision: Decision) -> bool:
     change = Change(id=email_id, token=1, decision=decision, result=result, vendor="first")
-    return store.change([change], 5) == {email_id}
+    return changed(store, change)
 
 
 def the(emails: Collection[Document]) -> Document:
@@ -211,13 +218,15 @@ def test_a_claim_that_cannot_be_confirmed_is_given_back_by_its_nonce(
         failing(mongo_client, "update", writeConcernError=WRITE_CONCERN_ERROR),
         pytest.raises(StoreUnavailable),
     ):
-        impatient.claim(
-            [Claim(id=email_id, token=0, vendor="first")], owner="me", nonce=nonce, lease=120
+        impatient.write(
+            [],
+            [Claim(id=email_id, token=0, vendor="first")],
+            lease=Lease(owner="me", nonce=nonce, seconds=120),
         )
     assert the(emails)["status"] == "sending"
-    record = impatient.read([email_id])[email_id].record()
+    record = impatient.read([email_id])[email_id].snapshot()
     back = Change(id=email_id, token=1, nonce=nonce, decision=untouched(record))
-    assert impatient.change([back], 5) == {email_id}
+    assert changed(impatient, back)
     found = the(emails)
     assert (found["status"], found["attempts"][0]["outcome"]) == ("queued", "not_started")
     assert (found["counted"], found["unknowns"]) == (0, 0)
@@ -227,9 +236,9 @@ def test_a_claim_that_cannot_be_confirmed_is_given_back_by_its_nonce(
 def test_a_claim_of_another_is_not_given_back_by_my_nonce(store: Store) -> None:
     (email_id,) = stored(store)
     claim(store, email_id)
-    record = store.read([email_id])[email_id].record()
+    record = store.read([email_id])[email_id].snapshot()
     back = Change(id=email_id, token=1, nonce=ObjectId(), decision=untouched(record))
-    assert store.change([back], 5) == set()
+    assert not changed(store, back)
 
 
 def test_the_ledger_keeps_the_newest_fifty_lines(
@@ -247,25 +256,24 @@ def test_what_the_reader_does_not_need_is_left_out(store: Store) -> None:
     whole = store.read(email)[email[0]]
     part = store.read(email, ["created_at", "content_hash"])[email[0]]
     assert whole.document.keys() - part.document.keys() == {"created_at", "content_hash"}
-    assert part.record().priority == whole.record().priority
+    assert part.snapshot().priority == whole.snapshot().priority
 
 
 def test_text_that_looks_like_a_field_is_taken_literally(
     store: Store, emails: Collection[Document]
 ) -> None:
     (email_id,) = stored(store)
-    store.claim(
+    store.write(
+        [],
         [Claim(id=email_id, token=0, vendor="$status", key="$$NOW")],
-        owner="$_id",
-        nonce=ObjectId(),
-        lease=10,
+        lease=Lease(owner="$_id", nonce=ObjectId(), seconds=10),
     )
     odd = replace(
         YES, code="$code", detail="$$ROOT", message_id="$env", refused=("$x@example.org",)
     )
     done = replace(SENT, pending=("$y@example.org",), refused=("$x@example.org",))
     change = Change(id=email_id, token=1, decision=done, result=odd, vendor="$status")
-    assert store.change([change], 5)
+    assert changed(store, change)
     found = the(emails)
     (line,) = found["attempts"]
     assert (line["vendor"], line["key"], line["code"], line["detail"]) == (
@@ -326,7 +334,7 @@ def test_what_goes_on_keeps_its_round_its_pin_and_its_counts(
     assert found["due_at"] - found["updated_at"] == timedelta(seconds=60)
     assert found["pin"]["until"] - found["updated_at"] == timedelta(seconds=30)
     read = store.read([email_id])[email_id]
-    record = read.record()
+    record = read.snapshot()
     assert (record.round, record.counted, record.unknowns) == (decision.round, 1, 1)
     assert record.pin is not None
     assert (record.pin.key, record.pin.repeats) == ("k", 1)
@@ -349,10 +357,10 @@ def test_a_change_of_a_queued_email_whose_reply_was_lost_counts_as_written(
     forgetful: LosesReplies, emails: Collection[Document]
 ) -> None:
     (email_id,) = stored(forgetful)
-    record = forgetful.read([email_id])[email_id].record()
+    record = forgetful.read([email_id])[email_id].snapshot()
     over = Change(id=email_id, token=0, decision=end(record, Reason.EXPIRED), sending=False)
     forgetful.to_lose = 1
-    assert forgetful.change([over], 5) == {email_id}
+    assert changed(forgetful, over)
     assert (the(emails)["status"], the(emails)["reason"]) == ("failed", "expired")
 
 
@@ -376,10 +384,10 @@ def test_a_lease_is_judged_by_the_servers_clock(store: Store, emails: Collection
     (email_id,) = stored(store)
     claim(store, email_id, lease=120)
     rescue = Change(id=email_id, token=1, decision=AGAIN, result=UNHEARD, expired=True)
-    assert store.change([rescue], 5) == set()
+    assert not changed(store, rescue)
     emails.update_one({}, [{"$set": {"lease.until": {"$subtract": ["$$NOW", 1]}}}])
     assert store.read([email_id])[email_id].leased_for < 0
-    assert store.change([rescue], 5) == {email_id}
+    assert changed(store, rescue)
 
 
 # The yes that comes late ------------------------------------------------------------------------
@@ -407,7 +415,7 @@ def test_a_late_yes_for_a_sent_email_is_noted_as_an_extra_copy(
     claim(store, email_id)
     settle(store, email_id, UNHEARD, AGAIN)
     claim(store, email_id, token=1)
-    store.change([Change(id=email_id, token=2, decision=SENT, result=YES, vendor="second")], 5)
+    assert changed(store, Change(id=email_id, token=2, decision=SENT, result=YES, vendor="second"))
     before = the(emails)
     store.late_yes(email_id, 1, "first", YES, 5)
     found = the(emails)
@@ -435,7 +443,7 @@ def test_a_late_yes_wins_over_the_failure_of_the_worker_that_holds_the_lease(
     assert held["status"] == "sending"
     assert held["late_accept"]["vendor"] == "first"
     change = Change(id=email_id, token=2, decision=decision, result=result, vendor="second")
-    assert store.change([change], 5) == {email_id}
+    assert changed(store, change)
     found = the(emails)
     assert (found["status"], found["vendor"], found["vendor_message_id"]) == (
         "sent",
@@ -455,7 +463,7 @@ def test_a_yes_that_came_late_for_this_very_attempt_is_not_overwritten_as_unknow
     store.late_yes(email_id, 1, "first", YES, 5)
     unknown = replace(AGAIN, unknowns=1)
     change = Change(id=email_id, token=1, decision=unknown, result=UNHEARD, expired=expired)
-    assert store.change([change], 5) == {email_id}
+    assert changed(store, change)
     found = the(emails)
     assert (found["status"], found["vendor"], found["unknowns"]) == ("sent", "first", 1)
     (line,) = found["attempts"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,7 +21,6 @@ from mailqueue.producer import Producer
 from mailqueue.queue import tube
 from mailqueue.store.document import PRODUCTION, SIMULATED, Stored
 from mailqueue.store.store import Store
-from mailqueue.store.transitions import Change
 from tests.integration.bench import (
     DOWN,
     MAIL,
@@ -791,14 +790,14 @@ def test_changes_and_claims_of_many_emails_are_one_write_each(
     bench: Bench, producer: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     producer.send_many(mails(10))
-    written: list[int] = []
-    change = bench.store.change
+    writes: list[tuple[int, int]] = []
+    write = bench.store.write
 
-    def counted(changes: Sequence[Change], seconds: float) -> set[ObjectId]:
-        written.append(len(changes))
-        return change(changes, seconds)
+    def counted(changes: Any, claims: Any = (), **options: Any) -> Any:
+        writes.append((len(changes), len(claims)))
+        return write(changes, claims, **options)
 
-    monkeypatch.setattr(bench.store, "change", counted)
+    monkeypatch.setattr(bench.store, "write", counted)
     bench.work()
-    assert written == [10]
+    assert writes == [(0, 10), (10, 0)]
     assert YES.message_id

@@ -145,11 +145,11 @@ class SteppedStore(Store):
         self._pause("find")
         return super().find(*given)
 
-    def record(
-        self, changes: Sequence[Change | Aside], claims: Sequence[Claim], **options: Any
+    def write(
+        self, changes: Sequence[Change | Aside], claims: Sequence[Claim] = (), **options: Any
     ) -> tuple[set[ObjectId], set[ObjectId]]:
         self._what = "claim" if claims else "change"
-        written, won = super().record(changes, claims, **options)
+        written, won = super().write(changes, claims, **options)
         self._note_claims(claims, won)
         self._note_changes(changes, written)
         return written, won
@@ -163,12 +163,6 @@ class SteppedStore(Store):
         done = [c for c in changes if isinstance(c, Change) and c.id in written]
         yes = {c.id for c in done if _whole_yes(c.result)}
         self._truth.recorded |= yes
-
-    def change(self, changes: Sequence[Change | Aside], seconds: float) -> set[ObjectId]:
-        self._what = "change"  # the sweeper's, and a turn's without claims
-        written = super().change(changes, seconds)
-        self._note_changes(changes, written)
-        return written
 
     def late_yes(self, email_id: ObjectId, *given: Any) -> None:
         self._what = "late yes"

@@ -105,7 +105,7 @@ READ: list[Callable[[Stored], Any]] = [
     lambda stored: stored.email,
     lambda stored: stored.unasked,
     lambda stored: stored.key_age("first", "k"),
-    lambda stored: stored.record(),
+    lambda stored: stored.snapshot(),
 ]
 
 
@@ -129,7 +129,7 @@ def test_an_email_with_a_damaged_alternative_is_unreadable(form: object) -> None
 def test_what_a_decision_is_told_of_a_document_has_its_types() -> None:
     for said, damage in ALL:
         try:
-            record: Snapshot = Stored(damage, NOW).record()
+            record: Snapshot = Stored(damage, NOW).snapshot()
         except Unreadable:
             continue
         hash(record)

@@ -45,7 +45,7 @@ def test_a_new_email_is_queued_and_due_at_once() -> None:
     fresh = Stored(new(), NOW)
     assert (fresh.id, fresh.status, fresh.token) == (ID, Status.QUEUED, 0)
     assert (fresh.due_in, fresh.expires_in, fresh.leased_for) == (0.0, None, 0.0)
-    record = fresh.record()
+    record = fresh.snapshot()
     assert (record.priority, record.age, record.counted, record.unknowns) == (NORMAL, 0, 0, 0)
     assert (record.round, record.pin, record.pending, record.refused) == (Round(), None, None, ())
     assert (record.vendor, record.key, record.probe) == (None, None, False)
@@ -62,7 +62,7 @@ def test_the_clock_of_a_new_email_does_not_run_yet(send_at: datetime | None) -> 
     """The producer's clock may be wrong by days: a consumer starts it, by the server's."""
     made = new(send_at=send_at)
     assert (made["due_at"], made["clock_from"]) == (send_at, None)
-    assert Stored(made, after(864_000)).record().age == 0.0
+    assert Stored(made, after(864_000)).snapshot().age == 0.0
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_date_of_an_email_is_never_before_it_was_to_be_sent(
 def test_times_are_told_as_seconds_from_the_servers_now() -> None:
     one = stored(due_at=after(5), expires_at=after(-3), lease={"token": 4, "until": after(7)})
     assert (one.due_in, one.expires_in, one.leased_for, one.token) == (5.0, -3.0, 7.0, 4)
-    assert stored(clock_from=after(-100)).record().age == 100.0
+    assert stored(clock_from=after(-100)).snapshot().age == 100.0
 
 
 def test_the_record_tells_the_round_the_pin_and_what_is_pending() -> None:
@@ -88,7 +88,7 @@ def test_the_record_tells_the_round_the_pin_and_what_is_pending() -> None:
         pin={"vendor": "a", "key": "k", "until": after(30), "repeats": 1},
         pending=["x@example.org"],
         refused=["y@example.org"],
-    ).record()
+    ).snapshot()
     assert record.round == Round(n=2, tried=("a",), refused=("b",))
     assert record.pin == Pin(vendor="a", key="k", remaining=30.0, repeats=1)
     assert record.pending == ("x@example.org",)
@@ -98,7 +98,7 @@ def test_the_record_tells_the_round_the_pin_and_what_is_pending() -> None:
 def test_the_open_line_of_the_holder_is_the_attempt_to_decide() -> None:
     lines = [line(1, "unknown"), line(2, None, key="k", probe=True, started_at=NOW)]
     sending = stored(status="sending", lease={"token": 2}, attempts=lines)
-    record = sending.record()
+    record = sending.snapshot()
     assert (record.vendor, record.key, record.probe) == ("v2", "k", True)
 
 
@@ -126,10 +126,10 @@ def test_only_answers_that_it_may_have_drawn_make_an_email_suspect() -> None:
         line(5, "misconfigured", answered=True),
         line(6, "misconfigured", answered=True, content_suspect=True),
     ]
-    record = stored(attempts=lines).record()
+    record = stored(attempts=lines).snapshot()
     assert record.failed_at == {"v1", "v3", "v6"}
     assert record.in_doubt
-    assert not stored(attempts=lines[1:2]).record().in_doubt
+    assert not stored(attempts=lines[1:2]).snapshot().in_doubt
 
 
 def test_the_newest_unknown_is_asked_about_once() -> None:

@@ -15,6 +15,7 @@ from mailqueue.lifecycle.outcomes import Decision, Outcome, Pin, Round, SendResu
 from mailqueue.store.transitions import (
     Change,
     Claim,
+    Lease,
     change_filter,
     change_update,
     claim_filter,
@@ -29,6 +30,7 @@ ID, NONCE = ObjectId(), ObjectId()
 TEXT = "$text"  # of others: to MongoDB it would be the name of a field
 YES = SendResult(outcome=Outcome.ACCEPTED, code=TEXT, detail=TEXT, message_id=TEXT, refused=(TEXT,))
 CLAIM = Claim(id=ID, token=3, vendor=TEXT, key=TEXT)
+LEASE = Lease(owner=TEXT, nonce=NONCE, seconds=120.0)
 
 
 def decided(status: Status, **more: Any) -> Decision:
@@ -47,7 +49,7 @@ def test_a_claim_is_guarded_by_status_environment_and_the_token_that_was_seen() 
 
 
 def test_a_claim_raises_the_token() -> None:
-    ((step,),) = [claim_update(CLAIM, TEXT, NONCE, 120.0)]
+    ((step,),) = [claim_update(CLAIM, LEASE)]
     held = step["$set"]["lease"]
     assert (held["token"], held["nonce"]) == (4, NONCE)
     assert held["until"] == {"$add": ["$$NOW", 120_000]}
@@ -121,7 +123,7 @@ def test_an_answer_of_not_found_is_noted_once_while_the_email_waits() -> None:
 @pytest.mark.parametrize(
     "pipeline",
     [
-        claim_update(CLAIM, TEXT, NONCE, 1.0),
+        claim_update(CLAIM, LEASE),
         change_update(change(Status.SENT, result=YES), simulated=True),
         change_update(change(Status.FAILED, result=YES), simulated=True),
         change_update(change(decision={"round": Round(n=1, tried=("a",))}), simulated=False),
