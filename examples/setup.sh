@@ -64,8 +64,8 @@ mongod_runs() {
 
 # The path of a server's binary, as the product finds it.
 server() {
-    "$venv/bin/python" -c 'import sys; from mailqueue import private_server
-print(private_server.find(sys.argv[1]))' "$1" 2> /dev/null
+    "$venv/bin/python" -c 'import sys; from mailqueue.devserver.process import find
+print(find(sys.argv[1]))' "$1" 2> /dev/null
 }
 
 has_beanstalkd() {

@@ -27,9 +27,9 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
-from mailqueue.devserver import Beanstalkd, DevServers, Mongod
-from mailqueue.devserver.devserver import devservers
+from mailqueue.devserver import Beanstalkd, Mongod
 from mailqueue.devserver.process import ServerNotFound
+from tests.servers import BreakableMongod, BreakableServers, breakable_servers
 
 if TYPE_CHECKING:
     from tests.stage import Stage
@@ -94,7 +94,7 @@ def _running(start: AbstractContextManager[Running]) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def mongod() -> Iterator[Mongod]:
-    with _running(Mongod(test_commands=True)) as server:
+    with _running(BreakableMongod()) as server:
         yield server
 
 
@@ -105,9 +105,9 @@ def beanstalkd() -> Iterator[Beanstalkd]:
 
 
 @pytest.fixture
-def servers_to_break() -> Iterator[DevServers]:
+def servers_to_break() -> Iterator[BreakableServers]:
     """Both servers for one test, to be stopped, paused, killed and restarted."""
-    with _running(devservers(test_commands=True)) as servers:
+    with _running(breakable_servers()) as servers:
         yield servers
 
 

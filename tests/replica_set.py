@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 from pymongo import MongoClient, ReadPreference
 from pymongo.errors import PyMongoError
 
-from mailqueue.devserver import Mongod
+from tests.servers import BreakableMongod
 from tests.waiting import wait_until
 
 NAME = "rs0"
@@ -90,11 +90,11 @@ class Network:
         return namespace
 
 
-class Node(Mongod):
-    """One member. It is killed, paused and restarted as any ``Server`` is."""
+class Node(BreakableMongod):
+    """One member. It is killed, paused and restarted as any ``Breakable`` is."""
 
     def __init__(self, network: Network, number: int, folder: Path) -> None:
-        super().__init__(test_commands=True)
+        super().__init__()
         self.host = network.address(10 + number)
         self.namespace = network.add_host(10 + number)
         self.number = number

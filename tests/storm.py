@@ -35,13 +35,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tests.servers import BreakableBeanstalkd
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bson import ObjectId
 from pymongo import MongoClient
 
 from mailqueue.config import Config
-from mailqueue.devserver import Beanstalkd, Mongod
+from mailqueue.devserver import Mongod
 from mailqueue.devserver.process import dies_with_parent
 from tests.faults import application
 from tests.faults.application import MARKER, Journal, is_keyed, subject
@@ -84,14 +86,14 @@ class Servers:
     """MongoDB and beanstalkd; ``replica_set`` where MongoDB has three nodes."""
 
     uri: str
-    beanstalkd: Beanstalkd
+    beanstalkd: BreakableBeanstalkd
     replica_set: ReplicaSet | None = None
 
 
 @contextmanager
 def running(folder: Path, three_nodes: bool) -> Iterator[Servers]:
     with ExitStack() as stack:
-        beanstalkd = stack.enter_context(Beanstalkd())
+        beanstalkd = stack.enter_context(BreakableBeanstalkd())
         if three_nodes:
             network = stack.enter_context(Network())
             replica_set = stack.enter_context(ReplicaSet(network, folder))

@@ -1,4 +1,4 @@
-"""``python -m mailqueue.devserver``: prints the two config keys and runs until Ctrl-C."""
+"""``python -m mailqueue.devserver``: prints two keys for ``config.json``, runs until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ def _describe(servers: DevServers) -> str:
 MongoDB     {servers.mongod.uri}
 beanstalkd  {servers.beanstalkd.address}
 
-The two keys for config.json:
+Put these two keys into config.json, in place of those that it has:
 {json.dumps(servers.config, indent=2)}
 
-Ctrl-C stops both and removes their data."""
+Ctrl-C stops both servers and removes their data."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run both servers until SIGINT or SIGTERM. 0 clean, 1 a server ended, 3 it cannot start."""
+    """Run both servers until SIGINT or SIGTERM; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m mailqueue.devserver",
-        description="A private MongoDB and beanstalkd for development, gone when this ends.",
+        description="Run a private MongoDB and beanstalkd for development until Ctrl-C, then remove"
+        " their data.",
+        epilog="exit codes: 0 stopped by a signal, 1 a server ended by itself, 3 a server is not"
+        " installed or does not start",
     )
-    parser.add_argument("--json", action="store_true", help="print the config keys only, one line")
+    parser.add_argument("--json", action="store_true", help="print only the two keys, as one line")
     options = parser.parse_args(arguments)
-    signals: list[int] = []  # no event: the thread that a handler interrupts may hold its lock
+    # A list, not a threading.Event: its lock may be held by the very thread that is interrupted.
+    signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(number))
     try:
@@ -42,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 time.sleep(0.2)
                 for server in (servers.mongod, servers.beanstalkd):
                     if not server.running:
-                        print(f"{server.name} ended by itself", file=sys.stderr)
+                        print(f"{server.name} ended by itself: both are stopped", file=sys.stderr)
                         return 1
     except (ServerNotFound, ServerDidNotStart) as problem:
         print(problem, file=sys.stderr)

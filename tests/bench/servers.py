@@ -5,8 +5,8 @@ RabbitMQ has no plugins and an epmd of its own; PostgreSQL syncs every commit an
 ``postgres`` when we are root, which it refuses to run as. ``get_missing`` decides which packages
 bring them.
 
-May assume and promises: as ``private_server`` says. No epmd is left behind either: no Erlang of
-ours may start one.
+Assumes and promises: as ``mailqueue.devserver.process``. No epmd is left behind either: no Erlang
+of ours may start one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import ClassVar, Self
 from mailqueue.devserver.process import (
     HOST,
     HOW_TO_GET,
-    STOPPED_WITHIN,
+    STOP_TIMEOUT,
     Server,
     ServerDidNotStart,
     ServerNotFound,
@@ -44,8 +44,8 @@ PACKAGES = {
     "postgres": "postgresql",
     "nginx": "nginx-light",
 }
-HOW_TO_GET.update({name: f"apt-get install {package}" for name, package in PACKAGES.items()})
-HOW_TO_GET.update({"epmd": "apt-get install erlang-base", "setpriv": "apt-get install util-linux"})
+NEEDED = {**PACKAGES, "epmd": "erlang-base", "setpriv": "util-linux"}
+HOW_TO_GET.update({name: (f"apt-get install {package}",) for name, package in NEEDED.items()})
 
 
 def find_server(name: str) -> Path:
@@ -119,7 +119,7 @@ class WithChildren(Server):
             for child in children:
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(child, signal.SIGKILL)
-                select.select([child], [], [], STOPPED_WITHIN)
+                select.select([child], [], [], STOP_TIMEOUT)
 
 
 def _descendants(pid: int) -> Iterator[int]:

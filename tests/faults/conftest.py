@@ -13,11 +13,10 @@ from uuid import uuid4
 import pytest
 
 from mailqueue.consumer import Consumer, sweeper
-from mailqueue.devserver import DevServers
-from mailqueue.devserver.devserver import devservers
 from mailqueue.errors import StoreUnavailable
 from tests.conftest import TEST_PREFIX, _running
 from tests.faults.invariants import broken
+from tests.servers import BreakableServers, breakable_servers
 from tests.stage import Stage, letter
 from tests.waiting import wait_until
 
@@ -44,14 +43,14 @@ def impatient(stage: Stage) -> Stage:
 
 
 @pytest.fixture(scope="module")
-def broken_servers() -> Iterator[DevServers]:
+def broken_servers() -> Iterator[BreakableServers]:
     """Servers for the tests of one module, which leave them running."""
-    with _running(devservers(test_commands=True)) as servers:
+    with _running(breakable_servers()) as servers:
         yield servers
 
 
 @pytest.fixture
-def outdoors(broken_servers: DevServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def outdoors(broken_servers: BreakableServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """A stage with two vendors, leases of seconds and a relay that soon looks again."""
     monkeypatch.setenv("MAILQUEUE_ENV", "production")
     monkeypatch.setattr(sweeper, "ANNOUNCED_LATELY", timedelta(seconds=1))
@@ -62,7 +61,7 @@ def outdoors(broken_servers: DevServers, monkeypatch: pytest.MonkeyPatch) -> Ite
     with Stage(settings) as stage:
         stage.vendor("first"), stage.vendor("second")
         yield make_impatient(stage)
-    broken_servers.beanstalkd._binlog = True
+    broken_servers.beanstalkd.binlog = True
 
 
 @contextmanager

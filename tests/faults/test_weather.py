@@ -16,12 +16,12 @@ import pytest
 from pymongo import MongoClient
 from pymongo.errors import AutoReconnect
 
-from mailqueue.devserver import DevServers
 from mailqueue.errors import StoreUnavailable
 from mailqueue.queue import tube
 from mailqueue.routing import rotation
 from tests.faults.conftest import Application, all_is_well, consuming
 from tests.faults.proxy import Proxy, Spoil, cut, drip, intact
+from tests.servers import BreakableServers
 from tests.stage import TAKEN, Stage
 from tests.vendor_servers import Received, Reply, Wire
 from tests.waiting import wait_until
@@ -49,10 +49,10 @@ def behind_a_proxy(stage: Stage) -> Iterator[Proxy]:
 
 @pytest.mark.parametrize("binlog", [True, False])
 def test_beanstalkd_is_killed_and_comes_back_with_its_jobs_or_without(
-    binlog: bool, outdoors: Stage, broken_servers: DevServers
+    binlog: bool, outdoors: Stage, broken_servers: BreakableServers
 ) -> None:
     server = broken_servers.beanstalkd
-    server._binlog = binlog
+    server.binlog = binlog
     server.restart()
     with consuming(outdoors), Application(outdoors) as application:
         for _ in range(2):
@@ -66,7 +66,9 @@ def test_beanstalkd_is_killed_and_comes_back_with_its_jobs_or_without(
     assert application.raised == 0
 
 
-def test_send_returns_while_beanstalkd_drains(outdoors: Stage, broken_servers: DevServers) -> None:
+def test_send_returns_while_beanstalkd_drains(
+    outdoors: Stage, broken_servers: BreakableServers
+) -> None:
     server = broken_servers.beanstalkd
     try:
         with consuming(outdoors), Application(outdoors) as application:
@@ -95,7 +97,7 @@ def test_send_returns_while_beanstalkd_is_out_of_memory(outdoors: Stage) -> None
 
 
 def test_beanstalkd_hangs_and_recovers(
-    outdoors: Stage, broken_servers: DevServers, monkeypatch: pytest.MonkeyPatch
+    outdoors: Stage, broken_servers: BreakableServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tube, "Connection", ImpatientConnection)
     with consuming(outdoors), Application(outdoors) as application:
@@ -141,7 +143,7 @@ def step_down(client: MongoClient[Document]) -> None:
 
 
 def test_the_primary_steps_down_every_few_seconds(
-    outdoors: Stage, broken_servers: DevServers
+    outdoors: Stage, broken_servers: BreakableServers
 ) -> None:
     with consuming(outdoors):
         with (
@@ -182,7 +184,7 @@ def failing(client: MongoClient[Document], command: str, failure: Document) -> I
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_each_of_our_commands_fails_for_a_while(
-    failure: str, outdoors: Stage, broken_servers: DevServers
+    failure: str, outdoors: Stage, broken_servers: BreakableServers
 ) -> None:
     with (
         MongoClient[Document](broken_servers.mongod.uri) as client,
@@ -195,7 +197,7 @@ def test_each_of_our_commands_fails_for_a_while(
         all_is_well(outdoors, application.ids, unknown=True)
 
 
-def test_mongodb_dies_and_stays_away(hurried: Stage, broken_servers: DevServers) -> None:
+def test_mongodb_dies_and_stays_away(hurried: Stage, broken_servers: BreakableServers) -> None:
     """What ``send()`` said before is kept; while MongoDB is away it raises within its time-out."""
     with consuming(hurried):
         with Application(hurried) as application:
@@ -211,7 +213,7 @@ def test_mongodb_dies_and_stays_away(hurried: Stage, broken_servers: DevServers)
     assert took < 2 * MONGODB_TIMEOUT
 
 
-def test_mongodb_hangs_and_recovers(hurried: Stage, broken_servers: DevServers) -> None:
+def test_mongodb_hangs_and_recovers(hurried: Stage, broken_servers: BreakableServers) -> None:
     """Every call of an application raises within its time-out."""
     with consuming(hurried):
         with Application(hurried) as application:

@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
-from mailqueue.devserver import Beanstalkd
 from mailqueue.devserver.process import dies_with_parent
 from tests.replica_set import ELECTION, ReplicaSet
+from tests.servers import BreakableBeanstalkd
 
 REPO = Path(__file__).resolve().parents[2]
 KILL_EVERY, PAUSE_EVERY, RESTART_EVERY = 2.0, 12.0, 15.0
@@ -93,7 +93,11 @@ class Storm:
     """Disturbs the consumers and beanstalkd. ``counts`` says how often what was done."""
 
     def __init__(
-        self, victims: list[Victim], beanstalkd: Beanstalkd, lease: float, rand: random.Random
+        self,
+        victims: list[Victim],
+        beanstalkd: BreakableBeanstalkd,
+        lease: float,
+        rand: random.Random,
     ) -> None:
         self._victims = victims
         self._beanstalkd = beanstalkd
@@ -157,7 +161,7 @@ class Storm:
 
     def _start_beanstalkd(self) -> None:
         """Now with its binlog, now without: jobs are lost, and old ones come back later."""
-        self._beanstalkd._binlog = self._rand.random() < 0.5
+        self._beanstalkd.binlog = self._rand.random() < 0.5
         self._beanstalkd.start()
         self._beanstalkd_back_at = None
 

@@ -16,7 +16,6 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
-from mailqueue.devserver import DevServers
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Decision, Status
 from mailqueue.message import EmailDict
@@ -28,6 +27,7 @@ from mailqueue.store.store import Store
 from mailqueue.store.transitions import Change
 from tests.integration.bench import MAIL, Document, failing, mails, object_ids
 from tests.integration.test_producer import NOBODY, Heard, client_of
+from tests.servers import BreakableServers
 
 TIMEOUT = 2.0
 TO_SPARE = 1.5  # seconds that a busy machine may take beside; less than another time-out
@@ -44,7 +44,7 @@ def takes(call: Callable[[], object]) -> tuple[float, StoreUnavailable]:
 
 
 @pytest.fixture
-def hasty(servers_to_break: DevServers) -> Iterator[Producer]:
+def hasty(servers_to_break: BreakableServers) -> Iterator[Producer]:
     """A producer on servers that can be paused."""
     settings = servers_to_break.config
     mapping = {
@@ -63,7 +63,7 @@ def goes_away(producer: Producer) -> None:
 
 
 def test_when_mongodb_hangs_every_thread_raises_in_its_own_time_and_then_at_once(
-    hasty: Producer, servers_to_break: DevServers
+    hasty: Producer, servers_to_break: BreakableServers
 ) -> None:
     calls: list[Callable[[], object]] = [
         lambda: hasty.send(MAIL),

@@ -29,6 +29,7 @@ from mailqueue.routing.health import VendorHealth
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
 from tests.integration.bench import emptied, ready
+from tests.servers import BreakableBeanstalkd
 from tests.stage import BAD_REQUEST, TAKEN, Stage, letter
 
 Document = dict[str, Any]
@@ -662,7 +663,7 @@ class Standalone(Mongod):
 
 @pytest.fixture
 def weak_servers(mongod: Mongod, beanstalkd: Beanstalkd) -> Iterator[tuple[Mongod, Beanstalkd]]:
-    with Standalone() as alone, Beanstalkd(binlog=False) as forgetful:
+    with Standalone() as alone, BreakableBeanstalkd(binlog=False) as forgetful:
         yield alone, forgetful
 
 

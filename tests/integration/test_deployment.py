@@ -184,6 +184,12 @@ def test_setting_up_brings_a_pip_that_knows_groups_before_it_installs_one(fake_v
     assert "--group dev --editable ." in group
 
 
+def test_the_scripts_find_a_server_as_the_product_does() -> None:
+    script = f"set -euo pipefail; source {REPO}/examples/setup.sh; server bash"
+    done = run("bash", "-c", script, env={**os.environ, "MAILQUEUE_VENV": sys.prefix})
+    assert done.stdout == f"{shutil.which('bash')}\n"
+
+
 def test_setting_up_a_second_time_installs_nothing(fake_venv: Path) -> None:
     assert set_up("quickstart", fake_venv)
     assert set_up("quickstart", fake_venv) == ""

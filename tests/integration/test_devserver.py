@@ -23,6 +23,7 @@ from mailqueue.devserver.devserver import devservers
 from mailqueue.devserver.process import HOST, Server, ServerDidNotStart
 from mailqueue.producer import Producer
 from tests.integration.bench import MAIL
+from tests.servers import BreakableBeanstalkd, BreakableMongod
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures(
@@ -70,15 +71,15 @@ def test_mongod_keeps_port_and_data_when_it_is_killed_and_started_again() -> Non
 
 
 def test_test_commands_are_allowed_only_where_they_are_asked_for() -> None:
-    for asked in (False, True):
-        with Mongod(test_commands=asked) as server, MongoClient[Any](server.uri) as client:
+    for kind in (Mongod, BreakableMongod):
+        with kind() as server, MongoClient[Any](server.uri) as client:
             parameters = client.admin.command({"getParameter": 1, "enableTestCommands": 1})
-            assert parameters["enableTestCommands"] is asked
+            assert parameters["enableTestCommands"] is (kind is BreakableMongod)
 
 
 def test_beanstalkd_keeps_its_jobs_with_a_binlog_and_forgets_them_without() -> None:
     for binlog, answer in ((True, "FOUND 1 4"), (False, "NOT_FOUND")):
-        with Beanstalkd(binlog=binlog) as server:
+        with BreakableBeanstalkd(binlog=binlog) as server:
             assert ask(server, "put 0 0 60 4\r\nbody").startswith("INSERTED 1")
             server.kill()
             server.start()
@@ -98,7 +99,7 @@ def test_a_failed_restart_keeps_the_data_for_the_next_one(monkeypatch: pytest.Mo
 
 
 def test_a_paused_server_answers_again_when_it_is_resumed_and_can_be_stopped() -> None:
-    with Beanstalkd() as server:
+    with BreakableBeanstalkd() as server:
         server.pause()
         with pytest.raises(TimeoutError):
             ask(server, "stats", timeout=0.05)
@@ -135,13 +136,13 @@ def test_a_port_that_somebody_else_took_first_is_given_up_for_another(
             assert other.running
 
 
-@pytest.mark.parametrize("kind", [Mongod, Beanstalkd])
+@pytest.mark.parametrize("kind", [BreakableMongod, BreakableBeanstalkd])
 def test_only_the_server_that_was_started_counts_as_ready(
-    kind: type[Server], monkeypatch: pytest.MonkeyPatch
+    kind: type[BreakableMongod | BreakableBeanstalkd], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with kind() as server, kind() as other:
         assert server._is_ready()
-        monkeypatch.setattr(devserver, "ANSWERED_WITHIN", 0.1)
+        monkeypatch.setattr(devserver, "ANSWER_TIMEOUT", 0.1)
         server.pause()
         assert not server._is_ready()
         server.port = other.port
@@ -156,7 +157,7 @@ def test_a_server_that_does_not_stop_when_told_is_killed(
     deaf.write_text(f"#!/bin/sh\ntrap '' TERM\ntouch {ready}\nwhile :; do sleep 0.1; done\n")
     deaf.chmod(0o755)
     monkeypatch.setenv("MAILQUEUE_BEANSTALKD", str(deaf))
-    monkeypatch.setattr(process, "STOPPED_WITHIN", 0.2)
+    monkeypatch.setattr(process, "STOP_TIMEOUT", 0.2)
     monkeypatch.setattr(Beanstalkd, "_is_ready", lambda _: ready.exists())
     with Beanstalkd() as server:
         server.stop()
@@ -181,7 +182,7 @@ def test_a_server_that_hangs_is_given_up_with_its_last_words(
     hanging.write_text("#!/bin/sh\necho no disk today\nexec sleep 60\n")
     hanging.chmod(0o755)
     monkeypatch.setenv("MAILQUEUE_BEANSTALKD", str(hanging))
-    monkeypatch.setattr(process, "READY_WITHIN", 0.2)
+    monkeypatch.setattr(process, "START_TIMEOUT", 0.2)
     server = Beanstalkd()
     with pytest.raises(ServerDidNotStart, match="no disk today"):
         server.start()
@@ -190,7 +191,7 @@ def test_a_server_that_hangs_is_given_up_with_its_last_words(
 
 
 def test_a_server_restarted_by_a_thread_outlives_that_thread() -> None:
-    with Beanstalkd() as server:
+    with BreakableBeanstalkd() as server:
         restarter = threading.Thread(target=server.restart)
         restarter.start()
         restarter.join()
@@ -253,7 +254,7 @@ def test_the_command_ends_when_one_of_its_servers_does() -> None:
         child.stdout.readline()
         os.kill(servers_of(child.pid)[0], signal.SIGKILL)
         assert child.wait(30) == 1
-        assert child.stderr.read() == "beanstalkd ended by itself\n"
+        assert child.stderr.read() == "beanstalkd ended by itself: both are stopped\n"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's part is Linux's")

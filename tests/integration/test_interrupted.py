@@ -18,11 +18,11 @@ from pymongo.collection import Collection
 
 from mailqueue import calls
 from mailqueue.config import Config
-from mailqueue.devserver import Beanstalkd, DevServers
 from mailqueue.errors import StoreUnavailable
 from mailqueue.producer import Producer
 from tests.integration.bench import MAIL, Document, object_ids
 from tests.interrupts import KINDS, RAISED, interrupt, is_in_a_lock
+from tests.servers import BreakableBeanstalkd, BreakableServers
 
 TIMES = 30
 ENDS_WITHIN = 60
@@ -58,7 +58,7 @@ def mailing_errors(producer: Producer) -> Iterator[MailsErrors]:
 def test_a_log_handler_that_sends_does_not_wait_for_the_send_that_it_came_from(
     config: Config, emails: Collection[Document]
 ) -> None:
-    with Beanstalkd(binlog=False) as own:
+    with BreakableBeanstalkd(binlog=False) as own:
         away = config.replace(beanstalkd=replace(config.beanstalkd, servers=(own.address,)))
         with Producer(away) as producer, mailing_errors(producer) as handler:
             ids = [producer.send(MAIL)]
@@ -70,7 +70,7 @@ def test_a_log_handler_that_sends_does_not_wait_for_the_send_that_it_came_from(
 
 
 def test_a_log_handler_that_sends_is_told_at_once_that_mongodb_is_away(
-    servers_to_break: DevServers,
+    servers_to_break: BreakableServers,
 ) -> None:
     mapping = {
         "mongodb": {**servers_to_break.config["mongodb"], "timeout": 1},

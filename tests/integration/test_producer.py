@@ -25,7 +25,7 @@ from pymongo.monitoring import CommandListener, CommandStartedEvent
 
 from mailqueue.config import Beanstalkd as BeanstalkdConfig
 from mailqueue.config import Config
-from mailqueue.devserver import Beanstalkd, DevServers, Mongod
+from mailqueue.devserver import Mongod
 from mailqueue.errors import ConfigError, InvalidEmail, StoreUnavailable
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Email
@@ -44,6 +44,7 @@ from tests.integration.bench import (
     ready_ids,
 )
 from tests.logged import event
+from tests.servers import BreakableBeanstalkd, BreakableServers
 
 NOBODY = "127.0.0.1:1"  # nothing listens there
 TO_SPARE = 1.5  # seconds beyond a time-out that a busy machine may take
@@ -275,7 +276,7 @@ def test_send_returns_while_beanstalkd_is_away_and_the_id_is_announced_afterward
 ) -> None:
     monkeypatch.setattr(Announcer, "REST", 0.0)
     monkeypatch.setattr(Announcer, "REST_MAX", 0.0)
-    with Beanstalkd(binlog=False) as own:
+    with BreakableBeanstalkd(binlog=False) as own:
         away = config.replace(beanstalkd=replace(config.beanstalkd, servers=(own.address,)))
         with Producer(away) as producer:
             first = producer.send(MAIL)
@@ -668,7 +669,7 @@ def test_without_mongodb_send_raises_in_time_and_says_what_is_not_known(config: 
     producer.close()
 
 
-def test_when_mongodb_hangs_every_call_raises_in_time(servers_to_break: DevServers) -> None:
+def test_when_mongodb_hangs_every_call_raises_in_time(servers_to_break: BreakableServers) -> None:
     mapping = {
         "mongodb": {
             "uri": servers_to_break.mongod.uri,

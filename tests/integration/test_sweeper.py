@@ -14,7 +14,6 @@ from pymongo.collection import Collection
 
 from mailqueue.config import Config
 from mailqueue.consumer.sweeper import is_leased
-from mailqueue.devserver import Beanstalkd
 from mailqueue.errors import StoreUnavailable
 from mailqueue.producer import Producer
 from mailqueue.queue import tube
@@ -32,6 +31,7 @@ from tests.integration.bench import (
     ready,
     ready_ids,
 )
+from tests.servers import BreakableBeanstalkd
 
 NOBODY = "127.0.0.1:1"
 DAY = 86_400
@@ -93,7 +93,7 @@ def test_what_is_stored_but_not_on_the_tube_is_there_after_one_sweep(
 def test_after_a_restart_of_a_tube_without_a_binlog_everything_is_announced_again(
     config: Config, emails: Collection[Document]
 ) -> None:
-    with Beanstalkd(binlog=False) as own:
+    with BreakableBeanstalkd(binlog=False) as own:
         there = config.replace(beanstalkd=replace(config.beanstalkd, servers=(own.address,)))
         with Producer(there) as producer:
             ids = producer.send_many(mails(20))

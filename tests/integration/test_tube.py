@@ -26,6 +26,7 @@ from mailqueue.queue.announcer import Announcer
 from mailqueue.queue.tube import Announcement, Connection, Job, Tube
 from tests.integration.bench import beanstalk, next_delayed, put, ready, ready_ids
 from tests.logged import event
+from tests.servers import BreakableBeanstalkd
 from tests.waiting import wait_until
 
 TTR = 180
@@ -224,7 +225,7 @@ def test_closing_gives_the_jobs_back_at_once(waiting: Tube, lonely: Config) -> N
 
 def test_after_a_restart_an_old_job_id_means_nothing(lonely: Config) -> None:
     """Without a binlog ids start at 1 again: the same number is another e-mail's job."""
-    with Beanstalkd(binlog=False) as server:
+    with BreakableBeanstalkd(binlog=False) as server:
         there = lonely.replace(beanstalkd=replace(lonely.beanstalkd, servers=(server.address,)))
         old = Tube(server.address, there.beanstalkd.tube)
         put(there, ObjectId())
@@ -352,7 +353,7 @@ def test_a_held_job_near_its_end_closes_the_connection_instead_of_spinning(
 
 
 def test_a_server_in_drain_mode_takes_no_jobs_and_the_id_is_kept(lonely: Config) -> None:
-    with Beanstalkd(binlog=False) as server:
+    with BreakableBeanstalkd(binlog=False) as server:
         there = replace(lonely.beanstalkd, servers=(server.address,))
         announcer = Announcer(there, TTR, clock=iter(range(0, 10_000, 100)).__next__)
         assert len(announcer.announce(announcements(1))) == 1
@@ -364,7 +365,7 @@ def test_a_server_in_drain_mode_takes_no_jobs_and_the_id_is_kept(lonely: Config)
 def test_an_outage_of_a_server_is_said_once_and_so_is_its_end(
     lonely: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Beanstalkd() as server:
+    with BreakableBeanstalkd() as server:
         consumer = Tube(server.address, lonely.beanstalkd.tube)
         server.stop()
         for _ in range(3):
@@ -398,9 +399,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def own() -> Iterator[Beanstalkd]:
+def own() -> Iterator[BreakableBeanstalkd]:
     """A server to stop and start, that forgets everything."""
-    with Beanstalkd(binlog=False) as server:
+    with BreakableBeanstalkd(binlog=False) as server:
         yield server
 
 
@@ -452,7 +453,7 @@ def test_many_threads_that_fail_at_once_are_one_failure(
 
 
 def test_what_could_not_be_put_goes_out_with_the_next_success_after_the_rest(
-    own: Beanstalkd, lonely: Config, clock: Clock
+    own: BreakableBeanstalkd, lonely: Config, clock: Clock
 ) -> None:
     there = lonely.replace(beanstalkd=replace(lonely.beanstalkd, servers=(own.address,)))
     announcer = Announcer(there.beanstalkd, TTR, clock)
@@ -476,7 +477,7 @@ def test_a_connection_that_broke_while_nobody_used_it_is_no_outage(
     lonely: Config, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A server that was restarted is there: the next e-mail need not wait for a sweeper."""
-    with Beanstalkd() as server:
+    with BreakableBeanstalkd() as server:
         there = replace(lonely.beanstalkd, servers=(server.address,))
         announcer = Announcer(there, TTR, clock)
         assert len(announcer.announce(announcements(1))) == 1
@@ -507,7 +508,7 @@ def test_another_server_takes_the_jobs_of_one_that_is_away(
 
 
 def test_jobs_are_spread_over_all_servers(
-    settings: Settings, own: Beanstalkd, clock: Clock
+    settings: Settings, own: BreakableBeanstalkd, clock: Clock
 ) -> None:
     both = replace(settings, servers=(*settings.servers, own.address))
     announcer = Announcer(both, TTR, clock)

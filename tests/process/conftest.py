@@ -10,9 +10,9 @@ from uuid import uuid4
 
 import pytest
 
-from mailqueue.devserver import DevServers
 from tests.conftest import TEST_PREFIX
 from tests.process.consumer_process import ConsumerProcess
+from tests.servers import BreakableServers
 from tests.stage import Stage
 
 Consumers = Callable[..., ConsumerProcess]
@@ -46,7 +46,9 @@ def ready(run: Consumers) -> Consumers:
 
 
 @pytest.fixture
-def fragile_stage(servers_to_break: DevServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def fragile_stage(
+    servers_to_break: BreakableServers, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Stage]:
     """A stage on servers of its own, to be broken."""
     monkeypatch.setenv("MAILQUEUE_ENV", "production")
     unique = TEST_PREFIX + uuid4().hex

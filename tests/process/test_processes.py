@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mailqueue import Producer
-from mailqueue.devserver import DevServers
 from mailqueue.routing.rotation import HINTS
 from tests.process.conftest import Consumers
+from tests.servers import BreakableServers
 from tests.stage import DOWN, Stage, letter
 from tests.waiting import wait_until
 
@@ -130,7 +130,7 @@ def test_in_production_emails_of_a_simulation_are_left_alone_too(
 
 
 def test_a_beanstalkd_that_is_killed_and_restarted_costs_no_email_and_no_copy(
-    fragile_stage: Stage, servers_to_break: DevServers, ready: Consumers
+    fragile_stage: Stage, servers_to_break: BreakableServers, ready: Consumers
 ) -> None:
     stage = fragile_stage
     vendor = stage.vendor("only")
@@ -155,7 +155,7 @@ def test_a_beanstalkd_that_is_killed_and_restarted_costs_no_email_and_no_copy(
 
 
 def test_a_mongod_that_is_killed_and_restarted_costs_no_email_and_no_copy(
-    fragile_stage: Stage, servers_to_break: DevServers, ready: Consumers
+    fragile_stage: Stage, servers_to_break: BreakableServers, ready: Consumers
 ) -> None:
     stage = fragile_stage
     vendor = stage.vendor("only")

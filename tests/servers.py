@@ -1,0 +1,67 @@
+"""The private servers as tests need them: to be disturbed, and with switches of their own.
+
+``BreakableMongod`` knows MongoDB's test commands (``failCommand``); ``BreakableBeanstalkd`` can do
+without its binlog, also from its next start on: set ``binlog``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailqueue.devserver import Beanstalkd, DevServers, Mongod
+from mailqueue.devserver.process import Server, find_all
+
+
+class Breakable(Server):
+    """A server that hangs and restarts when a test says so."""
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Let it hang: connections stay open, nothing is answered until ``resume()``."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+
+class BreakableMongod(Breakable, Mongod):
+    """A mongod with test commands."""
+
+    def __init__(self, *arguments: str) -> None:
+        super().__init__("--setParameter", "enableTestCommands=1", *arguments)
+
+
+class BreakableBeanstalkd(Breakable, Beanstalkd):
+    """A beanstalkd; one that has no binlog forgets its jobs when it ends."""
+
+    def __init__(self, *arguments: str, binlog: bool = True) -> None:
+        super().__init__(*arguments)
+        self.binlog = binlog
+
+    def _options(self, folder: Path) -> Sequence[str]:
+        address, binlog = super()._options(folder)[:4], ("-b", str(folder), "-f0")
+        return (*address, *binlog) if self.binlog else address
+
+
+@dataclass(frozen=True, slots=True)
+class BreakableServers(DevServers):
+    """Both."""
+
+    mongod: BreakableMongod
+    beanstalkd: BreakableBeanstalkd
+
+
+@contextmanager
+def breakable_servers() -> Iterator[BreakableServers]:
+    """Both servers, running; gone with their data when the block ends."""
+    find_all(Mongod.name, Beanstalkd.name)
+    with BreakableBeanstalkd() as beanstalkd, BreakableMongod() as mongod:
+        yield BreakableServers(mongod, beanstalkd)
