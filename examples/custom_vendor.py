@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from mailqueue import Email
 from mailqueue.vendors import (
-    Answer,
     Attempt,
     HttpVendor,
     Outcome,
     Request,
+    Response,
     SendResult,
     json_request,
 )
@@ -33,8 +33,8 @@ class Pigeon(HttpVendor):
         note = {"to": people, "note": f"{email.subject}: {email.text}", "id": attempt.email_id}
         return json_request("/flights", note, {"Authorization": self.config.keys["loft"]})
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
-        ring = answer.string("ring")
-        if answer.status == 201 and ring:
+    def parse(self, response: Response, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+        ring = response.string("ring")
+        if response.status == 201 and ring:
             return SendResult(outcome=Outcome.ACCEPTED, code="201", message_id=ring)
-        return self.by_status(answer, answer.string("error"))
+        return self.by_status(response, response.string("error"))

@@ -201,8 +201,8 @@ class Worker:
                 answer = self._meter.timed(lambda: vendor.send(task.email, attempt))
         except BaseException as error:  # noqa: BLE001  # whatever a vendor's class raises: not known
             _say_raised(attempt.email_id, task.vendor, error)
-            return answers.raised(error)
-        answer = answers.storable(answer, task.email, vendor)
+            return answers.from_exception(error)
+        answer = answers.sanitize(answer, task.email, vendor)
         return self._routing.believed(task.record, attempt.email_id, answer)
 
     def _ask(
@@ -217,11 +217,11 @@ class Worker:
         )
         try:
             vendor = vendors[inquiry.vendor]
-            answer = vendor.lookup(inquiry.email, attempt)
+            answer = vendor.lookup(inquiry.email, attempt) if vendor.lookup is not None else None
         except BaseException as error:  # noqa: BLE001  # the e-mail is not to wait for a question
             _say_raised(attempt.email_id, inquiry.vendor, error)
             return None
-        found = answers.storable(answer, inquiry.email, vendor)
+        found = answers.sanitize(answer, inquiry.email, vendor)
         return found if found.outcome is Outcome.ACCEPTED else None
 
     # Writing -----------------------------------------------------------------------------------

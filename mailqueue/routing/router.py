@@ -37,7 +37,7 @@ from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.rotation import Choice, WeightedVendor
 from mailqueue.store.document import Stored
 from mailqueue.vendors import answers, limits
-from mailqueue.vendors.base import OURS, Vendor
+from mailqueue.vendors.base import LOCAL_CODES, Vendor
 
 logger = logging.getLogger(__name__)
 
@@ -173,8 +173,9 @@ class Router:
         if result.outcome is Outcome.ACCEPTED:
             self._refusals.pop(vendor, None)
             return result
-        refused = result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE)
-        if refused and result.code not in OURS and self._refuses_all(vendor, email_id, result):
+        asked = result.code not in LOCAL_CODES
+        refused = asked and result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE)
+        if refused and self._refuses_all(vendor, email_id, result):
             return lifecycle.refuses_all(result)
         return result
 

@@ -1,10 +1,11 @@
 """The vendors: one port (``base``), one file per vendor, ``load`` makes one from its config.
 
-Whoever writes a vendor of their own finds all it takes here: ``Vendor`` (the port), ``HttpVendor``
-(one that is spoken to by HTTP) with its ``Request`` and ``Answer``, and what goes in and comes out.
+This is also the door for authors of vendors of their own: everything they need is imported from
+``mailqueue.vendors``. ``HttpVendor`` (see ``http``) is for a vendor with an HTTP API, ``Vendor``
+(see ``base``) for any other.
 
-Decides: which class serves a config entry. Classes are imported when asked for: a producer knows
-``limits`` without ever importing an HTTP or SMTP client.
+Decides: which class serves a config entry. Classes are imported when asked for: a producer uses
+``limits`` without importing an HTTP or SMTP client.
 """
 
 from __future__ import annotations
@@ -19,25 +20,32 @@ from mailqueue.errors import ConfigError, MissingExtra
 if TYPE_CHECKING:
     from mailqueue.lifecycle.outcomes import Outcome, SendResult
     from mailqueue.vendors.base import Attempt, Vendor
-    from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+    from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
+    from mailqueue.vendors.payloads import unique_recipients
+    from mailqueue.vendors.values import matching_recipients
 
 __all__ = [
-    "Answer",
     "Attempt",
+    "ConfigError",
     "HttpVendor",
     "Outcome",
     "Request",
+    "Response",
     "SendResult",
     "Vendor",
     "VendorConfig",
     "json_request",
     "load",
+    "matching_recipients",
+    "unique_recipients",
 ]
 
-_PLACES = {
+_MODULES = {
     "mailqueue.lifecycle.outcomes": ("Outcome", "SendResult"),
     "mailqueue.vendors.base": ("Attempt", "Vendor"),
-    "mailqueue.vendors.http": ("Answer", "HttpVendor", "Request", "json_request"),
+    "mailqueue.vendors.http": ("HttpVendor", "Request", "Response", "json_request"),
+    "mailqueue.vendors.payloads": ("unique_recipients",),
+    "mailqueue.vendors.values": ("matching_recipients",),
 }
 
 
@@ -45,17 +53,17 @@ if not TYPE_CHECKING:  # a type checker would believe that any name is there
 
     def __getattr__(name: str) -> Any:
         """The names for authors of vendors, imported when they are asked for."""
-        for module, names in _PLACES.items():
+        for module, names in _MODULES.items():
             if name in names:
                 return getattr(import_module(module), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(config: VendorConfig, *, simulated: bool) -> Vendor:
-    """A new instance for this config entry, or the simulation in its name.
+    """A new instance for this config entry, or the simulation under its name.
 
-    Each thread makes its own. Raises ConfigError when a class of your own cannot be imported, or
-    raises anything when it is called, and when a vendor needs an extra that is not installed.
+    Each thread makes its own. Raises ConfigError if a class of your own cannot be imported or
+    raises when it is called, and if a vendor needs an extra that is not installed.
     """
     row = VENDOR_TYPES.get(config.type)
     path = row.path if row else config.type

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import hmac
 import uuid
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -38,19 +38,20 @@ from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, Attachment, Email
-from mailqueue.vendors.base import (
-    Attempt,
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
+from mailqueue.vendors.payloads import (
     ascii_headers,
-    mapping,
+    base64_text,
     merged,
-    text,
     unique_recipients,
+    without_empty,
 )
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.values import joined, mapping, text
 
 _VERSION = "api-version=2025-09-01"  # the first with inline attachments
 _PATH = f"/emails:send?{_VERSION}"
-_GOES_ON = {"NotStarted", "Running", "Succeeded"}
+_ACCEPTED_STATUSES = {"NotStarted", "Running", "Succeeded"}
 
 
 class Azure(HttpVendor):
@@ -75,11 +76,11 @@ class Azure(HttpVendor):
         path = f"/emails/operations/{_operation(attempt)}"
         signed = self._signature("GET", f"{path}?{_VERSION}", b"")
         name, _, version = _VERSION.partition("=")
-        found = self.ask(path, {name: version}, signed, attempt)
-        operation, status = text(found.get("id")), text(found.get("status"))
-        if operation != _operation(attempt) or status not in _GOES_ON:
+        operation = self.ask(path, {name: version}, signed, attempt)
+        operation_id, status = text(operation.get("id")), text(operation.get("status"))
+        if operation_id != _operation(attempt) or status not in _ACCEPTED_STATUSES:
             return None
-        return SendResult(outcome=Outcome.ACCEPTED, code="found", message_id=operation)
+        return SendResult(outcome=Outcome.ACCEPTED, code="found", message_id=operation_id)
 
     def _signature(self, method: str, path: str, body: bytes) -> dict[str, str]:
         key = self.config.keys["access_key"]
@@ -98,22 +99,23 @@ class Azure(HttpVendor):
             "attachments": [_attachment(a) for a in email.attachments],
             "headers": ascii_headers(email) | self.extra_headers(email, attempt.email_id),
         }
-        return {name: value for name, value in payload.items() if value}
+        return without_empty(payload)
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+    def parse(self, response: Response, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """Azure's own rows; its errors are ``{"error": {"code", "message"}}``."""
-        operation, status = answer.string("id"), answer.string("status")
-        if answer.status == 202 and operation and status in _GOES_ON:
-            return SendResult(outcome=Outcome.ACCEPTED, code="202", message_id=operation)
-        error = mapping(answer.object.get("error"))
+        operation_id, status = response.string("id"), response.string("status")
+        if response.status == 202 and operation_id and status in _ACCEPTED_STATUSES:
+            return SendResult(outcome=Outcome.ACCEPTED, code="202", message_id=operation_id)
+        error = mapping(response.object.get("error"))
         code, message = text(error.get("code")), text(error.get("message"))
-        result = self.by_status(answer, ": ".join(filter(None, (code, message))))
-        if 400 <= answer.status < 500 and code.lower() == "domainnotlinked":
+        result = self.by_status(response, joined(code, message))
+        if 400 <= response.status < 500 and code.lower() == "domainnotlinked":
             return replace(result, outcome=Outcome.UNSUITABLE)
         return result
 
 
 def _operation(attempt: Attempt) -> str:
+    """The id of the operation: a UUID made of ours, the same in every attempt."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, attempt.email_id))
 
 
@@ -122,15 +124,16 @@ def sign(
 ) -> dict[str, str]:
     """The headers that prove who sends ``body`` to ``path`` (with its query) at ``host``."""
     date = format_datetime(now, usegmt=True)
-    digest = b64encode(sha256(body).digest()).decode("ascii")
-    words = f"{method}\n{path}\n{date};{host};{digest}"
-    signature = b64encode(hmac.digest(b64decode(access_key), words.encode(), "sha256"))
+    digest = base64_text(sha256(body).digest())
+    text_to_sign = f"{method}\n{path}\n{date};{host};{digest}"
+    key = b64decode(access_key)
+    signature = base64_text(hmac.digest(key, text_to_sign.encode(), "sha256"))
     signed = "SignedHeaders=x-ms-date;host;x-ms-content-sha256"
     return {
         "Host": host,
         "x-ms-date": date,
         "x-ms-content-sha256": digest,
-        "Authorization": f"HMAC-SHA256 {signed}&Signature={signature.decode('ascii')}",
+        "Authorization": f"HMAC-SHA256 {signed}&Signature={signature}",
     }
 
 
@@ -147,6 +150,6 @@ def _attachment(attachment: Attachment) -> dict[str, str]:
     entry = {
         "name": attachment.filename,
         "contentType": attachment.content_type,
-        "contentInBase64": b64encode(attachment.content).decode("ascii"),
+        "contentInBase64": base64_text(attachment.content),
     }
     return {**entry, "contentId": attachment.content_id} if attachment.content_id else entry

@@ -26,20 +26,26 @@ ASCII is safe: Brevo undoes encoded words and sends 8 bit. Our id goes there.
 from __future__ import annotations
 
 import json
-from base64 import b64encode
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, Email
-from mailqueue.vendors.base import Attempt, merged, unique_recipients
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.limits import brevo_name
+from mailqueue.vendors.payloads import (
+    base64_text,
+    merged,
+    named_address,
+    unique_recipients,
+    without_empty,
+)
+from mailqueue.vendors.values import joined
 
-_OF_THE_ACCOUNT = frozenset(
+_ACCOUNT_ERRORS = frozenset(
     ("account_under_validation", "not_enough_credits", "permission_denied", "unauthorized")
 )
 
@@ -65,58 +71,54 @@ class Brevo(HttpVendor):
         files, people = email.attachments, unique_recipients(email).items()
         payload = {
             "sender": _person(self.sender(email)),
-            **{field: _people(addresses) for field, addresses in people},
-            "replyTo": next(iter(_people(email.reply_to)), None),
+            **{field: list(map(_person, addresses)) for field, addresses in people},
+            "replyTo": next(map(_person, email.reply_to), None),
             "subject": email.subject,
             "htmlContent": email.html,
             "textContent": email.text,
             "headers": self._headers(email, attempt),
             "tags": list(self.tags(email)),
             "attachment": [
-                {"name": f.filename, "content": b64encode(f.content).decode("ascii")} for f in files
+                {"name": file.filename, "content": base64_text(file.content)} for file in files
             ],
         }
-        return {name: value for name, value in payload.items() if value}
+        return without_empty(payload)
 
     def _headers(self, email: Email, attempt: Attempt) -> dict[str, str]:
         """The key has to be a UUID: one made of our key, the same in every attempt."""
-        seen = filter(_plain, email.metadata.items()) if self.exposes_metadata else ()
+        metadata = filter(_is_plain, email.metadata.items()) if self.exposes_metadata else ()
         headers = {
             **email.headers,
-            "X-Mailin-custom": json.dumps({**dict(seen), ID_KEY: attempt.email_id}),
+            "X-Mailin-custom": json.dumps({**dict(metadata), ID_KEY: attempt.email_id}),
             "idempotencyKey": str(uuid5(NAMESPACE_OID, attempt.key or attempt.email_id)),
         }
         return {**headers, "X-Sib-Sandbox": "drop"} if self.config.sandbox else headers
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+    def parse(self, response: Response, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """Brevo's own rows; its errors are ``{"code", "message"}``."""
-        code, message = answer.string("code"), answer.string("message")
-        result = self.by_status(answer, ": ".join(filter(None, (code, message))))
-        match answer.status:
-            case 201 | 202 if message_id := answer.string("messageId"):
+        code, message = response.string("code"), response.string("message")
+        result = self.by_status(response, joined(code, message))
+        match response.status:
+            case 201 | 202 if message_id := response.string("messageId"):
                 return SendResult(outcome=Outcome.ACCEPTED, code=result.code, message_id=message_id)
             case 400 if code == "duplicate_parameter":
                 return replace(result, outcome=Outcome.ACCEPTED, replay=True)
-            case 400 if code in _OF_THE_ACCOUNT:
+            case 400 if code in _ACCOUNT_ERRORS:
                 return replace(result, outcome=Outcome.MISCONFIGURED)
             case 409 if code == "duplicate_request":
                 return replace(result, outcome=Outcome.UNKNOWN, our_fault=True)
             case 429 if result.retry_after is None:
-                reset = answer.headers.get("x-sib-ratelimit-reset", "").strip()
-                return replace(result, retry_after=answer.seconds(reset))
+                reset = response.headers.get("x-sib-ratelimit-reset", "").strip()
+                return replace(result, retry_after=response.seconds(reset))
         return result
 
 
 def _person(address: Address) -> dict[str, str]:
-    entry = {"email": address.ascii}
-    return {**entry, "name": brevo_name(address.name)} if address.name else entry
+    return named_address(Address(brevo_name(address.name), address.address))
 
 
-def _plain(entry: tuple[str, str]) -> bool:
+def _is_plain(entry: tuple[str, str]) -> bool:
+    """Whether neither name nor value is decoded there, or read as a template."""
     word = "".join(entry)
-    odd = any(sign in word for sign in ("=?", "{{", "{%"))
-    return word.isascii() and word.isprintable() and not odd
-
-
-def _people(addresses: Iterable[Address]) -> list[dict[str, str]]:
-    return list(map(_person, addresses))
+    special = any(sign in word for sign in ("=?", "{{", "{%"))
+    return word.isascii() and word.isprintable() and not special

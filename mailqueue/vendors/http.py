@@ -2,14 +2,34 @@
 
 Decides: what an HTTP status means where a vendor's own table says nothing else, and what follows
 when no complete answer came. A vendor's file adds ``build`` (its request from an e-mail) and
-``parse`` (its rows of the table), and nothing about connections.
+``parse`` (its rows of the table), and nothing about connections. This is a whole adapter::
+
+    class Pigeon(HttpVendor):
+        default_base_url = "https://api.pigeon.example"
+
+        def build(self, email: Email, attempt: Attempt) -> Request:
+            payload = {
+                "from": self.sender(email).ascii,
+                "to": [person.ascii for person in email.recipients],
+                "subject": email.subject,
+                "text": email.text,
+                "reference": attempt.email_id,
+            }
+            headers = {"Authorization": f"Bearer {self.config.keys['api_key']}"}
+            return json_request("/v1/messages", payload, headers)
+
+        def parse(self, response: Response, email: Email) -> SendResult:
+            message_id = response.string("id")
+            if response.status == 201 and message_id:
+                return SendResult(outcome=Outcome.ACCEPTED, code="201", message_id=message_id)
+            return self.by_status(response, response.string("error"))
 
 ====================================  ===============================================
 answer                                outcome
 ====================================  ===============================================
 2xx that ``parse`` does not know      unknown
 3xx (never followed)                  misconfigured
-400, 422, other 4xx                   unsuitable (HTML: a firewall's, unavailable)
+400, 422, other 4xx                   unsuitable (400, 422 in HTML: a firewall, unavailable)
 401, 402, 403                         misconfigured (403 in HTML: unavailable)
 404, 405, 406, 410, 415               misconfigured
 413                                   unsuitable
@@ -22,8 +42,10 @@ no status after the first byte        unknown; the vendor is not blamed where a 
 2xx before the e-mail was through     unknown; another status then counts as ever
 ====================================  ===============================================
 
-Promises: the e-mail is posted at most once per ``send``; the same e-mail and attempt make the same
-bytes, whenever and wherever they are made.
+Assumes: ``build`` makes the same bytes of the same e-mail and attempt, but for a signature; nothing
+in it waits.
+
+Promises: the e-mail is posted at most once per ``send``, which is back by the deadline.
 """
 
 from __future__ import annotations
@@ -50,21 +72,24 @@ from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.wire import failures, trust
 from mailqueue.vendors.wire.proxy import proxy_for
 from mailqueue.vendors.wire.response import MAX_VALUE
-from mailqueue.vendors.wire.transport import Lost, RawAnswer, Request, Transport
+from mailqueue.vendors.wire.transport import Lost, RawResponse, Request, Transport
 
-__all__ = ["Answer", "HttpVendor", "Request", "json_request"]
+__all__ = ["HttpVendor", "Request", "Response", "json_request"]
 
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]*)?) *(?:,|$)")
-_OF_THE_ACCOUNT = {401, 402, 403, 404, 405, 406, 410, 415}
-_OF_A_GATEWAY = {408, 502, 504, 520, 524}
-_HTML_IS_A_FIREWALL = {400, 403, 422}
-_OF_NO_CONTENT = {401, 402, 407, 429}
+_ACCOUNT_ERRORS = {401, 402, 403, 404, 405, 406, 410, 415}
+_GATEWAY_ERRORS = {408, 502, 504, 520, 524}
+_FIREWALL_IF_HTML = {400, 403, 422}
+_NEVER_CONTENT = {401, 402, 407, 429}  # not due to what is in the e-mail
 
 
-class Answer:
-    """A vendor's answer, read with care: nothing in it is taken to be there."""
+class Response:
+    """A vendor's answer. Whatever is missing in it, or of another type, reads as empty.
 
-    def __init__(self, raw: RawAnswer) -> None:
+    ``headers`` are found in whatever case. ``cut`` says what ended the body too early, if anything.
+    """
+
+    def __init__(self, raw: RawResponse) -> None:
         self.status = raw.status
         self.headers = raw.headers
         self.body = raw.body
@@ -72,14 +97,14 @@ class Answer:
 
     @cached_property
     def text(self) -> str:
-        """The beginning of the body as text, for looking into; never for a log."""
+        """The first 4 KiB of the body as text, to search in; never for a log."""
         return self.body[:MAX_VALUE].decode("utf-8", "replace")
 
     @cached_property
     def json(self) -> Any:
-        """The body as JSON, or None. A body that was cut off is not looked at.
+        """The body as JSON; None if it is no JSON, or was cut off.
 
-        No text in it is longer than 4 KiB: vendors' files search in them.
+        Texts in it are cut to 4 KiB, so that a search in them is quick.
         """
         try:
             value = None if self.cut else json.loads(self.body)
@@ -99,24 +124,24 @@ class Answer:
 
     @property
     def html(self) -> bool:
-        """True for a page: what APIs do not send, but firewalls and proxies do."""
+        """True for an HTML page. Firewalls and proxies send these, APIs do not."""
         kind = self.headers.get("Content-Type", "")
         return "html" in kind.lower() or self.body.lstrip()[:1] == b"<"
 
     @property
     def now(self) -> float:
-        """The time by the vendor's own clock, by which it also dates the end of a pause."""
+        """The time by the vendor's clock, in seconds since 1970. Its dates are on that clock."""
         return _date(self.headers.get("Date", "")) or time.time()
 
     @property
     def retry_after(self) -> float | None:
-        """``Retry-After`` in seconds from now: given in seconds or as a date; else None."""
+        """``Retry-After``, in seconds from now; None if there is none."""
         return self.seconds(self.headers.get("Retry-After", "").strip())
 
     def seconds(self, text: str) -> float | None:
         """Seconds from now for ``"120"`` or ``"Mon, 20 Dec 2021 20:33:21 UTC"``; else None.
 
-        Two proxies may have said it both (``"120, 120"``), and some count parts of a second.
+        Two proxies may have set it both (``"120, 120"``), and some count parts of a second.
         """
         if number := _NUMBER.match(text):
             return float(number[1][:9])
@@ -125,9 +150,16 @@ class Answer:
 
 
 class HttpVendor(Vendor):
-    """A vendor with an HTTP API. ``timeout`` of its config counts per read."""
+    """A vendor with an HTTP API. Subclasses define ``build`` and ``parse``.
+
+    It posts over one connection of its own, which is kept between e-mails. No redirects are
+    followed, nothing is repeated. ``config.timeout`` (seconds) counts for each read, the attempt's
+    deadline for the whole call. An exception of ``build`` is ``unsuitable``: nothing was sent. One
+    of ``parse`` is ``unknown``.
+    """
 
     default_base_url: ClassVar[str]
+    """Scheme, host and port of the API, where the configuration has no ``base_url``."""
 
     def __init__(self, config: VendorConfig) -> None:
         super().__init__(config)
@@ -141,11 +173,15 @@ class HttpVendor(Vendor):
 
     @abstractmethod
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """The vendor's request for this e-mail."""
+        """The vendor's request for this e-mail. It may raise; then nothing is sent."""
 
     @abstractmethod
-    def parse(self, answer: Answer, email: Email) -> SendResult:
-        """What the vendor's answer means; ``by_status`` for what is not in its own table."""
+    def parse(self, response: Response, email: Email) -> SendResult:
+        """What the vendor's answer means; ``by_status`` for what the vendor's table leaves out.
+
+        Where the vendor's documents leave open whether the e-mail was taken, return ``unknown``. A
+        2xx without an id is ``unknown`` too.
+        """
 
     def send(self, email: Email, attempt: Attempt) -> SendResult:
         """Build, post once, parse."""
@@ -159,7 +195,7 @@ class HttpVendor(Vendor):
         except Exception as error:
             if self.transport.written:
                 raise
-            return base.unsent(self, attempt, error)
+            return base.raised_before_sending(self, attempt, error)
 
     def close(self) -> None:
         """Close the connection."""
@@ -168,13 +204,13 @@ class HttpVendor(Vendor):
     def _send(self, email: Email, attempt: Attempt) -> SendResult:
         began = time.monotonic()
         request = self.build(email, attempt)
-        late = base.late(attempt, began)
+        late = base.is_late(attempt, began)
         try:
             raw = self.transport.post(request, attempt.deadline, self.config.timeout)
         except Lost as lost:
             our_fault = lost.idled or (late and lost.code == failures.DEADLINE)
             return failures.result(lost.code, lost.written, our_fault=our_fault)
-        result = self.parse(Answer(raw), email)
+        result = self.parse(Response(raw), email)
         if raw.early and (raw.status < 300 or result.outcome is Outcome.ACCEPTED):
             return failures.result(failures.EARLY_ANSWER, written=True)
         if result.outcome is Outcome.UNKNOWN:
@@ -186,38 +222,38 @@ class HttpVendor(Vendor):
     def ask(
         self, path: str, query: Mapping[str, str], headers: Mapping[str, str], attempt: Attempt
     ) -> Mapping[str, Any]:
-        """The JSON object that a search answers with; empty when no whole 200 with one came."""
+        """For ``lookup``: the JSON object that a GET answers with, else an empty one."""
         request = Request(f"{path}?{urlencode(query)}", b"", {**common_headers(), **headers})
         try:
             raw = self.transport.get(request, attempt.deadline, self.config.timeout)
         except Lost:
             return {}
-        return Answer(raw).object if raw.status == 200 else {}
+        return Response(raw).object if raw.status == 200 else {}
 
-    def by_status(self, answer: Answer, detail: str = "") -> SendResult:
-        """The common table (at the top of this file)."""
-        status = answer.status
+    def by_status(self, response: Response, detail: str = "") -> SendResult:
+        """The result by the table at the top of this file. ``detail``: the vendor's own words."""
+        status = response.status
         result = SendResult(
             outcome=_outcome(status),
             code=str(status),
             detail=detail or _phrase(status),
-            retry_after=answer.retry_after,
-            content_suspect=answer.html and 400 <= status < 500 and status not in _OF_NO_CONTENT,
+            retry_after=response.retry_after,
+            content_suspect=response.html and 400 <= status < 500 and status not in _NEVER_CONTENT,
         )
-        if status in _HTML_IS_A_FIREWALL and answer.html:
+        if status in _FIREWALL_IF_HTML and response.html:
             return replace(result, outcome=Outcome.UNAVAILABLE, detail="HTML, not from the API")
         return result
 
 
 def json_request(path: str, payload: Mapping[str, Any], headers: Mapping[str, str]) -> Request:
-    """A request with a JSON body; equal payloads make equal bytes."""
+    """A POST of JSON to ``path``, which may have a query. Equal payloads make equal bytes."""
     body = json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
     return Request(path, body, {**common_headers(), "Content-Type": "application/json", **headers})
 
 
 @lru_cache(maxsize=1)
 def common_headers() -> Mapping[str, str]:
-    """Who we are, and that answers come as plain JSON."""
+    """The headers of every request: our name, and that we want plain JSON."""
     try:
         version = metadata.version("mailqueue")
     except metadata.PackageNotFoundError:  # run from the source tree
@@ -232,15 +268,15 @@ def common_headers() -> Mapping[str, str]:
 def _outcome(status: int) -> Outcome:
     if status == 429:
         return Outcome.THROTTLED
-    if status in _OF_THE_ACCOUNT or 300 <= status < 400:
+    if status in _ACCOUNT_ERRORS or 300 <= status < 400:
         return Outcome.MISCONFIGURED
-    if status in _OF_A_GATEWAY or status < 300:
+    if status in _GATEWAY_ERRORS or status < 300:
         return Outcome.UNKNOWN
     return Outcome.UNSUITABLE if status < 500 else Outcome.UNAVAILABLE
 
 
 def _shortened(value: Any) -> Any:
-    """The same JSON value with the beginning of each text, and of each name."""
+    """The same JSON value with each text and name cut to ``MAX_VALUE``."""
     if isinstance(value, dict):
         return {name[:MAX_VALUE]: _shortened(part) for name, part in value.items()}
     if isinstance(value, list):

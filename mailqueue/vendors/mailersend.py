@@ -24,25 +24,26 @@ travels as a tag.
 from __future__ import annotations
 
 import re
-from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from mailqueue.config import VendorConfig
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.message import Address, Attachment, Email
-from mailqueue.vendors.base import (
-    Attempt,
-    ascii_headers,
-    flag,
-    matching_recipients,
-    merged,
-    text,
-    unique_recipients,
-)
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.message import Attachment, Email
+from mailqueue.vendors.base import Attempt, flag
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.limits import CUSTOM_HEADERS
+from mailqueue.vendors.payloads import (
+    ascii_headers,
+    base64_text,
+    merged,
+    named_address,
+    unique_recipients,
+    without_empty,
+)
+from mailqueue.vendors.values import first, mapping, mappings, matching_recipients, text
 
 _QUOTAS = {"MS42204", "MS42222", "MS42225", "MS42901"}
 _SUPPRESSED = {"SOME_SUPPRESSED", "ALL_SUPPRESSED"}
@@ -68,9 +69,9 @@ class MailerSend(HttpVendor):
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
         people = unique_recipients(email).items()
         payload = {
-            "from": _person(self.sender(email)),
-            **{field: [_person(address) for address in addresses] for field, addresses in people},
-            "reply_to": next((_person(address) for address in email.reply_to), None),
+            "from": named_address(self.sender(email)),
+            **{field: list(map(named_address, addresses)) for field, addresses in people},
+            "reply_to": next(map(named_address, email.reply_to), None),
             "subject": email.subject,
             "text": email.text,
             "html": email.html,
@@ -78,7 +79,7 @@ class MailerSend(HttpVendor):
             "tags": [*self.tags(email), f"{ID_KEY}:{attempt.email_id}"],
             "headers": [{"name": n, "value": v} for n, v in self._headers(email, attempt).items()],
         }
-        return {name: value for name, value in payload.items() if value}
+        return without_empty(payload)
 
     def _headers(self, email: Email, attempt: Attempt) -> dict[str, str]:
         """Without the plan that has headers, one would have the whole e-mail refused."""
@@ -87,26 +88,26 @@ class MailerSend(HttpVendor):
         extra = self.extra_headers(email, attempt.email_id) if self.exposes_metadata else {}
         return ascii_headers(email) | extra
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:
+    def parse(self, response: Response, email: Email) -> SendResult:
         """MailerSend's own rows; errors are ``{"message", "errors": {"field": ["... #MS42207"]}}``.
 
         The proper 202 has an empty body, so one that is cut is told by its id.
         """
-        if answer.status == 202:
-            return self._taken(answer, email)
-        result = self.by_status(answer, _message(answer))
-        if answer.status in (422, 429) and _QUOTAS & set(re.findall(r"MS\d{5}", answer.text)):
+        if response.status == 202:
+            return self._accepted(response, email)
+        result = self.by_status(response, _message(response))
+        if response.status in (422, 429) and _QUOTAS & set(re.findall(r"MS\d{5}", response.text)):
             return replace(result, outcome=Outcome.MISCONFIGURED)
         return result
 
-    def _taken(self, answer: Answer, email: Email) -> SendResult:
-        listed = answer.object.get("warnings") or []
-        warnings = [w for w in listed if isinstance(w, dict)] if isinstance(listed, list) else []
+    def _accepted(self, response: Response, email: Email) -> SendResult:
+        entries = response.object.get("warnings") or []
+        warnings = mappings(entries)
         kinds = {text(warning.get("type")) for warning in warnings}
-        message_id = answer.headers.get("X-Message-Id")
-        whole = isinstance(listed, list) and len(warnings) == len(listed)
-        odd = bool(answer.object.get("errors") or kinds - _SUPPRESSED or not whole)
-        if not odd and message_id:
+        message_id = response.headers.get("X-Message-Id")
+        readable = isinstance(entries, list) and len(warnings) == len(entries)
+        unclear = bool(response.object.get("errors") or kinds - _SUPPRESSED or not readable)
+        if not unclear and message_id:
             return SendResult(
                 outcome=Outcome.ACCEPTED,
                 code="202",
@@ -114,20 +115,15 @@ class MailerSend(HttpVendor):
                 message_id=message_id,
                 refused=_suppressed(warnings, email),
             )
-        result = self.by_status(answer, "202 with a warning" if odd else "202 without an id")
-        if not odd and "ALL_SUPPRESSED" in kinds:
+        result = self.by_status(response, "202 with a warning" if unclear else "202 without an id")
+        if not unclear and "ALL_SUPPRESSED" in kinds:
             return replace(result, outcome=Outcome.REJECTED, detail="every recipient is suppressed")
         return result
 
 
-def _person(address: Address) -> dict[str, str]:
-    entry = {"email": address.ascii}
-    return {**entry, "name": address.name} if address.name else entry
-
-
 def _file(attachment: Attachment) -> dict[str, str]:
     entry = {
-        "content": b64encode(attachment.content).decode("ascii"),
+        "content": base64_text(attachment.content),
         "filename": attachment.filename,
         "disposition": "attachment",
     }
@@ -136,17 +132,13 @@ def _file(attachment: Attachment) -> dict[str, str]:
     return entry
 
 
-def _suppressed(warnings: list[dict[str, Any]], email: Email) -> tuple[str, ...]:
-    listed = [warning.get("recipients") for warning in warnings]
-    people = [person for people in listed if isinstance(people, list) for person in people]
-    return matching_recipients(
-        email, [person.get("email") for person in people if isinstance(person, dict)]
-    )
+def _suppressed(warnings: list[Mapping[str, Any]], email: Email) -> tuple[str, ...]:
+    people = [person for each in warnings for person in mappings(each.get("recipients"))]
+    return matching_recipients(email, [person.get("email") for person in people])
 
 
-def _message(answer: Answer) -> str:
+def _message(response: Response) -> str:
     """The first field's first error, which has the code, else the message."""
-    errors = answer.object.get("errors")
-    first = next(iter(errors.values()), None) if isinstance(errors, dict) else None
-    told = first[0] if isinstance(first, list) and first else answer.object.get("message")
-    return text(told)
+    by_field = mapping(response.object.get("errors"))
+    error = first(next(iter(by_field.values()), None))
+    return text(response.object.get("message") if error is None else error)

@@ -26,31 +26,30 @@ leaves all but our id out.
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.message import Address, Email
+from mailqueue.message import Email
 from mailqueue.message.mime import boundary
-from mailqueue.vendors.base import (
-    EXPOSE_METADATA,
-    Attempt,
+from mailqueue.vendors.base import EXPOSE_METADATA, Attempt, flag
+from mailqueue.vendors.http import HttpVendor, Request, Response, common_headers
+from mailqueue.vendors.labels import ID_KEY
+from mailqueue.vendors.payloads import (
     ascii_headers,
+    basic_login,
     created_at,
-    flag,
-    mapping,
-    text,
+    mailbox_list,
+    mailbox_text,
     unique_recipients,
 )
-from mailqueue.vendors.http import Answer, HttpVendor, Request, common_headers
-from mailqueue.vendors.labels import ID_KEY
+from mailqueue.vendors.values import mapping, mappings, text
 
 Part = tuple[str, str | tuple[str, bytes, str]]
 
-_AFTER = re.compile(r"try again after (?:(\d+) seconds|([A-Z][^.]*))")
+_RETRY_TIME = re.compile(r"try again after (?:(\d+) seconds|([A-Z][^.]*))")
 
 
 class Mailgun(HttpVendor):
@@ -81,23 +80,22 @@ class Mailgun(HttpVendor):
             "limit": "300",
         }
         events = self.ask(self._path("events"), query, self._login(), attempt).get("items")
-        for event in events if isinstance(events, list) else ():
-            message_id = _sent_as(event, attempt.email_id)
+        for event in mappings(events):
+            message_id = _message_id(event, attempt.email_id)
             if message_id:
                 return SendResult(outcome=Outcome.ACCEPTED, code="found", message_id=message_id)
         return None
 
-    def _path(self, what: str) -> str:
-        return f"/v3/{quote(self.config.keys['domain'], safe='')}/{what}"
+    def _path(self, resource: str) -> str:
+        return f"/v3/{quote(self.config.keys['domain'], safe='')}/{resource}"
 
     def _login(self) -> Mapping[str, str]:
-        login = b64encode(f"api:{self.config.keys['api_key']}".encode()).decode("ascii")
-        return {"Authorization": f"Basic {login}"}
+        return basic_login("api", self.config.keys["api_key"])
 
     def _parts(self, email: Email, attempt: Attempt) -> Iterator[Part]:
-        yield "from", _person(self.sender(email))
+        yield "from", mailbox_text(self.sender(email))
         for name, people in unique_recipients(email).items():
-            yield from ((name, _person(person)) for person in people)
+            yield from ((name, mailbox_text(person)) for person in people)
         yield "subject", email.subject
         bodies = ("text", email.text), ("html", email.html)
         yield from ((n, body) for n, body in bodies if body is not None)
@@ -106,7 +104,7 @@ class Mailgun(HttpVendor):
             yield kind, (name, a.content, a.content_type)
         yield from ((f"h:{name}", value) for name, value in ascii_headers(email).items())
         if email.reply_to:
-            yield "h:Reply-To", ", ".join(map(_person, email.reply_to))
+            yield "h:Reply-To", mailbox_list(email.reply_to)
         yield "h:Message-Id", attempt.message_id
         yield from (("o:tag", tag) for tag in self.tags(email))
         if flag(self.config, EXPOSE_METADATA) is not False:
@@ -115,29 +113,29 @@ class Mailgun(HttpVendor):
         if self.config.sandbox:
             yield "o:testmode", "yes"
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+    def parse(self, response: Response, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """Mailgun's own rows; its errors are ``{"message"}`` or plain text."""
-        message = answer.string("message")
-        result = self.by_status(answer, message)
-        match answer.status:
+        message = response.string("message")
+        result = self.by_status(response, message)
+        match response.status:
             case 200:
-                return self._taken(answer, message)
+                return self._accepted(response, message)
             case 400 if message.startswith("Domain ") and "is not allowed to send" in message:
-                theirs = "authorized recipients" in message
-                outcome = Outcome.UNSUITABLE if theirs else Outcome.MISCONFIGURED
+                of_recipients = "authorized recipients" in message
+                outcome = Outcome.UNSUITABLE if of_recipients else Outcome.MISCONFIGURED
                 return replace(result, outcome=outcome)
             case 404 if message.startswith("Domain not found"):
                 return replace(result, outcome=Outcome.UNSUITABLE)
             case 429 if result.retry_after is None:
-                return replace(result, retry_after=_told(answer, message))
+                return replace(result, retry_after=_retry_after(response, message))
         return result
 
-    def _taken(self, answer: Answer, message: str) -> SendResult:
-        message_id = answer.string("id")
+    def _accepted(self, response: Response, message: str) -> SendResult:
+        message_id = response.string("id")
         if message_id and message.startswith("Queued"):
             return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
-        result = self.by_status(answer, "200 without an id")
-        if "Mailgun Magnificent API" in answer.text:
+        result = self.by_status(response, "200 without an id")
+        if "Mailgun Magnificent API" in response.text:
             return replace(result, outcome=Outcome.MISCONFIGURED, detail="wrong URL or domain")
         return result
 
@@ -170,17 +168,12 @@ def _escape(name: str) -> str:
     return name.translate({10: "%0A", 13: "%0D", 34: "%22"})
 
 
-def _person(address: Address) -> str:
-    return str(Address(address.name, address.ascii))
-
-
 def _each(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list | tuple) else (value,)
 
 
-def _sent_as(event: Any, email_id: str) -> str | None:
+def _message_id(event: Mapping[str, Any], email_id: str) -> str | None:
     """Mailgun's id of the message, with its brackets, if this event is about this e-mail."""
-    event = mapping(event)
     headers = mapping(mapping(event.get("message")).get("headers"))
     message_id = text(headers.get("message-id"))
     if mapping(event.get("user-variables")).get(ID_KEY) != email_id or not message_id:
@@ -188,7 +181,7 @@ def _sent_as(event: Any, email_id: str) -> str | None:
     return f"<{message_id.strip('<>')}>"
 
 
-def _told(answer: Answer, message: str) -> float | None:
+def _retry_after(response: Response, message: str) -> float | None:
     """``... limit exceeded, try again after 120 seconds`` or ``... after Mon, 20 Dec 2021 ...``."""
-    found = _AFTER.search(message)
-    return answer.seconds((found[1] or found[2]).strip()) if found else None
+    match = _RETRY_TIME.search(message)
+    return response.seconds((match[1] or match[2]).strip()) if match else None

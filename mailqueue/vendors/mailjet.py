@@ -22,28 +22,27 @@ answer                                           outcome
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, Attachment, Email
-from mailqueue.vendors.base import (
-    Attempt,
-    ascii_headers,
-    first,
-    identifier,
-    mapping,
-    merged,
-    text,
-    unique_recipients,
-)
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.limits import bare_type
+from mailqueue.vendors.payloads import (
+    ascii_headers,
+    base64_text,
+    basic_login,
+    merged,
+    unique_recipients,
+    without_empty,
+)
+from mailqueue.vendors.values import first, identifier, joined, mapping, text
 
-_OF_THE_ACCOUNT = {"mj-0001", "mj-0015"}
+_ACCOUNT_ERRORS = {"mj-0001", "mj-0015"}
 _ROOT = ("Messages", "SandboxMode", "Globals")  # in this order: equal bytes
 
 
@@ -65,8 +64,8 @@ class Mailjet(HttpVendor):
     def lookup(self, email: Email, attempt: Attempt) -> SendResult | None:  # noqa: ARG002  # the port's
         """The message under our id as its ``CustomID``; None proves nothing."""
         query = {"CustomID": attempt.email_id, "Limit": "1"}
-        found = self.ask("/v3/REST/message", query, self._login(), attempt).get("Data")
-        message = mapping(first(found))
+        messages = self.ask("/v3/REST/message", query, self._login(), attempt).get("Data")
+        message = mapping(first(messages))
         message_id = identifier(message.get("ID"))
         if message_id is None or message.get("CustomID", attempt.email_id) != attempt.email_id:
             return None
@@ -74,8 +73,7 @@ class Mailjet(HttpVendor):
 
     def _login(self) -> Mapping[str, str]:
         keys = self.config.keys
-        login = b64encode(f"{keys['api_key']}:{keys['secret_key']}".encode()).decode("ascii")
-        return {"Authorization": f"Basic {login}"}
+        return basic_login(keys["api_key"], keys["secret_key"])
 
     def _message(self, email: Email, attempt: Attempt) -> dict[str, Any]:
         metadata = {**self.metadata(email), ID_KEY: attempt.email_id}
@@ -94,21 +92,21 @@ class Mailjet(HttpVendor):
             "CustomID": attempt.email_id,
             "EventPayload": json.dumps(metadata, ensure_ascii=False),
         }
-        return {name: value for name, value in message.items() if value}
+        return without_empty(message)
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+    def parse(self, response: Response, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """Mailjet's own rows; errors are ``{"ErrorCode", "ErrorMessage", "StatusCode"}``."""
-        message = mapping(first(answer.object.get("Messages")))
-        if answer.status in {200, 400} and message.get("Status") == "success":
+        message = mapping(first(response.object.get("Messages")))
+        if response.status in {200, 400} and message.get("Status") == "success":
             return SendResult(
-                outcome=Outcome.ACCEPTED, code=str(answer.status), message_id=_message_id(message)
+                outcome=Outcome.ACCEPTED, code=str(response.status), message_id=_message_id(message)
             )
-        error = mapping(first(message.get("Errors"))) or answer.object
-        code, told = text(error.get("ErrorCode")), text(error.get("ErrorMessage"))
-        result = self.by_status(answer, ": ".join(filter(None, (code, told))))
-        if code in _OF_THE_ACCOUNT and 400 <= answer.status < 429:
+        error = mapping(first(message.get("Errors"))) or response.object
+        code = text(error.get("ErrorCode"))
+        result = self.by_status(response, joined(code, text(error.get("ErrorMessage"))))
+        if code in _ACCOUNT_ERRORS and 400 <= response.status < 429:
             return replace(result, outcome=Outcome.MISCONFIGURED)
-        if message.get("Status") != "error" or answer.status >= 429:
+        if message.get("Status") != "error" or response.status >= 429:
             return result
         status = error.get("StatusCode")
         if isinstance(status, int) and status >= 500:
@@ -130,7 +128,7 @@ def _file(attachment: Attachment) -> dict[str, str]:
     entry = {
         "ContentType": bare_type(attachment),
         "Filename": attachment.filename,
-        "Base64Content": b64encode(attachment.content).decode("ascii"),
+        "Base64Content": base64_text(attachment.content),
     }
     cid = attachment.content_id
     return {**entry, "ContentID": cid} if cid else entry

@@ -20,7 +20,6 @@ refused no third one since; else the token is taken to be wrong, for then nothin
 
 from __future__ import annotations
 
-from base64 import b64encode
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -28,18 +27,19 @@ from urllib.parse import quote
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.message import Address, Attachment, Email
-from mailqueue.vendors.base import (
-    Attempt,
-    encoded_headers,
-    first,
-    identifier,
-    merged,
-    text,
-    unique_recipients,
-)
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.message import Attachment, Email
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import ID_KEY
+from mailqueue.vendors.payloads import (
+    base64_text,
+    encoded_headers,
+    merged,
+    named_address,
+    unique_recipients,
+    without_empty,
+)
+from mailqueue.vendors.values import first, identifier, text
 
 INBOX = "inbox_id"
 _SANDBOX = "https://sandbox.api.mailtrap.io"
@@ -60,8 +60,8 @@ class Mailtrap(HttpVendor):
         if config.sandbox and not config.base_url:
             config = replace(config, base_url=_SANDBOX)
         super().__init__(config)
-        self._proven = ""  # the From domain of the last e-mail that was accepted
-        self._denied: set[str] = set()  # those refused since
+        self._accepted_domain = ""  # the From domain of the last e-mail that was accepted
+        self._refused_domains: set[str] = set()  # those refused since
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """Reply-To is a header, since the field takes one address only."""
@@ -74,8 +74,8 @@ class Mailtrap(HttpVendor):
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
         people = unique_recipients(email).items()
         payload = {
-            "from": _person(self.sender(email)),
-            **{field: [_person(address) for address in addresses] for field, addresses in people},
+            "from": named_address(self.sender(email)),
+            **{field: list(map(named_address, addresses)) for field, addresses in people},
             "subject": email.subject,
             "text": email.text,
             "html": email.html,
@@ -84,37 +84,33 @@ class Mailtrap(HttpVendor):
             "custom_variables": {**self.metadata(email), ID_KEY: attempt.email_id},
             "category": next(iter(self.tags(email)), ""),
         }
-        return {name: value for name, value in payload.items() if value}
+        return without_empty(payload)
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:
+    def parse(self, response: Response, email: Email) -> SendResult:
         """Mailtrap's own rows; its errors are ``{"success": false, "errors": ["..."]}``."""
         domain = self.sender(email).ascii.rpartition("@")[2].lower()
-        ids, errors = answer.object.get("message_ids"), answer.object.get("errors")
-        success = answer.object.get("success") is True and not errors
-        message_id = identifier(first(ids))
-        if answer.status == 200 and success and message_id:
-            self._proven = domain
-            self._denied.clear()
+        errors = response.object.get("errors")
+        success = response.object.get("success") is True and not errors
+        message_id = identifier(first(response.object.get("message_ids")))
+        if response.status == 200 and success and message_id:
+            self._accepted_domain = domain
+            self._refused_domains.clear()
             return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
         words = filter(None, map(text, errors)) if isinstance(errors, list) else ()
-        result = self.by_status(answer, ", ".join(words))
-        if answer.status in (401, 403) and not answer.html and self._domain_to_blame(domain):
+        result = self.by_status(response, ", ".join(words))
+        if response.status in (401, 403) and not response.html and self._is_domains_fault(domain):
             return replace(result, outcome=Outcome.UNSUITABLE)
         return result
 
-    def _domain_to_blame(self, domain: str) -> bool:
-        self._denied.add(domain)
-        return self._proven not in ("", domain) and self._denied == {domain}
-
-
-def _person(address: Address) -> dict[str, str]:
-    entry = {"email": address.ascii}
-    return {**entry, "name": address.name} if address.name else entry
+    def _is_domains_fault(self, domain: str) -> bool:
+        self._refused_domains.add(domain)
+        other_works = self._accepted_domain not in ("", domain)
+        return other_works and self._refused_domains == {domain}
 
 
 def _file(attachment: Attachment) -> dict[str, str]:
     entry = {
-        "content": b64encode(attachment.content).decode("ascii"),
+        "content": base64_text(attachment.content),
         "filename": attachment.filename,
         "type": attachment.content_type,
         "disposition": "attachment",

@@ -33,22 +33,23 @@ same error, an invalid key has been seen with 401 and with 500.
 
 from __future__ import annotations
 
-from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Attachment, Email
-from mailqueue.vendors.base import (
-    Attempt,
-    encoded_headers,
-    matching_recipients,
-    merged,
-    text,
-    unique_recipients,
-)
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import ID_KEY
+from mailqueue.vendors.payloads import (
+    base64_text,
+    encoded_headers,
+    merged,
+    unique_recipients,
+    without_empty,
+)
+from mailqueue.vendors.values import mappings, matching_recipients, text
 
 _ERRORS = {
     "Invalid_Key": Outcome.MISCONFIGURED,
@@ -57,13 +58,13 @@ _ERRORS = {
     "ValidationError": Outcome.UNSUITABLE,
     "RequestLimitExceeded": Outcome.THROTTLED,
 }
-_TAKEN = {"sent", "queued", "scheduled"}
+_ACCEPTED_STATUSES = {"sent", "queued", "scheduled"}
 _SUPPRESSED = {"hard-bounce", "soft-bounce", "spam", "unsub", "custom", "rule", "invalid"}
-_HELD = {
+_QUOTA_REASONS = {
     *("sending-suspended", "account-suspended", "sending-paused"),
     *("monthly-limit-reached", "hourly-quota-exhausted", "free-trial-sends-exhausted"),
 }
-_HOPEFUL = (  # the first that any recipient has is the e-mail's
+_BEST_FIRST = (  # the first of these that any recipient has is the e-mail's outcome
     Outcome.ACCEPTED,
     Outcome.UNKNOWN,
     Outcome.MISCONFIGURED,
@@ -99,34 +100,36 @@ class Mandrill(HttpVendor):
             "metadata": {**self.metadata(email), ID_KEY: attempt.email_id},
             "preserve_recipients": True,  # else everybody gets a mail with only themselves in To
         }
-        return {name: value for name, value in message.items() if value}
+        return without_empty(message)
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:
+    def parse(self, response: Response, email: Email) -> SendResult:
         """A list of recipients, or ``{"status": "error", "code", "name", "message"}``."""
-        if answer.status == 200 and isinstance(answer.json, list):
-            return self._by_recipient(answer, email)
-        name, message = (answer.string(key) for key in ("name", "message"))
-        result = self.by_status(answer, f"{name} {message}".strip())
+        if response.status == 200 and isinstance(response.json, list):
+            return self._by_recipient(response, email)
+        name, message = (response.string(key) for key in ("name", "message"))
+        result = self.by_status(response, f"{name} {message}".strip())
         if name == "PaymentRequired" and "send_at" in self.options(email):
             return replace(result, outcome=Outcome.UNSUITABLE)
         return replace(result, outcome=_ERRORS.get(name, result.outcome))
 
-    def _by_recipient(self, answer: Answer, email: Email) -> SendResult:
-        entries = [entry for entry in answer.json if isinstance(entry, dict)]
-        told = [(_outcome(entry), entry) for entry in entries]
-        outcome = next((o for o in _HOPEFUL if any(o is t for t, _ in told)), Outcome.UNKNOWN)
-        first = next((entry for o, entry in told if o is outcome), {})
+    def _by_recipient(self, response: Response, email: Email) -> SendResult:
+        entries = mappings(response.json)
+        outcomes = [_outcome(entry) for entry in entries]
+        outcome = next((each for each in _BEST_FIRST if each in outcomes), Outcome.UNKNOWN)
         result = SendResult(outcome=outcome, code="200", detail=_reasons(entries))
         if outcome is not Outcome.ACCEPTED:
             return result
-        refused = [e.get("email") for o, e in told if o is Outcome.REJECTED]
-        put_off = (Outcome.MISCONFIGURED, Outcome.UNSUITABLE)
+
+        def recipients(*wanted: Outcome) -> tuple[str, ...]:
+            of_outcome = (entry for o, entry in zip(outcomes, entries, strict=True) if o in wanted)
+            return matching_recipients(email, [entry.get("email") for entry in of_outcome])
+
         return replace(
             result,
-            message_id=text(first.get("_id")) or None,
-            refused=matching_recipients(email, refused),
-            pending=matching_recipients(email, [e.get("email") for o, e in told if o in put_off]),
-            quota_held=any(text(entry.get("queued_reason")) in _HELD for entry in entries),
+            message_id=text(entries[outcomes.index(outcome)].get("_id")) or None,
+            refused=recipients(Outcome.REJECTED),
+            pending=recipients(Outcome.MISCONFIGURED, Outcome.UNSUITABLE),
+            quota_held=any(text(entry.get("queued_reason")) in _QUOTA_REASONS for entry in entries),
         )
 
 
@@ -139,13 +142,13 @@ def _recipients(email: Email) -> list[dict[str, str]]:
 
 
 def _file(attachment: Attachment, name: str | None) -> dict[str, Any]:
-    content = b64encode(attachment.content).decode("ascii")
+    content = base64_text(attachment.content)
     return {"type": attachment.content_type, "name": name, "content": content}
 
 
-def _outcome(entry: dict[str, Any]) -> Outcome:
+def _outcome(entry: Mapping[str, Any]) -> Outcome:
     match text(entry.get("status")), text(entry.get("reject_reason")):
-        case status, _ if status in _TAKEN:
+        case status, _ if status in _ACCEPTED_STATUSES:
             return Outcome.ACCEPTED
         case "invalid", _:
             return Outcome.REJECTED
@@ -156,7 +159,7 @@ def _outcome(entry: dict[str, Any]) -> Outcome:
     return Outcome.UNKNOWN
 
 
-def _reasons(entries: list[dict[str, Any]]) -> str:
+def _reasons(entries: Sequence[Mapping[str, Any]]) -> str:
     keys = ("status", "reject_reason", "queued_reason")
     words = (" ".join(filter(None, (text(entry.get(key)) for key in keys))) for entry in entries)
     return ", ".join(dict.fromkeys(words))

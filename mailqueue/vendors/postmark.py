@@ -21,30 +21,30 @@ the same, "inactive addresses: ..."              accepted, those addresses refus
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.message import Address, Attachment, Email
-from mailqueue.vendors.base import (
-    Attempt,
-    ascii_headers,
-    first,
-    mapping,
-    matching_recipients,
-    merged,
-    text,
-    unique_recipients,
-)
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.message import Attachment, Email
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import ID_KEY
+from mailqueue.vendors.payloads import (
+    ascii_headers,
+    base64_text,
+    mailbox_list,
+    mailbox_text,
+    merged,
+    unique_recipients,
+    without_empty,
+)
+from mailqueue.vendors.values import every_recipient, first, mapping, matching_recipients, text
 
 _TEST_TOKEN = "POSTMARK_API_TEST"  # noqa: S105  # public: everything is accepted, nothing sent
 _INACTIVE = ("inactive addresses:", "Inactive recipients")  # what stands around them
 _RECIPIENTS_INACTIVE = 406
-_MEANING = {
+_ERRORS = {
     10: Outcome.MISCONFIGURED,
     100: Outcome.UNAVAILABLE,
     405: Outcome.MISCONFIGURED,
@@ -72,8 +72,8 @@ class Postmark(HttpVendor):
         stream = self.options(email).get("MessageStream") or self.config.keys["message_stream"]
         if stream:
             query["messagestream"] = str(stream)
-        found = self.ask("/messages/outbound", query, self._login(), attempt).get("Messages")
-        message_id = text(mapping(first(found)).get("MessageID"))
+        messages = self.ask("/messages/outbound", query, self._login(), attempt).get("Messages")
+        message_id = text(mapping(first(messages)).get("MessageID"))
         if not message_id:
             return None
         return SendResult(outcome=Outcome.ACCEPTED, code="found", message_id=message_id)
@@ -85,9 +85,9 @@ class Postmark(HttpVendor):
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
         headers, people = ascii_headers(email).items(), unique_recipients(email).items()
         payload = {
-            "From": _people([self.sender(email)]),
-            **{field.capitalize(): _people(addresses) for field, addresses in people},
-            "ReplyTo": _people(email.reply_to),
+            "From": mailbox_text(self.sender(email)),
+            **{field.capitalize(): mailbox_list(addresses) for field, addresses in people},
+            "ReplyTo": mailbox_list(email.reply_to),
             "Subject": email.subject,
             "TextBody": email.text,
             "HtmlBody": email.html,
@@ -97,51 +97,47 @@ class Postmark(HttpVendor):
             "Metadata": {**self.metadata(email), ID_KEY: attempt.email_id},
             "MessageStream": self.config.keys["message_stream"],
         }
-        return {name: value for name, value in payload.items() if value}
+        return without_empty(payload)
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:
+    def parse(self, response: Response, email: Email) -> SendResult:
         """Postmark's own rows; its errors are ``{"ErrorCode", "Message"}``."""
-        code, message = _error_code(answer), answer.string("Message")
+        code, message = _error_code(response), response.string("Message")
         inactive = matching_recipients(email, _inactive(message))
-        if answer.status == 200 and code in (None, 0):
-            message_id = answer.string("MessageID")
+        if response.status == 200 and code in (None, 0):
+            message_id = response.string("MessageID")
             if code is None or not message_id:
-                return self.by_status(answer, "200 without an id")
+                return self.by_status(response, "200 without an id")
             return SendResult(
                 outcome=Outcome.ACCEPTED, code="200", message_id=message_id, refused=inactive
             )
-        result = self.by_status(answer, f"{code}: {message}" if code else message)
+        result = self.by_status(response, f"{code}: {message}" if code else message)
         if code == _RECIPIENTS_INACTIVE:
-            everyone = tuple(person.address for person in email.recipients)
-            if len(everyone) in {1, len(inactive)}:
-                return replace(result, outcome=Outcome.REJECTED, refused=everyone)
+            recipients = every_recipient(email)
+            if len(recipients) in {1, len(inactive)}:
+                return replace(result, outcome=Outcome.REJECTED, refused=recipients)
             return replace(result, outcome=Outcome.UNSUITABLE)
-        if code in _MEANING:
-            return replace(result, outcome=_MEANING[code])
-        return replace(result, outcome=Outcome.UNSUITABLE) if answer.status == 200 else result
-
-
-def _people(addresses: Iterable[Address]) -> str:
-    return ", ".join(str(Address(a.name, a.ascii)) for a in addresses)
+        if code in _ERRORS:
+            return replace(result, outcome=_ERRORS[code])
+        return replace(result, outcome=Outcome.UNSUITABLE) if response.status == 200 else result
 
 
 def _attachment(attachment: Attachment) -> dict[str, str]:
     entry = {
         "Name": attachment.filename,
-        "Content": b64encode(attachment.content).decode("ascii"),
+        "Content": base64_text(attachment.content),
         "ContentType": attachment.content_type,
     }
     cid = attachment.content_id
     return {**entry, "ContentID": f"cid:{cid}"} if cid else entry
 
 
-def _error_code(answer: Answer) -> int | None:
+def _error_code(response: Response) -> int | None:
     """0 where there is none, as in "delivery may be delayed"; None: it is no number."""
-    code = answer.object.get("ErrorCode", 0)
+    code = response.object.get("ErrorCode", 0)
     return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 
 def _inactive(message: str) -> list[str]:
     begin, end = _INACTIVE
-    listed, closed, _ = message.partition(begin)[2].partition(end)
-    return [address.strip(" .\n\r") for address in listed.split(",")] if closed else []
+    addresses, closed, _ = message.partition(begin)[2].partition(end)
+    return [address.strip(" .\n\r") for address in addresses.split(",")] if closed else []

@@ -26,16 +26,23 @@ header ``X-Mailqueue-Id`` as well.
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.message import Address, Attachment, Email
-from mailqueue.vendors.base import Attempt, ascii_headers, merged, unique_recipients
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.message import Attachment, Email
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import pairs
+from mailqueue.vendors.payloads import (
+    ascii_headers,
+    base64_text,
+    mailbox_text,
+    merged,
+    unique_recipients,
+    without_empty,
+)
+from mailqueue.vendors.values import joined
 
 _QUOTAS = {"daily_quota_exceeded", "monthly_quota_exceeded"}
 
@@ -59,9 +66,9 @@ class Resend(HttpVendor):
         tags = pairs(self.tags(email), self.metadata(email), attempt.email_id)
         people = unique_recipients(email).items()
         payload = {
-            "from": _person(self.sender(email)),
-            **{field: _people(addresses) for field, addresses in people},
-            "reply_to": _people(email.reply_to),
+            "from": mailbox_text(self.sender(email)),
+            **{field: list(map(mailbox_text, addresses)) for field, addresses in people},
+            "reply_to": list(map(mailbox_text, email.reply_to)),
             "subject": email.subject,
             "text": email.text,
             "html": email.html,
@@ -69,14 +76,14 @@ class Resend(HttpVendor):
             "attachments": [_attachment(a) for a in email.attachments],
             "tags": [{"name": name, "value": value} for name, value in tags],
         }
-        return {name: value for name, value in payload.items() if value}
+        return without_empty(payload)
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+    def parse(self, response: Response, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """Resend's own rows; its errors are ``{"statusCode", "name", "message"}``."""
-        name, message = answer.string("name"), answer.string("message")
-        result = self.by_status(answer, ": ".join(filter(None, (name, message))))
-        match answer.status:
-            case 200 if message_id := answer.string("id"):
+        name, message = response.string("name"), response.string("message")
+        result = self.by_status(response, joined(name, message))
+        match response.status:
+            case 200 if message_id := response.string("id"):
                 return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
             case 400 if "api key is invalid" in message.lower():
                 return replace(result, outcome=Outcome.MISCONFIGURED)
@@ -87,23 +94,15 @@ class Resend(HttpVendor):
             case 429 if name in _QUOTAS:
                 return replace(result, outcome=Outcome.MISCONFIGURED)
             case 429 if result.retry_after is None:
-                reset = answer.headers.get("ratelimit-reset", "").strip()
-                return replace(result, retry_after=answer.seconds(reset))
+                reset = response.headers.get("ratelimit-reset", "").strip()
+                return replace(result, retry_after=response.seconds(reset))
         return result
-
-
-def _person(address: Address) -> str:
-    return str(Address(address.name, address.ascii))
-
-
-def _people(addresses: Iterable[Address]) -> list[str]:
-    return list(map(_person, addresses))
 
 
 def _attachment(attachment: Attachment) -> dict[str, str]:
     entry = {
         "filename": attachment.filename,
-        "content": b64encode(attachment.content).decode("ascii"),
+        "content": base64_text(attachment.content),
         "content_type": attachment.content_type,
     }
     cid = attachment.content_id

@@ -20,22 +20,23 @@ place for tags and metadata; our id is the header ``X-Mailqueue-Id``.
 
 from __future__ import annotations
 
-from base64 import b64encode
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.message import Address, Email
-from mailqueue.vendors.base import (
-    Attempt,
+from mailqueue.message import Email
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
+from mailqueue.vendors.payloads import (
+    base64_text,
     encoded_headers,
-    matching_recipients,
     merged,
-    text,
+    named_address,
     unique_recipients,
+    without_empty,
 )
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.values import mappings, matching_recipients, text
 
 _NOT_SENT = {"failed", "canceled"}
 
@@ -57,8 +58,8 @@ class Scaleway(HttpVendor):
         headers = encoded_headers(email) | self.extra_headers(email, attempt.email_id)
         people = unique_recipients(email).items()
         payload = {
-            "from": _person(self.sender(email)),
-            **{field: [_person(address) for address in addresses] for field, addresses in people},
+            "from": named_address(self.sender(email)),
+            **{field: list(map(named_address, addresses)) for field, addresses in people},
             "subject": email.subject,
             "text": email.text,
             "html": email.html,
@@ -67,36 +68,30 @@ class Scaleway(HttpVendor):
                 {
                     "name": file.filename,
                     "type": file.content_type,
-                    "content": b64encode(file.content).decode("ascii"),
+                    "content": base64_text(file.content),
                 }
                 for file in email.attachments
             ],
             "additional_headers": [{"key": n, "value": value} for n, value in headers.items()],
         }
-        return {name: value for name, value in payload.items() if value}
+        return without_empty(payload)
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:
+    def parse(self, response: Response, email: Email) -> SendResult:
         """Scaleway's own rows; errors have a ``message``."""
-        if answer.status == 200:
-            return self._taken(answer, email)
-        return self.by_status(answer, answer.string("message"))
+        if response.status == 200:
+            return self._accepted(response, email)
+        return self.by_status(response, response.string("message"))
 
-    def _taken(self, answer: Answer, email: Email) -> SendResult:
-        listed = answer.object.get("emails")
-        entries = [e for e in listed if isinstance(e, dict)] if isinstance(listed, list) else []
-        left = [entry for entry in entries if text(entry.get("status")) in _NOT_SENT]
-        taken = [entry for entry in entries if text(entry.get("status")) not in _NOT_SENT]
-        message_id = next(filter(None, (text(entry.get("id")) for entry in taken)), None)
-        if entries and not taken:
-            result = self.by_status(answer, "failed at once")
+    def _accepted(self, response: Response, email: Email) -> SendResult:
+        entries = mappings(response.object.get("emails"))
+        unsent = [entry for entry in entries if text(entry.get("status")) in _NOT_SENT]
+        accepted = [entry for entry in entries if text(entry.get("status")) not in _NOT_SENT]
+        message_id = next(filter(None, (text(entry.get("id")) for entry in accepted)), None)
+        if entries and not accepted:
+            result = self.by_status(response, "failed at once")
             return replace(result, outcome=Outcome.UNSUITABLE)
         if not message_id:
-            return self.by_status(answer, "200 without an id")
-        pending = matching_recipients(email, [entry.get("mail_rcpt") for entry in left])
+            return self.by_status(response, "200 without an id")
+        pending = matching_recipients(email, [entry.get("mail_rcpt") for entry in unsent])
         result = SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
         return replace(result, pending=pending)
-
-
-def _person(address: Address) -> dict[str, str]:
-    entry = {"email": address.ascii}
-    return {**entry, "name": address.name} if address.name else entry

@@ -26,28 +26,28 @@ get ``metadata_`` in front.
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, Attachment, Email
-from mailqueue.vendors.base import (
-    Attempt,
-    ascii_headers,
-    first,
-    mapping,
-    merged,
-    text,
-    unique_recipients,
-)
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.limits import bare_type
+from mailqueue.vendors.payloads import (
+    ascii_headers,
+    base64_text,
+    merged,
+    named_address,
+    unique_recipients,
+    without_empty,
+)
+from mailqueue.vendors.values import first, mapping, text
 
 _PREFIX = "metadata_"
-_OF_AN_EVENT = re.compile(
+_EVENT_FIELDS = re.compile(
     rf"({_PREFIX})*(asm_group_id|attempt|bounce_classification|category|cert_err|custom_args|email|"
     r"event|ip|marketing_campaign_.*|newsletter.*|pool|post_type|reason|response|send_at|sg_.*|"
     r"singlesend_.*|smtp-id|status|template_id|timestamp|tls|type|unique_args|url|url_offset|"
@@ -72,9 +72,9 @@ class SendGrid(HttpVendor):
         people = unique_recipients(email).items()
         metadata = {_arg(name): value for name, value in self.metadata(email).items()}
         payload = {
-            "personalizations": [{field: list(map(_person, them)) for field, them in people}],
-            "from": _person(self.sender(email)),
-            "reply_to_list": _unique(email.reply_to),  # it insists on that
+            "personalizations": [{f: list(map(named_address, group)) for f, group in people}],
+            "from": named_address(self.sender(email)),
+            "reply_to_list": _unique(email.reply_to),  # repeated ones are refused
             "subject": email.subject,
             "content": _content(email),
             "attachments": [_attachment(a) for a in email.attachments],
@@ -84,25 +84,25 @@ class SendGrid(HttpVendor):
         }
         if self.config.sandbox:
             payload["mail_settings"] = {"sandbox_mode": {"enable": True}}
-        return {name: value for name, value in payload.items() if value}  # empty ones are refused
+        return without_empty(payload)
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:
+    def parse(self, response: Response, email: Email) -> SendResult:
         """SendGrid's own rows; its errors are ``{"errors": [{"message", "field"}]}``."""
-        if answer.status == 202 or (answer.status == 200 and self._sandbox(email)):
-            message_id = answer.headers.get("X-Message-Id")
+        if response.status == 202 or (response.status == 200 and self._sandbox(email)):
+            message_id = response.headers.get("X-Message-Id")
             return SendResult(
-                outcome=Outcome.ACCEPTED, code=str(answer.status), message_id=message_id
+                outcome=Outcome.ACCEPTED, code=str(response.status), message_id=message_id
             )
-        message = _message(answer)
-        result = self.by_status(answer, message)
-        if answer.status == 403 and "verified sender identity" in message.lower():
+        message = _message(response)
+        result = self.by_status(response, message)
+        if response.status == 403 and "verified sender identity" in message.lower():
             return replace(result, outcome=Outcome.UNSUITABLE)
-        if answer.status == 403 and "too many bad requests" in message.lower():
+        if response.status == 403 and "too many bad requests" in message.lower():
             return replace(result, outcome=Outcome.UNAVAILABLE)
-        if answer.status == 451:
+        if response.status == 451:
             return replace(result, outcome=Outcome.MISCONFIGURED)
-        if answer.status == 429 and result.retry_after is None:
-            return replace(result, retry_after=_until_reset(answer))
+        if response.status == 429 and result.retry_after is None:
+            return replace(result, retry_after=_until_reset(response))
         return result
 
     def _sandbox(self, email: Email) -> bool:
@@ -111,19 +111,14 @@ class SendGrid(HttpVendor):
 
 
 def _arg(name: str) -> str:
-    return f"{_PREFIX}{name}" if _OF_AN_EVENT.fullmatch(name) else name
+    return f"{_PREFIX}{name}" if _EVENT_FIELDS.fullmatch(name) else name
 
 
 def _unique(people: Iterable[Address]) -> list[dict[str, str]]:
-    first: dict[str, Address] = {}
+    mailboxes: dict[str, Address] = {}
     for person in people:
-        first.setdefault(person.identity.lower(), person)
-    return list(map(_person, first.values()))
-
-
-def _person(address: Address) -> dict[str, str]:
-    entry = {"email": address.ascii}
-    return {**entry, "name": address.name} if address.name else entry
+        mailboxes.setdefault(person.identity.lower(), person)
+    return list(map(named_address, mailboxes.values()))
 
 
 def _content(email: Email) -> list[dict[str, str]]:
@@ -134,9 +129,9 @@ def _content(email: Email) -> list[dict[str, str]]:
 
 def _attachment(attachment: Attachment) -> dict[str, str]:
     entry = {
-        "content": b64encode(attachment.content).decode("ascii"),
+        "content": base64_text(attachment.content),
         "type": bare_type(attachment),  # with parameters it is refused
-        "filename": attachment.filename.translate(_FILENAME),
+        "filename": attachment.filename.translate(_FORBIDDEN_IN_NAMES),
         "disposition": "attachment",
     }
     if attachment.content_id:
@@ -144,13 +139,13 @@ def _attachment(attachment: Attachment) -> dict[str, str]:
     return entry
 
 
-_FILENAME = str.maketrans(";,", "__")  # both are refused in a file name
+_FORBIDDEN_IN_NAMES = str.maketrans(";,", "__")
 
 
-def _message(answer: Answer) -> str:
-    return text(mapping(first(answer.object.get("errors"))).get("message"))
+def _message(response: Response) -> str:
+    return text(mapping(first(response.object.get("errors"))).get("message"))
 
 
-def _until_reset(answer: Answer) -> float | None:
-    reset = answer.headers.get("X-RateLimit-Reset", "").strip()
-    return max(0.0, int(reset[:12]) - answer.now) if reset.isascii() and reset.isdigit() else None
+def _until_reset(response: Response) -> float | None:
+    reset = response.headers.get("X-RateLimit-Reset", "").strip()
+    return max(0.0, int(reset[:12]) - response.now) if reset.isascii() and reset.isdigit() else None

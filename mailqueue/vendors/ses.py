@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import os
 import re
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -41,16 +40,18 @@ from mailqueue.config import VendorConfig
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
 from mailqueue.message.message import mime
-from mailqueue.vendors import aws, aws_credentials
-from mailqueue.vendors.base import Attempt, created_at, merged, unique_recipients
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.aws import credentials as aws_credentials
+from mailqueue.vendors.aws.signing import Credentials, sign
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import pairs
+from mailqueue.vendors.payloads import base64_text, created_at, merged, unique_recipients
 
 SIMULATOR = "success@simulator.amazonses.com"
 
 _PATH = "/v2/email/outbound-emails"
-_OF_THE_EMAIL = {"MessageRejected", "MailFromDomainNotVerifiedException", "BadRequestException"}
-_OF_THE_ACCOUNT = re.compile(
+_EMAIL_ERRORS = {"MessageRejected", "MailFromDomainNotVerifiedException", "BadRequestException"}
+_ACCOUNT_ERRORS = re.compile(
     r"AccountSuspended|SendingPaused|LimitExceeded|AccessDenied|ExpiredToken|RequestExpired|"
     r"IncompleteSignature|InvalidSignature|SignatureDoesNotMatch|InvalidClientTokenId|"
     r"UnrecognizedClient|MissingAuthenticationToken|NotAuthorized|OptInRequired"
@@ -72,13 +73,13 @@ class Ses(HttpVendor):
         url = config.base_url or f"https://email.{config.keys['region']}.amazonaws.com"
         super().__init__(replace(config, base_url=url))
         self._host = urlsplit(url).netloc
-        self._credentials = aws.Credentials("", "")
+        self._credentials = Credentials("", "")
         if self._static_credentials() is None:
             aws_credentials.require_botocore()
         self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def _send(self, email: Email, attempt: Attempt) -> SendResult:
-        credentials: aws.Credentials | SendResult | None = self._static_credentials()
+        credentials: Credentials | SendResult | None = self._static_credentials()
         if credentials is None:
             region = self.config.keys["region"]
             credentials = aws_credentials.chain(region).current(attempt.deadline)
@@ -87,20 +88,25 @@ class Ses(HttpVendor):
         self._credentials, self.secrets = credentials, credentials.secrets
         return super()._send(email, attempt)
 
-    def _static_credentials(self) -> aws.Credentials | None:
+    def _static_credentials(self) -> Credentials | None:
         return aws_credentials.static_credentials(self.config.keys, os.environ)
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """The signature is of this moment; the body is the e-mail's."""
         options = self.options(email)
-        more = options.pop("EmailTags", None) or []
+        own_tags = options.pop("EmailTags", None) or []
         payload = merged(self._payload(email, attempt), options)
-        payload["EmailTags"] += more if isinstance(more, list | tuple) else [more]
+        payload["EmailTags"] += own_tags if isinstance(own_tags, list | tuple) else [own_tags]
         unsigned = json_request(_PATH, payload, {})
         headers = {"Host": self._host, "Content-Type": unsigned.headers["Content-Type"]}
-        who, region, now = self._credentials, self.config.keys["region"], self.clock()
-        signed = aws.sign(
-            _PATH, headers, unsigned.body, credentials=who, region=region, service="ses", now=now
+        signed = sign(
+            _PATH,
+            headers,
+            unsigned.body,
+            credentials=self._credentials,
+            region=self.config.keys["region"],
+            service="ses",
+            now=self.clock(),
         )
         return Request(_PATH, unsigned.body, {**unsigned.headers, **signed})
 
@@ -112,29 +118,30 @@ class Ses(HttpVendor):
             email_id=attempt.email_id,
             sender=self.sender(email),
         )
-        simulated = {"ToAddresses": [SIMULATOR]}
+        simulator = {"ToAddresses": [SIMULATOR]}
         tags = pairs(self.tags(email), self.metadata(email), attempt.email_id)
         return {
-            "Destination": simulated if self.config.sandbox else _destination(email),
-            "Content": {"Raw": {"Data": b64encode(message).decode("ascii")}},
+            "Destination": simulator if self.config.sandbox else _destination(email),
+            "Content": {"Raw": {"Data": base64_text(message)}},
             "EmailTags": [{"Name": name, "Value": value} for name, value in tags],
         }
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:  # noqa: ARG002  # the port's
+    def parse(self, response: Response, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """SES's own rows; its errors are ``{"message"}`` and a header with their kind."""
-        message_id = answer.string("MessageId")
-        if answer.status == 200 and message_id:
+        message_id = response.string("MessageId")
+        if response.status == 200 and message_id:
             return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
-        kind, message = _kind(answer), _message(answer)
-        result = self.by_status(answer, message or kind)
-        if not 400 <= answer.status < 500:
+        kind, message = _kind(response), _message(response)
+        result = self.by_status(response, message or kind)
+        if not 400 <= response.status < 500:
             return result
-        if kind in _OF_THE_EMAIL and not _PAUSED.search(message):
+        if kind in _EMAIL_ERRORS and not _PAUSED.search(message):
             return replace(result, outcome=Outcome.UNSUITABLE)
         if kind.startswith("Throttling"):
-            spent = "daily" in message.lower()
-            return replace(result, outcome=Outcome.MISCONFIGURED if spent else Outcome.THROTTLED)
-        if _OF_THE_ACCOUNT.match(kind) or _PAUSED.search(message):
+            quota_spent = "daily" in message.lower()
+            outcome = Outcome.MISCONFIGURED if quota_spent else Outcome.THROTTLED
+            return replace(result, outcome=outcome)
+        if _ACCOUNT_ERRORS.match(kind) or _PAUSED.search(message):
             return replace(result, outcome=Outcome.MISCONFIGURED)
         return result
 
@@ -144,13 +151,13 @@ def _destination(email: Email) -> dict[str, list[str]]:
     return {f"{name.capitalize()}Addresses": [p.ascii for p in people] for name, people in fields}
 
 
-def _kind(answer: Answer) -> str:
+def _kind(response: Response) -> str:
     """``MessageRejected``, also of ``MessageRejected:http://...`` or ``com.amazonaws#...``."""
-    kind = answer.headers.get("x-amzn-ErrorType") or answer.string("__type")
+    kind = response.headers.get("x-amzn-ErrorType") or response.string("__type")
     return kind.partition(":")[0].rpartition("#")[2].strip()
 
 
-def _message(answer: Answer) -> str:
+def _message(response: Response) -> str:
     """The first line: of a refused signature the next ones tell all that was signed."""
-    message = answer.string("message") or answer.string("Message")
+    message = response.string("message") or response.string("Message")
     return message.strip().partition("\n")[0]

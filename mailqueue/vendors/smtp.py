@@ -44,7 +44,6 @@ from __future__ import annotations
 import re
 import smtplib
 import time
-from base64 import b64encode
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -55,6 +54,7 @@ from mailqueue.message import Address, Email
 from mailqueue.message.message import mime
 from mailqueue.vendors import base
 from mailqueue.vendors.base import Attempt, Vendor
+from mailqueue.vendors.payloads import base64_text, created_at
 from mailqueue.vendors.wire import failures, smtp_pool, smtp_replies
 from mailqueue.vendors.wire.deadline import Call, DeadlinePassed
 from mailqueue.vendors.wire.smtp_connection import Connection, Failed
@@ -129,8 +129,8 @@ class Smtp(Vendor):
         try:
             envelope = self._envelope(email, attempt)
         except Exception as error:  # noqa: BLE001  # whatever it is, nothing left our hands
-            return base.unsent(self, attempt, error)
-        late = base.late(attempt, began)
+            return base.raised_before_sending(self, attempt, error)
+        late = base.is_late(attempt, began)
         with Call(attempt.deadline) as call:
             try:
                 result = self._transaction(envelope, call)
@@ -151,14 +151,14 @@ class Smtp(Vendor):
         """Before there is a connection, what cannot be said to a socket is the configuration's."""
         if self._connection is None and isinstance(error, ValueError):
             return failures.result(failures.INVALID_REQUEST, written=False)
-        return base.unsent(self, attempt, error)
+        return base.raised_before_sending(self, attempt, error)
 
     def _envelope(self, email: Email, attempt: Attempt) -> _Envelope:
         sender = self.sender(email)
         message = mime(
             email,
             message_id=attempt.message_id,
-            date=attempt.date or base.created_at(attempt.email_id),
+            date=attempt.date or created_at(attempt.email_id),
             email_id=attempt.email_id,
             sender=sender,
         )
@@ -275,7 +275,7 @@ def _secrets(config: VendorConfig) -> tuple[str, ...]:
     if not user or not password:
         return ()
     plain = (f"\0{user}\0{password}", user, password)
-    packed = (b64encode(secret.encode()).decode() for secret in plain)
+    packed = (base64_text(secret.encode()) for secret in plain)
     return tuple(sorted((*plain, *packed), key=len, reverse=True))
 
 

@@ -25,24 +25,23 @@ for tags and metadata; our id is the header ``X-Mailqueue-Id``. ``fastaccept`` i
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.message import Address, Attachment, Email
-from mailqueue.vendors.base import (
-    Attempt,
+from mailqueue.message import Attachment, Email
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
+from mailqueue.vendors.payloads import (
+    base64_text,
     encoded_headers,
-    mapping,
-    matching_recipients,
+    mailbox_text,
     merged,
-    natural,
-    text,
     unique_recipients,
+    without_empty,
 )
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.vendors.values import mapping, matching_recipients, natural, text
 
 _ERRORS = {
     "NON_VALIDATING_IN_PAYLOAD": Outcome.UNSUITABLE,
@@ -66,8 +65,8 @@ class Smtp2Go(HttpVendor):
         headers = encoded_headers(email) | self.extra_headers(email, attempt.email_id)
         people = unique_recipients(email).items()
         payload = {
-            "sender": _person(self.sender(email)),
-            **{field: [_person(address) for address in addresses] for field, addresses in people},
+            "sender": mailbox_text(self.sender(email)),
+            **{field: list(map(mailbox_text, addresses)) for field, addresses in people},
             "subject": email.subject,
             "text_body": email.text,
             "html_body": email.html,
@@ -75,31 +74,31 @@ class Smtp2Go(HttpVendor):
             "attachments": [_file(a, a.filename) for a in email.attachments if not a.content_id],
             "inlines": [_file(a, a.content_id) for a in email.attachments if a.content_id],
         }
-        return {n: value for n, value in payload.items() if value} | {"fastaccept": False}
+        return without_empty(payload) | {"fastaccept": False}
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:
+    def parse(self, response: Response, email: Email) -> SendResult:
         """SMTP2GO's own rows; errors stand in ``data`` or, in its older texts, at the root."""
-        data = mapping(answer.object.get("data"))
-        code = data.get("error_code") or answer.object.get("error_code")
-        error = text(data.get("error")) or answer.string("error")
-        if answer.status == 200 and not code:
-            return self._taken(answer, data, email)
+        data = mapping(response.object.get("data"))
+        code = data.get("error_code") or response.object.get("error_code")
+        error = text(data.get("error")) or response.string("error")
+        if response.status == 200 and not code:
+            return self._accepted(response, data, email)
         word = text(code).rpartition(".")[2]
-        result = self.by_status(answer, f"{word} {error}".strip())
-        if answer.status in (200, 400):
+        result = self.by_status(response, f"{word} {error}".strip())
+        if response.status in (200, 400):
             return replace(result, outcome=_ERRORS.get(word, result.outcome))
         return result
 
-    def _taken(self, answer: Answer, data: Mapping[str, Any], email: Email) -> SendResult:
+    def _accepted(self, response: Response, data: Mapping[str, Any], email: Email) -> SendResult:
         message_id = text(data.get("email_id")) or text(data.get("schedule_id"))
-        listed = data.get("failures")
-        failures = " ".join(filter(None, map(text, listed))) if isinstance(listed, list) else ""
+        entries = data.get("failures")
+        failures = " ".join(filter(None, map(text, entries))) if isinstance(entries, list) else ""
         succeeded, failed = _count(data, "succeeded"), _count(data, "failed")
         if succeeded == 0 and failed > 0:
-            return replace(self.by_status(answer, failures), outcome=Outcome.UNSUITABLE)
-        silent = "succeeded" not in data and "failed" not in data
-        if not message_id or not (silent or succeeded > 0):
-            return self.by_status(answer, "200 without an id")
+            return replace(self.by_status(response, failures), outcome=Outcome.UNSUITABLE)
+        uncounted = "succeeded" not in data and "failed" not in data
+        if not message_id or not (uncounted or succeeded > 0):
+            return self.by_status(response, "200 without an id")
         return SendResult(
             outcome=Outcome.ACCEPTED,
             code="200",
@@ -111,16 +110,12 @@ class Smtp2Go(HttpVendor):
         )
 
 
-def _person(address: Address) -> str:
-    return str(Address(address.name, address.ascii))
-
-
 def _file(attachment: Attachment, name: str | None) -> dict[str, Any]:
-    content = b64encode(attachment.content).decode("ascii")
+    content = base64_text(attachment.content)
     return {"filename": name, "fileblob": content, "mimetype": attachment.content_type}
 
 
 def _count(data: Mapping[str, Any], name: str) -> int:
-    """How many; 0 where none are told, -1 where what stands there is no number of them."""
+    """How many; 0 if the count is absent, -1 if it is no count."""
     number = natural(data.get(name, 0))
     return -1 if number is None else number

@@ -25,32 +25,39 @@ headers it stays on and its escapes are off, so ``limits`` passes SparkPost over
 from __future__ import annotations
 
 import re
-from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.message import Address, Attachment, Email
-from mailqueue.vendors.base import (
-    Attempt,
-    ascii_headers,
-    identifier,
-    mapping,
-    matching_recipients,
-    merged,
-    natural,
-    text,
-    unique_recipients,
-)
-from mailqueue.vendors.http import Answer, HttpVendor, Request, json_request
+from mailqueue.message import Attachment, Email
+from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.limits import bare_type
+from mailqueue.vendors.payloads import (
+    ascii_headers,
+    base64_text,
+    mailbox_list,
+    merged,
+    unique_recipients,
+    without_empty,
+)
+from mailqueue.vendors.values import (
+    every_recipient,
+    identifier,
+    joined,
+    mapping,
+    mappings,
+    matching_recipients,
+    natural,
+    text,
+)
 
 _SUPPRESSED = "1902"
-_OF_THE_VENDOR = {"1502": Outcome.UNAVAILABLE, "1910": Outcome.MISCONFIGURED}
+_VENDOR_ERRORS = {"1502": Outcome.UNAVAILABLE, "1910": Outcome.MISCONFIGURED}
 _ACCEPTED = "total_accepted_recipients"
-_BETWEEN = re.compile(r"[\s<>\"'(),:;]+")  # addresses in a text
+_SEPARATORS = re.compile(r"[\s<>\"'(),:;]+")  # between addresses in a text
 
 
 class SparkPost(HttpVendor):
@@ -70,46 +77,46 @@ class SparkPost(HttpVendor):
             "metadata": {**self.metadata(email), ID_KEY: attempt.email_id},
             "campaign_id": next(iter(self.tags(email)), None),
         }
-        payload = {name: value for name, value in payload.items() if value}
+        payload = merged(without_empty(payload), self.options(email))
         key = {"Authorization": self.config.keys["api_key"]}
-        return json_request("/api/v1/transmissions", merged(payload, self.options(email)), key)
+        return json_request("/api/v1/transmissions", payload, key)
 
     def _content(self, email: Email) -> dict[str, Any]:
         sender = self.sender(email)
         name = {"name": sender.name} if sender.name else {}
         copied = unique_recipients(email).get("cc")
-        headers = ascii_headers(email) | ({"CC": _people(copied)} if copied else {})
+        headers = ascii_headers(email) | ({"CC": mailbox_list(copied)} if copied else {})
         content = {
             "from": {"email": sender.ascii, **name},
             "subject": email.subject,
             "text": email.text,
             "html": email.html,
-            "reply_to": _people(email.reply_to),
+            "reply_to": mailbox_list(email.reply_to),
             "headers": headers,
             "attachments": [_file(a) for a in email.attachments if not a.content_id],
             "inline_images": [_file(a) for a in email.attachments if a.content_id],
         }
-        return {name: value for name, value in content.items() if value}
+        return without_empty(content)
 
-    def parse(self, answer: Answer, email: Email) -> SendResult:
+    def parse(self, response: Response, email: Email) -> SendResult:
         """SparkPost's own rows; its errors are ``{"errors": [{"message", "description"}]}``."""
-        errors = _errors(answer)
-        result = self.by_status(answer, _detail(errors))
+        errors = mappings(response.object.get("errors"))
+        result = self.by_status(response, _detail(errors))
         codes = {identifier(error.get("code")) for error in errors}
-        results = mapping(answer.object.get("results"))
-        if answer.status == 200:
-            return self._taken(result, results, email)
-        if answer.status == 420:
+        results = mapping(response.object.get("results"))
+        if response.status == 200:
+            return self._accepted(result, results, email)
+        if response.status == 420:
             return replace(result, outcome=Outcome.MISCONFIGURED)
         if _SUPPRESSED in codes and not results.get(_ACCEPTED):
-            return replace(result, outcome=Outcome.REJECTED, refused=_everyone(email))
-        theirs = (outcome for code, outcome in _OF_THE_VENDOR.items() if code in codes)
-        return replace(result, outcome=next(theirs, result.outcome))
+            return replace(result, outcome=Outcome.REJECTED, refused=every_recipient(email))
+        outcomes = (outcome for code, outcome in _VENDOR_ERRORS.items() if code in codes)
+        return replace(result, outcome=next(outcomes, result.outcome))
 
-    def _taken(self, result: SendResult, results: Mapping[str, Any], email: Email) -> SendResult:
+    def _accepted(self, result: SendResult, results: Mapping[str, Any], email: Email) -> SendResult:
         accepted, message_id = natural(results.get(_ACCEPTED)), identifier(results.get("id"))
         if accepted == 0:
-            return replace(result, outcome=Outcome.REJECTED, refused=_everyone(email))
+            return replace(result, outcome=Outcome.REJECTED, refused=every_recipient(email))
         if accepted is None or message_id is None:
             return result
         refused = matching_recipients(email, _addresses_in(results.get("rcpt_to_errors")))
@@ -123,26 +130,19 @@ class SparkPost(HttpVendor):
 
 
 def _addresses_in(errors: Any) -> list[str]:
-    """The addresses in the texts of errors, which tell them only sometimes."""
+    """The addresses in the texts of errors, which name them only sometimes."""
     entries = errors if isinstance(errors, list) else [errors]
-    told = [v for e in entries for v in (e.values() if isinstance(e, dict) else [e])]
-    return [word.strip(".") for each in told for word in _BETWEEN.split(text(each)) if "@" in word]
+    texts = [v for e in entries for v in (e.values() if isinstance(e, dict) else [e])]
+    words = (word for each in texts for word in _SEPARATORS.split(text(each)))
+    return [word.strip(".") for word in words if "@" in word]
 
 
 def _recipients(email: Email) -> list[dict[str, Any]]:
-    """All of them see the same To; who is alone with copies sees his own address there."""
-    listed = unique_recipients(email)
-    shown = {"header_to": _people(listed["to"])} if "to" in listed else {}
-    people = (person for field in listed.values() for person in field)
-    return [{"address": {"email": person.ascii, **shown}} for person in people]
-
-
-def _people(addresses: Iterable[Address]) -> str:
-    return ", ".join(str(Address(a.name, a.ascii)) for a in addresses)
-
-
-def _everyone(email: Email) -> tuple[str, ...]:
-    return tuple(person.address for person in email.recipients)
+    """All see the same To. Without a To, each recipient sees their own address there."""
+    fields = unique_recipients(email)
+    header = {"header_to": mailbox_list(fields["to"])} if "to" in fields else {}
+    people = (person for field in fields.values() for person in field)
+    return [{"address": {"email": person.ascii, **header}} for person in people]
 
 
 def _file(attachment: Attachment) -> dict[str, str]:
@@ -150,16 +150,10 @@ def _file(attachment: Attachment) -> dict[str, str]:
     return {
         "name": attachment.content_id or attachment.filename,
         "type": bare_type(attachment) if attachment.content_id else attachment.content_type,
-        "data": b64encode(attachment.content).decode("ascii"),
+        "data": base64_text(attachment.content),
     }
 
 
-def _errors(answer: Answer) -> list[Mapping[str, Any]]:
-    errors = answer.object.get("errors")
-    return [e for e in errors if isinstance(e, dict)] if isinstance(errors, list) else []
-
-
-def _detail(errors: Sequence[Mapping[str, Any]]) -> str:
-    first = errors[0] if errors else {}
-    parts = (text(first.get(name)) for name in ("code", "message", "description"))
-    return ": ".join(filter(None, parts))
+def _detail(errors: list[Mapping[str, Any]]) -> str:
+    error = errors[0] if errors else {}
+    return joined(*(text(error.get(name)) for name in ("code", "message", "description")))

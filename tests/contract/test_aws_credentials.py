@@ -18,8 +18,9 @@ from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError, MissingExtra
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.vendors import aws_credentials, load
-from mailqueue.vendors.answers import storable
+from mailqueue.vendors import load
+from mailqueue.vendors.answers import sanitize
+from mailqueue.vendors.aws import credentials as aws_credentials
 from mailqueue.vendors.ses import Ses
 from tests.contract.conftest import Attempts, Vendors
 from tests.vendor_servers import HttpServer, Received, Reply, Wire, drip_headers, hang
@@ -81,7 +82,7 @@ def send(environment: Environment, vendor: Vendors, plain: Email, attempt: Attem
 
     def make(url: str, seconds: float = 8.0) -> SendResult:
         ses: Ses = vendor("ses", base_url=url, keys={"region": "eu-west-1"})
-        return storable(ses.send(plain, attempt(seconds)), plain, ses)
+        return sanitize(ses.send(plain, attempt(seconds)), plain, ses)
 
     return make
 
@@ -279,7 +280,7 @@ def test_credentials_that_cannot_be_renewed_are_used_while_they_hold(
 def test_a_forked_child_asks_for_credentials_of_its_own() -> None:
     script = """
 import os
-from mailqueue.vendors.aws_credentials import chain
+from mailqueue.vendors.aws.credentials import chain
 before = chain("eu-west-1")
 assert chain("eu-west-1") is before
 child = os.fork()
@@ -345,7 +346,7 @@ def test_a_source_that_is_too_slow_is_given_up_at_the_attempts_deadline(
     assert server.requests == []
 
 
-# --- discretion
+# --- redaction
 
 
 @pytest.mark.parametrize("source", ["container", "web identity"])

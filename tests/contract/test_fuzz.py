@@ -26,12 +26,12 @@ from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
 from mailqueue.message.headers import unsafe
 from mailqueue.vendors import load
-from mailqueue.vendors.answers import storable
+from mailqueue.vendors.answers import sanitize
 from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.http import HttpVendor, Request
 from mailqueue.vendors.smtp import Smtp
 from mailqueue.vendors.wire import failures
-from mailqueue.vendors.wire.transport import Lost, RawAnswer
+from mailqueue.vendors.wire.transport import Lost, RawResponse
 from tests.contract.case import Case
 from tests.contract.cases import CASES
 from tests.contract.conftest import EMAIL_ID, MESSAGE_ID
@@ -53,11 +53,11 @@ each_vendor = pytest.mark.parametrize("type_", BY_TYPE)  # a case would fill the
 class Double:
     """A transport that keeps the request and has the answer, or no answer, at once."""
 
-    def __init__(self, answer: RawAnswer | Lost) -> None:
+    def __init__(self, answer: RawResponse | Lost) -> None:
         self.answer = answer
         self.requests: list[Request] = []
 
-    def post(self, request: Request, deadline: float, timeout: float) -> RawAnswer:
+    def post(self, request: Request, deadline: float, timeout: float) -> RawResponse:
         self.requests.append(request)
         for name, value in request.headers.items():
             assert (name + value).isascii()
@@ -66,7 +66,7 @@ class Double:
             raise self.answer
         return self.answer
 
-    def get(self, request: Request, deadline: float, timeout: float) -> RawAnswer:
+    def get(self, request: Request, deadline: float, timeout: float) -> RawResponse:
         return self.post(request, deadline, timeout)
 
     def close(self) -> None:
@@ -77,7 +77,7 @@ def attempt() -> Attempt:
     return Attempt(email_id=EMAIL_ID, message_id=MESSAGE_ID, deadline=time.monotonic() + 5)
 
 
-def vendor(case: Case, answer: RawAnswer | Lost) -> tuple[HttpVendor, Double]:
+def vendor(case: Case, answer: RawResponse | Lost) -> tuple[HttpVendor, Double]:
     config = VendorConfig(name="first", type=case.type, keys=case.keys, base_url=f"http://{HOST}:1")
     made = load(config, simulated=False)
     assert isinstance(made, HttpVendor)
@@ -118,7 +118,7 @@ def test_the_request_for_any_email_keeps_to_the_vendors_specification(
     if not specs:
         pytest.skip("MAILQUEUE_VENDOR_SPECS names no folder")
     case = BY_TYPE[type_]
-    accepted = RawAnswer(case.accepted.status, case.accepted.headers, case.accepted.body)
+    accepted = RawResponse(case.accepted.status, case.accepted.headers, case.accepted.body)
     made, double = vendor(case, accepted)
     assert made.send(carried(made, email), attempt()).outcome is Outcome.ACCEPTED
     (request,) = double.requests
@@ -147,7 +147,7 @@ LOOKED_AT = ("mail_settings", "EmailTags", "send_at", "inbox_id", "Globals", "Me
 def test_no_option_however_odd_makes_a_vendor_raise(type_: str, rich: Email) -> None:
     case = BY_TYPE[type_]
     for reply in (case.accepted, Reply(200), Reply(400)):
-        made, double = vendor(case, RawAnswer(reply.status, reply.headers, reply.body))
+        made, double = vendor(case, RawResponse(reply.status, reply.headers, reply.body))
         check(made.send(rich, attempt()), rich)
         for name in _names(double.requests[0]):
             for odd in ODD:
@@ -184,7 +184,7 @@ VALUES = ("application/json", "text/html", "120", "9" * 40, "٣", "Mon, 20 Dec 2
 
 
 @st.composite
-def answers(draw: st.DrawFn, type_: str) -> RawAnswer | Lost:
+def answers(draw: st.DrawFn, type_: str) -> RawResponse | Lost:
     """Any status with any headers and body; or none of it."""
     case = BY_TYPE[type_]
     words = st.sampled_from(_known(case)) | st.text(max_size=5)
@@ -194,9 +194,9 @@ def answers(draw: st.DrawFn, type_: str) -> RawAnswer | Lost:
     body |= st.sampled_from([case.accepted.body, *(row.reply.body for row in case.rows)])
     status = st.sampled_from((200, 202, 400)) | st.sampled_from(STATUSES) | st.integers(200, 999)
     cut = st.sampled_from(["", "", failures.CONNECTION_LOST])
-    answer = st.builds(RawAnswer, status, st.dictionaries(name, value, max_size=2), body, cut)
+    answer = st.builds(RawResponse, status, st.dictionaries(name, value, max_size=2), body, cut)
     lost = st.builds(Lost, st.sampled_from([failures.DNS, failures.TLS]), written=st.booleans())
-    found: RawAnswer | Lost = draw(st.one_of(*[answer] * 9, lost))
+    found: RawResponse | Lost = draw(st.one_of(*[answer] * 9, lost))
     return found
 
 
@@ -205,7 +205,7 @@ def check(result: object, email: Email) -> None:
     assert isinstance(result, SendResult)
     assert result.message_id is None or isinstance(result.message_id, str)
     assert result.retry_after is None or 0 <= result.retry_after < float("inf")
-    detail = storable(result, email).detail
+    detail = sanitize(result, email).detail
     assert len(detail) <= 200
     assert detail.isprintable()
     everyone = {person.address for person in email.recipients}

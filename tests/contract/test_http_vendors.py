@@ -18,7 +18,7 @@ import trustme
 from mailqueue.errors import ConfigError
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, Email
-from mailqueue.vendors.answers import storable
+from mailqueue.vendors.answers import sanitize
 from mailqueue.vendors.http import HttpVendor
 from tests.contract.case import Carried, Case, Row
 from tests.contract.cases import CASES
@@ -667,7 +667,7 @@ def test_what_a_vendor_quotes_back_does_not_get_into_the_detail(
     )
     server = serve(Reply(400, {"Content-Type": "application/json"}, body))
     vendor = make(case, server.url)
-    result = storable(vendor.send(plain, attempt()), plain, vendor)
+    result = sanitize(vendor.send(plain, attempt()), plain, vendor)
     said = f"{result!r} {vendor!r} {vendor.config!r} {caplog.text}"
     for private in ("bob", "Receiver", "example.net", "else.org", "private", case.secret):
         assert private not in said

@@ -10,9 +10,9 @@ import pytest
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.vendors.answers import storable
-from mailqueue.vendors.http import Answer, HttpVendor
-from mailqueue.vendors.wire.transport import RawAnswer
+from mailqueue.vendors.answers import sanitize
+from mailqueue.vendors.http import HttpVendor, Response
+from mailqueue.vendors.wire.transport import RawResponse
 from tests.contract.case import Case
 from tests.contract.cases import CASES
 from tests.contract.conftest import Vendors
@@ -50,8 +50,8 @@ def test_an_answer_with_any_part_missing_or_of_another_kind_is_still_a_result(
     made = vendor(case.type, keys=case.keys, base_url="http://127.0.0.1:1")
     assert isinstance(made, HttpVendor)
     for reply in _replies(case):
-        answer = Answer(RawAnswer(reply.status, reply.headers, reply.body))
-        result = storable(made.parse(answer, plain), plain, made)
+        answer = Response(RawResponse(reply.status, reply.headers, reply.body))
+        result = sanitize(made.parse(answer, plain), plain, made)
         assert isinstance(result, SendResult)
         assert isinstance(result.message_id, str | None)
 
@@ -94,7 +94,7 @@ def _put(document: Any, path: tuple[str | int, ...], value: Any) -> Any:
 
 
 def _outcome(made: HttpVendor, status: int, headers: Any, body: bytes, email: Email) -> Outcome:
-    return made.parse(Answer(RawAnswer(status, headers, body)), email).outcome
+    return made.parse(Response(RawResponse(status, headers, body)), email).outcome
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.type for case in CASES])
@@ -124,8 +124,8 @@ def test_an_answer_that_is_nested_too_deeply_anywhere_is_still_a_result(
             continue
         for odd in _deepened(json.loads(reply.body)):
             body = json.dumps(odd).replace('"@"', DEEP).encode()
-            answer = Answer(RawAnswer(reply.status, reply.headers, body))
-            assert isinstance(storable(made.parse(answer, plain), plain, made), SendResult)
+            answer = Response(RawResponse(reply.status, reply.headers, body))
+            assert isinstance(sanitize(made.parse(answer, plain), plain, made), SendResult)
 
 
 def _deepened(value: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""What holds for every vendor before a byte is sent: loading, carrying, discretion, deadline."""
+"""What holds for every vendor before a byte is sent: loading, carrying, redaction, deadline."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from mailqueue.config.vendor_types import VENDOR_TYPES, Capacity, VendorType
 from mailqueue.errors import ConfigError
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, Email
-from mailqueue.vendors import base, http, limits, load
-from mailqueue.vendors.base import Vendor, merged
-from mailqueue.vendors.discretion import discreet
+from mailqueue.vendors import base, http, limits, load, payloads, values
+from mailqueue.vendors.base import Vendor
+from mailqueue.vendors.payloads import merged
+from mailqueue.vendors.redaction import redacted
 from mailqueue.vendors.simulated import Simulated
 from mailqueue.vendors.wire.deadline import Call, DeadlinePassed
 from mailqueue.vendors.wire.transport import Lost, Request, Transport
@@ -267,7 +268,7 @@ def test_a_detail_has_no_personal_words_no_line_ends_and_200_characters_at_most(
         to=[Address("Bo Li", "bo@example.org")], subject="Payment due", metadata={"m": "M-1"}
     )
     said = "550 BO LI <x@y.org>\r\nbo payment DUE M-1 key=k3y about \x00" + "w " * 300
-    detail = discreet(said, email, ("k3y",))
+    detail = redacted(said, email, ("k3y",))
     assert detail.startswith("550 * * * * * key=* about w w")
     assert len(detail) <= 200
 
@@ -276,7 +277,7 @@ def test_each_address_is_listed_once_where_it_is_shown_first() -> None:
     email = _email(
         to=["a@bücher.example"], cc=["A@xn--bcher-kva.example", "c@x.org"], bcc=["C@x.org"]
     )
-    listed = base.unique_recipients(email)
+    listed = payloads.unique_recipients(email)
     shown = {name: [person.ascii for person in people] for name, people in listed.items()}
     assert shown == {"to": ["a@xn--bcher-kva.example"], "cc": ["c@x.org"]}
 
@@ -284,13 +285,13 @@ def test_each_address_is_listed_once_where_it_is_shown_first() -> None:
 def test_recipients_that_a_vendor_names_are_given_back_as_we_write_them() -> None:
     email = _email(to=["Bob@bücher.example"], cc=["c@x.org"])
     said: list[Any] = ["bob@xn--bcher-kva.example", "stranger@x.org", None, {}]
-    assert base.matching_recipients(email, said) == ("Bob@bücher.example",)
+    assert values.matching_recipients(email, said) == ("Bob@bücher.example",)
 
 
 def test_headers_for_apis_that_pass_them_on_are_plain_ascii_and_read_back() -> None:
     reply_to = [Address("Dörte; Ö", "d@bücher.example"), "e@x.org"]
     email = _email(headers={"X-Name": "Über"}, reply_to=reply_to)
-    headers = base.encoded_headers(email)
+    headers = payloads.encoded_headers(email)
     assert all(value.isascii() for value in headers.values())
     first, second = headers["Reply-To"].split(", ")
     assert Address.parse(first) == Address("Dörte; Ö", "d@xn--bcher-kva.example")

@@ -8,7 +8,7 @@ import pytest
 
 from mailqueue.message import Email
 from mailqueue.vendors import limits
-from mailqueue.vendors.base import unique_recipients
+from mailqueue.vendors.payloads import unique_recipients
 from tests.contract.case import Case
 from tests.contract.cases import CASES
 from tests.contract.conftest import Attempts, Vendors

@@ -10,7 +10,8 @@ from string import ascii_letters, ascii_lowercase, digits
 
 import pytest
 
-from mailqueue.vendors import aws, azure
+from mailqueue.vendors import azure
+from mailqueue.vendors.aws import signing as aws
 from tests.azure_hmac import sdks_headers
 from tests.sigv4 import botocores_authorization
 

@@ -15,7 +15,7 @@ import trustme
 from mailqueue.errors import ConfigError
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.vendors.answers import storable
+from mailqueue.vendors.answers import sanitize
 from mailqueue.vendors.smtp import Smtp
 from tests.contract.conftest import EMAIL_ID, MESSAGE_ID, Attempts, Vendors
 from tests.vendor_servers import HOST, Line, ScriptedSmtp, SmtpServer, Wire, polite, polite_but
@@ -614,7 +614,7 @@ def test_replies_that_name_the_recipient_do_not_get_into_the_detail(
     server = serve()
     server.handler.rcpt = {"bob@example.net": "550 5.1.1 <bob@example.net>: Bob Receiver unknown"}
     made = make(server.port)
-    result = storable(made.send(plain, attempt()), plain, made)
+    result = sanitize(made.send(plain, attempt()), plain, made)
     assert "5.1.1" in result.detail
     assert "bob" not in result.detail.lower()
 

@@ -20,7 +20,7 @@ from mailqueue.consumer.__main__ import main
 from mailqueue.errors import ConfigError
 from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Email
-from mailqueue.vendors.answers import storable
+from mailqueue.vendors.answers import sanitize
 from mailqueue.vendors.smtp import Smtp
 from mailqueue.vendors.wire import smtp_connection
 from mailqueue.vendors.wire.smtp_connection import MAX_LINE, MAX_REPLY, Connection
@@ -155,7 +155,7 @@ def test_a_server_that_refuses_our_name_ends_no_email_before_one_was_named(
     plain: Email,
 ) -> None:
     made = make(say(polite_but(**replies)).port)
-    result = storable(made.send(plain, attempt()), plain, made)
+    result = sanitize(made.send(plain, attempt()), plain, made)
     assert result.outcome is outcome
     assert detail in result.detail
 
@@ -227,7 +227,7 @@ def test_a_login_is_not_told_in_base64_either(
         return logs_in(wire, line, "PLAIN")
 
     made = make(say(answer).port, username=USER, password=PASSWORD)
-    result = storable(made.send(plain, attempt()), plain, made)
+    result = sanitize(made.send(plain, attempt()), plain, made)
     assert result.detail == "5.7.8 no: * * *"
 
 

@@ -18,7 +18,7 @@ from mailqueue.config import VendorConfig
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
 from mailqueue.vendors import load
-from mailqueue.vendors.http import Answer, HttpVendor
+from mailqueue.vendors.http import HttpVendor, Response
 from mailqueue.vendors.wire import connection
 from mailqueue.vendors.wire.connection import Connection
 from mailqueue.vendors.wire.deadline import Call
@@ -26,12 +26,12 @@ from mailqueue.vendors.wire.response import (
     MAX_BODY,
     MAX_LINES,
     MAX_VALUE,
-    BadAnswer,
+    BadResponse,
     Head,
     Incoming,
-    Response,
+    ResponseReader,
 )
-from mailqueue.vendors.wire.transport import RawAnswer, Request, Transport
+from mailqueue.vendors.wire.transport import RawResponse, Request, Transport
 from tests.contract.case import Case
 from tests.contract.cases import CASES
 from tests.contract.test_fuzz import attempt, bounded, check
@@ -61,12 +61,12 @@ Outline = tuple[int, Mapping[str, str], bytes, bool]
 
 def read(source: Source) -> Outline:
     """Status, headers, body and whether it was read to its end; status 0: it is no answer."""
-    response = Response(Incoming(source))
+    response = ResponseReader(Incoming(source))
     head: Head | None = None
     try:
         head = response.final()
         response.read()
-    except (BadAnswer, ConnectionError):
+    except (BadResponse, ConnectionError):
         pass
     status, headers = (head.status, head.headers) if head else (0, {})
     return status, headers, bytes(response.body), response.clean
@@ -237,10 +237,10 @@ def test_any_bytes_are_a_result_and_a_yes_only_if_the_answer_says_so(
     check(result, plain)
     if result.outcome is Outcome.ACCEPTED:
         status, headers, body, _ = read(Source(octets))
-        raw = RawAnswer(status, headers, body)
+        raw = RawResponse(status, headers, body)
         assert re.search(rb"HTTP/1\.\d %d[ \r\n]" % status, octets)
         assert status == case.accepted.status
-        assert vendor.parse(Answer(raw), plain).outcome is Outcome.ACCEPTED
+        assert vendor.parse(Response(raw), plain).outcome is Outcome.ACCEPTED
 
 
 def test_of_an_answer_that_unpacks_to_very_much_only_the_beginning_is_unpacked(
@@ -316,7 +316,7 @@ def test_hostile_json_anywhere_in_an_answer_is_a_result(
         document = json.loads(reply.body) if reply.body.startswith((b"{", b"[")) else {}
         for hostile in HOSTILE.values():
             for body in _bodies(document, hostile):
-                answer = Answer(RawAnswer(reply.status, reply.headers, body))
+                answer = Response(RawResponse(reply.status, reply.headers, body))
                 assert isinstance(vendor.parse(answer, plain), SendResult)
 
 
@@ -325,7 +325,7 @@ def test_no_text_in_an_answer_is_longer_than_patterns_are_let_to_see(
     case: Case, plain: Email
 ) -> None:
     text = "a" * MAX_BODY
-    answer = Answer(RawAnswer(400, {}, json.dumps({text: [text, {"message": text}]}).encode()))
+    answer = Response(RawResponse(400, {}, json.dumps({text: [text, {"message": text}]}).encode()))
     ((name, (first, second)),) = answer.object.items()
     assert {len(word) for word in (name, first, second["message"])} == {MAX_VALUE}
     assert len(answer.text) == MAX_VALUE

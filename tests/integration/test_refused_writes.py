@@ -17,7 +17,7 @@ from mailqueue.producer import Producer
 from mailqueue.queue import tube
 from mailqueue.store import audit, ledger
 from mailqueue.store.document import Stored
-from mailqueue.vendors.answers import storable
+from mailqueue.vendors.answers import sanitize
 from tests.integration.bench import (
     MAIL,
     WRITE_CONCERN_ERROR,
@@ -185,7 +185,7 @@ def test_an_email_of_the_largest_size_with_the_fullest_ledger_fits(
     mail: EmailDict = {**MAIL, "to": people, "text": ""}
     mail["text"] = "x" * (config.limits.max_size - Email.from_mapping(mail).size())
     email_id = ObjectId(producer.send(mail))
-    said = storable(
+    said = sanitize(
         SendResult(
             outcome=Outcome.ACCEPTED,
             code="\U0001f600" * 9999,

@@ -18,7 +18,7 @@ from mailqueue.config import VendorConfig
 from mailqueue.consumer import Consumer
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.vendors.answers import storable
+from mailqueue.vendors.answers import sanitize
 from mailqueue.vendors.base import Attempt
 from mailqueue.vendors.smtp import Smtp
 from tests.postfix import ROOM, Postfix, missing
@@ -157,7 +157,7 @@ def test_who_is_refused_for_good_is_recorded_and_the_others_get_it(
 
 def test_a_domain_that_it_does_not_serve_is_a_policy_of_this_vendor(vendor: Smtp) -> None:
     strange = email(to=["bob@example.org"])
-    result = storable(vendor.send(strange, attempt()), strange, vendor)
+    result = sanitize(vendor.send(strange, attempt()), strange, vendor)
     assert (result.outcome, result.code) == (Outcome.UNSUITABLE, "smtp-554")  # "5.7.1 ... denied"
     assert "bob@example.org" not in result.detail
 

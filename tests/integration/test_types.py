@@ -63,14 +63,14 @@ PROGRAMS = {
     """,
     "vendor_right": """
         from mailqueue import Email
-        from mailqueue.vendors import Answer, Attempt, HttpVendor, Outcome, Request, SendResult
+        from mailqueue.vendors import Response, Attempt, HttpVendor, Outcome, Request, SendResult
 
         class Pigeon(HttpVendor):
             def build(self, email: Email, attempt: Attempt) -> Request:
                 return Request("/flights", (email.text or "").encode(), {})
 
-            def parse(self, answer: Answer, email: Email) -> SendResult:
-                return SendResult(outcome=Outcome.ACCEPTED, code=str(answer.status))
+            def parse(self, response: Response, email: Email) -> SendResult:
+                return SendResult(outcome=Outcome.ACCEPTED, code=str(response.status))
     """,
     "vendor_wrong": """
         from mailqueue.vendors import Httpvendor  # wrong

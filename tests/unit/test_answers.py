@@ -14,7 +14,7 @@ from mailqueue.config import VendorConfig
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
 from mailqueue.vendors import load
-from mailqueue.vendors.answers import CODE, DETAIL, MESSAGE_ID, raised, secrets_of, storable
+from mailqueue.vendors.answers import CODE, DETAIL, MESSAGE_ID, from_exception, sanitize, secrets_of
 from mailqueue.vendors.base import Attempt, Vendor
 
 EMAIL = Email(
@@ -75,7 +75,7 @@ def answer(**said: Any) -> SendResult:
 @pytest.mark.parametrize("odd", ODD)
 def test_whatever_a_field_holds_the_answer_can_be_stored(odd: str) -> None:
     for field in fields(SendResult):
-        assert_is_storable(storable(answer(**{field.name: ODD[odd]}), EMAIL))
+        assert_is_storable(sanitize(answer(**{field.name: ODD[odd]}), EMAIL))
 
 
 def assert_is_storable(result: SendResult) -> None:
@@ -90,7 +90,7 @@ def assert_is_storable(result: SendResult) -> None:
 
 @pytest.mark.parametrize("odd", ODD)
 def test_what_is_no_answer_is_unknown_and_ours(odd: str) -> None:
-    result = storable(ODD[odd], EMAIL)
+    result = sanitize(ODD[odd], EMAIL)
     assert (result.outcome, result.our_fault, result.answered) == (Outcome.UNKNOWN, True, False)
 
 
@@ -104,12 +104,12 @@ def test_an_answer_in_order_stays_as_it_is() -> None:
         quota_held=True,
         content_suspect=True,
     )
-    assert storable(said, EMAIL) == said
+    assert sanitize(said, EMAIL) == said
 
 
 def test_an_outcome_may_be_given_by_its_word() -> None:
-    assert storable(answer(outcome="rejected"), EMAIL).outcome is Outcome.REJECTED
-    assert storable(answer(outcome="perhaps"), EMAIL).outcome is Outcome.UNKNOWN
+    assert sanitize(answer(outcome="rejected"), EMAIL).outcome is Outcome.REJECTED
+    assert sanitize(answer(outcome="perhaps"), EMAIL).outcome is Outcome.UNKNOWN
 
 
 def test_recipients_are_the_emails_own_each_once_and_refused_before_put_off() -> None:
@@ -118,13 +118,13 @@ def test_recipients_are_the_emails_own_each_once_and_refused_before_put_off() ->
         refused=["bob@example.org", "stranger@example.net", "bob@example.org"],
         pending=["bob@example.org", "ZOE@example.org"],
     )
-    result = storable(said, EMAIL)
+    result = sanitize(said, EMAIL)
     assert result.refused == ("bob@example.org",)
     assert result.pending == ("zoe@EXAMPLE.org",)
 
 
 def test_what_is_not_printable_is_a_question_mark() -> None:
-    result = storable(answer(message_id="a\ud800b\0", code=b"caf\xe9", detail="x\ny"), EMAIL)
+    result = sanitize(answer(message_id="a\ud800b\0", code=b"caf\xe9", detail="x\ny"), EMAIL)
     assert (result.message_id, result.code, result.detail) == ("a?b?", "caf\ufffd", "x y")
 
 
@@ -139,15 +139,15 @@ def test_what_a_vendor_of_ones_own_says_is_hidden_where_it_is_private() -> None:
     keys = {"loft": "k3y-of-the-loft", "doves": 7}
     own = Loft(VendorConfig(name="loft", type="loft:Loft", keys=keys))
     said = answer(detail=f"not to Bob@example.org: hello, {'x' * 200}{keys['loft']}")
-    assert storable(said, EMAIL, own).detail.startswith("not to *: *, xx")
-    told = storable(answer(detail=f"who is {keys['loft']}?"), EMAIL, own)
+    assert sanitize(said, EMAIL, own).detail.startswith("not to *: *, xx")
+    told = sanitize(answer(detail=f"who is {keys['loft']}?"), EMAIL, own)
     assert told.detail == "who is *?"
     our_fault = VendorConfig(name="first", type="sendgrid", keys={"api_key": "SG.x"})
     assert secrets_of(load(our_fault, simulated=False)) == ("SG.x",)
 
 
 def test_an_exception_is_unknown_and_named() -> None:
-    result = raised(GeneratorExit("with a secret"))
+    result = from_exception(GeneratorExit("with a secret"))
     assert (result.outcome, result.code, result.our_fault) == (
         *(Outcome.UNKNOWN, "raised_GeneratorExit", True),
     )

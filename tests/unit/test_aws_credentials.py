@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.vendors.aws import Credentials
-from mailqueue.vendors.aws_credentials import AFTER_FAILURE, LOOK, Chain, static_credentials
+from mailqueue.vendors.aws.credentials import AFTER_FAILURE, LOOK, Chain, static_credentials
+from mailqueue.vendors.aws.signing import Credentials
 from tests.waiting import wait_until
 
 LIFE = 3600.0

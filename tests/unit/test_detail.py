@@ -13,9 +13,9 @@ import pytest
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, Email
-from mailqueue.vendors import discretion
-from mailqueue.vendors.answers import storable
-from mailqueue.vendors.discretion import LENGTH, TOO_LONG, discreet
+from mailqueue.vendors import redaction
+from mailqueue.vendors.answers import sanitize
+from mailqueue.vendors.redaction import LENGTH, TOO_LONG, redacted
 
 SECRETS = ("planted-user", "p/l@nted+key=4711")
 TEXT = """Dear Bob,
@@ -44,7 +44,7 @@ def email(**fields: Any) -> Email:
 
 
 def told(said: str, **fields: Any) -> str:
-    return discreet(said, email(**fields), SECRETS)
+    return redacted(said, email(**fields), SECRETS)
 
 
 # --- bodies
@@ -186,9 +186,9 @@ def test_a_yes_stays_a_yes_whatever_goes_wrong_with_its_words(
     def broken(*_: object) -> None:
         raise RecursionError
 
-    monkeypatch.setattr(discretion, "_hidden", broken)
+    monkeypatch.setattr(redaction, "_hidden", broken)
     result = SendResult(outcome=Outcome.ACCEPTED, detail="queued", message_id="7")
-    assert storable(result, email()) == replace(result, detail="")
+    assert sanitize(result, email()) == replace(result, detail="")
 
 
 BIG = 100_000

@@ -29,8 +29,8 @@ HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.sp
 
 # These import no other of their kind: an adapter is read, added and deleted by itself.
 SHARED_BY_ADAPTERS = {
-    *("__init__", "base", "http", "capacity", "limits", "labels", "discretion", "answers"),
-    *("aws", "aws_credentials", "wire"),
+    *("__init__", "base", "http", "limits", "labels", "payloads", "values", "redaction", "answers"),
+    *("aws", "wire"),
 }
 
 LONGEST = 500  # lines of a module
@@ -120,8 +120,8 @@ def test_only_the_tube_speaks_to_beanstalkd() -> None:
     assert users == {"queue.tube"}
 
 
-def test_there_is_one_door_at_which_a_vendors_words_are_made_discreet() -> None:
-    users = {name for name, asked in IMPORTED.items() if "vendors.discretion" in asked}
+def test_a_vendors_words_are_redacted_in_one_place_only() -> None:
+    users = {name for name, asked in IMPORTED.items() if "vendors.redaction" in asked}
     assert users == {"vendors.answers"}
 
 

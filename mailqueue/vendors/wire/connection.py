@@ -16,11 +16,10 @@ import socket
 import ssl
 from urllib.parse import SplitResult
 
-from mailqueue.vendors.base import CONNECT_SECONDS
-from mailqueue.vendors.wire import trust
+from mailqueue.vendors.wire import CONNECT_SECONDS, trust
 from mailqueue.vendors.wire.deadline import Call
 from mailqueue.vendors.wire.proxy import Proxy, ProxyRefused
-from mailqueue.vendors.wire.response import Incoming, Response
+from mailqueue.vendors.wire.response import Incoming, ResponseReader
 
 _PORTS = {"http": 80, "https": 443}
 _LARGE = 64 * 1024  # what is less goes out at once
@@ -117,7 +116,7 @@ class Connection:
             pass
         return False
 
-    def write(self, octets: bytes, response: Response, seconds: float) -> bool:
+    def write(self, octets: bytes, response: ResponseReader, seconds: float) -> bool:
         """True: all of it was handed over. False: the server has answered or closed before that."""
         self.limit(seconds if len(octets) <= _LARGE else 0.0)
         rest = memoryview(octets)
@@ -132,7 +131,7 @@ class Connection:
                 return False
         return True
 
-    def _answered(self, response: Response, seconds: float) -> bool:
+    def _answered(self, response: ResponseReader, seconds: float) -> bool:
         """Wait until more can be written; True if the answer comes first."""
         events = self._ready(select.POLLIN | select.POLLOUT, seconds)
         if not events:

@@ -15,7 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from mailqueue.vendors.base import IDLE_SECONDS
+from mailqueue.vendors.wire import IDLE_SECONDS
 
 FLOOR = 1.0  # seconds
 RECOVERY = 600.0

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from requests.utils import get_environ_proxies, select_proxy
 
 from mailqueue.config.checks import is_loopback
-from mailqueue.vendors.wire.response import BadAnswer, Incoming, Response
+from mailqueue.vendors.wire.response import BadResponse, Incoming, ResponseReader
 
 
 class ProxyRefused(OSError):
@@ -46,8 +46,8 @@ class Proxy:
         incoming = Incoming(sock.recv)
         try:
             sock.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
-            status = Response(incoming).final().status
-        except (OSError, BadAnswer):
+            status = ResponseReader(incoming).final().status
+        except (OSError, BadResponse):
             raise ProxyRefused from None
         if not 200 <= status < 300 or incoming:
             raise ProxyRefused(f"proxy-{status}")

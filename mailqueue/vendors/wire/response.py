@@ -33,7 +33,7 @@ _LENGTH = re.compile(r"[0-9]{1,15}")
 _NO_BODY = {204, 205, 304}
 
 
-class BadAnswer(Exception):
+class BadResponse(Exception):
     """What came is not HTTP, or far too much."""
 
 
@@ -65,7 +65,7 @@ class Incoming:
                 at = seen - 1
                 break
         if at >= most:
-            raise BadAnswer("too many lines")
+            raise BadResponse("too many lines")
         return self._taken(at + 1)
 
     def take(self, most: int) -> bytes:
@@ -111,7 +111,7 @@ class Head:
         return [token.strip().lower() for value in values for token in value.split(",")]
 
 
-class Response:
+class ResponseReader:
     """One answer as it comes in. ``body`` is what came of it so far.
 
     ``clean``: it was read to an end that it told itself, so that another one may follow.
@@ -144,7 +144,7 @@ class Response:
         """The next head, which may be interim: status and headers, whole."""
         minor, status = self._status()
         if status == 101:
-            raise BadAnswer("another protocol, which nobody asked for")
+            raise BadResponse("another protocol, which nobody asked for")
         fields: list[tuple[str, str]] = []
         while line := self._line():
             if (folded := _FOLDED.fullmatch(line)) and fields:
@@ -153,7 +153,7 @@ class Response:
             elif field := _FIELD.fullmatch(line):
                 fields.append((field[1].decode("ascii").lower(), _text(field[2])))
             else:
-                raise BadAnswer("not a header")
+                raise BadResponse("not a header")
         return Head(status, minor, tuple(fields))
 
     def read(self) -> None:
@@ -164,11 +164,11 @@ class Response:
             return
         if codings:
             if codings != ["chunked"] or not head.minor:
-                raise BadAnswer("a transfer coding that was not asked for")
+                raise BadResponse("a transfer coding that was not asked for")
             self._chunks()
         elif lengths:
             if len(lengths) > 1 or not _LENGTH.fullmatch(length := lengths.pop()):
-                raise BadAnswer("no length, or several")
+                raise BadResponse("no length, or several")
             self._octets(int(length))
         else:
             self.body += self._incoming.take(MAX_BODY + 1)
@@ -183,7 +183,7 @@ class Response:
         self._spare -= len(line)
         found = _STATUS.fullmatch(_without_end(line))
         if not found:
-            raise BadAnswer("not HTTP/1")
+            raise BadResponse("not HTTP/1")
         return int(found[1]), int(found[2])
 
     def _line(self) -> bytes:
@@ -205,20 +205,20 @@ class Response:
     def _keep_bounded(self) -> None:
         if len(self.body) > MAX_BODY:
             del self.body[MAX_BODY:]
-            raise BadAnswer("a body without end")
+            raise BadResponse("a body without end")
 
     def _chunks(self) -> None:
         while size := self._size():
             self._octets(size)
             if self._line():
-                raise BadAnswer("a chunk that is longer than it said")
+                raise BadResponse("a chunk that is longer than it said")
         while self._line():
             pass
 
     def _size(self) -> int:
         found = _SIZE.fullmatch(self._line())
         if not found:
-            raise BadAnswer("a chunk without a size")
+            raise BadResponse("a chunk without a size")
         return int(found[1], 16)
 
 

@@ -25,8 +25,7 @@ from functools import lru_cache
 
 from mailqueue.config import VendorConfig
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.vendors.base import CONNECT_SECONDS
-from mailqueue.vendors.wire import failures, smtp_replies
+from mailqueue.vendors.wire import CONNECT_SECONDS, failures, smtp_replies
 from mailqueue.vendors.wire.deadline import Call
 from mailqueue.vendors.wire.smtp_replies import CLOSING, NO_REPLY, Step
 

@@ -25,8 +25,7 @@ from collections.abc import Sequence
 
 from mailqueue.config import VendorConfig
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.vendors.base import IDLE_SECONDS
-from mailqueue.vendors.wire import trust
+from mailqueue.vendors.wire import IDLE_SECONDS, trust
 from mailqueue.vendors.wire.deadline import Call
 from mailqueue.vendors.wire.smtp_connection import Connection, Failed
 

@@ -29,9 +29,9 @@ from mailqueue.vendors.wire import connection, failures, idle
 from mailqueue.vendors.wire.connection import Connection
 from mailqueue.vendors.wire.deadline import Call
 from mailqueue.vendors.wire.proxy import Proxy
-from mailqueue.vendors.wire.response import MAX_BODY, BadAnswer, Response
+from mailqueue.vendors.wire.response import MAX_BODY, BadResponse, ResponseReader
 
-_TROUBLE = (OSError, BadAnswer, ValueError)
+_TROUBLE = (OSError, BadResponse, ValueError)
 _ILLEGAL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -46,7 +46,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class RawAnswer:
+class RawResponse:
     """Status, headers and body. ``cut`` is the code of what ended the body too early, or "".
 
     ``early``: it came before the request was through, so it can only be a refusal.
@@ -98,15 +98,15 @@ class Transport:
             self._kept.close()
             self._kept = None
 
-    def post(self, request: Request, deadline: float, timeout: float) -> RawAnswer:
+    def post(self, request: Request, deadline: float, timeout: float) -> RawResponse:
         """Send the request once and read the answer. Raises Lost when no status came."""
         return self._call("POST", request, deadline, timeout)
 
-    def get(self, request: Request, deadline: float, timeout: float) -> RawAnswer:
+    def get(self, request: Request, deadline: float, timeout: float) -> RawResponse:
         """The same for a question, which changes nothing at the vendor; it has no body."""
         return self._call("GET", request, deadline, timeout)
 
-    def _call(self, method: str, request: Request, deadline: float, timeout: float) -> RawAnswer:
+    def _call(self, method: str, request: Request, deadline: float, timeout: float) -> RawResponse:
         used: Connection | None = None
         with Call(deadline) as call:
             try:
@@ -147,8 +147,8 @@ class Transport:
         authorities = DEFAULT_CA_BUNDLE_PATH if self.verify is True else str(self.verify)
         return connection.dial(self._url, authorities, self._proxy, call)
 
-    def _exchange(self, used: Connection, octets: bytes, call: Call, timeout: float) -> RawAnswer:
-        response, limit = Response(used.incoming), min(timeout, call.remaining)
+    def _exchange(self, used: Connection, octets: bytes, call: Call, timeout: float) -> RawResponse:
+        response, limit = ResponseReader(used.incoming), min(timeout, call.remaining)
         used.incoming.began = False
         call.writing(used.sock)
         early = not used.write(octets, response, limit)
@@ -160,7 +160,7 @@ class Transport:
             self._kept = used
         return answer
 
-    def _answer(self, response: Response, call: Call, *, early: bool) -> RawAnswer:
+    def _answer(self, response: ResponseReader, call: Call, *, early: bool) -> RawResponse:
         """Status, headers, and the body as far as it came: from here on nothing is an error."""
         head, cut = response.final(), ""
         try:
@@ -170,7 +170,7 @@ class Transport:
         if call.was_shut:  # then also what looks like a proper end was ours
             cut = failures.DEADLINE
         headers = head.headers
-        return RawAnswer(head.status, headers, _plain(bytes(response.body), headers), cut, early)
+        return RawResponse(head.status, headers, _plain(bytes(response.body), headers), cut, early)
 
     def _idled(self, used: Connection, code: str) -> bool:
         """Whether this loss is that of a connection that idled, which the server was closing."""

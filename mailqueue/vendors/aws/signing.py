@@ -1,6 +1,6 @@
 """The signature of a request to AWS (SigV4).
 
-Decides: how a POST is signed. Where credentials come from: see ``aws_credentials``.
+Decides: how a POST is signed. Where credentials come from: see ``credentials``.
 
 Assumes: the path is as it stands on the wire and has no query; all the given headers, ``Host``
 among them, are signed, so nothing between here and AWS may change them.

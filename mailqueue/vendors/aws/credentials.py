@@ -37,7 +37,7 @@ from typing import Any
 from mailqueue.errors import MissingExtra
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.logs import event
-from mailqueue.vendors.aws import Credentials
+from mailqueue.vendors.aws.signing import Credentials
 
 logger = logging.getLogger(__name__)
 

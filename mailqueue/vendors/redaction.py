@@ -1,13 +1,15 @@
 """What may be kept of a vendor's words: a short line without anything private in it.
 
-Decides: what is private. Addresses; names, local parts, the subject, values of headers and
-metadata, tags and file names; of the bodies (and the other texts, in files too) every line of one
-or two words and any three words in a row, however they are spaced, capitalised or wrapped in HTML;
-and the secrets of the vendor's configuration. The same in base64, quoted-printable or
-percent-encoded.
+Decides: what is private.
 
-Promises: the work is linear in the e-mail, and of what the vendor said only the beginning is looked
-at. An e-mail with more than a MiB of text is not compared with anything: then nothing is kept.
+* Addresses, names, local parts, the subject, values of headers and metadata, tags, file names.
+* Of the bodies, and of other texts in files too: every line of one or two words, and any three
+  words in a row, however they are spaced, capitalised or wrapped in HTML.
+* The secrets of the vendor's configuration.
+* The same in base64, quoted-printable or percent-encoded.
+
+Promises: the work is linear in the e-mail, and only the first 4 KiB of the vendor's words are
+looked at. An e-mail with more than a MiB of text is not compared; then nothing is kept.
 """
 
 from __future__ import annotations
@@ -27,51 +29,53 @@ from mailqueue.message import Alternative, Attachment, Email
 from mailqueue.message.parameters import charset
 
 LENGTH = 200  # characters that are kept
-LOOKED_AT = 4096
+LOOKED_AT = 4096  # characters
 TOO_LONG = "not kept: the e-mail is too long to be compared with it"
 
-_COMPARED, _CERTAIN = 1000, 900  # the rest may be the beginning of something private
-_MOST_TEXT = 1024 * 1024
-_SHORT_WORD = 3  # such a one is part of many others
+# Characters that are compared. The last of them may be the beginning of something private, so a
+# longer answer is shown only up to the smaller number.
+_COMPARED, _SHOWN = 1000, 900
+_MAX_TEXT = 1024 * 1024
+_SHORT_WORD = 3  # characters; such a word is part of many others
 _TOKEN = re.compile(r"<?[^\s<>\"'(),:;=]+>?")
 _ADDRESS = re.compile(r"[\w.+-]{2,64}@[\w-]{1,63}\.\w{2}")
 _TAG = re.compile(r"<[^<>]*>")
 _PACKED = re.compile(r"([A-Za-z0-9+/_-]{8,})={0,2}")
 _ESCAPE = re.compile(r"[=%][0-9A-Fa-f]{2}")
 _URL_SAFE = str.maketrans("-_", "+/")
-_ONE_LETTER = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # is a word, without blanks around it
-_LETTER = re.compile(rf"[{_ONE_LETTER}]")
-_WORD = re.compile(rf"[{_ONE_LETTER}]|[^\s{_ONE_LETTER}]+")
+_IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # each is a word, without blanks around it
+_IDEOGRAPH = re.compile(rf"[{_IDEOGRAPHS}]")
+_WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]+")
 
 
-def discreet(detail: str, email: Email, secrets: tuple[str, ...] = ()) -> str:
-    """What may be kept of it; the answer never suffers from that."""
+def redacted(detail: str, email: Email, secrets: tuple[str, ...] = ()) -> str:
+    """The detail as one short line, with ``*`` for what is private. Never raises."""
     try:
-        return _discreet(detail, email, secrets) if detail else ""
+        return _redacted(detail, email, secrets) if detail else ""
     except Exception:  # noqa: BLE001  # a bug of ours must not make an unknown of a yes
         return ""
 
 
-def _discreet(detail: str, email: Email, secrets: tuple[str, ...]) -> str:
-    if sum(map(len, _texts(email))) > _MOST_TEXT:
+def _redacted(detail: str, email: Email, secrets: tuple[str, ...]) -> str:
+    if sum(map(len, _texts(email))) > _MAX_TEXT:
         return TOO_LONG
-    said = detail[:LOOKED_AT].replace("=\r\n", "").replace("=\n", "")
-    said = _one_line(_normal(html.unescape(said)))
-    part = said[:_COMPARED]
+    unfolded = detail[:LOOKED_AT].replace("=\r\n", "").replace("=\n", "")
+    line = _one_line(_normal(html.unescape(unfolded)))
+    part = line[:_COMPARED]
     hidden = _hidden(part, email, secrets)
-    certain = len(said) if len(said) <= _COMPARED else _CERTAIN
+    end = len(line) if len(line) <= _COMPARED else _SHOWN
     shown = (
         char if not hidden[at] else "" if at and hidden[at - 1] else "*"
-        for at, char in enumerate(part[:certain])
+        for at, char in enumerate(part[:end])
     )
     return _one_line("".join(shown))[:LENGTH]
 
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """A reading of what was said: ``text`` in lower case, from ``start`` to ``end`` of it.
+    """One reading of the line between ``start`` and ``end``: ``text``, in lower case.
 
-    ``decoded``: it is what was packed there, so whatever is private in it hides the whole.
+    ``decoded``: the text was packed there, so anything private in it hides all of the stretch.
     """
 
     start: int
@@ -80,33 +84,33 @@ class _View:
     decoded: bool = True
 
     def place(self, start: int, end: int) -> slice:
-        """Where this stretch of the text was said."""
+        """The place in the line of this stretch of the text."""
         return slice(self.start, self.end) if self.decoded else slice(start, end)
 
 
-def _hidden(said: str, email: Email, secrets: Iterable[str]) -> bytearray:
+def _hidden(line: str, email: Email, secrets: Iterable[str]) -> bytearray:
     """For each character, whether it is (a part of something) private."""
-    hidden = bytearray(len(said))
-    views = [_View(0, len(said), _lower(said), decoded=False), *_decoded(said)]
-    tokens = (token for token in _TOKEN.finditer(said) if "@" in token[0].strip("<>")[1:-1])
+    hidden = bytearray(len(line))
+    views = [_View(0, len(line), _lower(line), decoded=False), *_decoded(line)]
+    tokens = (token for token in _TOKEN.finditer(line) if "@" in token[0].strip("<>")[1:-1])
     places = [slice(*token.span()) for token in tokens]
-    places += _named(views, [*_words(email), *secrets])
+    places += _words_in(views, [*_private_words(email), *secrets])
     places += _quoted(views, email)
     for place in places:
         hidden[place] = b"\1" * (place.stop - place.start)
     return hidden
 
 
-def _decoded(said: str) -> Iterator[_View]:
-    """What is packed in it as base64 (which may begin anywhere), or escaped by ``=XX``, ``%XX``."""
-    for packed in _PACKED.finditer(said):
+def _decoded(line: str) -> Iterator[_View]:
+    """What the line has in base64 (from any character on), or escaped: ``=XX``, ``%XX``."""
+    for packed in _PACKED.finditer(line):
         octets = packed[1].translate(_URL_SAFE)
         for begin in range(4):
             chunk = octets[begin : len(octets) - ((len(octets) - begin) % 4 == 1)]
             text = b64decode(chunk + "=" * (-len(chunk) % 4)).decode("utf-8", "replace")
             if _is_text(text):
                 yield _View(*packed.span(), _lower(_normal(text)))
-    for escaped in re.finditer(r"\S+", said):
+    for escaped in re.finditer(r"\S+", line):
         if not _ESCAPE.search(escaped[0]):
             continue
         quoted = decodestring(escaped[0].encode()).decode("utf-8", "replace")
@@ -119,15 +123,15 @@ def _is_text(decoded: str) -> bool:
     return sum(c.isprintable() and c != "\ufffd" for c in decoded) > 0.6 * len(decoded)
 
 
-def _named(views: Sequence[_View], given: Iterable[str]) -> Iterator[slice]:
-    """Where they have any of these words; a short one only if it stands alone."""
+def _words_in(views: Sequence[_View], private: Iterable[str]) -> Iterator[slice]:
+    """The places of private words; a short word counts only if it stands alone."""
     everything = "\n".join(view.text for view in views)
-    words = {_lower(_normal(word)).strip() for word in given}
-    found = [word for word in words if len(word) > 1 and word in everything]
+    words = {_lower(_normal(word)).strip() for word in private}
+    present = [word for word in words if len(word) > 1 and word in everything]
     for view in views:
         if view.decoded and _ADDRESS.search(view.text):
             yield view.place(0, 0)
-        for word in found:
+        for word in present:
             for at in _places(word, view.text):
                 yield view.place(at, at + len(word))
 
@@ -143,61 +147,61 @@ def _places(word: str, text: str) -> Iterator[int]:
 
 
 def _quoted(views: Sequence[_View], email: Email) -> Iterator[slice]:
-    """Where they have three words in a row of the e-mail's texts, or a line of one or two."""
+    """The places of three words in a row of the e-mail's texts, or of a line of one or two."""
     runs, lines = defaultdict[str, list[slice]](list), defaultdict[str, list[slice]](list)
     for view in views:
         spaced = view.text.translate(_blanks())
         spans = [word.span() for word in _WORD.finditer(spaced)]
-        for number, found in ((1, lines), (2, lines), (3, runs)):
+        for number, places in ((1, lines), (2, lines), (3, runs)):
             for (start, _), (_, end) in zip(spans, spans[number - 1 :], strict=False):
-                found[_key(spaced[start:end], run=number == 3)].append(view.place(start, end))
+                places[_key(spaced[start:end], run=number == 3)].append(view.place(start, end))
     for text in _readings(email):
         spaced = _lower(_normal(text)).translate(_blanks())
-        told = {" ".join(line.split()) for line in spaced.splitlines() if len(line) <= _COMPARED}
+        short = {" ".join(line.split()) for line in spaced.splitlines() if len(line) <= _COMPARED}
         flat = f" {' '.join(spaced.split())} "
-        for key in lines.keys() & told:
+        for key in lines.keys() & short:
             yield from lines[key]
         for key in [key for key in runs if key in flat]:
             yield from runs.pop(key)
 
 
 def _key(words: str, *, run: bool) -> str:
-    """Words with one blank between them; a run of them has one at each end of a whole word."""
+    """The words with one blank between them; in a run, also one at each end of a whole word."""
     key = " ".join(words.split())
     if not run:
         return key
-    before, after = ("" if _LETTER.match(key[at]) else " " for at in (0, -1))
+    before, after = ("" if _IDEOGRAPH.match(key[at]) else " " for at in (0, -1))
     return before + key + after
 
 
 def _texts(email: Email) -> tuple[str, ...]:
-    """What is written by people, and may be quoted in part."""
+    """The texts that people wrote, which an answer may quote in part."""
     values = (*email.headers.values(), *email.metadata.values())
     return (email.text or "", email.html or "", email.subject, *values, *_forms(email))
 
 
 def _forms(email: Email) -> Iterator[str]:
-    """The other forms of the text, and files that are texts: parts of the body may become one."""
+    """The other forms of the text, and attached texts."""
     parts: tuple[Alternative | Attachment, ...] = (*email.alternatives, *email.attachments)
     for part in parts:
         if part.content_type.lower().startswith("text/"):
-            told = charset(part.content_type).strip("'")
+            name = charset(part.content_type).strip("'")
             try:
-                yield part.content.decode(told or "utf-8", "replace")
+                yield part.content.decode(name or "utf-8", "replace")
             except (LookupError, ValueError):
                 yield part.content.decode("latin-1")
 
 
 def _readings(email: Email) -> Iterator[str]:
-    """The texts, and those with HTML in them as their readers see them."""
+    """The texts; those with HTML also as their readers see them."""
     for text in _texts(email):
         yield html.unescape(text)
         if "<" in text:
             yield html.unescape(_TAG.sub("\n", text))
 
 
-def _words(email: Email) -> Iterator[str]:
-    """What is private wherever it stands."""
+def _private_words(email: Email) -> Iterator[str]:
+    """Words that are private wherever they stand."""
     for person in email.people:
         yield from (person.name, person.address, person.address.rpartition("@")[0])
     yield from (email.subject, *email.headers.values())
@@ -210,7 +214,7 @@ def _normal(text: str) -> str:
 
 
 def _lower(text: str) -> str:
-    """In lower case, character by character."""
+    """In lower case and of the same length, so that places stay the same."""
     lower = text.lower()
     if len(lower) == len(text):
         return lower
@@ -218,12 +222,12 @@ def _lower(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Without line ends, and without what cannot be seen."""
+    """The text without line ends and unprintable characters."""
     return "".join(filter(str.isprintable, " ".join(text.split())))
 
 
 @lru_cache(maxsize=1)
 def _blanks() -> dict[int, str]:
-    """Makes a blank of whatever is no part of a word, up to the ideographs and beyond them."""
+    """A table that makes blanks of punctuation and spaces, below and above the ideographs."""
     codes = (*range(0x09, 0x3040), *range(0xFE00, 0x10000))
     return {code: " " for code in codes if unicodedata.category(chr(code))[0] in "PSZ"}
