@@ -65,11 +65,11 @@ def _ledger(document: Document) -> Iterator[str]:
     lines: Sequence[Line] = document["attempts"]
     first = lines[0]["n"] if _cut(lines) else 1
     if [line["n"] for line in lines] != list(range(first, first + len(lines))):
-        yield "the ledger's lines are not numbered without a gap"
+        yield "the ledger's lines are not numbered one after the other"
     if len(lines) > ledger.LENGTH:
         yield f"the ledger has more than {ledger.LENGTH} lines"
     if any(before["token"] >= after["token"] for before, after in pairwise(lines)):
-        yield "the tokens of the ledger do not grow"
+        yield "the ledger's tokens do not increase"
     if (lines[-1]["token"] if lines else 0) != document["lease"]["token"]:
         yield "the newest claim has no line in the ledger"
     for line in lines:
@@ -80,11 +80,11 @@ def _line(line: Line, document: Document) -> Iterator[str]:
     if line["outcome"] is None:
         holds = document["status"] == Status.SENDING
         if not holds or line["token"] != document["lease"]["token"]:
-            yield f"attempt {line['n']} is open, but nobody holds its lease"
+            yield f"attempt {line['n']} has no outcome, but its lease is not held"
         if line["ended_at"] is not None:
-            yield f"attempt {line['n']} has ended without an outcome"
+            yield f"attempt {line['n']} has an end, but no outcome"
     elif line["ended_at"] is None:
-        yield f"attempt {line['n']} has an outcome but no end"
+        yield f"attempt {line['n']} has an outcome, but no end"
     elif line["ended_at"] < line["started_at"]:
         yield f"attempt {line['n']} ended before it began"
 
@@ -97,14 +97,14 @@ def _lease(stored: Stored, grace: float) -> Iterator[str]:
             yield "a lease is held, but nothing is being sent"
         return
     if not {"owner", "nonce", "until"} <= set(lease):
-        yield "no lease is held, though it is being sent"
+        yield "it is being sent, but no lease is held"
         return
     unanswered = any(line["outcome"] is None for line in document["attempts"])
     if not unanswered and document.get("late_accept") is None:
-        yield "it is being sent, but no attempt is open"
+        yield "it is being sent, but every attempt has an outcome"
     try:
         if stored.leased_for < -grace:
-            yield f"its lease ran out {-stored.leased_for:.0f} s ago and nobody came by"
+            yield f"its lease expired {-stored.leased_for:.0f} s ago and was not rescued"
     except Unreadable:
         yield "its lease lasts for more than a day"
 
@@ -139,7 +139,7 @@ def _outcomes(document: Document) -> Iterator[str]:
     lines, unknowns = document["attempts"], document["unknowns"]
     unkeyed = sum(line.get("key") is None for line in _unknown(lines))
     if unknowns < unkeyed:
-        yield f"{unkeyed} outcomes are unknown, but {unknowns} counted"
+        yield f"{unkeyed} outcomes are unknown, but {unknowns} are counted"
     explained = unknowns or document.get("pin") is not None or document["status"] == Status.SENT
     if _unknown(lines) and not explained:
         yield "an unknown outcome is not counted"
@@ -180,10 +180,10 @@ def _copies(document: Document) -> Iterator[str]:
     if sum(line.get("key") is None for line in resent) > 1:
         yield "it was sent again after an unknown outcome more than once"
     if not _cut(lines) and copies > 1 + len(resent) + retries:
-        yield f"{copies} copies were accepted, where {1 + len(resent) + retries} may be"
+        yield f"{copies} copies were accepted, but at most {1 + len(resent) + retries} may be"
     most = 2 + retries - (document["status"] in (Status.QUEUED, Status.SENDING))
     if document["unknowns"] > most:
-        yield f"{document['unknowns']} unknown outcomes, where {most} may be"
+        yield f"{document['unknowns']} unknown outcomes are counted, but at most {most} may be"
 
 
 # The status ---------------------------------------------------------------------------------------
@@ -200,23 +200,23 @@ def _status(stored: Stored, grace: float) -> Iterator[str]:
         if document.get("sent_at") is not None:
             yield "sent_at is set, but it is not sent"
     if status.final and document.get("due_at") is not None:
-        yield "it has ended, but is due"
+        yield "it has ended, but due_at is set"
     if late and status not in (Status.SENDING, Status.SENT):
-        yield "a late yes was noted, but it is not sent"
+        yield "a late acceptance is recorded, but it is not sent"
     if status.final and document.get("pin") is not None and not late:
         yield "it has ended, but is pinned to a vendor"
 
 
 def _queued(stored: Stored, grace: float) -> Iterator[str]:
     if stored.document.get("reason") is not None:
-        yield "it is not over, but has a reason for its end"
+        yield "it has not ended, but has a reason"
     if stored.expires_in is not None and stored.expires_in < -grace:
-        yield f"it expired {-stored.expires_in:.0f} s ago and nobody came by"
+        yield f"it expired {-stored.expires_in:.0f} s ago, but is still queued"
 
 
 def _sending(stored: Stored, _grace: float) -> Iterator[str]:
     if stored.document.get("reason") is not None:
-        yield "it is not over, but has a reason for its end"
+        yield "it has not ended, but has a reason"
     if stored.due_in > 0:
         yield "it is being sent before it is due"
 
@@ -228,13 +228,13 @@ def _sent(stored: Stored, _grace: float) -> Iterator[str]:
     if document.get("sent_at") is None:
         yield "sent_at is missing"
     if document.get("reason") is not None and not marked:
-        yield "it is sent, but has a reason for another end"
+        yield "it is sent, but its reason belongs to another status"
     if document.get("pending") is not None and not any(line.get("late") for line in lines):
-        yield "it is sent, but recipients wait"
+        yield "it is sent, but recipients are pending"
     if marked:
         entries = document.get("interventions") or ()
         if all(entry["verb"] != Verb.MARK_SENT for entry in entries):
-            yield "it is marked as sent by nobody"
+            yield "it is marked as sent, but no intervention says so"
         return
     if not _accepted(lines) and not _cut(lines):
         yield "it is sent, but no vendor accepted it"
@@ -247,26 +247,26 @@ def _sent(stored: Stored, _grace: float) -> Iterator[str]:
 def _nothing_left(stored: Stored) -> Iterator[str]:
     """Failed and cancelled mean that no copy left our hands (a yes is looked for elsewhere)."""
     if stored.document["unknowns"] or _unknown(stored.document["attempts"]):
-        yield "a copy may have left our hands"
+        yield "it ended as not sent, but a copy may have left"
     if stored.document.get("pending") is not None:
-        yield "some recipients have got it"
+        yield "it ended as not sent, but some recipients have received it"
 
 
 def _failed(stored: Stored, _grace: float) -> Iterator[str]:
     if stored.document.get("reason") not in _FAILED:
-        yield "the reason is missing or of another end"
+        yield "its reason is missing or belongs to another status"
     yield from _nothing_left(stored)
 
 
 def _cancelled(stored: Stored, _grace: float) -> Iterator[str]:
     if stored.document.get("reason") != Reason.CANCELLED:
-        yield "the reason is missing or of another end"
+        yield "its reason is missing or belongs to another status"
     yield from _nothing_left(stored)
 
 
 def _uncertain(stored: Stored, _grace: float) -> Iterator[str]:
     if stored.document.get("reason") not in _UNCERTAIN:
-        yield "the reason is missing or of another end"
+        yield "its reason is missing or belongs to another status"
     if not stored.document["unknowns"]:
         yield "it is uncertain, but no outcome is unknown"
 

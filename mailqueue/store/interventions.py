@@ -139,11 +139,11 @@ def refusal(verb: Verb, stored: Stored | None) -> str:
         return "there is no such e-mail"
     try:
         if stored.status not in verb.takes:
-            return f"is {stored.status}; {verb} takes {' or '.join(verb.takes)}"
+            return f"is {stored.status}, but {verb} needs {' or '.join(verb.takes)}"
         if verb is Verb.RETRY and stored.expires_in is not None and stored.expires_in <= 0:
             return "its expires_at has passed"
     except Unreadable:
-        return "its document is damaged; see audit"
+        return "its document is damaged: see mailqueue audit"
     if verb is Verb.CANCEL and stored.document.get("pending") is not None:
-        return "some recipients have got it already; it goes on to the others"
-    return "changed in the meantime, or its content is no longer kept"
+        return "some recipients have received it already, so the others get it too"
+    return "it was changed meanwhile, or its content is no longer stored"

@@ -104,5 +104,5 @@ def misshapen(document: Document) -> Iterator[str]:
     """The fields that are missing or hold something else."""
     for name, fits in FORM.items():
         if not fits(document.get(name)):
-            what = "is missing" if name not in document else "is not what it must be"
+            what = "is missing" if name not in document else "has an invalid value"
             yield f"{name} {what}"

@@ -395,12 +395,12 @@ def test_what_cannot_be_retried_is_named_with_the_reason(shelf: Shelf, console: 
     assert data["changed"] == [failed]
     assert data["unchanged"] == {
         expired: "its expires_at has passed",
-        queued: "is queued; retry takes failed or uncertain",
+        queued: "is queued, but retry needs failed or uncertain",
         NOWHERE: "there is no such e-mail",
     }
     said = console("retry", queued)
     assert (said.code, said.out) == (1, "")
-    assert said.err == f"mailqueue: {queued}: is queued; retry takes failed or uncertain\n"
+    assert said.err == f"mailqueue: {queued}: is queued, but retry needs failed or uncertain\n"
 
 
 def test_a_retry_without_beanstalkd_is_left_to_the_sweeper(
@@ -434,7 +434,7 @@ def test_cancel_never_calls_cancelled_what_may_have_left(shelf: Shelf, console: 
     assert console("cancel", new).code == 0
     data = console.data("cancel", unknown, pinned, parts)
     assert data["uncertain"] == [unknown, pinned]
-    assert data["unchanged"][parts].startswith("some recipients have got it already")
+    assert data["unchanged"][parts].startswith("some recipients have received it already")
     assert list(data["unchanged"]) == [parts]
     assert [shelf.status(i) for i in (new, unknown, pinned, parts)] == [
         "cancelled",
@@ -767,8 +767,8 @@ def test_the_audit_names_what_is_illegal(console: Console, shelf: Shelf) -> None
     assert {f["id"]: f["status"] for f in data["findings"]} == {lost: "sending", odd: "delivered"}
     said = console("audit")
     assert said.code == 1
-    assert "nobody came by" in said.out
-    assert "status is not what it must be" in said.out
+    assert "was not rescued" in said.out
+    assert "status has an invalid value" in said.out
     shelf.emails.delete_one({"_id": ObjectId(odd)})
     assert console("audit", "--grace", "2h").code == 0
 

@@ -84,7 +84,9 @@ LEGAL: Mapping[str, Document] = {
     "waiting": email("queued", "unavailable", "deferred", due_at=ago(-60), counted=1),
     "waiting after an unknown outcome": email("queued", "unknown", unknowns=1),
     "given back unsent": email("queued", "not_started"),
-    "some recipients have got it": email("queued", "accepted", pending=["b"]),
+    "it ended as not sent, but some recipients have received it": email(
+        "queued", "accepted", pending=["b"]
+    ),
     "pinned": email("queued", KEYED_UNKNOWN, pin=PIN),
     "just expired": email("queued", expires_at=ago(10)),
     "being sent": email("sending", None, lease=lease(1)),
@@ -135,68 +137,78 @@ def new(**fields: Any) -> Document:
 
 ILLEGAL: Mapping[str, Document] = {
     # the form
-    "status is not what it must be": email("delivered"),
-    "env is not what it must be": new(env="staging"),
-    "unknowns is not what it must be": new(unknowns=True),
-    "lease is not what it must be": new(lease={}),
-    "pending is not what it must be": new(pending=[]),
-    "attempts is not what it must be": email("queued", line(1, "delivered")),
-    "round is not what it must be": new(round=[]),
-    "interventions is not what it must be": new(interventions=[{}]),
-    "created_at is not what it must be": new(created_at="today"),
+    "status has an invalid value": email("delivered"),
+    "env has an invalid value": new(env="staging"),
+    "unknowns has an invalid value": new(unknowns=True),
+    "lease has an invalid value": new(lease={}),
+    "pending has an invalid value": new(pending=[]),
+    "attempts has an invalid value": email("queued", line(1, "delivered")),
+    "round has an invalid value": new(round=[]),
+    "interventions has an invalid value": new(interventions=[{}]),
+    "created_at has an invalid value": new(created_at="today"),
     # the ledger
-    "the ledger's lines are not numbered without a gap": email("queued", line(2, "deferred")),
+    "the ledger's lines are not numbered one after the other": email("queued", line(2, "deferred")),
     "the ledger has more than 50 lines": email("queued", *["throttled"] * 51),
-    "the tokens of the ledger do not grow": email(
+    "the ledger's tokens do not increase": email(
         "queued", "deferred", line(2, "deferred", token=1)
     ),
     "the newest claim has no line in the ledger": new(lease={"token": 1}),
-    "attempt 1 is open, but nobody holds its lease": email("queued", None),
-    "attempt 1 has ended without an outcome": email(
+    "attempt 1 has no outcome, but its lease is not held": email("queued", None),
+    "attempt 1 has an end, but no outcome": email(
         "sending", line(1, None, ended_at=NOW), lease=lease(1)
     ),
-    "attempt 1 has an outcome but no end": email("queued", line(1, "deferred", ended_at=None)),
+    "attempt 1 has an outcome, but no end": email("queued", line(1, "deferred", ended_at=None)),
     "attempt 1 ended before it began": email("queued", line(1, "deferred", ended_at=ago(999))),
     # the lease
     "a lease is held, but nothing is being sent": new(lease={"token": 0, "until": NOW}),
-    "no lease is held, though it is being sent": email("sending", None),
-    "it is being sent, but no attempt is open": email("sending", "deferred", lease=lease(1)),
-    "its lease ran out 301 s ago and nobody came by": email("sending", None, lease=lease(1, -301)),
+    "it is being sent, but no lease is held": email("sending", None),
+    "it is being sent, but every attempt has an outcome": email(
+        "sending", "deferred", lease=lease(1)
+    ),
+    "its lease expired 301 s ago and was not rescued": email("sending", None, lease=lease(1, -301)),
     "its lease lasts for more than a day": email("sending", None, lease=lease(1, 86_401)),
     # what is known
-    "2 outcomes are unknown, but 1 counted": email("queued", "unknown", "unknown", unknowns=1),
+    "2 outcomes are unknown, but 1 are counted": email("queued", "unknown", "unknown", unknowns=1),
     "an unknown outcome is not counted": email("queued", KEYED_UNKNOWN),
     "1 unknown outcomes are counted, but the ledger has fewer": new(unknowns=1),
     "more attempts are counted than the ledger has": email("queued", "not_started", counted=1),
     "it was sent again after an unknown outcome more than once": email(
         "queued", "unknown", "unknown", "deferred", unknowns=2
     ),
-    "2 copies were accepted, where 1 may be": sent("accepted", "accepted"),
-    "3 copies were accepted, where 2 may be": sent(
+    "2 copies were accepted, but at most 1 may be": sent("accepted", "accepted"),
+    "3 copies were accepted, but at most 2 may be": sent(
         "accepted", "accepted", "accepted", interventions=[retry(1), retry(2, "failed", 2)]
     ),
-    "3 unknown outcomes, where 2 may be": email(
+    "3 unknown outcomes are counted, but at most 2 may be": email(
         "uncertain", "unknown", "unknown", "unknown", unknowns=3, reason="unknown"
     ),
     # the status
-    "it is not over, but has a reason for its end": new(reason="expired"),
-    "it expired 301 s ago and nobody came by": new(expires_at=ago(GRACE + 1)),
+    "it has not ended, but has a reason": new(reason="expired"),
+    "it expired 301 s ago, but is still queued": new(expires_at=ago(GRACE + 1)),
     "it is being sent before it is due": email("sending", None, lease=lease(1), due_at=ago(-9)),
     "a vendor accepted it, but it is not sent": email("queued", "accepted"),
     "sent_at is set, but it is not sent": new(sent_at=NOW),
-    "it has ended, but is due": sent("accepted", due_at=NOW),
-    "a late yes was noted, but it is not sent": email("queued", "accepted", late_accept=LATE),
+    "it has ended, but due_at is set": sent("accepted", due_at=NOW),
+    "a late acceptance is recorded, but it is not sent": email(
+        "queued", "accepted", late_accept=LATE
+    ),
     "it has ended, but is pinned to a vendor": sent("accepted", pin=PIN),
     "sent_at is missing": sent("accepted", sent_at=None),
-    "it is sent, but has a reason for another end": sent("accepted", reason="expired"),
-    "it is sent, but recipients wait": sent("accepted", pending=["b"]),
-    "it is marked as sent by nobody": sent("rejected", reason="marked_sent"),
+    "it is sent, but its reason belongs to another status": sent("accepted", reason="expired"),
+    "it is sent, but recipients are pending": sent("accepted", pending=["b"]),
+    "it is marked as sent, but no intervention says so": sent("rejected", reason="marked_sent"),
     "it is sent, but no vendor accepted it": sent("deferred"),
     "vendor is missing": sent("accepted", vendor=None),
     "it was sent by a consumer of the other kind": sent("accepted", simulated=True),
-    "a copy may have left our hands": email("failed", "unknown", unknowns=1, reason="rejected"),
-    "some recipients have got it": email("cancelled", reason="cancelled", pending=["b"]),
-    "the reason is missing or of another end": email("failed", "rejected", reason="unknown"),
+    "it ended as not sent, but a copy may have left": email(
+        "failed", "unknown", unknowns=1, reason="rejected"
+    ),
+    "it ended as not sent, but some recipients have received it": email(
+        "cancelled", reason="cancelled", pending=["b"]
+    ),
+    "its reason is missing or belongs to another status": email(
+        "failed", "rejected", reason="unknown"
+    ),
     "it is uncertain, but no outcome is unknown": email("uncertain", reason="expired"),
 }
 
@@ -216,9 +228,9 @@ def test_each_status_has_its_required_fields(name: str) -> None:
 @pytest.mark.parametrize("status", ["cancelled", "uncertain", "sending"])
 def test_a_reason_belongs_to_its_end(status: str) -> None:
     wrong = {"cancelled": "expired", "uncertain": None, "sending": "expired"}[status]
-    said = {"sending": "it is not over, but has a reason for its end"}
+    said = {"sending": "it has not ended, but has a reason"}
     made = email(status, None, lease=lease(1), reason=wrong)
-    assert said.get(status, "the reason is missing or of another end") in found(made)
+    assert said.get(status, "its reason is missing or belongs to another status") in found(made)
 
 
 @pytest.mark.parametrize("change", [lambda d: d.update(status="failed"), lambda d: d.clear()])
@@ -257,7 +269,7 @@ def test_the_walk_sees_every_email_once_a_page_at_a_time() -> None:
     assert shelf.pages == [2, 2, 1, 0]
     assert result.emails == {"queued": 3, "delivered": 1, "sent": 1}
     assert result.illegal == {"delivered": 1}
-    assert result.findings == [(str(wrong["_id"]), "delivered", ["status is not what it must be"])]
+    assert result.findings == [(str(wrong["_id"]), "delivered", ["status has an invalid value"])]
 
 
 def test_only_the_first_findings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,18 +292,18 @@ def test_every_intervention_is_written_down_with_what_was_before(verb: Verb) -> 
 
 REFUSALS = [
     (Verb.RETRY, None, "there is no such e-mail"),
-    (Verb.RETRY, email("sent"), "is sent; retry takes failed or uncertain"),
-    (Verb.CANCEL, email("failed"), "is failed; cancel takes queued"),
+    (Verb.RETRY, email("sent"), "is sent, but retry needs failed or uncertain"),
+    (Verb.CANCEL, email("failed"), "is failed, but cancel needs queued"),
     (Verb.RETRY, email("failed", expires_at=ago(1)), "its expires_at has passed"),
     (
         Verb.CANCEL,
         email("queued", pending=["b"]),
-        "some recipients have got it already; it goes on to the others",
+        "some recipients have received it already, so the others get it too",
     ),
     (
         Verb.MARK_SENT,
         email("failed"),
-        "changed in the meantime, or its content is no longer kept",
+        "it was changed meanwhile, or its content is no longer stored",
     ),
 ]
 
