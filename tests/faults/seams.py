@@ -13,7 +13,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from mailqueue.consumer import __main__ as consumer
+from mailqueue.consumer import consumer
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import SendResult
 from mailqueue.message import Email
