@@ -26,7 +26,7 @@ from mailqueue.errors import (
 )
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Address, Alternative, Attachment, Email, EmailDict
-from mailqueue.producer import Producer
+from mailqueue.producer import Priority, Producer
 from mailqueue.producer.status import AttemptStatus, EmailStatus
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ __all__ = [
     "InvalidEmail",
     "MailQueueError",
     "MissingExtra",
+    "Priority",
     "Producer",
     "QueueUnavailable",
     "Status",

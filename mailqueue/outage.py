@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from math import inf
 
-from mailqueue import calls
+from mailqueue import reentrancy
 from mailqueue.logs import event
 
 logger = logging.getLogger(__name__)
@@ -48,14 +48,14 @@ class Outage:
         now = self._clock()
         if self._since.setdefault("", now) is now:
             facts = {"server": self._server, "error": error}
-            calls.say(partial(event, logger, logging.ERROR, "server.away", **facts))
+            reentrancy.after_call(partial(event, logger, logging.ERROR, "server.away", **facts))
 
     def end(self) -> None:
         """The server answered."""
         self._last_answer = self._clock()
         if self._since and (since := self._since.pop("", None)) is not None:
             facts = {"server": self._server, "away": round(self._clock() - since, 1)}
-            calls.say(partial(event, logger, logging.WARNING, "server.back", **facts))
+            reentrancy.after_call(partial(event, logger, logging.WARNING, "server.back", **facts))
 
     def claim(self, seconds: float) -> bool:
         """Whether this caller may try; nobody else may for so long, or until ``release``."""

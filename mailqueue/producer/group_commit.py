@@ -1,19 +1,19 @@
-"""What many threads ask for at the same time, done in one go.
+"""Group commit: writes that many threads ask for at the same time are done as one.
 
-Decides: who does it. Whoever finds nobody at it does it at once, alone; those who come meanwhile
-wait, and the first of them then does it for all. So a lone caller waits for no company, and with
-many callers one write to the database serves dozens of them. Callers that were served together are
-likely to come again together: the next one waits for as many as there were, but no longer than the
-last time took.
+Decides: the first caller writes at once. Callers that arrive during a write form the next batch,
+and one of them, the leader, writes it for all; the others, the followers, wait for it. So a lone
+caller waits for nobody, and with many callers one write to the database serves dozens of them.
+Callers that were served together usually come back together: the next leader lingers until as many
+are there, but no longer than the last write took.
 
-Assumes: doing an item twice does no harm. A thread may be interrupted at any step, by a handler
+Assumes: writing an item twice does no harm. A thread may be interrupted at any step, by a handler
 that runs for long or by an exception, and may die there.
 
-Promises: a call returns when its own item is done, with what came of that item, or raises at its
-own time's end. Nothing is held but the right to do it, and that only while it is done; where
-whoever has it is gone or held up, another takes over: nobody is waited for beyond its time. What
-was begun by a thread that failed is done again by another, so that no item's trouble, and no
-thread's, is another's. Any thread may call; an instance belongs to one process.
+Promises: a call returns the result of its own item, or raises its own error, or raises
+``CommitTimeout`` at the end of its own time. No lock is held but the leadership, and that only
+during a write. A leader that is gone, or over its time, is replaced by a follower. What a failed
+thread began is written again by another: no item's error, and no thread's, reaches another caller.
+Any thread may call; an instance belongs to one process.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from mailqueue.errors import MailQueueError, Unavailable
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST = 64
-HEAVIEST = 16 * 2**20
-LOOK = 0.25  # seconds; how often one who waits looks whether anybody is at it
-GRACE = 1.0  # seconds that may pass after the time of whoever is at it
+MAX_BATCH = 64  # items
+MAX_BYTES = 16 * 2**20
+POLL = 0.25  # seconds; how often a follower checks that there still is a leader
+GRACE = 1.0  # seconds that a leader may take beyond its own time, before it is replaced
 
 
-class OutOfTime(MailQueueError):
-    """It was not done in time, by nobody; or it was, but it is not known."""
+class CommitTimeout(MailQueueError):
+    """The item was not written in time; or it was, and nobody knows."""
 
 
 class _Entry(Generic[Item, Result]):
-    """One caller's item, and what came of it once ``done``."""
+    """One caller's item, and its result or error once it is ``done``."""
 
     __slots__ = (
-        *("__weakref__", "done", "ends", "error", "item"),
-        *("overdue", "result", "signal", "struck", "weight"),
+        *("__weakref__", "deadline", "done", "error", "item"),
+        *("lead_until", "removed", "result", "signal", "size"),
     )
-    overdue: float  # when it must have been done, where its own thread is at it
+    lead_until: float  # when its thread may be replaced as the leader; set when it leads
 
-    def __init__(self, item: Item, weight: int, ends: float) -> None:
-        self.item, self.weight, self.ends = item, weight, ends
+    def __init__(self, item: Item, size: int, deadline: float) -> None:
+        self.item, self.size, self.deadline = item, size, deadline
         self.signal = threading.Lock()
-        self.signal.acquire()  # until there is something to see
-        self.done = self.struck = False  # struck off the line
+        self.signal.acquire()  # released by ``wake``: a lock is the cheapest event
+        self.done = self.removed = False
         self.error: Exception | None = None
         self.result: Result | None = None
 
@@ -71,173 +71,184 @@ class _Entry(Generic[Item, Result]):
 
 
 class GroupCommit(Generic[Item, Result]):
-    """``do`` gets items and gives a result for each, in their order, or raises.
+    """Collects the items of concurrent callers and writes them together.
 
-    ``Unavailable`` is nobody's fault: it is for those whose time is up. Anything else may be one
-    item's fault: each is done by itself then. ``after`` gets the results that nothing can change
-    any more: where it takes longer than a moment nobody waits for it, but for whose thread does it.
+    ``write`` gets items and returns a result for each, in their order, or raises. ``Unavailable``
+    is nobody's fault: it is raised to the leader and to callers whose time is over, the others wait
+    for the next write. Any other exception may be the fault of one item: each is then written
+    alone. ``after`` gets the results when nothing can change them any more: callers wait for it
+    ``POLL`` seconds at most, except the leader that runs it.
     """
 
     def __init__(
         self,
-        do: Callable[[list[Item]], Sequence[Result]],
+        write: Callable[[list[Item]], Sequence[Result]],
         after: Callable[[list[Result]], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._do, self._after = do, after
+        self._write, self._after = write, after
         self._clock = clock
-        self._waiting: deque[_Entry[Item, Result]] = deque()  # until done, so that none is lost
-        self._right = threading.RLock()  # to do it; it knows its owner, so only who has it gives it
-        self._leader: ref[_Entry[Item, Result]] | None = None  # whose thread has it, if it lives
-        self._hesitant: _Entry[Item, Result] | None = None  # waits for others
-        self._enough, self._until = 1, 0.0  # how many are likely to come, and until when
+        # Entries stay in here until they are done: what a dead leader began is not lost.
+        self._waiting: deque[_Entry[Item, Result]] = deque()
+        # Held by the leader. An RLock knows its owner: only the leader's thread can release it.
+        self._leadership = threading.RLock()
+        self._leader: ref[_Entry[Item, Result]] | None = None  # weak: a dead thread's entry is gone
+        self._lingering: _Entry[Item, Result] | None = None
+        self._expected, self._linger_until = 1, 0.0
 
-    def __call__(self, item: Item, seconds: float, weight: int = 0) -> Result:
-        """Have it done within ``seconds``, together with what others ask for meanwhile.
+    def submit(self, item: Item, seconds: float, size: int = 0) -> Result:
+        """Have ``item`` written within ``seconds``, together with those of other callers.
 
-        Items of more than ``HEAVIEST`` are not done together. Raises ``OutOfTime``, and what ``do``
-        raises for this item.
+        ``size`` in bytes: a batch has at most ``MAX_BYTES``, unless one item is larger. Raises
+        ``CommitTimeout``, and what ``write`` raises for this item.
         """
-        entry: _Entry[Item, Result] = _Entry(item, weight, self._clock() + seconds)
+        entry: _Entry[Item, Result] = _Entry(item, size, self._clock() + seconds)
         self._waiting.append(entry)
         try:
-            hesitant = self._hesitant
-            if hesitant is not None and len(self._waiting) >= self._enough:
-                hesitant.wake()
-            waits = self._leader is not None  # at first: whoever leads wakes the next
+            lingering = self._lingering
+            if lingering is not None and len(self._waiting) >= self._expected:
+                lingering.wake()
+            follows = self._leader is not None  # at first; later whoever is woken may lead
             while not entry.done:
-                left = entry.ends - self._clock()
+                left = entry.deadline - self._clock()
                 if left <= 0:
-                    raise OutOfTime
-                if (waits or not self._lead(entry)) and not entry.signal.acquire(
-                    timeout=min(left, LOOK)
+                    raise CommitTimeout
+                if (follows or not self._lead(entry)) and not entry.signal.acquire(
+                    timeout=min(left, POLL)
                 ):
-                    self._see_to_leader()
-                waits = False
+                    self._check_leader()
+                follows = False
         finally:
-            if not entry.struck:
-                self._strike(entry)
+            if not entry.removed:
+                self._remove(entry)
         return entry.outcome()
 
-    def _strike(self, entry: _Entry[Item, Result]) -> None:
+    def _remove(self, entry: _Entry[Item, Result]) -> None:
         try:  # noqa: SIM105  # see above
             self._waiting.remove(entry)
-        except ValueError:  # it is not there any more
+        except ValueError:  # another thread removed it
             pass
-        entry.struck = True
+        entry.removed = True
 
-    def _lead(self, mine: _Entry[Item, Result]) -> bool:
-        """Do what is waiting, unless another is at it."""
-        right = self._right
+    def _lead(self, own: _Entry[Item, Result]) -> bool:
+        """Write one batch as the leader; False: another thread leads."""
+        leadership = self._leadership
         try:
-            if not right.acquire(blocking=False):
+            if not leadership.acquire(blocking=False):
                 return False
-            mine.overdue = mine.ends + GRACE
-            self._leader = ref(mine)
-            if not mine.done:
-                self._do_all(mine)
+            own.lead_until = own.deadline + GRACE
+            self._leader = ref(own)
+            if not own.done:
+                self._commit(own)
             return True
         finally:
+            # An exception may strike this thread between any two steps, even in this block. So the
+            # lock is released until it says that it is not ours: what an earlier call of this
+            # thread could not release is released now, too.
             led = False
             try:
-                while True:  # once more, should it have been interrupted here the last time
-                    right.release()
+                while True:
+                    leadership.release()
                     led = True
-            except RuntimeError:  # it does not have it (any more): nothing else is sure here
+            except RuntimeError:
                 if led:
-                    self._leave(mine)
+                    self._resign(own)
 
-    def _see_to_leader(self) -> None:
-        """Whoever is held up beyond its time, or gone without a word, has the right no longer."""
+    def _check_leader(self) -> None:
+        """Make the leadership free if the leader is gone, or held up beyond its time."""
         leader = None if self._leader is None else self._leader()
-        if leader is None or self._clock() > leader.overdue:
-            self._right = threading.RLock()
+        if leader is None or self._clock() > leader.lead_until:
+            self._leadership = threading.RLock()  # the old lock cannot be released from here
 
-    def _leave(self, mine: _Entry[Item, Result]) -> None:
+    def _resign(self, own: _Entry[Item, Result]) -> None:
         leader = self._leader
-        if leader is not None and leader() is mine:  # else another is at it already
+        if leader is not None and leader() is own:  # else a follower has taken over already
             self._leader = None
             with suppress(IndexError):
                 self._waiting[0].wake()
 
-    def _do_all(self, mine: _Entry[Item, Result]) -> None:
-        """Do what is waiting; what could not be done waits on."""
-        self._hesitate(mine)
-        began = self._clock()
-        batch = self._batch(mine)
-        self._serve(batch, mine)
-        for each in batch:
-            if each.done:
-                self._strike(each)
-        self._let_go(batch, began)
+    def _commit(self, own: _Entry[Item, Result]) -> None:
+        """Write a batch; what could not be written stays in line."""
+        self._linger(own)
+        start = self._clock()
+        batch = self._batch(own)
+        self._write_batch(batch, own)
+        for entry in batch:
+            if entry.done:
+                self._remove(entry)
+        self._release_followers(batch, start)
 
-    def _let_go(self, batch: Sequence[_Entry[Item, Result]], began: float) -> None:
-        """Do what comes after, then wake the others: where it takes long, they have looked."""
-        batch[0].overdue = self._clock() + LOOK
-        try:
-            self._after([each.outcome() for each in batch if each.done and each.error is None])
-        finally:
-            now = self._clock()
-            self._enough = min(MOST, len(batch) + len(self._waiting))
-            self._until = now + (now - began)
-            for each in batch:
-                each.wake()
-
-    def _hesitate(self, mine: _Entry[Item, Result]) -> None:
+    def _linger(self, own: _Entry[Item, Result]) -> None:
         """Wait for those who were there the last time, while they are likely to come."""
-        seconds = min(self._until, mine.ends) - self._clock()
-        if seconds > 0 and len(self._waiting) < self._enough:
-            self._hesitant = mine
-            if len(self._waiting) < self._enough:  # who came since may not have seen it
-                mine.signal.acquire(timeout=seconds)
-            self._hesitant = None
+        seconds = min(self._linger_until, own.deadline) - self._clock()
+        if seconds > 0 and len(self._waiting) < self._expected:
+            self._lingering = own
+            if len(self._waiting) < self._expected:  # who came in between did not see us linger
+                own.signal.acquire(timeout=seconds)
+            self._lingering = None
 
-    def _batch(self, mine: _Entry[Item, Result]) -> list[_Entry[Item, Result]]:
-        """Mine and the first of the others: as many as go together."""
-        batch, weight, now = [mine], mine.weight, self._clock()
-        for each in list(self._waiting):
-            if each is mine or each.done or each.ends <= now:  # whose caller is gone, or will be
+    def _batch(self, own: _Entry[Item, Result]) -> list[_Entry[Item, Result]]:
+        """Our own entry and the first of the others, as many as fit into one write."""
+        batch, size, now = [own], own.size, self._clock()
+        for entry in list(self._waiting):
+            if entry is own or entry.done or entry.deadline <= now:  # its caller gives up
                 continue
-            weight += each.weight
-            if len(batch) == MOST or weight > HEAVIEST:
+            size += entry.size
+            if len(batch) == MAX_BATCH or size > MAX_BYTES:
                 break
-            batch.append(each)
+            batch.append(entry)
         return batch
 
-    def _serve(self, batch: Sequence[_Entry[Item, Result]], mine: _Entry[Item, Result]) -> None:
+    def _write_batch(
+        self, batch: Sequence[_Entry[Item, Result]], own: _Entry[Item, Result]
+    ) -> None:
         try:
-            results = self._do([each.item for each in batch])
+            results = self._write([entry.item for entry in batch])
         except Unavailable as error:
             now = self._clock()
-            for each in batch:
-                if each is mine or each.ends <= now:
-                    each.error, each.done = error, True
+            for entry in batch:
+                if entry is own or entry.deadline <= now:
+                    entry.error, entry.done = error, True
         except Exception as error:
             if len(batch) == 1:
                 raise
-            self._serve_each(batch, error)
+            self._write_each(batch, error)
         else:
-            for each, result in zip(batch, results, strict=True):
-                each.result = result
-                each.done = True
+            for entry, result in zip(batch, results, strict=True):
+                entry.result = result
+                entry.done = True
 
-    def _serve_each(self, batch: Sequence[_Entry[Item, Result]], error: Exception) -> None:
-        """One by one, so that whose item it is hears of it; nobody's: it was for this thread.
+    def _write_each(self, batch: Sequence[_Entry[Item, Result]], error: Exception) -> None:
+        """Write the items one by one, so that only the caller of a bad item gets its error.
 
-        What fails for another waits on: this thread may have been struck a second time, and whose
-        item it is learns the truth when its own thread does it.
+        If none fails alone, ``error`` was meant for this thread (a time-out of the application,
+        say) and is raised here. An item of another caller that fails stays in line: this thread may
+        have been interrupted once more, and the caller's own thread finds out.
         """
         failed = False
-        for each in batch:
+        for entry in batch:
             try:
-                (each.result,) = self._do([each.item])
+                (entry.result,) = self._write([entry.item])
             except Unavailable:
                 return
-            except Exception as own:  # noqa: BLE001  # it is handed to whom it belongs
+            except Exception as own_error:  # noqa: BLE001  # raised to the caller of this item
                 failed = True
-                if each is not batch[0]:
+                if entry is not batch[0]:
                     continue
-                each.error = own
-            each.done = True
+                entry.error = own_error
+            entry.done = True
         if not failed:
             raise error
+
+    def _release_followers(self, batch: Sequence[_Entry[Item, Result]], start: float) -> None:
+        """Run ``after``, then wake the followers; if it takes long, their poll finds them done."""
+        batch[0].lead_until = self._clock() + POLL
+        try:
+            done = [entry for entry in batch if entry.done and entry.error is None]
+            self._after([entry.outcome() for entry in done])
+        finally:
+            now = self._clock()
+            self._expected = min(MAX_BATCH, len(batch) + len(self._waiting))
+            self._linger_until = now + (now - start)
+            for entry in batch:
+                entry.wake()

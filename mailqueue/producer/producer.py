@@ -1,80 +1,75 @@
-"""What an application calls: write the e-mail down, then announce it.
+"""What an application calls: store the e-mail, then announce it.
 
-Decides: the order of things in ``send()``. First the e-mail is validated and rendered into its
-document, then it is stored durably, then its job is put. Nothing after the store can fail the call,
-nor keep those waiting whose e-mails were stored with it. Large e-mails are stored apart from the
-others, which do not wait behind them.
+Decides: the order of things in ``send()``. First the e-mail is validated and its document is made,
+then it is stored durably, then its job is put on the tube. Nothing after the store can fail the
+call, nor delay other callers whose e-mails were stored with it. Large e-mails are stored apart, so
+that the others do not wait behind them.
 
 Assumes: one ``Producer`` per application. It may be made before a fork and used on both sides: each
 process opens its own connections at its first call. A call may begin in the middle of another one
-of its thread (in a signal handler, say): it has connections of its own and writes by itself, since
-the other may be holding anything of the driver's.
+of its thread, in a signal handler, say (see ``reentrancy``).
 
-Promises: when ``send()`` returns an id, the e-mail is journaled by a majority of MongoDB; when it
-raises ``InvalidEmail``, nothing was stored. Every method may be called from any thread and raises
-within ``mongodb.timeout`` when MongoDB does not answer, waiting for other threads included;
-``send_many`` so long after it stopped answering. While MongoDB is known to be away, within a
-second.
+Promises: when ``send()`` returns an id, a majority of MongoDB has the e-mail in its journal; when
+it raises ``InvalidEmail``, nothing was stored. Every method may be called from any thread and
+raises within ``mongodb.timeout`` when MongoDB does not answer, waiting for other threads included;
+``send_many`` within that time after it stopped answering. While MongoDB is known to be away, every
+call raises within a second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from bson import ObjectId
 from bson.errors import InvalidId
 
-from mailqueue import calls
+from mailqueue import reentrancy
 from mailqueue.config import Config, is_production
-from mailqueue.errors import InvalidEmail, StoreUnavailable, Unreadable
-from mailqueue.lifecycle.outcomes import Status
+from mailqueue.errors import StoreUnavailable
 from mailqueue.outage import Outage
-from mailqueue.producer.group_commit import HEAVIEST, MOST, GroupCommit, OutOfTime
+from mailqueue.producer.group_commit import MAX_BATCH, MAX_BYTES, CommitTimeout, GroupCommit
 from mailqueue.producer.status import EmailStatus, status_of
-from mailqueue.producer.submission import Intake, Sendable, SendOptions, Submission
-from mailqueue.queue.announcer import Announcer
-from mailqueue.queue.tube import Announcement
-from mailqueue.store import document
+from mailqueue.producer.submission import (
+    Inserted,
+    KeyTaken,
+    Outcome,
+    Priority,
+    Refused,
+    Sendable,
+    SendOptions,
+    Submission,
+    merge_keys,
+    pages,
+    prepare,
+    read_all,
+)
+from mailqueue.store import document, ids
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
     from pymongo.client_session import ClientSession
 
+    from mailqueue.producer.storage import Storage
     from mailqueue.store.store import Store
 
-BULK = 500
-LARGE = HEAVIEST // MOST  # so many bytes, and of the smaller ones as many as come fit together
+LARGE = MAX_BYTES // MAX_BATCH  # bytes; of smaller e-mails a full batch always fits into one write
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Inserted:
-    """The e-mail is stored."""
-
-    document: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class KeyTaken:
-    """It is not: its idempotency key was there already."""
-
-    document: dict[str, Any]
-
-
-Kept = Inserted | KeyTaken | InvalidEmail
+Process = tuple[int, int]
 
 
 class Producer:
-    """Stores e-mails and announces them to the consumers.
+    """Stores e-mails in MongoDB and announces them to the consumers over beanstalkd.
 
     ``config``: a path to a JSON file, a ``Config``, or None for ``$MAILQUEUE_CONFIG`` and then
-    ``./config.json``. ``client``: the application's own ``MongoClient``, needed only to make
-    e-mails part of its own transactions. Raises ``ConfigError``; connects to nothing yet.
+    ``./config.json``; the vendors' secrets need not be set. ``client``: the application's own
+    ``MongoClient``, needed only to make e-mails part of its own transactions; it is never closed
+    here.
+
+    Raises ``ConfigError``. Connects to nothing: the first call does, in each process for itself.
+    Make one for the application; all its threads may use it at the same time.
     """
 
     def __init__(
@@ -85,33 +80,34 @@ class Producer:
     ) -> None:
         self.config = config if isinstance(config, Config) else Config.load(config, secrets=False)
         self.env = document.PRODUCTION if is_production() else document.SIMULATED
-        self._intake = Intake(self.config, self.env)
-        self._given_client = client
+        self._application_client = client
         self._outage = Outage("mongodb")
-        # By process, and for calls in the middle of calls.
-        self._opened: dict[tuple[tuple[int, int], int], tuple[Store, Announcer]] = {}
-        self._together: dict[tuple[tuple[int, int], bool], GroupCommit[Submission, Kept]] = {}
+        # By process, since connections do not survive a fork, and by depth (see ``reentrancy``).
+        self._opened: dict[tuple[Process, int], Storage] = {}
+        self._commits: dict[tuple[Process, bool], GroupCommit[Submission, Outcome]] = {}
 
     # Connections -------------------------------------------------------------------------------
 
     def connect(self) -> Self:
-        """Connect and create the indexes. Optional: the first call that needs them does it.
+        """Connect to MongoDB and create the indexes. Optional: the first call does what it needs.
 
-        Raises ``StoreUnavailable``, and ``ConfigError`` for an index that the server refuses.
-        beanstalkd is not needed for it.
+        Raises ``StoreUnavailable`` within ``mongodb.timeout``, and ``ConfigError`` for an index
+        that the server refuses. beanstalkd need not be there.
         """
-        self._call(lambda store: store.ensure_indexes())
+        self._call(lambda storage: storage.store.ensure_indexes())
         return self
 
     def close(self) -> None:
-        """Close this process's connections. A later call opens new ones."""
-        process = calls.process()
+        """Close this process's connections, but not a ``client`` that was given.
+
+        Nothing is lost by it: what ``send()`` has returned an id for is stored. A later call opens
+        new connections.
+        """
+        process = ids.process()
         for large in (False, True):
-            self._together.pop((process, large), None)
-        for which in [which for which in self._opened if which[0] == process]:
-            store, announcer = self._opened.pop(which)
-            store.close()
-            announcer.close()
+            self._commits.pop((process, large), None)
+        for key in [key for key in self._opened if key[0] == process]:
+            self._opened.pop(key).close()
 
     quit = close
 
@@ -119,7 +115,7 @@ class Producer:
         try:
             return self.connect()
         except BaseException:
-            self.close()  # nobody else would
+            self.close()  # __exit__ is not called after an exception here
             raise
 
     def __exit__(self, *_: object) -> None:
@@ -127,52 +123,51 @@ class Producer:
 
     @property
     def client(self) -> MongoClient[dict[str, Any]]:
-        """The MongoDB client, for sessions whose transactions e-mails shall be part of."""
+        """This process's MongoDB client: start sessions for ``send(..., session=...)`` on it."""
         return self._store.client
 
-    def _open(self) -> tuple[Store, Announcer]:
-        """This process's connections; those inherited through a fork are left to the parent.
+    def _open(self) -> Storage:
+        """This process's connections. Those inherited through a fork are the parent's.
 
-        pymongo is imported here: an application that only imports us need not wait for it.
+        ``storage`` is imported here: it loads pymongo and greenstalk, and an application that only
+        imports us need not wait for them.
         """
-        which = calls.process(), calls.depth()
-        opened = self._opened.get(which)
-        if opened is None:
-            from mailqueue.store.store import Store
+        process, depth = ids.process(), reentrancy.depth()
+        storage = self._opened.get((process, depth))
+        if storage is None:
+            from mailqueue.producer.storage import Storage
 
-            store = Store(
-                self.config.mongodb, env=self.env, client=self._given_client, outage=self._outage
+            outer = self._opened.get((process, 0))
+            announcer = outer.announcer if outer else None  # has its connections by depth itself
+            opened = Storage.open(
+                self.config, self.env, self._application_client, self._outage, announcer
             )
-            first = self._opened.get((which[0], 0))
-            announcer = (
-                first[1] if first else Announcer(self.config.beanstalkd, self.config.delivery.ttr)
-            )
-            # No lock: a child forked while it is held could never take it.
-            opened = self._opened.setdefault(which, (store, announcer))
-            if opened[0] is not store:  # another thread was faster
-                store.close()
-        return opened
+            # No lock: a child forked while another thread holds it could never take it.
+            storage = self._opened.setdefault((process, depth), opened)
+            if storage is not opened:  # another thread was faster
+                opened.store.close()
+        return storage
 
     @property
     def _store(self) -> Store:
-        return self._open()[0]
+        return self._open().store
 
-    @property
-    def _announcer(self) -> Announcer:
-        return self._open()[1]
+    def _call(self, work: Callable[[Storage], T], *, one_clock: bool = True) -> T:
+        """Run ``work`` as one call of the application, within ``mongodb.timeout`` if ``one_clock``.
 
-    def _call(self, work: Callable[[Store], T], *, one_clock: bool = True) -> T:
-        """Do what the application called for, all of it in its time unless it says otherwise."""
-        return calls.run(self._reach, work, one_clock)
+        Otherwise each write of it has that time.
+        """
+        return reentrancy.run(self._run, work, one_clock)
 
-    def _reach(self, work: Callable[[Store], T], one_clock: bool) -> T:
-        store = self._store
+    def _run(self, work: Callable[[Storage], T], one_clock: bool) -> T:
+        storage = self._open()
+        store = storage.store
         if one_clock:
             store.start_clock()
         if store.away:
             with store.unless_away():
-                return work(store)
-        return work(store)
+                return work(storage)
+        return work(storage)
 
     # Sending -----------------------------------------------------------------------------------
 
@@ -180,253 +175,201 @@ class Producer:
         self,
         email: Sendable,
         *,
-        priority: str = "normal",
+        priority: Priority = "normal",
         send_at: datetime | None = None,
         expires_at: datetime | None = None,
         idempotency_key: str | None = None,
         session: ClientSession | None = None,
     ) -> str:
-        """Store one e-mail durably and announce it; returns its id (24 hex characters).
+        """Store one e-mail and announce it to the consumers; returns its id (24 hex characters).
 
-        ``email``: a mapping, an ``Email`` or a stdlib ``EmailMessage``. ``priority``: ``high``,
-        ``normal`` or ``bulk``. ``send_at``: not before; ``expires_at``: never from then on (aware
-        datetimes). ``idempotency_key``: the same key with the same content gives the first id.
+        When it returns, a majority of MongoDB has the e-mail in its journal. It is sent even if
+        beanstalkd is away: a consumer's sweeper finds it. Any thread may call.
 
-        With ``session`` the e-mail is part of the caller's transaction: the driver's errors pass
-        through, what is stored is decided by the caller's commit, and ``announce([id])`` right
-        after the commit saves the wait for the sweeper.
+        ``email``: a mapping (``EmailDict``), an ``Email``, or a stdlib ``EmailMessage``.
+        ``priority``: ``"high"``, ``"normal"`` or ``"bulk"``. ``send_at``: not sent before;
+        ``expires_at``: not sent from then on (both aware datetimes, kept in milliseconds).
+        ``idempotency_key`` (1 to 512 characters): a second call with the same key and content
+        stores nothing and returns the first id; a key is remembered until its e-mail is pruned.
 
-        Raises ``InvalidEmail`` (nothing stored) and ``StoreUnavailable`` (within
-        ``mongodb.timeout``; repeating with the same key is safe).
+        ``session``: a pymongo session in a transaction of ``client``. The e-mail is then part of
+        that transaction and durable once the caller has committed it; the driver's exceptions pass
+        through. Nothing is announced: call ``announce([id])`` right after the commit, or the
+        sweeper finds it later.
+
+        Raises ``InvalidEmail`` (it names the field; nothing was stored) and ``StoreUnavailable``
+        (within ``mongodb.timeout``; the id is in ``ids_unknown``; repeating with the same key is
+        safe).
         """
-        terms = SendOptions(priority, send_at, expires_at)
-        draft = self._intake.read(email, terms, idempotency_key)
+        options = SendOptions(priority, send_at, expires_at)
+        submission = Submission.of(email, options, idempotency_key)
         if session is not None:
-            return self._keep([[self._intake.document(draft)]], session)[0]
+            return self._store_all(self._accepted([submission]), session)[0]
         try:
-            return self._call(lambda store: self._keep_one(store, draft))
+            return self._call(lambda storage: self._store_one(storage, submission))
         except StoreUnavailable as error:
-            raise StoreUnavailable(str(error), (), [str(draft.id)]) from error
+            unknown = submission.document.get("_id", submission.id)
+            raise StoreUnavailable(str(error), (), [str(unknown)]) from error
 
     def send_many(
         self,
         emails: Iterable[Sendable],
         *,
-        priority: str = "normal",
+        priority: Priority = "normal",
         send_at: datetime | None = None,
         expires_at: datetime | None = None,
         idempotency_keys: Sequence[str | None] | None = None,
         session: ClientSession | None = None,
     ) -> list[str]:
-        """Store e-mails durably, 500 to a write, and announce them; returns their ids in order.
+        """Store e-mails, up to 500 in a write, and announce them; returns their ids in order.
 
-        All are validated, and their keys looked up, before any is stored; if another caller takes
-        one of the keys for another content in between, the others are stored all the same.
-        ``idempotency_keys``: one for each, or None. ``StoreUnavailable`` says which ids are stored
-        and of which it is not known.
+        Arguments, durability and threads as in ``send()``; ``idempotency_keys`` has one entry for
+        each e-mail, a key or None.
+
+        Raises ``InvalidEmail`` with the ``index`` of the first bad e-mail. All e-mails are
+        validated and all keys looked up before anything is stored, so nothing was stored. One
+        exception: if another caller takes a key for another content in between, the other e-mails
+        are still stored. Raises ``StoreUnavailable`` within ``mongodb.timeout`` after MongoDB
+        stopped answering: ``ids_stored`` are durable, of ``ids_unknown`` it is not known, the rest
+        was not stored.
         """
-        terms = SendOptions(priority, send_at, expires_at)
-        drafts = self._intake.read_all(list(emails), terms, idempotency_keys)
-        pages = list(_pages(drafts, self._intake.all_good(drafts)))
+        options = SendOptions(priority, send_at, expires_at)
+        submissions = self._accepted(read_all(list(emails), options, idempotency_keys))
         if session is not None:
-            return self._keep(pages, session)
-        return self._call(lambda _: self._keep(pages, None), one_clock=False)
+            return self._store_all(submissions, session)
+        return self._call(lambda _: self._store_all(submissions, None), one_clock=False)
 
     def announce(self, ids: Iterable[str]) -> int:
-        """Put stored e-mails on the tube, right after the commit of their transaction.
+        """Announce stored e-mails, right after the commit of the transaction that stored them.
 
-        Returns how many were put. Never needed for correctness: the sweeper does it too.
-        Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
+        Returns how many jobs were put on the tube: of e-mails that are stored and queued, while
+        beanstalkd answers. It only saves time: the sweeper announces all that are due. Any thread
+        may call. Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
         """
-        wanted = [_object_id(email_id) for email_id in ids]
-
-        def announced(store: Store) -> int:
-            what = []
-            for stored in store.read(wanted, ["email", "attempts"]).values():
-                with suppress(Unreadable):  # the sweeper announces it, so that it is set aside
-                    if stored.status is Status.QUEUED:
-                        what.append(Announcement(stored.id, stored.priority, stored.due_in))
-            return len(self._announcer.announce(what))
-
-        return self._call(announced)
+        email_ids = [_object_id(email_id) for email_id in ids]
+        return self._call(lambda storage: storage.announce_queued(email_ids))
 
     # Looking -----------------------------------------------------------------------------------
 
     def status(self, email_id: str) -> EmailStatus | None:
-        """Where the e-mail stands; None: there is none (or no more: see ``retention``).
+        """Where an e-mail stands, as a majority of MongoDB knows it; None: there is no such e-mail.
 
-        Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
+        A final e-mail is pruned after ``retention`` days. Any thread may call. Raises
+        ``ValueError`` for a malformed id, and ``StoreUnavailable``.
         """
         match = {"_id": _object_id(email_id)}
-        found = self._call(lambda store: store.find(match, 1))
-        return status_of(found[0].document) if found else None
+        emails = self._call(lambda storage: storage.store.find(match, 1))
+        return status_of(emails[0].document) if emails else None
 
     def cancel(self, email_id: str) -> bool:
-        """Cancel an e-mail that is still queued; True: it is cancelled and will not be sent.
+        """Cancel an e-mail that is still queued. True: it is cancelled, durably, and never sent.
 
-        An e-mail of which a copy may have left becomes ``uncertain``, and the answer is False.
-        Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
+        False: it is not. If a copy may have left already, it becomes ``uncertain``. Any thread may
+        call. Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
         """
         wanted = _object_id(email_id)
-        return self._call(lambda store: store.cancel(wanted))
+        return self._call(lambda storage: storage.store.cancel(wanted))
 
-    # Steps -------------------------------------------------------------------------------------
+    # Storing one e-mail ------------------------------------------------------------------------
 
-    def _keep_one(self, store: Store, draft: Submission) -> str:
+    def _store_one(self, storage: Storage, submission: Submission) -> str:
         """Store and announce one e-mail, together with those that other threads send meanwhile."""
-        if draft.key is not None and not store.indexed:
-            store.ensure_indexes()
-        if calls.depth():
-            kept = self._keep_alone(draft)
+        if submission.key is not None and not storage.store.indexed:
+            storage.store.ensure_indexes()
+        if reentrancy.depth():  # waits for no other thread
+            (outcome,) = outcomes = self._write([submission])
+            self._announce(outcomes)
         else:
-            kept = self._keep_together(draft, store.time_left())
-        if isinstance(kept, Inserted):
-            return str(kept.document["_id"])
-        if isinstance(kept, InvalidEmail):
-            raise kept
-        # Its key was there already, be it by another of those that were stored with it.
-        return self._keep_page([kept.document], {}, None)[0]
+            outcome = self._commit(submission, storage.store.time_left())
+        return _email_id(outcome)
 
-    def _keep_together(self, draft: Submission, seconds: float) -> Kept:
-        weight = draft.weight
-        which = calls.process(), weight > LARGE
-        together = self._together.get(which) or self._together.setdefault(
-            which, GroupCommit(self._keep_new, self._announce)
+    def _commit(self, submission: Submission, seconds: float) -> Outcome:
+        size = submission.size
+        key = ids.process(), size > LARGE
+        commit = self._commits.get(key) or self._commits.setdefault(
+            key, GroupCommit(self._write, self._announce)
         )
         try:
-            return together(draft, seconds, weight)
-        except OutOfTime:
+            return commit.submit(submission, seconds, size)
+        except CommitTimeout:
             raise StoreUnavailable("MongoDB: no answer in time") from None
 
-    def _keep_alone(self, draft: Submission) -> Kept:
-        (kept,) = self._keep_new([draft])
-        self._announce([kept])
-        return kept
+    def _write(self, submissions: list[Submission]) -> list[Outcome]:
+        """Store the e-mails of several callers as one page; returns the outcome of each."""
+        outcomes: dict[Submission, Outcome] = {**prepare(submissions, self.config, self.env)}
+        outcomes |= self._open().store_page([each for each in submissions if each not in outcomes])
+        return [outcomes[each] for each in submissions]
 
-    def _keep_new(self, drafts: list[Submission]) -> list[Kept]:
-        """Store e-mails of several callers; says what came of each."""
-        made = self._intake.documents(drafts)
-        new = [one for one in made if isinstance(one, dict)]
-        try:
-            taken = self._store.insert(new) if new else []
-        finally:
-            for draft, one in zip(drafts, made, strict=True):
-                if isinstance(one, dict):
-                    draft.id = one["_id"]  # another's had the first one
-        return [
-            one
-            if isinstance(one, InvalidEmail)
-            else (KeyTaken if one.get("idempotency_key") in taken else Inserted)(one)
-            for one in made
-        ]
+    def _announce(self, outcomes: Iterable[Outcome]) -> None:
+        self._open().announce(outcomes)
 
-    def _announce(self, kept: Sequence[Kept]) -> None:
-        now = datetime.now(UTC)
-        new = [one.document for one in kept if isinstance(one, Inserted)]
-        self._announcer.announce([_announcement(each, now) for each in new])
+    # Storing many ------------------------------------------------------------------------------
 
-    def _keep(
-        self, pages: Sequence[list[dict[str, Any]]], session: ClientSession | None
+    def _accepted(self, submissions: Sequence[Submission]) -> list[Submission]:
+        """The e-mails of one call, prepared and merged by key; raises if one is refused."""
+        _raise_refused(prepare(submissions, self.config, self.env))
+        return merge_keys(submissions)
+
+    def _store_all(
+        self, submissions: Sequence[Submission], session: ClientSession | None
     ) -> list[str]:
-        """Store e-mails and announce those that are new; returns the ids they are known by.
+        """Look all keys up, then store page by page; returns the ids in order.
 
-        Keys are looked up before anything is stored. A single new e-mail needs no look-up.
+        One new e-mail alone needs no look-up: its write finds out. In a transaction it does, since
+        a taken key would end the transaction.
         """
-        store = self._store
-        made = [document for page in pages for document in page]
-        if not store.indexed and any("idempotency_key" in d for d in made):
-            store.ensure_indexes()  # a key is unique by its index
-        first: dict[str | None, ObjectId] = {}
-        if session is not None or len(made) > 1:
-            for page in pages:
-                first |= self._first_of_key(store, page, session)
-        ids: list[str] = []
-        for page in pages:
-            try:
-                ids += self._keep_page(page, first, session)
-            except StoreUnavailable as error:
-                raise StoreUnavailable(str(error), ids, error.ids_unknown) from error
-        return ids
+        storage = self._open()
+        if not storage.store.indexed and any(each.key is not None for each in submissions):
+            storage.store.ensure_indexes()
+        outcomes: dict[Submission, Outcome] = {}
+        parts = list(pages(dict.fromkeys(submissions)))
+        if session is not None or len(submissions) > 1:
+            for page in parts:
+                outcomes |= storage.look_up_keys(page, session)
+            _raise_refused(outcomes)
+        for page in parts:
+            new = [each for each in page if each not in outcomes]
+            outcomes |= self._store_page(storage, new, session, outcomes)
+        return [_email_id(outcomes[each]) for each in submissions]
 
-    def _keep_page(
+    def _store_page(
         self,
-        page: list[dict[str, Any]],
-        first: Mapping[str | None, ObjectId],
+        storage: Storage,
+        page: Sequence[Submission],
         session: ClientSession | None,
-    ) -> list[str]:
-        store, announcer = self._open()
-        unique = {id(d): d for d in page}.values()  # one key may stand for several
-        new = [d for d in unique if d.get("idempotency_key") not in first]
-        taken: dict[str | None, ObjectId] = {}
+        earlier: Mapping[Submission, Outcome],
+    ) -> Mapping[Submission, Outcome]:
+        """Store and announce one page; an error names what is stored and what is not known."""
         try:
-            with store.reached(session):
-                taken = self._insert(store, new, session) if new else {}
+            with storage.store.reached(session):
+                outcomes = storage.store_page(page, session)
         except StoreUnavailable as error:
-            unknown = [str(d["_id"]) for d in new]
-            raise StoreUnavailable(str(error), (), unknown) from error
+            stored = [_email_id(each) for each in earlier.values() if not isinstance(each, Refused)]
+            unknown = [str(each.document["_id"]) for each in page]
+            raise StoreUnavailable(str(error), stored, unknown) from error
         if session is None:
-            now = datetime.now(UTC)
-            stored = [d for d in new if d.get("idempotency_key") not in taken]
-            announcer.announce([_announcement(d, now) for d in stored])
-        known = {**first, **taken}
-        return [str(known.get(d.get("idempotency_key"), d["_id"])) for d in page]
-
-    def _insert(
-        self, store: Store, new: list[dict[str, Any]], session: ClientSession | None
-    ) -> dict[str | None, ObjectId]:
-        """Insert; returns the id of the first e-mail of each key that was there already."""
-        taken = store.insert(new, session)
-        if not taken:
-            return {}
-        mine = {d["_id"] for d in new}
-        found = self._first_of_key(store, new, None)
-        first = {key: email_id for key, email_id in found.items() if email_id not in mine}
-        pruned = [
-            d
-            for d in new
-            if d.get("idempotency_key") in taken and d["idempotency_key"] not in found
-        ]
-        return first | (self._insert(store, pruned, None) if pruned else {})
-
-    @staticmethod
-    def _first_of_key(
-        store: Store, made: list[dict[str, Any]], session: ClientSession | None
-    ) -> dict[str | None, ObjectId]:
-        """Look the idempotency keys up; the same key with other content is refused."""
-        by_key = {d["idempotency_key"]: d for d in made if "idempotency_key" in d}
-        if not by_key:
-            return {}
-        found = store.by_key(list(by_key), session)
-        for key, stored in found.items():
-            if stored.get("content_hash") != by_key[key]["content_hash"]:
-                raise InvalidEmail("idempotency_key", "was used before for another content")
-        return {key: stored["_id"] for key, stored in found.items()}
+            storage.announce(outcomes.values())
+        return outcomes
 
 
-def _pages(
-    drafts: Sequence[Submission], made: Sequence[dict[str, Any]]
-) -> Iterator[list[dict[str, Any]]]:
-    """What is stored in one write each."""
-    page: list[dict[str, Any]] = []
-    weight = 0
-    for draft, one in zip(drafts, made, strict=True):
-        weight += (own := draft.weight)
-        if page and (len(page) == BULK or weight > HEAVIEST):
-            yield page
-            page, weight = [], own
-        page.append(one)
-    if page:
-        yield page
+def _raise_refused(outcomes: Mapping[Submission, Outcome]) -> None:
+    for outcome in outcomes.values():
+        if isinstance(outcome, Refused):
+            raise outcome.error
 
 
-def _announcement(made: Mapping[str, Any], now: datetime) -> Announcement:
-    due = made["due_at"]
-    delay = 0.0 if due is None else (due - now).total_seconds()
-    return Announcement(made["_id"], made["priority"], delay)
+def _email_id(outcome: Outcome) -> str:
+    match outcome:
+        case Inserted(stored):
+            return str(stored["_id"])
+        case KeyTaken(email_id):
+            return str(email_id)
+        case Refused(error):
+            raise error
 
 
 def _object_id(email_id: str) -> ObjectId:
     try:
-        return ObjectId(str(email_id))  # None would make a new one
+        return ObjectId(str(email_id))  # ObjectId(None) would make a new one
     except InvalidId:
         raise ValueError("an e-mail's id has 24 hexadecimal characters") from None

@@ -1,20 +1,20 @@
-"""From what an application hands in to the document that is stored.
+"""From what an application hands in to the documents that are stored.
 
-Decides: what is refused, and under which name. An e-mail is read in the thread of its caller; the
-rest is done for all that are stored together. Nothing is stored here, so that all of a call's
-e-mails are known to be good before the first is written.
+Decides: what is refused, and under which name. An e-mail is read in the thread of its caller, so
+that no other thread touches the caller's objects; ``prepare`` then makes the documents of all
+e-mails that are stored together. Nothing is stored here: all e-mails of a call are known to be good
+before the first is written.
 
-Promises: every refusal is an ``InvalidEmail`` that names the field, and quotes nothing of it. The
+Promises: every refusal is an ``InvalidEmail`` that names the field and quotes nothing of it. The
 same idempotency key twice in one call is one e-mail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from email.message import EmailMessage
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from bson import ObjectId
 
@@ -22,32 +22,38 @@ from mailqueue.config import Config
 from mailqueue.errors import InvalidEmail
 from mailqueue.lifecycle.outcomes import PRIORITIES
 from mailqueue.message import Email, EmailDict, message
+from mailqueue.producer.group_commit import MAX_BYTES
 from mailqueue.store import document, ids
 from mailqueue.vendors import limits
 
-KEY_LENGTH = 512
-PAGE = 100
-LATEST = datetime(9999, 12, 31, tzinfo=UTC)  # what is added to a time must fit, too
-_set = object.__setattr__  # of what is frozen once it is made
+if TYPE_CHECKING:  # importing it takes 8 ms, and only those who use it need it
+    from email.message import EmailMessage
 
-Sendable = Email | EmailDict | EmailMessage
+MAX_KEY_LENGTH = 512
+MAX_PAGE = 500  # e-mails in one write of ``send_many()``
+LATEST = datetime(9999, 12, 31, tzinfo=UTC)  # a time plus what is added to it must be a date, too
+_STEP = 100  # e-mails
+_set = object.__setattr__  # for frozen dataclasses
+
+Priority = Literal["high", "normal", "bulk"]
+Sendable: TypeAlias = "Email | EmailDict | EmailMessage"
 
 
 @dataclass(frozen=True, slots=True)
 class SendOptions:
-    """How e-mails are to be sent: how urgently, not before when, and never from when on.
+    """How urgent e-mails are, when they may be sent, and until when.
 
-    What is given may be anything, and is normal from here on: times are in UTC, in milliseconds as
-    MongoDB keeps them.
+    Any value may be given; afterwards times are in UTC, in milliseconds as MongoDB keeps them.
+    Raises ``InvalidEmail``.
     """
 
-    priority: str = "normal"
+    priority: Priority = "normal"
     send_at: datetime | None = None
     expires_at: datetime | None = None
 
     def __post_init__(self) -> None:
-        given: object = self.priority
-        if not isinstance(given, str) or (priority := str.__str__(given)) not in PRIORITIES:
+        value: object = self.priority
+        if not isinstance(value, str) or (priority := str.__str__(value)) not in PRIORITIES:
             raise InvalidEmail("priority", f"must be one of {', '.join(PRIORITIES)}")
         send_at, expires_at = _time(self.send_at, "send_at"), _time(self.expires_at, "expires_at")
         if send_at is not None and expires_at is not None and expires_at <= send_at:
@@ -57,171 +63,218 @@ class SendOptions:
         _set(self, "expires_at", expires_at)
 
 
-def _time(given: object, field: str) -> datetime | None:
-    """The moment in UTC. Its class and its zone may be the caller's own, and raise anything."""
-    if given is None:
+def _time(value: object, field: str) -> datetime | None:
+    """The time in UTC. Its class and time zone may be the caller's own and raise anything."""
+    if value is None:
         return None
     try:
-        if not isinstance(given, datetime) or given.utcoffset() is None:
+        if not isinstance(value, datetime) or value.utcoffset() is None:
             raise InvalidEmail(field, "must be an aware datetime: one with a time zone")
-        moment = given.astimezone(UTC)
-        thousands = moment.microsecond // 1000 * 1000
-        time = datetime.combine(moment.date(), moment.time().replace(microsecond=thousands), UTC)
+        utc = value.astimezone(UTC)
+        milliseconds = utc.microsecond // 1000
+        time = utc.time().replace(microsecond=milliseconds * 1000)
+        moment = datetime.combine(utc.date(), time, UTC)
     except InvalidEmail:
         raise
     except OverflowError:
-        time = LATEST
-    except Exception:  # noqa: BLE001  # whatever it is, it is in what was given
-        raise InvalidEmail(field, "is no moment in UTC: its time zone gives no offset") from None
-    if time >= LATEST:
-        what = "send it without" if field == "expires_at" else "give an earlier one"
-        raise InvalidEmail(field, f"is beyond what a date can hold: {what}")
-    return time
+        moment = LATEST
+    except Exception:  # noqa: BLE001  # a caller's time zone raises whatever it likes
+        problem = "has a time zone without a valid offset: use datetime.timezone.utc"
+        raise InvalidEmail(field, problem) from None
+    if moment >= LATEST:
+        advice = "leave it out" if field == "expires_at" else "give an earlier time"
+        raise InvalidEmail(field, f"is later than a date can hold: {advice}")
+    return moment
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """The e-mail is stored, by this call."""
+
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTaken:
+    """An e-mail with the same idempotency key and content was stored before: its id."""
+
+    id: ObjectId
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The e-mail is not stored."""
+
+    error: InvalidEmail
+
+
+Outcome = Inserted | KeyTaken | Refused
+
+
+@dataclass(slots=True, eq=False)
 class Submission:
-    """An e-mail as its caller handed it in, read and valid.
+    """One e-mail of a call, valid. ``id`` is its id; ``nonce`` identifies this call's own document.
 
-    ``id`` is the one it will have, ``nonce`` tells that it is the one of this call.
+    ``index`` is its position in the list given to ``send_many()``. ``document`` is empty until
+    ``prepare`` makes it, and is made once: a repeated write must store the same e-mail.
     """
 
     email: Email
-    terms: SendOptions
+    options: SendOptions
     key: str | None
     id: ObjectId
     nonce: ObjectId
+    index: int | None = None
+    document: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, email: Sendable, options: SendOptions, key: str | None, index: int | None = None
+    ) -> Submission:
+        """Read what the caller handed in; call it in the caller's thread."""
+        valid, valid_key = Email.of(email), _key(key)
+        email_id, nonce = ids.several(2)
+        return cls(valid, options, valid_key, email_id, nonce, index)
+
+    def refuse(self, field: str, problem: str) -> Refused:
+        """This e-mail is not accepted."""
+        return Refused(InvalidEmail(field, problem, self.index))
 
     @property
-    def weight(self) -> int:
-        """About how many bytes it is."""
+    def size(self) -> int:
+        """Roughly how many bytes it has: cheap, and for bounding a write only."""
         email = self.email
-        weight = _octets(email.text or "") + _octets(email.html or "")
+        size = _octets(email.text or "") + _octets(email.html or "")
         if email.metadata:
-            weight += sum(map(_octets, email.metadata.values()))
+            size += sum(map(_octets, email.metadata.values()))
         if email.vendor_options:
-            weight += _octets(repr(email.vendor_options))
+            size += _octets(repr(email.vendor_options))
         for part in email.alternatives + email.attachments:
-            weight += len(part.content)
-        return weight
+            size += len(part.content)
+        return size
 
 
 def _octets(text: str) -> int:
-    """At most so many in UTF-8, nearly."""
+    """A bound for its length in UTF-8; rare characters take 4 bytes."""
     return len(text) if text.isascii() else 3 * len(text)
 
 
-class Intake:
-    """Makes the documents of one producer. Any thread may call."""
-
-    def __init__(self, config: Config, env: str) -> None:
-        self._config = config
-        self._env = env
-
-    def read(self, given: Sendable, terms: SendOptions, key: str | None) -> Submission:
-        """One e-mail, in the thread of the caller, whose objects no other touches."""
-        return Submission(Email.of(given), terms, _key(key), *ids.several(2))
-
-    def read_all(
-        self, given: Sequence[Sendable], terms: SendOptions, keys: Sequence[str | None] | None
-    ) -> list[Submission]:
-        """E-mails sent together."""
-        keys = [None] * len(given) if keys is None else keys
-        if len(keys) != len(given):
-            raise InvalidEmail("idempotency_keys", "needs one entry for each e-mail")
-        drafts: list[Submission] = []
-        try:
-            for email, key in zip(given, keys, strict=True):
-                drafts.append(self.read(email, terms, key))
-        except InvalidEmail as error:
-            raise InvalidEmail(error.field, error.problem, len(drafts)) from None
-        return drafts
-
-    def document(self, draft: Submission) -> dict[str, Any]:
-        """The document of one e-mail; raises if it is refused."""
-        (made,) = self.documents([draft])
-        if isinstance(made, InvalidEmail):
-            raise made
-        return made
-
-    def all_good(self, drafts: Sequence[Submission]) -> list[dict[str, Any]]:
-        """The documents of e-mails sent together; raises if one is refused."""
-        made: list[dict[str, Any]] = []
-        for page in range(0, len(drafts), PAGE):
-            for one in self.documents(drafts[page : page + PAGE]):
-                if isinstance(one, InvalidEmail):
-                    raise InvalidEmail(one.field, one.problem, len(made))
-                made.append(one)
-        _share(made)
-        return made
-
-    def documents(self, drafts: Sequence[Submission]) -> list[dict[str, Any] | InvalidEmail]:
-        """The document of each e-mail, or why it is refused.
-
-        One step for all, then the next: half the time of one e-mail after the other, since the
-        processor keeps the code of a step at hand.
-        """
-        mappings = [draft.email.to_mapping() for draft in drafts]
-        sizes = [message.size(mapping) for mapping in mappings]
-        uncarried = [limits.nobody_carries(self._config.vendors, d.email) for d in drafts]
-        hashes = [message.content_hash(mapping) for mapping in mappings]
-        refusals = map(self._refusal, sizes, uncarried)
-        now = datetime.now(UTC)
-        return [
-            refusal or self._document(draft, mapping, content_hash, now)
-            for draft, mapping, content_hash, refusal in zip(
-                drafts, mappings, hashes, refusals, strict=True
-            )
-        ]
-
-    def _refusal(self, size: int, uncarried: str | None) -> InvalidEmail | None:
-        """Why an e-mail that is valid cannot be sent from here."""
-        most = self._config.limits.max_size
-        if size > most:
-            problem = f"{size} bytes are more than limits.max_size ({most})"
-            return InvalidEmail("email", problem)
-        return InvalidEmail("email", uncarried) if uncarried else None
-
-    def _document(
-        self, draft: Submission, mapping: dict[str, Any], content_hash: str, now: datetime
-    ) -> dict[str, Any]:
-        return document.new(
-            mapping,
-            email_id=draft.id,
-            message_id=draft.email.message_id or _message_id(draft),
-            env=self._env,
-            content_hash=content_hash,
-            priority=PRIORITIES[draft.terms.priority],
-            now=now,
-            send_at=draft.terms.send_at,
-            expires_at=draft.terms.expires_at,
-            idempotency_key=draft.key,
-            nonce=draft.nonce,
-        )
-
-
-def _message_id(draft: Submission) -> str:
-    return f"<{draft.id}@{draft.email.from_.ascii.rpartition('@')[2]}>"
-
-
-def _share(made: list[dict[str, Any]]) -> None:
-    """The same key twice in one call is one document; with other content it is refused."""
-    first: dict[str, dict[str, Any]] = {}
-    for index, one in enumerate(made):
-        if "idempotency_key" in one:
-            other = first.setdefault(one["idempotency_key"], one)
-            if other["content_hash"] != one["content_hash"]:
-                problem = "is given twice for different contents"
-                raise InvalidEmail("idempotency_key", problem, index)
-            made[index] = other
-
-
 def _key(key: str | None) -> str | None:
-    given: object = key
-    if given is None:
+    value: object = key
+    if value is None:
         return None
-    if not isinstance(given, str) or not 0 < len(given) <= KEY_LENGTH:
-        raise InvalidEmail("idempotency_key", f"must be a string of 1 to {KEY_LENGTH} characters")
-    if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in given):
-        raise InvalidEmail("idempotency_key", "contains NUL or a lone surrogate")
-    return str.__str__(given)
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_KEY_LENGTH:
+        problem = f"must be a string of 1 to {MAX_KEY_LENGTH} characters"
+        raise InvalidEmail("idempotency_key", problem)
+    if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value):
+        problem = "contains NUL or a lone surrogate: leave these characters out"
+        raise InvalidEmail("idempotency_key", problem)
+    return str.__str__(value)
+
+
+def read_all(
+    emails: Sequence[Sendable], options: SendOptions, keys: Sequence[str | None] | None
+) -> list[Submission]:
+    """Read the e-mails of one call. Raises ``InvalidEmail`` with the index of the first bad one."""
+    keys = [None] * len(emails) if keys is None else keys
+    if len(keys) != len(emails):
+        raise InvalidEmail("idempotency_keys", "needs one entry for each e-mail (or None)")
+    submissions: list[Submission] = []
+    try:
+        for index, (email, key) in enumerate(zip(emails, keys, strict=True)):
+            submissions.append(Submission.of(email, options, key, index))
+    except InvalidEmail as error:
+        raise InvalidEmail(error.field, error.problem, len(submissions)) from None
+    return submissions
+
+
+def prepare(
+    submissions: Iterable[Submission], config: Config, env: str
+) -> dict[Submission, Refused]:
+    """Make the documents that are missing; returns the e-mails that are refused.
+
+    Runs each step over up to 100 e-mails: that takes half the time of one e-mail after the other,
+    since the processor keeps the code of a step in its cache.
+    """
+    unprepared = [submission for submission in submissions if not submission.document]
+    refusals: dict[Submission, Refused] = {}
+    for start in range(0, len(unprepared), _STEP):
+        refusals |= _prepare_page(unprepared[start : start + _STEP], config, env)
+    return refusals
+
+
+def _prepare_page(
+    page: Sequence[Submission], config: Config, env: str
+) -> dict[Submission, Refused]:
+    mappings = [submission.email.to_mapping() for submission in page]
+    sizes = [message.size(mapping) for mapping in mappings]
+    unsuitable = [limits.nobody_carries(config.vendors, each.email) for each in page]
+    hashes = [message.content_hash(mapping) for mapping in mappings]
+    now = datetime.now(UTC)
+    refusals = {}
+    for submission, mapping, size, reason, content_hash in zip(
+        page, mappings, sizes, unsuitable, hashes, strict=True
+    ):
+        if size > config.limits.max_size:
+            problem = f"{size} bytes are more than limits.max_size ({config.limits.max_size})"
+            refusals[submission] = submission.refuse("email", problem)
+        elif reason is not None:
+            refusals[submission] = submission.refuse("email", reason)
+        else:
+            submission.document = _document(submission, mapping, content_hash, env, now)
+    return refusals
+
+
+def _document(
+    submission: Submission, mapping: dict[str, Any], content_hash: str, env: str, now: datetime
+) -> dict[str, Any]:
+    email, options = submission.email, submission.options
+    return document.new(
+        mapping,
+        email_id=submission.id,
+        message_id=email.message_id or _message_id(submission),
+        env=env,
+        content_hash=content_hash,
+        priority=PRIORITIES[options.priority],
+        now=now,
+        send_at=options.send_at,
+        expires_at=options.expires_at,
+        idempotency_key=submission.key,
+        nonce=submission.nonce,
+    )
+
+
+def _message_id(submission: Submission) -> str:
+    return f"<{submission.id}@{submission.email.from_.ascii.rpartition('@')[2]}>"
+
+
+def merge_keys(submissions: Iterable[Submission]) -> list[Submission]:
+    """The same, with the first e-mail of a key in the place of all others with that key.
+
+    They must be prepared. Raises ``InvalidEmail`` where one key stands for different contents.
+    """
+    first_of_key: dict[str, Submission] = {}
+    merged = []
+    for submission in submissions:
+        key = submission.key
+        first = submission if key is None else first_of_key.setdefault(key, submission)
+        if first.document["content_hash"] != submission.document["content_hash"]:
+            problem = "is given twice for different contents: use one key for each content"
+            raise submission.refuse("idempotency_key", problem).error
+        merged.append(first)
+    return merged
+
+
+def pages(submissions: Iterable[Submission]) -> Iterator[list[Submission]]:
+    """What is stored in one write each: at most 500 e-mails, and 16 MiB unless one is larger."""
+    page: list[Submission] = []
+    page_size = 0
+    for submission in submissions:
+        size = submission.size
+        page_size += size
+        if page and (len(page) == MAX_PAGE or page_size > MAX_BYTES):
+            yield page
+            page, page_size = [], size
+        page.append(submission)
+    if page:
+        yield page

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from mailqueue import calls
+from mailqueue import reentrancy
 from mailqueue.config import Beanstalkd
 from mailqueue.errors import QueueUnavailable
 from mailqueue.outage import Outage
@@ -96,7 +96,7 @@ class Announcer:
 
     def _put_on(self, server: str, what: Sequence[Announcement]) -> None:
         """Put jobs; a connection from before an outage says nothing about the server now."""
-        kept = self._mine.get((server, calls.depth()))
+        kept = self._mine.get((server, reentrancy.depth()))
         connection = self._connection(server)
         try:
             connection.put(what, self._ttr)
@@ -114,7 +114,7 @@ class Announcer:
         self._rests[server] = (self._clock() + rest, rest)
 
     def _connection(self, server: str) -> tube.Connection:
-        which = server, calls.depth()
+        which = server, reentrancy.depth()
         if which not in self._mine or self._mine[which].broken:
             self._mine[which] = tube.Connection(server, self._settings.tube)
         return self._mine[which]

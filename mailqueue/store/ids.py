@@ -5,23 +5,23 @@ their fraction, so that what is newer sorts later. The other 5 are random: from 
 each process seeds from the system for itself, since to ask the system for each lets other threads
 go first, which costs ``send()`` by many threads more than all else here. They are no secret.
 
-Assumes: ``calls.process`` tells a process from the one it was forked from, so that no two use the
-same generator; threads of one may, as it takes single steps. (``bson.ObjectId`` counts up from a
-number of its process, and two children of one process were seen to begin with the same one.)
+Assumes: ``process`` tells a process from the one it was forked from, so that no two use the same
+generator; threads of one may, as it takes single steps. (``bson.ObjectId`` counts up from a number
+of its process, and two children of one process were seen to begin with the same one.)
 """
 
 from __future__ import annotations
 
+import os
 import time
 from random import Random
 
 from bson import ObjectId
 
-from mailqueue import calls
-
 _SECOND = 10**9  # in nanoseconds
 _BITS = 40  # of an id that are random
 _generators: dict[tuple[int, int], Random] = {}  # by process
+_forks = 0
 
 
 def new() -> ObjectId:
@@ -32,8 +32,21 @@ def new() -> ObjectId:
 def several(number: int) -> list[ObjectId]:
     """So many of them, of one moment."""
     begin = ((time.time_ns() << 24) // _SECOND & 2**56 - 1) << _BITS
-    process = calls.process()
-    random = _generators.get(process) or _generators.setdefault(process, Random())  # noqa: S311  # no secret
+    own = process()
+    random = _generators.get(own) or _generators.setdefault(own, Random())  # noqa: S311  # no secret
     return [
         ObjectId((begin | random.getrandbits(_BITS)).to_bytes(12, "big")) for _ in range(number)
     ]
+
+
+def process() -> tuple[int, int]:
+    """This process: its number, and how many forks it descends from, as numbers are used again."""
+    return os.getpid(), _forks
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603  # of the process, as the hook is
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)

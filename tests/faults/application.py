@@ -36,7 +36,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mailqueue import Producer, calls
+from mailqueue import Producer, reentrancy
 from mailqueue.errors import StoreUnavailable
 from mailqueue.logs import Formatter
 from mailqueue.message import EmailDict
@@ -199,7 +199,7 @@ class Worker:
             return
         if self._rand.random() < 0.25 and not is_in_a_lock(frame):
             raise self._rand.choice(KINDS)
-        if calls.depth() < 2:  # the handler is interrupted, too
+        if reentrancy.depth() < 2:  # the handler is interrupted, too
             self.send_another("signal")
 
     def _died(self, died: threading.ExceptHookArgs) -> None:

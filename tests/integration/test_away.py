@@ -21,6 +21,7 @@ from mailqueue.lifecycle.outcomes import Decision, Status
 from mailqueue.message import EmailDict
 from mailqueue.producer import Producer
 from mailqueue.producer.producer import LARGE
+from mailqueue.producer.storage import Storage
 from mailqueue.store import mongo
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.store import Store
@@ -185,8 +186,9 @@ class Slow(Store):
 def test_a_small_email_does_not_wait_behind_a_large_one(
     producer: Producer, config: Config, emails: Collection[Document]
 ) -> None:
-    ((which, (store, announcer)),) = producer._opened.items()
-    producer._opened[which] = Slow(config.mongodb, env=SIMULATED, client=store.client), announcer
+    ((key, storage),) = producer._opened.items()
+    slow = Slow(config.mongodb, env=SIMULATED, client=storage.store.client)
+    producer._opened[key] = Storage(slow, storage.announcer)
     with ThreadPoolExecutor(1) as pool:
         large = pool.submit(producer.send, {**MAIL, "text": "x" * (LARGE + 1)})
         assert Slow.begun.wait(10)
@@ -195,7 +197,7 @@ def test_a_small_email_does_not_wait_behind_a_large_one(
         Slow.let_go.set()
         given = object_ids([small, large.result(10)])
     assert set(emails.distinct("_id")) == set(given)
-    store.close()
+    storage.store.close()
 
 
 def test_large_emails_are_stored_a_few_to_a_write(config: Config) -> None:

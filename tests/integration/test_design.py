@@ -16,7 +16,7 @@ from mailqueue.config import Config
 from mailqueue.consumer import Consumer
 from mailqueue.lifecycle.outcomes import PRIORITIES, RETRY_PRIORITIES
 from mailqueue.message import fields as keys
-from mailqueue.producer import group_commit, producer, submission
+from mailqueue.producer import group_commit, submission
 from mailqueue.routing import router
 from mailqueue.routing.rotation import Health
 from mailqueue.store import interventions, ledger
@@ -161,7 +161,8 @@ def test_the_clocks_are_those_of_the_configuration() -> None:
 def test_the_limits_are_those_of_the_code() -> None:
     limits = [
         *(Config().limits.max_size, keys.MOST, keys.MAX_ALTERNATIVES, keys.MOST_OPTIONS),
-        *(submission.KEY_LENGTH, producer.BULK, group_commit.MOST, group_commit.HEAVIEST),
+        *(submission.MAX_KEY_LENGTH, submission.MAX_PAGE),
+        *(group_commit.MAX_BATCH, group_commit.MAX_BYTES),
         *(ledger.LENGTH, ledger.LISTED, router.REFUSALS_IN_A_ROW),
     ]
     assert [int(re.sub(r"\D", "", row[1])) for row in table("limit")] == limits

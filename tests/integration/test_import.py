@@ -20,6 +20,14 @@ def test_an_application_that_imports_us_does_not_load_what_only_consumers_need()
     seconds, names = json.loads(told.stdout)
     print(f"import mailqueue: {seconds * 1000:.0f} ms")  # noqa: T201  # pytest -s shows it
     assert "mailqueue.producer.producer" in names
-    heavy = {"requests", "urllib3", "pymongo", "smtplib", "tenacity", "botocore"}
-    ours = {"consumer", "devserver", "routing", "store.store", "vendors.http", "vendors.wire"}
+    heavy = {"requests", "urllib3", "pymongo", "greenstalk", "smtplib", "tenacity", "botocore"}
+    ours = {
+        "consumer",
+        "devserver",
+        "routing",
+        "queue.tube",
+        "store.store",
+        "vendors.http",
+        "vendors.wire",
+    }
     assert not set(names) & (heavy | {f"mailqueue.{name}" for name in ours})

@@ -16,7 +16,7 @@ from types import FrameType
 import pytest
 from pymongo.collection import Collection
 
-from mailqueue import calls
+from mailqueue import reentrancy
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
 from mailqueue.producer import Producer
@@ -111,7 +111,7 @@ def test_a_signal_handler_may_send_in_the_middle_of_a_send(
     inside: list[str] = []
 
     def handler(_: int, __: FrameType | None) -> None:
-        if calls.depth() < 2:  # the handler is interrupted, too
+        if reentrancy.depth() < 2:  # the handler is interrupted, too
             inside.append(producer.send({**MAIL, "subject": "From a handler"}))
 
     enough = threading.Event()

@@ -17,7 +17,8 @@ from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 from mailqueue.config import Config
 from mailqueue.lifecycle.outcomes import Suspension
 from mailqueue.producer import Producer
-from mailqueue.producer.submission import Intake, SendOptions, Submission
+from mailqueue.producer.storage import Storage
+from mailqueue.producer.submission import SendOptions, Submission
 from mailqueue.routing.health import VendorHealth
 from mailqueue.store import ids
 from mailqueue.store.document import SIMULATED
@@ -82,11 +83,11 @@ def producing(config: Config) -> Iterator[Make]:
 
     def make(kind: type[Store]) -> Producer:
         producer = Producer(config)
-        store, announcer = producer._open()
-        store.close()
+        opened = producer._open()
+        opened.store.close()
         tricky = kind(config.mongodb, env=SIMULATED)
         for key in producer._opened:
-            producer._opened[key] = (tricky, announcer)
+            producer._opened[key] = Storage(tricky, opened.announcer)
         made.append(producer.connect())
         return producer
 
@@ -146,16 +147,18 @@ def test_a_key_that_only_the_old_primary_knew_is_free(
 def taken(producer: Producer, monkeypatch: pytest.MonkeyPatch) -> str:
     """An id that is an e-mail's already; the next that is read gets it too."""
     first = producer.send({**MAIL, "subject": "A stranger's"})
-    read = Intake.read
-    drafts: list[Submission] = []
+    of = Submission.of
+    submissions: list[Submission] = []
 
-    def the_same_id(self: Intake, given: Any, terms: SendOptions, key: str | None) -> Submission:
-        drafts.append(read(self, given, terms, key))
-        if len(drafts) == 1:
-            drafts[0].id = ObjectId(first)
-        return drafts[-1]
+    def the_same_id(
+        email: Any, options: SendOptions, key: str | None, index: int | None = None
+    ) -> Submission:
+        submissions.append(of(email, options, key, index))
+        if len(submissions) == 1:
+            submissions[0].id = ObjectId(first)
+        return submissions[-1]
 
-    monkeypatch.setattr(Intake, "read", the_same_id)
+    monkeypatch.setattr(Submission, "of", the_same_id)
     return first
 
 

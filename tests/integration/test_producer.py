@@ -29,7 +29,7 @@ from mailqueue.devserver import Mongod
 from mailqueue.errors import ConfigError, InvalidEmail, StoreUnavailable
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Email
-from mailqueue.producer import Producer
+from mailqueue.producer import Priority, Producer
 from mailqueue.queue.announcer import Announcer
 from tests.integration.bench import (
     MAIL,
@@ -227,7 +227,7 @@ def test_a_producer_reads_its_config_from_a_file(tmp_path: Path, config: Config)
     "priority, number", [("high", 2048), ("normal", 65_536), ("bulk", 1_048_576)]
 )
 def test_a_job_has_the_priority_of_its_class(
-    producer: Producer, config: Config, priority: str, number: int
+    producer: Producer, config: Config, priority: Priority, number: int
 ) -> None:
     email_id = producer.send(MAIL, priority=priority)
     (job,) = ready(config)

@@ -15,7 +15,7 @@ from pymongo.collection import Collection
 from mailqueue.config import Config
 from mailqueue.consumer.sweeper import is_leased
 from mailqueue.errors import StoreUnavailable
-from mailqueue.producer import Producer
+from mailqueue.producer import Priority, Producer
 from mailqueue.queue import tube
 from mailqueue.store.document import PRODUCTION, Stored
 from tests.integration.bench import (
@@ -150,7 +150,7 @@ def test_what_was_just_announced_is_not_announced_again(
 def test_an_announced_job_has_the_priority_of_its_class_or_of_a_retry(
     bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
 ) -> None:
-    classes = ("high", "normal", "bulk")
+    classes: tuple[Priority, ...] = ("high", "normal", "bulk")
     new = {p: producer.send(MAIL, priority=p) for p in classes}
     again = {p: producer.send(MAIL, priority=p) for p in classes}
     line = {"n": 1, "token": 0, "vendor": "first", "outcome": "deferred"}
@@ -221,7 +221,7 @@ def test_an_overdue_email_is_announced_again_ever_more_rarely_whatever_the_depth
     producer: Producer,
     config: Config,
     emails: Collection[Document],
-    priority: str,
+    priority: Priority,
     announced: int,
     waited: int,
     expected: int,

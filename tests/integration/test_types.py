@@ -13,7 +13,7 @@ PROGRAMS = {
         import json
         from email.message import EmailMessage
         from typing import Any
-        from mailqueue import Address, Attachment, Email, EmailDict, Producer
+        from mailqueue import Address, Attachment, Email, EmailDict, Priority, Producer
 
         def application(producer: Producer, unknown: dict[str, Any], people: list[str]) -> None:
             mail: EmailDict = {"from": ("Ann", "ann@example.com"), "to": people, "text": "Hello"}
@@ -22,6 +22,8 @@ PROGRAMS = {
             several: list[EmailDict] = [{**mail, "to": pairs, "html": None} for _ in range(3)]
             made = Email(from_="ann@example.com", to=pairs, bcc=people, metadata={"n": 1})
             producer.send(mail, priority="high")
+            urgency: Priority = "bulk" if len(people) > 1 else "normal"
+            producer.send_many([mail], priority=urgency)
             producer.send(
                 {
                     "from": "ann@example.com",
@@ -56,6 +58,7 @@ PROGRAMS = {
             producer.send({**mail, "attachments": [{"contents": b"abc"}]})  # wrong
             producer.send_many([mail, {**mail, "sbject": "Hi"}])  # wrong
             producer.send(unknown)  # wrong
+            producer.send(mail, priority="urgent")  # wrong
             Email(from_="ann@example.com", to="b@example.org", sbject="Hi")  # wrong
             Email(from_="ann@example.com", to=7)  # wrong
             Email(from_="ann@example.com", headers="X-A: b")  # wrong

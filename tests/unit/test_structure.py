@@ -15,7 +15,7 @@ PACKAGE = Path(mailqueue.__file__).parent
 # The rooms of the house, one floor a row, the ground first. A room (a package, or one of the single
 # modules at the top) imports from the floors below its own: not from above, not from a neighbour.
 FLOORS = [
-    "errors calls",
+    "errors reentrancy",
     "logs",
     "outage message lifecycle",
     "config",

@@ -15,7 +15,7 @@ import pytest
 
 from mailqueue.errors import Unavailable
 from mailqueue.producer import group_commit as module
-from mailqueue.producer.group_commit import HEAVIEST, MOST, GroupCommit, OutOfTime, _Entry
+from mailqueue.producer.group_commit import MAX_BATCH, MAX_BYTES, CommitTimeout, GroupCommit, _Entry
 from tests.waiting import wait_until
 
 LONG = 60.0
@@ -42,22 +42,22 @@ class Slow:
 
 def meanwhile(slow: Slow, number: int) -> list[Future[int]]:
     """One call, and ``number`` more that come while it is under way."""
-    gathering = GroupCommit(slow)
+    group = GroupCommit(slow)
     with ThreadPoolExecutor(number + 1) as pool:
-        first = pool.submit(gathering, 0, LONG)
+        first = pool.submit(group.submit, 0, LONG)
         assert slow.begun.wait(10)
-        others = [pool.submit(gathering, n, LONG) for n in range(1, number + 1)]
-        wait_until(lambda: len(gathering._waiting) == number + 1)
+        others = [pool.submit(group.submit, n, LONG) for n in range(1, number + 1)]
+        wait_until(lambda: len(group._waiting) == number + 1)
         slow.let_go.set()
-    assert not gathering._waiting
+    assert not group._waiting
     return [first, *others]
 
 
 def test_a_lone_caller_waits_for_nobody() -> None:
     slow = Slow()
     slow.let_go.set()
-    gathering = GroupCommit(slow)
-    assert [gathering(1, LONG), gathering(2, LONG)] == [2, 4]
+    group = GroupCommit(slow)
+    assert [group.submit(1, LONG), group.submit(2, LONG)] == [2, 4]
     assert slow.batches == [[1], [2]]
 
 
@@ -69,20 +69,20 @@ def test_those_who_come_meanwhile_are_done_together() -> None:
 
 def test_a_batch_has_its_bound() -> None:
     slow = Slow()
-    futures = meanwhile(slow, MOST + 3)
-    assert [f.result() for f in futures] == [2 * n for n in range(MOST + 4)]
-    assert [len(batch) for batch in slow.batches] == [1, MOST, 3]
+    futures = meanwhile(slow, MAX_BATCH + 3)
+    assert [f.result() for f in futures] == [2 * n for n in range(MAX_BATCH + 4)]
+    assert [len(batch) for batch in slow.batches] == [1, MAX_BATCH, 3]
 
 
 def test_a_batch_has_its_weight() -> None:
     slow = Slow()
-    gathering = GroupCommit(slow)
+    group = GroupCommit(slow)
     with ThreadPoolExecutor(5) as pool:
-        futures = [pool.submit(gathering, 0, LONG, HEAVIEST * 2)]
+        futures = [pool.submit(group.submit, 0, LONG, MAX_BYTES * 2)]
         assert slow.begun.wait(10)
         for n in range(1, 5):
-            futures.append(pool.submit(gathering, n, LONG, HEAVIEST // 2))
-            wait_until(lambda: len(gathering._waiting) == len(futures))
+            futures.append(pool.submit(group.submit, n, LONG, MAX_BYTES // 2))
+            wait_until(lambda: len(group._waiting) == len(futures))
         slow.let_go.set()
     assert [f.result() for f in futures] == [0, 2, 4, 6, 8]
     assert [len(batch) for batch in slow.batches] == [1, 2, 2]
@@ -90,7 +90,7 @@ def test_a_batch_has_its_weight() -> None:
 
 def test_nobody_waits_long_for_what_comes_after(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither those whose items are done nor those who come meanwhile."""
-    monkeypatch.setattr(module, "LOOK", 0.01)
+    monkeypatch.setattr(module, "POLL", 0.01)
     afterwards: list[list[int]] = []
     begun, let_go = threading.Event(), threading.Event()
 
@@ -101,17 +101,17 @@ def test_nobody_waits_long_for_what_comes_after(monkeypatch: pytest.MonkeyPatch)
         afterwards.append(results)
 
     slow = Slow()
-    gathering = GroupCommit(slow, after)
+    group = GroupCommit(slow, after)
     with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(gathering, 1, LONG)
+        first = pool.submit(group.submit, 1, LONG)
         assert slow.begun.wait(10)
-        others = [pool.submit(gathering, n, LONG) for n in (2, 3)]
-        wait_until(lambda: len(gathering._waiting) == 3)
+        others = [pool.submit(group.submit, n, LONG) for n in (2, 3)]
+        wait_until(lambda: len(group._waiting) == 3)
         slow.let_go.set()
         assert first.result(10) == 2
         assert begun.wait(10)
         wait_until(lambda: any(each.done() for each in others))
-        assert gathering(4, LONG) == 8
+        assert group.submit(4, LONG) == 8
         assert not all(each.done() for each in others)
         let_go.set()
     assert [sorted(results) for results in afterwards] == [[2], [8], [4, 6]]
@@ -169,29 +169,29 @@ def test_a_thread_that_is_struck_twice_hands_neither_error_to_another() -> None:
     strikes = iter([KeyError("first"), None, KeyError("second")])
     slow = Slow()
 
-    def do(numbers: list[int]) -> list[int]:
+    def write(numbers: list[int]) -> list[int]:
         if slow.batches and (error := next(strikes, None)) is not None:
             raise error
         return slow(numbers)
 
-    gathering = GroupCommit(do)
+    group = GroupCommit(write)
     with ThreadPoolExecutor(3) as pool:
-        futures = [pool.submit(gathering, 0, LONG)]
+        futures = [pool.submit(group.submit, 0, LONG)]
         assert slow.begun.wait(10)
-        futures += [pool.submit(gathering, n, LONG) for n in (1, 2)]
-        wait_until(lambda: len(gathering._waiting) == 3)
+        futures += [pool.submit(group.submit, n, LONG) for n in (1, 2)]
+        wait_until(lambda: len(group._waiting) == 3)
         slow.let_go.set()
         assert [each.result(10) for each in futures] == [0, 2, 4]
 
 
 def test_who_has_time_left_is_not_told_of_an_outage_that_another_did_not_outlast() -> None:
     slow = Slow(Unavailable())
-    gathering = GroupCommit(slow)
+    group = GroupCommit(slow)
     with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(gathering, 0, LONG)
+        first = pool.submit(group.submit, 0, LONG)
         assert slow.begun.wait(10)
-        others = [pool.submit(gathering, n, LONG) for n in (1, 2)]
-        wait_until(lambda: len(gathering._waiting) == 3)
+        others = [pool.submit(group.submit, n, LONG) for n in (1, 2)]
+        wait_until(lambda: len(group._waiting) == 3)
         slow.let_go.set()
     assert first.result() == 0
     assert [type(f.exception()) for f in others] == [Unavailable] * 2
@@ -201,47 +201,47 @@ def test_who_has_time_left_is_not_told_of_an_outage_that_another_did_not_outlast
 def test_after_an_error_the_next_call_is_done() -> None:
     slow = Slow(ValueError("no"))
     slow.let_go.set()
-    gathering = GroupCommit(slow)
-    gathering(1, LONG)
+    group = GroupCommit(slow)
+    group.submit(1, LONG)
     with pytest.raises(ValueError):
-        gathering(2, LONG)
+        group.submit(2, LONG)
     slow.error = None
-    assert gathering(3, LONG) == 6
+    assert group.submit(3, LONG) == 6
 
 
 def test_nobody_waits_beyond_its_own_time() -> None:
     slow = Slow()
-    gathering = GroupCommit(slow)
+    group = GroupCommit(slow)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(gathering, 1, LONG)
+        first = pool.submit(group.submit, 1, LONG)
         assert slow.begun.wait(10)
-        with pytest.raises(OutOfTime):
-            gathering(2, 0.01)
+        with pytest.raises(CommitTimeout):
+            group.submit(2, 0.01)
         slow.let_go.set()
         assert first.result() == 2
     assert slow.batches == [[1]]
-    assert not gathering._waiting
+    assert not group._waiting
 
 
 def test_the_item_of_a_caller_that_is_gone_is_not_done_later() -> None:
     slow = Slow()
     slow.let_go.set()
-    gathering = GroupCommit(slow)
-    gathering._waiting.append(_Entry(1, 0, 0.0))
-    assert gathering(2, LONG) == 4
+    group = GroupCommit(slow)
+    group._waiting.append(_Entry(1, 0, 0.0))
+    assert group.submit(2, LONG) == 4
     assert slow.batches == [[2]]
 
 
 def test_who_is_held_up_beyond_its_time_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler that runs for long in the thread that does it, say."""
     monkeypatch.setattr(module, "GRACE", 0.0)
-    monkeypatch.setattr(module, "LOOK", 0.01)
+    monkeypatch.setattr(module, "POLL", 0.01)
     slow = Slow()
-    gathering = GroupCommit(slow)
+    group = GroupCommit(slow)
     with ThreadPoolExecutor(1) as pool:
-        held_up = pool.submit(gathering, 1, 0.01)
+        held_up = pool.submit(group.submit, 1, 0.01)
         assert slow.begun.wait(10)
-        assert gathering(2, LONG) == 4
+        assert group.submit(2, LONG) == 4
         slow.let_go.set()
         assert held_up.result() == 2
     assert slow.batches == [[1], [2]]
@@ -251,39 +251,39 @@ def test_who_left_without_a_word_is_waited_for_no_longer_than_a_look(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It was interrupted in the middle of leaving, and lives on with time to spare."""
-    monkeypatch.setattr(module, "LOOK", 0.01)
+    monkeypatch.setattr(module, "POLL", 0.01)
     slow = Slow()
     slow.let_go.set()
-    gathering = GroupCommit(slow)
+    group = GroupCommit(slow)
     left: _Entry[int, int] = _Entry(0, 0, LONG)
-    left.overdue = math.inf
-    gathering._leader = ref(left)
-    assert gathering(1, LONG) == 2
+    left.lead_until = math.inf
+    group._leader = ref(left)
+    assert group.submit(1, LONG) == 2
 
 
 def test_the_item_of_a_thread_that_was_lost_with_it_is_done_by_its_caller(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It took a batch, and was interrupted twice: it could not even put it back."""
-    monkeypatch.setattr(module, "LOOK", 0.01)
+    monkeypatch.setattr(module, "POLL", 0.01)
     slow = Slow()
     slow.let_go.set()
-    gathering = GroupCommit(slow)
-    real = gathering._right
+    group = GroupCommit(slow)
+    real = group._leadership
 
     class Lost:
         """The first who asks finds somebody at it; then that one is gone, and so is the item."""
 
         def acquire(self, blocking: bool) -> bool:
-            gathering._right = real
-            gathering._waiting.clear()
+            group._leadership = real
+            group._waiting.clear()
             return False
 
         def release(self) -> None:
             raise RuntimeError
 
-    gathering._right = Lost()  # type: ignore[assignment]  # it plays one
-    assert gathering(1, LONG) == 2
+    group._leadership = Lost()  # type: ignore[assignment]  # it plays one
+    assert group.submit(1, LONG) == 2
 
 
 # Company ----------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ class Timed:
     def __init__(self, seconds: float) -> None:
         self.batches: list[list[int]] = []
         self.now, self.seconds = 0.0, seconds
-        self.gathering = GroupCommit(self, clock=lambda: self.now)
+        self.group = GroupCommit(self, clock=lambda: self.now)
 
     def __call__(self, numbers: list[int]) -> list[int]:
         self.batches.append(numbers)
@@ -303,13 +303,13 @@ class Timed:
         return [2 * number for number in numbers]
 
     def call(self, number: int) -> int:
-        return self.gathering(number, 10 * LONG)
+        return self.group.submit(number, 10 * LONG)
 
     def serve_two_together(self, pool: ThreadPoolExecutor) -> None:
         """As if both had come while another was served."""
-        self.gathering._enough, self.gathering._until = 2, self.now + 60
+        self.group._expected, self.group._linger_until = 2, self.now + 60
         first = pool.submit(self.call, 1)
-        wait_until(lambda: self.gathering._hesitant)
+        wait_until(lambda: self.group._lingering)
         assert [pool.submit(self.call, 2).result(), first.result()] == [4, 2]
         assert self.batches.pop() == [1, 2]
 
@@ -319,7 +319,7 @@ def test_callers_that_were_served_together_are_waited_for() -> None:
     with ThreadPoolExecutor(2) as pool:
         timed.serve_two_together(pool)
         first = pool.submit(timed.call, 3)
-        wait_until(lambda: timed.gathering._hesitant)
+        wait_until(lambda: timed.group._lingering)
         assert [timed.call(4), first.result()] == [8, 6]
     assert timed.batches == [[3, 4]]
 
@@ -374,11 +374,11 @@ def interrupted(victims: list[threading.Thread]) -> Iterator[list[int]]:
 def test_threads_that_are_interrupted_anywhere_leave_the_others_served() -> None:
     done: set[int] = set()
 
-    def do(numbers: list[int]) -> list[int]:
+    def write(numbers: list[int]) -> list[int]:
         done.update(numbers)
         return [2 * number for number in numbers]
 
-    gathering = GroupCommit(do)
+    group = GroupCommit(write)
     enough = threading.Event()
     wrong: list[object] = []
 
@@ -387,7 +387,7 @@ def test_threads_that_are_interrupted_anywhere_leave_the_others_served() -> None
         while not enough.is_set():
             with suppress(Interrupt):
                 for number in numbers:
-                    if gathering(number, LONG) != 2 * number or number not in done:
+                    if group.submit(number, LONG) != 2 * number or number not in done:
                         wrong.append(number)
                     if enough.is_set():
                         break
@@ -398,7 +398,7 @@ def test_threads_that_are_interrupted_anywhere_leave_the_others_served() -> None
 
     def bystander(first: int) -> None:
         numbers = takewhile(lambda _: times[0] < INTERRUPTS, count(first, 2))
-        wrong.extend(number for number in numbers if gathering(number, LONG) != 2 * number)
+        wrong.extend(number for number in numbers if group.submit(number, LONG) != 2 * number)
 
     with interrupted(victims) as times, ThreadPoolExecutor(2) as pool:
         others = [pool.submit(bystander, n) for n in range(2)]
@@ -408,4 +408,4 @@ def test_threads_that_are_interrupted_anywhere_leave_the_others_served() -> None
         for thread in victims:
             thread.join(10)
     assert not wrong
-    assert gathering(1, LONG) == 2
+    assert group.submit(1, LONG) == 2

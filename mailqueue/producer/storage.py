@@ -1,0 +1,122 @@
+"""One process's connections, and storing e-mails over them.
+
+Decides: what is stored in one write, and what becomes of an e-mail whose idempotency key is taken.
+
+Assumes: e-mails are prepared, and the unique index on idempotency keys exists where one has a key.
+
+Promises: ``store_page`` is the one way to store. Each outcome it returns is durable: a majority of
+MongoDB has the e-mail in its journal (in a caller's transaction: once the caller has committed).
+Announcing never raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from mailqueue.errors import Unreadable
+from mailqueue.lifecycle.outcomes import Status
+from mailqueue.producer.submission import Inserted, KeyTaken, Outcome, Submission
+from mailqueue.queue.announcer import Announcer
+from mailqueue.queue.tube import Announcement
+from mailqueue.store.store import Store
+
+if TYPE_CHECKING:
+    from bson import ObjectId
+    from pymongo import MongoClient
+    from pymongo.client_session import ClientSession
+
+    from mailqueue.config import Config
+    from mailqueue.outage import Outage
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The connections of one process to MongoDB and beanstalkd. Any of its threads may call."""
+
+    store: Store
+    announcer: Announcer
+
+    @classmethod
+    def open(
+        cls,
+        config: Config,
+        env: str,
+        client: MongoClient[dict[str, Any]] | None,
+        outage: Outage,
+        announcer: Announcer | None = None,
+    ) -> Self:
+        """New connections, except those of ``client`` and ``announcer``, if given."""
+        store = Store(config.mongodb, env=env, client=client, outage=outage)
+        return cls(store, announcer or Announcer(config.beanstalkd, config.delivery.ttr))
+
+    def store_page(
+        self, submissions: Sequence[Submission], session: ClientSession | None = None
+    ) -> dict[Submission, Outcome]:
+        """Store e-mails in one write; returns what came of each.
+
+        Keys are looked up only if the write finds them taken: a new e-mail is one round trip.
+        Raises ``StoreUnavailable``, after which nothing is known of any of them; repeating is safe.
+        With ``session`` the driver's exceptions pass through.
+        """
+        outcomes: dict[Submission, Outcome] = {}
+        left: Sequence[Submission] = submissions
+        while left:
+            taken = set(self.store.insert([each.document for each in left], session))
+            outcomes |= {each: Inserted(each.document) for each in left if each.key not in taken}
+            left = [each for each in left if each.key in taken]
+            outcomes |= self.look_up_keys(left)
+            # An e-mail that was pruned between the write and the look-up has left its key free.
+            left = [each for each in left if each not in outcomes]
+        return outcomes
+
+    def look_up_keys(
+        self, submissions: Sequence[Submission], session: ClientSession | None = None
+    ) -> dict[Submission, Outcome]:
+        """What came of the e-mails whose idempotency keys are in the store; the others are new."""
+        keys = {each.key for each in submissions if each.key is not None}
+        if not keys:
+            return {}
+        holders = self.store.by_key(list(keys), session)
+        return {
+            each: _of_key(each, holders[each.key]) for each in submissions if each.key in holders
+        }
+
+    def announce(self, outcomes: Iterable[Outcome]) -> None:
+        """Put the jobs of e-mails that were inserted; what is not put the sweeper finds."""
+        now = datetime.now(UTC)
+        documents = [each.document for each in outcomes if isinstance(each, Inserted)]
+        self.announcer.announce([_announcement(document, now) for document in documents])
+
+    def announce_queued(self, email_ids: Sequence[ObjectId]) -> int:
+        """Put the jobs of those that are stored and queued; returns how many were put."""
+        announcements = []
+        for stored in self.store.read(email_ids, ["email", "attempts"]).values():
+            with suppress(Unreadable):  # the sweeper announces it, so that it is set aside
+                if stored.status is Status.QUEUED:
+                    announcements.append(Announcement(stored.id, stored.priority, stored.due_in))
+        return len(self.announcer.announce(announcements))
+
+    def close(self) -> None:
+        """Close the connections to MongoDB, and this thread's connections to beanstalkd."""
+        self.store.close()
+        self.announcer.close()
+
+
+def _of_key(submission: Submission, holder: Mapping[str, Any]) -> Outcome:
+    """What came of an e-mail, given the one that is stored under its key."""
+    if holder["_id"] == submission.document["_id"]:
+        return Inserted(submission.document)
+    if holder.get("content_hash") != submission.document["content_hash"]:
+        problem = "was used before for another content: use one key for each content"
+        return submission.refuse("idempotency_key", problem)
+    return KeyTaken(holder["_id"])
+
+
+def _announcement(document: Mapping[str, Any], now: datetime) -> Announcement:
+    due = document["due_at"]
+    delay = 0.0 if due is None else (due - now).total_seconds()
+    return Announcement(document["_id"], document["priority"], delay)
