@@ -321,7 +321,7 @@ MUTANTS = (
     ),
     Mutant(
         "a kept connection is not looked at before it is used",
-        (Edit("vendors/wire/transport.py", " <= limit and kept.quiet():", " <= limit:"),),
+        (Edit("vendors/wire/transport.py", " <= limit and idle_one.is_quiet():", " <= limit:"),),
         (WIRE, "-k", "between_two_emails"),
     ),
     Mutant(
@@ -343,7 +343,7 @@ MUTANTS = (
     ),
     Mutant(
         "a loss of a connection that idled is held against the vendor",
-        (Edit("vendors/http.py", "our_fault = lost.idled or (", "our_fault = ("),),
+        (Edit("vendors/http.py", "our_fault = failure.idled or (", "our_fault = ("),),
         (WIRE, "-k", "loss_after_idling"),
     ),
     Mutant(

@@ -116,12 +116,12 @@ class VendorType:
             problems.add(*broken)
 
 
-_TLS_PORTS = {"starttls": 587, "implicit": 465, "none": 25}
+TLS_PORTS = {"starttls": 587, "implicit": 465, "none": 25}
 
 
 def _smtp_port(keys: Mapping[str, Any]) -> int:
     """587 with `starttls`, 465 with `implicit`, 25 with `none`"""
-    return _TLS_PORTS.get(str(keys["tls"]), 587)
+    return TLS_PORTS.get(str(keys["tls"]), 587)
 
 
 def _smtp(keys: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -412,7 +412,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
         {
             "host": Key(str, "the server's host name or IP address", checks.host, required=True),
             "tls": Key(
-                str, "`starttls`, `implicit` or `none`", checks.one_of(*_TLS_PORTS), "starttls"
+                str, "`starttls`, `implicit` or `none`", checks.one_of(*TLS_PORTS), "starttls"
             ),
             "port": Key(int, "the server's port", checks.between(1, 65535), _smtp_port),
             "username": Key(str, "the login; needs `password`"),

@@ -72,7 +72,7 @@ from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.wire import failures, trust
 from mailqueue.vendors.wire.proxy import proxy_for
 from mailqueue.vendors.wire.response import MAX_VALUE
-from mailqueue.vendors.wire.transport import Lost, RawResponse, Request, Transport
+from mailqueue.vendors.wire.transport import NoResponse, RawResponse, Request, Transport
 
 __all__ = ["HttpVendor", "Request", "Response", "json_request"]
 
@@ -207,9 +207,9 @@ class HttpVendor(Vendor):
         late = base.is_late(attempt, began)
         try:
             raw = self.transport.post(request, attempt.deadline, self.config.timeout)
-        except Lost as lost:
-            our_fault = lost.idled or (late and lost.code == failures.DEADLINE)
-            return failures.result(lost.code, lost.written, our_fault=our_fault)
+        except NoResponse as failure:
+            our_fault = failure.idled or (late and failure.code == failures.DEADLINE)
+            return failures.result(failure.code, failure.written, our_fault=our_fault)
         result = self.parse(Response(raw), email)
         if raw.early and (raw.status < 300 or result.outcome is Outcome.ACCEPTED):
             return failures.result(failures.EARLY_ANSWER, written=True)
@@ -226,7 +226,7 @@ class HttpVendor(Vendor):
         request = Request(f"{path}?{urlencode(query)}", b"", {**common_headers(), **headers})
         try:
             raw = self.transport.get(request, attempt.deadline, self.config.timeout)
-        except Lost:
+        except NoResponse:
             return {}
         return Response(raw).object if raw.status == 200 else {}
 

@@ -1,42 +1,43 @@
-"""SMTP: connections that are kept open between e-mails; which step failed decides the outcome.
+"""SMTP, over connections that stay open between e-mails. The step that failed decides the outcome.
 
-Decides: how an e-mail goes to an SMTP server, and what its replies mean.
+Decides: how an e-mail goes to an SMTP server, and what its replies mean. Facts: RFC 5321, RFC 1047;
+the words of replies as seen in the wild (``smtp_replies``).
 
 ===========================  ===================================================================
 step                         outcome when it fails
 ===========================  ===================================================================
 any, from the greeting on    421, a rate, too many connections: throttled; a spent quota, a
                              suspended account, 530, 534, 535, 538: misconfigured
-connect, greeting, EHLO,     unavailable, also where our name in EHLO is refused: no e-mail was
-STARTTLS                     named yet, so none is ended; STARTTLS not offered (stripped):
+connect, greeting, EHLO,     unavailable, also if our name in EHLO is refused: it is not about an
+STARTTLS                     e-mail yet, so none may fail; STARTTLS not offered (stripped):
                              misconfigured; while other connections work: see ``smtp_pool``
 AUTH                         454 throttled; 5xx misconfigured, 4xx unavailable
 SIZE, SMTPUTF8               unsuitable, before MAIL
-MAIL                         454 throttled; 5xx unsuitable (here and later also: the name in EHLO),
+MAIL                         454 throttled; 5xx unsuitable (from here on also for our name in EHLO),
                              4xx deferred
-RCPT, after some were taken  too many recipients (x.5.3, or its words): the rest is ``pending``,
+RCPT, after an accepted one  too many recipients (x.5.3, or its words): the rest is ``pending``,
                              and goes in the next transaction at once (RFC 5321 4.5.3.1.10)
-RCPT, one of several         goes on: ``refused`` if the reply speaks of the recipient, for good;
-                             ``pending`` for now, or if it is this server that will not
+RCPT, one of several         the others are sent: ``refused`` if the reply is about the recipient,
+                             and permanent; else ``pending``
 RCPT, all                    454 throttled; 4xx and 552 deferred (552 is 452, RFC 5321 4.5.3.1.10);
-                             all speak of the recipient: rejected; else unsuitable
-DATA, and the reply to it    454 throttled; 4xx deferred; 5xx unsuitable; of the only recipient, by
-                             its enhanced code: rejected
+                             all are about the recipient: rejected; else unsuitable
+DATA, and the reply to it    454 throttled; 4xx deferred; 5xx unsuitable; about the only recipient,
+                             by its enhanced code: rejected
 no SMTP reply                unavailable; after the final dot: unknown
 lost before the final dot    unavailable: surely not sent (RFC 1047)
 lost after the final dot     unknown
 ===========================  ===================================================================
 
-A 5xx speaks of the recipient with the enhanced code 5.1.1, 5.1.2, 5.1.3, 5.1.6, 5.1.10 or 5.2.x,
-or with 550, 551, 553 or 556 without an enhanced code and without a word of relaying,
+A 5xx is about the recipient with the enhanced code 5.1.1, 5.1.2, 5.1.3, 5.1.6, 5.1.10 or 5.2.x,
+or with 550, 551, 553 or 556 without an enhanced code and without a word about relaying,
 authentication, the sender or a policy. How words are read is in ``smtp_replies``.
 
 Assumes: ``mime`` writes CRLF line ends and no Bcc.
 
-Promises: the envelope holds exactly the recipients asked for; a connection from an earlier e-mail
-that is dead or closed by the server (421), or has had its share of e-mails, before MAIL is answered
-is replaced. Accepted is only
-what was answered with 2xx after the final dot, by a server that had said nothing ahead of it.
+Promises: the envelope holds exactly the recipients of the attempt. A connection of an earlier
+e-mail is replaced if, up to the reply to MAIL, it proves to be dead, closed by the server (421) or
+at its limit of e-mails. Only a 2xx after the final dot is ``accepted``, and only if the server sent
+nothing before it was asked.
 """
 
 from __future__ import annotations
@@ -57,13 +58,13 @@ from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.payloads import base64_text, created_at
 from mailqueue.vendors.wire import failures, smtp_pool, smtp_replies
 from mailqueue.vendors.wire.deadline import Call, DeadlinePassed
-from mailqueue.vendors.wire.smtp_connection import Connection, Failed
+from mailqueue.vendors.wire.smtp_connection import Connection, StepFailed
 from mailqueue.vendors.wire.smtp_replies import CLOSING, Step
 
-EARLY_SECONDS = 1.0
-_OF_THE_EMAIL = {Outcome.REJECTED, Outcome.UNSUITABLE, Outcome.DEFERRED}
-_NOT_NOW = {Outcome.DEFERRED, Outcome.UNSUITABLE}
-_HOPE = (
+EARLY_SECONDS = 1.0  # to wait for the reply of a server that closed during the message
+_EMAIL_OUTCOMES = {Outcome.REJECTED, Outcome.UNSUITABLE, Outcome.DEFERRED}
+_RETRY_OUTCOMES = {Outcome.DEFERRED, Outcome.UNSUITABLE}
+_BEST_FIRST = (
     Outcome.MISCONFIGURED,
     Outcome.THROTTLED,
     Outcome.DEFERRED,
@@ -75,29 +76,27 @@ _LINE_START_DOT = re.compile(rb"^\.", re.MULTILINE)
 
 @dataclass(slots=True, repr=False)
 class _Envelope:
-    """Who sends what to whom, and what the server said about each recipient."""
+    """Sender, recipients and message, and what the server said about each recipient."""
 
     message_id: str
     sender: str
-    recipients: Mapping[str, str]  # as the server is told -> as the e-mail has it first
+    recipients: Mapping[str, str]  # by the mailbox in RCPT: the address in the e-mail
     message: bytes
     unicode: bool
-    said: dict[str, SendResult] = field(default_factory=dict)  # of those not taken
-    full: bool = False  # whether no more were taken in this transaction, but will be in the next
-
-    @property
-    def taken(self) -> int:
-        return len(self.recipients) - len(self.said)
+    refusals: dict[str, SendResult] = field(default_factory=dict)  # by address
+    full: bool = False  # the server takes the other recipients in the next transaction
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """Whom no server would take."""
-        return tuple(r for r, said in self.said.items() if said.outcome is Outcome.REJECTED)
+        """The recipients that no server would take."""
+        results = self.refusals.items()
+        return tuple(address for address, r in results if r.outcome is Outcome.REJECTED)
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """Who may be taken later, or by another."""
-        return tuple(r for r, said in self.said.items() if said.outcome is not Outcome.REJECTED)
+        """The recipients that may be accepted later, or by another vendor."""
+        results = self.refusals.items()
+        return tuple(address for address, r in results if r.outcome is not Outcome.REJECTED)
 
 
 class Smtp(Vendor):
@@ -109,7 +108,6 @@ class Smtp(Vendor):
         super().__init__(config)
         self.clock = clock
         self._pool = smtp_pool.pool(config)
-        self.tls = self._pool.tls
         self.secrets = _secrets(config)
         self._connection: Connection | None = None
         self._in_pool = False
@@ -119,7 +117,7 @@ class Smtp(Vendor):
         return base.refuse_injection(email, attempt) or self._send(email, attempt)
 
     def close(self) -> None:
-        """Leave the connections to the other threads; the last one says goodbye."""
+        """Leave the connections to the other threads; the last one closes them."""
         if self._in_pool:
             self._in_pool = False
             self._pool.leave()
@@ -128,27 +126,27 @@ class Smtp(Vendor):
         began = time.monotonic()
         try:
             envelope = self._envelope(email, attempt)
-        except Exception as error:  # noqa: BLE001  # whatever it is, nothing left our hands
+        except Exception as error:  # noqa: BLE001  # whatever it is, nothing was sent
             return base.raised_before_sending(self, attempt, error)
         late = base.is_late(attempt, began)
         with Call(attempt.deadline) as call:
             try:
                 result = self._transaction(envelope, call)
-            except Failed as step:
-                result = self._judged(step.result)
-            except smtp_pool.TROUBLE as error:
+            except StepFailed as failure:
+                result = self._after_refusal(failure.result)
+            except smtp_pool.CONNECTION_ERRORS as error:
                 result = failures.result(failures.code(error, call), call.written)
                 result = replace(result, our_fault=late and result.code == failures.DEADLINE)
             except Exception as error:
                 if call.written:
                     raise
-                result = self._unsent(attempt, error)
+                result = self._raised_before_sending(attempt, error)
             finally:
                 self._drop()
         return result
 
-    def _unsent(self, attempt: Attempt, error: Exception) -> SendResult:
-        """Before there is a connection, what cannot be said to a socket is the configuration's."""
+    def _raised_before_sending(self, attempt: Attempt, error: Exception) -> SendResult:
+        """A ValueError while there is no connection is due to the configuration."""
         if self._connection is None and isinstance(error, ValueError):
             return failures.result(failures.INVALID_REQUEST, written=False)
         return base.raised_before_sending(self, attempt, error)
@@ -182,7 +180,7 @@ class Smtp(Vendor):
     def _begin(self, envelope: _Envelope, call: Call) -> Connection:
         """A connection on which MAIL was accepted."""
         while True:
-            connection = self._taken(call)
+            connection = self._take_connection(call)
             options = _mail_options(connection, envelope)
             try:
                 code, reply = connection.mail(envelope.sender, options)
@@ -192,12 +190,12 @@ class Smtp(Vendor):
                 code, reply = CLOSING, b""
             if code == 250:
                 return connection
-            over = code == CLOSING or smtp_replies.used_up(reply)
+            over = code == CLOSING or smtp_replies.takes_no_more_emails(reply)
             if connection.fresh or not over:
-                raise Failed(smtp_replies.result(Step.SENDER, code, reply))
-            self._drop()  # over since an earlier e-mail; nothing of this one was sent
+                raise StepFailed(smtp_replies.result(Step.SENDER, code, reply))
+            self._drop()  # it ended after an earlier e-mail; nothing of this one was sent
 
-    def _taken(self, call: Call) -> Connection:
+    def _take_connection(self, call: Call) -> Connection:
         if not self._in_pool:
             self._in_pool = True
             self._pool.join()
@@ -205,55 +203,60 @@ class Smtp(Vendor):
         return self._connection
 
     def _rcpt(self, connection: Connection, envelope: _Envelope) -> None:
-        """Name the recipients; goes on if the server took any of them."""
+        """Name the recipients. Raises ``StepFailed`` if the server accepts none of them."""
         for number, (mailbox, recipient) in enumerate(envelope.recipients.items()):
             code, reply = connection.rcpt(mailbox)
             if 200 <= code < 300:
                 continue
-            said = smtp_replies.result(Step.RECIPIENT, code, reply)
-            if said.outcome not in _OF_THE_EMAIL and not said.content_suspect:
-                raise Failed(said)
-            some = number > len(envelope.said)
-            envelope.full = some and said.outcome in _NOT_NOW and smtp_replies.enough(reply)
+            refusal = smtp_replies.result(Step.RECIPIENT, code, reply)
+            if refusal.outcome not in _EMAIL_OUTCOMES and not refusal.content_suspect:
+                raise StepFailed(refusal)
+            accepted_some = number > len(envelope.refusals)
+            may_retry = accepted_some and refusal.outcome in _RETRY_OUTCOMES
+            envelope.full = may_retry and smtp_replies.takes_no_more_recipients(reply)
             if envelope.full:
                 rest = list(envelope.recipients.values())[number:]
-                envelope.said |= dict.fromkeys(rest, said)
+                envelope.refusals |= dict.fromkeys(rest, refusal)
                 break
-            envelope.said[recipient] = said
-        if not envelope.taken:
-            raise Failed(_nobody(envelope))
+            envelope.refusals[recipient] = refusal
+        if len(envelope.refusals) == len(envelope.recipients):
+            raise StepFailed(_all_refused(envelope))
 
     def _data(self, connection: Connection, envelope: _Envelope, call: Call) -> SendResult:
-        """The message. After the final dot only the reply tells whether it was taken."""
+        """Send the message. After the final dot only the reply says whether it was accepted."""
         code, reply = connection.docmd("DATA")
         if code == 354:
             code, reply = _transfer(connection, envelope.message, call)
             if 200 <= code < 300:
                 return _accepted(reply, envelope)
             if not 400 <= code < 600:
-                raise Failed(failures.result(failures.BAD_ANSWER, call.written))
+                raise StepFailed(failures.result(failures.BAD_ANSWER, call.written))
         alone = len(envelope.recipients) == 1
         result = smtp_replies.result(Step.MESSAGE, code, reply, alone=alone)
         if result.outcome is Outcome.DEFERRED:
             result = replace(result, refused=envelope.refused)
         elif result.outcome is Outcome.REJECTED:
             result = replace(result, refused=tuple(envelope.recipients.values()))
-        raise Failed(result)
+        raise StepFailed(result)
 
-    def _judged(self, result: SendResult) -> SendResult:
-        """Make the connection fit for the next e-mail, or give it up.
+    def _after_refusal(self, result: SendResult) -> SendResult:
+        """Reset the connection for the next e-mail, or drop it; say if the refusal is our fault.
 
-        A crowd is our own doing, and so is a connection that carried too many e-mails before.
+        It is if we have too many connections, or sent too many e-mails over this one.
         """
         if self._connection is None:
             return result
         throttled = result.outcome is Outcome.THROTTLED
-        if throttled and not self._connection.fresh and smtp_replies.used_up(result.detail):
+        if (
+            throttled
+            and not self._connection.fresh
+            and smtp_replies.takes_no_more_emails(result.detail)
+        ):
             return replace(result, our_fault=True)
-        if throttled and smtp_replies.crowded(result.detail):
-            return replace(result, our_fault=self._pool.crowded())
-        if result.outcome in _OF_THE_EMAIL:
-            with suppress(OSError, smtplib.SMTPException, Failed):
+        if throttled and smtp_replies.has_too_many_connections(result.detail):
+            return replace(result, our_fault=self._pool.note_too_many())
+        if result.outcome in _EMAIL_OUTCOMES:
+            with suppress(OSError, smtplib.SMTPException, StepFailed):
                 if self._connection.rset()[0] == 250:
                     self._keep()
         return result
@@ -266,17 +269,17 @@ class Smtp(Vendor):
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._pool.lost(connection)
+            self._pool.discard(connection)
 
 
 def _secrets(config: VendorConfig) -> tuple[str, ...]:
-    """What must not be told, as it is and as it goes over the wire; what holds another first."""
+    """Login and password, plain and as they go over the wire; the longest first."""
     user, password = config.keys.get("username"), config.keys.get("password")
     if not user or not password:
         return ()
     plain = (f"\0{user}\0{password}", user, password)
-    packed = (base64_text(secret.encode()) for secret in plain)
-    return tuple(sorted((*plain, *packed), key=len, reverse=True))
+    encoded = (base64_text(secret.encode()) for secret in plain)
+    return tuple(sorted((*plain, *encoded), key=len, reverse=True))
 
 
 def _mailbox(address: str) -> str:
@@ -285,15 +288,15 @@ def _mailbox(address: str) -> str:
 
 
 def _mail_options(connection: Connection, envelope: _Envelope) -> list[str]:
-    """What MAIL has to say beside the sender; refuses what the server did not offer."""
+    """The parameters of MAIL. Raises ``StepFailed`` if the server lacks what the e-mail needs."""
     features = connection.esmtp_features
     limit = features.get("size", "").strip()
     if limit.isdigit() and 0 < int(limit) < len(envelope.message):
-        raise Failed(_unsuitable(base.SIZE, f"larger than {limit} bytes"))
+        raise StepFailed(_unsuitable(base.SIZE, f"larger than {limit} bytes"))
     options = [f"SIZE={len(envelope.message)}"] if "size" in features else []
     if envelope.unicode:
         if "smtputf8" not in features:
-            raise Failed(_unsuitable(base.SMTPUTF8, "non-ASCII mailbox"))
+            raise StepFailed(_unsuitable(base.SMTPUTF8, "non-ASCII mailbox"))
         options += ["SMTPUTF8", "BODY=8BITMIME"]
     return options
 
@@ -302,25 +305,25 @@ def _transfer(connection: Connection, message: bytes, call: Call) -> tuple[int, 
     sock = connection.sock
     if sock is None or call.expired:
         raise DeadlinePassed(failures.DEADLINE)
-    if connection.unread:  # it would be taken for the answer to the message
+    if connection.unread:  # it would be read as the reply to the message
         connection.close()
         return smtp_replies.NO_REPLY, b""
-    sock.settimeout(call.remaining)  # counts for the whole of it
+    sock.settimeout(call.remaining)  # for the whole message
     end = b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n"
     try:
         sock.sendall(_LINE_START_DOT.sub(b"..", message) + end)
     except OSError as error:
-        answer = _early_answer(connection, call)
-        if answer is None:
+        refusal = _early_refusal(connection, call)
+        if refusal is None:
             raise smtplib.SMTPServerDisconnected("lost") from error
-        return answer
-    call.written = True  # had the write failed, the final dot would not have gone out
+        return refusal
+    call.written = True  # a write that fails does not send the final dot
     connection.limit(sock, call)
     return connection.getreply()
 
 
-def _early_answer(connection: Connection, call: Call) -> tuple[int, bytes] | None:
-    """The refusal of a server that did not read the message to its end."""
+def _early_refusal(connection: Connection, call: Call) -> tuple[int, bytes] | None:
+    """The reply of a server that refused the message before it had read all of it."""
     if connection.sock is not None and not call.expired:
         connection.sock.settimeout(EARLY_SECONDS)
         with suppress(smtplib.SMTPException):
@@ -342,10 +345,10 @@ def _accepted(reply: bytes, envelope: _Envelope) -> SendResult:
     )
 
 
-def _nobody(envelope: _Envelope) -> SendResult:
-    """No recipient was taken: what leaves most hope counts."""
-    said = envelope.said.values()
-    result = min(said, key=lambda each: _HOPE.index(each.outcome))
+def _all_refused(envelope: _Envelope) -> SendResult:
+    """The result if no recipient was accepted: the best of their outcomes."""
+    refusals = envelope.refusals.values()
+    result = min(refusals, key=lambda each: _BEST_FIRST.index(each.outcome))
     if result.outcome in (Outcome.REJECTED, Outcome.DEFERRED):
         return replace(result, refused=envelope.refused, pending=envelope.pending)
     return result

@@ -31,7 +31,7 @@ from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.http import HttpVendor, Request
 from mailqueue.vendors.smtp import Smtp
 from mailqueue.vendors.wire import failures
-from mailqueue.vendors.wire.transport import Lost, RawResponse
+from mailqueue.vendors.wire.transport import NoResponse, RawResponse
 from tests.contract.case import Case
 from tests.contract.cases import CASES
 from tests.contract.conftest import EMAIL_ID, MESSAGE_ID
@@ -53,7 +53,7 @@ each_vendor = pytest.mark.parametrize("type_", BY_TYPE)  # a case would fill the
 class Double:
     """A transport that keeps the request and has the answer, or no answer, at once."""
 
-    def __init__(self, answer: RawResponse | Lost) -> None:
+    def __init__(self, answer: RawResponse | NoResponse) -> None:
         self.answer = answer
         self.requests: list[Request] = []
 
@@ -62,7 +62,7 @@ class Double:
         for name, value in request.headers.items():
             assert (name + value).isascii()
             assert (name + value).isprintable()
-        if isinstance(self.answer, Lost):
+        if isinstance(self.answer, NoResponse):
             raise self.answer
         return self.answer
 
@@ -77,7 +77,7 @@ def attempt() -> Attempt:
     return Attempt(email_id=EMAIL_ID, message_id=MESSAGE_ID, deadline=time.monotonic() + 5)
 
 
-def vendor(case: Case, answer: RawResponse | Lost) -> tuple[HttpVendor, Double]:
+def vendor(case: Case, answer: RawResponse | NoResponse) -> tuple[HttpVendor, Double]:
     config = VendorConfig(name="first", type=case.type, keys=case.keys, base_url=f"http://{HOST}:1")
     made = load(config, simulated=False)
     assert isinstance(made, HttpVendor)
@@ -184,7 +184,7 @@ VALUES = ("application/json", "text/html", "120", "9" * 40, "٣", "Mon, 20 Dec 2
 
 
 @st.composite
-def answers(draw: st.DrawFn, type_: str) -> RawResponse | Lost:
+def answers(draw: st.DrawFn, type_: str) -> RawResponse | NoResponse:
     """Any status with any headers and body; or none of it."""
     case = BY_TYPE[type_]
     words = st.sampled_from(_known(case)) | st.text(max_size=5)
@@ -195,8 +195,10 @@ def answers(draw: st.DrawFn, type_: str) -> RawResponse | Lost:
     status = st.sampled_from((200, 202, 400)) | st.sampled_from(STATUSES) | st.integers(200, 999)
     cut = st.sampled_from(["", "", failures.CONNECTION_LOST])
     answer = st.builds(RawResponse, status, st.dictionaries(name, value, max_size=2), body, cut)
-    lost = st.builds(Lost, st.sampled_from([failures.DNS, failures.TLS]), written=st.booleans())
-    found: RawResponse | Lost = draw(st.one_of(*[answer] * 9, lost))
+    lost = st.builds(
+        NoResponse, st.sampled_from([failures.DNS, failures.TLS]), written=st.booleans()
+    )
+    found: RawResponse | NoResponse = draw(st.one_of(*[answer] * 9, lost))
     return found
 
 

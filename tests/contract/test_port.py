@@ -25,7 +25,7 @@ from mailqueue.vendors.payloads import merged
 from mailqueue.vendors.redaction import redacted
 from mailqueue.vendors.simulated import Simulated
 from mailqueue.vendors.wire.deadline import Call, DeadlinePassed
-from mailqueue.vendors.wire.transport import Lost, Request, Transport
+from mailqueue.vendors.wire.transport import NoResponse, Request, Transport
 from tests.contract.cases import CASES
 from tests.contract.conftest import EMAIL_ID, Attempts
 from tests.vendor_servers import HttpServer, Reply
@@ -321,7 +321,7 @@ def test_the_user_agent_names_the_version_also_out_of_a_source_tree(
 def test_what_cannot_be_put_on_the_wire_is_said_so_before_a_byte_is_sent() -> None:
     with HttpServer(Reply(200)) as server:
         transport = Transport(server.url)
-        with pytest.raises(Lost) as lost:
+        with pytest.raises(NoResponse) as lost:
             transport.post(Request("/", b"", {"Key": "a\r\nb"}), time.monotonic() + 5, 5)
     assert (lost.value.code, lost.value.written) == ("invalid_request", False)
 

@@ -64,7 +64,7 @@ def certificate(authority: trustme.CA) -> ssl.SSLContext:
 @pytest.fixture
 def trust(authority: trustme.CA) -> Callable[[Smtp], Smtp]:
     def trust(vendor: Smtp) -> Smtp:
-        authority.configure_trust(vendor.tls)
+        authority.configure_trust(vendor._pool.tls)
         return vendor
 
     return trust

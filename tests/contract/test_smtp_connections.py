@@ -206,7 +206,7 @@ def test_a_server_with_which_a_connection_works_is_not_blamed_for_taking_no_more
     plain: Email,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(smtp_pool, "PATIENCE", patience)
+    monkeypatch.setattr(smtp_pool, "WAIT_SECONDS", patience)
     held = Held(**replies)
     server = stack.enter_context(ScriptedSmtp(held))
     one, two = make(server.port), make(server.port)

@@ -87,10 +87,10 @@ def test_the_name_in_ehlo_is_else_the_hosts_full_name_or_its_address(
 ) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: own)
     monkeypatch.setattr("socket.getfqdn", lambda: resolved)
-    smtp_connection._looked_up.cache_clear()
+    smtp_connection._host_names.cache_clear()
     server = say(polite)
     make(server.port).send(plain, attempt())
-    smtp_connection._looked_up.cache_clear()
+    smtp_connection._host_names.cache_clear()
     assert f"EHLO {told}" in server.lines
 
 
@@ -111,14 +111,14 @@ def test_a_resolver_that_hangs_is_asked_once_and_not_waited_for(
     monkeypatch.setattr("socket.gethostname", lambda: "app")
     monkeypatch.setattr("socket.getfqdn", hang)
     monkeypatch.setattr(smtp_connection, "LOOKUP_SECONDS", 0.01)
-    smtp_connection._looked_up.cache_clear()
+    smtp_connection._host_names.cache_clear()
     server = say(polite)
     for name in ("first", "second"):
         make(server.port, username=name, password="x").send(plain, attempt())
     assert server.lines.count(f"EHLO [{HOST}]") == 2
     assert asked == [1]
     answer.set()
-    smtp_connection._looked_up.cache_clear()
+    smtp_connection._host_names.cache_clear()
 
 
 @pytest.mark.parametrize("helo", ["a b", "x\r\nRSET", "[1.2.3.4", "-", "ü.example"])

@@ -199,9 +199,9 @@ def test_what_comes_between_two_emails_is_not_the_answer_to_the_second(
 
     made = serve(talk)
     assert made.send(plain, attempt()).outcome is Outcome.ACCEPTED
-    kept = made.transport._kept
+    kept = made.transport._connection
     assert kept is not None
-    assert kept.quiet()
+    assert kept.is_quiet()
     answered.set()
     wait_until(lambda: bool(kept._ready(select.POLLIN, 0)), 5)
     assert made.send(plain, attempt()).outcome is Outcome.UNSUITABLE
@@ -238,7 +238,7 @@ def test_an_answer_that_is_not_understood_ends_the_connection(
 ) -> None:
     made = serve(answers(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", NO))
     assert made.send(plain, attempt()).outcome is Outcome.UNKNOWN
-    assert made.transport._kept is None
+    assert made.transport._connection is None
 
 
 # --- without end
@@ -328,7 +328,7 @@ def test_a_refusal_before_a_large_email_is_through_is_an_answer(
     result = made.send(large, attempt())
     assert (result.outcome, result.code, result.answered) == (outcome, str(status), True)
     assert (result.detail, result.retry_after) == ("no", 7.0)
-    assert made.transport._kept is None
+    assert made.transport._connection is None
 
 
 @pytest.mark.parametrize("then", ENDS.values(), ids=ENDS)
@@ -434,7 +434,7 @@ def test_each_loss_halves_the_time_that_connections_of_the_host_may_idle_down_to
         assert made.send(plain, attempt()).outcome is Outcome.ACCEPTED
         clock.idle(0.5)
         blamed.append(not made.send(plain, attempt()).our_fault)
-        limits.append(made.transport._idle.seconds(clock.now))
+        limits.append(made.transport._idle_limit.seconds(clock.now))
     assert limits == [10, 5, 2.5, 1.25, 1, 1]
     assert blamed == [False] * 5 + [True]
 
@@ -463,8 +463,8 @@ def test_a_learned_limit_is_obeyed_and_forgotten_with_time(
 
 def test_losses_of_connections_that_idled_together_count_once() -> None:
     limit = idle.IdleLimit()
-    assert limit.lost(since=100.0, now=106.0)
-    assert limit.lost(since=101.0, now=106.5)
+    assert limit.note_loss(since=100.0, now=106.0)
+    assert limit.note_loss(since=101.0, now=106.5)
     assert limit.seconds(107.0) == 10
     assert [limit.seconds(106 + 600 * n) for n in (1, 2, 99)] == [20, 20, 20]
 
@@ -493,6 +493,6 @@ def test_a_connection_is_not_used_for_as_long_as_the_server_says_that_it_keeps_i
 
 def test_what_a_server_says_of_idling_is_read_with_care() -> None:
     for odd in ("", "timeout", "timeout=", "timeout=-1", "timeout=x", "max=5", "timeout=9999999"):
-        assert idle.promised([odd]) == math.inf
-    assert idle.promised(["timeout=0"]) == 0.0
-    assert idle.promised(["timeout=1"]) == 0.5
+        assert idle.keep_alive_seconds([odd]) == math.inf
+    assert idle.keep_alive_seconds(["timeout=0"]) == 0.0
+    assert idle.keep_alive_seconds(["timeout=1"]) == 0.5

@@ -39,7 +39,7 @@ def smtp(opened: Opened, vendor: Vendors, authority: trustme.CA) -> Callable[...
             keys |= {"username": LOGIN[0], "password": LOGIN[1]}
         made = vendor("smtp", keys=keys)
         assert isinstance(made, Smtp)
-        authority.configure_trust(made.tls)
+        authority.configure_trust(made._pool.tls)
         return made
 
     return make

@@ -77,6 +77,7 @@ def test_neither_options_nor_the_environment_make_the_smtp_vendor_trust_a_strang
         keys = {"host": HOST, "port": server.port, "tls": "starttls"}
         made = vendor("smtp", keys=keys, options=loose)
         assert isinstance(made, Smtp)
-        assert (made.tls.verify_mode, made.tls.check_hostname) == (ssl.CERT_REQUIRED, True)
+        tls = made._pool.tls
+        assert (tls.verify_mode, tls.check_hostname) == (ssl.CERT_REQUIRED, True)
         assert made.send(plain, attempt()).code == "tls"
     assert server.letters == []

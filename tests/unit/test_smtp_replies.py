@@ -276,7 +276,9 @@ def test_a_rate_and_too_many_connections_are_our_pace_at_every_step(step: Step) 
 def test_too_many_connections_are_known_in_any_wording() -> None:
     others = [*OF_THE_RECIPIENT, *NOT_OF_THE_RECIPIENT, *FOR_NOW, *QUOTA, *PACE]
     replies = CROWDED + others
-    assert [reply for reply in replies if smtp_replies.crowded(reply[4:])] == CROWDED
+    assert [
+        reply for reply in replies if smtp_replies.has_too_many_connections(reply[4:])
+    ] == CROWDED
 
 
 def test_what_only_words_say_from_mail_on_may_be_due_to_this_email() -> None:

@@ -1,11 +1,10 @@
-"""A connection to a vendor's API: opened, written to, and found fit for another request or not.
+"""A connection to a vendor's API: how it is opened and written to, and whether it is still good.
 
 Decides: how a socket gets to a vendor (directly or through a proxy, with TLS or without), and what
-follows when the server answers before the request is through: the writing stops and the answer is
-read, whether the server goes on reading, closes or resets.
+follows when the server answers before the request is sent completely: writing stops and the
+response is read, whether the server goes on reading, closes or resets.
 
-Assumes: a socket's time-outs count per read; the deadline of the whole is the ``Call``'s, which
-shuts the socket.
+Assumes: a socket's time-outs count per read; the ``Call`` shuts the socket at the deadline.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from mailqueue.vendors.wire.proxy import Proxy, ProxyRefused
 from mailqueue.vendors.wire.response import Incoming, ResponseReader
 
 _PORTS = {"http": 80, "https": 443}
-_LARGE = 64 * 1024  # what is less goes out at once
-_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_LARGE = 64 * 1024  # bytes; fewer are written in one go
+_NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def dial(url: SplitResult, authorities: str, proxy: Proxy | None, call: Call) -> Connection:
     """A new connection to the host of this address."""
     host, port = url.hostname or "", url.port or _PORTS[url.scheme]
-    sock = _connected(host, port, proxy, call)
+    sock = _connect(host, port, proxy, call)
     try:
         if url.scheme == "https":
             context = trust.context(authorities, "http/1.1")
@@ -40,11 +39,11 @@ def dial(url: SplitResult, authorities: str, proxy: Proxy | None, call: Call) ->
     return Connection(sock)
 
 
-def _connected(host: str, port: int, proxy: Proxy | None, call: Call) -> socket.socket:
+def _connect(host: str, port: int, proxy: Proxy | None, call: Call) -> socket.socket:
     if proxy is None:
-        return _socket(host, port, call)
+        return _connect_directly(host, port, call)
     try:
-        sock = _socket(proxy.host, proxy.port, call)
+        sock = _connect_directly(proxy.host, proxy.port, call)
     except OSError:
         raise ProxyRefused from None
     try:
@@ -55,9 +54,9 @@ def _connected(host: str, port: int, proxy: Proxy | None, call: Call) -> socket.
     return sock
 
 
-def _socket(host: str, port: int, call: Call) -> socket.socket:
-    """The first of the host's addresses that takes a connection while there is time."""
-    trouble: OSError = ConnectionError("no address")
+def _connect_directly(host: str, port: int, call: Call) -> socket.socket:
+    """A socket to the first of the host's addresses that answers in time."""
+    last_error: OSError = ConnectionError("no address")
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
         sock = socket.socket(family, kind, protocol)
         try:
@@ -68,23 +67,24 @@ def _socket(host: str, port: int, call: Call) -> socket.socket:
             return sock
         except OSError as error:
             sock.close()
-            trouble = error
+            last_error = error
             if call.expired:
                 break
-    raise trouble
+    raise last_error
 
 
 class Connection:
-    """A socket and what came over it. ``lasts``: for how long it may idle by the server's word.
+    """A socket, and what came over it.
 
-    ``used_at`` is the moment of its last answer; 0 before the first.
+    ``used_at``: the moment of the last response, on the ``Transport``'s clock; 0 before the first.
+    ``idle_seconds``: for how long the server says that it keeps an idle connection.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.incoming = Incoming(sock.recv)
         self.used_at = 0.0
-        self.lasts = math.inf
+        self.idle_seconds = math.inf
 
     def close(self) -> None:
         self.sock.close()
@@ -92,14 +92,14 @@ class Connection:
     def limit(self, seconds: float) -> None:
         """Let no single read or write take longer.
 
-        Set only where it changes: whatever may block lets another thread have the interpreter, and
-        it takes a while to get it back.
+        The time-out is set only if it changes: the call releases the interpreter to another thread,
+        and it takes a while to get it back.
         """
         if self.sock.gettimeout() != seconds:
             self.sock.settimeout(seconds)
 
-    def quiet(self) -> bool:
-        """True if nothing came since the last answer: no byte, and not the end."""
+    def is_quiet(self) -> bool:
+        """True if nothing came since the last response: no byte, and not the end."""
         secured = self.sock if isinstance(self.sock, ssl.SSLSocket) else None
         if self.incoming or (secured is not None and secured.pending()):
             return False
@@ -117,22 +117,22 @@ class Connection:
         return False
 
     def write(self, octets: bytes, response: ResponseReader, seconds: float) -> bool:
-        """True: all of it was handed over. False: the server has answered or closed before that."""
+        """Send it all, and return True. False: the server answered or closed before that."""
         self.limit(seconds if len(octets) <= _LARGE else 0.0)
         rest = memoryview(octets)
         while rest:
             try:
                 rest = rest[self.sock.send(rest) :]
-            except _NOT_YET:
-                if self._answered(response, seconds):
+            except _NOT_READY:
+                if self._response_came(response, seconds):
                     return False
                 self.limit(0.0)
             except (ConnectionError, ssl.SSLError):  # what has arrived by then may say why
                 return False
         return True
 
-    def _answered(self, response: ResponseReader, seconds: float) -> bool:
-        """Wait until more can be written; True if the answer comes first."""
+    def _response_came(self, response: ResponseReader, seconds: float) -> bool:
+        """Wait until more can be written; True if the response comes first."""
         events = self._ready(select.POLLIN | select.POLLOUT, seconds)
         if not events:
             raise TimeoutError("the server takes no more")
@@ -141,7 +141,7 @@ class Connection:
         try:
             if not self.incoming.fill():
                 raise ConnectionAbortedError("ended within the request")
-        except _NOT_YET:
+        except _NOT_READY:
             return False
         self.limit(seconds)
         return response.arrived()
@@ -149,5 +149,5 @@ class Connection:
     def _ready(self, events: int, seconds: float) -> int:
         poll = select.poll()
         poll.register(self.sock, events)
-        found = poll.poll(math.ceil(seconds * 1000))
-        return found[0][1] if found else 0
+        events_by_socket = poll.poll(math.ceil(seconds * 1000))
+        return events_by_socket[0][1] if events_by_socket else 0

@@ -1,13 +1,13 @@
 """The total deadline of one call: a watchdog that shuts the socket.
 
-Decides: when a call to a vendor has taken long enough. Socket time-outs count per read, so a server
-that drips a byte now and then never meets them; only shutting the socket from outside ends that.
+Decides: when a call to a vendor has taken too long. Socket time-outs count per read, so a server
+that sends a byte now and then never runs into them. Only shutting the socket from outside ends it.
 
 Assumes: deadlines are ``time.monotonic`` moments; a call stays in one thread.
 
-Promises: one small thread per process, started by the first call and again after a fork; only
-sockets of calls that are still running are shut, never a descriptor that was closed and given out
-again (each call holds a duplicate of its own).
+Promises: one small thread per process, started by the first call and again after a fork. It shuts
+only sockets of calls that are still running, never a descriptor that was closed and reused: each
+call holds a duplicate of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class DeadlinePassed(OSError):
 class Call:
     """One call under a deadline; a context manager. ``with Call(deadline) as call: ...``
 
-    ``written`` is True once bytes that could send the e-mail were handed to the socket: what fails
-    before was surely not sent. ``was_shut``: the watchdog ended it.
+    ``written`` is True once bytes that could send the e-mail were handed to the socket. If the call
+    fails before that, the e-mail was surely not sent. ``was_shut``: the watchdog ended it.
     """
 
     def __init__(self, deadline: float) -> None:
@@ -57,7 +57,7 @@ class Call:
 
     @property
     def expired(self) -> bool:
-        """True when the deadline passed, so that an error may be the watchdog's doing."""
+        """True when the deadline has passed. An error may then come from the watchdog."""
         return self.was_shut or time.monotonic() >= self.deadline
 
     @property
@@ -66,7 +66,7 @@ class Call:
         return max(0.001, self.deadline - time.monotonic())
 
     def attach(self, sock: socket.socket) -> None:
-        """From now on the deadline shuts this socket (in place of an earlier one)."""
+        """Let the deadline shut this socket, instead of an earlier one."""
         handle = socket.socket(fileno=os.dup(sock.fileno()))
         with self._lock:
             if self._handle is not None:
@@ -76,7 +76,7 @@ class Call:
             self.shut()
 
     def writing(self, sock: socket.socket) -> None:
-        """Say that bytes which may send the e-mail go out now; refused when it is too late."""
+        """Note that bytes which may send the e-mail go out now. Raises DeadlinePassed."""
         if not self.written and self.expired:
             raise DeadlinePassed("deadline")
         if self._handle is None:
@@ -84,7 +84,7 @@ class Call:
         self.written = True
 
     def shut(self) -> None:
-        """Shut the socket in both directions: whoever waits on it wakes up."""
+        """Shut the socket in both directions, which wakes up the thread that waits on it."""
         with self._lock:
             self.was_shut = True
             if self._handle is not None:
@@ -93,13 +93,13 @@ class Call:
 
 
 class Watchdog:
-    """The thread that shuts what runs over its deadline."""
+    """The thread that shuts the sockets of calls over their deadline."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """Begin anew, as in a forked child: it has neither the thread nor the parent's calls."""
+        """Start without thread and calls; a forked child has neither of its parent's."""
         self._calls: set[Call] = set()
         self._wake_at = 0.0
         self._changed = threading.Condition()
@@ -118,7 +118,7 @@ class Watchdog:
                 self._changed.notify()
 
     def remove(self, call: Call) -> None:
-        """The call is over. The thread may wake up for it once more and find nothing."""
+        """The call is over. The thread may still wake up for it once, and then does nothing."""
         with self._changed:
             self._calls.discard(call)
 
@@ -128,7 +128,7 @@ class Watchdog:
                 call.shut()
 
     def _wait(self) -> list[Call]:
-        """Sleep until the next deadline; give the calls whose deadline passed."""
+        """Sleep until the next deadline; return the calls whose deadline has passed."""
         with self._changed:
             self._wake_at = min((c.deadline for c in self._calls), default=float("inf"))
             pause = self._wake_at - time.monotonic()

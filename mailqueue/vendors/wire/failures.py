@@ -1,7 +1,7 @@
-"""One word for what happened to a connection, whichever client library wrapped it how often.
+"""One word for each way in which a connection fails.
 
-Decides: the ``code`` and the outcome of an attempt that the vendor did not answer. Only the
-standard library's exceptions, further down the chain, are looked at.
+Decides: the ``code`` and the outcome of an attempt that the vendor did not answer. It looks at the
+standard library's exceptions in the chain, however often a client library wrapped them.
 
 ====================  =========================================================================
 ``deadline``          the attempt's deadline passed
@@ -10,12 +10,12 @@ standard library's exceptions, further down the chain, are looked at.
 ``connect_timeout``   no connection in time
 ``connect_failed``    no connection for another reason (no route, reset)
 ``tls``               no verified TLS connection
-``proxy``             no way through the proxy; ``proxy-407`` with what it answered
-``invalid_request``   what the configuration says cannot be put on the wire
+``proxy``             no way through the proxy; ``proxy-407`` names its answer
+``invalid_request``   a value of the configuration cannot be put on the wire
 ``read_timeout``      no answer in time
 ``connection_lost``   closed or reset before the answer was complete
 ``bad_answer``        the answer is not of the protocol, or far too long
-``early_answer``      a yes, but it came before the e-mail was through: it proves nothing
+``early_answer``      a yes before the e-mail was sent completely: it proves nothing
 ====================  =========================================================================
 """
 
@@ -44,7 +44,7 @@ EARLY_ANSWER = "early_answer"
 
 _Table = tuple[tuple[tuple[type[BaseException], ...], str], ...]
 
-# The first row that any exception of the chain belongs to. A certificate error is a ValueError too.
+# The first row counts that has any exception of the chain. A certificate error is a ValueError too.
 _CONNECTING: _Table = (
     ((DeadlinePassed,), DEADLINE),
     ((socket.gaierror,), DNS),
@@ -67,8 +67,8 @@ def code(error: BaseException, call: Call) -> str:
     if isinstance(error, ProxyRefused):
         return error.code
     chain = tuple(_causes(error))
-    talking = call.written or any(isinstance(e, smtplib.SMTPServerDisconnected) for e in chain)
-    table, other = (_ANSWERING, BAD_ANSWER) if talking else (_CONNECTING, CONNECT_FAILED)
+    connected = call.written or any(isinstance(e, smtplib.SMTPServerDisconnected) for e in chain)
+    table, other = (_ANSWERING, BAD_ANSWER) if connected else (_CONNECTING, CONNECT_FAILED)
     for kinds, word in table:
         if any(isinstance(cause, kinds) for cause in chain):
             return word
@@ -76,10 +76,7 @@ def code(error: BaseException, call: Call) -> str:
 
 
 def result(code: str, written: bool, *, our_fault: bool = False) -> SendResult:
-    """No complete answer came: surely not sent if nothing was ``written``, else unknown.
-
-    ``our_fault``: the vendor is not to blame.
-    """
+    """The result if no complete answer came: not sent if nothing was ``written``, else unknown."""
     outcome = Outcome.UNKNOWN if written else Outcome.UNAVAILABLE
     if code == INVALID_REQUEST:
         outcome = Outcome.MISCONFIGURED

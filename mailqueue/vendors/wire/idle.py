@@ -1,11 +1,11 @@
 """How long a connection may idle before it carries another e-mail, learned for each host.
 
-Decides: when a kept connection is too old. Servers close idle ones, many after 5 s; what is written
-at that very moment is lost, and nobody can say whether it was sent.
+Decides: when an idle connection is too old. Servers close them, many after 5 s. What is written at
+that very moment is lost, and the outcome is unknown.
 
-Promises: what a server says of itself (``Keep-Alive: timeout=``) is obeyed with a margin. Where it
-says nothing, each loss that idling can explain halves the limit, down to a second; it doubles again
-with every ten minutes that pass without one. Losses at the floor are explained by nothing.
+Promises: a server's own limit (``Keep-Alive: timeout=``) is obeyed with a margin. Without one, each
+loss that idling can explain halves our limit, down to a second. The limit doubles again with every
+ten minutes without such a loss. At the floor, idling explains no loss.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from collections.abc import Iterable
 from mailqueue.vendors.wire import IDLE_SECONDS
 
 FLOOR = 1.0  # seconds
-RECOVERY = 600.0
+RECOVERY = 600.0  # seconds without a loss, after which the limit doubles
 _TIMEOUT = re.compile(r"timeout[ \t]*=[ \t]*\"?([0-9]{1,6})\"?")
 
 
 class IdleLimit:
-    """What this process knows of one host. ``now`` and ``since`` are moments of the same clock."""
+    """The limit for one host. ``now`` and ``since`` are moments of the same clock, in seconds."""
 
     def __init__(self) -> None:
         self._learned = IDLE_SECONDS
@@ -36,10 +36,10 @@ class IdleLimit:
         doublings = int((now - self._lost_at) // RECOVERY)
         return min(IDLE_SECONDS, math.ldexp(self._learned, max(0, min(10, doublings))))
 
-    def lost(self, since: float, now: float) -> bool:
-        """A connection kept ``since`` was lost before any byte of an answer: was it the idling?
+    def note_loss(self, since: float, now: float) -> bool:
+        """Note a loss before the first byte of a response, and say whether idling explains it.
 
-        Those that were kept before the last loss tell nothing new: they idled just as long.
+        The connection was idle ``since`` then. Before the last loss: nothing is learned.
         """
         if since < self._lost_at:
             return True
@@ -52,14 +52,14 @@ _limits: defaultdict[str, IdleLimit] = defaultdict(IdleLimit)
 
 
 def limit_of(host: str) -> IdleLimit:
-    """The one that all threads share."""
+    """The limit of this host, which all threads share."""
     return _limits[host]
 
 
-def promised(keep_alive: Iterable[str]) -> float:
-    """How long the server keeps the connection by its ``Keep-Alive``, less a margin for the way."""
+def keep_alive_seconds(keep_alive: Iterable[str]) -> float:
+    """For how long, by its ``Keep-Alive``, the server keeps the connection; less a margin."""
     for parameter in keep_alive:
-        if found := _TIMEOUT.fullmatch(parameter):
-            seconds = float(found[1])
+        if match := _TIMEOUT.fullmatch(parameter):
+            seconds = float(match[1])
             return seconds - min(1.0, seconds / 2)
     return math.inf

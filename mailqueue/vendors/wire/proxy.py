@@ -1,11 +1,11 @@
 """The way through a proxy, where the environment names one: ``HTTPS_PROXY`` and ``NO_PROXY``.
 
-Decides: which vendors are reached through a proxy. Those with an https address, as every program
-reads these variables (``ALL_PROXY`` too, and in lower case); a proxy is asked by CONNECT for a way
-to the vendor, and TLS goes through it: it sees the vendor's name, no key and no e-mail. SMTP, the
-role endpoints of AWS and loopback hosts (plain http is for these only) go without.
+Decides: which vendors are reached through a proxy: those with an https address. The variables are
+read as by most programs (``ALL_PROXY`` too, and in lower case). The proxy opens a tunnel (CONNECT)
+and TLS goes through it, so it sees the vendor's name, but no key and no e-mail. SMTP servers, AWS's
+endpoints for credentials and loopback hosts are reached directly.
 
-Promises: a proxy that cannot be used is refused by name, never passed by; no repr shows its login.
+Promises: a proxy that cannot be used is an error, it is never bypassed; no repr shows its login.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mailqueue.vendors.wire.response import BadResponse, Incoming, ResponseReade
 
 
 class ProxyRefused(OSError):
-    """There is no way through the proxy; ``code`` says why: ``proxy``, or with its status."""
+    """The proxy opens no tunnel. ``code``: ``proxy``, or with its status, as in ``proxy-407``."""
 
     def __init__(self, code: str = "proxy") -> None:
         super().__init__(code)
@@ -32,14 +32,14 @@ class ProxyRefused(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """Where it is, and its login as ``Proxy-Authorization`` has it."""
+    """The proxy's address, and its login as in ``Proxy-Authorization``."""
 
     host: str
     port: int
     login: str = field(default="", repr=False)
 
     def tunnel(self, sock: socket.socket, host: str, port: int) -> None:
-        """Ask for a way to this vendor; from here on ``sock`` leads to it. Raises ProxyRefused."""
+        """Open a tunnel to this host. After that ``sock`` leads there. Raises ProxyRefused."""
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         lines = [f"CONNECT {place} HTTP/1.1", f"Host: {place}"]
         lines += [f"Proxy-Authorization: {self.login}"] if self.login else []
@@ -54,14 +54,14 @@ class Proxy:
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy that the environment names for this address. Raises ValueError if of no use."""
+    """The proxy that the environment names for this URL. Raises ValueError if it is malformed."""
     if not url.startswith("https:") or is_loopback(urlsplit(url).hostname or ""):
         return None
-    given = select_proxy(url, get_environ_proxies(url))
-    if not given:
+    address = select_proxy(url, get_environ_proxies(url))
+    if not address:
         return None
     try:
-        parts = urlsplit(given if "://" in given else f"http://{given}")
+        parts = urlsplit(address if "://" in address else f"http://{address}")
         host, port = parts.hostname, parts.port or 80
         login = ":".join(unquote(word or "") for word in (parts.username, parts.password))
     except ValueError:

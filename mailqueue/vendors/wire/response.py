@@ -1,15 +1,15 @@
-"""One HTTP answer off the wire, read strictly and within bounds.
+"""One HTTP response off the wire, read strictly and within bounds.
 
-Decides: what is an answer, where it ends, and whether the connection may carry another one. The
-standard library's client is lenient where that matters here: it takes a 102 for the answer, the
-end of the connection for the end of the headers, and of two lengths the first; what is left over
-then is the "answer" to the next e-mail.
+Decides: what is a response, where it ends, and whether the connection may carry another one. The
+standard library's client is lenient where it matters here. It takes a 102 for the response, the end
+of the connection for the end of the headers, and the first of two lengths. What is left over is
+then the "response" to the next e-mail.
 
 Assumes: ``receive`` gives bytes as ``socket.recv`` does, and ``b""`` at the connection's end.
 
-Promises: what is not HTTP raises BadAnswer, an end that comes too early ConnectionError, and
-nothing else is raised but what ``receive`` raises. All lines together (of interim answers, headers,
-chunk sizes, trailers) have at most 64 KiB, a body 1 MiB; the work is linear in what came.
+Promises: what is not HTTP raises BadResponse, an end that comes too early ConnectionError, and
+nothing else is raised except what ``receive`` raises. All lines together (of interim responses,
+headers, chunk sizes, trailers) have at most 64 KiB, a body 1 MiB. The work is linear in what came.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from requests.structures import CaseInsensitiveDict
 
 MAX_LINES = 64 * 1024
 MAX_BODY = 1024 * 1024
-MAX_VALUE = 4096  # what is longer says nothing to anybody
+MAX_VALUE = 4096  # characters of a header's value or of a text in the body
 
-_AT_ONCE = 64 * 1024
+_READ_SIZE = 64 * 1024
 _STATUS = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _FOLDED = re.compile(rb"[ \t]+([^\x00-\x08\x0a-\x1f\x7f]*)")
@@ -38,54 +38,51 @@ class BadResponse(Exception):
 
 
 class Incoming:
-    """What a connection brings. ``began``: anything came since this was last set to False."""
+    """The bytes that a connection brings. ``began``: some came since it was last set to False."""
 
     def __init__(self, receive: Callable[[int], bytes]) -> None:
         self._receive = receive
-        self._held = bytearray()
+        self._buffer = bytearray()
         self.began = False
 
     def __bool__(self) -> bool:
-        """True if something was received and not taken."""
-        return bool(self._held)
+        """True if something was received and not yet read."""
+        return bool(self._buffer)
 
     def fill(self) -> bool:
         """Receive some more; False at the connection's end."""
-        octets = self._receive(_AT_ONCE)
-        self._held += octets
+        octets = self._receive(_READ_SIZE)
+        self._buffer += octets
         self.began = self.began or bool(octets)
         return bool(octets)
 
     def line(self, most: int) -> bytes:
         """The next line with its end, if that came before the connection's."""
         seen = 0
-        while (at := self._held.find(b"\n", seen)) < 0:
-            seen = len(self._held)
+        while (at := self._buffer.find(b"\n", seen)) < 0:
+            seen = len(self._buffer)
             if seen > most or not self.fill():
                 at = seen - 1
                 break
         if at >= most:
             raise BadResponse("too many lines")
-        return self._taken(at + 1)
+        return self._pop(at + 1)
 
-    def take(self, most: int) -> bytes:
+    def read(self, number: int) -> bytes:
         """So many bytes, fewer at the connection's end."""
-        while len(self._held) < most and self.fill():
+        while len(self._buffer) < number and self.fill():
             pass
-        return self._taken(most)
+        return self._pop(number)
 
-    def _taken(self, number: int) -> bytes:
-        taken = bytes(self._held[:number])
-        del self._held[:number]
-        return taken
+    def _pop(self, number: int) -> bytes:
+        octets = bytes(self._buffer[:number])
+        del self._buffer[:number]
+        return octets
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Head:
-    """Status and headers. ``fields`` has every header by its name in lower case, repeated ones too.
-
-    ``persistent``: the server has not said that it will close the connection.
-    """
+    """Status and headers. ``fields`` has every header with its name in lower case, in order."""
 
     status: int
     minor: int
@@ -93,28 +90,29 @@ class Head:
 
     @property
     def interim(self) -> bool:
-        """True for 1xx: the answer is yet to come."""
+        """True for 1xx: the response itself is yet to come."""
         return self.status < 200
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """By name, in whatever case; of a repeated one the first."""
+        """The headers by name, in whatever case; of a repeated one the first."""
         return CaseInsensitiveDict(reversed(self.fields))
 
     @property
     def persistent(self) -> bool:
+        """Whether the server keeps the connection open, as far as the headers say."""
         return self.minor >= 1 and "close" not in self.tokens("connection")
 
     def tokens(self, name: str) -> list[str]:
         """The elements of a header that is a list, in lower case."""
-        values = (value for given, value in self.fields if given == name)
+        values = (value for field, value in self.fields if field == name)
         return [token.strip().lower() for value in values for token in value.split(",")]
 
 
 class ResponseReader:
-    """One answer as it comes in. ``body`` is what came of it so far.
+    """Reads one response as it comes in. ``body`` is what came of the body so far.
 
-    ``clean``: it was read to an end that it told itself, so that another one may follow.
+    ``clean``: the response was read to its declared end, so another one may follow.
     """
 
     def __init__(self, incoming: Incoming) -> None:
@@ -125,13 +123,13 @@ class ResponseReader:
         self.clean = False
 
     def final(self) -> Head:
-        """The head of the answer itself."""
+        """The head of the response itself, after interim ones."""
         while self._final is None:
             self._advance()
         return self._final
 
     def arrived(self) -> bool:
-        """Whether the head of the answer itself is among what came already, or begins there."""
+        """Whether the head of the response itself has come, at least its first bytes."""
         while self._final is None and self._incoming:
             self._advance()
         return self._final is not None
@@ -157,10 +155,10 @@ class ResponseReader:
         return Head(status, minor, tuple(fields))
 
     def read(self) -> None:
-        """The body into ``body``, as far as it comes: it may have something when this raises."""
+        """Read the body into ``body``, which keeps what came before an error."""
         head = self.final()
         codings, lengths = head.tokens("transfer-encoding"), set(head.tokens("content-length"))
-        if head.status in _NO_BODY:  # whether one comes all the same is not known
+        if head.status in _NO_BODY:  # one may come all the same, so it is not ``clean``
             return
         if codings:
             if codings != ["chunked"] or not head.minor:
@@ -171,8 +169,8 @@ class ResponseReader:
                 raise BadResponse("no length, or several")
             self._octets(int(length))
         else:
-            self.body += self._incoming.take(MAX_BODY + 1)
-            self._keep_bounded()
+            self.body += self._incoming.read(MAX_BODY + 1)
+            self._check_size()
             return
         self.clean = head.persistent and not (codings and lengths) and not self._incoming
 
@@ -181,10 +179,10 @@ class ResponseReader:
         if not line or (line.startswith(b"HTTP/") and not line.endswith(b"\n")):
             raise ConnectionAbortedError("ended before the answer")
         self._spare -= len(line)
-        found = _STATUS.fullmatch(_without_end(line))
-        if not found:
+        match = _STATUS.fullmatch(_without_end(line))
+        if not match:
             raise BadResponse("not HTTP/1")
-        return int(found[1]), int(found[2])
+        return int(match[1]), int(match[2])
 
     def _line(self) -> bytes:
         """A whole line without its end."""
@@ -196,13 +194,13 @@ class ResponseReader:
 
     def _octets(self, number: int) -> None:
         wanted = min(number, MAX_BODY + 1 - len(self.body))
-        octets = self._incoming.take(wanted)
+        octets = self._incoming.read(wanted)
         self.body += octets
         if len(octets) < wanted:
             raise ConnectionAbortedError("ended within the body")
-        self._keep_bounded()
+        self._check_size()
 
-    def _keep_bounded(self) -> None:
+    def _check_size(self) -> None:
         if len(self.body) > MAX_BODY:
             del self.body[MAX_BODY:]
             raise BadResponse("a body without end")
@@ -216,10 +214,10 @@ class ResponseReader:
             pass
 
     def _size(self) -> int:
-        found = _SIZE.fullmatch(self._line())
-        if not found:
+        match = _SIZE.fullmatch(self._line())
+        if not match:
             raise BadResponse("a chunk without a size")
-        return int(found[1], 16)
+        return int(match[1], 16)
 
 
 def _without_end(line: bytes) -> bytes:

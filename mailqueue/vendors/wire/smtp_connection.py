@@ -1,12 +1,12 @@
 """A connection to an SMTP server that is ready for MAIL: connected, secured, logged in.
 
-Decides: how a connection is opened, and what is a reply: lines of one code, of 64 KiB at the most;
-what comes before it was asked for is none, and ends the connection.
+Decides: how a connection is opened, and what a reply is: lines of one code, at most 64 KiB. What
+comes before a command is no reply, and ends the connection.
 
-Promises: no connection is used without TLS where TLS is configured, nor with a certificate that
-was not verified; nothing that was said before TLS counts in it; the deadline shuts the socket from
-the first byte on, during the handshake too. The server is told the name of ``helo``, else the
-host's full name (looked up once per process, for a second at the most), else its address.
+Promises: if TLS is configured, no connection is used without it, nor with a certificate that was
+not verified; what the server sent before TLS is discarded. The deadline shuts the socket from the
+first byte on, during the handshake too. EHLO has the configured ``helo``, else the host's full name
+(looked up once per process, for a second at most), else its address.
 """
 
 from __future__ import annotations
@@ -24,24 +24,23 @@ from contextlib import suppress
 from functools import lru_cache
 
 from mailqueue.config import VendorConfig
+from mailqueue.config.vendor_types import TLS_PORTS
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.vendors.wire import CONNECT_SECONDS, failures, smtp_replies
 from mailqueue.vendors.wire.deadline import Call
 from mailqueue.vendors.wire.smtp_replies import CLOSING, NO_REPLY, Step
-
-PORTS = {"starttls": 587, "implicit": 465, "none": 25}
 
 MAX_LINE = 8192
 MAX_REPLY = 64 * 1024
 LOOKUP_SECONDS = 1.0
 GOODBYE_SECONDS = 1.0
 _LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?\r?\n", re.DOTALL)
-_NO_EHLO = (500, 501, 502, 504)  # a server of old may know HELO
+_NO_EHLO = (500, 501, 502, 504)  # an old server may know HELO
 _FULL_NAME = re.compile(r"(?!localhost\.)[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+")
 
 
-class Failed(Exception):
-    """A step failed; ``result`` says what that means."""
+class StepFailed(Exception):
+    """A step of the dialogue failed; ``result`` is what it means for the e-mail."""
 
     def __init__(self, result: SendResult) -> None:
         super().__init__(result.code)
@@ -49,7 +48,7 @@ class Failed(Exception):
 
 
 class Connection(smtplib.SMTP):
-    """smtplib's, with the steps that it hides told apart. ``fresh``: no e-mail went over it yet."""
+    """smtplib's connection, whose failures name the step. ``fresh``: it carried no e-mail yet."""
 
     def __init__(self, config: VendorConfig, tls: ssl.SSLContext, call: Call) -> None:
         self._config = config
@@ -61,7 +60,7 @@ class Connection(smtplib.SMTP):
         keys = config.keys
         self._kind: str = keys.get("tls") or "starttls"
         timeout = min(CONNECT_SECONDS, config.timeout, call.remaining)
-        port = keys.get("port") or PORTS[self._kind]
+        port = keys.get("port") or TLS_PORTS[self._kind]
         try:
             super().__init__(keys["host"], port, local_hostname="", timeout=timeout)
         except smtplib.SMTPConnectError as error:
@@ -70,7 +69,7 @@ class Connection(smtplib.SMTP):
         self.local_hostname = keys.get("helo") or host_name() or self._literal
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
-        """smtplib's seam for a socket of one's own."""
+        """The hook by which smtplib makes its socket."""
         sock = socket.create_connection((host, port), timeout)
         self._call.attach(sock)
         address = sock.getsockname()[0].partition("%")[0]
@@ -81,11 +80,11 @@ class Connection(smtplib.SMTP):
         return sock
 
     def limit(self, sock: socket.socket, call: Call) -> None:
-        """No single read may take longer than the configured time, nor than what is left."""
+        """Let no read take longer than the configured ``timeout``, nor than the time left."""
         sock.settimeout(min(self._config.timeout, call.remaining))
 
     def prepare(self) -> None:
-        """EHLO, STARTTLS and AUTH, as far as configured. Raises ``Failed``."""
+        """EHLO, STARTTLS and AUTH, as far as configured. Raises ``StepFailed``."""
         self._hello()
         if self._kind == "starttls":
             self._start_tls()
@@ -93,7 +92,7 @@ class Connection(smtplib.SMTP):
             self._log_in()
 
     def take_over(self, call: Call) -> bool:
-        """Serve another e-mail under its own deadline; False: the server has given it up."""
+        """Serve another e-mail under its own deadline; False: the server has closed it."""
         try:
             if self.sock is None or self.unread:
                 return False
@@ -106,9 +105,9 @@ class Connection(smtplib.SMTP):
         return True
 
     def say_goodbye(self) -> bool:
-        """QUIT and close; False: the server does not listen any more."""
+        """QUIT and close; False: the server did not answer."""
         answered = False
-        with suppress(OSError, smtplib.SMTPException, Failed):
+        with suppress(OSError, smtplib.SMTPException, StepFailed):
             if self.sock is not None:
                 self.sock.settimeout(GOODBYE_SECONDS)
             self.docmd("QUIT")
@@ -120,14 +119,14 @@ class Connection(smtplib.SMTP):
 
     @property
     def unread(self) -> bool:
-        """Whether something came that was not asked for; also the end of the connection."""
+        """Whether something came that no command asked for, or the end of the connection."""
         sock = self.sock
         if self._received or sock is None:
             return True
         return (isinstance(sock, ssl.SSLSocket) and bool(sock.pending())) or _readable(sock)
 
     def putcmd(self, cmd: str, args: str = "") -> None:
-        """Send a command, after all that was said was read: else replies go to the wrong one."""
+        """Send a command. Unread bytes end the connection: they would be read as its reply."""
         if self._received:
             code, reply = self.getreply()
             self.close()
@@ -135,22 +134,22 @@ class Connection(smtplib.SMTP):
         super().putcmd(cmd, args)
 
     def getreply(self) -> tuple[int, bytes]:
-        """Code and text of a reply. What is none is ``NO_REPLY``, and the connection is closed."""
+        """Code and text of a reply. Anything else is ``NO_REPLY``, and closes the connection."""
         code, texts, size = b"", list[bytes](), 0
         for line in self._lines():
             size += len(line)
-            found = _LINE.fullmatch(line) if size <= MAX_REPLY else None
-            if found is None or (code and found[1] != code):
+            match = _LINE.fullmatch(line) if size <= MAX_REPLY else None
+            if match is None or (code and match[1] != code):
                 break
-            code = found[1]
-            texts.append((found[3] or b"").strip())
-            if found[2] != b"-":
+            code = match[1]
+            texts.append((match[3] or b"").strip())
+            if match[2] != b"-":
                 return int(code), b"\n".join(texts)
         self.close()
         return NO_REPLY, b"not an SMTP reply"
 
     def _lines(self) -> Iterator[bytes]:
-        """The lines as they come; ends at one that is too long."""
+        """The lines as they come, up to one that is too long."""
         received = self._received
         while len(received) <= MAX_LINE or b"\n" in received:
             line, end, rest = received.partition(b"\n")
@@ -183,7 +182,7 @@ class Connection(smtplib.SMTP):
         try:
             code, reply = self.helo()
         except smtplib.SMTPServerDisconnected:
-            raise refused from None  # what was said to EHLO tells more
+            raise refused from None  # the reply to EHLO says more
         if not 200 <= code < 300:
             raise _failed(Step.CONNECT, code, reply)
 
@@ -193,7 +192,7 @@ class Connection(smtplib.SMTP):
         code, reply = self.docmd("STARTTLS")
         if code != 220 or self.sock is None:
             raise _failed(Step.CONNECT, code, reply)
-        self._received.clear()  # put there by somebody else, to be taken for what is said in TLS
+        self._received.clear()  # a third party may have put it there, to be read as part of TLS
         self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._config.keys["host"])
         self.esmtp_features = {}
         self.does_esmtp = False
@@ -207,7 +206,7 @@ class Connection(smtplib.SMTP):
         for mechanism, answers in self._logins().items():
             if mechanism not in offered:
                 continue
-            code, reply = self._answered(mechanism, answers)
+            code, reply = self._authenticate(mechanism, answers)
             if code in (235, 503):  # 503: we are logged in already
                 return
             refused = _failed(Step.LOGIN, code, reply)
@@ -216,7 +215,7 @@ class Connection(smtplib.SMTP):
         raise refused
 
     def _logins(self) -> dict[str, tuple[_Answer, ...]]:
-        """What to answer to the challenges of each mechanism, the best first. UTF-8 (RFC 4616)."""
+        """The answers to the challenges of each mechanism, the best first. UTF-8 (RFC 4616)."""
         keys = self._config.keys
         user: bytes = keys["username"].encode()
         password: bytes = keys["password"].encode()
@@ -226,14 +225,14 @@ class Connection(smtplib.SMTP):
 
         plain = b"\0" + user + b"\0" + password
         logins: dict[str, tuple[_Answer, ...]] = {}
-        with suppress(ValueError):  # no MD5 where only what FIPS allows is
+        with suppress(ValueError):  # FIPS forbids MD5
             digest(b"")
             logins["CRAM-MD5"] = (digest,)
         logins["PLAIN"] = (lambda _: plain,)
         logins["LOGIN"] = (lambda _: user, lambda _: password)
         return logins
 
-    def _answered(self, mechanism: str, answers: tuple[_Answer, ...]) -> tuple[int, bytes]:
+    def _authenticate(self, mechanism: str, answers: tuple[_Answer, ...]) -> tuple[int, bytes]:
         if mechanism == "PLAIN":  # in one step
             code, reply = self.docmd("AUTH", f"PLAIN {_base64(answers[0](b''))}")
         else:
@@ -253,23 +252,23 @@ _Answer = Callable[[bytes], bytes]
 
 
 @lru_cache(maxsize=1)
-def _looked_up() -> list[str]:
-    """The host's own name, and the name that the resolver has for it, as soon as that is known."""
+def _host_names() -> list[str]:
+    """The host's own name, and the resolver's name for it, which is added once it is known."""
     names = [socket.gethostname()]
     if "." not in names[0]:
-        asking = threading.Thread(target=lambda: names.append(socket.getfqdn()), daemon=True)
-        asking.start()
-        asking.join(LOOKUP_SECONDS)  # DNS may hang
+        lookup = threading.Thread(target=lambda: names.append(socket.getfqdn()), daemon=True)
+        lookup.start()
+        lookup.join(LOOKUP_SECONDS)  # DNS may hang
     return names
 
 
-_naming = threading.Lock()
+_lookup_lock = threading.Lock()
 
 
 def host_name() -> str | None:
-    """The full name of this host, or None: it has none, or the resolver does not say it in time."""
-    with _naming:
-        names = _looked_up()
+    """The full name of this host; None: it has none, or the resolver does not answer in time."""
+    with _lookup_lock:
+        names = _host_names()
     return next((name for name in names if _FULL_NAME.fullmatch(name)), None)
 
 
@@ -289,12 +288,12 @@ def _octets(reply: bytes | str) -> bytes:
     return reply.encode() if isinstance(reply, str) else reply
 
 
-def _failed(step: Step, code: int, reply: bytes) -> Failed:
-    return Failed(smtp_replies.result(step, code, reply))
+def _failed(step: Step, code: int, reply: bytes) -> StepFailed:
+    return StepFailed(smtp_replies.result(step, code, reply))
 
 
-def _misconfigured(code: str, detail: str) -> Failed:
-    return Failed(_result(Outcome.MISCONFIGURED, code, detail))
+def _misconfigured(code: str, detail: str) -> StepFailed:
+    return StepFailed(_result(Outcome.MISCONFIGURED, code, detail))
 
 
 def _result(outcome: Outcome, code: str, detail: str) -> SendResult:

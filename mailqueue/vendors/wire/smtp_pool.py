@@ -1,17 +1,17 @@
 """The connections of this process to one SMTP server, shared by all its threads.
 
-Decides: who gets which connection, when a new one is opened, and when its failure is held against
-the server.
+Decides: which thread gets which connection, when a new one is opened, and when a failure to open
+one counts against the server.
 
-Servers take so many connections at a time and answer 421 to more. Where one cannot be opened while
-others work, the server is well: the e-mail waits for one of these, and for a while no more are
-opened. If that takes too long, the e-mail is given back: a ``throttled`` of our own.
-Only when this process holds no working connection does the failure count.
+Servers limit the connections at a time and answer 421 to more. If one cannot be opened while others
+work, the server is available: the e-mail waits for one of these, and for a while no more are
+opened. If that takes too long, the e-mail goes back to the queue, as ``throttled`` and our fault.
+The failure counts only if this process has no working connection.
 
-Assumes: a connection that was taken is given back or said to be lost, by the same thread.
+Assumes: the thread that took a connection gives it back or discards it.
 
-Promises: never more than ``connections`` at a time, idle ones among them. State is decided under
-the lock; connections are opened and closed outside of it.
+Promises: never more than ``connections`` at a time, including idle ones. State changes under the
+lock; connections are opened and closed outside of it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from mailqueue.config import VendorConfig
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.vendors.wire import IDLE_SECONDS, trust
 from mailqueue.vendors.wire.deadline import Call
-from mailqueue.vendors.wire.smtp_connection import Connection, Failed
+from mailqueue.vendors.wire.smtp_connection import Connection, StepFailed
 
-PATIENCE = 5.0  # seconds to wait for a connection
-FULL_SECONDS = 30.0  # before it is tried again whether the server takes more
+WAIT_SECONDS = 5.0  # for a connection
+FULL_SECONDS = 30.0  # until the next try whether the server takes more connections
 BUSY = SendResult(
     outcome=Outcome.THROTTLED,
     code="no_connection",
@@ -38,32 +38,32 @@ BUSY = SendResult(
     answered=False,
     our_fault=True,
 )
-TROUBLE = (OSError, smtplib.SMTPException)
+CONNECTION_ERRORS = (OSError, smtplib.SMTPException)
 
 _pools: weakref.WeakValueDictionary[VendorConfig, Pool] = weakref.WeakValueDictionary()
 _registry = threading.Lock()
 
 
 class Pool:
-    """Connections by one configuration. ``tls`` is for all of them."""
+    """The connections of one configuration. Any thread may call."""
 
     def __init__(self, config: VendorConfig) -> None:
         self.tls: ssl.SSLContext = trust.own_context(config)
         self._config = config
-        self._most: int = config.keys.get("connections") or 10**6
+        self._max: int = config.keys.get("connections") or 10**6
         self._changed = threading.Condition()
         self._idle: list[Connection] = []
-        self._lent = self._opening = self._users = 0
+        self._in_use = self._opening = self._users = 0
         self._full_at: int | None = None
         self._full_until = 0.0
 
     def join(self) -> None:
-        """One more uses this pool."""
+        """Count one more user of this pool."""
         with self._changed:
             self._users += 1
 
     def leave(self) -> None:
-        """One does no more; the last one closes what is idle."""
+        """Count one user less; the last one closes the idle connections."""
         with self._changed:
             self._users -= 1
             idle: list[Connection] = []
@@ -76,89 +76,89 @@ class Pool:
             connection.close()
 
     def take(self, call: Call, now: float) -> Connection:
-        """A connection that is ready for MAIL; ``now`` is the time by which ``give`` dates them.
+        """A connection that is ready for MAIL; ``now`` is on the same clock as ``give``'s.
 
-        Raises ``Failed``, also when none came free, and whatever opening one raises.
+        Raises ``StepFailed``, also if none came free, and what opening one raises.
         """
-        until = min(time.monotonic() + PATIENCE, call.deadline)
+        until = min(time.monotonic() + WAIT_SECONDS, call.deadline)
         while True:
-            connection = self._kept(now, until)
+            connection = self._idle_connection(now, until)
             if connection is None:
-                connection = self._opened(call, until)
+                connection = self._open(call, until)
             elif not connection.take_over(call):
-                self.lost(connection)
+                self.discard(connection)
                 connection = None
             if connection is not None:
                 return connection
 
     def give(self, connection: Connection, now: float) -> None:
-        """Back for the next e-mail; those that are not needed any more are closed."""
+        """Keep the connection for the next e-mail; close it if no user is left."""
         connection.used_at = now
         with self._changed:
-            self._lent -= 1
+            self._in_use -= 1
             old = self._too_old(now)
-            keep = self._users > 0
-            if keep:
+            needed = self._users > 0
+            if needed:
                 self._idle.append(connection)
             self._changed.notify_all()
         for each in old:
             each.close()
-        if not keep:
+        if not needed:
             connection.say_goodbye()
 
-    def lost(self, connection: Connection) -> None:
-        """Close one that was taken."""
+    def discard(self, connection: Connection) -> None:
+        """Close a connection that was taken."""
         connection.close()
         with self._changed:
-            self._lent -= 1
+            self._in_use -= 1
             self._changed.notify_all()
 
-    def crowded(self) -> bool:
-        """Say that the server has too many connections, one that is lent among them.
+    def note_too_many(self) -> bool:
+        """Note that the server refused a connection in use since it has too many.
 
-        False: that one is the only one, so it is not our doing.
+        False: it is this process's only one, so others take the server's connections.
         """
         with self._changed:
-            others = self._lent - 1 + len(self._idle)
+            others = self._in_use - 1 + len(self._idle)
             if others > 0:
                 self._note_full(others + self._opening)
             return others > 0
 
     # Under the lock ----------------------------------------------------------------------------
 
-    def _kept(self, now: float, until: float) -> Connection | None:
-        """An idle connection; None: a new one may be opened. Raises ``Failed`` when time is up."""
+    def _idle_connection(self, now: float, until: float) -> Connection | None:
+        """An idle connection; None: open a new one. Raises ``StepFailed`` when time is up."""
         with self._changed:
             old = self._too_old(now)
             while not self._idle and not self._may_open():
                 pause = until - time.monotonic()
                 if pause <= 0:
-                    raise Failed(BUSY)
+                    raise StepFailed(BUSY)
                 self._changed.wait(pause)
-            kept = self._idle.pop() if self._idle else None
-            if kept is None:
+            connection = self._idle.pop() if self._idle else None
+            if connection is None:
                 self._opening += 1
             else:
-                self._lent += 1
-        for connection in old:
-            connection.close()
-        return kept
+                self._in_use += 1
+        for each in old:
+            each.close()
+        return connection
 
     def _too_old(self, now: float) -> Sequence[Connection]:
-        """Take out those that idled so long that they may be dead without our knowing."""
+        """Take out the connections that idled so long that they may be dead."""
         old = [c for c in self._idle if now - c.used_at > IDLE_SECONDS]
         self._idle = [c for c in self._idle if c not in old]
         return old
 
     def _may_open(self) -> bool:
-        number = self._lent + self._opening + len(self._idle)
-        if number >= self._most:
+        number = self._in_use + self._opening + len(self._idle)
+        if number >= self._max:
             return False
         if self._full_at is None or number < self._full_at or not number:
             return True
         if time.monotonic() < self._full_until:
             return False
-        self._note_full(self._full_at)  # one tries
+        self._note_full(self._full_at)  # so that only this thread tries
         return True
 
     def _note_full(self, number: int) -> None:
@@ -166,8 +166,8 @@ class Pool:
 
     # Opening -----------------------------------------------------------------------------------
 
-    def _opened(self, call: Call, until: float) -> Connection | None:
-        """A new connection; None: not now, but others work. Else raises what went wrong."""
+    def _open(self, call: Call, until: float) -> Connection | None:
+        """A new connection; None: it failed, but others work. Else raises the error."""
         connection = None
         try:
             connection = Connection(self._config, self.tls, call)
@@ -175,36 +175,36 @@ class Pool:
         except BaseException as error:
             if connection is not None:
                 connection.close()
-            if self._others_work(until) and isinstance(error, (Failed, *TROUBLE)):
+            if self._others_work(until) and isinstance(error, (StepFailed, *CONNECTION_ERRORS)):
                 return None
             raise
         with self._changed:
             self._opening -= 1
-            self._lent += 1
+            self._in_use += 1
             self._full_at = None
             self._changed.notify_all()
         return connection
 
     def _others_work(self, until: float) -> bool:
-        """After a failure; where others are being opened, what comes of these is waited for."""
+        """Whether the process has a working connection; waits for those that are being opened."""
         with self._changed:
             self._opening -= 1
             self._changed.notify_all()
-            while self._opening and not self._lent and not self._idle:
+            while self._opening and not self._in_use and not self._idle:
                 pause = until - time.monotonic()
                 if pause <= 0:
                     break
                 self._changed.wait(pause)
-            working = self._lent + len(self._idle)
+            working = self._in_use + len(self._idle)
             if working:
                 self._note_full(working + self._opening)
             return working > 0
 
 
 def pool(config: VendorConfig) -> Pool:
-    """The process's pool for this configuration. Raises ConfigError for files of no use."""
+    """The process's pool for this configuration. Raises ConfigError for unusable TLS files."""
     with _registry:
-        found = _pools.get(config)
-        if found is None:
-            found = _pools[config] = Pool(config)
-        return found
+        shared = _pools.get(config)
+        if shared is None:
+            shared = _pools[config] = Pool(config)
+        return shared

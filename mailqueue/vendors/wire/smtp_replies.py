@@ -3,26 +3,25 @@
 Decides: the outcome of a reply of 4xx or 5xx (the table in ``smtp``), by the step at which it came,
 its reply code (RFC 5321), its enhanced status codes (RFC 3463, 5248, 7504, 7505) and its words.
 
-The reply code says whether a refusal is for good. A relay says of whom it speaks in the enhanced
-code, and where it has none or a vague one (5.7.1, 5.0.0) only in words, which are as they were seen
-in the replies of Postfix, Exim, qmail, Sendmail, Exchange, Gmail, Yahoo and the relays of vendors.
-They are looked for in this order, the first found counts:
+The reply code says whether a refusal is permanent. The enhanced code says whom it is about. If
+there is none, or a vague one (5.7.1, 5.0.0), only the words say so. The words below were seen in
+replies of Postfix, Exim, qmail, Sendmail, Exchange, Gmail, Yahoo and the relays of vendors, in
+English and in German, French, Spanish, Chinese and Japanese. They are looked for in this order, and
+the first match counts:
 
-* a limit by the day or month, or of no period: the account's quota is spent
+* a limit by the day or month, or without a period: the account's quota is spent
 * a limit by the second, minute or hour, a rate, a number of connections: we are too fast
-* an account or domain that is suspended, paused, blocked: the account
-* 5xx of a recipient: relaying, authentication, the sender, a policy: not the recipient's fault
+* an account or domain that is suspended, paused, blocked: our account
+* 5xx to RCPT about relaying, authentication, the sender, a policy: not the recipient's fault
 
-Of other languages the words are there that German, French, Spanish, Chinese and Japanese servers
-use for the same.
+A quota or an account of a *mailbox* (4.2.2, 5.2.1, "mailbox full") is the recipient's.
 
-A quota or an account that is a *mailbox's* (4.2.2, 5.2.1, "mailbox full") is the recipient's.
+Assumes: nothing. Addresses and links are removed first, since a recipient named ``quota@`` or
+``spam@`` must not decide what the reply means. Only the first 4 KiB are looked at.
 
-Assumes: nothing. Addresses and links are taken out first: whoever is called ``quota@`` or ``spam@``
-must not decide what the reply means. Only the first 4 KiB are looked at.
-
-Promises: in doubt no recipient is refused for good: then another vendor is asked. What only words
-say from MAIL on is ``content_suspect``: they may be about this e-mail's sender, or quote it.
+Promises: in doubt no recipient is refused permanently, and another vendor is asked. From MAIL on, a
+result that follows from words alone is ``content_suspect``: the words may be about this e-mail's
+sender, or quote it.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ from enum import StrEnum
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.vendors.wire import failures
 
-NO_REPLY = -1  # smtplib's word for a line that is not an SMTP reply
+NO_REPLY = -1  # smtplib's code for a line that is not an SMTP reply
 CLOSING = 421
 _BUSY = 454
-_LOGIN_WANTED = {530, 534, 535, 538}
-_NO_MAILBOX = {550, 551, 553, 556}
-_TOO_MANY_RECIPIENTS = 552  # RFC 5321, 4.5.3.1.10
+_LOGIN_CODES = {530, 534, 535, 538}
+_MAILBOX_CODES = {550, 551, 553, 556}
+_LIMIT_CODE = 552  # to RCPT it means too many recipients: RFC 5321, 4.5.3.1.10
 _LENGTH = 4096
 
 
@@ -53,13 +52,13 @@ class Step(StrEnum):
 
 
 def result(step: Step, code: int, reply: bytes, *, alone: bool = False) -> SendResult:
-    """What a reply that is no yes comes to; ``alone``: there is one recipient only."""
+    """The result of a reply other than yes; ``alone``: the e-mail has one recipient only."""
     text = reply[:_LENGTH].decode("utf-8", "replace")
     if not 400 <= code < 600:
         return _result(Outcome.UNAVAILABLE, code, text)
-    said = _said(text)
-    by_code = _by_code(step, code, text, said, alone)
-    outcome = _of_the_account(step, text, said) or by_code
+    words = _plain_words(text)
+    by_code = _outcome_by_code(step, code, text, words, alone)
+    outcome = _account_outcome(step, text, words) or by_code
     suspect = outcome is not by_code and step not in (Step.CONNECT, Step.LOGIN)
     return _result(outcome, code, text, suspect=suspect)
 
@@ -69,38 +68,35 @@ def reply_code(code: int) -> str:
     return f"smtp-{code}" if 100 <= code < 1000 else failures.BAD_ANSWER
 
 
-def crowded(reply: bytes | str) -> bool:
+def has_too_many_connections(reply: str) -> bool:
     """Whether the server says that it has too many connections."""
-    return bool(_CROWDED.search(_words_of(reply)))
+    return bool(_TOO_MANY_CONNECTIONS.search(_plain_words(reply)))
 
 
-def enough(reply: bytes) -> bool:
+def takes_no_more_recipients(reply: bytes) -> bool:
     """Whether the server takes no more recipients in this transaction (RFC 5321, 4.5.3.1.10).
 
-    Of a server that took none before, that is not so.
+    It means that only if the server has accepted a recipient before.
     """
     text = reply[:_LENGTH].decode("utf-8", "replace")
     codes = _enhanced(text)
     if codes:
-        return all(map(_ENOUGH.fullmatch, codes))
-    return bool(_TOO_MANY.search(_said(text)))
+        return all(map(_RECIPIENT_LIMIT.fullmatch, codes))
+    return bool(_TOO_MANY_RECIPIENTS.search(_plain_words(text)))
 
 
-def used_up(reply: bytes | str) -> bool:
-    """Whether the server takes no more e-mails over this connection, while it may over another."""
-    return bool(_PER_CONNECTION.search(_words_of(reply)))
-
-
-def _words_of(reply: bytes | str) -> str:
-    return _said(reply if isinstance(reply, str) else reply[:_LENGTH].decode("utf-8", "replace"))
+def takes_no_more_emails(reply: bytes | str) -> bool:
+    """Whether the server takes no more e-mails over this connection; it may over another."""
+    text = reply if isinstance(reply, str) else reply[:_LENGTH].decode("utf-8", "replace")
+    return bool(_PER_CONNECTION.search(_plain_words(text)))
 
 
 def _result(outcome: Outcome, code: int, text: str, *, suspect: bool = False) -> SendResult:
     return SendResult(outcome=outcome, code=reply_code(code), detail=text, content_suspect=suspect)
 
 
-def _by_code(step: Step, code: int, text: str, said: str, alone: bool) -> Outcome:
-    if code in _LOGIN_WANTED:
+def _outcome_by_code(step: Step, code: int, text: str, words: str, alone: bool) -> Outcome:
+    if code in _LOGIN_CODES:
         return Outcome.MISCONFIGURED
     if code == CLOSING or (code == _BUSY and step is not Step.CONNECT):
         return Outcome.THROTTLED
@@ -110,57 +106,58 @@ def _by_code(step: Step, code: int, text: str, said: str, alone: bool) -> Outcom
         return Outcome.UNAVAILABLE if code < 500 else Outcome.MISCONFIGURED
     if code < 500:
         return Outcome.DEFERRED
-    if step is Step.RECIPIENT and code == _TOO_MANY_RECIPIENTS and not _SIZE.search(said):
+    if step is Step.RECIPIENT and code == _LIMIT_CODE and not _SIZE.search(words):
         return Outcome.DEFERRED
-    if _of_the_recipient(step, code, text, said, alone):
+    if _is_recipients_fault(step, code, text, words, alone):
         return Outcome.REJECTED
     return Outcome.UNSUITABLE
 
 
-def _of_the_recipient(step: Step, code: int, text: str, said: str, alone: bool) -> bool:
-    """Whether a 5xx surely speaks of the recipient, so that no other vendor could help."""
+def _is_recipients_fault(step: Step, code: int, text: str, words: str, alone: bool) -> bool:
+    """Whether a 5xx is surely about the recipient, so that no other vendor could help."""
     codes = _enhanced(text)
     if codes:
-        named = step is Step.RECIPIENT or (step is Step.MESSAGE and alone)
-        return named and all(map(_RECIPIENT.fullmatch, codes)) and not _PLAINLY_ELSE.search(said)
-    if step is not Step.RECIPIENT or code not in _NO_MAILBOX:
+        about_one = step is Step.RECIPIENT or (step is Step.MESSAGE and alone)
+        of_recipient = all(map(_RECIPIENT.fullmatch, codes))
+        return about_one and of_recipient and not _OTHER_CAUSE.search(words)
+    if step is not Step.RECIPIENT or code not in _MAILBOX_CODES:
         return False
-    return not (_PLAINLY_ELSE.search(said) or _PERHAPS_ELSE.search(said))
+    return not (_OTHER_CAUSE.search(words) or _MAYBE_OTHER_CAUSE.search(words))
 
 
-def _of_the_account(step: Step, text: str, said: str) -> Outcome | None:
-    """MISCONFIGURED or THROTTLED where the words are of our account or our pace."""
-    if _is_a_mailboxes(step, text, said):
+def _account_outcome(step: Step, text: str, words: str) -> Outcome | None:
+    """MISCONFIGURED or THROTTLED if the words are about our account or our pace."""
+    if _is_about_a_mailbox(step, text, words):
         return None
-    if _PERIOD.search(said) and _COUNTED.search(said):
+    if _PERIOD.search(words) and _COUNTED.search(words):
         return Outcome.MISCONFIGURED
-    if _PACE.search(said) or _CROWDED.search(said):
+    if _PACE.search(words) or _TOO_MANY_CONNECTIONS.search(words):
         return Outcome.THROTTLED
-    if _QUOTA.search(said) and not _ONE_MESSAGES.search(said):
+    if _QUOTA.search(words) and not _ONE_MESSAGE.search(words):
         return Outcome.MISCONFIGURED
-    return Outcome.MISCONFIGURED if _SUSPENDED.search(said) else None
+    return Outcome.MISCONFIGURED if _SUSPENDED.search(words) else None
 
 
-def _is_a_mailboxes(step: Step, text: str, said: str) -> bool:
-    """Whether the words are of the recipient's quota, account or pace, not of ours."""
-    if step in (Step.CONNECT, Step.LOGIN, Step.SENDER) or _OURS.search(said):
+def _is_about_a_mailbox(step: Step, text: str, words: str) -> bool:
+    """Whether the words are about the recipient's quota, account or pace, not about ours."""
+    if step in (Step.CONNECT, Step.LOGIN, Step.SENDER) or _OUR_SIDE.search(words):
         return False
     if any(_MAILBOX_STATUS.fullmatch(code) for code in _enhanced(text)):
         return True
-    return bool(_MAILBOX.search(said))
+    return bool(_MAILBOX.search(words))
 
 
 def _enhanced(text: str) -> list[str]:
-    """The enhanced codes: those that begin a line, else any."""
+    """The enhanced codes that begin a line, else all of them."""
     return _ENHANCED_FIRST.findall(text) or _ENHANCED.findall(text)
 
 
-def _said(text: str) -> str:
-    """The words alone: no addresses, links or enhanced codes, in lower case on one line."""
+def _plain_words(text: str) -> str:
+    """The text without addresses, links and enhanced codes, in lower case on one line."""
     return " ".join(_NO_WORDS.sub(" ", text).lower().split())
 
 
-def _words(*alternatives: str) -> re.Pattern[str]:
+def _any_of(*alternatives: str) -> re.Pattern[str]:
     return re.compile("|".join(alternatives))
 
 
@@ -169,38 +166,38 @@ _ENHANCED_FIRST = re.compile(rf"^[ \t\[(#]*({_NUMBER})", re.MULTILINE)
 _ENHANCED = re.compile(rf"(?<![\w.])({_NUMBER})")
 _NO_WORDS = re.compile(rf"<[^<>\s]*>|(?<!\S)\S*(?:@|://|www\.)\S*|(?<![\w.]){_NUMBER}")
 _RECIPIENT = re.compile(r"5\.1\.(?:[1236]|10)|5\.2\.\d+")
-_ENOUGH = re.compile(r"[45]\.5\.3")
+_RECIPIENT_LIMIT = re.compile(r"[45]\.5\.3")
 _MAILBOX_STATUS = re.compile(r"[45]\.(?:1\.(?:[1236]|10)|2\.\d+)")
 
-# Words of our own side, which outweigh those of a mailbox.
-_OURS = _words(
+# Words about our own side, which outweigh those about a mailbox.
+_OUR_SIDE = _any_of(
     r"\b(?:sending|submission|relay\w*|outbound|outgoing|sender|smtp|daily|hourly|monthly)\b",
     r"\byou(?:'ve| have| are over| exceed)",
     r"\byour (?:[\w-]+ )?(?:account|quota|plan|limits?|subscription|credits?|domain|ip)\b",
     r"\bsend limit",
 )
-_MAILBOX = _words(
+_MAILBOX = _any_of(
     r"mail ?box|inbox|storage|\bdisk\b|\bfull\b|over ?quota|receiving mail",
     r"tried to reach|trying to (?:reach|contact)",
     r"postfach|empf[äa]e?nger|bo[iî]te|destinatai?r|buz[oó]n|casella|邮箱|收件|メールボックス|宛先|受信",
     r"recipient(?:'s)? (?:is|has|account|quota|over)",
     r"(?:account|user)(?: (?:account|has been|is|was)){0,3} (?:disabled|inactive|locked|closed)",
 )
-_TOO_MANY = _words(
+_TOO_MANY_RECIPIENTS = _any_of(
     r"too many (?:[\w-]+ ){0,2}(?:recipients|rcpts?|addresses)\b",
     r"(?:max\w*|limit) (?:\w+ ){0,3}recipients\b|recipients? (?:\w+ ){0,3}limit",
 )
-_SIZE = _words(
+_SIZE = _any_of(
     r"\bsize|too (?:large|big|long)|\blength|\bbytes?\b|\b[kmg]i?b\b",
     r"größe|groesse|zu groß|\btaille|tamaño|dimension|大小|过大|サイズ",
 )
-_ONE_MESSAGES = _words(_SIZE.pattern, r"\bhops?\b|\blines?\b|\brecipients\b|recipient limit")
-_PERIOD = _words(
+_ONE_MESSAGE = _any_of(_SIZE.pattern, r"\bhops?\b|\blines?\b|\brecipients\b|recipient limit")
+_PERIOD = _any_of(
     r"\b(?:daily|monthly|weekly|today|24[ -]?h(?:ou)?rs?|trial|free (?:plan|tier|accounts?))\b",
     r"(?:\bper|\ba|\beach|\bevery|\bthis|/) ?-?(?:day|week|month)\b|\byour (?:\w+ )?plan\b",
 )
-_COUNTED = _words(r"limit|quota|\bmax|exceed|messages|e-?mails|\bsent\b|reached|credits|allowed")
-_PACE = _words(
+_COUNTED = _any_of(r"limit|quota|\bmax|exceed|messages|e-?mails|\bsent\b|reached|credits|allowed")
+_PACE = _any_of(
     r"too (?:many|much) (?:[\w-]+ ){0,3}(?:requests?|messages?|e-?mails?|mails?|deliver\w+)\b",
     r"too (?:many|much) (?:[\w-]+ ){0,3}(?:submissions?|log ?-?ins?\b|auth\w*|recipients from)",
     r"too (?:fast|quick\w*|frequent\w*|often|busy)|slow down|throttl|\bpeak\b|\bfrequency\b",
@@ -212,7 +209,7 @@ _PACE = _words(
     r"hourly|(?:\bper|\ban|\beach|\bevery|\bthis|\bone|\blast)[ -](?:second|minute|hour)\b",
     r"/ ?\d*(?:s|sec|min|h|hr|hour)\b",
 )
-_CROWDED = _words(
+_TOO_MANY_CONNECTIONS = _any_of(
     r"too (?:many|much) (?:[\w-]+ ){0,4}(?:connect\w*|sessions?|clients?)\b",
     r"\b(?:concurrent|simultaneous|parallel)\b",
     r"(?:connections?|sessions?|threads?) (?:\w+ ){0,2}(?:limit|exceed)",
@@ -220,10 +217,10 @@ _CROWDED = _words(
     r"zu viele (?:\w+ )?verbindungen|trop de connexions|demasiadas conexiones",
     r"连接数|连接过多|接続数",
 )
-_PER_CONNECTION = _words(
+_PER_CONNECTION = _any_of(
     r"\b(?:an?|each|one|per|same|single|the|this|your) (?:smtp |tcp )?(?:connection|session)\b",
 )
-_QUOTA = _words(
+_QUOTA = _any_of(
     r"quota|kontingent|\bcuota\b|\bcredits?\b|(?:tages|versand|sende|monats)limit",
     r"\bl[ií]mite?s?\b (?:\S+ ){0,4}(?:überschritten|erreicht|atteint|dépassé|alcanzad|excedid)",
     r"限额|配额|额度|上限|余额不足|欠费",
@@ -232,10 +229,10 @@ _QUOTA = _words(
     r"\blimits? (?:(?:has|have|is|was|been) )*(?:exceed|reach|hit)",
     r"(?:exceed|reach|\bover|\bhit)\w* (?:[\w'-]+ ){0,4}(?:limits?|threshold|allowance)\b",
 )
-_WHO = r"(?:account|subscription|service|domain|user|customer|tenant|sender|sending|api key)"
-_SUSPENDED = _words(
-    rf"\b{_WHO}\b[^.;]{{0,40}}\b(?:suspended|suspension|paused|terminated|deactivated|frozen)\b",
-    rf"\b(?:suspended|paused|terminated|deactivated|frozen) {_WHO}\b",
+_SENDER = r"(?:account|subscription|service|domain|user|customer|tenant|sender|sending|api key)"
+_SUSPENDED = _any_of(
+    rf"\b{_SENDER}\b[^.;]{{0,40}}\b(?:suspended|suspension|paused|terminated|deactivated|frozen)\b",
+    rf"\b(?:suspended|paused|terminated|deactivated|frozen) {_SENDER}\b",
     r"\b(?:account|subscription|sending|api key)\b[^.;]{0,40}\b(?:disabled|blocked|locked)\b",
     r"\b(?:account|subscription|api key)\b[^.;]{0,40}\b(?:banned|restricted|expired|closed)\b",
     r"\baccount\b[^.;]{0,30}\b(?:inactive|on hold|under review|not (?:yet )?(?:activ|approv)\w+)",
@@ -246,16 +243,16 @@ _SUSPENDED = _words(
     r"\b(?:compte|cuenta|conta)\b[^.;]{0,30}\b(?:suspen[ds]|désactiv|bloqu|deshabilit|desativ)",
     r"(?:[账帐][号户]|アカウント).{0,10}(?:[禁封锁停]|冻结|凍結|無効|ロック)",
 )
-# Not of the recipient, even beside an enhanced code that is.
-_PLAINLY_ELSE = _words(
+# Another cause than the recipient, even beside an enhanced code that names the recipient.
+_OTHER_CAUSE = _any_of(
     r"relay\w* (?:access |is |mail )?(?:denied|not|prohibit|refus|disabled)",
     r"(?:to|not|no|open) relay|\bsend ?-?as(?:\b|denied)",
     r"sender (?:address )?(?:reject|denied|refus|not|verif|unknown)|sender verif",
     r"spam|virus|malware|phish|(?:black|block|deny) ?-?list|dnsbl|\brbl\b|reputation",
     r"\bspf\b|\bdkim\b|\bdmarc\b|your message exceed",
 )
-# Without a code such words leave it open; some that are not English are among them.
-_PERHAPS_ELSE = _words(
+# Without an enhanced code, these words leave the cause open.
+_MAYBE_OTHER_CAUSE = _any_of(
     _SIZE.pattern,
     r"relay|relais|rcpthosts|gateway|auth|autent|log ?-?in\b|password|credential|kennwort",
     r"sender|mail from|from (?:address|header|domain)|return ?-?path|envelope",
@@ -281,5 +278,5 @@ _PERHAPS_ELSE = _words(
     r"attack|(?:white|allow) ?-?list|limited|verification|not our\b|\bsession\b|zu viele|trop de",
     r"(?:message|e-?mail|mail|delivery|connection) (?:\w+ ){0,2}(?:refused|rejected|not accepted)",
     r"频|頻|超过|超過|限|禁|封",
-    r"\b[a-z]{2}:[a-z]{3}\b",  # NetEase tells no more than such a code
+    r"\b[a-z]{2}:[a-z]{3}\b",  # NetEase sends only such a code
 )

@@ -1,17 +1,17 @@
-"""How a request gets to a vendor and an answer back: one kept connection under a total deadline.
+"""How a request gets to a vendor and its response back: one connection, under a total deadline.
 
-Decides: when a connection is used again, and what a failure means. Requests are written and answers
-read here (``response``), since everything hangs on which bytes belong to which e-mail; of requests
-the bundle of authorities and the reading of proxy variables are used. No redirects, cookies, netrc
-or retries: they would be refused.
+Decides: when a connection is used again, and what a failure means. Requests are written and
+responses read by our own code (``response``), since everything depends on which bytes belong to
+which e-mail. The library requests gives the bundle of authorities and reads the proxy variables. No
+redirects, cookies, netrc or retries.
 
 Assumes: one ``Transport`` belongs to one thread; the URL's host is always the same.
 
-Promises: what failed is told by a fact, whether a byte of the request was handed to the socket, and
-not by guessing from exception types. What is read is bounded. A connection is used again only after
-an answer that was read to the end it told itself, with nothing behind it; not after it idled too
-long (``idle``), nor when the server has closed it or said anything since: an answer to one e-mail
-is never taken for that to the next.
+Promises: whether the e-mail may have been sent follows from a fact (was a byte of the request
+handed to the socket?), not from the type of an exception. What is read is bounded. The response to
+one e-mail is never taken for the next one's: a connection is used again only if the last response
+was read to its declared end, with nothing behind it, if it did not idle too long (``idle``), and if
+the server has neither closed it nor sent anything since.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mailqueue.vendors.wire.deadline import Call
 from mailqueue.vendors.wire.proxy import Proxy
 from mailqueue.vendors.wire.response import MAX_BODY, BadResponse, ResponseReader
 
-_TROUBLE = (OSError, BadResponse, ValueError)
+_ERRORS = (OSError, BadResponse, ValueError)
 _ILLEGAL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -47,9 +47,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RawResponse:
-    """Status, headers and body. ``cut`` is the code of what ended the body too early, or "".
+    """Status, headers and body. ``cut``: the code of what ended the body too early, else "".
 
-    ``early``: it came before the request was through, so it can only be a refusal.
+    ``early``: it came before the request was sent completely, so it can only be a refusal.
     """
 
     status: int
@@ -59,10 +59,10 @@ class RawResponse:
     early: bool = False
 
 
-class Lost(Exception):
+class NoResponse(Exception):
     """No status came. ``written`` False: the request was surely not sent.
 
-    ``idled``: the connection was kept, and lost before any byte of an answer: nobody's fault.
+    ``idled``: an idle connection was lost before the first byte of a response: nobody's fault.
     """
 
     def __init__(self, code: str, *, written: bool, idled: bool = False) -> None:
@@ -89,21 +89,21 @@ class Transport:
         self.written = False
         self._proxy = proxy
         self._url = urlsplit(base_url.rstrip("/"))
-        self._idle = idle.limit_of(self._url.netloc)
-        self._kept: Connection | None = None
+        self._idle_limit = idle.limit_of(self._url.netloc)
+        self._connection: Connection | None = None  # idle, for the next request
 
     def close(self) -> None:
         """Close the connection; the next request opens a new one."""
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def post(self, request: Request, deadline: float, timeout: float) -> RawResponse:
-        """Send the request once and read the answer. Raises Lost when no status came."""
+        """Send the request once and read the answer. Raises NoResponse when no status came."""
         return self._call("POST", request, deadline, timeout)
 
     def get(self, request: Request, deadline: float, timeout: float) -> RawResponse:
-        """The same for a question, which changes nothing at the vendor; it has no body."""
+        """The same for a search, which changes nothing at the vendor; it has no body."""
         return self._call("GET", request, deadline, timeout)
 
     def _call(self, method: str, request: Request, deadline: float, timeout: float) -> RawResponse:
@@ -113,13 +113,13 @@ class Transport:
                 octets = self._octets(method, request)
                 used = self._open(call)
                 return self._exchange(used, octets, call, timeout)
-            except _TROUBLE as error:
+            except _ERRORS as error:
                 code = failures.code(error, call)
-                idled = used is not None and self._idled(used, code)
-                raise Lost(code, written=call.written, idled=idled) from None
+                idled = used is not None and self._is_loss_by_idling(used, code)
+                raise NoResponse(code, written=call.written, idled=idled) from None
             finally:
                 self.written = call.written
-                if used is not None and used is not self._kept:
+                if used is not None and used is not self._connection:
                     used.close()
 
     def _octets(self, method: str, request: Request) -> bytes:
@@ -131,19 +131,19 @@ class Transport:
         if method != "GET":
             lines.append(f"Content-Length: {len(body)}")
         lines += [f"{name}: {value}" for name, value in request.headers.items()]
-        named = all(map(_NAME.fullmatch, request.headers))
-        if not named or " " in target or not target.isascii() or _ILLEGAL.search("".join(lines)):
+        legal = all(map(_NAME.fullmatch, request.headers)) and not _ILLEGAL.search("".join(lines))
+        if not legal or " " in target or not target.isascii():
             raise ValueError("not to be put on the wire")
         return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
     def _open(self, call: Call) -> Connection:
-        """The kept connection if it is still good, else a new one. It is kept no longer."""
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            limit = min(self._idle.seconds(self.clock()), kept.lasts)
-            if self.clock() - kept.used_at <= limit and kept.quiet():
-                return kept
-            kept.close()
+        """The idle connection if it is still good, else a new one. The idle one is taken out."""
+        idle_one, self._connection = self._connection, None
+        if idle_one is not None:
+            limit = min(self._idle_limit.seconds(self.clock()), idle_one.idle_seconds)
+            if self.clock() - idle_one.used_at <= limit and idle_one.is_quiet():
+                return idle_one
+            idle_one.close()
         authorities = DEFAULT_CA_BUNDLE_PATH if self.verify is True else str(self.verify)
         return connection.dial(self._url, authorities, self._proxy, call)
 
@@ -153,34 +153,38 @@ class Transport:
         call.writing(used.sock)
         early = not used.write(octets, response, limit)
         used.limit(limit)
-        answer = self._answer(response, call, early=early)
-        if response.clean and not (answer.cut or early):
+        raw = self._read(response, call, early=early)
+        if response.clean and not (raw.cut or early):
             used.used_at = self.clock()
-            used.lasts = idle.promised(response.final().tokens("keep-alive"))
-            self._kept = used
-        return answer
+            used.idle_seconds = idle.keep_alive_seconds(response.final().tokens("keep-alive"))
+            self._connection = used
+        return raw
 
-    def _answer(self, response: ResponseReader, call: Call, *, early: bool) -> RawResponse:
-        """Status, headers, and the body as far as it came: from here on nothing is an error."""
+    def _read(self, response: ResponseReader, call: Call, *, early: bool) -> RawResponse:
+        """Status, headers, and the body as far as it came.
+
+        Once there is a status, what fails only cuts the body: the status alone may say enough.
+        """
         head, cut = response.final(), ""
         try:
             response.read()
-        except _TROUBLE as error:
+        except _ERRORS as error:
             cut = failures.code(error, call)
-        if call.was_shut:  # then also what looks like a proper end was ours
+        if call.was_shut:  # then the end came from us, even if it looks like a proper one
             cut = failures.DEADLINE
         headers = head.headers
-        return RawResponse(head.status, headers, _plain(bytes(response.body), headers), cut, early)
+        body = _decompressed(bytes(response.body), headers)
+        return RawResponse(head.status, headers, body, cut, early)
 
-    def _idled(self, used: Connection, code: str) -> bool:
-        """Whether this loss is that of a connection that idled, which the server was closing."""
+    def _is_loss_by_idling(self, used: Connection, code: str) -> bool:
+        """Whether the server was closing the connection because it had idled."""
         if code != failures.CONNECTION_LOST or not used.used_at or used.incoming.began:
             return False
-        return self._idle.lost(used.used_at, self.clock())
+        return self._idle_limit.note_loss(used.used_at, self.clock())
 
 
-def _plain(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """The body of a server that compresses though it was told not to."""
+def _decompressed(body: bytes, headers: Mapping[str, str]) -> bytes:
+    """The plain body. Some servers compress although we ask them not to."""
     if headers.get("Content-Encoding", "identity") == "identity":
         return body
     try:

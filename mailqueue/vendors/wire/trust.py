@@ -1,9 +1,9 @@
-"""Whose certificates a vendor's server may show: the TLS settings of a connection to it.
+"""The TLS settings of a connection to a vendor: which authorities it trusts.
 
-Decides: that certificates and host names are verified, always; by the authorities of the vendor's
+Decides: certificates and host names are always verified, by the authorities of the vendor's
 ``ca_file``, else by those that the caller names.
 
-Promises: a file that cannot be used is a ConfigError that names the key, when the vendor is made.
+Promises: a file that cannot be used is a ConfigError that names its key, when the vendor is made.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from mailqueue.errors import ConfigError
 
 @lru_cache(maxsize=32)
 def context(file: str | None, protocol: str | None = None) -> ssl.SSLContext:
-    """TLS that trusts the authorities in this file of PEM certificates, None: the system's.
+    """TLS that trusts the authorities in this file of PEM certificates; None: the system's.
 
-    ``protocol`` is the one to be agreed on (ALPN). Read once: it takes 20 ms, which each new
-    connection would pay. Raises OSError (ssl.SSLError is one) when the file has none.
+    ``protocol`` is offered by ALPN. Reading the file takes 20 ms, so it is read once. Raises
+    OSError (ssl.SSLError is one) if the file has no certificate.
     """
-    made = ssl.create_default_context(cafile=file)
+    tls = ssl.create_default_context(cafile=file)
     if protocol is not None:
-        made.set_alpn_protocols([protocol])
-    return made
+        tls.set_alpn_protocols([protocol])
+    return tls
 
 
 def check(config: VendorConfig) -> None:
@@ -39,23 +39,20 @@ def check(config: VendorConfig) -> None:
 
 
 def own_context(config: VendorConfig) -> ssl.SSLContext:
-    """TLS for one vendor alone, which shows the server the vendor's ``client_cert``, if it has one.
-
-    Raises ConfigError, which names the key, for files that cannot be used.
-    """
+    """TLS for one vendor alone, with its ``client_cert``, if it has one. Raises ConfigError."""
     check(config)
-    made = ssl.create_default_context(cafile=config.ca_file)
+    tls = ssl.create_default_context(cafile=config.ca_file)
     key = "client_cert"
     try:
         if config.keys.get("client_cert") is not None:
-            # With a password, though there is none: else it would be asked for at the terminal.
-            made.load_cert_chain(config.keys[key], config.keys["client_key"], "")
+            # The empty password keeps OpenSSL from asking for one at the terminal.
+            tls.load_cert_chain(config.keys[key], config.keys["client_key"], "")
     except OSError:
         if _is_readable(config.keys[key]):
             key = "client_key" if config.keys["client_key"] is not None else key
         problem = "cannot be read as a PEM certificate and its key, without a password"
         raise ConfigError([f"vendors.{config.name}.{key}: {problem}"]) from None
-    return made
+    return tls
 
 
 def _is_readable(path: str) -> bool:
