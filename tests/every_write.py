@@ -12,9 +12,11 @@ from typing import Any
 
 from bson import ObjectId
 
-from mailqueue.lifecycle.decide import decide, end, undecided, untouched
+from mailqueue.lifecycle.decide import Decider, end, fallback, requeue_unsent
 from mailqueue.lifecycle.outcomes import (
     NORMAL,
+    Case,
+    CurrentAttempt,
     Decision,
     Outcome,
     Pin,
@@ -51,7 +53,7 @@ SENT = Decision(status=Status.SENT, priority=NORMAL)
 
 def decisions(*, sending: bool) -> set[Status]:
     """The statuses that can follow an attempt, or that nobody could be asked."""
-    records = [
+    emails = [
         Snapshot(
             priority=NORMAL,
             age=age,
@@ -61,7 +63,6 @@ def decisions(*, sending: bool) -> set[Status]:
             round=Round(refused=refused),
             pin=pinned,
             pending=pending,
-            vendor="a" if sending else None,
         )
         for age, expires_in, counted, unknowns, refused, pinned, pending in product(
             *((0.0, 1e9), (None, 0.0), (0, 25), (0, 1), ((), ("a", "b"))),
@@ -75,14 +76,18 @@ def decisions(*, sending: bool) -> set[Status]:
     policies = [Policy(), Policy(resend_unknown=False)]
     others = [VendorState(name="a"), VendorState(name="b")]
     found: set[Status] = set()
-    for record, policy in product(records, policies):
-        for result in results if sending else [None]:
-            found.add(decide(record, result, others, policy, lambda: 0.5).status)
+    attempt = CurrentAttempt(vendor="a") if sending else None
+    for email, policy in product(emails, policies):
+        decider, case = (
+            Decider(policy, lambda: 0.5),
+            Case(email=email, attempt=attempt, others=others),
+        )
+        found |= {decider.decide(case, r).status for r in (results if sending else [None])}
         if sending:
-            found |= {undecided(record, result).status for result in results}
-            found.add(untouched(record).status)
+            found |= {fallback(email, result).status for result in results}
+            found.add(requeue_unsent(email).status)
         else:
-            found.add(end(record, Reason.EXPIRED).status)
+            found.add(end(email, Reason.EXPIRED).status)
     return found
 
 

@@ -184,12 +184,12 @@ MUTANTS = (
     ),
     Mutant(
         "no bound on unknown outcomes",
-        (Edit("lifecycle/decide.py", "record.unknowns > 1", "record.unknowns > 100"),),
+        (Edit("lifecycle/decide.py", "case.email.unknowns > 1:", "case.email.unknowns > 100:"),),
         (CRASHES, "-k", "kills_its_process"),
     ),
     Mutant(
         "park resends",
-        (Edit("lifecycle/decide.py", "not policy.resend_unknown or ", ""),),
+        (Edit("lifecycle/decide.py", "not self._policy.resend_unknown or ", ""),),
         (CRASHES, "-k", "kills_its_process"),
     ),
     Mutant(
@@ -197,8 +197,8 @@ MUTANTS = (
         (
             Edit(
                 "lifecycle/decide.py",
-                "record = replace(record, pin=None, unknowns=record.unknowns + 1)\n    if not",
-                "record = replace(record, pin=None)\n    if not",
+                "case.with_email(pin=None, unknowns=case.email.unknowns + 1)",
+                "case.with_email(pin=None)",
             ),
         ),
         (CRASHES, "-k", "after:send"),

@@ -213,5 +213,7 @@ def _intervention(parser: argparse.ArgumentParser) -> None:
 
 
 def _vendors(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("open", metavar="open NAME", nargs="*", help="open a vendor by hand")
+    parser.add_argument(
+        "enable", metavar="enable NAME", nargs="*", help="make a vendor available by hand"
+    )
     _dry_run(parser)

@@ -216,15 +216,15 @@ def _indexes(patient: Patient) -> Iterator[Finding]:
 
 def _health(patient: Patient) -> Iterator[Finding]:
     board = VendorHealth(patient.store, [vendor.name for vendor in patient.config.vendors])
-    closed = [health for health in board.read().values() if not health.open]
-    todo = "see `mailqueue vendors`; it opens by itself when a probe succeeds"
-    for health in closed:
+    unavailable = [health for health in board.read().values() if not health.available]
+    todo = "see `mailqueue vendors`; it is available again when a probe succeeds"
+    for health in unavailable:
         since = age(board.now() - (health.since or board.now()))
-        level = Level.FAIL if len(closed) == len(board.read()) else Level.WARN
-        said = f"{health.name} closed for {since}: {health.reason}"
+        level = Level.FAIL if len(unavailable) == len(board.read()) else Level.WARN
+        said = f"{health.name} unavailable for {since}: {health.reason}"
         yield Finding(level, "vendors", said, todo)
-    if patient.config.vendors and not closed:
-        yield Finding(Level.OK, "vendors", "all open")
+    if patient.config.vendors and not unavailable:
+        yield Finding(Level.OK, "vendors", "all available")
 
 
 def _uncertain(patient: Patient) -> Iterator[Finding]:

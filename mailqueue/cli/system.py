@@ -30,13 +30,13 @@ from mailqueue.store.store import Store
 
 
 def vendors(desk: Context) -> Answer:
-    """Every vendor's state, why and since when; ``open NAME`` opens one by hand."""
+    """Every vendor's state, why and since when; ``enable NAME`` makes one available by hand."""
     board = VendorHealth(desk.store, [vendor.name for vendor in desk.config.vendors])
-    match desk.options.open:
-        case ["open", name]:
-            return _open(desk, board, name)
+    match desk.options.enable:
+        case ["enable", name]:
+            return _enable(desk, board, name)
         case [_, *_]:
-            raise Usage("vendors takes nothing, or: open NAME")
+            raise Usage("vendors takes nothing, or: enable NAME")
     known = board.read()
     rows = [_vendor(health, board.now(), known) for health in known.values()]
     head = ("VENDOR", "STATE", "REASON", "SINCE", "UNTIL", "PROBE")
@@ -48,12 +48,12 @@ def _vendor(health: Health, now: float, known: Mapping[str, Health]) -> dict[str
     probe = None
     if health.probe_until is not None and health.probe_until > now:
         probe = "under way"
-    elif not health.open:
-        wait = probe_wait(health, now, alone=not any(h.open for h in known.values()))
+    elif not health.available:
+        wait = probe_wait(health, now, alone=not any(h.available for h in known.values()))
         probe = f"in {age(wait)}" if wait > 0 else "due: with the next e-mail"
     return {
         "vendor": health.name,
-        "state": "open" if health.open else "closed",
+        "state": "available" if health.available else "unavailable",
         "reason": health.reason,
         "since": _time(health.since),
         "until": _time(health.unavailable_until),
@@ -65,16 +65,16 @@ def _time(at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
 
 
-def _open(desk: Context, board: VendorHealth, name: str) -> Answer:
+def _enable(desk: Context, board: VendorHealth, name: str) -> Answer:
     dry_run = desk.options.dry_run
     if name not in board.read():
         return Answer(None, [], FOUND, [f"{name}: no such vendor is configured"])
-    closed = not board.read()[name].open
-    opened = closed if dry_run else board.opened(name)
-    data = {"vendor": name, "opened": opened, "dry_run": dry_run}
-    if not opened:
-        return Answer(data, [], FOUND, [f"{name}: is open"])
-    return Answer(data, [f"{name} {'would be ' if dry_run else ''}opened"])
+    unavailable = not board.read()[name].available
+    enabled = unavailable if dry_run else board.enable(name)
+    data = {"vendor": name, "enabled": enabled, "dry_run": dry_run}
+    if not enabled:
+        return Answer(data, [], FOUND, [f"{name}: is available"])
+    return Answer(data, [f"{name} {'would be ' if dry_run else ''}enabled"])
 
 
 # Numbers ------------------------------------------------------------------------------------------

@@ -243,7 +243,11 @@ class Fetcher:
         for each in taken.waiting:
             self._renew(each, taken.tasks)
             task = each.seen
-            if isinstance(task, Task) and task.probe is None and self._bulkheads.full(task.vendor):
+            if (
+                isinstance(task, Task)
+                and task.permit.probe is None
+                and self._bulkheads.full(task.vendor)
+            ):
                 kept.append(each)
                 continue
             taken.add(task)
@@ -267,8 +271,8 @@ class Fetcher:
             if self._bulkheads.full(task.vendor):
                 each.seen = self._triage.later(each.job, stored)
             return
-        anew = self._routing.health.closed_since(task.vendor, task.generation)
-        crowded = task.probe is None and self._bulkheads.crowded(task.vendor)
+        anew = self._routing.health.suspended_since(task.permit)
+        crowded = task.permit.probe is None and self._bulkheads.crowded(task.vendor)
         now = self._clock()
         if crowded and now - each.looked_at >= bulkheads.EVERY:  # what waits is not chosen all over
             each.looked_at = now
@@ -334,8 +338,8 @@ class Fetcher:
 
     def _give_back_probes(self, waiting: Iterable[Waiting]) -> None:
         for each in waiting:
-            if isinstance(task := each.seen, Task) and task.probe is not None:
-                self._routing.hear(task.record, None, task.generation, task.probe)
+            if isinstance(task := each.seen, Task):
+                self._routing.give_back(task.permit)
 
 
 def _end_of(each: Waiting) -> Ending | None:

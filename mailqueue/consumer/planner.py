@@ -22,12 +22,19 @@ from mailqueue.config import Delivery
 from mailqueue.consumer.memory import Held
 from mailqueue.errors import QueueUnavailable, StoreUnavailable, Unreadable
 from mailqueue.lifecycle import decide
-from mailqueue.lifecycle.outcomes import Decision, Reason, Snapshot, Status, retry_priority
+from mailqueue.lifecycle.outcomes import (
+    CurrentAttempt,
+    Decision,
+    Reason,
+    Snapshot,
+    Status,
+    retry_priority,
+)
 from mailqueue.logs import Once, event, place
 from mailqueue.message import Email
 from mailqueue.queue.tube import BURIED, DELETED, Connection, End, Job, released
-from mailqueue.routing.rotation import Choice
-from mailqueue.routing.router import LEASE_EXPIRED, NO_SENDER, Router
+from mailqueue.routing.rotation import Permit
+from mailqueue.routing.router import LEASE_EXPIRED, NO_SLOT, Router
 from mailqueue.store.document import Stored
 from mailqueue.store.transitions import Aside, Change, Claim
 
@@ -44,10 +51,10 @@ class Task:
     job: Job
     stored: Stored
     email: Email
-    record: Snapshot
+    snapshot: Snapshot
+    attempt: CurrentAttempt
     carriers: Sequence[str]
-    generation: int
-    probe: str | None = None
+    permit: Permit
     nonce: ObjectId | None = None
     deadline: float = 0.0
     held: Held | None = None
@@ -55,7 +62,7 @@ class Task:
     @property
     def vendor(self) -> str:
         """Who is asked."""
-        return self.record.vendor or ""
+        return self.permit.vendor
 
     @property
     def claim(self) -> Claim:
@@ -64,8 +71,8 @@ class Task:
             id=self.stored.id,
             token=self.stored.token,
             vendor=self.vendor,
-            key=self.record.key,
-            probe=self.probe is not None,
+            key=self.attempt.key,
+            probe=self.permit.probe is not None,
         )
 
 
@@ -109,7 +116,7 @@ class Ending:
 class Waiting:
     """A job that waits for its turn, its e-mail as it was read, and what is to be done about it.
 
-    ``email``, ``record`` and ``carriers`` are what ``Planner`` found out on its way to that.
+    ``email``, ``snapshot`` and ``carriers`` are what ``Planner`` found out on its way to that.
     """
 
     job: Job
@@ -119,7 +126,7 @@ class Waiting:
     stored: Stored | None = None
     held: Held | None = None
     email: Email = field(init=False, repr=False)
-    record: Snapshot = field(init=False, repr=False)
+    snapshot: Snapshot = field(init=False, repr=False)
     carriers: Sequence[str] = field(init=False, repr=False)
     seen: Task | Inquiry | Ending | None = None
 
@@ -210,15 +217,15 @@ class Planner:
     def _leased(self, job: Job, stored: Stored) -> Ending:
         if stored.leased_for > 0:
             return _later(job, stored, stored.leased_for)
-        decision = self._routing.rescued(stored, stored.email)
+        decision = self._routing.after_expired_lease(stored, stored.email)
         return Ending.of(job, decision, rescue(stored, decision))
 
     def _read(self, each: Waiting, stored: Stored) -> None:
         """The e-mail itself and what was tried before; whether a vendor is asked about it first."""
         email = each.email = stored.email
-        each.record = stored.snapshot()
+        each.snapshot = stored.snapshot()
         line = stored.unasked
-        if line is not None and self._routing.answers(line["vendor"]):
+        if line is not None and self._routing.can_look_up(line["vendor"]):
             vendor, token = line["vendor"], line["token"]
             each.seen = Inquiry(
                 job=each.job,
@@ -231,55 +238,42 @@ class Planner:
 
     def _recall(self, each: Waiting, _stored: Stored) -> None:
         """Who can be tried."""
-        each.carriers = self._routing.carriers(each.email, each.record)
+        each.carriers = self._routing.carriers(each.email, each.snapshot)
 
     def _route(self, tasks: set[ObjectId], each: Waiting, stored: Stored) -> None:
-        """Choose the vendor whose turn it is, winning its probe first where that is needed."""
+        """Choose the vendor whose turn it is."""
         if stored.id in tasks:
             each.seen = _later(each.job, stored, self._delivery.lease)
             return
-        for _ in range(len(each.carriers) + 1):
-            choice = self._routing.choose(each.job.id, each.carriers, each.record)
-            if choice is None:
-                break
-            if choice is NO_SENDER:
-                each.seen = self.later(each.job, stored)
-                return
-            each.seen = self._task(each, stored, choice)
-            if each.seen is not None:
-                tasks.add(stored.id)
-                return
-        nobody = self._routing.decide(each.record, None, each.carriers)
-        each.seen = _queued(each.job, stored, nobody)
+        permit = self._routing.choose(each.job.id, each.carriers, each.snapshot)
+        if permit is None:
+            nobody = self._routing.decide(each.snapshot, None, None, each.carriers)
+            each.seen = _queued(each.job, stored, nobody)
+        elif permit is NO_SLOT:
+            each.seen = self.later(each.job, stored)
+        else:
+            each.seen = self._task(each, stored, permit)
+            tasks.add(stored.id)
 
-    def _task(self, each: Waiting, stored: Stored, choice: Choice) -> Task | None:
-        """The task for this vendor; None: another process probes it."""
-        health = self._routing.health
-        probe = None
-        if choice.probe:
-            doubt = each.record.in_doubt
-            probe = health.win_probe(choice.vendor, self._delivery.lease, doubt)
-            if probe is None:
-                return None
+    def _task(self, each: Waiting, stored: Stored, permit: Permit) -> Task:
+        pin = each.snapshot.pin
+        key = pin.key if pin is not None else str(stored.id)
+        age = stored.key_age(permit.vendor, key)
+        attempt = CurrentAttempt(vendor=permit.vendor, key=key, key_age=age)
         return Task(
             job=each.job,
             stored=stored,
             email=each.email,
-            record=self._attempting(each.record, choice.vendor, stored, probe is not None),
+            snapshot=each.snapshot,
+            attempt=self._routing.with_vendor(attempt),
             carriers=each.carriers,
-            generation=health.read()[choice.vendor].generation,
-            probe=probe,
+            permit=permit,
             held=each.held,
         )
 
     def later(self, job: Job, stored: Stored) -> Ending:
         """Out of the way of what can be sent now."""
         return _later(job, stored, self._routing.bulkheads.wait())
-
-    def _attempting(self, record: Snapshot, vendor: str, stored: Stored, probe: bool) -> Snapshot:
-        key = record.pin.key if record.pin is not None else str(stored.id)
-        age = stored.key_age(vendor, key)
-        return self._routing.keyed(record, vendor=vendor, probe=probe, key=key, key_age=age)
 
 
 def set_aside(stored: Stored, error: Unreadable) -> Change | Aside:

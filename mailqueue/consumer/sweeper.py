@@ -157,7 +157,7 @@ class Sweeper:
                 return None
             if stored.status is not Status.SENDING or stored.leased_for > 0:
                 return None
-            return rescue(stored, self._routing.rescued(stored, stored.email))
+            return rescue(stored, self._routing.after_expired_lease(stored, stored.email))
         except StoreUnavailable:
             raise
         except Unreadable as error:

@@ -28,7 +28,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 
 from bson import ObjectId
@@ -109,7 +108,7 @@ class Worker:
         if isinstance(task, Inquiry):
             deadline, probe = self._taken_at + LOOKUP_SECONDS, False
         elif self._may_begin(task):
-            deadline, probe = task.deadline, task.probe is not None
+            deadline, probe = task.deadline, task.permit.probe is not None
         else:
             self._came(task, None)
             return True
@@ -144,7 +143,7 @@ class Worker:
         if isinstance(task, Task) and result is not None:
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
             email_id = str(task.stored.id)
-            self._routing.hear(task.record, result, task.generation, task.probe, email_id)
+            self._routing.report(task.permit, task.snapshot, result, email_id)
         self._bulkheads.given_back(task.vendor)
         self._senders.done()
         self.inbox.put(self._result(task, result))
@@ -178,15 +177,15 @@ class Worker:
         """Not when we stop, nor too late, nor through a vendor that failed since the claim."""
         if self.stopping.is_set() or self._clock() >= task.deadline:
             return False
-        return not self._routing.health.closed_since(task.vendor, task.generation)
+        return not self._routing.health.suspended_since(task.permit)
 
     def _send(self, task: Task, vendors: Mapping[str, Vendor]) -> SendResult:
         attempt = Attempt(
             email_id=str(task.stored.id),
             message_id=task.stored.document["message_id"],
             date=task.stored.date,
-            key=task.record.key,
-            recipients=task.record.pending,
+            key=task.attempt.key,
+            recipients=task.snapshot.pending,
             deadline=task.deadline,
         )
         try:
@@ -203,7 +202,7 @@ class Worker:
             _say_raised(attempt.email_id, task.vendor, error)
             return answers.from_exception(error)
         answer = answers.sanitize(answer, task.email, vendor)
-        return self._routing.believed(task.record, attempt.email_id, answer)
+        return self._routing.resolve_replay(task.snapshot, task.vendor, attempt.email_id, answer)
 
     def _ask(
         self, inquiry: Inquiry, vendors: Mapping[str, Vendor], deadline: float
@@ -372,8 +371,8 @@ class Worker:
 
     def _settled(self, task: Task, result: SendResult | None) -> Ending:
         if result is None:
-            self._routing.hear(task.record, None, task.generation, task.probe)
-            decision = decide.untouched(replace(task.record, vendor=None))
+            self._routing.give_back(task.permit)
+            decision = decide.requeue_unsent(task.snapshot)
         else:
             decision = self._decided(task, result)
         change = Change(
@@ -382,20 +381,20 @@ class Worker:
             nonce=task.nonce,
             decision=decision,
             result=result,
-            vendor=task.record.vendor,
+            vendor=task.vendor,
         )
         return Ending.of(task.job, decision, change)
 
     def _decided(self, task: Task, result: SendResult) -> Decision:
         """What follows; where a bug of ours says nothing, what is surely right."""
         try:
-            return self._routing.decide(task.record, result, task.carriers)
+            return self._routing.decide(task.snapshot, task.attempt, result, task.carriers)
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  # what left our hands must be recorded
             facts = {"id": str(task.stored.id), "error": type(error).__name__, "at": place(error)}
             event(logger, logging.ERROR, "email.not_decided", **facts)
-            return decide.undecided(task.record, result)
+            return decide.fallback(task.snapshot, result)
 
     def _lease_lost(self, task: Task, result: SendResult | None, seconds: float) -> None:
         """Another worker owns the e-mail by now. A yes counts all the same."""

@@ -3,29 +3,31 @@
 Decides: after an attempt (or when no vendor could be asked) the next status of the e-mail, the
 delay and priority of its job, what is held against the vendor, and how the next round starts.
 
-Assumes: a ``Snapshot``, one consistent view of the e-mail document, with times already turned into
+Assumes: a ``Case``, one consistent view of the e-mail document, with times already turned into
 durations on the database server's clock, and the vendors' state beside it.
 
 Promises: no I/O, no clock, no randomness but the ``rand`` that is handed in. Durations go out;
 only ``store`` turns them into times. What is not known is ``unknown``. An e-mail ends without a
 yes as ``failed`` only if surely no copy left our hands; otherwise it is ``uncertain``.
 
-Who is to blame? A failed attempt is held against the vendor (it is closed) or against the e-mail
-(it counts towards ``max_attempts``), never both: so an outage, however often it comes back, cannot
+Who is to blame? A failed attempt is held against the vendor (``suspension``) or against the e-mail
+(it counts towards ``max_attempts``), never both. So an outage, however often it comes back, cannot
 use up an e-mail's attempts; only ``give_up_after`` ends it. An answer that the e-mail's content may
-have drawn is a hint: it closes the vendor only with those of other e-mails (see ``rotation``). A
-vendor that refuses one e-mail after the other refuses us: what it says of the e-mails is not
-believed (``refuses_all``), and they wait for somebody else, or for it to come to its senses.
+have drawn is a hint: it suspends the vendor only together with hints of other e-mails (see
+``rotation``). A vendor that refuses one e-mail after the other refuses us: its word about the
+e-mails does not count (``refuses_all``). They wait for another vendor, or until it takes one again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import assert_never
 
 from mailqueue.lifecycle.outcomes import (
+    Case,
+    CurrentAttempt,
     Decision,
     Outcome,
     Pin,
@@ -43,76 +45,210 @@ from mailqueue.lifecycle.outcomes import (
 Rand = Callable[[], float]
 REFUSES_ALL = "refuses_all"
 _FIRST = Round()
-UNDECIDED_DELAY = 60.0
-_NO_ROOM = 1.0  # seconds
+FALLBACK_DELAY = 60.0  # seconds, as the next
+_NO_ROOM = 1.0
 
 
-def decide(
-    record: Snapshot,
-    result: SendResult | None,
-    others: Sequence[VendorState],
-    policy: Policy,
-    rand: Rand,
-) -> Decision:
-    """Say what follows for an e-mail after ``result``; None: no vendor could be asked.
+class Decider:
+    """The rules under a ``policy``. ``rand`` gives a number in [0, 1). Any thread may call."""
 
-    ``others`` are all configured vendors that can carry the e-mail, with the time until each may
-    be asked; that of ``record.vendor`` follows from the result where it is not among them. After a
-    full yes they do not matter.
-    ``rand`` gives a number in [0, 1).
+    def __init__(self, policy: Policy, rand: Rand) -> None:
+        self._policy = policy
+        self._rand = rand
+        self._rules: Mapping[Outcome, Callable[[Case, SendResult], Decision]] = {
+            Outcome.ACCEPTED: self._accepted,
+            Outcome.REJECTED: self._rejected,
+            Outcome.UNSUITABLE: self._unsuitable,
+            Outcome.DEFERRED: self._deferred,
+            Outcome.THROTTLED: self._throttled,
+            Outcome.UNAVAILABLE: self._next_vendor,
+            Outcome.MISCONFIGURED: self._next_vendor,
+            Outcome.UNKNOWN: self._unknown,
+        }
+
+    def decide(self, case: Case, result: SendResult | None) -> Decision:
+        """Say what follows for an e-mail after ``result``; None: no vendor could be asked.
+
+        After a full yes ``case.others`` do not matter, and may be empty.
+        """
+        if result is None:
+            return self._unless_over(case.email, self._nobody_asked(case))
+        accepted = result.outcome is Outcome.ACCEPTED
+        if accepted and not (result.pending or result.refused or result.quota_held):
+            return _sent(case.email)  # as nearly always: nothing else has to be looked at
+        case = self._counted(case, result)
+        pin = case.email.pin
+        if pin is not None and not accepted:
+            decision = self._pinned(case, pin, result)
+        else:
+            decision = self._rules[result.outcome](case, result)
+        return self._unless_over(case.email, decision)
+
+    def _counted(self, case: Case, result: SendResult) -> Case:
+        """The case with what the answer adds to it: the attempt, recipients, the vendor's wait."""
+        suspended = suspension(result, self._policy)
+        others = case.others
+        if case.attempt is not None and all(o.name != case.attempt.vendor for o in others):
+            wait = self._own_wait(suspended)
+            others = (*others, VendorState(name=case.attempt.vendor, wait=wait))
+        email = replace(
+            case.email,
+            counted=case.email.counted + _counts(case.email, result, suspended),
+            refused=_merged(case.email.refused, result.refused),
+        )
+        return replace(case, email=email, others=others)
+
+    def _own_wait(self, suspended: Suspension | None) -> float:
+        """Seconds until the vendor just asked may be asked again: its early probe."""
+        if suspended is None or suspended.of_content:
+            return 0.0
+        return min(suspended.seconds, max(suspended.named or 0.0, self._policy.probe_base))
+
+    # The rules, one for each outcome -----------------------------------------------------------
+
+    def _accepted(self, case: Case, result: SendResult) -> Decision:
+        """All are served, or some were put off: only those are tried again."""
+        taken = case.with_email(pin=None, pending=result.pending or None)
+        if not result.pending:
+            return _decision(taken, Status.SENT)
+        if _rest_at_once(case.email, result):
+            return _decision(taken, Status.QUEUED)
+        return self._deferred(taken, result)
+
+    def _rejected(self, case: Case, _: SendResult) -> Decision:
+        """No vendor would take it: to try another would only cost its good opinion of us."""
+        return _end(case, Reason.REJECTED)
+
+    def _unsuitable(self, case: Case, result: SendResult) -> Decision:
+        """This vendor never takes it, others may: it is remembered beyond the round."""
+        refused = _merged(case.email.round.refused, case.asked)
+        return self._next_vendor(
+            case.with_email(round=replace(case.email.round, refused=refused)), result
+        )
+
+    def _deferred(self, case: Case, result: SendResult) -> Decision:
+        """A recipient's server is to be left alone, whichever vendor asks it: the round ends."""
+        fresh, pause = self._new_round(case)
+        pause = max(pause, _named(result, self._policy) or 0.0)
+        return _decision(case.with_email(round=fresh), Status.QUEUED, delay=pause)
+
+    def _throttled(self, case: Case, result: SendResult) -> Decision:
+        """By the vendor: as if it were down. By us: no connection came free at one that works.
+
+        Then it is as if it had not been its turn: another is asked at once; is there none, the
+        e-mail waits for a moment, in the same round.
+        """
+        if not result.our_fault:
+            return self._next_vendor(case, result)
+        tried = _merged(case.email.round.tried, case.asked)
+        if not _untried(case, tried):
+            return _decision(case, Status.QUEUED, delay=_NO_ROOM)
+        passed = replace(case.email.round, tried=tried)
+        return _decision(case.with_email(round=passed), Status.QUEUED)
+
+    def _unknown(self, case: Case, _: SendResult) -> Decision:
+        """Repeat it at once under the same key where that is safe; else resend it or park it."""
+        attempt = case.attempt
+        if attempt is None or attempt.key is None:
+            return self._resend(case)
+        life = min(self._policy.pin_life, attempt.key_life) - attempt.key_age
+        if life <= 0:  # the vendor forgets the key: a repeat would be a copy that nobody counts
+            return self._resend(case)
+        pin = Pin(vendor=attempt.vendor, key=attempt.key, remaining=life)
+        return _decision(case.with_email(pin=pin), Status.QUEUED)
+
+    def _pinned(self, case: Case, pin: Pin, result: SendResult) -> Decision:
+        """The same request under the same key got no yes: repeat it here until the pin ends.
+
+        A no to the repeat says nothing about the first request: its outcome stays unknown.
+        """
+        delay = self._jitter(self._policy.pin_base, pin.repeats)
+        delay = max(delay, _named(result, self._policy) or 0.0)
+        if result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE) or delay >= pin.remaining:
+            return self._resend(case)
+        again = replace(pin, repeats=pin.repeats + 1)
+        return _decision(case.with_email(pin=again), Status.QUEUED, delay=delay)
+
+    def _nobody_asked(self, case: Case) -> Decision:
+        """A pin ended while the e-mail waited, no vendor is left, or none may be asked now."""
+        pin = case.email.pin
+        if pin is not None:
+            return self._resend(replace(case, attempt=CurrentAttempt(vendor=pin.vendor)))
+        if _refused_by_all(case):
+            return _end(case, Reason.REFUSED_BY_ALL)
+        fresh, pause = self._new_round(case)
+        return _decision(case.with_email(round=fresh), Status.QUEUED, delay=pause)
+
+    # What several rules end in -----------------------------------------------------------------
+
+    def _resend(self, case: Case) -> Decision:
+        """An unknown outcome that no key makes safe: one more copy at most, or none."""
+        case = case.with_email(pin=None, unknowns=case.email.unknowns + 1)
+        if not self._policy.resend_unknown or case.email.unknowns > 1:
+            return _decision(case, Status.UNCERTAIN, reason=Reason.UNKNOWN)
+        decision = self._next_vendor(case)
+        if decision.status.final or case.attempt is None or not case.attempt.lookup:
+            return decision
+        # A vendor that can be asked is asked before the resend, once it may know the answer.
+        return replace(decision, delay=max(decision.delay, self._policy.lookup_after))
+
+    def _next_vendor(self, case: Case, _: SendResult | None = None) -> Decision:
+        """Hand the e-mail to an untried vendor at once, or end the round when there is none."""
+        if _refused_by_all(case):
+            return _end(case, Reason.REFUSED_BY_ALL)
+        tried = _merged(case.email.round.tried, case.asked)
+        if _untried(case, tried):
+            onward, pause = replace(case.email.round, tried=tried), 0.0
+        else:
+            onward, pause = self._new_round(case)
+        return _decision(case.with_email(round=onward), Status.QUEUED, delay=pause)
+
+    def _new_round(self, case: Case) -> tuple[Round, float]:
+        """The next round and the seconds until then: not before some vendor may be asked.
+
+        Without an attempt the back-off does not grow, but the pause is never nothing: an e-mail
+        that comes back at once for nobody would turn in a hot loop.
+        """
+        current = case.email.round
+        tried = case.attempt is not None or bool(current.tried)
+        waits = [o.wait for o in case.others if o.name not in current.refused]
+        pause = max(
+            self._jitter(self._policy.base, current.n) if tried else 0.0,
+            min(waits, default=self._policy.base),
+            0.0 if case.attempt is not None else 1.0,
+        )
+        return replace(current, n=current.n + tried, tried=()), pause
+
+    def _unless_over(self, email: Snapshot, decision: Decision) -> Decision:
+        """End what would be queued again when its time or its attempts are used up.
+
+        Not while it is pinned: the repeats are short, and may yet tell that it was sent.
+        """
+        if decision.status is not Status.QUEUED or decision.pin is not None:
+            return decision
+        if email.expires_in is not None and email.expires_in <= 0:
+            return _ended(decision, Reason.EXPIRED)
+        if email.age >= self._policy.give_up_after:
+            return _ended(decision, Reason.GAVE_UP)
+        if decision.counted >= self._policy.max_attempts:
+            return _ended(decision, Reason.EXHAUSTED)
+        return decision
+
+    def _jitter(self, base: float, step: int) -> float:
+        """Full jitter: anything between nothing and the doubled base, at most the policy's cap."""
+        return float(self._rand() * min(self._policy.cap, base * 2.0 ** min(step, 63)))
+
+
+# What an answer means, whatever becomes of the e-mail --------------------------------------------
+
+
+def resolve_replay(email: Snapshot, vendor: str, result: SendResult) -> SendResult:
+    """What a yes proves that the vendor gave only because it has seen the key before.
+
+    After an unknown outcome there, that the e-mail was sent. Else nothing: an earlier request that
+    the vendor refused may have used the key up, so the outcome is unknown.
     """
-    if result is None:
-        return _nobody_asked(record, others, policy, rand)
-    if result.outcome is Outcome.ACCEPTED and not (
-        result.pending or result.refused or result.quota_held
-    ):
-        return _sent(record)  # as nearly always: nothing else has to be looked at
-    closing = vendor_closing(record, result, policy)
-    if record.vendor is not None and all(state.name != record.vendor for state in others):
-        others = (*others, VendorState(name=record.vendor, wait=_own_wait(closing, policy)))
-    after = replace(
-        record,
-        counted=record.counted + _counts(record, result, closing),
-        refused=_merged(record.refused, result.refused),
-    )
-    decision = _follow(after, result, others, policy, rand)
-    return decision if closing is None else replace(decision, vendor_closing=closing)
-
-
-def _follow(
-    record: Snapshot,
-    result: SendResult,
-    others: Sequence[VendorState],
-    policy: Policy,
-    rand: Rand,
-) -> Decision:
-    if record.pin is not None and result.outcome is not Outcome.ACCEPTED:
-        return _still_pinned(record, record.pin, result, others, policy, rand)
-    match result.outcome:
-        case Outcome.ACCEPTED:
-            return _accepted(record, result, others, policy, rand)
-        case Outcome.REJECTED:
-            return end(record, Reason.REJECTED)
-        case Outcome.UNSUITABLE:
-            return _next_vendor(_refused_here(record), others, policy, rand)
-        case Outcome.DEFERRED:
-            return _end_round(record, others, policy, rand, at_least=_named(result, policy) or 0.0)
-        case Outcome.THROTTLED if result.our_fault:
-            return _no_room(record, others, policy)
-        case Outcome.THROTTLED | Outcome.UNAVAILABLE | Outcome.MISCONFIGURED:
-            return _next_vendor(record, others, policy, rand)
-        case Outcome.UNKNOWN:
-            return _unknown(record, others, policy, rand)
-        case _:
-            assert_never(result.outcome)
-
-
-def believed(record: Snapshot, result: SendResult) -> SendResult:
-    """What the answer proves. That a vendor has seen the key is a yes only after an unknown there:
-
-    an earlier request that it refused may have used the key up, and then nothing was sent.
-    """
-    if result.replay and record.vendor not in record.unknown_at:
+    if result.replay and vendor not in email.unknown_at:
         return replace(result, outcome=Outcome.UNKNOWN, replay=False)
     return result
 
@@ -129,8 +265,11 @@ def refuses_all(result: SendResult) -> SendResult:
     )
 
 
-def vendor_closing(record: Snapshot, result: SendResult, policy: Policy) -> Suspension | None:
-    """What the outcome says about the vendor; None leaves its health as it is."""
+def suspension(result: SendResult, policy: Policy, *, in_doubt: bool = False) -> Suspension | None:
+    """What the outcome says about the vendor; None: nothing is held against it.
+
+    ``in_doubt``: whether the e-mail itself may be why it was not taken before.
+    """
     if result.our_fault:
         return None
     outcome, seconds = result.outcome, policy.unavailable_for
@@ -152,7 +291,7 @@ def vendor_closing(record: Snapshot, result: SendResult, policy: Policy) -> Susp
         reason=f"{outcome} {result.code}".strip(),
         named=named,
         of_content=result.may_be_content,
-        in_doubt=result.may_be_content and record.in_doubt,
+        in_doubt=result.may_be_content and in_doubt,
     )
 
 
@@ -164,232 +303,116 @@ def _named(result: SendResult, policy: Policy) -> float | None:
     return min(max(seconds, policy.least_pause), policy.max_wait)
 
 
-def _own_wait(closing: Suspension | None, policy: Policy) -> float:
-    """When the vendor just asked may be asked again, if nobody else is left: its early probe."""
-    if closing is None or closing.of_content:
-        return 0.0
-    return min(closing.seconds, max(closing.named or 0.0, policy.probe_base))
-
-
-def _counts(record: Snapshot, result: SendResult, closing: Suspension | None) -> bool:
+def _counts(email: Snapshot, result: SendResult, suspended: Suspension | None) -> bool:
     """True when the attempt counts towards ``max_attempts``: the vendor is not to blame.
 
     A hint counts for neither: whether the e-mail draws it everywhere or all vendors are down cannot
     be told, and no outage may use up an e-mail.
     """
     if result.outcome is Outcome.UNKNOWN:
-        return record.pin is None
-    if (result.outcome is Outcome.THROTTLED and result.our_fault) or _rest_at_once(record, result):
+        return email.pin is None  # its repeats are one attempt with the first
+    if (result.outcome is Outcome.THROTTLED and result.our_fault) or _rest_at_once(email, result):
         return False
-    return closing is None
+    return suspended is None
 
 
-def _sent(record: Snapshot) -> Decision:
-    """All that was left has been taken."""
-    return Decision(
-        status=Status.SENT,
-        priority=_priority(record),
-        round=record.round,
-        refused=record.refused,
-        unknowns=record.unknowns,
-        counted=record.counted + 1,
-    )
-
-
-def _accepted(
-    record: Snapshot,
-    result: SendResult,
-    others: Sequence[VendorState],
-    policy: Policy,
-    rand: Rand,
-) -> Decision:
-    at_once = _rest_at_once(record, result)
-    if record.pin is not None or record.pending is not None or result.pending:
-        record = replace(record, pin=None, pending=result.pending or None)
-    if not result.pending:
-        return _decision(record, Status.SENT)
-    if at_once:
-        return _unless_over(record, policy, 0.0)
-    return _end_round(record, others, policy, rand, at_least=_named(result, policy) or 0.0)
-
-
-def _rest_at_once(record: Snapshot, result: SendResult) -> bool:
+def _rest_at_once(email: Snapshot, result: SendResult) -> bool:
     """Whether the vendor took as many as it takes at a time, and takes the next without a pause.
 
     They get fewer with every transaction, else it is no more than a word.
     """
     if result.outcome is not Outcome.ACCEPTED or not result.pending or result.retry_after != 0:
         return False
-    return record.pending is None or len(result.pending) < len(record.pending)
+    return email.pending is None or len(result.pending) < len(email.pending)
 
 
-def _unknown(
-    record: Snapshot, others: Sequence[VendorState], policy: Policy, rand: Rand
-) -> Decision:
-    """Repeat under the same key where that is safe, else resend once or park."""
-    life = min(policy.pin_life, record.key_life) - record.key_age
-    if record.vendor is not None and record.key is not None and life > 0:
-        pin = Pin(vendor=record.vendor, key=record.key, remaining=life)
-        return _decision(replace(record, pin=pin), Status.QUEUED)
-    return _ordinary_unknown(record, others, policy, rand)
+# Decisions that need no policy -------------------------------------------------------------------
 
 
-def _ordinary_unknown(
-    record: Snapshot, others: Sequence[VendorState], policy: Policy, rand: Rand
-) -> Decision:
-    record = replace(record, pin=None, unknowns=record.unknowns + 1)
-    if not policy.resend_unknown or record.unknowns > 1:
-        return _decision(record, Status.UNCERTAIN, reason=Reason.UNKNOWN)
-    again = _next_vendor(record, others, policy, rand)
-    if not record.lookup or again.status.final:
-        return again
-    # A vendor that can be asked is asked first, once it may know the answer.
-    return replace(again, delay=max(again.delay, policy.lookup_after))
-
-
-def _still_pinned(
-    record: Snapshot,
-    pin: Pin,
-    result: SendResult,
-    others: Sequence[VendorState],
-    policy: Policy,
-    rand: Rand,
-) -> Decision:
-    """The same request under the same key got no yes: repeat it here until the pin ends."""
-    delay = _jitter(policy.pin_base, pin.repeats, policy.cap, rand)
-    delay = max(delay, _named(result, policy) or 0.0)
-    said_no = result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE)
-    if said_no or delay >= pin.remaining:
-        return _ordinary_unknown(record, others, policy, rand)
-    again = replace(record, pin=replace(pin, repeats=pin.repeats + 1))
-    return _decision(again, Status.QUEUED, delay=delay)
-
-
-def _nobody_asked(
-    record: Snapshot, others: Sequence[VendorState], policy: Policy, rand: Rand
-) -> Decision:
-    if record.pin is not None:  # the pin ran out while the e-mail waited
-        return _ordinary_unknown(replace(record, vendor=record.pin.vendor), others, policy, rand)
-    if all(state.name in record.round.refused for state in others):
-        return end(record, Reason.REFUSED_BY_ALL)
-    return _end_round(record, others, policy, rand)
-
-
-def _no_room(record: Snapshot, others: Sequence[VendorState], policy: Policy) -> Decision:
-    """No connection came free at a vendor that works: as if it had not been its turn.
-
-    Another is asked at once; is there none, the e-mail waits for a moment, in the same round.
-    """
-    tried = _merged(record.round.tried, (record.vendor,) if record.vendor else ())
-    if not any(s.wait <= 0 and s.name not in (*tried, *record.round.refused) for s in others):
-        return _unless_over(record, policy, _NO_ROOM)
-    return _unless_over(replace(record, round=replace(record.round, tried=tried)), policy, 0.0)
-
-
-def _refused_here(record: Snapshot) -> Snapshot:
-    refused = _merged(record.round.refused, (record.vendor,) if record.vendor else ())
-    return replace(record, round=replace(record.round, refused=refused))
-
-
-def _next_vendor(
-    record: Snapshot, others: Sequence[VendorState], policy: Policy, rand: Rand
-) -> Decision:
-    """Hand the e-mail to an untried vendor at once, or end the round when there is none."""
-    refused = record.round.refused
-    if all(state.name in refused for state in others):
-        return end(record, Reason.REFUSED_BY_ALL)
-    tried = _merged(record.round.tried, (record.vendor,) if record.vendor else ())
-    if any(s.wait <= 0 and s.name not in tried and s.name not in refused for s in others):
-        record = replace(record, round=replace(record.round, tried=tried))
-        return _unless_over(record, policy, 0.0)
-    return _end_round(record, others, policy, rand)
-
-
-def _end_round(
-    record: Snapshot,
-    others: Sequence[VendorState],
-    policy: Policy,
-    rand: Rand,
-    at_least: float = 0.0,
-) -> Decision:
-    """Start a new round after a pause: never at once, never before somebody may be asked."""
-    asked = record.vendor is not None or bool(record.round.tried)
-    pause = _jitter(policy.base, record.round.n, policy.cap, rand) if asked else 0.0
-    waits = [s.wait for s in others if s.name not in record.round.refused]
-    pause = max(pause, min(waits, default=policy.base), 0.0 if record.vendor else 1.0)
-    fresh = replace(record.round, n=record.round.n + asked, tried=())
-    pause = max(pause, at_least)
-    return _unless_over(replace(record, round=fresh), policy, pause)
-
-
-def _unless_over(record: Snapshot, policy: Policy, delay: float) -> Decision:
-    """Queue the e-mail again unless its time or its attempts are used up."""
-    if record.expires_in is not None and record.expires_in <= 0:
-        return end(record, Reason.EXPIRED)
-    if record.age >= policy.give_up_after:
-        return end(record, Reason.GAVE_UP)
-    if record.counted >= policy.max_attempts:
-        return end(record, Reason.EXHAUSTED)
-    return _decision(record, Status.QUEUED, delay=delay)
-
-
-def end(record: Snapshot, reason: Reason) -> Decision:
+def end(email: Snapshot, reason: Reason) -> Decision:
     """End without a (further) yes; what may have left our hands is never called failed."""
-    if record.pin is not None:
-        record = replace(record, pin=None, unknowns=record.unknowns + 1)
-    if record.unknowns:
-        return _decision(record, Status.UNCERTAIN, reason=reason)
-    if record.pending is not None:
-        refused = _merged(record.refused, record.pending)
-        return _decision(replace(record, pending=None, refused=refused), Status.SENT)
-    return _decision(record, Status.FAILED, reason=reason)
+    return _end(Case(email=email), reason)
 
 
-def untouched(record: Snapshot) -> Decision:
+def _end(case: Case, reason: Reason) -> Decision:
+    return _ended(_decision(case, Status.QUEUED), reason)
+
+
+def _ended(decision: Decision, reason: Reason) -> Decision:
+    """The end of what was to be queued. A pin is an unknown outcome; a part was sent already."""
+    decision = replace(decision, delay=0.0)
+    unknowns = decision.unknowns + (decision.pin is not None)
+    if unknowns:
+        return replace(
+            decision, status=Status.UNCERTAIN, reason=reason, pin=None, unknowns=unknowns
+        )
+    if decision.pending is not None:
+        refused = _merged(decision.refused, decision.pending)
+        return replace(decision, status=Status.SENT, pending=None, refused=refused)
+    return replace(decision, status=Status.FAILED, reason=reason)
+
+
+def requeue_unsent(email: Snapshot) -> Decision:
     """The claim is given back and nothing was sent: the e-mail is queued as it was."""
-    return replace(_decision(record, Status.QUEUED), priority=retry_priority(record.priority))
+    decision = _decision(Case(email=email), Status.QUEUED)
+    return replace(decision, priority=retry_priority(email.priority))
 
 
-def undecided(record: Snapshot, result: SendResult) -> Decision:
-    """What is right after ``result`` whatever the rules say: used when they cannot be asked.
+def fallback(email: Snapshot, result: SendResult) -> Decision:
+    """What is right after ``result`` whatever the rules say: used when a bug keeps them silent.
 
     A yes stands, what may have left waits for a person, all else is tried again after a while.
     """
+    case = Case(email=email)
     if result.outcome is Outcome.ACCEPTED and not result.pending:
-        return _decision(replace(record, pin=None, pending=None), Status.SENT)
+        return _decision(case.with_email(pin=None, pending=None), Status.SENT)
     if result.outcome in (Outcome.ACCEPTED, Outcome.UNKNOWN):
-        record = replace(record, pin=None, unknowns=record.unknowns + 1)
-        return _decision(record, Status.UNCERTAIN, reason=Reason.UNKNOWN)
-    return _decision(record, Status.QUEUED, delay=UNDECIDED_DELAY)
+        parked = case.with_email(pin=None, unknowns=email.unknowns + 1)
+        return _decision(parked, Status.UNCERTAIN, reason=Reason.UNKNOWN)
+    return replace(requeue_unsent(email), delay=FALLBACK_DELAY)
 
 
-def _decision(
-    record: Snapshot, status: Status, *, reason: str | None = None, delay: float = 0.0
-) -> Decision:
+def _sent(email: Snapshot) -> Decision:
+    """All that was left has been taken."""
     return Decision(
-        status=status,
-        priority=_priority(record),
-        reason=reason,
-        delay=delay,
-        round=record.round,
-        pin=record.pin,
-        pending=record.pending,
-        refused=record.refused,
-        unknowns=record.unknowns,
-        counted=record.counted,
+        status=Status.SENT,
+        priority=retry_priority(email.priority),
+        round=email.round,
+        refused=email.refused,
+        unknowns=email.unknowns,
+        counted=email.counted + 1,
     )
 
 
-def _priority(record: Snapshot) -> int:
-    """The job's: an e-mail that was tried goes before those that wait for their first try."""
-    fresh = record.vendor is None and record.round == _FIRST
-    return record.priority if fresh else retry_priority(record.priority)
+def _decision(
+    case: Case, status: Status, *, reason: str | None = None, delay: float = 0.0
+) -> Decision:
+    email = case.email
+    # An e-mail that was tried goes before those that wait for their first try.
+    fresh = case.attempt is None and email.round == _FIRST
+    return Decision(
+        status=status,
+        priority=email.priority if fresh else retry_priority(email.priority),
+        reason=reason,
+        delay=delay,
+        round=email.round,
+        pin=email.pin,
+        pending=email.pending,
+        refused=email.refused,
+        unknowns=email.unknowns,
+        counted=email.counted,
+    )
 
 
-def _jitter(base: float, step: int, cap: float, rand: Rand) -> float:
-    """Full jitter: anything between nothing and the doubled base, at most ``cap``."""
-    return float(rand() * min(cap, base * 2.0 ** min(step, 63)))
+def _refused_by_all(case: Case) -> bool:
+    return all(other.name in case.email.round.refused for other in case.others)
 
 
-def _merged(known: tuple[str, ...], more: Sequence[str]) -> tuple[str, ...]:
-    return (*known, *(name for name in more if name not in known))
+def _untried(case: Case, tried: tuple[str, ...]) -> bool:
+    """Whether a vendor that may be asked now was not asked in this round, nor refused."""
+    known = (*tried, *case.email.round.refused)
+    return any(other.wait <= 0 and other.name not in known for other in case.others)
+
+
+def _merged(first: tuple[str, ...], more: Sequence[str]) -> tuple[str, ...]:
+    return (*first, *(name for name in more if name not in first))

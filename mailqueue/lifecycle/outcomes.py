@@ -1,6 +1,6 @@
-"""What is said about an e-mail between the modules: statuses, outcomes, the record. Pure values.
+"""What is said about an e-mail between the modules: statuses, outcomes, the case. Pure values.
 
-Decides: the words. ``lifecycle`` decides what follows from them, ``store`` how they are kept.
+Decides: the words. ``decide`` decides what follows from them, ``store`` how they are kept.
 
 Promises: every value is immutable; durations are seconds; no address, subject or body in a
 ``code``, ``detail`` or ``reason``, nor in a repr.
@@ -8,8 +8,10 @@ Promises: every value is immutable; durations are seconds; no address, subject o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 PROBE_STEP = 5.0
 # A retry comes before what is new in its own class, never before a more urgent class.
@@ -137,12 +139,9 @@ class Pin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What the decision needs of an e-mail document. Durations are seconds.
+    """An e-mail as a decision sees it. Durations are seconds.
 
-    ``age`` counts from when a consumer first had it, due, or from an operator's retry. ``vendor``
-    is the vendor of the attempt being decided (None: none could be asked), ``probe`` whether it was
-    a probe, ``key`` its idempotency key, surely known for ``key_life`` seconds since its first use,
-    which was ``key_age`` seconds ago; ``lookup``: that vendor can be asked whether it has it.
+    ``age`` counts from when a consumer first had it, due, or from an operator's retry.
     ``failed_at`` are the vendors that gave this e-mail an answer that its content may have drawn,
     ``unknown_at`` those at which the outcome of an attempt is unknown.
     ``pending`` is None until a vendor took the e-mail for some recipients only.
@@ -159,12 +158,6 @@ class Snapshot:
     refused: tuple[str, ...] = field(default=(), repr=False)
     failed_at: frozenset[str] = frozenset()
     unknown_at: frozenset[str] = frozenset()
-    vendor: str | None = None
-    probe: bool = False
-    key: str | None = None
-    key_life: float = 0.0
-    key_age: float = 0.0
-    lookup: bool = False
 
     @property
     def in_doubt(self) -> bool:
@@ -173,11 +166,49 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentAttempt:
+    """The attempt that is decided about. Durations are seconds.
+
+    ``key`` is its idempotency key (None: the vendor knows none), surely known for ``key_life``
+    since its first use, which was ``key_age`` ago. ``lookup``: the vendor can be asked whether it
+    has the e-mail.
+    """
+
+    vendor: str
+    key: str | None = None
+    key_life: float = 0.0
+    key_age: float = 0.0
+    lookup: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VendorState:
     """A configured vendor that can carry the e-mail; ``wait`` seconds until it may be asked."""
 
     name: str
     wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What a decision is taken on: the e-mail, its attempt, and who else could carry it.
+
+    ``attempt`` None: no vendor was asked. ``others`` are all configured vendors that can carry the
+    e-mail; where the vendor of the attempt is not among them, its wait follows from its answer.
+    """
+
+    email: Snapshot
+    attempt: CurrentAttempt | None = None
+    others: Sequence[VendorState] = ()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The vendor of the attempt, if there was one."""
+        return () if self.attempt is None else (self.attempt.vendor,)
+
+    def with_email(self, **changes: Any) -> Case:
+        """The same case, the e-mail with these fields changed."""
+        return replace(self, email=replace(self.email, **changes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,10 +232,11 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspension:
-    """What is held against a vendor: closed for ``seconds``, of which it named ``named`` itself.
+    """What is held against a vendor: unavailable for ``seconds``.
 
-    ``of_content``: what is in the e-mail may have drawn the answer, so that only several
-    e-mails' close the vendor. ``in_doubt``: the e-mail may have done so before, and closes nothing.
+    ``named`` are the seconds that the vendor asked for itself. ``of_content``: the content of the
+    e-mail may have drawn the answer, so one e-mail alone suspends nobody. ``in_doubt``: this e-mail
+    may have drawn such an answer before, and counts for nothing.
     """
 
     seconds: float
@@ -222,7 +254,6 @@ class Decision:
     priority: int
     reason: str | None = None
     delay: float = 0.0
-    vendor_closing: Suspension | None = None
     round: Round = Round()
     pin: Pin | None = None
     pending: tuple[str, ...] | None = field(default=None, repr=False)

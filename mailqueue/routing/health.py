@@ -3,13 +3,13 @@
 It is kept in ``<collection>.vendors``; a simulation has ``<collection>.vendors.simulated``.
 
 Decides: when health is read (at most once a second) and how a change is written (compare and set).
-What a failure or a probe changes is decided in ``rotation``.
+What an answer or a probe changes is decided in ``rotation``.
 
 Assumes: one document per vendor, which is replaced only if it is still the one that was read, as
 ``_CHANGING`` tells.
 
-Promises: a closing, or a suspicion, is written at once, so that one failure anywhere spares all; a
-stale one changes nothing. A yes writes nothing unless the vendor is suspect; that ends then. One
+Promises: a suspension, or a suspicion, is written at once, so that one failure anywhere spares all;
+a stale one changes nothing. A yes writes nothing unless the vendor is suspect; that ends then. One
 process at a time holds a vendor's probe. Any thread may call.
 """
 
@@ -30,7 +30,7 @@ from pymongo.errors import DuplicateKeyError
 from mailqueue.lifecycle.outcomes import Suspension
 from mailqueue.logs import event
 from mailqueue.routing import rotation
-from mailqueue.routing.rotation import Health
+from mailqueue.routing.rotation import Health, Permit, Sign, Verdict
 from mailqueue.store import ids
 from mailqueue.store.document import PRODUCTION
 from mailqueue.store.mongo import kept
@@ -42,7 +42,7 @@ REFRESH = 1.0
 YES_LASTS = 60.0  # seconds
 WAIT = 0.1  # for a reading that another thread has begun
 _TIMES = (
-    *("unavailable_until", "named_until", "since", "probe_at", "probe_until"),
+    *("unavailable_until", "retry_after_until", "since", "probe_at", "probe_until"),
     *("hint_at", "last_resort_at"),
 )
 _SECONDS = ("probe_step", "hint_seconds")
@@ -63,7 +63,7 @@ class VendorHealth:
         env: str = PRODUCTION,
     ) -> None:
         self._store = store
-        # A simulation opens and closes nothing but its own vendors.
+        # A simulation suspends and restores nothing but its own vendors.
         suffix = ".vendors" if env == PRODUCTION else f".vendors.{env}"
         self._collection = store.collection(suffix)
         self._clock = clock
@@ -103,10 +103,10 @@ class VendorHealth:
         """The vendor's health as this process knows it. No I/O."""
         return self._known[name]
 
-    def closed_since(self, name: str, generation: int) -> bool:
-        """Whether this process knows that the vendor was closed after ``generation``. No I/O."""
-        known = self._known[name]
-        return not known.open and known.generation > generation
+    def suspended_since(self, permit: Permit) -> bool:
+        """Whether this process knows that the vendor was suspended after the ``permit``. No I/O."""
+        known = self._known[permit.vendor]
+        return not known.available and known.generation > permit.generation
 
     def refresh(self) -> None:
         """Read every vendor's health now."""
@@ -163,78 +163,59 @@ class VendorHealth:
 
     # Changes -----------------------------------------------------------------------------------
 
-    def closed(self, name: str, closing: Suspension, generation: int, email_id: str = "") -> None:
-        """Close a vendor, or suspect it, after a failed call that was begun in ``generation``."""
-        if self._known[name].generation > generation:
-            return  # it was closed since: no need to ask
-        yes_at = self._yes_at[name] + self._server_ahead
+    def report(self, permit: Permit, verdict: Verdict, email_id: str = "") -> None:
+        """Tell what came of a call under ``permit``. Raises ``StoreUnavailable``.
+
+        No I/O where nothing can change: after a yes unless the vendor is suspect, and after a
+        failure when the vendor was suspended since the permit.
+        """
+        name = permit.vendor
+        if verdict is Sign.YES:
+            self._yes_at[name] = self._clock()
+        if permit.probe is None and not self._matters(permit, verdict):
+            return
         quiet = max(self._yes_at.values()) <= self._clock() - YES_LASTS
-        before, after = self._change(
-            name,
-            lambda health, now: rotation.closed(
-                health, closing, now, generation, email_id, quiet=quiet, yes_at=yes_at
-            ),
-        )
-        if after is not before:
-            _say_closed(after, self.now(), newly=before.open)
 
-    def vouched(self, name: str) -> None:
-        """The vendor said yes. That costs a write only where it is suspect."""
-        self._yes_at[name] = self._clock()
+        def change(health: Health, now: float) -> Health:
+            yes_at = self._yes_at[name] + self._server_ahead
+            return rotation.after(
+                health, permit, verdict, now, email_id=email_id, yes_at=yes_at, quiet=quiet
+            )
+
+        self._say(*self._change(name, change))
+
+    def _matters(self, permit: Permit, verdict: Verdict) -> bool:
+        """Whether the verdict on a call that was no probe can change the vendor's health."""
+        known = self._known[permit.vendor]
+        if isinstance(verdict, Suspension):
+            return known.generation <= permit.generation
+        if verdict is not Sign.YES or not known.hints or not known.available:
+            return False
         with self._lock:
-            known = self._known[name]
-            if not known.hints or not known.open:
-                return
-            self._known[name] = rotation.vouched(known, known.hints)  # one thread writes it down
-        self._change(name, lambda health, _: rotation.vouched(health, known.hints))
+            if self._known[permit.vendor] is not known:
+                return False
+            self._known[permit.vendor] = rotation.cleared(known)  # one thread writes it down
+        return True
 
-    def convicted(self, name: str, email_id: str) -> None:
+    def convict(self, name: str, email_id: str) -> None:
         """Another vendor took an e-mail that had just failed here: it was not the e-mail."""
-        before, after = self._change(
-            name, lambda health, now: rotation.convicted(health, now, email_id)
-        )
-        if after.generation != before.generation:
-            _say_closed(after, self.now(), newly=before.open)
+        self._say(*self._change(name, lambda health, now: rotation.convict(health, now, email_id)))
 
-    def win_probe(self, name: str, lease: float, in_doubt: bool = False) -> str | None:
-        """Take the vendor's probe for ``lease`` seconds; its token, or None: another holds it.
+    def win_probe(self, name: str, lease: float, in_doubt: bool = False) -> Permit | None:
+        """A permit that holds the vendor's probe for ``lease`` seconds; None: another holds it.
 
         An e-mail ``in_doubt`` may have to leave it to others for a while.
         """
         token = str(ids.new())
         _, after = self._change(
-            name, lambda health, now: rotation.probe_won(health, now, lease, token, in_doubt)
+            name, lambda health, now: rotation.win_probe(health, now, lease, token, in_doubt)
         )
-        return token if after.probe_token == token else None
+        return Permit(name, after.generation, token) if after.probe_token == token else None
 
-    def probe_failed(self, name: str, closing: Suspension, token: str, email_id: str = "") -> None:
-        """The probe failed: close the vendor again."""
-        before, after = self._change(
-            name, lambda health, now: rotation.probe_failed(health, closing, now, token, email_id)
-        )
-        if after.generation != before.generation:
-            _say_closed(after, self.now(), newly=False)
-
-    def probe_succeeded(self, name: str, token: str) -> None:
-        """The probe was answered: open the vendor."""
-        before, after = self._change(
-            name, lambda health, _: rotation.probe_succeeded(health, token)
-        )
-        if after.open and not before.open:
-            away = self.now() - (before.since or self.now())
-            event(logger, logging.WARNING, "vendor.opened", vendor=name, away=round(away))
-
-    def probe_given_back(self, name: str, token: str) -> None:
-        """Nothing was sent: let another probe."""
-        self._change(name, lambda health, _: rotation.probe_given_back(health, token))
-
-    def opened(self, name: str) -> bool:
-        """Open a vendor by hand. False: it was open."""
-        before, after = self._change(
-            name,
-            lambda health, _: Health(name=name, generation=health.generation + 1),
-        )
-        return after is not before and not before.open
+    def enable(self, name: str) -> bool:
+        """Make a vendor available by hand. False: it was."""
+        before, after = self._change(name, lambda health, _: rotation.restored(health))
+        return after is not before and not before.available
 
     def _change(self, name: str, change: _Change) -> tuple[Health, Health]:
         """Read, change, and write if nobody wrote in between; else once more from the start."""
@@ -245,6 +226,28 @@ class VendorHealth:
                 after = before if after is None else after
                 self._learn(after, self._clock())
                 return before, after
+
+    def _say(self, before: Health, after: Health) -> None:
+        """Log what a change means to an operator; loudly what is new, lasts, or needs a person."""
+        reason = after.reason or ""
+        facts: dict[str, Any] = {"vendor": after.name, "reason": reason}
+        if after.available and not before.available:
+            away = round(self.now() - (before.since or self.now()))
+            facts = {"vendor": after.name, "unavailable_for": away}
+            event(logger, logging.WARNING, "vendor.restored", **facts)
+        elif after.available and set(after.hints) - set(before.hints):
+            event(logger, logging.INFO, "vendor.suspected", **facts)
+        elif not after.available and after.generation != before.generation:
+            until, since = after.unavailable_until or 0.0, after.since or 0.0
+            facts |= {
+                "unavailable_for": round(until - self.now()),
+                "unavailable_since": _iso(since),
+                "until": _iso(until),
+            }
+            loud = before.available or until - since > 3600
+            loud = loud or reason.startswith("misconfigured")
+            level = logging.ERROR if loud else logging.WARNING
+            event(logger, level, "vendor.suspended", **facts)
 
     def _swapped(self, before: Health, after: Health) -> bool:
         document, seen = _to_document(after), _to_document(before)
@@ -258,21 +261,8 @@ class VendorHealth:
         return mine == _from_document(document)
 
 
-def _say_closed(health: Health, now: float, newly: bool) -> None:
-    reason = health.reason or ""
-    if health.open:
-        event(logger, logging.INFO, "vendor.suspected", vendor=health.name, reason=reason)
-        return
-    until, since = health.unavailable_until or 0.0, health.since or 0.0
-    facts = {
-        "vendor": health.name,
-        "reason": reason,
-        "closed_for": round(until - now),
-        "closed_since": datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds"),
-        "until": datetime.fromtimestamp(until, UTC).isoformat(timespec="seconds"),
-    }
-    loud = newly or until - since > 3600 or reason.startswith("misconfigured")
-    event(logger, logging.ERROR if loud else logging.WARNING, "vendor.closed", **facts)
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _to_document(health: Health) -> dict[str, Any]:
@@ -288,6 +278,7 @@ def _to_document(health: Health) -> dict[str, Any]:
 
 def _from_document(document: Mapping[str, Any]) -> Health:
     """Raises whatever reading a damaged one raises."""
+    document = {"retry_after_until": document.get("named_until"), **document}  # an older version's
     given = {f.name: document.get(f.name, f.default) for f in fields(Health) if f.name != "name"}
     given |= {name: given[name].timestamp() for name in _TIMES if given[name] is not None}
     given |= {name: float(given[name] or 0.0) for name in _SECONDS}

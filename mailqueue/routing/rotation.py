@@ -1,29 +1,30 @@
 """Whose turn is it: vendor health as a value, and round robin over those available. Pure.
 
 Decides: which vendor an e-mail goes to, whether that is a probe, how long a vendor without a turn
-has to wait, and how a failure or a probe changes a vendor's health.
+has to wait, and how an answer changes a vendor's health.
 
-Content can draw the same failure everywhere, and must not close vendors that are well. So an answer
-that may be the e-mail's own fault is a hint. Hints of two e-mails, with no yes between the two,
-close the vendor if another vendor took one of these e-mails: so it was not the e-mail. Without that
-proof it takes a row of ``HINTS`` e-mails, or of ``FEW`` where no vendor has said yes lately, and
-they close it only until its next early probe. A closed vendor is judged alike: after a probe that
-drew a hint the next e-mail may probe at once, up to the end of a row of ``HINTS``. An e-mail in
-doubt (it drew such an answer, or was refused, before) gives no hints, and probes only where in
-``LAST_RESORT`` seconds no other e-mail has.
+Content can draw the same failure everywhere, and must not suspend vendors that are well. So an
+answer that may be the e-mail's own fault is a hint. Hints of two e-mails, with no yes between the
+two, suspend the vendor if another vendor took one of these e-mails: so it was not the e-mail.
+Without that proof it takes a row of ``HINTS`` e-mails, or of ``FEW`` where no vendor has said yes
+lately, and they suspend it only until its next early probe. An unavailable vendor is judged alike:
+after a probe that drew a hint the next e-mail may probe at once, up to the end of a row of
+``HINTS``. An e-mail in doubt (it drew such an answer, or was refused, before) gives no hints, and
+probes only where in ``LAST_RESORT`` seconds no other e-mail has.
 
 Assumes: times are seconds on the database server's clock (``now`` is handed in); the caller applies
 a changed ``Health`` only if the stored one is still the one it was computed from.
 
-Promises: a closed vendor is never chosen but for a probe; a late answer to a call begun before the
-present generation changes nothing; only the holder of the probe opens a vendor. What is in one
-e-mail closes no vendor, nor keeps it closed for others.
+Promises: an unavailable vendor is chosen only for a probe, or for an e-mail pinned to it. A late
+failure of a call begun before the present generation changes nothing. Only the holder of the probe
+makes a vendor available. What is in one e-mail suspends no vendor, nor keeps it from others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from mailqueue.lifecycle.outcomes import PROBE_STEP, Snapshot, Suspension
 
@@ -37,17 +38,19 @@ HINTS, FEW = 10, 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """One vendor's health. Closed while ``unavailable_until`` is set, even when it has passed:
-    from then on a probe may open it. ``probe_token`` holds the probe until ``probe_until``.
-    ``hints`` are the e-mails that may have drawn failures themselves, with no yes since; the newest
-    at ``hint_at``, good for ``hint_seconds``; ``proven``: another vendor took one of them. E-mails
-    in doubt may probe from ``last_resort_at`` on, which the first that finds a probe due sets.
+    """One vendor's health. Unavailable while ``unavailable_until`` is set, even when that passed.
+
+    From then on a probe may make it available. ``probe_token`` holds the probe until
+    ``probe_until``. ``hints`` are the e-mails that may have drawn failures themselves, with no yes
+    since; the newest at ``hint_at``, good for ``hint_seconds``; ``proven``: another vendor took one
+    of them. E-mails in doubt may probe from ``last_resort_at`` on, which the first that finds a
+    probe due sets.
     """
 
     name: str
     generation: int = 0
     unavailable_until: float | None = None
-    named_until: float | None = None
+    retry_after_until: float | None = None
     reason: str | None = None
     since: float | None = None
     probe_at: float | None = None
@@ -61,7 +64,7 @@ class Health:
     last_resort_at: float | None = None
 
     @property
-    def open(self) -> bool:
+    def available(self) -> bool:
         """True when any e-mail may go to this vendor."""
         return self.unavailable_until is None
 
@@ -82,29 +85,53 @@ class Choice:
     probe: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Leave to ask a vendor once, given in this ``generation`` of its health.
+
+    ``probe`` is the token of its probe, where the vendor is unavailable. What came of the call is
+    to be reported under the permit, or else the permit is to be given back.
+    """
+
+    vendor: str
+    generation: int = 0
+    probe: str | None = None
+
+
+class Sign(Enum):
+    """What a call says about the vendor that did not fail; a ``Suspension`` if it did."""
+
+    YES = "it took an e-mail"
+    WORKS = "it answered as a vendor that works"
+    NONE = "nothing was sent, or the fault was ours"
+
+
+Verdict = Suspension | Sign
+
+
 def choose(
     job_id: int,
     turns: Sequence[WeightedVendor],
     carriers: Collection[str],
-    record: Snapshot,
+    email: Snapshot,
     health: Mapping[str, Health],
     now: float,
 ) -> Choice | None:
     """Choose for one e-mail among ``carriers`` (those that can carry it); None: nobody now.
 
-    A vendor whose probe is due comes first, so that a healthy one is not left closed; for an e-mail
-    in doubt it comes last. A pinned e-mail goes to its vendor, open or not; when the pin has run
-    out, to nobody: decide anew.
+    A vendor whose probe is due comes first, so that one that is well again is found out; for an
+    e-mail in doubt it comes last. A pinned e-mail goes to its vendor, available or not; when the
+    pin has run out, to nobody: decide anew.
     """
-    if record.pin is not None:
-        holds = record.pin.remaining > 0 and record.pin.vendor in carriers
-        return Choice(record.pin.vendor) if holds else None
-    usable = [t for t in turns if t.name in carriers and t.name not in record.round.refused]
-    alone = not any(health[t.name].open for t in usable)
-    untried = [t for t in usable if t.name not in record.round.tried]
-    doubt = record.in_doubt
+    if email.pin is not None:
+        holds = email.pin.remaining > 0 and email.pin.vendor in carriers
+        return Choice(email.pin.vendor) if holds else None
+    usable = [t for t in turns if t.name in carriers and t.name not in email.round.refused]
+    alone = not any(health[t.name].available for t in usable)
+    untried = [t for t in usable if t.name not in email.round.tried]
+    doubt = email.in_doubt
     due = [t.name for t in untried if probe_wait(health[t.name], now, alone, doubt) <= 0]
-    listed = [t.name for t in untried if health[t.name].open for _ in range(t.weight)]
+    listed = [t.name for t in untried if health[t.name].available for _ in range(t.weight)]
     if due and not (doubt and listed):
         return Choice(due[job_id % len(due)], probe=True)
     return Choice(listed[job_id % len(listed)]) if listed else None
@@ -114,13 +141,13 @@ def waits(
     names: Collection[str], health: Mapping[str, Health], now: float, in_doubt: bool = False
 ) -> dict[str, float]:
     """For each of ``names`` (those the e-mail can use) the seconds until it may be asked."""
-    alone = not any(health[name].open for name in names)
+    alone = not any(health[name].available for name in names)
     wait = {name: probe_wait(health[name], now, alone, in_doubt) for name in names}
-    return {name: 0.0 if health[name].open else max(0.0, wait[name]) for name in names}
+    return {name: 0.0 if health[name].available else max(0.0, wait[name]) for name in names}
 
 
 def probe_wait(health: Health, now: float, alone: bool, in_doubt: bool = False) -> float:
-    """Seconds until the vendor may be probed (<= 0: now); infinite for an open one.
+    """Seconds until the vendor may be probed (<= 0: now); infinite for an available one.
 
     ``alone``: no vendor is left for the e-mail, so the early probe's time counts, which is never
     before a time that the vendor named itself. One ``in_doubt`` leaves it to others for a while.
@@ -129,7 +156,7 @@ def probe_wait(health: Health, now: float, alone: bool, in_doubt: bool = False) 
         return float("inf")
     at = health.unavailable_until
     if alone:
-        at = min(at, max(health.probe_at or 0.0, health.named_until or 0.0))
+        at = min(at, max(health.probe_at or 0.0, health.retry_after_until or 0.0))
     if in_doubt:
         at = max(at, min(health.last_resort_at or 0.0, now + LAST_RESORT))
     if health.probe_until is not None and health.probe_until > now:
@@ -137,77 +164,80 @@ def probe_wait(health: Health, now: float, alone: bool, in_doubt: bool = False) 
     return at - now
 
 
-def closed(
+def after(
     health: Health,
-    closing: Suspension,
+    permit: Permit,
+    verdict: Verdict,
     now: float,
-    generation: int,
-    email_id: str = "",
     *,
-    quiet: bool = False,
+    email_id: str = "",
     yes_at: float = 0.0,
+    quiet: bool = False,
 ) -> Health:
-    """The health after a failed call that was begun in ``generation``; stale: unchanged.
+    """The health after a call under ``permit``; unchanged where the call has nothing to say.
 
-    ``quiet``: no vendor has said yes lately; ``yes_at``: when the caller last heard one here.
-    A pinned e-mail also asks a closed vendor: its failure must not put off or take a probe.
+    ``yes_at``: when the caller last heard a yes of this vendor; ``quiet``: none of any lately.
     """
-    if generation != health.generation or closing.in_doubt or not health.open:
+    if permit.probe is not None:
+        mine = permit.probe == health.probe_token
+        return _after_probe(health, verdict, now, email_id) if mine else health
+    # A pinned e-mail also asks an unavailable vendor: that must not put off or take its probe.
+    if not health.available:
         return health
-    if not closing.of_content:
-        return _shut(health, closing, now, PROBE_STEP)
     if (health.hint_at or 0.0) <= yes_at:
-        health = _without_hints(health)
-    return _hinted(health, closing, now, email_id, PROBE_STEP, FEW if quiet else HINTS)
-
-
-def _hinted(
-    health: Health, closing: Suspension, now: float, email_id: str, step: float, most: int = HINTS
-) -> Health:
-    """One hint more: it closes after proof, and as the ``most``-th of a row, but for a ``step``."""
-    if email_id in health.hints:
+        health = cleared(health)
+    if not isinstance(verdict, Suspension) or verdict.in_doubt:
         return health
-    if health.proven:
-        return _shut(health, closing, now, step)
-    row = health.hints if len(health.hints) < HINTS else ()
-    hints = (*row, email_id)
-    if len(hints) >= most:
-        brief = replace(closing, seconds=min(closing.seconds, step))
-        health = _shut(health, brief, now, step)
-    return replace(
-        health, hints=hints, hint_at=now, hint_seconds=closing.seconds, reason=closing.reason
-    )
-
-
-def vouched(health: Health, hints: Collection[str]) -> Health:
-    """The health after a yes that came while ``hints`` were all that spoke against the vendor."""
-    if not health.open or not set(health.hints) <= set(hints):
+    if permit.generation != health.generation:  # it was suspended, and restored, since
         return health
-    return _without_hints(health)
+    if not verdict.of_content:
+        return _suspended(health, verdict, now, PROBE_STEP)
+    return _with_hint(health, verdict, now, email_id, PROBE_STEP, FEW if quiet else HINTS)
 
 
-def convicted(health: Health, now: float, email_id: str) -> Health:
-    """The health when another vendor took an e-mail that just failed here: it was not the e-mail.
+def _after_probe(health: Health, verdict: Verdict, now: float, email_id: str) -> Health:
+    """The health after its probe: available, suspended for longer, or free for another probe."""
+    free = replace(health, probe_token=None, probe_until=None)
+    if verdict is Sign.NONE:
+        return free
+    if not isinstance(verdict, Suspension):
+        return restored(health)
+    step = min(PROBE_STEP_MAX, max(PROBE_STEP, health.probe_step * 2))
+    if not verdict.of_content:
+        return _suspended(health, verdict, now, step)
+    # It may be the e-mail's own fault: the next probe is for another e-mail, at once.
+    free = replace(free, last_resort_at=now + LAST_RESORT)
+    return free if verdict.in_doubt else _with_hint(free, verdict, now, email_id, step)
 
-    The failure of a probe is as much as that of two e-mails: it had been closed before. While
-    another probe is under way, that one tells.
-    """
-    if email_id not in health.hints:
-        return health
-    if health.probe_token is not None or (health.open and len(health.hints) < 2):
-        return replace(health, proven=True)
-    step = PROBE_STEP if health.open else health.probe_step
-    closing = Suspension(seconds=health.hint_seconds, reason=health.reason or "")
-    return _shut(health, closing, now, step)
+
+def restored(health: Health) -> Health:
+    """Available, as if nothing had been."""
+    return Health(name=health.name, generation=health.generation + 1)
 
 
-def _without_hints(health: Health) -> Health:
+def cleared(health: Health) -> Health:
+    """The health without any suspicion."""
     if not health.hints:
         return health
     return replace(health, hints=(), hint_at=None, hint_seconds=0.0, proven=False, reason=None)
 
 
-def probe_won(
+def convict(health: Health, now: float, email_id: str) -> Health:
+    """The health when another vendor took an e-mail that just failed here: it was not the e-mail.
+
+    The failure of a probe is as much as that of two e-mails: the vendor was unavailable before.
+    While another probe is under way, that one tells.
+    """
+    if email_id not in health.hints:
+        return health
+    if health.probe_token is not None or (health.available and len(health.hints) < 2):
+        return replace(health, proven=True)
+    step = PROBE_STEP if health.available else health.probe_step
+    held = Suspension(seconds=health.hint_seconds, reason=health.reason or "")
+    return _suspended(health, held, now, step)
+
+
+def win_probe(
     health: Health, now: float, lease: float, token: str, in_doubt: bool = False
 ) -> Health | None:
     """The health with its probe held by ``token`` for ``lease`` seconds; None: not (any more) due.
@@ -222,52 +252,32 @@ def probe_won(
     return replace(health, probe_token=token, probe_until=now + lease)
 
 
-def probe_failed(
-    health: Health, closing: Suspension, now: float, token: str, email_id: str = ""
+def _with_hint(
+    health: Health, held: Suspension, now: float, email_id: str, step: float, most: int = HINTS
 ) -> Health:
-    """The health after the holder's probe failed: closed again, the next probe later.
-
-    What may be the e-mail's own fault leaves the next probe to another e-mail, at once.
-    """
-    if health.probe_token != token:
+    """One hint more. It suspends after proof; as the ``most``-th of a row only for a ``step``."""
+    if email_id in health.hints:
         return health
-    step = min(PROBE_STEP_MAX, max(PROBE_STEP, health.probe_step * 2))
-    if not closing.of_content:
-        return _shut(health, closing, now, step)
-    free = replace(probe_given_back(health, token), last_resort_at=now + LAST_RESORT)
-    return free if closing.in_doubt else _hinted(free, closing, now, email_id, step)
+    if health.proven:
+        return _suspended(health, held, now, step)
+    row = health.hints if len(health.hints) < HINTS else ()
+    hints = (*row, email_id)
+    if len(hints) >= most:
+        brief = replace(held, seconds=min(held.seconds, step))
+        health = _suspended(health, brief, now, step)
+    return replace(health, hints=hints, hint_at=now, hint_seconds=held.seconds, reason=held.reason)
 
 
-def probe_succeeded(health: Health, token: str) -> Health:
-    """The health after the holder's probe was answered: open, as if nothing had been."""
-    if health.probe_token != token:
-        return health
-    return Health(name=health.name, generation=health.generation + 1)
-
-
-def probe_given_back(health: Health, token: str) -> Health:
-    """The health after the holder sent nothing: another may probe at once."""
-    if health.probe_token != token:
-        return health
-    return replace(health, probe_token=None, probe_until=None)
-
-
-def _shut(health: Health, closing: Suspension, now: float, step: float) -> Health:
-    named = None if closing.named is None else now + closing.named
-    return replace(
-        health,
+def _suspended(health: Health, held: Suspension, now: float, step: float) -> Health:
+    """Unavailable, with a new generation and nothing of what was before but the longest times."""
+    named = 0.0 if held.named is None else now + held.named
+    return Health(
+        name=health.name,
         generation=health.generation + 1,
-        unavailable_until=max(health.unavailable_until or 0.0, now + closing.seconds),
-        named_until=max(health.named_until or 0.0, named or 0.0) or None,
-        reason=closing.reason,
+        unavailable_until=max(health.unavailable_until or 0.0, now + held.seconds),
+        retry_after_until=max(health.retry_after_until or 0.0, named) or None,
+        reason=held.reason,
         since=health.since if health.since is not None else now,
         probe_at=now + step,
         probe_step=step,
-        probe_token=None,
-        probe_until=None,
-        hints=(),
-        hint_at=None,
-        hint_seconds=0.0,
-        proven=False,
-        last_resort_at=None,
     )

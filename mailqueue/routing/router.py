@@ -5,8 +5,8 @@ configured vendors, what each can carry, and their shared health.
 
 Assumes: ``vendors`` are instances of the thread that calls, or are only asked what they can carry.
 
-Promises: health hears of a failure before the decision is taken, so that the decision already
-counts without the vendor that just failed.
+Promises: who reports a call before asking for the decision gets one that already counts without
+the vendor that just failed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from typing import Any
 
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
-from mailqueue.lifecycle import decide as lifecycle
+from mailqueue.lifecycle import decide
+from mailqueue.lifecycle.decide import Decider
 from mailqueue.lifecycle.outcomes import (
+    Case,
+    CurrentAttempt,
     Decision,
     Outcome,
     Policy,
     SendResult,
     Snapshot,
-    Suspension,
     VendorState,
 )
 from mailqueue.logs import Once, event, place
@@ -34,7 +36,7 @@ from mailqueue.message import Email
 from mailqueue.routing import rotation
 from mailqueue.routing.bulkheads import Bulkheads
 from mailqueue.routing.health import VendorHealth
-from mailqueue.routing.rotation import Choice, WeightedVendor
+from mailqueue.routing.rotation import Choice, Health, Permit, Sign, Verdict, WeightedVendor
 from mailqueue.store.document import Stored
 from mailqueue.vendors import answers, limits
 from mailqueue.vendors.base import LOCAL_CODES, Vendor
@@ -43,7 +45,8 @@ logger = logging.getLogger(__name__)
 
 REFUSALS_IN_A_ROW = 10
 JITTER = 0.1
-NO_SENDER = Choice("")  # there are vendors to be asked, but each holds all the senders it may
+_CROWDED = Choice("")
+NO_SLOT = Permit("")  # there are vendors to be asked, but each holds all the slots it may
 LEASE_EXPIRED = SendResult(
     outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, our_fault=True
 )
@@ -89,14 +92,16 @@ class Router:
             config.consumer.concurrency, weights, most=_most(config)
         )
         self._turns = [WeightedVendor(vendor.name, vendor.weight) for vendor in config.vendors]
+        self._probe_lease = config.delivery.lease
         self._policy = policy(config)
+        self._decider = Decider(self._policy, rand)
         self._rand = rand
         self._refusals: dict[str, set[str]] = {}
         self._once = Once()
 
-    def carriers(self, email: Email, record: Snapshot) -> list[str]:
+    def carriers(self, email: Email, snapshot: Snapshot) -> list[str]:
         """The vendors that can take this e-mail, or what a partial yes has left of it."""
-        partial = record.pending is not None
+        partial = snapshot.pending is not None
         broken: list[str] = []
         able = [
             name
@@ -119,64 +124,107 @@ class Router:
             event(logger, level, "vendor.raised", **facts)
             return False
 
-    def choose(self, job_id: int, carriers: Sequence[str], record: Snapshot) -> Choice | None:
-        """Whose turn it is; None: nobody may be asked now; ``NO_SENDER``: a moment later."""
-        health, now = self.health.read(), self.health.now()
-        choice = rotation.choose(job_id, self._turns, carriers, record, health, now)
+    def choose(self, job_id: int, carriers: Sequence[str], email: Snapshot) -> Permit | None:
+        """Leave to ask the vendor whose turn it is, its probe won where one is needed.
+
+        None: nobody may be asked now; ``NO_SLOT``: a moment later. Raises ``StoreUnavailable``.
+        """
+        for _ in range(len(carriers) + 1):  # each probe may be lost to another process
+            health = self.health.read()
+            choice = self._choice(job_id, carriers, email, health)
+            if choice is None:
+                return None
+            if not choice.vendor:
+                return NO_SLOT
+            if not choice.probe:
+                return Permit(choice.vendor, health[choice.vendor].generation)
+            permit = self.health.win_probe(choice.vendor, self._probe_lease, email.in_doubt)
+            if permit is not None:
+                return permit
+        return None
+
+    def _choice(
+        self,
+        job_id: int,
+        carriers: Sequence[str],
+        email: Snapshot,
+        health: Mapping[str, Health],
+    ) -> Choice | None:
+        """The choice of ``rotation``; another, if there is one, where a vendor is crowded."""
+        now = self.health.now()
+        choice = rotation.choose(job_id, self._turns, carriers, email, health, now)
         if choice is None or choice.probe or not self.bulkheads.crowded(choice.vendor):
             return choice
         for away in (self.bulkheads.crowded, self.bulkheads.full):
-            tried = (*record.round.tried, *filter(away, self.vendors))
-            passing = replace(record, round=replace(record.round, tried=tried))
+            tried = (*email.round.tried, *filter(away, self.vendors))
+            passing = replace(email, round=replace(email.round, tried=tried))
             other = rotation.choose(job_id, self._turns, carriers, passing, health, now)
             if other is not None and not self.bulkheads.full(other.vendor):
                 return other
-        return choice if self.bulkheads.moves(choice.vendor) else NO_SENDER
+        return choice if self.bulkheads.moves(choice.vendor) else _CROWDED
 
     def look_around(self) -> None:
         """See how the calls under way go, for the choices to come; cheap, and not each time."""
-        self.bulkheads.look(lambda: [h.name for h in self.health.read().values() if h.open])
+        self.bulkheads.look(lambda: [h.name for h in self.health.read().values() if h.available])
 
     def idle_for(self) -> float | None:
-        """Seconds until somebody may be asked at all; 0: one probe may; None: a vendor is open."""
+        """Seconds until any vendor may be asked; 0: one probe may; None: a vendor is available."""
         health, now = self.health.read(), self.health.now()
-        if any(h.open for h in health.values()):
+        if any(h.available for h in health.values()):
             return None
         return min(rotation.waits(list(health), health, now).values(), default=1.0)
 
     def decide(
-        self, record: Snapshot, result: SendResult | None, carriers: Sequence[str]
+        self,
+        email: Snapshot,
+        attempt: CurrentAttempt | None,
+        result: SendResult | None,
+        carriers: Sequence[str],
     ) -> Decision:
         """What follows for the e-mail, as the vendors' health is now."""
         if result is not None and result.outcome is Outcome.ACCEPTED and not result.pending:
             # The usual case: whoever else could be asked, nobody will be.
-            return lifecycle.decide(record, result, (), self._policy, self._rand)
+            return self._decider.decide(Case(email=email, attempt=attempt), result)
         health = self.health.read()
-        refused = set(record.round.refused)
-        doubt = record.in_doubt or (result is not None and result.may_be_content)
-        if result is not None and result.outcome is Outcome.UNSUITABLE and record.vendor:
-            refused.add(record.vendor)  # it may be open, but is of no use to this e-mail
+        refused = set(email.round.refused)
+        doubt = email.in_doubt or (result is not None and result.may_be_content)
+        if result is not None and result.outcome is Outcome.UNSUITABLE and attempt is not None:
+            refused.add(attempt.vendor)  # it may be available, but is of no use to this e-mail
         usable = [name for name in carriers if name not in refused]
         wait = rotation.waits(usable, health, self.health.now(), doubt or bool(refused))
-        states = [VendorState(name=name, wait=wait.get(name, 0.0)) for name in carriers]
-        return lifecycle.decide(record, result, states, self._policy, self._rand)
+        others = [VendorState(name=name, wait=wait.get(name, 0.0)) for name in carriers]
+        return self._decider.decide(Case(email=email, attempt=attempt, others=others), result)
 
-    def believed(self, record: Snapshot, email_id: str, result: SendResult) -> SendResult:
+    def after_expired_lease(self, stored: Stored, email: Email) -> Decision:
+        """What follows for an e-mail whose lease ran out: its outcome is not known."""
+        snapshot, attempt = stored.snapshot(), stored.attempt
+        if attempt is not None:
+            attempt = self.with_vendor(attempt)
+        try:
+            carriers = self.carriers(email, snapshot)
+        except VendorBroken:  # asked again before it is sent
+            carriers = list(self.vendors)
+        return self.decide(snapshot, attempt, LEASE_EXPIRED, carriers)
+
+    # What came of a call -----------------------------------------------------------------------
+
+    def resolve_replay(
+        self, email: Snapshot, vendor: str, email_id: str, result: SendResult
+    ) -> SendResult:
         """What the answer proves, beside those that the vendor gave to other e-mails.
 
         One that refuses one e-mail after the other, with no yes between, refuses us: from the
-        ``REFUSALS_IN_A_ROW``-th on this ends no e-mail, and the vendor is made unavailable. A list
-        of addresses that are all bad looks the same; then the first e-mail that it takes opens it.
+        ``REFUSALS_IN_A_ROW``-th on this ends no e-mail, and the vendor is suspended. A list of
+        addresses that are all bad looks the same; then the first e-mail that it takes restores it.
         """
-        result = lifecycle.believed(record, result)
-        vendor = record.vendor or ""
+        result = decide.resolve_replay(email, vendor, result)
         if result.outcome is Outcome.ACCEPTED:
             self._refusals.pop(vendor, None)
             return result
         asked = result.code not in LOCAL_CODES
         refused = asked and result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE)
         if refused and self._refuses_all(vendor, email_id, result):
-            return lifecycle.refuses_all(result)
+            return decide.refuses_all(result)
         return result
 
     def _refuses_all(self, vendor: str, email_id: str, result: SendResult) -> bool:
@@ -185,77 +233,62 @@ class Router:
         if new:
             run.add(email_id)
         if len(run) < REFUSALS_IN_A_ROW:
-            return lifecycle.REFUSES_ALL in (self.health.known(vendor).reason or "")
+            return decide.REFUSES_ALL in (self.health.known(vendor).reason or "")
         if new:
             facts = {"vendor": vendor, "in_a_row": len(run), "code": result.code}
             event(logger, logging.ERROR, "vendor.refuses_all", **facts)
         return True
 
-    def hear(
-        self,
-        record: Snapshot,
-        result: SendResult | None,
-        generation: int,
-        probe: str | None,
-        email_id: str = "",
-    ) -> None:
-        """Tell the vendor's health what came of an attempt begun in ``generation``.
-
-        ``probe`` is the token of its probe; ``result`` None: nothing was sent.
-        """
-        vendor = record.vendor or ""
-        closing = self._closing(record, result) if result is not None else None
+    def report(self, permit: Permit, email: Snapshot, result: SendResult, email_id: str) -> None:
+        """Tell the vendors' health what came of an attempt under ``permit``."""
+        accepted = result.outcome is Outcome.ACCEPTED
         try:
-            if probe is not None and (result is None or result.our_fault):
-                self.health.probe_given_back(vendor, probe)
-            elif probe is not None and closing:
-                self.health.probe_failed(vendor, closing, probe, email_id)
-            elif probe is not None:
-                self.health.probe_succeeded(vendor, probe)
-            elif closing:
-                self.health.closed(vendor, closing, generation, email_id)
-            elif result is not None and result.outcome is Outcome.ACCEPTED:
-                self.health.vouched(vendor)
-            if result is not None and result.outcome is Outcome.ACCEPTED:
+            self.health.report(permit, self._verdict(email, result), email_id)
+            if accepted:
                 # In this round: what came of an earlier one says nothing of the vendor by now.
-                for other in record.failed_at.intersection(record.round.tried, self.vendors):
-                    self.health.convicted(other, email_id)
+                for other in email.failed_at.intersection(email.round.tried, self.vendors):
+                    self.health.convict(other, email_id)
         except StoreUnavailable:
-            event(logger, logging.WARNING, "vendor.health_not_written", vendor=vendor)
+            event(logger, logging.WARNING, "vendor.health_not_written", vendor=permit.vendor)
 
-    def _closing(self, record: Snapshot, result: SendResult) -> Suspension | None:
-        """Where the vendor named a time, a moment more, so that not all come back in step."""
-        closing = lifecycle.vendor_closing(record, result, self._policy)
-        if closing is None or closing.named is None:
-            return closing
-        more = self._rand() * JITTER
-        return replace(closing, seconds=closing.seconds + more, named=closing.named + more)
-
-    def rescued(self, stored: Stored, email: Email) -> Decision:
-        """What follows for an e-mail whose lease ran out: its outcome is not known."""
-        seen = stored.snapshot()
-        record = self.keyed(seen, vendor=seen.vendor)
+    def give_back(self, permit: Permit) -> None:
+        """Nothing was sent under it: another may have the probe at once."""
+        if permit.probe is None:
+            return
         try:
-            carriers = self.carriers(email, record)
-        except VendorBroken:  # asked again before it is sent
-            carriers = list(self.vendors)
-        return self.decide(record, LEASE_EXPIRED, carriers)
+            self.health.report(permit, Sign.NONE)
+        except StoreUnavailable:
+            event(logger, logging.WARNING, "vendor.health_not_written", vendor=permit.vendor)
 
-    def answers(self, name: str) -> bool:
+    def _verdict(self, email: Snapshot, result: SendResult) -> Verdict:
+        """What the answer says about the vendor.
+
+        Where it named a time, a moment is added, so that not all processes come back in step.
+        """
+        if result.our_fault:
+            return Sign.NONE
+        held = decide.suspension(result, self._policy, in_doubt=email.in_doubt)
+        if held is None:
+            return Sign.YES if result.outcome is Outcome.ACCEPTED else Sign.WORKS
+        if held.named is None:
+            return held
+        more = self._rand() * JITTER
+        return replace(held, seconds=held.seconds + more, named=held.named + more)
+
+    # What a vendor offers against copies -------------------------------------------------------
+
+    def can_look_up(self, name: str) -> bool:
         """Whether this vendor can be asked if it has an e-mail."""
         return _offer(self.vendors.get(name), "lookup") is not None
 
-    def keyed(self, record: Snapshot, **attempt: Any) -> Snapshot:
-        """The record with its ``attempt``, and what the vendor of that offers against copies:
-
-        a key it knows, a look-up.
-        """
-        vendor = self.vendors.get(attempt["vendor"] or "")
-        attempt["lookup"] = _offer(vendor, "lookup") is not None
+    def with_vendor(self, attempt: CurrentAttempt) -> CurrentAttempt:
+        """The attempt with what its vendor offers: a key that it knows, a look-up."""
+        vendor = self.vendors.get(attempt.vendor)
+        lookup = _offer(vendor, "lookup") is not None
         life = answers.seconds(_offer(vendor, "key_life"))
         if life is None:
-            return replace(record, **attempt | {"key": None})
-        return replace(record, **attempt, key_life=life / 2)
+            return replace(attempt, key=None, lookup=lookup)
+        return replace(attempt, key_life=life / 2, lookup=lookup)
 
 
 def _offer(vendor: Vendor | None, name: str) -> Any:

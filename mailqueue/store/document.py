@@ -42,6 +42,7 @@ from bson.errors import BSONError
 from mailqueue.errors import Unreadable
 from mailqueue.lifecycle.outcomes import (
     NORMAL,
+    CurrentAttempt,
     Outcome,
     Pin,
     Round,
@@ -244,14 +245,12 @@ class Stored:
 
     @_reading
     def snapshot(self) -> Snapshot:
-        """What ``decide`` needs to know; the open ledger line, if any, is the attempt decided."""
+        """The e-mail as ``decide`` sees it."""
         document = self.document
         _text(document["message_id"])
         _natural(document["lease"]["token"])
         lines = _lines(document)
-        line = open_line(document) or {}
         pending = document.get("pending")
-        vendor, key = line.get("vendor"), line.get("key")
         return Snapshot(
             priority=_natural(document["priority"]),
             age=-(self._until("clock_from") or 0.0),
@@ -264,11 +263,19 @@ class Stored:
             refused=_texts(document.get("refused") or []),
             failed_at=_failed_at(lines) if lines else frozenset(),
             unknown_at=_unknown_at(lines) if lines else frozenset(),
-            vendor=vendor,
-            probe=bool(line.get("probe")),
-            key=key if key is None else _text(key),
-            key_age=self.key_age(vendor or "", key) if key is not None else 0.0,
         )
+
+    @property
+    @_reading
+    def attempt(self) -> CurrentAttempt | None:
+        """The attempt that is under way, by its open ledger line."""
+        line = open_line(self.document)
+        if line is None:
+            return None
+        vendor, key = _text(line["vendor"]), line.get("key")
+        if key is None:
+            return CurrentAttempt(vendor=vendor)
+        return CurrentAttempt(vendor=vendor, key=_text(key), key_age=self.key_age(vendor, key))
 
     def _pin(self) -> Pin | None:
         pin = self.document.get("pin")

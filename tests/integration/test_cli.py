@@ -26,6 +26,7 @@ from mailqueue.message import Attachment
 from mailqueue.producer import Producer
 from mailqueue.queue.tube import depth
 from mailqueue.routing.health import VendorHealth
+from mailqueue.routing.rotation import Permit
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
 from tests.integration.bench import emptied, ready
@@ -185,8 +186,8 @@ WRONG: Sequence[Sequence[str]] = (
     ("retry",),
     ("retry", NOWHERE, "--status", "failed"),
     ("retry", "--status", "sent"),
-    ("vendors", "close", "first"),
-    ("vendors", "open"),
+    ("vendors", "disable", "first"),
+    ("vendors", "enable"),
 )
 
 
@@ -507,24 +508,24 @@ def test_an_intervention_repeated_after_a_lost_reply_is_one(shelf: Shelf, store:
 # --- vendors
 
 
-def test_vendors_tells_why_and_since_when_one_is_closed(
+def test_vendors_tells_why_and_since_when_one_is_unavailable(
     console: Console, store: Store, shelf: Shelf
 ) -> None:
     board = VendorHealth(store, ["first", "second"])
     board.refresh()
-    board.closed("first", Suspension(seconds=600, reason="unavailable 503"), 0)
+    board.report(Permit("first"), Suspension(seconds=600, reason="unavailable 503"))
     rows = {row["vendor"]: row for row in console.data("vendors")["vendors"]}
-    assert rows["second"]["state"] == "open"
-    assert (rows["first"]["state"], rows["first"]["reason"]) == ("closed", "unavailable 503")
+    assert rows["second"]["state"] == "available"
+    assert (rows["first"]["state"], rows["first"]["reason"]) == ("unavailable", "unavailable 503")
     assert rows["first"]["since"] < rows["first"]["until"]
     assert rows["first"]["probe"].startswith("in ")
-    assert "closed  unavailable 503" in console("vendors").out
-    assert "first closed for" in console("doctor").out
+    assert "unavailable  unavailable 503" in console("vendors").out
+    assert "first unavailable for" in console("doctor").out
 
-    assert console("vendors", "open", "first", "--dry-run").out == "first would be opened\n"
-    assert console("vendors", "open", "first").out == "first opened\n"
-    assert console("vendors", "open", "first") == Said(1, "", "mailqueue: first: is open\n")
-    said = console("vendors", "open", "nobody")
+    assert console("vendors", "enable", "first", "--dry-run").out == "first would be enabled\n"
+    assert console("vendors", "enable", "first").out == "first enabled\n"
+    assert console("vendors", "enable", "first") == Said(1, "", "mailqueue: first: is available\n")
+    said = console("vendors", "enable", "nobody")
     assert said == Said(1, "", "mailqueue: nobody: no such vendor is configured\n")
 
 
@@ -532,13 +533,13 @@ def test_vendors_shows_a_probe(console: Console, store: Store) -> None:
     board = VendorHealth(store, ["first", "second"])
     board.refresh()
     for name in ("first", "second"):
-        board.closed(name, Suspension(seconds=600, reason="unavailable"), 0)
+        board.report(Permit(name), Suspension(seconds=600, reason="unavailable"))
     long_ago = {"unavailable_until": LONG_AGO, "probe_at": LONG_AGO}
     store.collection(".vendors").update_many({}, {"$set": long_ago})
     assert board.win_probe("first", 60) is not None
     probes = {row["vendor"]: row["probe"] for row in console.data("vendors")["vendors"]}
     assert probes == {"first": "under way", "second": "due: with the next e-mail"}
-    assert console("doctor").code == 1, "no vendor is open"
+    assert console("doctor").code == 1, "no vendor is available"
 
 
 def test_without_vendors_there_is_nothing_to_show(

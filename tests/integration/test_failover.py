@@ -308,12 +308,12 @@ def test_a_429_with_retry_after_closes_the_vendor_for_that_long_and_a_probe_open
     drain(stage)
     assert stage.statuses() == {"sent": 4}
     health = stage.health("busy")
-    for until in (health["unavailable_until"], health["named_until"]):
+    for until in (health["unavailable_until"], health["retry_after_until"]):
         assert 60 < (until - datetime.now(UTC)).total_seconds() <= 120
     assert stage.outcomes(vendor.calls[0])[0] == ("busy", "throttled")
 
     asked, vendor.reply = len(vendor.calls), TAKEN
-    stage.edit_health("busy", unavailable_until=LONG_AGO, named_until=LONG_AGO)
+    stage.edit_health("busy", unavailable_until=LONG_AGO, retry_after_until=LONG_AGO)
     stage.send(4)
     drain(stage)
     assert len(vendor.calls) > asked

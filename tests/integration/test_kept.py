@@ -20,6 +20,7 @@ from mailqueue.producer import Producer
 from mailqueue.producer.storage import Storage
 from mailqueue.producer.submission import SendOptions, Submission
 from mailqueue.routing.health import VendorHealth
+from mailqueue.routing.rotation import Permit
 from mailqueue.store import ids
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.store import Store
@@ -217,7 +218,7 @@ def test_a_change_of_health_whose_reply_was_lost_is_ours_only_if_a_majority_has_
         board = VendorHealth(store, ["first"])
         board.refresh()
         store.to_lose = 1
-        board.closed("first", Suspension(seconds=60.0, reason="unavailable"), 0)
+        board.report(Permit("first"), Suspension(seconds=60.0, reason="unavailable"))
         last = heard.named("aggregate")[-1]
-        assert not board.read()["first"].open
+        assert not board.read()["first"].available
     assert last["readConcern"] == {"level": "majority"}

@@ -15,7 +15,7 @@ from pymongo.collection import Collection
 
 from mailqueue.config import Config, MongoDB
 from mailqueue.errors import ConfigError, StoreUnavailable
-from mailqueue.lifecycle.decide import end, untouched
+from mailqueue.lifecycle.decide import end, requeue_unsent
 from mailqueue.lifecycle.outcomes import (
     NORMAL,
     Decision,
@@ -225,7 +225,7 @@ def test_a_claim_that_cannot_be_confirmed_is_given_back_by_its_nonce(
         )
     assert the(emails)["status"] == "sending"
     record = impatient.read([email_id])[email_id].snapshot()
-    back = Change(id=email_id, token=1, nonce=nonce, decision=untouched(record))
+    back = Change(id=email_id, token=1, nonce=nonce, decision=requeue_unsent(record))
     assert changed(impatient, back)
     found = the(emails)
     assert (found["status"], found["attempts"][0]["outcome"]) == ("queued", "not_started")
@@ -237,7 +237,7 @@ def test_a_claim_of_another_is_not_given_back_by_my_nonce(store: Store) -> None:
     (email_id,) = stored(store)
     claim(store, email_id)
     record = store.read([email_id])[email_id].snapshot()
-    back = Change(id=email_id, token=1, nonce=ObjectId(), decision=untouched(record))
+    back = Change(id=email_id, token=1, nonce=ObjectId(), decision=requeue_unsent(record))
     assert not changed(store, back)
 
 

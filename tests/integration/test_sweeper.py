@@ -283,7 +283,7 @@ def test_an_expired_lease_is_an_unknown_and_the_email_is_resent(
     (line,) = found["attempts"]
     assert (line["outcome"], line["code"], line["answered"]) == ("unknown", "lease_expired", False)
     assert [(job.body, job.priority) for job in ready(config)] == [(email_id, 32_768)]
-    assert all(health.open for health in other.board.read().values())
+    assert all(health.available for health in other.board.read().values())
 
 
 def test_a_second_unknown_parks_the_email_for_a_person(

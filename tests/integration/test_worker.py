@@ -19,6 +19,7 @@ from mailqueue.errors import QueueUnavailable, StoreUnavailable
 from mailqueue.lifecycle.outcomes import NORMAL, Outcome, Round, SendResult, Snapshot, Suspension
 from mailqueue.producer import Producer
 from mailqueue.queue import tube
+from mailqueue.routing.rotation import Permit
 from mailqueue.store.document import PRODUCTION, SIMULATED, Stored
 from mailqueue.store.store import Store
 from tests.integration.bench import (
@@ -138,7 +139,7 @@ def test_an_email_whose_vendor_fails_between_the_choice_and_the_claim_goes_to_an
 ) -> None:
     producer.send_many(mails(6))
     bench.worker.taker.fetch(bench.tube)
-    bench.board.closed("first", Suspension(seconds=600, reason="unavailable"), 0)
+    bench.board.report(Permit("first"), Suspension(seconds=600, reason="unavailable"))
     bench.settle()
     assert emails.count_documents({"status": "sending"}) == 6
     assert emails.distinct("attempts.vendor") == ["second"]
@@ -168,7 +169,7 @@ def test_a_failed_email_goes_to_the_other_vendor_at_once_and_before_what_is_new(
     producer.send(MAIL)
     jobs = ready(config)
     assert (jobs[0].body, jobs[0].priority) == (first, 32_768)
-    (closed,) = [name for name, health in bench.board.read().items() if not health.open]
+    (closed,) = [name for name, health in bench.board.read().items() if not health.available]
     assert the_one(emails, first)["round"]["tried"] == [closed]
     bench.vendors = {name: vendor for name, vendor in bench.vendors.items() if name != closed} | {
         closed: bench.vendors[closed]
@@ -209,7 +210,7 @@ def test_a_vendor_that_raises_leaves_an_unknown_and_is_not_blamed(
     (line,) = the(emails)["attempts"]
     assert (line["outcome"], line["code"]) == ("unknown", "raised_RuntimeError")
     assert the(emails)["unknowns"] == 1
-    assert all(health.open for health in bench.board.read().values())
+    assert all(health.available for health in bench.board.read().values())
     assert "bob@example.org" not in caplog.text
 
 
@@ -673,8 +674,8 @@ def test_without_beanstalkd_taking_says_so(bench: Bench) -> None:
 # Probes -----------------------------------------------------------------------------------------
 
 
-def closed_for_long(bench: Bench, *names: str) -> None:
-    """These vendors are closed, and their probe is due."""
+def unavailable_for_long(bench: Bench, *names: str) -> None:
+    """These vendors are unavailable, and their probe is due."""
     bench.board.refresh()
     collection = bench.store.collection(".vendors")
     past = ago(5)
@@ -688,12 +689,12 @@ def test_a_probe_is_one_email_and_its_yes_opens_the_vendor(
     bench: Bench, producer: Producer, emails: Collection[Document]
 ) -> None:
     producer.send_many(mails(6))
-    closed_for_long(bench, "first")
+    unavailable_for_long(bench, "first")
     bench.take()
     bench.deliver()
     assert len(bench.vendors["first"].asked) == 1
     bench.settle()
-    assert bench.board.read()["first"].open
+    assert bench.board.read()["first"].available
     assert emails.distinct("status") == ["sent"]
 
 
@@ -701,7 +702,7 @@ def test_when_all_are_closed_a_prober_takes_a_single_job(
     bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
 ) -> None:
     producer.send_many(mails(6))
-    closed_for_long(bench, "first", "second")
+    unavailable_for_long(bench, "first", "second")
     bench.take()
     assert emails.count_documents({"status": "sending"}) == 1
     assert tube.depth(config.beanstalkd)["ready"] == 5
@@ -709,7 +710,7 @@ def test_when_all_are_closed_a_prober_takes_a_single_job(
 
 def test_a_lost_claim_gives_the_probe_back(racing: Bench, producer: Producer) -> None:
     producer.send(MAIL)
-    closed_for_long(racing, "first", "second")
+    unavailable_for_long(racing, "first", "second")
     assert isinstance(racing.store, Races)
     racing.store.times = 3
     racing.work()
@@ -719,7 +720,7 @@ def test_a_lost_claim_gives_the_probe_back(racing: Bench, producer: Producer) ->
 
 def test_a_probe_that_was_not_sent_is_given_back(bench: Bench, producer: Producer) -> None:
     producer.send(MAIL)
-    closed_for_long(bench, "first")
+    unavailable_for_long(bench, "first")
     bench.take()
     assert bench.board.read()["first"].probe_token is not None
     bench.worker.stopping.set()
@@ -732,7 +733,7 @@ def test_a_probe_that_was_not_claimed_is_given_back(
     bench: Bench, producer: Producer, emails: Collection[Document]
 ) -> None:
     producer.send(MAIL)
-    closed_for_long(bench, "first")
+    unavailable_for_long(bench, "first")
     bench.worker.taker.fetch(bench.tube)
     assert bench.board.read()["first"].probe_token is not None
     bench.worker.stopping.set()
@@ -746,14 +747,13 @@ def test_nobody_reserves_while_no_vendor_may_be_asked(
 ) -> None:
     producer.send(MAIL)
     for name in bench.vendors:
-        bench.routing.hear(record_of(name), DOWN, 0, None)
+        bench.routing.report(Permit(name), EMAIL, DOWN, "")
     bench.worker.stopping.set()  # it would wait for up to a second, but not when we stop
     assert bench.take() is False
     assert tube.depth(config.beanstalkd) == {"ready": 1, "reserved": 0, "delayed": 0, "buried": 0}
 
 
-def record_of(vendor: str) -> Snapshot:
-    return Snapshot(priority=NORMAL, vendor=vendor)
+EMAIL = Snapshot(priority=NORMAL)
 
 
 @pytest.mark.parametrize("tried", [(), ("first",)])
@@ -762,11 +762,9 @@ def test_a_yes_proves_of_a_vendor_only_what_it_answered_in_the_same_round(
 ) -> None:
     """An earlier round's failure may be of an outage that is over."""
     server_error = SendResult(outcome=Outcome.UNAVAILABLE, code="503")
-    bench.routing.hear(record_of("first"), server_error, 0, None, "one")
-    later = replace(
-        record_of("second"), failed_at=frozenset({"first"}), round=Round(n=1, tried=tried)
-    )
-    bench.routing.hear(later, SendResult(outcome=Outcome.ACCEPTED), 0, None, "one")
+    bench.routing.report(Permit("first"), EMAIL, server_error, "one")
+    later = replace(EMAIL, failed_at=frozenset({"first"}), round=Round(n=1, tried=tried))
+    bench.routing.report(Permit("second"), later, SendResult(outcome=Outcome.ACCEPTED), "one")
     bench.board.refresh()
     assert bench.board.known("first").hints == ("one",)
     assert bench.board.known("first").proven == bool(tried)

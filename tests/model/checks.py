@@ -146,7 +146,7 @@ def state_is_wrong(state: State, scenario: Scenario) -> str:
         held = any(w.probe == "held" for w in holders)
         if door.probe > 0 and not door.orphan and not held:
             return "a probe's slot is held for nobody"
-        if scenario.well and not door.open:
+        if scenario.well and not door.available:
             return "a vendor that is well is closed"
     return ""
 
@@ -214,7 +214,7 @@ def _closed_too_long(graph: Graph, scenario: Scenario) -> tuple[int, str] | None
 
 
 def _mail_waits_for_a_vendor(state: State) -> bool:
-    closed = any(not door.open for door in state.doors)
+    closed = any(not door.available for door in state.doors)
     return closed and any(not email.final for email in state.emails)
 
 

@@ -16,6 +16,8 @@ from dataclasses import replace
 from mailqueue.lifecycle import decide
 from mailqueue.lifecycle.outcomes import (
     NORMAL,
+    Case,
+    CurrentAttempt,
     Decision,
     Outcome,
     Policy,
@@ -25,7 +27,7 @@ from mailqueue.lifecycle.outcomes import (
 )
 from mailqueue.routing import rotation
 from mailqueue.routing.health import YES_LASTS
-from mailqueue.routing.rotation import Health, WeightedVendor
+from mailqueue.routing.rotation import Health, Permit, Sign, WeightedVendor
 
 Answers = Callable[[str, str, float], SendResult]  # vendor, e-mail, time
 YES = SendResult(outcome=Outcome.ACCEPTED)
@@ -39,101 +41,95 @@ class Fleet:
 
     def __init__(self, names: Iterable[str], answers: Answers, policy: Policy = POLICY) -> None:
         self.health = {name: Health(name=name) for name in names}
-        self.closed_for = dict.fromkeys(self.health, 0.0)
+        self.unavailable_for = dict.fromkeys(self.health, 0.0)
         self.calls: Counter[str] = Counter()
         self.probes: Counter[str] = Counter()
         self.ends: dict[str, Decision] = {}
         self._turns = [WeightedVendor(name) for name in self.health]
         self._answers, self._policy = answers, policy
         self._rand = random.Random(12)
+        self._decider = decide.Decider(policy, self._rand.random)
         self._queue: list[tuple[float, int, int, str, Snapshot]] = []
         self._n, self._now = 0, 0.0
         self._yes_at = -YES_LASTS
 
-    def send(self, email: str, at: float, record: Snapshot | None = None) -> None:
+    def send(self, email: str, at: float, seen: Snapshot | None = None) -> None:
         """Let an e-mail be due ``at`` this time."""
         self._n += 1
-        again = int(record is None)  # retries first
-        entry = (at, again, self._n, email, record or Snapshot(priority=NORMAL))
+        again = int(seen is None)  # retries first
+        entry = (at, again, self._n, email, seen or Snapshot(priority=NORMAL))
         heapq.heappush(self._queue, entry)
 
     def run(self, until: float) -> None:
         """Up to this time."""
         while self._queue and self._queue[0][0] <= until:
-            at, _, n, email, record = heapq.heappop(self._queue)
+            at, _, n, email, seen = heapq.heappop(self._queue)
             self._pass(at)
-            self._deal_with(email, record, n)
+            self._deal_with(email, seen, n)
         self._pass(until)
 
     def _pass(self, now: float) -> None:
         for name, health in self.health.items():
-            self.closed_for[name] += 0.0 if health.open else now - self._now
+            self.unavailable_for[name] += 0.0 if health.available else now - self._now
         self._now = now
 
-    def _deal_with(self, email: str, record: Snapshot, n: int) -> None:
-        chosen = self._chosen(record, n)
-        result = None
-        if chosen is not None:
-            vendor, token = chosen
-            record = replace(record, vendor=vendor)
-            result = self._answers(vendor, email, self._now)
-            self.calls[vendor] += 1
-            self.probes[email] += token is not None
-            self._tell(email, record, result, token)
-        decision = self._decide(record, result)
+    def _deal_with(self, email: str, seen: Snapshot, n: int) -> None:
+        permit = self._permit(seen, n)
+        result, drew = None, set[str]()
+        if permit is not None:
+            result = self._answers(permit.vendor, email, self._now)
+            self.calls[permit.vendor] += 1
+            self.probes[email] += permit.probe is not None
+            self._report(permit, email, seen, result)
+            drew = {permit.vendor} if result.may_be_content else drew
+        decision = self._decide(seen, permit, result)
         if decision.status.final:
             self.ends[email] = decision
             return
-        drew = {record.vendor or ""} if result is not None and result.may_be_content else set()
         after = replace(
-            record,
+            seen,
             round=decision.round,
             counted=decision.counted,
-            failed_at=record.failed_at | drew,
-            vendor=None,
+            failed_at=seen.failed_at | drew,
         )
         self.send(email, self._now + decision.delay, after)
 
-    def _chosen(self, record: Snapshot, n: int) -> tuple[str, str | None] | None:
+    def _permit(self, seen: Snapshot, n: int) -> Permit | None:
         job = self._rand.randrange(1 << 30)
         for _ in self.health:
-            choice = rotation.choose(
-                job, self._turns, [*self.health], record, self.health, self._now
-            )
+            choice = rotation.choose(job, self._turns, [*self.health], seen, self.health, self._now)
             if choice is None:
                 return None
+            health = self.health[choice.vendor]
             if not choice.probe:
-                return choice.vendor, None
-            won = rotation.probe_won(
-                self.health[choice.vendor], self._now, LEASE, str(n), record.in_doubt
-            )
-            self.health[choice.vendor] = won or self.health[choice.vendor]
+                return Permit(choice.vendor, health.generation)
+            won = rotation.win_probe(health, self._now, LEASE, str(n), seen.in_doubt)
+            self.health[choice.vendor] = won or health
             if won is not None and won.probe_token == str(n):
-                return choice.vendor, str(n)
+                return Permit(choice.vendor, won.generation, str(n))
         return None
 
-    def _tell(self, email: str, record: Snapshot, result: SendResult, token: str | None) -> None:
-        name = record.vendor or ""
-        health, now = self.health[name], self._now
-        closing = decide.vendor_closing(record, result, self._policy)
-        if token and closing:
-            after = rotation.probe_failed(health, closing, now, token, email)
-        elif token:
-            after = rotation.probe_succeeded(health, token)
-        elif closing:
-            quiet = self._yes_at <= now - YES_LASTS
-            after = rotation.closed(health, closing, now, health.generation, email, quiet=quiet)
-        else:
-            after = rotation.vouched(health, health.hints)
-        self.health[name] = after
-        if result.outcome is Outcome.ACCEPTED:
-            self._yes_at = now
-            for other in record.failed_at.intersection(record.round.tried):
-                self.health[other] = rotation.convicted(self.health[other], now, email)
+    def _report(self, permit: Permit, email: str, seen: Snapshot, result: SendResult) -> None:
+        held = decide.suspension(result, self._policy, in_doubt=seen.in_doubt)
+        accepted = result.outcome is Outcome.ACCEPTED
+        self.health[permit.vendor] = rotation.after(
+            self.health[permit.vendor],
+            permit,
+            held or (Sign.YES if accepted else Sign.WORKS),
+            self._now,
+            email_id=email,
+            yes_at=self._now if accepted else 0.0,
+            quiet=self._yes_at <= self._now - YES_LASTS,
+        )
+        if accepted:
+            self._yes_at = self._now
+            for other in seen.failed_at.intersection(seen.round.tried):
+                self.health[other] = rotation.convict(self.health[other], self._now, email)
 
-    def _decide(self, record: Snapshot, result: SendResult | None) -> Decision:
-        doubt = record.in_doubt or (result is not None and result.may_be_content)
-        usable = [name for name in self.health if name not in record.round.refused]
+    def _decide(self, seen: Snapshot, permit: Permit | None, result: SendResult | None) -> Decision:
+        doubt = seen.in_doubt or (result is not None and result.may_be_content)
+        usable = [name for name in self.health if name not in seen.round.refused]
         waits = rotation.waits(usable, self.health, self._now, doubt)
         others = [VendorState(name=name, wait=waits.get(name, 0.0)) for name in self.health]
-        return decide.decide(record, result, others, self._policy, self._rand.random)
+        attempt = CurrentAttempt(vendor=permit.vendor) if permit else None
+        return self._decider.decide(Case(email=seen, attempt=attempt, others=others), result)

@@ -6,31 +6,28 @@ product, or its first design, had once: the model is why it has others (docs/lif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
 from mailqueue.lifecycle import decide as lifecycle
-from mailqueue.lifecycle import outcomes as record
+from mailqueue.lifecycle.decide import Decider
 from mailqueue.lifecycle.outcomes import (
+    PROBE_STEP,
+    Case,
     Decision,
     Outcome,
-    Policy,
     SendResult,
     Snapshot,
     Status,
     Suspension,
-    VendorState,
 )
 from mailqueue.routing import rotation
-from mailqueue.routing.rotation import Choice, Health
+from mailqueue.routing.rotation import Choice, Health, Permit, Sign, Verdict
 from tests.model import scenarios
 from tests.model.rules import Rules
 from tests.model.states import Scenario
-
-Others = Sequence[VendorState]
-Rand = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -43,28 +40,22 @@ class Mutant:
     found: str
 
 
-def _never_ends_a_round(
-    record: Snapshot, result: SendResult | None, others: Others, policy: Policy, rand: Rand
-) -> Decision:
-    decision = lifecycle.decide(record, result, others, policy, rand)
+def _never_ends_a_round(decider: Decider, case: Case, result: SendResult | None) -> Decision:
+    decision = decider.decide(case, result)
     if decision.round.tried or decision.status is not Status.QUEUED:
         return decision
-    tried = {*record.round.tried, *filter(None, [record.vendor])}
+    tried = {*case.email.round.tried, *case.asked}
     return replace(decision, round=replace(decision.round, tried=tuple(tried)))
 
 
-def _at_once_for_nobody(
-    record: Snapshot, result: SendResult | None, others: Others, policy: Policy, rand: Rand
-) -> Decision:
-    decision = lifecycle.decide(record, result, others, policy, rand)
+def _at_once_for_nobody(decider: Decider, case: Case, result: SendResult | None) -> Decision:
+    decision = decider.decide(case, result)
     return decision if result else replace(decision, delay=0.0)
 
 
-def _forgets_refusals(
-    record: Snapshot, result: SendResult | None, others: Others, policy: Policy, rand: Rand
-) -> Decision:
+def _forgets_refusals(decider: Decider, case: Case, result: SendResult | None) -> Decision:
     """As the first design had it: a new round asks every vendor again."""
-    decision = lifecycle.decide(record, result, others, policy, rand)
+    decision = decider.decide(case, result)
     if decision.round.tried:
         return decision
     return replace(decision, round=replace(decision.round, refused=()))
@@ -73,96 +64,106 @@ def _forgets_refusals(
 def _counting(counts: Callable[[Snapshot, SendResult, Suspension | None], bool]) -> Rules:
     def decide(*args: Any) -> Decision:
         with patch.object(lifecycle, "_counts", counts):
-            return lifecycle.decide(*args)
+            return Decider.decide(*args)
 
     return Rules(decide=decide)
 
 
-def _all_but_throttled_and_probes(
-    record: Snapshot, result: SendResult, _: Suspension | None
-) -> bool:
+def _all_but_throttled(_: Snapshot, result: SendResult, __: Suspension | None) -> bool:
     """As the first design had it."""
-    return not record.probe and result.outcome is not Outcome.THROTTLED
+    return result.outcome is not Outcome.THROTTLED
 
 
-def _suspected_server_errors(_: Snapshot, __: SendResult, closing: Suspension | None) -> bool:
-    return closing is None or closing.of_content
+def _suspected_server_errors(_: Snapshot, __: SendResult, held: Suspension | None) -> bool:
+    return held is None or held.of_content
 
 
-def _closes_again(
-    health: Health, closing: Suspension, now: float, generation: int, *_: object, **__: object
+def _suspends_again(
+    health: Health, permit: Permit, verdict: Verdict, now: float, **known: Any
 ) -> Health:
-    """A closed vendor that a pinned e-mail asks is closed anew, and its probe's slot lost."""
-    if generation != health.generation or closing.of_content:
-        return health
-    return rotation._shut(health, closing, now, step=record.PROBE_STEP)
+    """An unavailable vendor that a pinned e-mail asks is suspended anew, and its probe lost."""
+    sure = isinstance(verdict, Suspension) and not verdict.of_content
+    if permit.probe is None and permit.generation == health.generation and sure:
+        assert isinstance(verdict, Suspension)
+        return rotation._suspended(health, verdict, now, PROBE_STEP)
+    return rotation.after(health, permit, verdict, now, **known)
 
 
-def _by_any_generation(
-    health: Health, closing: Suspension, now: float, _: int, email_id: str, **more: Any
-) -> Health:
-    return rotation.closed(health, closing, now, health.generation, email_id, **more)
+def _by_any_generation(health: Health, permit: Permit, *args: Any, **known: Any) -> Health:
+    return rotation.after(health, replace(permit, generation=health.generation), *args, **known)
 
 
 def _wins_if_free(health: Health, now: float, lease: float, token: str, _: bool) -> Health | None:
     """Whoever finds the slot free has it, due or not any more."""
-    if health.open or (health.probe_until is not None and health.probe_until > now):
+    if health.available or (health.probe_until is not None and health.probe_until > now):
         return None
     return replace(health, probe_token=token, probe_until=now + lease)
 
 
 def _leaves_the_time(
-    health: Health, closing: Suspension, now: float, token: str, email_id: str, **more: Any
+    health: Health, permit: Permit, verdict: Verdict, now: float, **known: Any
 ) -> Health:
     """After the failed probe of an e-mail in doubt another such may probe at once."""
-    after = rotation.probe_failed(health, closing, now, token, email_id, **more)
-    return replace(after, last_resort_at=health.last_resort_at) if closing.in_doubt else after
+    after = rotation.after(health, permit, verdict, now, **known)
+    doubtful = permit.probe is not None and isinstance(verdict, Suspension) and verdict.in_doubt
+    return replace(after, last_resort_at=health.last_resort_at) if doubtful else after
 
 
 def _wins_in_doubt(health: Health, now: float, lease: float, token: str, _: bool) -> Health | None:
     """An e-mail in doubt probes like any other, as in the first design."""
-    return rotation.probe_won(health, now, lease, token)
+    return rotation.win_probe(health, now, lease, token)
 
 
-def _without_doubts(health: Health, closing: Suspension, *args: Any, **more: Any) -> Health:
-    """As the first design had it: whatever the answer, one e-mail closes a vendor."""
-    return rotation.closed(
-        health, replace(closing, of_content=False, in_doubt=False), *args, **more
-    )
+Judge = Callable[[Suspension], Verdict]
 
 
-def _twice_by_one(health: Health, closing: Suspension, *args: Any, **more: Any) -> Health:
+def _judging(judge: Judge, *, probes: bool = False) -> Rules:
+    """Another judgement of failed calls, or of failed probes."""
+
+    def after(health: Health, permit: Permit, verdict: Verdict, now: float, **known: Any) -> Health:
+        if isinstance(verdict, Suspension) and (permit.probe is not None) == probes:
+            verdict = judge(verdict)
+        return rotation.after(health, permit, verdict, now, **known)
+
+    return Rules(after=after)
+
+
+def _without_doubts(held: Suspension) -> Verdict:
+    """As the first design had it: whatever the answer, one e-mail suspends a vendor."""
+    return replace(held, of_content=False, in_doubt=False)
+
+
+def _twice_by_one(held: Suspension) -> Verdict:
     """What an e-mail in doubt draws counts like that of any other."""
-    return rotation.closed(health, replace(closing, in_doubt=False), *args, **more)
+    return replace(held, in_doubt=False)
 
 
-def _never_by_content(health: Health, closing: Suspension, *args: Any, **more: Any) -> Health:
-    return health if closing.of_content else rotation.closed(health, closing, *args, **more)
+def _never_by_content(held: Suspension) -> Verdict:
+    return Sign.WORKS if held.of_content else held
 
 
-def _by_any_two(health: Health, closing: Suspension, *args: Any, **more: Any) -> Health:
-    """Two e-mails close a vendor, though no other has taken either."""
+def _for_long_by_one(held: Suspension) -> Verdict:
+    """A probe that draws a failure suspends for long, whoever drew it."""
+    return replace(held, of_content=held.in_doubt)
+
+
+def _by_any_two(*args: Any, **known: Any) -> Health:
+    """Two e-mails suspend a vendor, though no other has taken either."""
     with patch.object(rotation, "HINTS", 2):
-        return rotation.closed(health, closing, *args, **more)
+        return rotation.after(*args, **known)
 
 
 def _never_convicted(health: Health, *_: Any) -> Health:
     return health
 
 
-def _for_long_by_one(health: Health, closing: Suspension, *args: Any, **more: Any) -> Health:
-    """A probe that draws a failure closes for long, whoever drew it."""
-    proof = replace(closing, of_content=closing.in_doubt)
-    return rotation.probe_failed(health, proof, *args, **more)
-
-
-def _not_vouched(health: Health, _: object) -> Health:
-    return health
+def _yes_is_forgotten(*args: Any, **known: Any) -> Health:
+    return rotation.after(*args, **known | {"yes_at": 0.0})
 
 
 def _pinned_for_ever(*args: Any) -> Choice | None:
-    record: Snapshot = args[3]
-    return Choice(record.pin.vendor) if record.pin else rotation.choose(*args)
+    email: Snapshot = args[3]
+    return Choice(email.pin.vendor) if email.pin else rotation.choose(*args)
 
 
 def _no_wait_for_a_probe(health: Health, *args: Any) -> float:
@@ -189,7 +190,7 @@ MUTANTS = (
     Mutant(
         "health without generation",
         scenarios.STALE,
-        Rules(closed=_by_any_generation),
+        Rules(after=_by_any_generation),
         "begun before the last change",
     ),
     Mutant(
@@ -214,7 +215,7 @@ MUTANTS = (
     Mutant(
         "who lost the probe wins it next",
         scenarios.STALE,
-        Rules(probe_won=_wins_if_free),
+        Rules(win_probe=_wins_if_free),
         "a probe before its time",
     ),
     Mutant(
@@ -224,9 +225,9 @@ MUTANTS = (
         "hot loop",
     ),
     Mutant(
-        "a pinned e-mail closes a closed vendor",
+        "a pinned e-mail suspends an unavailable vendor",
         scenarios.KEYED,
-        Rules(closed=_closes_again),
+        Rules(after=_suspends_again),
         "taken from its holder",
     ),
     Mutant(
@@ -238,61 +239,61 @@ MUTANTS = (
     Mutant(
         "a poison probe leaves the vendor's time",
         scenarios.POISON,
-        Rules(probe_failed=_leaves_the_time),
+        Rules(after=_leaves_the_time),
         "due at once",
     ),
     Mutant(
         "an e-mail in doubt probes before others",
         scenarios.POISON,
-        Rules(probe_won=_wins_in_doubt),
+        Rules(win_probe=_wins_in_doubt),
         "in doubt before others could",
     ),
     Mutant(
-        "one e-mail closes a vendor",
+        "one e-mail suspends a vendor",
         scenarios.POISON_ALONE,
-        Rules(closed=_without_doubts),
+        _judging(_without_doubts),
         "closed by what may be",
     ),
     Mutant(
-        "an e-mail in doubt closes a vendor",
+        "an e-mail in doubt suspends a vendor",
         scenarios.POISON_TWO,
-        Rules(closed=_twice_by_one),
+        _judging(_twice_by_one),
         "closed by what may be",
     ),
     Mutant(
-        "server errors close nothing",
+        "server errors suspend nobody",
         scenarios.POISON_TWO,
-        Rules(closed=_never_by_content),
+        _judging(_never_by_content),
         "still open after a second e-mail",
     ),
     Mutant(
-        "any two e-mails close a vendor",
+        "any two e-mails suspend a vendor",
         scenarios.POISON_TWO,
-        Rules(closed=_by_any_two),
+        Rules(after=_by_any_two),
         "closed by what may be",
     ),
     Mutant(
         "nobody is proven to be down",
         scenarios.POISON_THREE,
-        Rules(convicted=_never_convicted),
+        Rules(convict=_never_convicted),
         "still open after a second e-mail",
     ),
     Mutant(
-        "one e-mail's probe closes a vendor for long",
+        "one e-mail's probe suspends a vendor for long",
         scenarios.POISON,
-        Rules(probe_failed=_for_long_by_one),
+        _judging(_for_long_by_one, probes=True),
         "kept closed by what one e-mail drew",
     ),
     Mutant(
         "a yes leaves the suspicion",
         scenarios.POISON_THREE,
-        Rules(vouched=_not_vouched),
+        Rules(after=_yes_is_forgotten),
         "closed by what may be",
     ),
     Mutant(
-        "the first design's count: all but throttled and failed probes",
+        "the first design's count: all but throttled",
         scenarios.OUTAGE_FLAPPING,
-        _counting(_all_but_throttled_and_probes),
+        _counting(_all_but_throttled),
         "failed (exhausted) through an outage",
     ),
     Mutant(

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from mailqueue.lifecycle import decide as lifecycle
-from mailqueue.lifecycle.outcomes import Decision, Snapshot, VendorState
+from mailqueue.lifecycle.decide import Decider
+from mailqueue.lifecycle.outcomes import Case, Decision, SendResult, Snapshot, VendorState
 from mailqueue.routing import rotation
-from tests.model.states import NOW, RESULTS, VENDORS, Email, Scenario, State, Work, health, record
+from tests.model.states import (
+    NOW,
+    RESULTS,
+    VENDORS,
+    Email,
+    Scenario,
+    State,
+    attempt,
+    health,
+    snapshot,
+)
 
 JITTER = (0.01, 0.99)
 
@@ -28,14 +38,12 @@ class Step(NamedTuple):
 class Rules:
     """The product's functions, and the guards of the I/O around them."""
 
-    decide: Callable[..., Decision] = lifecycle.decide
+    decide: Callable[[Decider, Case, SendResult | None], Decision] = Decider.decide
     choose: Callable[..., rotation.Choice | None] = rotation.choose
     waits: Callable[..., dict[str, float]] = rotation.waits
-    closed: Callable[..., rotation.Health] = rotation.closed
-    probe_won: Callable[..., rotation.Health | None] = rotation.probe_won
-    probe_failed: Callable[..., rotation.Health] = rotation.probe_failed
-    convicted: Callable[..., rotation.Health] = rotation.convicted
-    vouched: Callable[..., rotation.Health] = rotation.vouched
+    after: Callable[..., rotation.Health] = rotation.after
+    win_probe: Callable[..., rotation.Health | None] = rotation.win_probe
+    convict: Callable[..., rotation.Health] = rotation.convict
     claim_guarded: bool = True
     settle_guarded: bool = True
     gives_probe_back: bool = True
@@ -50,32 +58,20 @@ class Deciding:
         self.rules = rules
         self._decided: dict[tuple[object, ...], tuple[Decision, ...]] = {}
         self._turns = [rotation.WeightedVendor(name) for name in VENDORS]
-
-    def known(self, email: Email, work: Work | None) -> Snapshot:
-        keyed = work is not None and work.vendor in self.scenario.keyed
-        vendor = None if work is None else work.vendor
-        return record(email, keyed, vendor, probe=work is not None and bool(work.probe))
+        self._deciders = [Decider(scenario.policy, rand.__float__) for rand in JITTER]
 
     def decide(
-        self,
-        state: State,
-        email: Email,
-        answer: str,
-        vendor: str | None,
-        probe: bool = False,
+        self, state: State, email: Email, answer: str, vendor: str | None
     ) -> tuple[Decision, ...]:
-        key = (email[6:13], email.key_left, state.doors, answer, vendor, probe)
+        key = (email[6:13], email.key_left, state.doors, answer, vendor)
         if key not in self._decided:
-            keyed = vendor in self.scenario.keyed
-            known = record(email, keyed, vendor, probe=probe)
+            known = snapshot(email)
             result = RESULTS[answer] if answer else None
             doubt = known.in_doubt or (result is not None and result.may_be_content)
-            others = self._others(state, known, doubt)
-            decided = [
-                self.rules.decide(known, result, others, self.scenario.policy, lambda r=r: r)
-                for r in JITTER
-            ]
-            self._decided[key] = tuple({replace(d, vendor_closing=None): d for d in decided})
+            tried = attempt(email, vendor, vendor in self.scenario.keyed) if vendor else None
+            case = Case(email=known, attempt=tried, others=self._others(state, known, doubt))
+            decisions = [self.rules.decide(each, case, result) for each in self._deciders]
+            self._decided[key] = tuple(dict.fromkeys(decisions))
         return self._decided[key]
 
     def _others(self, state: State, known: Snapshot, in_doubt: bool) -> list[VendorState]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from mailqueue.lifecycle.decide import refuses_all
 from mailqueue.lifecycle.outcomes import (
     NORMAL,
+    CurrentAttempt,
     Outcome,
     Pin,
     Policy,
@@ -130,7 +131,7 @@ class Door(NamedTuple):
     shown: bool = False  # the truth: another vendor took one of them
 
     @property
-    def open(self) -> bool:
+    def available(self) -> bool:
         return self.until < 0
 
 
@@ -190,7 +191,7 @@ def health(name: str, door: Door) -> Health:
     return Health(
         name=name,
         unavailable_until=at(door.until),
-        named_until=at(door.named),
+        retry_after_until=at(door.named),
         probe_at=at(door.at),
         probe_step=door.step * TICK,
         probe_token=None if door.probe < 0 else "held",
@@ -212,7 +213,7 @@ def door(health: Health, was: Door, *, orphan: bool) -> Door:
     probe = left(health.probe_until)
     return Door(
         until=left(health.unavailable_until),
-        named=left(health.named_until),
+        named=left(health.retry_after_until),
         at=left(health.probe_at),
         step=min(1, ticks(health.probe_step)),
         probe=probe,
@@ -226,13 +227,12 @@ def door(health: Health, was: Door, *, orphan: bool) -> Door:
     )
 
 
-def record(email: Email, keyed: bool, vendor: str | None, *, probe: bool) -> Snapshot:
+def snapshot(email: Email) -> Snapshot:
     """What the decision needs, as ``document`` makes it of the stored e-mail."""
     pin = None
     if email.pin:
         name, left, repeats = email.pin
         pin = Pin(vendor=str(name), key="key", remaining=int(left) * TICK, repeats=int(repeats))
-    half = max(0, email.key_left - KEY_LIFE // 2)
     return Snapshot(
         priority=NORMAL,
         counted=email.counted,
@@ -240,11 +240,15 @@ def record(email: Email, keyed: bool, vendor: str | None, *, probe: bool) -> Sna
         round=Round(n=email.rounds, tried=email.tried, refused=email.refused),
         pin=pin,
         failed_at=frozenset(email.failed_at),
-        vendor=vendor,
-        probe=probe,
-        key="key" if keyed else None,
-        key_life=half * TICK if keyed else 0.0,
     )
+
+
+def attempt(email: Email, vendor: str, keyed: bool) -> CurrentAttempt:
+    """The attempt at this vendor, as ``Router`` makes it."""
+    if not keyed:
+        return CurrentAttempt(vendor=vendor)
+    half = max(0, email.key_left - KEY_LIFE // 2)
+    return CurrentAttempt(vendor=vendor, key="key", key_life=half * TICK)
 
 
 def canonical(state: State, swap_emails: bool, swap_vendors: bool) -> State:

@@ -43,7 +43,7 @@ WRITES = ("claim", "change", "late yes", "looked up")
 TIMES = [
     *("due_at", "send_at", "expires_at", "clock_from", "created_at", "updated_at"),
     *("lease.until", "pin.until", "announced.at", "overdue_at"),
-    *("until", "unavailable_until", "named_until", "since", "probe_at", "probe_until"),
+    *("until", "unavailable_until", "retry_after_until", "since", "probe_at", "probe_until"),
     *("hint_at", "last_resort_at"),
 ]
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailqueue.lifecycle.decide import decide
+from mailqueue.lifecycle.decide import Decider
 from mailqueue.lifecycle.outcomes import (
     RETRY_PRIORITIES,
+    Case,
+    CurrentAttempt,
     Outcome,
     Pin,
     Policy,
@@ -23,10 +25,11 @@ from mailqueue.routing.rotation import (
     HINTS,
     LAST_RESORT,
     PROBE_STEP_MAX,
-    probe_failed,
-    probe_given_back,
+    Permit,
+    Sign,
+    after,
     probe_wait,
-    probe_won,
+    win_probe,
 )
 from tests.unit.test_rotation import DOWN, NOW, resting
 
@@ -40,7 +43,7 @@ RESULTS = st.builds(
     content_suspect=st.booleans(),
     our_fault=st.booleans(),
 )
-RECORDS = st.builds(
+EMAILS = st.builds(
     Snapshot,
     priority=st.sampled_from(sorted(RETRY_PRIORITIES)),
     counted=st.integers(0, 30),
@@ -51,33 +54,46 @@ RECORDS = st.builds(
     ),
     pin=st.none() | st.just(PIN),
     failed_at=st.frozensets(st.sampled_from(["a", "b"])),
-    vendor=st.none() | st.just("a"),
+)
+ATTEMPTS = st.builds(
+    CurrentAttempt,
+    vendor=st.just("a"),
     key=st.none() | st.just("k"),
     key_life=st.floats(0, 1e5),
+    lookup=st.booleans(),
 )
 
 
 @settings(max_examples=150, deadline=None)
-@given(RECORDS, st.none() | RESULTS, st.floats(0, 1e4), st.floats(0, 0.999), st.booleans())
+@given(
+    EMAILS,
+    st.none() | ATTEMPTS,
+    st.none() | RESULTS,
+    *(st.floats(0, 1e4), st.floats(0, 0.999), st.booleans()),
+)
 def test_in_every_situation_the_promises_hold(
-    record: Snapshot, result: SendResult | None, wait: float, rand: float, resend: bool
+    email: Snapshot,
+    attempt: CurrentAttempt | None,
+    result: SendResult | None,
+    wait: float,
+    rand: float,
+    resend: bool,
 ) -> None:
     policy = replace(POLICY, resend_unknown=resend)
     others = [VendorState(name="b", wait=wait)]
-    if result is None:
-        record = replace(record, vendor=None)
-    decision = decide(record, result, others, policy, lambda: rand)
+    case = Case(email=email, attempt=attempt if result else None, others=others)
+    decision = Decider(policy, lambda: rand).decide(case, result)
     yes = result is not None and result.outcome is Outcome.ACCEPTED
     assert 0 <= decision.delay < 1e5
-    assert decision.counted - record.counted in (0, 1)
-    assert decision.unknowns - record.unknowns in (0, 1)
+    assert decision.counted - email.counted in (0, 1)
+    assert decision.unknowns - email.unknowns in (0, 1)
     assert (decision.status is Status.SENT) == yes
     if decision.status is Status.FAILED:
-        assert not record.unknowns
-        assert record.pin is None
-    if result is None and record.pin is None and decision.status is Status.QUEUED:
+        assert not email.unknowns
+        assert email.pin is None
+    if result is None and email.pin is None and decision.status is Status.QUEUED:
         assert decision.delay >= 1
-    if decision.unknowns > max(1, record.unknowns):
+    if decision.unknowns > max(1, email.unknowns):
         assert decision.status is Status.UNCERTAIN
 
 
@@ -94,18 +110,19 @@ def test_probes_come_at_growing_intervals_up_to_a_minute(events: list[str]) -> N
         doubt = event == "doubt"
         now += max(0.0, probe_wait(health, now, alone=True, in_doubt=doubt))
         if doubt and health.last_resort_at is None:
-            left = probe_won(health, now, 120, "t", in_doubt=True)
+            left = win_probe(health, now, 120, "t", in_doubt=True)
             assert left is not None
             health, now = left, now + LAST_RESORT
-        taken = probe_won(health, now, 120, "t", in_doubt=doubt)
+        taken = win_probe(health, now, 120, "t", in_doubt=doubt)
         assert taken is not None
         if event == "give back":
-            health = probe_given_back(taken, "t")
+            health = after(taken, Permit("b", taken.generation, "t"), Sign.NONE, now)
             continue
         named = 7.0 if event == "named" else None
         of_content = doubt or event == "hint"
-        closing = replace(DOWN, of_content=of_content, in_doubt=doubt, named=named)
-        health = probe_failed(taken, closing, now, "t", str(n))
+        held = replace(DOWN, of_content=of_content, in_doubt=doubt, named=named)
+        permit = Permit("b", taken.generation, "t")
+        health = after(taken, permit, held, now, email_id=str(n))
         assert before <= health.probe_step <= PROBE_STEP_MAX
         assert 0 < probe_wait(health, now, alone=True, in_doubt=of_content) <= PROBE_STEP_MAX
         at_once += event == "hint"
@@ -113,4 +130,4 @@ def test_probes_come_at_growing_intervals_up_to_a_minute(events: list[str]) -> N
             at_once = 0
         assert at_once < HINTS
         before = health.probe_step
-    assert not health.open
+    assert not health.available

@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from mailqueue.lifecycle import decide
+from mailqueue.lifecycle.decide import suspension
 from mailqueue.lifecycle.outcomes import Decision, Status
 from mailqueue.routing import rotation
+from mailqueue.routing.rotation import Health, Permit, Sign
 from tests.model.changes import (
     QUEUED,
     SENDING,
@@ -49,6 +50,7 @@ from tests.model.states import (
     Work,
     door,
     health,
+    snapshot,
 )
 
 
@@ -158,7 +160,7 @@ class World(Deciding):
             yield Step(f"job of {i} put back", with_email(state, i, put(email, wait)))
             return
         seen = {n: health(n, d) for n, d in zip(VENDORS, state.doors, strict=True)}
-        known = self.known(email, None)
+        known = snapshot(email)
         choices = {self.rules.choose(job, self._turns, VENDORS, known, seen, NOW) for job in (0, 1)}
         for choice in sorted(choices - {None}, key=str):
             assert choice is not None
@@ -205,8 +207,8 @@ class World(Deciding):
         v = VENDORS.index(work.vendor)
         was = state.doors[v]
         now = health(work.vendor, was)
-        doubt = self.known(state.emails[work.email], None).in_doubt
-        won = self.rules.probe_won(now, NOW, LEASE * TICK, "held", doubt)
+        doubt = snapshot(state.emails[work.email]).in_doubt
+        won = self.rules.win_probe(now, NOW, LEASE * TICK, "held", doubt)
         if won is None:
             yield Step(f"{w} loses the probe of {work.vendor}", again(state, w, work))
             return
@@ -243,7 +245,8 @@ class World(Deciding):
         if work.probe != "held" or not self.rules.gives_probe_back:
             return state
         v = VENDORS.index(work.vendor)
-        given = rotation.probe_given_back(health(work.vendor, state.doors[v]), "held")
+        held = health(work.vendor, state.doors[v])
+        given = rotation.after(held, self._permit(work, held), Sign.NONE, NOW)
         return with_door(state, v, door(given, state.doors[v], orphan=False))
 
     def _send(self, state: State, w: int, work: Work) -> Iterator[Step]:
@@ -289,7 +292,7 @@ class World(Deciding):
             next_ = with_door(next_, v, was._replace(drew=truth.drew, shown=truth.shown))
             yield Step(f"{w} has nothing to tell of {work.vendor}", next_, wrong=wrong)
             return
-        if before.open and not after.open:
+        if before.available and not after.available:
             names = tuple(sorted({*email.closings, work.vendor}))
             next_ = with_email(next_, work.email, email._replace(closings=names))
         changed = after.generation != before.generation
@@ -299,24 +302,27 @@ class World(Deciding):
                 next_, lambda o: o.vendor == work.vendor and o.probe != "", probe="lost"
             )
         next_ = with_door(next_, v, door(after, truth, orphan=was.orphan and not changed))
-        label = f"{w} {'opens' if after.open else 'closes'} {work.vendor}"
+        label = f"{w} {'restores' if after.available else 'suspends'} {work.vendor}"
         label = label if changed else f"{w} tells of {work.vendor}"
         wrong = wrong or self._telling_is_wrong(next_, before, after, work)
         yield Step(label, next_, wrong=wrong)
 
-    def _heard(self, state: State, before: rotation.Health, work: Work) -> rotation.Health:
-        known = self.known(state.emails[work.email], work)
-        closing = decide.vendor_closing(known, RESULTS[work.answer], self.scenario.policy)
-        token = "held" if work.probe == "held" else "lost"
-        generation = before.generation if work.fresh else before.generation - 1
-        who = str(work.email)
-        if work.probe and closing:
-            return self.rules.probe_failed(before, closing, NOW, token, who)
-        if work.probe:
-            return rotation.probe_succeeded(before, token)
-        if closing:
-            return self.rules.closed(before, closing, NOW, generation, who)
-        return self.rules.vouched(before, before.hints) if work.answer == "yes" else before
+    def _heard(self, state: State, before: Health, work: Work) -> Health:
+        in_doubt, result = snapshot(state.emails[work.email]).in_doubt, RESULTS[work.answer]
+        held = suspension(result, self.scenario.policy, in_doubt=in_doubt)
+        verdict = held or (Sign.YES if work.answer == "yes" else Sign.WORKS)
+        return self.rules.after(
+            before,
+            self._permit(work, before),
+            verdict,
+            NOW,
+            email_id=str(work.email),
+            yes_at=NOW if verdict is Sign.YES else 0.0,
+        )
+
+    def _permit(self, work: Work, now: Health) -> Permit:
+        generation = now.generation if work.fresh else now.generation - 1
+        return Permit(work.vendor, generation, work.probe or None)
 
     def _proven(self, state: State, work: Work) -> State:
         """A yes shows of the vendors that failed in this round that it was not the e-mail."""
@@ -327,7 +333,7 @@ class World(Deciding):
             if name not in failed or not (was.drew or was.hints):
                 continue
             before = health(name, was)
-            after = self.rules.convicted(before, NOW, str(work.email))
+            after = self.rules.convict(before, NOW, str(work.email))
             shown = was.shown or work.email in was.drew
             truth = was._replace(shown=shown)
             if after.generation != before.generation:
@@ -339,14 +345,13 @@ class World(Deciding):
 
     def _drew(self, was: Door, work: Work, email: Email) -> Door:
         """The e-mails that drew a failure which may be their own, with no yes or closing since."""
-        known, result = self.known(email, work), RESULTS[work.answer]
+        known, result = snapshot(email), RESULTS[work.answer]
         fresh, probe = was._replace(drew=(), shown=False), work.probe == "held"
-        if not (probe or (not work.probe and was.open)):
+        if not (probe or (not work.probe and was.available)):
             return was
         if work.answer == "yes":
             return fresh
-        closing = decide.vendor_closing(known, result, self.scenario.policy)
-        if closing is None or not (probe or work.fresh):
+        if suspension(result, self.scenario.policy) is None or not (probe or work.fresh):
             return fresh if probe else was
         if not result.may_be_content:
             return fresh
@@ -355,9 +360,7 @@ class World(Deciding):
         drew = tuple(sorted({*was.drew, work.email}))
         return fresh if len(drew) > 1 and was.shown else was._replace(drew=drew)
 
-    def _hint_is_wrong(
-        self, before: rotation.Health, after: rotation.Health, work: Work, second: bool
-    ) -> str:
+    def _hint_is_wrong(self, before: Health, after: Health, work: Work, second: bool) -> str:
         """What one e-mail drew closes nothing for long; what two did, does."""
         if not RESULTS[work.answer].may_be_content:
             return ""
@@ -365,25 +368,23 @@ class World(Deciding):
         if second:
             closed = until >= NOW + min(TICK, self.scenario.policy.unavailable_for)
             return "" if closed else "still open after a second e-mail"
-        if before.open and not after.open:
+        if before.available and not after.available:
             return "closed by what may be the e-mails' own fault"
         if until > max(was, NOW + after.probe_step):
             return "kept closed by what one e-mail drew"
         return ""
 
-    def _telling_is_wrong(
-        self, state: State, before: rotation.Health, after: rotation.Health, work: Work
-    ) -> str:
+    def _telling_is_wrong(self, state: State, before: Health, after: Health, work: Work) -> str:
         changed = after.generation != before.generation
         if changed and not work.fresh and work.probe != "held":
             return "the answer to a call begun before the last change has changed the vendor"
-        if after.open and not before.open and work.probe != "held":
+        if after.available and not before.available and work.probe != "held":
             return "opened without a probe"
         if before.probe_token and not after.probe_token and work.probe != "held":
             return "the probe's slot was taken from its holder"
         email = state.emails[work.email]
-        doubt = self.known(email, None).in_doubt or RESULTS[work.answer].may_be_content
-        if not after.open and rotation.probe_wait(after, NOW, alone=True, in_doubt=doubt) <= 0:
+        doubt = snapshot(email).in_doubt or RESULTS[work.answer].may_be_content
+        if not after.available and rotation.probe_wait(after, NOW, alone=True, in_doubt=doubt) <= 0:
             return "closed, but its probe is due at once"
         poison = self.scenario.always.get((work.email, work.vendor)) == "5xx"
         if poison and len(email.closings) > 1:
@@ -401,7 +402,7 @@ class World(Deciding):
             yield Step(label, again(state, w, work))
             return
         failed = RESULTS[work.answer]
-        for decision in self.decide(state, email, work.answer, work.vendor, bool(work.probe)):
+        for decision in self.decide(state, email, work.answer, work.vendor):
             after = settled(email, decision, work.vendor if blames(failed) else "")
             wrong = self._end_is_wrong(after, decision)
             if not work.mine:

@@ -122,7 +122,7 @@ def test_a_run_through_every_kind_of_failure_says_nothing_planted(
     assert outcomes >= {o.value for o in Outcome if o is not Outcome.DEFERRED}
     assert {Status.SENT, Status.FAILED} <= {status.status for status in found}
     words = said()
-    assert "vendor.closed" in words
+    assert "vendor.suspended" in words
     assert PLANTED not in words.lower()
     shown = [*found, consumer, stage.producer, stage.config, *consumer.config.vendors]
     assert PLANTED not in repr(shown).lower()

@@ -106,6 +106,7 @@ READ: list[Callable[[Stored], Any]] = [
     lambda stored: stored.unasked,
     lambda stored: stored.key_age("first", "k"),
     lambda stored: stored.snapshot(),
+    lambda stored: stored.attempt,
 ]
 
 

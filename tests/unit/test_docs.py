@@ -17,8 +17,17 @@ import pytest
 from mailqueue.cli import VERBS
 from mailqueue.config.config import READABLE_BY_ALL, SECTIONS, keys_of
 from mailqueue.config.vendor_types import VENDOR_TYPES
-from mailqueue.lifecycle.decide import decide, vendor_closing
-from mailqueue.lifecycle.outcomes import NORMAL, Outcome, Policy, SendResult, Snapshot, VendorState
+from mailqueue.lifecycle.decide import Decider, suspension
+from mailqueue.lifecycle.outcomes import (
+    NORMAL,
+    Case,
+    CurrentAttempt,
+    Outcome,
+    Policy,
+    SendResult,
+    Snapshot,
+    VendorState,
+)
 from mailqueue.message.fields import READERS
 from tests import tables
 from tests.bench import report
@@ -98,13 +107,16 @@ def test_what_follows_an_outcome_is_what_the_page_says(outcome: Outcome) -> None
     """Of the vendor the seconds; of the e-mail the status, where it is an end."""
     (row,) = re.findall(rf"^\| `{outcome}` \|.*$", lifecycle_page(), re.MULTILINE)
     _, _, _, email, vendor, *_ = row.split("|")
-    record = Snapshot(priority=NORMAL, vendor="a")
-    closing = vendor_closing(record, SendResult(outcome=outcome), Policy())
+    result = SendResult(outcome=outcome)
+    held = suspension(result, Policy())
     seconds = re.findall(r"(\d+) s\b", vendor)
-    assert seconds == ([f"{closing.seconds:g}"] if closing else [])
-    decision = decide(
-        record, SendResult(outcome=outcome), [VendorState(name="b")], Policy(), lambda: 0.5
+    assert seconds == ([f"{held.seconds:g}"] if held else [])
+    case = Case(
+        email=Snapshot(priority=NORMAL),
+        attempt=CurrentAttempt(vendor="a"),
+        others=[VendorState(name="b")],
     )
+    decision = Decider(Policy(), lambda: 0.5).decide(case, result)
     assert decision.status.final == email.strip().startswith("`")
     assert not decision.status.final or f"`{decision.status}`" in email
 

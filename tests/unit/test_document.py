@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from mailqueue.lifecycle.outcomes import NORMAL, Pin, Round, Status
+from mailqueue.lifecycle.outcomes import NORMAL, CurrentAttempt, Pin, Round, Status
 from mailqueue.store import document
 from mailqueue.store.document import Stored, open_line
 
@@ -48,7 +48,7 @@ def test_a_new_email_is_queued_and_due_at_once() -> None:
     record = fresh.snapshot()
     assert (record.priority, record.age, record.counted, record.unknowns) == (NORMAL, 0, 0, 0)
     assert (record.round, record.pin, record.pending, record.refused) == (Round(), None, None, ())
-    assert (record.vendor, record.key, record.probe) == (None, None, False)
+    assert fresh.attempt is None
 
 
 def test_what_was_not_asked_for_is_not_written_down() -> None:
@@ -98,8 +98,7 @@ def test_the_record_tells_the_round_the_pin_and_what_is_pending() -> None:
 def test_the_open_line_of_the_holder_is_the_attempt_to_decide() -> None:
     lines = [line(1, "unknown"), line(2, None, key="k", probe=True, started_at=NOW)]
     sending = stored(status="sending", lease={"token": 2}, attempts=lines)
-    record = sending.snapshot()
-    assert (record.vendor, record.key, record.probe) == ("v2", "k", True)
+    assert sending.attempt == CurrentAttempt(vendor="v2", key="k")
 
 
 @pytest.mark.parametrize(

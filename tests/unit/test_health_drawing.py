@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mailqueue.lifecycle.outcomes import Suspension
 from mailqueue.routing import rotation
-from mailqueue.routing.rotation import HINTS, Health
+from mailqueue.routing.rotation import HINTS, Health, Permit, Sign
 
 PAGE = (Path(__file__).parents[2] / "docs/lifecycle.md").read_text("utf-8")
 NOW = 1_000_000.0
@@ -37,17 +37,17 @@ def situations() -> Iterator[Health]:
 
 def changes(health: Health) -> Iterator[Health | None]:
     """Everything that can happen to a vendor's health."""
-    yield rotation.probe_won(health, NOW, 60, "mine")
-    yield rotation.probe_won(health, NOW, 60, "mine", in_doubt=True)
-    yield rotation.probe_succeeded(health, "mine")
-    yield rotation.probe_given_back(health, "mine")
-    yield rotation.vouched(health, health.hints)
-    yield Health(name="a", generation=health.generation + 1)  # an operator
+    call, probe = Permit("a", health.generation), Permit("a", health.generation, "mine")
+    yield rotation.win_probe(health, NOW, 60, "mine")
+    yield rotation.win_probe(health, NOW, 60, "mine", in_doubt=True)
+    yield rotation.restored(health)  # an operator
+    for permit, sign in product((call, probe), Sign):
+        yield rotation.after(health, permit, sign, NOW, yes_at=NOW)
     for email_id, of_content, in_doubt in product(("1", "new"), (False, True), (False, True)):
-        closing = Suspension(seconds=600, reason="x", of_content=of_content, in_doubt=in_doubt)
-        yield rotation.closed(health, closing, NOW, health.generation, email_id)
-        yield rotation.probe_failed(health, closing, NOW, "mine", email_id)
-        yield rotation.convicted(health, NOW, email_id)
+        held = Suspension(seconds=600, reason="x", of_content=of_content, in_doubt=in_doubt)
+        yield rotation.after(health, call, held, NOW, email_id=email_id)
+        yield rotation.after(health, probe, held, NOW, email_id=email_id)
+        yield rotation.convict(health, NOW, email_id)
 
 
 def test_the_drawing_shows_the_changes_of_a_vendors_health() -> None:

@@ -7,11 +7,21 @@ from typing import Any
 
 import pytest
 
-from mailqueue.lifecycle.decide import believed, decide, end, refuses_all, untouched, vendor_closing
+from mailqueue.lifecycle.decide import (
+    Decider,
+    end,
+    fallback,
+    refuses_all,
+    requeue_unsent,
+    resolve_replay,
+    suspension,
+)
 from mailqueue.lifecycle.outcomes import (
     HIGH,
     NORMAL,
     RETRY_PRIORITIES,
+    Case,
+    CurrentAttempt,
     Decision,
     Outcome,
     Pin,
@@ -21,39 +31,49 @@ from mailqueue.lifecycle.outcomes import (
     SendResult,
     Snapshot,
     Status,
+    Suspension,
     VendorState,
 )
 
 POLICY = Policy()
 PARK = replace(POLICY, resend_unknown=False)
-AT_A = Snapshot(priority=NORMAL, vendor="a")
-NOBODY = Snapshot(priority=NORMAL)
-B_OPEN = [VendorState(name="b")]
-B_CLOSED = [VendorState(name="b", wait=400)]
+EMAIL = Snapshot(priority=NORMAL)
+AT_A = CurrentAttempt(vendor="a")
+B_AVAILABLE = [VendorState(name="b")]
+B_UNAVAILABLE = [VendorState(name="b", wait=400)]
 PIN = Pin(vendor="a", key="k", remaining=600)
 FAILURES = [o for o in Outcome if o is not Outcome.ACCEPTED]
 
 
-def half() -> float:
-    return 0.5
+def decide(case: Case, result: SendResult | None, policy: Policy = POLICY) -> Decision:
+    return Decider(policy, lambda: 0.5).decide(case, result)
 
 
 def after(
     outcome: Outcome,
-    record: Snapshot = AT_A,
-    others: list[VendorState] = B_OPEN,
+    email: Snapshot = EMAIL,
+    others: list[VendorState] = B_AVAILABLE,
     policy: Policy = POLICY,
+    attempt: CurrentAttempt | None = AT_A,
     **result: Any,
 ) -> Decision:
-    return decide(record, SendResult(outcome=outcome, **result), others, policy, half)
+    case = Case(email=email, attempt=attempt, others=others)
+    return decide(case, SendResult(outcome=outcome, **result), policy)
 
 
-def asked(record: Snapshot = NOBODY, others: list[VendorState] = B_CLOSED) -> Decision:
+def held(outcome: Outcome, *, in_doubt: bool = False, **result: Any) -> Suspension:
+    """What is held against the vendor after such an answer."""
+    found = suspension(SendResult(outcome=outcome, **result), POLICY, in_doubt=in_doubt)
+    assert found is not None
+    return found
+
+
+def asked(email: Snapshot = EMAIL, others: list[VendorState] = B_UNAVAILABLE) -> Decision:
     """What follows when no vendor could be asked."""
-    return decide(record, None, others, POLICY, half)
+    return decide(Case(email=email, others=others), None)
 
 
-TABLE = {  # another vendor is open; no other vendor may be asked; two unknowns at most
+TABLE = {  # another vendor is available; no other vendor may be asked; two unknowns at most
     Outcome.ACCEPTED: (("sent", 0), ("sent", 0)),
     Outcome.REJECTED: (("failed", 0), ("failed", 0)),
     Outcome.UNSUITABLE: (("queued", 0), ("queued", 400)),
@@ -67,13 +87,13 @@ TABLE = {  # another vendor is open; no other vendor may be asked; two unknowns 
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_the_table_of_statuses_and_delays(outcome: Outcome) -> None:
-    for others, (status, delay) in zip((B_OPEN, B_CLOSED), TABLE[outcome], strict=True):
+    for others, (status, delay) in zip((B_AVAILABLE, B_UNAVAILABLE), TABLE[outcome], strict=True):
         decision = after(outcome, others=others)
         assert (decision.status.value, decision.delay) == (status, delay)
         assert decision.priority == RETRY_PRIORITIES[NORMAL]
 
 
-CLOSED_FOR = {
+UNAVAILABLE_FOR = {
     Outcome.THROTTLED: 60.0,
     Outcome.UNAVAILABLE: 600.0,
     Outcome.MISCONFIGURED: 600.0,
@@ -85,56 +105,51 @@ CLOSED_FOR = {
 def test_the_table_of_what_is_held_against_the_vendor_or_against_the_email(
     outcome: Outcome,
 ) -> None:
-    decision = after(outcome, code="x")
-    closing = decision.vendor_closing
-    assert (closing.seconds if closing else None) == CLOSED_FOR.get(outcome)
-    assert decision.counted == (closing is None or outcome is Outcome.UNKNOWN)
-    if closing:
-        assert closing.reason == f"{outcome} x"
+    against = suspension(SendResult(outcome=outcome, code="x"), POLICY)
+    assert (against.seconds if against else None) == UNAVAILABLE_FOR.get(outcome)
+    assert after(outcome).counted == (against is None or outcome is Outcome.UNKNOWN)
+    if against:
+        assert against.reason == f"{outcome} x"
 
 
 def test_a_vendor_that_accepts_but_holds_emails_back_has_done_its_part_and_gets_no_more() -> None:
-    decision = after(Outcome.ACCEPTED, code="200", quota_held=True)
-    closing = decision.vendor_closing
-    assert decision.status is Status.SENT
-    assert closing is not None
-    assert (closing.seconds, closing.reason) == (600.0, "misconfigured 200")
+    assert after(Outcome.ACCEPTED, code="200", quota_held=True).status is Status.SENT
+    against = held(Outcome.ACCEPTED, code="200", quota_held=True)
+    assert (against.seconds, against.reason) == (600.0, "misconfigured 200")
 
 
 @pytest.mark.parametrize("outcome", FAILURES)
 def test_no_end_after_an_unknown_is_called_failed(outcome: Outcome) -> None:
-    record = replace(AT_A, unknowns=1, counted=25, expires_in=0.0)
-    assert after(outcome, record).status is Status.UNCERTAIN
-    assert after(outcome, replace(record, age=POLICY.give_up_after)).status is Status.UNCERTAIN
+    email = replace(EMAIL, unknowns=1, counted=25, expires_in=0.0)
+    assert after(outcome, email).status is Status.UNCERTAIN
+    assert after(outcome, replace(email, age=POLICY.give_up_after)).status is Status.UNCERTAIN
 
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_an_unknown_of_our_own_or_a_yes_is_not_held_against_the_vendor(outcome: Outcome) -> None:
-    assert vendor_closing(AT_A, SendResult(outcome=outcome, our_fault=True), POLICY) is None
+    assert suspension(SendResult(outcome=outcome, our_fault=True), POLICY) is None
 
 
 @pytest.mark.parametrize(
-    "retry_after,closed_for",
+    "retry_after,seconds",
     [
         *((7200.0, 3600.0), (90.0, 90.0), (1.0, 1.0), (0.0, 1.0), (-3.0, 1.0)),
         *((float("inf"), 3600.0), (float("-inf"), 1.0)),
     ],
 )
 def test_a_throttling_vendor_is_left_alone_until_the_time_it_named(
-    retry_after: float, closed_for: float
+    retry_after: float, seconds: float
 ) -> None:
     """But never for no time at all: that would be a hot loop."""
-    closing = after(Outcome.THROTTLED, retry_after=retry_after).vendor_closing
-    assert closing is not None
-    assert (closing.seconds, closing.named) == (closed_for, closed_for)
+    against = held(Outcome.THROTTLED, retry_after=retry_after)
+    assert (against.seconds, against.named) == (seconds, seconds)
 
 
 def test_what_is_no_number_is_no_time() -> None:
-    closing = after(Outcome.THROTTLED, retry_after=float("nan")).vendor_closing
-    assert closing is not None
-    assert (closing.seconds, closing.named) == (POLICY.silent_throttle, None)
-    for pinned in (AT_A, replace(AT_A, pin=PIN)):
-        assert 0 <= after(Outcome.DEFERRED, pinned, retry_after=float("nan")).delay <= 15
+    against = held(Outcome.THROTTLED, retry_after=float("nan"))
+    assert (against.seconds, against.named) == (POLICY.silent_throttle, None)
+    for email in (EMAIL, replace(EMAIL, pin=PIN)):
+        assert 0 <= after(Outcome.DEFERRED, email, retry_after=float("nan")).delay <= 15
 
 
 MAYBE = [
@@ -150,85 +165,85 @@ SURELY_NOT = [
 ]
 
 
+@pytest.mark.parametrize("in_doubt", [False, True])
 @pytest.mark.parametrize("result", MAYBE)
-def test_an_answer_that_content_may_have_drawn_is_a_hint(result: dict[str, Any]) -> None:
-    closing = after(**result).vendor_closing
-    assert closing is not None
-    assert (closing.of_content, closing.in_doubt) == (True, False)
-    for record in (
-        replace(AT_A, failed_at=frozenset({"b"})),
-        replace(AT_A, failed_at=frozenset({"a"})),
-        replace(AT_A, round=Round(refused=("b",))),
-    ):
-        closing = after(record=record, **result).vendor_closing
-        assert closing is not None
-        assert closing.in_doubt
+def test_an_answer_that_content_may_have_drawn_is_a_hint(
+    result: dict[str, Any], in_doubt: bool
+) -> None:
+    against = held(**result, in_doubt=in_doubt)
+    assert (against.of_content, against.in_doubt) == (True, in_doubt)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"failed_at": frozenset({"a"})}, {"round": Round(refused=("b",))}]
+)
+def test_an_email_that_drew_such_an_answer_or_was_refused_is_in_doubt(
+    changes: dict[str, Any],
+) -> None:
+    assert not EMAIL.in_doubt
+    assert replace(EMAIL, **changes).in_doubt
 
 
 @pytest.mark.parametrize("result", SURELY_NOT)
 def test_a_failure_that_no_content_draws_counts_at_once_whoever_it_hits(
     result: dict[str, Any],
 ) -> None:
-    closing = after(record=replace(AT_A, failed_at=frozenset({"b"})), **result).vendor_closing
-    assert closing is not None
-    assert (closing.of_content, closing.in_doubt) == (False, False)
+    against = held(**result, in_doubt=True)
+    assert (against.of_content, against.in_doubt) == (False, False)
 
 
 def test_what_a_vendor_says_that_refuses_everything_is_held_against_it_and_for_a_minute() -> None:
     said = SendResult(outcome=Outcome.REJECTED, code="smtp-550", refused=("x",), pending=("y",))
     result = refuses_all(said)
     assert (result.outcome, result.refused, result.pending) == (Outcome.MISCONFIGURED, (), ())
-    decision = decide(AT_A, result, B_OPEN, POLICY, half)
+    decision = decide(Case(email=EMAIL, attempt=AT_A, others=B_AVAILABLE), result)
     assert (decision.status, decision.round.tried) == (Status.QUEUED, ("a",))
     assert (decision.counted, decision.refused) == (0, ())
-    closing = decision.vendor_closing
-    assert closing is not None
-    assert (closing.seconds, closing.of_content) == (60.0, True)
-    assert closing.reason == "misconfigured refuses_all smtp-550"
-    alone = decide(AT_A, result, [VendorState(name="a")], POLICY, half)
+    against = suspension(result, POLICY)
+    assert against is not None
+    assert (against.seconds, against.of_content) == (60.0, True)
+    assert against.reason == "misconfigured refuses_all smtp-550"
+    alone = decide(Case(email=EMAIL, attempt=AT_A, others=[VendorState(name="a")]), result)
     assert (alone.status, alone.delay) == (Status.QUEUED, 15)
 
 
-@pytest.mark.parametrize("probe", [False, True])
 @pytest.mark.parametrize("failed_at", [frozenset[str](), frozenset({"b"})])
-def test_no_outage_however_often_it_comes_back_uses_up_an_email(
-    probe: bool, failed_at: frozenset[str]
-) -> None:
-    record = replace(AT_A, counted=24, probe=probe, failed_at=failed_at)
+def test_no_outage_however_often_it_comes_back_uses_up_an_email(failed_at: frozenset[str]) -> None:
+    email = replace(EMAIL, counted=24, failed_at=failed_at)
     for outcome in (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.MISCONFIGURED):
-        decision = after(outcome, record, others=B_CLOSED)
+        decision = after(outcome, email, others=B_UNAVAILABLE)
         assert (decision.status, decision.counted) == (Status.QUEUED, 24)
 
 
 def test_a_vendor_without_room_for_now_is_not_to_blame_and_nothing_is_counted() -> None:
-    record = replace(AT_A, counted=24, round=Round(n=3, tried=("c",)))
-    passed = after(Outcome.THROTTLED, record, our_fault=True)
-    waits = after(Outcome.THROTTLED, record, others=B_CLOSED, our_fault=True)
+    email = replace(EMAIL, counted=24, round=Round(n=3, tried=("c",)))
+    passed = after(Outcome.THROTTLED, email, our_fault=True)
+    waits = after(Outcome.THROTTLED, email, others=B_UNAVAILABLE, our_fault=True)
     for decision in (passed, waits):
-        assert (decision.status, decision.vendor_closing) == (Status.QUEUED, None)
+        assert decision.status is Status.QUEUED
         assert (decision.counted, decision.round.n) == (24, 3)
     assert (passed.delay, passed.round.tried) == (0.0, ("c", "a"))
     assert (waits.delay, waits.round.tried) == (1.0, ("c",))
 
 
 def test_attempts_time_and_expiry_end_it_with_their_reasons() -> None:
-    assert after(Outcome.DEFERRED, replace(AT_A, counted=24)).reason == Reason.EXHAUSTED
-    assert after(Outcome.THROTTLED, replace(AT_A, age=259_200.0)).reason == Reason.GAVE_UP
-    assert after(Outcome.UNAVAILABLE, replace(AT_A, expires_in=0.0)).reason == Reason.EXPIRED
-    assert after(Outcome.DEFERRED, replace(AT_A, expires_in=1.0)).status is Status.QUEUED
+    assert after(Outcome.DEFERRED, replace(EMAIL, counted=24)).reason == Reason.EXHAUSTED
+    assert after(Outcome.THROTTLED, replace(EMAIL, age=259_200.0)).reason == Reason.GAVE_UP
+    assert after(Outcome.UNAVAILABLE, replace(EMAIL, expires_in=0.0)).reason == Reason.EXPIRED
+    assert after(Outcome.DEFERRED, replace(EMAIL, expires_in=1.0)).status is Status.QUEUED
 
 
 def test_a_round_asks_each_vendor_once_and_then_ends_with_a_back_off() -> None:
     first = after(Outcome.UNAVAILABLE)
     assert first.round == Round(tried=("a",))
-    second = after(Outcome.UNAVAILABLE, replace(AT_A, round=Round(tried=("b",))))
+    second = after(Outcome.UNAVAILABLE, replace(EMAIL, round=Round(tried=("b",))))
     assert second.round == Round(n=1)
     assert second.delay == 15
 
 
 @pytest.mark.parametrize("n,delay", [(0, 15), (1, 30), (6, 960), (7, 1800), (5000, 1800)])
 def test_the_back_off_doubles_up_to_an_hour(n: int, delay: float) -> None:
-    assert after(Outcome.DEFERRED, replace(AT_A, round=Round(n=n))).delay == delay
+    assert after(Outcome.DEFERRED, replace(EMAIL, round=Round(n=n))).delay == delay
 
 
 def test_the_back_off_is_not_before_the_vendors_own_time_nor_after_the_longest_wait() -> None:
@@ -239,14 +254,15 @@ def test_the_back_off_is_not_before_the_vendors_own_time_nor_after_the_longest_w
 def test_one_vendors_refusal_does_not_kill_an_email_but_that_of_all_does() -> None:
     first = after(Outcome.UNSUITABLE)
     assert (first.status, first.round.refused) == (Status.QUEUED, ("a",))
-    last = after(Outcome.UNSUITABLE, replace(AT_A, round=Round(refused=("b",))))
+    last = after(Outcome.UNSUITABLE, replace(EMAIL, round=Round(refused=("b",))))
     assert (last.status, last.reason) == (Status.FAILED, Reason.REFUSED_BY_ALL)
     assert asked(others=[]).reason == Reason.REFUSED_BY_ALL
 
 
 def test_who_refused_is_not_asked_again_in_the_next_round() -> None:
-    record = replace(AT_A, vendor="b", round=Round(refused=("a",)))
-    decision = after(Outcome.UNAVAILABLE, record, others=[VendorState(name="a")])
+    email = replace(EMAIL, round=Round(refused=("a",)))
+    others = [VendorState(name="a")]
+    decision = after(Outcome.UNAVAILABLE, email, others, attempt=CurrentAttempt(vendor="b"))
     assert decision.round == Round(n=1, refused=("a",))
 
 
@@ -254,12 +270,11 @@ def test_a_wait_because_nobody_was_free_counts_as_nothing() -> None:
     decision = asked()
     assert (decision.delay, decision.counted, decision.round) == (400, 0, Round())
     assert decision.priority == NORMAL, "an e-mail that nobody was asked for is no retry"
-    assert decision.vendor_closing is None
-    assert asked(others=B_OPEN).delay == 1, "never at once: that would be a hot loop"
+    assert asked(others=B_AVAILABLE).delay == 1, "never at once: that would be a hot loop"
 
 
 def test_what_is_left_of_a_round_ends_with_it_when_nobody_is_free() -> None:
-    decision = asked(replace(NOBODY, round=Round(tried=("a",))))
+    decision = asked(replace(EMAIL, round=Round(tried=("a",))))
     assert decision.round == Round(n=1)
     assert decision.priority == RETRY_PRIORITIES[NORMAL]
 
@@ -267,7 +282,7 @@ def test_what_is_left_of_a_round_ends_with_it_when_nobody_is_free() -> None:
 def test_an_unknown_is_resent_once_and_then_waits_for_a_person() -> None:
     first = after(Outcome.UNKNOWN)
     assert (first.status, first.unknowns) == (Status.QUEUED, 1)
-    second = after(Outcome.UNKNOWN, replace(AT_A, unknowns=1))
+    second = after(Outcome.UNKNOWN, replace(EMAIL, unknowns=1))
     assert (second.status, second.reason) == (Status.UNCERTAIN, Reason.UNKNOWN)
 
 
@@ -277,13 +292,13 @@ def test_parked_an_unknown_is_never_resent() -> None:
 
 @pytest.mark.parametrize("policy", [POLICY, PARK])
 def test_an_unknown_under_a_key_is_repeated_at_once_at_the_same_vendor(policy: Policy) -> None:
-    record = replace(AT_A, key="k", key_life=43_200)
-    decision = after(Outcome.UNKNOWN, record, policy=policy)
+    attempt = replace(AT_A, key="k", key_life=43_200)
+    decision = after(Outcome.UNKNOWN, policy=policy, attempt=attempt)
     assert decision.pin == Pin(vendor="a", key="k", remaining=900)
     assert (decision.status, decision.delay, decision.unknowns) == (Status.QUEUED, 0, 0)
-    short = after(Outcome.UNKNOWN, replace(record, key_life=60), policy=policy)
+    short = after(Outcome.UNKNOWN, policy=policy, attempt=replace(attempt, key_life=60))
     assert short.pin == Pin(vendor="a", key="k", remaining=60)
-    assert after(Outcome.UNKNOWN, replace(record, key_life=0)).pin is None
+    assert after(Outcome.UNKNOWN, attempt=replace(attempt, key_life=0)).pin is None
 
 
 REPEATED = set(FAILURES) - {Outcome.REJECTED, Outcome.UNSUITABLE}
@@ -291,7 +306,7 @@ REPEATED = set(FAILURES) - {Outcome.REJECTED, Outcome.UNSUITABLE}
 
 @pytest.mark.parametrize("outcome", FAILURES)
 def test_a_pinned_email_is_repeated_until_its_vendor_says_no(outcome: Outcome) -> None:
-    decision = after(outcome, replace(AT_A, pin=PIN))
+    decision = after(outcome, replace(EMAIL, pin=PIN))
     if outcome in REPEATED:
         assert decision.pin == replace(PIN, repeats=1)
         assert (decision.delay, decision.unknowns) == (2.5, 0)
@@ -300,13 +315,13 @@ def test_a_pinned_email_is_repeated_until_its_vendor_says_no(outcome: Outcome) -
 
 
 def test_a_pin_ends_with_a_yes_or_with_its_time_as_an_ordinary_unknown() -> None:
-    assert after(Outcome.ACCEPTED, replace(AT_A, pin=PIN)).pin is None
+    assert after(Outcome.ACCEPTED, replace(EMAIL, pin=PIN)).pin is None
     brief = replace(PIN, remaining=1)
-    over = after(Outcome.UNAVAILABLE, replace(AT_A, pin=brief))
+    over = after(Outcome.UNAVAILABLE, replace(EMAIL, pin=brief))
     assert (over.pin, over.unknowns, over.round.tried) == (None, 1, ("a",))
-    waited = asked(replace(NOBODY, pin=replace(PIN, remaining=0)), others=B_OPEN)
+    waited = asked(replace(EMAIL, pin=replace(PIN, remaining=0)), others=B_AVAILABLE)
     assert (waited.pin, waited.unknowns, waited.status) == (None, 1, Status.QUEUED)
-    parked = decide(replace(NOBODY, pin=PIN), None, B_OPEN, PARK, half)
+    parked = decide(Case(email=replace(EMAIL, pin=PIN), others=B_AVAILABLE), None, PARK)
     assert parked.status is Status.UNCERTAIN
 
 
@@ -317,10 +332,10 @@ def test_only_those_put_off_are_tried_again_after_a_partial_yes() -> None:
 
 
 def test_the_rest_of_too_many_recipients_goes_at_once_and_is_no_failed_attempt() -> None:
-    last = replace(AT_A, counted=POLICY.max_attempts - 1)
+    last = replace(EMAIL, counted=POLICY.max_attempts - 1)
     for pending in (None, ("x", "y", "z")):
         decision = after(
-            *(Outcome.ACCEPTED, replace(last, pending=pending), B_CLOSED),
+            *(Outcome.ACCEPTED, replace(last, pending=pending), B_UNAVAILABLE),
             pending=("x", "y"),
             retry_after=0.0,
         )
@@ -330,47 +345,61 @@ def test_the_rest_of_too_many_recipients_goes_at_once_and_is_no_failed_attempt()
 
 
 def test_a_rest_that_does_not_get_less_waits_and_counts() -> None:
-    record = replace(AT_A, pending=("x",))
-    decision = after(Outcome.ACCEPTED, record, pending=("x",), retry_after=0.0)
+    email = replace(EMAIL, pending=("x",))
+    decision = after(Outcome.ACCEPTED, email, pending=("x",), retry_after=0.0)
     assert (decision.status, decision.delay, decision.counted) == (Status.QUEUED, 15, 1)
 
 
 @pytest.mark.parametrize(
-    "outcome,record",
+    "outcome,email",
     [
-        (Outcome.REJECTED, AT_A),
-        (Outcome.DEFERRED, replace(AT_A, counted=24)),
-        (Outcome.UNSUITABLE, replace(AT_A, round=Round(refused=("b",)))),
+        (Outcome.REJECTED, EMAIL),
+        (Outcome.DEFERRED, replace(EMAIL, counted=24)),
+        (Outcome.UNSUITABLE, replace(EMAIL, round=Round(refused=("b",)))),
     ],
 )
 def test_a_partial_yes_ends_as_sent_with_the_rest_refused(
-    outcome: Outcome, record: Snapshot
+    outcome: Outcome, email: Snapshot
 ) -> None:
-    decision = after(outcome, replace(record, pending=("x",), refused=("y",)))
+    decision = after(outcome, replace(email, pending=("x",), refused=("y",)))
     assert decision.status is Status.SENT
     assert (decision.pending, decision.refused) == (None, ("y", "x"))
 
 
 def test_an_end_from_outside_is_uncertain_while_a_pin_holds() -> None:
-    assert end(NOBODY, Reason.EXPIRED).status is Status.FAILED
-    pinned = end(replace(NOBODY, pin=PIN), Reason.EXPIRED)
+    assert end(EMAIL, Reason.EXPIRED).status is Status.FAILED
+    pinned = end(replace(EMAIL, pin=PIN), Reason.EXPIRED)
     assert (pinned.status, pinned.pin) == (Status.UNCERTAIN, None)
 
 
 def test_a_claim_given_back_changes_nothing_and_is_taken_up_before_new_ones() -> None:
-    record = replace(NOBODY, priority=HIGH, counted=3, round=Round(n=2, tried=("a",)))
-    decision = untouched(record)
+    email = replace(EMAIL, priority=HIGH, counted=3, round=Round(n=2, tried=("a",)))
+    decision = requeue_unsent(email)
     assert (decision.status, decision.delay, decision.counted) == (Status.QUEUED, 0, 3)
-    assert (decision.round, decision.priority) == (record.round, RETRY_PRIORITIES[HIGH])
+    assert (decision.round, decision.priority) == (email.round, RETRY_PRIORITIES[HIGH])
 
 
 def test_without_a_vendor_an_unknown_of_ours_goes_to_the_next() -> None:
-    decision = decide(
-        NOBODY, SendResult(outcome=Outcome.UNKNOWN, our_fault=True), B_OPEN, POLICY, half
-    )
+    decision = after(Outcome.UNKNOWN, attempt=None, our_fault=True)
     assert (decision.status, decision.unknowns) == (Status.QUEUED, 1)
-    refused = decide(NOBODY, SendResult(outcome=Outcome.UNSUITABLE), B_OPEN, POLICY, half)
-    assert refused.round.refused == ()
+    assert after(Outcome.UNSUITABLE, attempt=None).round.refused == ()
+
+
+def test_a_vendor_that_can_be_asked_is_given_time_to_know_the_answer() -> None:
+    assert after(Outcome.UNKNOWN, attempt=replace(AT_A, lookup=True)).delay == POLICY.lookup_after
+    over = replace(EMAIL, expires_in=0.0)
+    assert after(Outcome.UNKNOWN, over, attempt=replace(AT_A, lookup=True)).delay == 0
+
+
+def test_without_the_rules_a_yes_stands_and_what_may_have_left_waits_for_a_person() -> None:
+    pinned = replace(EMAIL, pin=PIN)
+    for outcome in Outcome:
+        decision = fallback(pinned, SendResult(outcome=outcome))
+        expected = {Outcome.ACCEPTED: Status.SENT, Outcome.UNKNOWN: Status.UNCERTAIN}
+        assert decision.status is expected.get(outcome, Status.QUEUED)
+        assert (decision.pin is None) == decision.status.final
+    part = fallback(EMAIL, SendResult(outcome=Outcome.ACCEPTED, pending=("x",)))
+    assert part.status is Status.UNCERTAIN
 
 
 @pytest.mark.parametrize("status", Status)
@@ -381,20 +410,19 @@ def test_only_what_is_queued_or_being_sent_is_not_final(status: Status) -> None:
 def test_a_replayed_key_is_a_yes_only_after_an_unknown_at_that_vendor() -> None:
     """A request that was refused may have used the key up: then nothing was sent."""
     replay = SendResult(outcome=Outcome.ACCEPTED, code="400", replay=True)
-    refused_before = Snapshot(priority=NORMAL, vendor="brevo")
-    unknown_before = replace(refused_before, unknown_at=frozenset({"brevo"}))
-    assert believed(refused_before, replay).outcome is Outcome.UNKNOWN
-    assert believed(unknown_before, replay) is replay
+    unknown_before = replace(EMAIL, unknown_at=frozenset({"brevo"}))
+    assert resolve_replay(EMAIL, "brevo", replay).outcome is Outcome.UNKNOWN
+    assert resolve_replay(unknown_before, "brevo", replay) is replay
     fresh = SendResult(outcome=Outcome.ACCEPTED, code="201")
-    assert believed(refused_before, fresh) is fresh
+    assert resolve_replay(EMAIL, "brevo", fresh) is fresh
 
 
 def test_a_key_that_was_first_used_long_ago_pins_nothing() -> None:
     """The vendor has forgotten it: the repeat would be a second copy that nobody counts."""
     lost = SendResult(outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, our_fault=True)
-    fresh = Snapshot(priority=NORMAL, vendor="brevo", key="k", key_life=450.0)
-    assert decide(fresh, lost, [], Policy(), lambda: 0.5).pin is not None
+    fresh = CurrentAttempt(vendor="brevo", key="k", key_life=450.0)
+    assert decide(Case(email=EMAIL, attempt=fresh), lost).pin is not None
     old = replace(fresh, key_age=14_400.0)
-    decision = decide(old, lost, [], Policy(resend_unknown=False), lambda: 0.5)
+    decision = decide(Case(email=EMAIL, attempt=old), lost, PARK)
     assert decision.pin is None
     assert decision.status is Status.UNCERTAIN

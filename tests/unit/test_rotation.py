@@ -15,17 +15,16 @@ from mailqueue.routing.rotation import (
     PROBE_RESULT_WAIT,
     Choice,
     Health,
+    Permit,
+    Sign,
+    Verdict,
     WeightedVendor,
+    after,
     choose,
-    closed,
-    convicted,
-    probe_failed,
-    probe_given_back,
-    probe_succeeded,
+    convict,
     probe_wait,
-    probe_won,
-    vouched,
     waits,
+    win_probe,
 )
 
 NOW = 1_000_000.0
@@ -36,14 +35,33 @@ HINT = Suspension(seconds=600, reason="unavailable 503", of_content=True)
 FRESH = Snapshot(priority=NORMAL)
 
 
+def failed(
+    health: Health,
+    held: Suspension,
+    now: float,
+    generation: int = 0,
+    email_id: str = "",
+    **known: Any,
+) -> Health:
+    """After a failed call that was begun in this generation."""
+    permit = Permit(health.name, generation)
+    return after(health, permit, held, now, email_id=email_id, **known)
+
+
+def probed(health: Health, verdict: Verdict, now: float, token: str, email_id: str = "") -> Health:
+    """After a probe, whose token was this one."""
+    permit = Permit(health.name, health.generation, token)
+    return after(health, permit, verdict, now, email_id=email_id)
+
+
 def resting() -> Health:
-    """A vendor that was just closed for ten minutes."""
-    return closed(Health(name="b"), DOWN, NOW, 0)
+    """A vendor that was just suspended for ten minutes."""
+    return failed(Health(name="b"), DOWN, NOW)
 
 
 def held(health: Health, now: float) -> Health:
     """The same with its probe taken."""
-    taken = probe_won(health, now, 120, "t")
+    taken = win_probe(health, now, 120, "t")
     assert taken is not None
     return taken
 
@@ -76,9 +94,9 @@ def test_a_vendor_comes_as_often_as_its_weight_says() -> None:
 
 
 def test_who_was_tried_who_refused_and_who_cannot_carry_is_left_out() -> None:
-    record = asked("a", refused=("b",))
-    assert choose(7, TURNS, NAMES, record, board(), NOW) == Choice("c")
-    assert choose(7, TURNS, ["a", "b"], record, board(), NOW) is None
+    email = asked("a", refused=("b",))
+    assert choose(7, TURNS, NAMES, email, board(), NOW) == Choice("c")
+    assert choose(7, TURNS, ["a", "b"], email, board(), NOW) is None
 
 
 def test_a_vendor_whose_time_has_passed_is_probed_before_anyone_else_is_asked() -> None:
@@ -86,7 +104,7 @@ def test_a_vendor_whose_time_has_passed_is_probed_before_anyone_else_is_asked() 
     assert choose(0, TURNS, NAMES, FRESH, health, NOW + 600) == Choice("b", probe=True)
 
 
-def test_the_early_probe_is_for_emails_that_no_open_vendor_is_left_for() -> None:
+def test_the_early_probe_is_for_emails_that_no_available_vendor_is_left_for() -> None:
     health = board(b=resting())
     later = NOW + 5
     assert choose(0, TURNS, ["a", "b"], FRESH, health, later) == Choice("a")
@@ -96,12 +114,12 @@ def test_the_early_probe_is_for_emails_that_no_open_vendor_is_left_for() -> None
     assert choose(0, TURNS, ["a", "b"], asked("a"), health, later) is None
 
 
-def test_a_pinned_email_goes_to_its_vendor_open_or_not_until_the_pin_ends() -> None:
+def test_a_pinned_email_goes_to_its_vendor_available_or_not_until_the_pin_ends() -> None:
     pin = Pin(vendor="b", key="k", remaining=1)
-    record = replace(asked("b"), pin=pin)
-    assert choose(0, TURNS, NAMES, record, board(b=resting()), NOW) == Choice("b")
-    assert choose(0, TURNS, ["a"], record, board(), NOW) is None
-    over = replace(record, pin=replace(pin, remaining=0))
+    email = replace(asked("b"), pin=pin)
+    assert choose(0, TURNS, NAMES, email, board(b=resting()), NOW) == Choice("b")
+    assert choose(0, TURNS, ["a"], email, board(), NOW) is None
+    over = replace(email, pin=replace(pin, remaining=0))
     assert choose(0, TURNS, NAMES, over, board(), NOW) is None
 
 
@@ -113,18 +131,18 @@ def test_the_waits_tell_when_each_vendor_may_be_asked() -> None:
 
 def test_no_early_probe_before_the_time_that_the_vendor_named() -> None:
     named = replace(DOWN, seconds=60, named=60)
-    health = closed(Health(name="a"), named, NOW, 0)
+    health = failed(Health(name="a"), named, NOW, 0)
     assert probe_wait(health, NOW, alone=True) == 60
     assert probe_wait(resting(), NOW, alone=True) == 5
 
 
-def test_an_open_vendor_is_not_probed() -> None:
+def test_an_available_vendor_is_not_probed() -> None:
     assert probe_wait(Health(name="a"), NOW, alone=True) == float("inf")
-    assert probe_won(Health(name="a"), NOW, 120, "t") is None
+    assert win_probe(Health(name="a"), NOW, 120, "t") is None
 
 
 def test_others_look_again_soon_while_a_probe_is_in_flight() -> None:
-    held = probe_won(resting(), NOW + 600, 120, "t")
+    held = win_probe(resting(), NOW + 600, 120, "t")
     assert held is not None
     assert probe_wait(held, NOW + 601, alone=False) == PROBE_RESULT_WAIT
     assert probe_wait(held, NOW + 719, alone=False) == 1
@@ -132,43 +150,43 @@ def test_others_look_again_soon_while_a_probe_is_in_flight() -> None:
 
 
 def test_one_process_at_a_time_wins_the_probe() -> None:
-    held = probe_won(resting(), NOW + 600, 120, "mine")
+    held = win_probe(resting(), NOW + 600, 120, "mine")
     assert held is not None
-    assert probe_won(held, NOW + 600, 120, "other") is None
-    taken = probe_won(held, NOW + 721, 120, "other")
+    assert win_probe(held, NOW + 600, 120, "other") is None
+    taken = win_probe(held, NOW + 721, 120, "other")
     assert taken is not None
     assert taken.probe_token == "other"
-    assert probe_succeeded(taken, "mine") is taken
+    assert probed(taken, Sign.WORKS, NOW, "mine") is taken
 
 
 def test_who_lost_the_race_does_not_probe_right_after_the_winner_has_failed() -> None:
-    held = probe_won(resting(), NOW + 5, 120, "winner")
+    held = win_probe(resting(), NOW + 5, 120, "winner")
     assert held is not None
-    failed = probe_failed(held, DOWN, NOW + 6, "winner")
-    assert probe_won(failed, NOW + 6, 120, "loser") is None
+    over = probed(held, DOWN, NOW + 6, "winner")
+    assert win_probe(over, NOW + 6, 120, "loser") is None
 
 
-def test_success_opens_as_if_nothing_had_been() -> None:
-    held = probe_won(resting(), NOW + 600, 120, "t")
+def test_success_restores_as_if_nothing_had_been() -> None:
+    held = win_probe(resting(), NOW + 600, 120, "t")
     assert held is not None
-    assert probe_succeeded(held, "t") == Health(name="b", generation=held.generation + 1)
+    assert probed(held, Sign.WORKS, NOW, "t") == Health(name="b", generation=held.generation + 1)
 
 
-def test_a_failed_probe_closes_for_ten_more_minutes_and_the_next_is_later() -> None:
-    held = probe_won(resting(), NOW + 5, 120, "t")
+def test_a_failed_probe_suspends_for_ten_more_minutes_and_the_next_is_later() -> None:
+    held = win_probe(resting(), NOW + 5, 120, "t")
     assert held is not None
-    failed = probe_failed(held, DOWN, NOW + 6, "t")
-    assert failed.unavailable_until == NOW + 606
-    assert failed.probe_at == NOW + 16
-    assert failed.since == NOW
-    assert failed.probe_token is None
-    assert probe_failed(failed, DOWN, NOW + 6, "t") is failed
+    over = probed(held, DOWN, NOW + 6, "t")
+    assert over.unavailable_until == NOW + 606
+    assert over.probe_at == NOW + 16
+    assert over.since == NOW
+    assert over.probe_token is None
+    assert probed(over, DOWN, NOW + 6, "t") is over
 
 
 def drew(health: Health, now: float, *emails: str) -> Health:
     """The same after each of these e-mails, as a probe, has drawn a failure of its own."""
     for email in emails:
-        health = probe_failed(held(health, now), HINT, now, "t", email)
+        health = probed(held(health, now), HINT, now, "t", email)
     return health
 
 
@@ -178,14 +196,14 @@ def test_after_a_probe_that_drew_a_hint_another_email_may_probe_at_once() -> Non
     assert (first.unavailable_until, first.hints) == (now, ("one",))
     assert probe_wait(first, now, alone=False) <= 0
     assert probe_wait(first, now, alone=False, in_doubt=True) == LAST_RESORT
-    assert not first.open
+    assert not first.available
     assert drew(first, now, "one").hints == ("one",), "the same e-mail again"
 
 
 def test_a_hint_is_never_held_against_a_vendor_for_longer_than_proof() -> None:
     vendor = Health(name="a")
     for n in range(HINTS):
-        vendor = closed(vendor, replace(HINT, seconds=2), NOW, 0, str(n))
+        vendor = failed(vendor, replace(HINT, seconds=2), NOW, 0, str(n))
     assert vendor.unavailable_until == NOW + 2
 
 
@@ -199,47 +217,47 @@ def test_a_row_of_hints_puts_the_next_probe_off_ever_longer() -> None:
     assert len(second.hints) == HINTS
 
 
-def test_a_probes_hint_closes_for_long_once_it_is_proven() -> None:
-    failed = drew(resting(), NOW + 600, "one", "two")
-    proven = convicted(failed, NOW + 601, "two")
+def test_a_probes_hint_suspends_for_long_once_it_is_proven() -> None:
+    over = drew(resting(), NOW + 600, "one", "two")
+    proven = convict(over, NOW + 601, "two")
     assert (proven.unavailable_until, proven.probe_step) == (NOW + 1201, 5)
-    again = convicted(held(failed, NOW + 600), NOW + 601, "two")
+    again = convict(held(over, NOW + 600), NOW + 601, "two")
     assert again.probe_token == "t", "its probe is under way"
-    assert probe_failed(again, HINT, NOW + 602, "t", "three").unavailable_until == NOW + 1202
-    assert probe_succeeded(again, "t").open
+    assert probed(again, HINT, NOW + 602, "t", "three").unavailable_until == NOW + 1202
+    assert probed(again, Sign.WORKS, NOW, "t").available
 
 
 def test_a_failed_probe_of_an_email_in_doubt_leaves_the_next_to_others() -> None:
     doubtful = replace(HINT, in_doubt=True)
-    failed = probe_failed(held(resting(), NOW + 600), doubtful, NOW + 600, "t", "one")
-    assert probe_wait(failed, NOW + 600, alone=False) <= 0
-    assert probe_wait(failed, NOW + 600, alone=False, in_doubt=True) == LAST_RESORT
-    assert not failed.open
+    over = probed(held(resting(), NOW + 600), doubtful, NOW + 600, "t", "one")
+    assert probe_wait(over, NOW + 600, alone=False) <= 0
+    assert probe_wait(over, NOW + 600, alone=False, in_doubt=True) == LAST_RESORT
+    assert not over.available
 
 
 def test_an_email_in_doubt_probes_only_when_no_other_has_for_a_while() -> None:
-    asked_first = probe_won(resting(), NOW + 5, 120, "t", in_doubt=True)
+    asked_first = win_probe(resting(), NOW + 5, 120, "t", in_doubt=True)
     assert asked_first is not None
     assert asked_first.probe_token is None
-    assert probe_won(asked_first, NOW + 6, 120, "t", in_doubt=True) is None
-    fresh = probe_won(asked_first, NOW + 6, 120, "t")
+    assert win_probe(asked_first, NOW + 6, 120, "t", in_doubt=True) is None
+    fresh = win_probe(asked_first, NOW + 6, 120, "t")
     assert fresh is not None
     assert fresh.probe_token == "t"
-    last = probe_won(asked_first, NOW + 5 + LAST_RESORT, 120, "t", in_doubt=True)
+    last = win_probe(asked_first, NOW + 5 + LAST_RESORT, 120, "t", in_doubt=True)
     assert last is not None
     assert last.probe_token == "t"
-    failed = probe_failed(fresh, DOWN, NOW + 7, "t")
-    assert failed.last_resort_at is None, "others go first each time"
+    over = probed(fresh, DOWN, NOW + 7, "t")
+    assert over.last_resort_at is None, "others go first each time"
 
 
 @pytest.mark.parametrize(
     "doubt", [{"failed_at": frozenset({"a"})}, {"round": Round(refused=("c",))}]
 )
-def test_an_email_in_doubt_asks_who_is_open_before_it_probes(doubt: dict[str, Any]) -> None:
+def test_an_email_in_doubt_asks_who_is_available_before_it_probes(doubt: dict[str, Any]) -> None:
     health = board(b=resting())
-    record = replace(FRESH, **doubt)
-    assert choose(0, TURNS, NAMES, record, health, NOW + 600) == Choice("a")
-    tried = replace(record, round=replace(record.round, tried=("a", "c")))
+    email = replace(FRESH, **doubt)
+    assert choose(0, TURNS, NAMES, email, health, NOW + 600) == Choice("a")
+    tried = replace(email, round=replace(email.round, tried=("a", "c")))
     assert choose(0, TURNS, NAMES, tried, health, NOW + 600) == Choice("b", probe=True)
     named = replace(health["b"], last_resort_at=NOW + 610)
     assert choose(0, TURNS, NAMES, tried, board(b=named), NOW + 600) is None
@@ -253,76 +271,78 @@ def test_an_email_in_doubt_asks_who_is_open_before_it_probes(doubt: dict[str, An
 
 
 def test_a_probe_that_sent_nothing_is_given_back() -> None:
-    held = probe_won(resting(), NOW + 600, 120, "t")
+    held = win_probe(resting(), NOW + 600, 120, "t")
     assert held is not None
-    assert probe_given_back(held, "other") is held
-    assert probe_won(probe_given_back(held, "t"), NOW + 600, 120, "other") is not None
+    assert probed(held, Sign.NONE, NOW, "other") is held
+    assert win_probe(probed(held, Sign.NONE, NOW, "t"), NOW + 600, 120, "other") is not None
 
 
 def test_a_late_failure_of_a_call_begun_before_the_present_generation_changes_nothing() -> None:
     again_open = Health(name="a", generation=2)
-    assert closed(again_open, DOWN, NOW, 0) is again_open
+    assert failed(again_open, DOWN, NOW, 0) is again_open
 
 
-SUSPECT = closed(Health(name="a"), HINT, NOW, 0, "one")
+SUSPECT = failed(Health(name="a"), HINT, NOW, 0, "one")
 
 
-def test_what_may_be_the_emails_own_fault_closes_nothing_by_one_email() -> None:
-    assert SUSPECT.open
-    assert closed(SUSPECT, HINT, NOW + 1, 0, "one") is SUSPECT
-    assert closed(SUSPECT, DOWN, NOW + 1, 0, "one").unavailable_until == NOW + 601
+def test_what_may_be_the_emails_own_fault_suspends_nobody_by_one_email() -> None:
+    assert SUSPECT.available
+    assert failed(SUSPECT, HINT, NOW + 1, 0, "one") is SUSPECT
+    assert failed(SUSPECT, DOWN, NOW + 1, 0, "one").unavailable_until == NOW + 601
 
 
-def test_two_emails_close_a_vendor_if_another_took_one_of_them() -> None:
-    assert closed(SUSPECT, HINT, NOW + 1, 0, "two").open, "both may draw it anywhere"
-    proven = convicted(SUSPECT, NOW + 1, "one")
-    assert proven.open
-    assert closed(proven, HINT, NOW + 1, 0, "two").unavailable_until == NOW + 601
-    both = closed(SUSPECT, HINT, NOW + 1, 0, "two")
-    assert convicted(both, NOW + 2, "another") is both
-    late = convicted(both, NOW + 2, "two")
+def test_two_emails_suspend_a_vendor_if_another_took_one_of_them() -> None:
+    assert failed(SUSPECT, HINT, NOW + 1, 0, "two").available, "both may draw it anywhere"
+    proven = convict(SUSPECT, NOW + 1, "one")
+    assert proven.available
+    assert failed(proven, HINT, NOW + 1, 0, "two").unavailable_until == NOW + 601
+    both = failed(SUSPECT, HINT, NOW + 1, 0, "two")
+    assert convict(both, NOW + 2, "another") is both
+    late = convict(both, NOW + 2, "two")
     assert (late.unavailable_until, late.reason) == (NOW + 602, "unavailable 503")
 
 
-def test_without_any_proof_it_takes_some_more_which_close_it_until_an_early_probe() -> None:
+def test_without_any_proof_it_takes_some_more_which_suspend_it_until_an_early_probe() -> None:
     vendor = Health(name="a")
     for n in range(HINTS):
-        assert vendor.open
-        vendor = closed(vendor, HINT, NOW, 0, str(n))
+        assert vendor.available
+        vendor = failed(vendor, HINT, NOW, 0, str(n))
     assert (vendor.unavailable_until, vendor.probe_at) == (NOW + 5, NOW + 5)
-    proven = convicted(vendor, NOW + 1, "0")
+    proven = convict(vendor, NOW + 1, "0")
     assert proven.unavailable_until == NOW + 601
 
 
-def test_where_no_vendor_has_said_yes_lately_a_few_close_it_until_an_early_probe() -> None:
+def test_where_no_vendor_has_said_yes_lately_a_few_suspend_it_until_an_early_probe() -> None:
     vendor = Health(name="a")
     for n in range(FEW):
-        assert vendor.open
-        vendor = closed(vendor, HINT, NOW, 0, str(n), quiet=True)
+        assert vendor.available
+        vendor = failed(vendor, HINT, NOW, 0, str(n), quiet=True)
     assert vendor.unavailable_until == NOW + 5
     again = drew(vendor, NOW + 5, *"abcdefg"[: HINTS - FEW])
     assert again.unavailable_until == NOW + 15
     more = Health(name="a", hints=tuple("abcde"), hint_at=NOW)
-    assert not closed(more, HINT, NOW, 0, "f", quiet=True).open, "the row is long enough"
+    assert not failed(more, HINT, NOW, 0, "f", quiet=True).available, "the row is long enough"
 
 
 def test_a_yes_in_between_clears_the_vendor() -> None:
-    assert vouched(SUSPECT, ["one", "none"]) == Health(name="a")
-    assert vouched(SUSPECT, ["another"]) is SUSPECT
-    assert vouched(convicted(SUSPECT, NOW, "one"), ["one"]) == Health(name="a")
-    proven = convicted(SUSPECT, NOW, "one")
-    heard = closed(proven, HINT, NOW + 2, 0, "two", yes_at=NOW + 1)
-    assert heard.open
+    permit = Permit("a")
+    assert after(SUSPECT, permit, Sign.YES, NOW + 1, yes_at=NOW) == Health(name="a")
+    assert after(SUSPECT, permit, Sign.YES, NOW + 1, yes_at=NOW - 1) is SUSPECT, "it came before"
+    proven = convict(SUSPECT, NOW, "one")
+    assert after(proven, permit, Sign.YES, NOW + 1, yes_at=NOW) == Health(name="a")
+    proven = convict(SUSPECT, NOW, "one")
+    heard = failed(proven, HINT, NOW + 2, 0, "two", yes_at=NOW + 1)
+    assert heard.available
     assert (heard.hints, heard.hint_at) == (("two",), NOW + 2)
-    assert not closed(proven, HINT, NOW + 2, 0, "two", yes_at=NOW - 1).open
+    assert not failed(proven, HINT, NOW + 2, 0, "two", yes_at=NOW - 1).available
 
 
-def test_an_email_in_doubt_closes_nothing_by_an_answer() -> None:
-    vendor = closed(Health(name="a"), HINT, NOW, 0, "one")
-    assert closed(vendor, replace(HINT, in_doubt=True), NOW, 0, "two") is vendor
+def test_an_email_in_doubt_suspends_nobody_by_an_answer() -> None:
+    vendor = failed(Health(name="a"), HINT, NOW, 0, "one")
+    assert failed(vendor, replace(HINT, in_doubt=True), NOW, 0, "two") is vendor
 
 
-def test_a_pinned_emails_failure_neither_puts_off_nor_takes_a_closed_vendors_probe() -> None:
-    held = probe_won(resting(), NOW + 5, 120, "t")
+def test_a_pinned_emails_failure_neither_puts_off_nor_takes_an_unavailable_vendors_probe() -> None:
+    held = win_probe(resting(), NOW + 5, 120, "t")
     assert held is not None
-    assert closed(held, DOWN, NOW + 6, held.generation) is held
+    assert failed(held, DOWN, NOW + 6, held.generation) is held
