@@ -28,7 +28,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 
 from bson import ObjectId
 
@@ -42,7 +41,6 @@ from mailqueue.consumer.planner import (
     Waiting,
     conclude,
     job_priority,
-    quietly,
 )
 from mailqueue.consumer.slots import Slots
 from mailqueue.errors import StoreUnavailable
@@ -329,7 +327,7 @@ class Worker:
             if isinstance(task, Task):
                 self.inbox.put(self._result(task, None))
             else:
-                quietly(partial(task.job.release, job_priority(task.stored), 0.0))
+                conclude([Ending(job=task.job, priority=job_priority(task.stored), delay=0.0)])
 
     def end_sending(self, senders: int) -> None:
         """Tell so many senders that no more comes."""
@@ -359,7 +357,7 @@ class Worker:
             self._store.late_yes(inquiry.stored.id, inquiry.token, inquiry.vendor, found, seconds)
         else:
             self._store.looked_up(inquiry.stored.id, inquiry.token)
-        quietly(partial(inquiry.job.release, job_priority(inquiry.stored), 0.0))
+        conclude([Ending(job=inquiry.job, priority=job_priority(inquiry.stored), delay=0.0)])
 
     def _result(self, task: Task | Inquiry, result: SendResult | None) -> Result:
         """With its end, unless MongoDB must be asked for that, and is away."""
@@ -403,7 +401,7 @@ class Worker:
         if result is not None and result.outcome is Outcome.ACCEPTED:
             token = task.stored.token + 1
             self._store.late_yes(task.stored.id, token, task.vendor, result, seconds)
-        quietly(partial(task.job.release, job_priority(task.stored), 1.0))
+        conclude([Ending(job=task.job, priority=job_priority(task.stored), delay=1.0)])
 
 
 def _say_raised(email_id: str, vendor: str | None, error: BaseException) -> None:

@@ -5,8 +5,9 @@ Decides: which server gets which job, and how a producer behaves while a server 
 Assumes: an announcement is harmless when doubled, and what is forgotten here the sweeper finds.
 
 Promises: announcing never raises. An outage costs the caller one failed try, then nothing. There is
-no lock that an interrupted thread could hold: what threads share changes in single steps, and a
-call that began in the middle of another has connections of its own.
+no lock that an interrupted thread could hold: what threads share changes in single steps. A signal
+handler may call ``send()`` in the middle of a ``send()``: each of the two has its own connections
+(``reentrancy.depth`` tells them apart).
 """
 
 from __future__ import annotations
@@ -28,25 +29,25 @@ from mailqueue.queue.tube import Announcement
 class Announcer:
     """The producer's side of all servers. Any thread may call; each has its own connections.
 
-    After a failed put a server is left alone for 1 s, doubling to 30 s. What could not be put is
-    kept (the newest 10,000, or ``keep``) and goes out with the next success; what is forgotten, the
-    sweeper finds in MongoDB.
+    After a failed put a server is left alone for 1 s, doubling to 30 s. What could not be put waits
+    in a backlog of the newest 10,000 (or ``keep``) and goes out with the next success. What is
+    dropped from it, the sweeper finds in MongoDB.
     """
 
-    REST, REST_MAX, KEPT = 1.0, 30.0, 10_000
+    REST, REST_MAX, BACKLOG = 1.0, 30.0, 10_000
 
     def __init__(
         self,
         settings: Beanstalkd,
         ttr: int,
         clock: Callable[[], float] = time.monotonic,
-        keep: int = KEPT,
+        keep: int = BACKLOG,
     ) -> None:
         self._settings, self._ttr, self._clock = settings, ttr, clock
         self._local = threading.local()
-        self._rests: dict[str, tuple[float, float]] = {}
-        self._kept: deque[Announcement] = deque(maxlen=keep)
-        self._turn = 0
+        self._rests: dict[str, tuple[float, float]] = {}  # until when, and for how many seconds
+        self._backlog: deque[Announcement] = deque(maxlen=keep)
+        self._next = 0  # counts puts, so that they go round the servers
         self._outages = {server: Outage(f"beanstalkd {server}") for server in settings.servers}
 
     def announce(self, what: Sequence[Announcement]) -> Sequence[Announcement]:
@@ -61,26 +62,27 @@ class Announcer:
             if self._put(share):
                 done += share
             else:
-                self._kept.extend(share)
+                self._backlog.extend(share)
         if done or not what:
-            self._announce_kept()
+            self._announce_backlog()
         return done
 
-    def _announce_kept(self) -> None:
-        while self._kept:
+    def _announce_backlog(self) -> None:
+        while self._backlog:
             page: list[Announcement] = []
-            with suppress(IndexError):  # another thread is at it, too
+            with suppress(IndexError):  # another thread takes from it, too
                 while len(page) < tube.PIPELINE:
-                    page.append(self._kept.popleft())
+                    page.append(self._backlog.popleft())
             if page and not self._put(page):
-                self._kept.extendleft(reversed(page))
+                self._backlog.extendleft(reversed(page))
                 return
 
     def _put(self, what: Sequence[Announcement]) -> bool:
+        """Put jobs on the next server that takes them; False: none does."""
         servers = self._settings.servers
-        self._turn += 1
+        self._next += 1
         for i in range(len(servers)):
-            server = servers[(self._turn + i) % len(servers)]
+            server = servers[(self._next + i) % len(servers)]
             if self._rests.get(server, (0.0, 0.0))[0] > self._clock():
                 continue
             try:
@@ -95,43 +97,47 @@ class Announcer:
         return False
 
     def _put_on(self, server: str, what: Sequence[Announcement]) -> None:
-        """Put jobs; a connection from before an outage says nothing about the server now."""
-        kept = self._mine.get((server, reentrancy.depth()))
+        """Put jobs on this server.
+
+        A connection that breaks was perhaps broken before: the server was restarted, and nobody
+        used it since. So one more is tried on a new one, unless the server is there and hangs.
+        """
+        used_before = self._connections.get((server, reentrancy.depth()))
         connection = self._connection(server)
         try:
             connection.put(what, self._ttr)
         except QueueUnavailable as error:
             hangs = isinstance(error.__cause__, TimeoutError)
-            if connection is not kept or not connection.broken or hangs:
+            if connection is not used_before or not connection.broken or hangs:
                 raise
             self._connection(server).put(what, self._ttr)
 
     def _rest(self, server: str) -> None:
-        until, last = self._rests.get(server, (0.0, 0.0))
+        until, seconds = self._rests.get(server, (0.0, 0.0))
         if until > self._clock():
             return  # another thread failed at the same time
-        rest = min(self.REST_MAX, max(self.REST, last * 2))
-        self._rests[server] = (self._clock() + rest, rest)
+        seconds = min(self.REST_MAX, max(self.REST, seconds * 2))
+        self._rests[server] = (self._clock() + seconds, seconds)
 
     def _connection(self, server: str) -> tube.Connection:
         which = server, reentrancy.depth()
-        if which not in self._mine or self._mine[which].broken:
-            self._mine[which] = tube.Connection(server, self._settings.tube)
-        return self._mine[which]
+        if which not in self._connections or self._connections[which].broken:
+            self._connections[which] = tube.Connection(server, self._settings.tube)
+        return self._connections[which]
 
     @property
-    def _mine(self) -> dict[tuple[str, int], tube.Connection]:
+    def _connections(self) -> dict[tuple[str, int], tube.Connection]:
         """This thread's connections, by server and by the depth of the call."""
-        mine: dict[tuple[str, int], tube.Connection]
-        mine = self._local.__dict__.setdefault("connections", {})
-        return mine
+        connections: dict[tuple[str, int], tube.Connection]
+        connections = self._local.__dict__.setdefault("connections", {})
+        return connections
 
     def outage(self, server: str) -> Outage:
-        """For others in this process that talk to the server, so that an outage is said once."""
+        """For others in this process that talk to the server, so that an outage is logged once."""
         return self._outages[server]
 
     def close(self) -> None:
         """Close this thread's connections; another thread's close when it ends."""
-        for connection in self._mine.values():
+        for connection in self._connections.values():
             connection.close()
-        self._mine.clear()
+        self._connections.clear()

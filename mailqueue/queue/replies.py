@@ -48,13 +48,13 @@ class Replies:
             raise ValueError("too large")
         left = size + 2
         while left > BODY + 2:
-            left -= len(self._all(min(BODY, left - BODY)))
-        body = self._all(left)
+            left -= len(self._read_exactly(min(BODY, left - BODY)))
+        body = self._read_exactly(left)
         if body[-2:] != b"\r\n":
             raise ValueError("not where it should end")
         return body if size <= BODY else b""
 
-    def _all(self, size: int) -> bytes:
+    def _read_exactly(self, size: int) -> bytes:
         body = self._buffered.read(size)
         if len(body) != size:
             raise ConnectionError("cut off")
@@ -80,7 +80,7 @@ class _Timed(io.RawIOBase):
         left = self.until - self._clock()
         if left <= 0:
             raise TimeoutError
-        # Only where it is far off: setting it lets another thread have the interpreter.
+        # Only where it is far off: to set it is a system call, and releases the interpreter's lock.
         if (self._socket.gettimeout() or math.inf) > left * FAR_OFF:
             self._socket.settimeout(left)
         return self._socket.recv_into(buffer)
@@ -95,10 +95,10 @@ def number(word: bytes) -> int:
 
 def numbers(body: bytes) -> Mapping[str, int | str]:
     """What a server says of itself: lines of ``name: value``."""
-    found: dict[str, int | str] = {}
+    values: dict[str, int | str] = {}
     for line in body.decode("ascii").splitlines():
         name, colon, value = line.partition(": ")
         if colon:
             text = value.strip().strip('"')
-            found[name] = number(text.encode()) if text.isdigit() else text
-    return found
+            values[name] = number(text.encode()) if text.isdigit() else text
+    return values

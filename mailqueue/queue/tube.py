@@ -1,15 +1,41 @@
-"""The beanstalkd tube: hints that say which e-mail to look at. The only user of greenstalk.
+"""The beanstalkd tube: jobs that say which e-mail to look at.
 
-Decides: when a connection is thrown away, and on which connection a job may be ended. How jobs are
-spread over servers, and what follows while one is away, is in ``announcer``.
+Decides: what is written to a connection, in which order its replies are read, and when it is thrown
+away. ``announcer`` spreads jobs over servers and bridges the outage of one.
 
-Assumes: a job may be doubled, early, late or lost, and a job id means something only on the
-connection that reserved it (after a restart it may be another e-mail's).
+Assumes: a job may be doubled, early, late or lost. A job id means something only on the connection
+that reserved it: after a restart of the server it may be another e-mail's.
 
-Promises: a connection that gave anything but a complete server reply, within bounds (``replies``),
-is never used again; all that can go wrong with one is ``QueueUnavailable``. A connection that waits
-for a job holds none, so no reserved job comes near its time to run while its connection is busy
-waiting. Bodies are the 24 hex characters of the e-mail's id.
+Promises: a connection is never used again after anything but complete server replies within bounds
+(``replies``). All that can go wrong is ``QueueUnavailable``. A connection that waits for a job has
+none reserved, so no job comes near its time to run while its connection waits. A body is the 24 hex
+characters of the e-mail's id.
+
+The exchange. greenstalk's client writes one command and waits for its reply; to delete 500 jobs it
+would wait 500 times, most of the time that this takes. beanstalkd answers the commands of a
+connection strictly in order, so this module writes many at once and reads the replies afterwards
+(pipelining). It talks the wire itself, with bounds on bytes and time; of greenstalk it uses the
+exceptions and their table of reply words. A consumer's round, C the client and S the server, each
+line ended by CR LF::
+
+    C  reserve-with-timeout 1
+    C  reserve-with-timeout 0
+    C  reserve-with-timeout 0
+    S  RESERVED 7 24
+    S  6b09608f33974bc99bbf66b3
+    S  RESERVED 8 24
+    S  6b09608f33974bc99bbf66b4
+    S  TIMED_OUT                      two jobs; both e-mails are sent, and their ends are stored
+    C  delete 7
+    C  release 8 512 30               owed: DELETED, RELEASED; nobody waits for them
+    C  reserve-with-timeout 1
+    S  DELETED
+    S  RELEASED                       owed: nothing
+    S  RESERVED 9 24
+    S  6b09608f33974bc99bbf66b5
+
+So a connection remembers the replies that the server owes it (``_owed``), and whoever wants to read
+a reply of its own reads these first.
 """
 
 from __future__ import annotations
@@ -18,9 +44,9 @@ import math
 import re
 import socket
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 import greenstalk
@@ -34,11 +60,14 @@ from mailqueue.queue.replies import Replies, number, numbers
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 5.0  # for the replies to what was asked at once,
 PER_REPLY = 0.02  # and for each of them: a put may wait for a disk
-MAX_DELAY = 2**32 - 1
+MAX_DELAY = 2**32 - 1  # seconds
+STATES = ("ready", "reserved", "delayed", "buried")
 PIPELINE = 500  # commands in one write: they and their replies fit into the sockets' buffers
 _BODY = re.compile(rb"([0-9a-f]{24})\r\n")
-_ENDED = {"delete": b"DELETED", "release": b"RELEASED", "bury": b"BURIED"}
-_COMPLETE_REPLIES = (
+_END_REPLIES = {"delete": b"DELETED", "release": b"RELEASED", "bury": b"BURIED"}
+# The server understood and says no: the next reply on this connection is that of the next command.
+# Any other error reply means that the two have lost each other: the connection is closed.
+_REFUSALS = (
     greenstalk.BuriedError,
     greenstalk.DrainingError,
     greenstalk.InternalError,
@@ -58,7 +87,10 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a reserved job ends: deleted, put back (``delay`` in whole seconds), or buried."""
+    """How a reserved job ends: ``delete``, ``release`` or ``bury`` (a person may look at it).
+
+    ``delay`` is in whole seconds.
+    """
 
     word: str
     priority: int = 0
@@ -78,48 +110,32 @@ DELETED, BURIED = End("delete"), End("bury")
 
 
 def released(priority: int, delay: float) -> End:
-    """Put back, to be taken again in ``delay`` seconds (rounded up)."""
+    """Put back, to be reserved again in ``delay`` seconds (rounded up)."""
     return End("release", priority, _whole(delay))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A reserved job. ``email_id`` is None when the body is not one of ours."""
+    """A reserved job; ``connection`` ends it. ``email_id`` is None for a body that is not ours."""
 
     id: int
     email_id: ObjectId | None
     connection: Connection
 
-    def delete(self) -> None:
-        """Take the job off the tube: its e-mail's end is stored."""
-        self._finish(DELETED)
-
-    def release(self, priority: int, delay: float) -> None:
-        """Put the job back, to be taken again in ``delay`` seconds (rounded up)."""
-        self._finish(released(priority, delay))
-
-    def bury(self) -> None:
-        """Set the job aside for a person."""
-        self._finish(BURIED)
-
-    def _finish(self, end: End) -> None:
-        self.connection.finish({self.id: end})
-        self.connection.flush()
-
 
 class Connection:
     """One connection to one server; its methods may be called from any thread, one at a time.
 
-    Commands that belong together are written together, and their replies read in order: beanstalkd
-    answers each in turn, and a wait for every reply would be most of the time that they take.
+    Every method but ``finish``, ``flush`` and ``close`` raises ``QueueUnavailable`` once the
+    connection is ``broken``. ``reserved`` are the ids of the jobs that are reserved on it.
     """
 
     def __init__(self, server: str, tube: str, timeout: float = READ_TIMEOUT) -> None:
         self._lock = threading.Lock()
         self._tube = tube
         self._timeout = timeout
-        self.held: set[int] = set()
-        self._owed: deque[bytes] = deque()  # the words of replies that are not read yet
+        self.reserved: set[int] = set()
+        self._owed: deque[bytes] = deque()  # first words of the replies that are still to be read
         self.broken = False
         host, _, port = server.rpartition(":")
         try:
@@ -135,7 +151,11 @@ class Connection:
             self._ask(f"ignore {greenstalk.DEFAULT_TUBE}", b"WATCHING")
 
     def put(self, what: Sequence[Announcement], ttr: int) -> None:
-        """Put jobs. Of a failed call all may have been executed: they are harmless when doubled."""
+        """Put jobs; on return the server has all of them.
+
+        ``ttr``: whole seconds after which the server gives a reserved job to another. After a
+        failed call some or all may be on the tube: jobs are harmless when doubled.
+        """
         with self._lock, self._talking(min(len(what), PIPELINE)):
             for start in range(0, len(what), PIPELINE):
                 page = what[start : start + PIPELINE]
@@ -143,15 +163,18 @@ class Connection:
                     self._allow(len(page))
                 self._socket.sendall(b"".join([_put_command(each, ttr) for each in page]))
                 self._owed.extend([b"INSERTED"] * len(page))
-                self._read_owed()
+                if refusal := self._read_owed():
+                    raise refusal
 
     def reserve(self, timeout: int, limit: int = 1) -> list[Job]:
-        """Wait up to ``timeout`` whole seconds for a job; with it come up to ``limit`` in all."""
+        """Wait up to ``timeout`` whole seconds for a job; with it come up to ``limit`` in all.
+
+        ``timeout`` must be well below the connection's own. An empty list: there was no job.
+        """
         at_once = b"reserve-with-timeout 0\r\n" * (limit - 1)
         with self._lock, self._talking(limit + len(self._owed)):
             self._socket.sendall(b"reserve-with-timeout %d\r\n%b" % (timeout, at_once))
-            with suppress(*_COMPLETE_REPLIES):
-                self._read_owed()
+            self._read_owed()
             return [job for _ in range(limit) if (job := self._read_job()) is not None]
 
     def _read_job(self) -> Job | None:
@@ -160,78 +183,82 @@ class Connection:
         except greenstalk.TimedOutError:
             return None
         body = self._replies.body(size)
-        if job_id in self.held:
+        if job_id in self.reserved:
             raise ValueError("reserved twice")
-        self.held.add(job_id)
-        ours = _BODY.fullmatch(body)
-        return Job(job_id, ObjectId(bytes.fromhex(ours[1].decode())) if ours else None, self)
+        self.reserved.add(job_id)
+        email_id = _BODY.fullmatch(body)
+        return Job(job_id, ObjectId(email_id[1].decode()) if email_id else None, self)
 
     def finish(self, ends: Mapping[int, End]) -> None:
-        """End reserved jobs, each once. Of a broken connection the server has them already.
+        """End jobs that are reserved here, by their ids, in one write; nothing is waited for.
 
-        Nobody waits for the replies: they are read by what follows on this connection.
+        An id that is not reserved here is passed over, so that no job is ended twice. On a broken
+        connection nothing is done: its server has taken the jobs back. Raises ``QueueUnavailable``.
         """
         with self._lock:
-            if self.broken or not (mine := [one for one in ends if one in self.held]):
+            ids = [job_id for job_id in ends if job_id in self.reserved]
+            if self.broken or not ids:
                 return
             with self._talking(len(self._owed)):
-                if len(self._owed) > PIPELINE:
+                if len(self._owed) > PIPELINE:  # else the sockets' buffers could fill up
                     self._read_owed()
-                self.held.difference_update(mine)
-                self._socket.sendall(b"".join([ends[one].command(one) for one in mine]))
-                self._owed.extend(_ENDED[ends[one].word] for one in mine)
+                self.reserved.difference_update(ids)
+                self._socket.sendall(b"".join([ends[job_id].command(job_id) for job_id in ids]))
+                self._owed.extend(_END_REPLIES[ends[job_id].word] for job_id in ids)
 
     def flush(self) -> None:
         """Wait until the server has executed everything."""
         with self._lock:
             if self._owed and not self.broken:
                 with self._talking(len(self._owed)):
-                    self._read_owed()
+                    if refusal := self._read_owed():
+                        raise refusal
 
-    def _read_owed(self) -> None:
-        """Read the replies to come; raises what the server says of the first refused command."""
-        refused = None
+    def _read_owed(self) -> greenstalk.Error | None:
+        """Read all replies that are owed; returns the first refusal among them.
+
+        That matters to a put. An end that is refused leaves its job reserved, and it comes again.
+        """
+        refusal: greenstalk.Error | None = None
         while self._owed:
             expected = self._owed.popleft()
             try:
                 self._read(expected)
             except greenstalk.NotFoundError:
-                if expected not in _ENDED.values():
+                # The job's time to run was over, so it is on the tube again: no harm. Only an end
+                # may be answered so; as the answer to a put it means that the server is confused.
+                if expected not in _END_REPLIES.values():
                     raise
-                continue  # its time to run was over: it is back on the tube
-            except _COMPLETE_REPLIES as error:
-                refused = refused or error
-        if refused is not None:
-            raise refused
+            except _REFUSALS as error:
+                refusal = refusal or error
+        return refusal
 
     def _read(self, expected: bytes) -> list[bytes]:
         """The rest of a reply that begins with this word; raises as greenstalk does."""
         word, *rest = self._replies.line()
         if word == expected:
             return rest
-        known = greenstalk.ERROR_RESPONSES.get(word)
-        raise known(rest) if known else greenstalk.UnknownResponseError(word, rest)
+        kind = greenstalk.ERROR_RESPONSES.get(word)
+        raise kind(rest) if kind else greenstalk.UnknownResponseError(word, rest)
 
     def _ask(self, command: str, expected: bytes) -> list[bytes]:
+        """Write one command and wait for its reply."""
         self._socket.sendall(command.encode("ascii") + b"\r\n")
+        self._read_owed()
         return self._read(expected)
 
-    def _numbers(self, command: str) -> Mapping[str, int | str]:
-        (size,) = map(number, self._ask(command, b"OK"))
-        return numbers(self._replies.body(size))
+    # What a server says of itself --------------------------------------------------------------
 
     def stats(self) -> dict[str, int]:
         """The tube's numbers of jobs by state; all 0 where there is no such tube yet."""
-        found = self.tube()
-        states = ("ready", "reserved", "delayed", "buried")
-        counts = (found.get(f"current-jobs-{state}", 0) for state in states)
+        values = self.tube()
         with self._talking():
-            return {s: number(b"%d" % int(n)) for s, n in zip(states, counts, strict=True)}
+            words = {state: values.get(f"current-jobs-{state}", 0) for state in STATES}
+            return {state: number(str(word).encode()) for state, word in words.items()}
 
     def tube(self) -> Mapping[str, int | str]:
         """The tube's own numbers; none where there is no such tube yet."""
-        self.flush()
-        with self._lock, self._talking():
+        with self._lock, self._talking(len(self._owed)):
             try:
                 return self._numbers(f"stats-tube {self._tube}")
             except greenstalk.NotFoundError:  # a tube without jobs does not exist
@@ -239,9 +266,14 @@ class Connection:
 
     def server(self) -> Mapping[str, int | str]:
         """The server's own numbers."""
-        self.flush()
-        with self._lock, self._talking():
+        with self._lock, self._talking(len(self._owed)):
             return self._numbers("stats")
+
+    def _numbers(self, command: str) -> Mapping[str, int | str]:
+        (size,) = map(number, self._ask(command, b"OK"))
+        return numbers(self._replies.body(size))
+
+    # When it is over ---------------------------------------------------------------------------
 
     def close(self) -> None:
         """Close; the server takes back what was reserved here, priorities and all."""
@@ -258,19 +290,20 @@ class Connection:
             self._socket.close()
 
     def _allow(self, replies: int) -> None:
-        """From now on the time for so many."""
+        """Give so many replies their time, from now on."""
         if self._socket.gettimeout() != self._timeout:
             self._socket.settimeout(self._timeout)
         self._replies.within(self._timeout + PER_REPLY * replies)
 
     @contextmanager
     def _talking(self, replies: int = 0) -> Iterator[None]:
+        """Turn every kind of trouble into ``QueueUnavailable``; close unless it is a refusal."""
         if self.broken:
             raise QueueUnavailable("beanstalkd: the connection is closed")
         try:
             self._allow(replies)
             yield
-        except _COMPLETE_REPLIES as error:
+        except _REFUSALS as error:
             raise QueueUnavailable(f"beanstalkd: {type(error).__name__}") from error
         except (greenstalk.Error, OSError, AssertionError, ValueError) as error:
             self.close()
@@ -281,7 +314,11 @@ class Connection:
 
 
 class Tube:
-    """The consumer's side of one server: connections that wait, and those that hold jobs."""
+    """The consumer's side of one server: connections of which one at a time waits for jobs.
+
+    While it waits, its lock is held, and nothing could be ended on it. So a connection waits only
+    while no job is reserved on it; where all have some, one more is opened.
+    """
 
     def __init__(self, server: str, tube: str, outage: Outage | None = None) -> None:
         self.server = server
@@ -293,22 +330,22 @@ class Tube:
     def reserve(self, timeout: int, limit: int = 1) -> list[Job]:
         """Wait up to ``timeout`` whole seconds for a job; one thread at a time may wait.
 
-        What is ready then comes with it, ``limit`` in all, on the same connection.
+        What is ready then comes with it, ``limit`` in all, on the same connection. Raises
+        ``QueueUnavailable``; the outage is logged once, and so is its end.
         """
         try:
-            jobs = self._waiting().reserve(timeout, limit)
+            jobs = self._idle_connection().reserve(timeout, limit)
         except QueueUnavailable as error:
             self._outage.begin(str(error))
             raise
         self._outage.end()
         return jobs
 
-    def _waiting(self) -> Connection:
-        """A connection that holds no job, so that waiting on it keeps nothing from its end."""
+    def _idle_connection(self) -> Connection:
         with self._lock:
             self._connections = [c for c in self._connections if not c.broken]
             for connection in self._connections:
-                if not connection.held:
+                if not connection.reserved:
                     return connection
         connection = Connection(self.server, self._tube)
         with self._lock:
@@ -316,7 +353,7 @@ class Tube:
         return connection
 
     def close(self) -> None:
-        """Close every connection; the server takes back what they hold."""
+        """Close every connection; the server takes back the jobs that are reserved there."""
         with self._lock:
             for connection in self._connections:
                 with suppress(QueueUnavailable):
@@ -327,21 +364,17 @@ class Tube:
 
 def depth(settings: Beanstalkd) -> dict[str, int]:
     """Jobs by state over all servers that answer; raises ``QueueUnavailable`` if none does."""
-    totals: dict[str, int] = {}
+    totals: Counter[str] = Counter()
     trouble: QueueUnavailable | None = None
     for server in settings.servers:
         try:
-            connection = Connection(server, settings.tube)
-            found = connection.stats()
+            with closing(Connection(server, settings.tube)) as connection:
+                totals.update(connection.stats())
         except QueueUnavailable as error:
             trouble = error
-            continue
-        connection.close()
-        for state, count in found.items():
-            totals[state] = totals.get(state, 0) + count
     if not totals:
         raise trouble or QueueUnavailable("beanstalkd: no server")
-    return totals
+    return dict(totals)
 
 
 def _put_command(what: Announcement, ttr: int) -> bytes:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailqueue.errors import QueueUnavailable
-from mailqueue.queue.tube import Announcement, Connection, Job
+from mailqueue.queue.tube import BURIED, Announcement, Connection, Job, released
 
 bounded = settings(derandomize=True, database=None, deadline=None)
 GREETINGS = b"USING t\r\nWATCHING 2\r\nWATCHING 1\r\n"
@@ -72,7 +72,9 @@ def ask(connection: Connection, what: str, held: list[Job]) -> None:
     elif what == "put":
         connection.put([Announcement(ObjectId(), 1)] * 2, 180)
     elif what == "end" and held:
-        held.pop().release(512, 1)
+        job = held.pop()
+        connection.finish({job.id: released(512, 1)})
+        connection.flush()
     elif what == "stats":
         assert all(count >= 0 for count in connection.stats().values())
     elif what == "server":
@@ -143,5 +145,6 @@ def test_a_job_too_large_for_any_of_ours_is_a_strangers() -> None:
     with connected_to(large + b"RESERVED " + JOB % 4 + b"BURIED\r\n") as connection:
         stranger, mine = connection.reserve(0, 2)
         assert (stranger.email_id, str(mine.email_id)) == (None, "a" * 24)
-        stranger.bury()
+        connection.finish({stranger.id: BURIED})
+        connection.flush()
         assert not connection.broken

@@ -23,7 +23,16 @@ from mailqueue.devserver import Beanstalkd
 from mailqueue.errors import QueueUnavailable
 from mailqueue.queue import tube
 from mailqueue.queue.announcer import Announcer
-from mailqueue.queue.tube import Announcement, Connection, Job, Tube
+from mailqueue.queue.tube import (
+    BURIED,
+    DELETED,
+    Announcement,
+    Connection,
+    End,
+    Job,
+    Tube,
+    released,
+)
 from tests.integration.bench import beanstalk, next_delayed, put, ready, ready_ids
 from tests.logged import event
 from tests.servers import BreakableBeanstalkd
@@ -36,6 +45,12 @@ NOBODY = "127.0.0.1:1"
 def one_of(tube: Tube | Connection, timeout: int = 0) -> Job | None:
     """The next job, alone."""
     return next(iter(tube.reserve(timeout)), None)
+
+
+def end(job: Job, how: End = DELETED) -> None:
+    """End a job, and see that the server has done it."""
+    job.connection.finish({job.id: how})
+    job.connection.flush()
 
 
 def announcements(n: int, priority: int = 65_536) -> list[Announcement]:
@@ -134,7 +149,7 @@ def test_a_job_is_the_id_of_an_email(connection: Connection, waiting: Tube, lone
     job = one_of(waiting, 1)
     assert job is not None
     assert job.email_id == one.email_id
-    job.delete()
+    end(job)
     assert ready(lonely) == []
     assert one_of(waiting, 0) is None
 
@@ -146,8 +161,8 @@ def test_a_released_job_has_the_priority_and_the_delay_that_were_asked_for(
     first, second = one_of(waiting), one_of(waiting)
     assert first is not None
     assert second is not None
-    first.release(512, 0)
-    second.release(256, 0.2)
+    end(first, released(512, 0))
+    end(second, released(256, 0.2))
     assert [(job.id, job.priority) for job in ready(lonely)] == [(first.id, 512)]
     delayed = next_delayed(lonely)
     assert delayed is not None
@@ -171,7 +186,7 @@ def test_a_foreign_body_is_no_email_and_can_be_buried(
     job = one_of(waiting, 0)
     assert job is not None
     assert job.email_id is None
-    job.bury()
+    end(job, BURIED)
     assert ready(lonely) == []
     assert tube.depth(lonely.beanstalkd)["buried"] == 1
 
@@ -194,7 +209,7 @@ def test_a_connection_that_holds_a_job_does_not_wait_for_another(
     assert first is not None
     assert second is not None
     assert first.connection is not second.connection
-    first.delete()
+    end(first)
     put(lonely, ObjectId())
     third = one_of(waiting, 0)
     assert third is not None
@@ -209,8 +224,8 @@ def test_a_job_of_an_ended_connection_is_never_deleted_on_a_new_one(
     assert job is not None
     job.connection.close()
     wait_until(lambda: ready(lonely), what="the server takes the job back")
-    job.delete()
-    job.release(1, 0)
+    end(job)
+    end(job, released(1, 0))
     assert [left.id for left in ready(lonely)] == [job.id]
 
 
@@ -236,8 +251,8 @@ def test_after_a_restart_an_old_job_id_means_nothing(lonely: Config) -> None:
         put(there, newer)
         assert ready(there)[0].id == job.id
         with pytest.raises(QueueUnavailable):
-            job.delete()
-        job.delete()
+            end(job)
+        end(job)
         assert ready_ids(there) == [str(newer)]
         wait_until(lambda: old.reserve(0), what="a new connection")
         old.close()
@@ -249,7 +264,7 @@ def test_a_job_that_is_no_more_ours_is_left_alone() -> None:
         connection = Connection(server.address, "t", timeout=0.5)
         job = one_of(connection, 1)
         assert job is not None
-        job.delete()
+        end(job)
         assert not connection.broken
         connection.close()
 
@@ -493,7 +508,7 @@ def test_at_most_ten_thousand_are_kept_and_the_newest_of_them(
     announcer = Announcer(replace(settings, servers=(NOBODY,)), TTR, clock)
     what = announcements(10_050)
     assert len(announcer.announce(what)) == 0
-    assert list(announcer._kept) == what[50:]
+    assert list(announcer._backlog) == what[50:]
     announcer.close()
 
 
@@ -546,7 +561,7 @@ def test_each_thread_announces_on_its_own_connection(
     def announce() -> None:
         announcer.announce(announcements(5))
         announcer.announce(announcements(5))
-        opened.extend(announcer._mine.values())
+        opened.extend(announcer._connections.values())
 
     threads = [threading.Thread(target=announce) for _ in range(8)]
     for thread in threads:

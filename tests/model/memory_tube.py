@@ -95,9 +95,6 @@ class Line:
             if self._tube.holds(self, n):
                 self._end(n, end)
 
-    def flush(self) -> None:
-        """There are no replies to wait for."""
-
     def _end(self, n: int, end: End) -> None:
         if end.word == "delete":
             self._tube.delete(n)
