@@ -14,8 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from statistics import median
 
-from mailqueue.config.config import SECTIONS, keys_of
+from mailqueue.config.config import SECTIONS
 from mailqueue.config.keys import Key
+from mailqueue.config.section import keys_of
 from mailqueue.config.vendor_types import MIB, VENDOR_TYPES, Capacity
 from mailqueue.vendors.base import Vendor
 from tests.bench import report

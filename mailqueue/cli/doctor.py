@@ -23,7 +23,7 @@ from mailqueue.cli.table import age
 from mailqueue.config import Config, VendorConfig, is_production
 from mailqueue.config import file as config_file
 from mailqueue.config.checks import is_loopback
-from mailqueue.config.config import keys_of
+from mailqueue.config.section import keys_of
 from mailqueue.consumer import sweeper
 from mailqueue.errors import ConfigError, QueueUnavailable, StoreUnavailable
 from mailqueue.lifecycle.outcomes import Status

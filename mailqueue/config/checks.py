@@ -1,8 +1,8 @@
 """The checks that a value of the configuration must pass beyond its type.
 
 Decides: what each kind of value may be: a number's range, a name of MongoDB's, a host, an address.
-Promises: a check returns in problem what is wrong, or None, and never quotes the value: it may be a
-secret or an address.
+Promises: a check returns what is wrong, or None. It never quotes the value, which may be a secret
+or an address.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def anything(_: Any) -> None:
 
 
 def between(low: float, high: float) -> Check:
-    """From low to high, both included; NaN and infinity are outside of every range."""
+    """From low to high, both included. NaN and infinity are outside every range."""
     problem = f"must be between {low:,} and {high:,}"
     return lambda value: None if low <= value <= high else problem
 

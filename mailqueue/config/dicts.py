@@ -1,8 +1,8 @@
 """The sections of a configuration as mappings, for type checkers.
 
-Decides: nothing at run time. ``Config(retry={"base": 5})`` is checked and completed by these types;
-what a key means, its default and its range stand in ``config`` and ``vendor_types``, and a
-test holds the two against each other.
+Decides: nothing at run time. Type checkers and editors check ``Config(retry={"base": 5})`` by these
+types. They read no run-time data, so the keys are written a second time here. Their meanings,
+defaults and ranges are in ``config`` and ``vendor_types``; a test compares the two.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _From = TypedDict("_From", {"from": str | None}, total=False)  # a word of Pytho
 class VendorDict(_From, total=False):
     """One of ``vendors``: what every vendor has, and the own keys of all types.
 
-    A type of your own (``module:Class``) has keys that are not known here: give a ``VendorConfig``
-    with ``keys``.
+    For a type of your own (``module:Class``), whose keys are not known here, pass a
+    ``VendorConfig`` with ``keys``.
     """
 
     name: Required[str]

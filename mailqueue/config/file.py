@@ -1,9 +1,9 @@
-"""What a configuration file holds: JSON, whose strings may refer to the environment.
+"""A configuration file: JSON whose strings may refer to the environment.
 
-Decides: how a file is read (no key twice in an object), and what ``${NAME}`` in a string means:
+Decides: how a file is read (duplicate keys are an error), and what ``${NAME}`` in a string means:
 the environment variable, else the content of the file NAME in $CREDENTIALS_DIRECTORY (systemd's
-LoadCredential); ``$${`` stands for a plain ``${``.
-Promises: a ConfigError names the file and the place in it, and never quotes what stands there.
+LoadCredential). ``$${`` stands for a plain ``${``.
+Promises: a ConfigError names the file and the place in it, and never quotes a value.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def read(file: Path) -> Mapping[str, Any]:
 def spells_out_secrets(mapping: Mapping[str, Any], shared: Container[str]) -> bool:
     """Whether a valid file holds a secret itself instead of naming an environment variable.
 
-    ``shared`` are the keys that every vendor has: of a user's own type, whose keys are not known
-    here, any other may be a secret.
+    ``shared`` are the keys that every vendor has. For a type of the user's own, any other key may
+    be a secret.
     """
     uri = mapping.get("mongodb", {}).get("uri", "")
     secrets = ["@" in uri and uri]
@@ -71,13 +71,17 @@ def spells_out_secrets(mapping: Mapping[str, Any], shared: Container[str]) -> bo
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Puts values for ``${NAME}`` into the strings of a mapping."""
+    """Replaces ``${NAME}`` in the strings of a mapping.
+
+    ``secrets`` False: a variable that a vendor's entry needs may be missing; its value is empty.
+    """
 
     variables: Mapping[str, str]
     problems: Problems
     secrets: bool
 
     def resolve(self, value: Any, path: str = "") -> Any:
+        """The value with every reference replaced; problems are added under ``path``."""
         if isinstance(value, str):
             return self._text(value, path)
         if isinstance(value, Mapping):

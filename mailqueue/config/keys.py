@@ -1,6 +1,6 @@
 """Keys as data, and the problems of a configuration.
 
-Decides: which values a key accepts, and how problems are collected: by path, the first of each.
+Decides: which values a key accepts, and how problems are collected: the first one of each path.
 Promises: no problem quotes a value.
 """
 
@@ -26,7 +26,11 @@ _TYPES: Mapping[type, tuple[str, type | tuple[type, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key as data. Absent is the same as None: the default, which may depend on other keys."""
+    """One key as data. Absent is the same as None.
+
+    ``default`` may be a function of the entry's keys before it. ``secret``: never shown, and a file
+    should name an environment variable for it.
+    """
 
     type: type
     meaning: str
@@ -50,7 +54,7 @@ class Key:
 
 
 class Problems(dict[str, str]):
-    """What is wrong, by path; of several problems with one key the first stands."""
+    """What is wrong, by path. The first problem of a key stands."""
 
     def __init__(self, parent: Problems | None = None, path: str = "") -> None:
         super().__init__()
@@ -58,11 +62,11 @@ class Problems(dict[str, str]):
         self._path = path
 
     def under(self, path: str) -> Self:
-        """For the keys under ``path``: what is added there is added here, with its whole path."""
+        """The problems of the keys under ``path``, which are added here with their whole path."""
         return type(self)(self, path)
 
     def add(self, path: str, problem: str | None) -> None:
-        """A problem of the key at ``path`` ("": of the section itself); None: there is none."""
+        """Add a problem of the key at ``path`` ("": of the section itself); None: do nothing."""
         if not problem:
             return
         self.setdefault(path, problem)
@@ -70,12 +74,13 @@ class Problems(dict[str, str]):
             dot = "." if self._path and path else ""
             self._parent.add(f"{self._path}{dot}{path}", problem)
 
-    def unknown(self, names: Iterable[Any], known: Iterable[str]) -> None:
+    def unknown(self, names: Iterable[Any], keys: Iterable[str]) -> None:
+        """Add a problem for each name that is not among ``keys``."""
         for name in map(str, names):
-            if name not in known:
-                self.add(name, "unknown key" + did_you_mean(name, known))
+            if name not in keys:
+                self.add(name, "unknown key" + did_you_mean(name, keys))
 
     def settle(self) -> None:
-        """Raise ConfigError if there is any."""
+        """Raise ConfigError if there is a problem."""
         if self:
             raise ConfigError([f"{path}: {problem}" for path, problem in self.items()])

@@ -1,8 +1,8 @@
-"""The table of vendor types: one row with the class, its own keys and what it can carry.
+"""The table of vendor types: for each its class, its own keys and what it can carry.
 
-Decides: which types there are. Adding a vendor is its adapter's file and one row here. The numbers
-are those that the vendor documents; ``vendors.limits`` applies them.
-Promises: no I/O and no clients: a producer, which has no credentials, needs the table too.
+Decides: which types there are. A vendor is its adapter's file and one row here. The numbers are
+those that the vendor documents; ``vendors.limits`` and ``vendors.labels`` apply them.
+Promises: no I/O and no clients. A producer, which has no credentials, needs the table too.
 """
 
 from __future__ import annotations
@@ -67,13 +67,12 @@ class Capacity:
     ascii_headers: bool = False
     reserved_headers: frozenset[str] = frozenset()  # besides those reserved everywhere
 
-    # Tags and metadata, besides our own id. They never keep an e-mail from a vendor: what has no
-    # place there is left out.
+    # Tags and metadata, besides our own id. A vendor gets those that fit, the others are left out.
     tags: int | None = None
     tag_length: int | None = None
     tag_size: int | None = None
     ascii_tags: bool = False  # it would change other characters
-    packed_tags: bool = False  # tags that it would change may go encoded in ASCII
+    encoded_tags: bool = False  # it gets other tags encoded in ASCII
     underscore_labels: bool = True  # a tag or name may begin with "_"
     metadata: int | None = None
     metadata_name: int | None = None
@@ -86,10 +85,11 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class VendorType:
-    """One row: where the vendor's class is (``module:Class``), its own keys, what it can carry.
+    """One row: the path of the vendor's class (``module:Class``), its own keys, what it can carry.
 
-    ``rule`` is for keys that depend on each other: key and problem, or None. ``needs_base_url``:
-    the vendor has no address of its own.
+    ``rule`` checks keys that depend on each other: key and problem, or None. ``needs_base_url``:
+    the API has no address that all accounts share. What else belongs to one vendor stands here too,
+    as a path if it needs a client, so that the table stays free of them.
     """
 
     path: str
@@ -99,7 +99,7 @@ class VendorType:
     needs_base_url: bool = False
 
     def complete(self, own: Mapping[str, Any]) -> dict[str, Any]:
-        """The own keys with their defaults; a default may look at the keys before it."""
+        """The own keys with their defaults; a default may depend on the keys before it."""
         values = dict(own)
         for name, key in self.keys.items():
             if values.get(name) is None:
@@ -107,13 +107,13 @@ class VendorType:
         return values
 
     def check(self, own: Mapping[str, Any], problems: Problems) -> None:
-        """Add what is wrong with completed own keys; the rule runs when each key is right."""
+        """Add what is wrong with completed own keys. The rule runs only if each key is right."""
         alone = problems.under("")
         for name, key in self.keys.items():
             # "" is a value that was not needed when the file was read (secrets=False).
             alone.add(name, key.problem(own[name]) if own[name] != "" else None)
-        if not alone and (broken := self.rule(own)):
-            problems.add(*broken)
+        if not alone and (problem := self.rule(own)):
+            problems.add(*problem)
 
 
 TLS_PORTS = {"starttls": 587, "implicit": 465, "none": 25}
@@ -124,7 +124,7 @@ def _smtp_port(keys: Mapping[str, Any]) -> int:
     return TLS_PORTS.get(str(keys["tls"]), 587)
 
 
-def _smtp(keys: Mapping[str, Any]) -> tuple[str, str] | None:
+def _smtp_rule(keys: Mapping[str, Any]) -> tuple[str, str] | None:
     if (keys["username"] is None) != (keys["password"] is None):
         return "password", "username and password belong together"
     exposed = keys["tls"] == "none" and keys["password"] is not None
@@ -135,7 +135,7 @@ def _smtp(keys: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def _ses(keys: Mapping[str, Any]) -> tuple[str, str] | None:
+def _ses_rule(keys: Mapping[str, Any]) -> tuple[str, str] | None:
     if (keys["access_key_id"] is None) != (keys["secret_access_key"] is None):
         return "secret_access_key", "access_key_id and secret_access_key belong together"
     if keys["session_token"] is not None and keys["access_key_id"] is None:
@@ -252,7 +252,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             tags=3,
             tag_length=128,
             ascii_tags=True,
-            packed_tags=True,
+            encoded_tags=True,
             options_size=16 * 1024,  # o:, h:, v: and t: fields
         ),
     ),
@@ -390,7 +390,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             size=40 * MIB,
             word_size=189,  # 256 characters, in base64 with its mark
         ),
-        rule=_ses,
+        rule=_ses_rule,
     ),
     "smtp2go": VendorType(
         "mailqueue.vendors.smtp2go:Smtp2Go",
@@ -436,7 +436,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             tags=0,
             metadata=0,
         ),
-        rule=_smtp,
+        rule=_smtp_rule,
     ),
     "sparkpost": VendorType(
         "mailqueue.vendors.sparkpost:SparkPost",
@@ -458,7 +458,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
 
 
 def vendor_type(name: str) -> str | None:
-    """The check of `vendors[].type`: a type of the table, or a class by its path."""
+    """The check of ``vendors[].type``: a type of the table, or the path of a class."""
     if name in VENDOR_TYPES or re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", name):
         return None
     types = ", ".join(sorted(VENDOR_TYPES))

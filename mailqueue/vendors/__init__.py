@@ -75,7 +75,7 @@ def load(config: VendorConfig, *, simulated: bool) -> Vendor:
     except MissingExtra as error:
         raise ConfigError([f"vendors.{config.name}: {error}"]) from error
     except (Exception, SystemExit) as error:
-        problem = f"{path} cannot be made: {type(error).__name__}"
+        problem = f"cannot create {path}: {type(error).__name__}"
         raise ConfigError([f"vendors.{config.name}.type: {problem}"]) from error
 
 

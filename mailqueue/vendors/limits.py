@@ -1,13 +1,13 @@
-"""Whether a vendor can carry an e-mail, by the capacity of its type. No I/O, no clients.
+"""Whether a vendor can carry an e-mail, by the capacity of its type.
 
 Decides: which vendors are not asked to send an e-mail, and why. A vendor that cannot carry it is
-skipped without a call and without harm to its health. A producer, which has no credentials, refuses
-an e-mail that no vendor can carry. Tags and metadata never keep one from a vendor (``labels``).
+skipped without a call, and stays available. A producer refuses an e-mail that no vendor can carry.
+Tags and metadata are no reason (``labels``).
 
-Assumes: a type that is not in the table (a class of your own) can carry everything but forms beside
-text and HTML; its own ``can_carry`` may say more.
+Assumes: a class of your own, whose type is not in the table, can carry everything except
+alternatives; its own ``can_carry`` may say more.
 
-Promises: the phrases name no address, subject or body.
+Promises: no I/O and no clients; the phrases name no address, subject or body.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from mailqueue.message.file_types import types_of
 from mailqueue.message.headers import unstructured
 from mailqueue.message.parameters import charset
 
-CUSTOM_HEADERS = "custom_headers"  # an option: the account's plan has them
+CUSTOM_HEADERS = "custom_headers"  # an option: the account's plan allows them
 
-_OWN_CLASS = Capacity(unicode_mailboxes=True, quoted_mailboxes=True)
+_UNKNOWN_TYPE = Capacity(unicode_mailboxes=True, quoted_mailboxes=True)
 _SPECIALS = re.compile(r'[()<>\[\]:;@\\,."]')
 _PUNCTUATION = frozenset('@,;:()[]\\"')
 _NO_OPTIONS: Mapping[str, Any] = {}
-OWN_OPTIONS = 200  # bytes of our id, Message-ID and sandbox among a vendor's options
+OWN_OPTIONS = 200  # bytes that our id, Message-ID and sandbox take of ``options_size``
 
 
 def capacity(type_: str, options: Mapping[str, Any] = _NO_OPTIONS) -> Capacity:
-    """What this type of vendor can carry, by the options of its configuration."""
+    """What this type of vendor can carry with these options of its configuration."""
     row = VENDOR_TYPES.get(type_)
-    limit = row.capacity if row else _OWN_CLASS
+    limit = row.capacity if row else _UNKNOWN_TYPE
     if not limit.headers and options.get(CUSTOM_HEADERS) is True:
         return replace(limit, headers=True)
     return limit
@@ -52,7 +52,7 @@ def can_carry(type_: str, email: Email, options: Mapping[str, Any] = _NO_OPTIONS
 
 
 def nobody_carries(vendors: Sequence[VendorConfig], email: Email) -> str | None:
-    """Why no vendor can carry it, vendor by vendor; None: one can, or none is configured."""
+    """Why no vendor can carry the e-mail; None: one can, or no vendor is configured."""
     reasons = []
     for vendor in vendors:
         reason = can_carry(vendor.type, email, vendor.options)
@@ -63,8 +63,8 @@ def nobody_carries(vendors: Sequence[VendorConfig], email: Email) -> str | None:
 
 
 def _numbers(limit: Capacity, email: Email) -> Iterator[str]:
-    """How many recipients; each mailbox counts once."""
-    if email.entries == 1:  # as nearly always
+    """The numbers of recipients; each mailbox counts once."""
+    if email.entries == 1:  # nearly always
         return
     bounds = {"to": limit.to, "cc": limit.cc, "bcc": limit.bcc}
     maxima = [bound for bound in (limit.recipients, *bounds.values()) if bound is not None]
@@ -91,21 +91,21 @@ def _people(limit: Capacity, email: Email) -> Iterator[str]:
         yield "mailbox with punctuation in quotes"
     longest = limit.name_length
     if longest is not None and any(len(brevo_name(person.name)) > longest for person in people):
-        yield f"a display name longer than {longest}"
+        yield f"display name longer than {longest}"
     if (
         limit.sender_name_size is not None
         and len(email.from_.name.encode()) > limit.sender_name_size
     ):
-        yield f"a sender's name of more than {limit.sender_name_size} bytes"
+        yield f"sender name longer than {limit.sender_name_size} bytes"
 
 
 def brevo_name(name: str) -> str:
-    """A name as Brevo takes it, which drops one with both non-ASCII characters and punctuation."""
+    """The name encoded if Brevo would drop it: with non-ASCII characters and punctuation."""
     return unstructured(name) if not name.isascii() and _SPECIALS.search(name) else name
 
 
 def _is_delicate(person: Address) -> bool:
-    """Whether a vendor that parses carelessly could see another mailbox in it, or several."""
+    """Whether a careless parser could read another mailbox, or several."""
     if not person.address.startswith('"'):
         return False
     return not _PUNCTUATION.isdisjoint(person.address.rpartition('"@')[0][1:])
@@ -119,7 +119,7 @@ def _parts(limit: Capacity, email: Email) -> Iterator[str]:
     if not limit.text_only and not email.html:
         yield "text only"
     if email.alternatives and not limit.alternatives:
-        yield "a form beside text and HTML (alternatives)"
+        yield "alternatives beside text and HTML"
     least = limit.shortest_text
     if least and any(0 < len(t or "") < least for t in (email.subject, email.text, email.html)):
         yield f"subject or body shorter than {least}"
@@ -127,13 +127,13 @@ def _parts(limit: Capacity, email: Email) -> Iterator[str]:
         yield f"subject longer than {limit.subject_length}"
     if limit.size is not None and _wire_size(email) > limit.size:
         yield f"larger than {limit.size // MIB} MiB"
-    most = limit.body_size
-    if most is not None and any(len((b or "").encode()) > most for b in (email.text, email.html)):
-        yield f"a body larger than {most // MIB} MiB"
+    size = limit.body_size
+    if size is not None and any(len((b or "").encode()) > size for b in (email.text, email.html)):
+        yield f"body larger than {size // MIB} MiB"
 
 
 def _templates(limit: Capacity, email: Email) -> Iterator[str]:
-    """Text that a template engine would take for its own, and leave out."""
+    """Text that a template engine would read as a placeholder, and leave out."""
     if not limit.templated:
         return
     names = map(str, email.people)
@@ -141,8 +141,8 @@ def _templates(limit: Capacity, email: Email) -> Iterator[str]:
         "bodies": (email.text or "", email.html or ""),
         "headers": (email.subject, *names, *email.headers, *email.headers.values()),
     }
-    read = (text for part in limit.templated for text in texts[part])
-    if any("{{" in text or "{%" in text for text in read):
+    templated = (text for part in limit.templated for text in texts[part])
+    if any("{{" in text or "{%" in text for text in templated):
         yield "text that looks like a template"
 
 
@@ -156,7 +156,7 @@ def _files(limit: Capacity, email: Email) -> Iterator[str]:
     if limit.inline_images_only and not all(
         bare_type(file).startswith("image/") for file in inline
     ):
-        yield "inline attachment that is no image"
+        yield "inline attachment that is not an image"
     if limit.plain_content_ids and any({*";,"} & {*str(f.content_id)} for f in inline):
         yield "content id with a comma or semicolon"
     if not limit.empty_attachments and not all(file.content for file in files):
@@ -164,21 +164,21 @@ def _files(limit: Capacity, email: Email) -> Iterator[str]:
     if limit.attachments is not None and len(files) > limit.attachments:
         yield f"more than {limit.attachments} attachments"
     if limit.attachment_types and not limit.attachment_types.issuperset(map(bare_type, files)):
-        yield "attachment of a type that is not taken"
+        yield "attachment type not accepted"
     maximum = limit.attachments_size
     if maximum is not None and sum(len(file.content) for file in files) > maximum:
         yield f"attachments larger than {maximum // 1_000_000} MB"
 
 
 def _names(limit: Capacity, email: Email) -> Iterator[str]:
-    """What vendors conclude from a file's name, and from its being text."""
+    """What vendors conclude from a file's name, and from its type being text."""
     files = email.attachments
     if not files:
         return
     if limit.extensions is not None:
         extensions = {f.filename.rpartition(".")[2].lower() for f in files if "." in f.filename}
         if not limit.extensions.issuperset(extensions) or not all("." in f.filename for f in files):
-            yield "attachment with an extension that is not taken"
+            yield "attachment extension not accepted"
     if limit.names_tell_types and not all(map(_name_fits, files)):
         yield "attachment whose name contradicts its type"
     if limit.utf8_files and any(_charset(file) not in _UTF8 for file in files):
@@ -193,7 +193,7 @@ def _charset(file: Attachment) -> str:
 
 
 def _name_fits(file: Attachment) -> bool:
-    """A name of an unknown kind fits any type; one of another kind does not."""
+    """Whether the extension allows the file's type; an unknown extension allows any."""
     types = types_of(file.filename)
     return not types or bare_type(file) in types
 
@@ -216,8 +216,8 @@ def _headers(limit: Capacity, email: Email) -> Iterator[str]:
     if not limit.headers:
         yield "custom headers"
     if limit.reserved_headers.intersection(name.lower() for name in email.headers):
-        yield "a header that is reserved there"
-    if limit.ascii_headers and not all(map(_plain, email.headers.values())):
+        yield "reserved header"
+    if limit.ascii_headers and not all(map(_is_plain, email.headers.values())):
         yield "non-ASCII headers"
     if limit.options_size is not None and headers_size(email) > limit.options_size - OWN_OPTIONS:
         yield f"more than {limit.options_size} bytes of headers"
@@ -228,8 +228,8 @@ def headers_size(email: Email) -> int:
     return sum(len(name) + len(value.encode()) for name, value in email.headers.items())
 
 
-def _plain(value: str) -> bool:
-    """ASCII, and not decoded into something else by a vendor that undoes encoded words."""
+def _is_plain(value: str) -> bool:
+    """Whether a value is ASCII without an encoded word, which some vendors decode."""
     return value.isascii() and "=?" not in value
 
 

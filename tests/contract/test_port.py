@@ -130,7 +130,7 @@ GIF = {"filename": "a.gif", "content": b"x", "content_type": "image/gif"}
 PDF = {"filename": "a.pdf", "content": b"x", "content_type": "application/pdf"}
 ZIP = {"filename": "a.zip", "content": b"x", "content_type": "application/zip"}
 LONG = {"subject": "A long subject", "text": "A long text."}
-NO_IMAGE = "inline attachment that is no image"
+NO_IMAGE = "inline attachment that is not an image"
 OTHER_KIND = "attachment whose name contradicts its type"
 NOT_UTF8 = "attachment of text that is not UTF-8"
 ODD_ID = "content id with a comma or semicolon"
@@ -150,7 +150,7 @@ NOT_CARRIED = [
     ("mailgun", {"from": "dörte@example.org"}, "non-ASCII mailbox"),
     ("mailgun", {"reply_to": ["dörte@example.org"]}, "non-ASCII mailbox"),
     ("sendgrid", {"attachments": [{"filename": "a", "content": b""}]}, "empty attachment"),
-    ("sendgrid", {"headers": {"X-SG-EID": "1"}}, "a header that is reserved there"),
+    ("sendgrid", {"headers": {"X-SG-EID": "1"}}, "reserved header"),
     ("sendgrid", _text_file("iso-8859-1"), NOT_UTF8),
     ("mailersend", _text_file("windows-1252"), NOT_UTF8),
     ("sendgrid", {"attachments": [GIF | {"content_id": "a;b"}]}, ODD_ID),
@@ -171,7 +171,7 @@ NOT_CARRIED = [
     ("scaleway", LONG | {"html": "too short"}, "subject or body shorter than 10"),
     ("scaleway", LONG | {"attachments": [GIF | {"content_id": "c"}]}, "inline attachment"),
     ("scaleway", LONG | {"attachments": [GIF] * 11}, "more than 10 attachments"),
-    ("scaleway", LONG | {"attachments": [ZIP]}, "attachment of a type that is not taken"),
+    ("scaleway", LONG | {"attachments": [ZIP]}, "attachment type not accepted"),
     ("ses", {"to": _many(51)}, "more than 50 recipients"),
     ("ses", {"reply_to": ["dörte@example.org"]}, "non-ASCII mailbox"),
     ("azure", {"text": "x" * 11 * 2**20}, "larger than 10 MiB"),
@@ -226,7 +226,7 @@ NARROW = [
     (
         Capacity(sender_name_size=3),
         {"from": "äö <c@x.org>"},
-        "a sender's name of more than 3 bytes",
+        "sender name longer than 3 bytes",
     ),
     (
         Capacity(inline=False),

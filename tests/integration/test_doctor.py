@@ -178,7 +178,7 @@ def test_smtp_without_tls_to_another_host_is_a_warning(examine: Doctor) -> None:
     [
         (
             {"type": f"{__name__}:Broken"},
-            f"vendors.own.type: {__name__}:Broken cannot be made: RuntimeError",
+            f"vendors.own.type: cannot create {__name__}:Broken: RuntimeError",
         ),
         (
             {"type": "no_such_module:Nothing"},

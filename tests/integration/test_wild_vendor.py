@@ -149,5 +149,5 @@ def test_a_vendor_that_a_sender_cannot_make_is_unavailable_and_nothing_left(stag
 
 def test_a_vendor_that_cannot_be_made_is_a_config_error(stage: Stage) -> None:
     wild(stage, "Never")
-    with pytest.raises(ConfigError, match=r"vendors\.wild\.type: .*Never cannot be made: KeyError"):
+    with pytest.raises(ConfigError, match=r"vendors\.wild\.type: cannot create .*Never: KeyError"):
         Consumer(stage.config)

@@ -9,7 +9,8 @@ import pytest
 import trustme
 
 from mailqueue.config import Config
-from mailqueue.config.config import SECTIONS, keys_of
+from mailqueue.config.config import SECTIONS
+from mailqueue.config.section import keys_of
 from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
 from mailqueue.message import Email

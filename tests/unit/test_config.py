@@ -24,8 +24,9 @@ from mailqueue.config import (
     dicts,
     is_production,
 )
-from mailqueue.config.config import READABLE_BY_ALL, SECTIONS, keys_of
+from mailqueue.config.config import READABLE_BY_ALL, SECTIONS
 from mailqueue.config.keys import Key, Problems
+from mailqueue.config.section import keys_of
 from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
 from tests.logged import event

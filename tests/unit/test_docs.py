@@ -15,7 +15,8 @@ from statistics import median
 import pytest
 
 from mailqueue.cli import VERBS
-from mailqueue.config.config import READABLE_BY_ALL, SECTIONS, keys_of
+from mailqueue.config.config import READABLE_BY_ALL, SECTIONS
+from mailqueue.config.section import keys_of
 from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.lifecycle.decide import Decider, suspension
 from mailqueue.lifecycle.outcomes import (
