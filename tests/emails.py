@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mailqueue.message import Address, Attachment, Email
 from mailqueue.message.fields import RESERVED
-from mailqueue.message.headers import unsafe
+from mailqueue.message.headers import header_problem
 
 Strategy = st.SearchStrategy
 
@@ -41,7 +41,7 @@ _LOCAL = string.ascii_letters + string.digits + "!#$%&'*+-/=?^_`{|}~" + "öé例
 def texts(**limits: Any) -> Strategy[str]:
     """Text that may stand in a header."""
     written = WORDS | st.text(_ANY, **{"max_size": 30, **limits})
-    return written.filter(lambda text: unsafe(text) is None)
+    return written.filter(lambda text: header_problem(text) is None)
 
 
 def keys() -> Strategy[str]:

@@ -1,43 +1,38 @@
-"""What is sent: the e-mail as a value, valid from the moment it exists.
+"""What an e-mail is: a value that is valid from the moment it exists.
 
-Decides: what a legal e-mail is. Every refusal is ``InvalidEmail`` with the field's name and never
-with what stood in it.
+Decides: which fields an e-mail has and what makes it valid as a whole. Each field is checked by its
+function in ``fields``. Whatever is refused is ``InvalidEmail`` with the field's name; it quotes no
+value.
 
-May assume: in ``Email.from_document`` that the mapping came from ``to_mapping`` (the consumer's hot
-path checks nothing); everywhere else nothing.
+Assumes: ``Email.from_document`` gets what ``to_mapping`` returned: it is the consumer's hot path
+and checks nothing. All else assumes nothing.
 
-Promises: an ``Email`` is complete, safe to put in headers, and equal input gives an equal mapping
-and ``content_hash`` on every host. Chosen where the standards leave room:
+Promises: an ``Email`` is complete, its values may stand in headers, and equal input gives an equal
+mapping and ``content_hash`` on every host. Where the standards leave room:
 
-* ``text=""`` is a body (people do send empty ones); neither text nor html is refused.
-* A display name that is already encoded (as ``formataddr`` makes it) is decoded; subjects and
-  other headers are text, and arrive as the very text that was given.
-* Reserved are the headers that fields or servers make: see ``RESERVED``. ``Message-ID`` may be
-  given among the headers; it is ``message_id`` here, and no part of the content.
+* ``text=""`` is a body (people send empty ones); an e-mail without text and html is refused.
+* A display name that is already encoded (as ``formataddr`` does) is decoded. Subjects and other
+  headers are text, and arrive as the text that was given.
+* Headers that mailqueue or a server makes are reserved: see ``fields.RESERVED``. A ``Message-ID``
+  may be given among the headers. It is ``message_id`` here, and not part of the content.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from mailqueue.errors import InvalidEmail, did_you_mean
-from mailqueue.message import structured
-from mailqueue.message.fields import READERS, RESERVED, SHOWN_KEY, file_mapping
-from mailqueue.message.headers import Address, header_text, mailboxes, unstructured
-from mailqueue.message.mime import Alternative, Attachment, write
-from mailqueue.message.stdlib_message import read
+from mailqueue.message.addresses import Address
+from mailqueue.message.attachments import Alternative, Attachment
+from mailqueue.message.fields import READERS, SHOWN_KEY
 from mailqueue.message.structured import MESSAGE_ID
 
-if TYPE_CHECKING:  # annotations only; importing these would cost more than this module
-    from datetime import datetime
+if TYPE_CHECKING:  # importing it would take longer than importing this module
     from email.message import Message
-
-__all__ = ["RESERVED", "Address", "Alternative", "AlternativeDict", "Attachment", "AttachmentDict"]
-__all__ += ["Email", "EmailDict", "mime"]
 
 MAX_RECIPIENTS = 1000
 _READERS = [(f, "from_" if f == "from" else f, reader) for f, reader in READERS.items()]
@@ -54,28 +49,37 @@ class AttachmentDict(TypedDict, total=False):
     """An ``Attachment`` as a mapping."""
 
     content: Required[Octets]
+    #: Its extension gives the content type that is missing.
     filename: str | None
     content_type: str | None
+    #: Printable ASCII without spaces: the HTML shows the file as ``<img src="cid:...">``.
     content_id: str | None
 
 
 class AlternativeDict(TypedDict):
-    """An ``Alternative`` as a mapping; text is kept as UTF-8."""
+    """An ``Alternative`` as a mapping; text is stored as UTF-8."""
 
     content: str | Octets
+    #: ``text/calendar; method=REQUEST``, say; not text/plain or text/html.
     content_type: str
 
 
-_From = TypedDict("_From", {"from": Required[Mailbox]}, total=False)  # a word of Python
+# "from" is a keyword of Python, so that only this form of a TypedDict can have it.
+_From = TypedDict("_From", {"from": Required[Mailbox]}, total=False)
 
 
 class EmailDict(_From, total=False):
-    """The mapping that ``send()`` takes. A type checker finds a misspelt key in it.
+    """The mapping that ``send()`` takes; a type checker finds a misspelt key in it.
 
-    What is None counts as absent. A mapping whose keys a type checker cannot know (JSON of others,
-    say) is made an e-mail by ``Email.from_mapping``.
+    ``from`` is required, and a recipient, and ``text`` or ``html``. None means absent. Make an
+    ``Email.from_mapping`` of a mapping whose keys a type checker cannot know, such as JSON.
+
+    A mailbox is a string (``"ann@example.com"``, ``"Ann <ann@example.com>"``), a pair (``("Ann",
+    "ann@example.com")``), or an ``Address``. The vendors have limits of their own: an e-mail that
+    no configured vendor can carry is refused.
     """
 
+    #: Up to 1,000 recipients in all; a single mailbox or a list of them.
     to: Mailboxes | None
     cc: Mailboxes | None
     bcc: Mailboxes | None
@@ -83,19 +87,25 @@ class EmailDict(_From, total=False):
     subject: str | None
     text: str | None
     html: str | None
+    #: Other forms of the same content: an invitation, AMP. Up to 10.
     alternatives: Sequence[Alternative | AlternativeDict] | None
+    #: Further headers: ``{"List-Unsubscribe": "<https://example.com/u/1>"}``. Up to 1,000.
     headers: Mapping[str, str] | None
     attachments: Sequence[Attachment | AttachmentDict] | None
+    #: Names under which a vendor counts the e-mail in its statistics.
     tags: str | Sequence[str] | None
+    #: What a vendor sends back in its events, by name.
     metadata: Mapping[str, str | float | bool] | None
+    #: By the name of a vendor of the configuration: merged into its request.
     vendor_options: Mapping[str, Mapping[str, Any]] | None
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Email:
-    """A valid e-mail. Raises ``InvalidEmail``, which names the field.
+    """A valid e-mail. The arguments are the keys of ``EmailDict``, with ``from_`` for ``from``.
 
-    ``message_id`` may as well stand among the headers; each attempt hands it to the vendor.
+    ``message_id`` is the Message-ID that every attempt hands to the vendor (it may also stand among
+    the headers); None: it is made of the e-mail's id. Raises ``InvalidEmail``.
     """
 
     from_: Address
@@ -153,44 +163,50 @@ class Email:
         }
         self._read(fields)
 
-    def _read(self, given: Mapping[Any, Any]) -> None:
-        for key in given.keys() - READERS.keys():
+    def _read(self, mapping: Mapping[Any, Any]) -> None:
+        for key in mapping.keys() - READERS.keys():
             if not isinstance(key, str) or not SHOWN_KEY.fullmatch(key):
-                raise InvalidEmail("email", "unknown key")
+                raise InvalidEmail("email", f"has an unknown key: it may have {', '.join(READERS)}")
             raise InvalidEmail(key, "unknown key" + did_you_mean(key, READERS))
         for field, attribute, reader in _READERS:
-            _set(self, attribute, reader(given.get(field), field))
-        _take_message_id(self)
+            _set(self, attribute, reader(mapping.get(field), field))
+        _move_message_id(self)
         if self.text is None and self.html is None:
-            raise InvalidEmail("text", "neither text nor html is given")
+            raise InvalidEmail("text", "is missing: give text or html, be it empty")
         if not 0 < self.entries <= MAX_RECIPIENTS:
-            raise InvalidEmail("to", f"{self.entries} recipients: must be 1 to {MAX_RECIPIENTS}")
+            count = f"has {self.entries} recipients, with cc and bcc"
+            raise InvalidEmail("to", f"{count}: give 1 to {MAX_RECIPIENTS}")
 
     def __repr__(self) -> str:
         return f"Email({len(self.recipients)} recipients, {len(self.attachments)} attachments)"
 
     @classmethod
     def of(cls, email: Email | EmailDict | Message[Any, Any]) -> Email:
-        """Whatever ``send()`` takes."""
+        """From anything that ``send()`` takes. Raises ``InvalidEmail``."""
         if isinstance(email, Email):
             return email
         return cls.from_mapping(email) if isinstance(email, Mapping) else cls.from_message(email)
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Email:
-        """From the keys of ``EmailDict``, whatever a type checker knows of the mapping."""
+        """From a mapping that need not be an ``EmailDict`` to a type checker, such as JSON.
+
+        Raises ``InvalidEmail`` for a key that it does not know, too.
+        """
         email = object.__new__(cls)
         email._read(mapping)
         return email
 
     @classmethod
     def from_message(cls, message: Message[Any, Any]) -> Email:
-        """From a stdlib ``EmailMessage`` (or an older ``Message``)."""
+        """From a stdlib ``EmailMessage`` (or an older ``Message``). Raises ``InvalidEmail``."""
+        from mailqueue.message.stdlib_message import read
+
         return cls.from_mapping(read(message))
 
     @classmethod
     def from_document(cls, mapping: Mapping[str, Any]) -> Email:
-        """From what ``to_mapping`` gave: fast, unchecked."""
+        """From what ``to_mapping`` returned: fast, unchecked."""
         email = object.__new__(cls)
         _set(email, "from_", Address.trusted(mapping["from"]))
         for field in ("to", "cc", "bcc", "reply_to"):
@@ -199,7 +215,7 @@ class Email:
             _set(email, field, mapping.get(field))
         for field in ("headers", "metadata", "vendor_options"):
             _set(email, field, mapping.get(field, {}))
-        _take_message_id(email)
+        _move_message_id(email)
         files = mapping.get("attachments", ())
         _set(email, "attachments", tuple(Attachment(**file) for file in files))
         forms = mapping.get("alternatives", ())
@@ -209,12 +225,12 @@ class Email:
         return email
 
     def to_mapping(self) -> dict[str, Any]:
-        """The mapping that ``send()`` takes and MongoDB stores; what is empty is left out."""
+        """The mapping that ``send()`` takes and MongoDB stores; empty fields are left out."""
         mapping: dict[str, Any] = {"from": str(self.from_)}
-        for field, form in _STORED.items():
+        for field, to_stored in _STORED.items():
             value = getattr(self, field)
             if value:
-                mapping[field] = form(value)
+                mapping[field] = to_stored(value)
         if self.message_id is not None:
             mapping["headers"] = {**self.headers, MESSAGE_ID: self.message_id}
         if self.text is not None:
@@ -225,25 +241,25 @@ class Email:
 
     @property
     def entries(self) -> int:
-        """How many entries to, cc and bcc have, the same mailbox as often as it is there."""
+        """How many entries to, cc and bcc have; a mailbox counts each time it is there."""
         return len(self.to) + len(self.cc) + len(self.bcc)
 
     @property
     def people(self) -> tuple[Address, ...]:
-        """Everyone who is named: the sender, the recipients, and who is to get the answers."""
+        """All addresses: sender, recipients, and reply_to."""
         return (self.from_, *self.to, *self.cc, *self.bcc, *self.reply_to)
 
     @property
     def recipients(self) -> tuple[Address, ...]:
-        """Everyone in to, cc and bcc, each mailbox once, in this order."""
+        """The mailboxes in to, cc and bcc, in this order, each once."""
         return tuple(person for people in self.unique_recipients().values() for person in people)
 
     def unique_recipients(self, *, ignore_case: bool = False) -> dict[str, list[Address]]:
-        """To, cc and bcc, each mailbox only where it is shown first; no empty ones.
+        """By field (to, cc, bcc), each mailbox only where it comes first; without empty fields.
 
-        What a local part means is the receiving server's own (RFC 5321, 2.4): ``Bob@`` and ``bob@``
-        are two mailboxes, to an SMTP server and in what is recorded of each. ``ignore_case``: they
-        are one, as to every vendor's API, and so are they counted where a vendor has a limit.
+        Only the receiving server knows what a local part means (RFC 5321, 2.4): ``Bob@`` and
+        ``bob@`` are two mailboxes, to an SMTP server and in the ledger. With ``ignore_case`` they
+        are one, as to every vendor's API and its limits.
         """
         seen: set[str] = set()
         fields: dict[str, list[Address]] = {}
@@ -255,39 +271,27 @@ class Email:
                     fields.setdefault(name, []).append(person)
         return fields
 
-    def content_hash(self) -> str:
-        """SHA-256 of what is sent; the order of headers, metadata and options does not matter."""
-        return content_hash(self.to_mapping())
-
-    def size(self) -> int:
-        """Bytes of the e-mail in MongoDB, exactly: this is what ``limits.max_size`` bounds."""
-        return size(self.to_mapping())
-
 
 def _texts(addresses: Iterable[Address]) -> list[str]:
     return list(map(str, addresses))
 
 
-def _files(files: Iterable[Attachment]) -> list[dict[str, Any]]:
-    return [file_mapping(file) for file in files]
+def _mappings(parts: Iterable[Attachment | Alternative]) -> list[dict[str, Any]]:
+    return [part.to_mapping() for part in parts]
 
 
-def _forms(forms: Iterable[Alternative]) -> list[dict[str, Any]]:
-    return [{"content": form.content, "content_type": form.content_type} for form in forms]
-
-
-_STORED: Mapping[str, Callable[[Any], object]] = {  # as what, where there is anything
+_STORED: Mapping[str, Callable[[Any], object]] = {  # how a value that is not empty is stored
     **dict.fromkeys(("to", "cc", "bcc", "reply_to"), _texts),
     "subject": str,
     **dict.fromkeys(("headers", "metadata", "vendor_options"), dict),
     "tags": list,
-    "attachments": _files,
-    "alternatives": _forms,
+    "attachments": _mappings,
+    "alternatives": _mappings,
 }
 
 
-def _take_message_id(email: Email) -> None:
-    """The e-mail's own Message-ID is none of its headers: each attempt hands it to the vendor."""
+def _move_message_id(email: Email) -> None:
+    """Move an own Message-ID from the headers to ``message_id``."""
     message_id = email.headers.get(MESSAGE_ID)
     _set(email, "message_id", message_id)
     if message_id is not None:
@@ -295,9 +299,10 @@ def _take_message_id(email: Email) -> None:
 
 
 def content_hash(mapping: Mapping[str, Any]) -> str:
-    """The hash of an e-mail, by what its ``to_mapping`` gave.
+    """SHA-256 of an e-mail's content, given its ``to_mapping``.
 
-    Its Message-ID is no part of it: many programs make a new one for each try of a call.
+    The order of headers, metadata and options does not matter. An own Message-ID is not part of the
+    content: many programs make a new one each time they repeat a call.
     """
     headers = mapping.get("headers", {})
     if MESSAGE_ID in headers:
@@ -316,50 +321,7 @@ _SORTED = json.JSONEncoder(sort_keys=True, default=_digest)
 
 
 def size(mapping: Mapping[str, Any]) -> int:
-    """The size of an e-mail, by what its ``to_mapping`` gave."""
-    import bson  # without "from", which would look the name up each time
+    """Bytes of an e-mail in MongoDB, given its ``to_mapping``: ``limits.max_size`` bounds it."""
+    import bson  # not "from bson import encode", which would look the name up in each call
 
     return len(bson.encode(mapping))
-
-
-def mime(
-    email: Email,
-    *,
-    message_id: str,
-    date: datetime | None = None,
-    email_id: str | None = None,
-    sender: Address | None = None,
-) -> bytes:
-    """The message for SMTP: no Bcc header, equal bytes for equal arguments.
-
-    ``sender`` replaces the From. Tags, metadata and vendor options have no place in plain MIME.
-    """
-    message_id = f"<{message_id.strip().strip('<>')}>"
-    headers = [*_heading(email, sender or email.from_), ("Message-ID", message_id)]
-    if date is not None:
-        from email.utils import format_datetime
-
-        headers.append(("Date", format_datetime(date)))
-    if email_id is not None:
-        headers.append(("X-Mailqueue-Id", email_id))
-    headers += _own_headers(email)
-    bodies = (email.text, email.html, email.attachments, email.alternatives)
-    return write(headers, *bodies, seed=message_id)
-
-
-def _heading(email: Email, sender: Address) -> Iterator[tuple[str, str]]:
-    """The headers of the fields. Values are checked as they were given, before they are encoded."""
-    named = (("From", (sender,)), ("To", email.to), ("Cc", email.cc), ("Reply-To", email.reply_to))
-    for name, addresses in named:
-        for address in addresses:
-            header_text(address.name, name.lower().replace("-", "_"))
-        if addresses:
-            yield name, mailboxes(addresses)
-        elif name == "To" and not email.cc:
-            yield "To", "undisclosed-recipients:;"
-    yield "Subject", unstructured(header_text(email.subject, "subject"))
-
-
-def _own_headers(email: Email) -> Iterator[tuple[str, str]]:
-    for name, value in email.headers.items():
-        yield name, structured.wire(name, header_text(value, "headers"))

@@ -1,55 +1,91 @@
-"""The wire format of e-mail: an e-mail as bytes.
+"""An e-mail as a MIME message, for SMTP and for vendors that take one.
 
-Decides: how headers, bodies and files are encoded, and how they are nested (``write``).
+Decides: how headers, bodies and files are encoded, and how they are nested.
 
-May assume: that header values were checked and encoded; a line break is refused all the same.
+Assumes: the e-mail was validated. Header values are checked once more all the same: this is the
+last step before the wire.
 
-Promises: ``write`` is 7-bit (only a non-ASCII *mailbox* goes out as UTF-8, RFC 6532), has CRLF line
-ends, no line over 998 octets, and gives the same bytes for the same input on every Python: a repeat
-under a vendor's idempotency key must match on hosts that differ in their patch release, so the
-standard library's folding, which changed often, is not used.
+Promises: the message is 7-bit (only a mailbox outside ASCII goes out as UTF-8, RFC 6532), has CRLF
+line ends and no line over 998 octets. It is the same, byte for byte, for the same input on every
+host: a repeat under a vendor's idempotency key must match. So the standard library is not used,
+whose folding changes with patch releases of Python.
 """
 
 from __future__ import annotations
 
 import binascii
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.message.headers import FIELD_NAME, LINE, chunks, escaped, forbidden, pieces, plain
+from mailqueue.message import structured
+from mailqueue.message.addresses import mailboxes
+from mailqueue.message.headers import (
+    FIELD_NAME,
+    LINE,
+    character_problem,
+    chunks,
+    encode_unstructured,
+    escape,
+    header_text,
+    is_plain,
+    pieces,
+)
 
-GENERATED = frozenset({"date", "mime-version"})
-"""Header names (lower case) that mailqueue makes itself; so are all ``content-*``."""
+if TYPE_CHECKING:
+    from datetime import datetime
 
-_LINE = 76
+    from mailqueue.message.addresses import Address
+    from mailqueue.message.attachments import Alternative, Attachment
+    from mailqueue.message.message import Email
 
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Attachment:
-    """A file with an e-mail; shown inside the HTML (``cid:...``) when ``content_id`` is set."""
-
-    filename: str
-    content: bytes
-    content_type: str = ""
-    content_id: str | None = None
-
-    def __repr__(self) -> str:
-        return f"Attachment({self.content_type or 'no type'}, {len(self.content)} bytes)"
+_FOLD_AT = 76  # octets in a line of a header, and of base64
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Alternative:
-    """The e-mail in another form than plain text and HTML: an invitation, AMP, Markdown."""
+def mime(
+    email: Email,
+    *,
+    message_id: str,
+    date: datetime | None = None,
+    email_id: str | None = None,
+    sender: Address | None = None,
+) -> bytes:
+    """The message: without a Bcc header, equal bytes for equal arguments.
 
-    content: bytes
-    content_type: str
+    ``sender`` replaces the From. Tags, metadata and vendor options are not part of it.
+    """
+    message_id = f"<{message_id.strip().strip('<>')}>"
+    headers = [*_heading(email, sender or email.from_), ("Message-ID", message_id)]
+    if date is not None:
+        from email.utils import format_datetime
 
-    def __repr__(self) -> str:
-        return f"Alternative({self.content_type}, {len(self.content)} bytes)"
+        headers.append(("Date", format_datetime(date)))
+    if email_id is not None:
+        headers.append(("X-Mailqueue-Id", email_id))
+    headers += _own_headers(email)
+    bodies = (email.text, email.html, email.attachments, email.alternatives)
+    return write(headers, *bodies, seed=message_id)
+
+
+def _heading(email: Email, sender: Address) -> Iterator[tuple[str, str]]:
+    """The headers made of fields. Values are checked before they are encoded."""
+    named = (("From", (sender,)), ("To", email.to), ("Cc", email.cc), ("Reply-To", email.reply_to))
+    for name, addresses in named:
+        for address in addresses:
+            header_text(address.name, name.lower().replace("-", "_"))
+        if addresses:
+            yield name, mailboxes(addresses)
+        elif name == "To" and not email.cc:
+            yield "To", "undisclosed-recipients:;"
+    yield "Subject", encode_unstructured(header_text(email.subject, "subject"))
+
+
+def _own_headers(email: Email) -> Iterator[tuple[str, str]]:
+    for name, value in email.headers.items():
+        yield name, structured.encode(name, header_text(value, "headers"))
 
 
 def write(
@@ -63,35 +99,35 @@ def write(
 ) -> bytes:
     """Build the message; ``seed`` (the Message-ID) and the content give the boundaries.
 
-    A reader shows the last form that it knows (RFC 2046), so HTML comes after all others but an
-    invitation, which mail programs look for at the end.
+    A mail program shows the last form that it knows (RFC 2046), so HTML comes after the other
+    forms; except an invitation, which mail programs look for at the end.
     """
     head = b"".join(_header(name, value) for name, value in headers)
     inline = [file for file in attachments if file.content_id and html is not None]
-    rest = [file for file in attachments if not file.content_id or html is None]
+    others = [file for file in attachments if not file.content_id or html is None]
     bodies = [] if text is None else [_text("plain", text)]
-    bodies += [_form(each) for each in alternatives if not _is_last(each)]
+    bodies += [_alternative(each) for each in alternatives if not _is_invitation(each)]
     if html is not None:
-        related = [_text("html", html), *map(_file, inline)]
+        related = [_text("html", html), *map(_attachment, inline)]
         bodies.append(_multipart("related", related, seed))
-    bodies += [_form(each) for each in alternatives if _is_last(each)]
-    parts = [_multipart("alternative", bodies, seed), *map(_file, rest)]
+    bodies += [_alternative(each) for each in alternatives if _is_invitation(each)]
+    parts = [_multipart("alternative", bodies, seed), *map(_attachment, others)]
     return head + b"MIME-Version: 1.0\r\n" + _multipart("mixed", parts, seed)
 
 
 def _header(name: str, value: str) -> bytes:
     """One header, folded at white space; the last check before the wire."""
-    problem = forbidden(value)
+    problem = character_problem(value)
     if problem or not FIELD_NAME.fullmatch(name):
-        raise InvalidEmail("headers", problem or "bad header name")
+        raise InvalidEmail("headers", problem or "has an invalid header name")
     lines = [f"{name}:"]
-    room = LINE  # the first line is not left empty where it need not be: some readers stumble
+    width = LINE  # the first line may be long: some readers stumble over an empty one
     for piece in pieces(value):
-        if len(lines[-1]) + len(piece) > room:
+        if len(lines[-1]) + len(piece) > width:
             lines.append(piece)
         else:
             lines[-1] += piece
-        room = _LINE
+        width = _FOLD_AT
     return "\r\n".join(lines).encode() + b"\r\n"
 
 
@@ -107,9 +143,9 @@ def _multipart(subtype: str, parts: Sequence[bytes], seed: str) -> bytes:
 
 
 def boundary(seed: str, parts: Sequence[bytes]) -> str:
-    """What separates these parts: equal for equal parts, and nowhere in them.
+    """What separates these parts: equal for equal parts, and contained in none of them.
 
-    It depends on every octet between the boundaries, so nobody who writes a part can know it.
+    It depends on every octet of the parts, so the author of one cannot know it in advance.
     """
     digest = sha256(seed.encode())
     for part in parts:
@@ -131,19 +167,19 @@ def _text(subtype: str, value: str) -> bytes:
     return head + _header("Content-Transfer-Encoding", encoding) + b"\r\n" + body
 
 
-def _is_last(form: Alternative) -> bool:
+def _is_invitation(form: Alternative) -> bool:
     return form.content_type.lower().startswith("text/calendar")
 
 
-def _form(form: Alternative) -> bytes:
+def _alternative(form: Alternative) -> bytes:
     head = _header("Content-Type", form.content_type)
     return head + _header("Content-Transfer-Encoding", "base64") + b"\r\n" + _base64(form.content)
 
 
-def _file(file: Attachment) -> bytes:
+def _attachment(file: Attachment) -> bytes:
     content_type, encoding, body = file.content_type, "base64", b""
     if content_type.lower().startswith("message/"):
-        # RFC 2046 forbids base64 here, and 8 bit would not pass every server.
+        # RFC 2046 forbids base64 for these types, and some servers do not take 8 bit.
         lines = file.content.splitlines()
         if _is_7bit(file.content, lines):
             encoding, body = "7bit", b"\r\n".join([*lines, b""])
@@ -164,16 +200,18 @@ def _is_7bit(content: bytes, lines: Sequence[bytes]) -> bool:
 
 def _base64(content: bytes) -> bytes:
     packed = b64encode(content)
-    return b"".join([packed[at : at + _LINE] + b"\r\n" for at in range(0, len(packed), _LINE)])
+    return b"".join(
+        [packed[at : at + _FOLD_AT] + b"\r\n" for at in range(0, len(packed), _FOLD_AT)]
+    )
 
 
 def _filename(name: str) -> str:
-    """The parameter of Content-Disposition; RFC 2231, in sections where it is long."""
-    problem = forbidden(name)
+    """The parameter of Content-Disposition: by RFC 2231 where it is not plain ASCII."""
+    problem = character_problem(name)
     if problem:
-        raise InvalidEmail("attachments", f"the file name {problem}")
-    if plain(name):
-        return f'; filename="{escaped(name)}"'
+        raise InvalidEmail("attachments", f"has a file name that {problem}")
+    if is_plain(name):
+        return f'; filename="{escape(name)}"'
     sections = [quote(chunk, safe="") for chunk in chunks(name, 18)]
     if len(sections) == 1:
         return f"; filename*=utf-8''{sections[0]}"

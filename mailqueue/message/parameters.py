@@ -1,8 +1,8 @@
 """A header field with parameters (Content-Type, Content-Disposition), read from its text.
 
-Decides: what each parameter is called and holds: RFC 2231 (other character sets, values in several
-sections) comes before the plain form that stands beside it for older readers, and encoded words
-are read although they have no place there, since many programs write them.
+Decides: the name and value of each parameter. The form of RFC 2231 (other character sets, values in
+sections) wins over a plain form that stands beside it for older readers. Encoded words are decoded:
+they are not allowed there, and many programs write them.
 
 Promises: the time is in proportion to the length. What cannot be decoded is ``InvalidEmail``.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.message.headers import decoded
+from mailqueue.message.headers import try_decode_words
 
 _RUN = re.compile(r'"(?:[^"\\]|\\.)*"?|\\|[^";\\]+|;', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
@@ -24,7 +24,7 @@ _NAME = re.compile(r"([^*]+)(?:\*(\d{1,4}))?(\*)?")
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """The field's own ``value``, and what it says beside it, by names in lower case."""
+    """The field's ``value``, and its parameters by their names in lower case."""
 
     value: str
     named: Mapping[str, str]
@@ -36,21 +36,22 @@ def parameters(text: str) -> Parameters:
     plain: dict[str, str] = {}
     sections: dict[str, dict[int, tuple[str, bool]]] = {}
     for pair in pairs:
-        name, _, given = (word.strip() for word in pair.partition("="))
-        found = _NAME.fullmatch(name.lower())
-        if found is None:
+        name, _, raw = (word.strip() for word in pair.partition("="))
+        match = _NAME.fullmatch(name.lower())
+        if match is None:
             continue
-        content = _ESCAPE.sub(r"\1", given.strip('"')) if given.startswith('"') else given
-        if found[2] is None and found[3] is None:
-            plain.setdefault(found[1], decoded(content))
+        bare, number, encoded = match.groups()
+        content = _ESCAPE.sub(r"\1", raw.strip('"')) if raw.startswith('"') else raw
+        if number is None and encoded is None:
+            plain.setdefault(bare, try_decode_words(content))
         else:
-            section = sections.setdefault(found[1], {})
-            section.setdefault(int(found[2] or 0), (content, found[3] is not None))
+            section = sections.setdefault(bare, {})
+            section.setdefault(int(number or 0), (content, encoded is not None))
     return Parameters(value.strip(), plain | {n: _joined(n, s) for n, s in sections.items()})
 
 
 def charset(content_type: str) -> str:
-    """In which charset a text of this type says that it is, in lower case; ``""``: not at all."""
+    """The charset that a content type names, in lower case; empty if it names none."""
     try:
         return parameters(content_type).named.get("charset", "").lower()
     except InvalidEmail:
@@ -58,7 +59,7 @@ def charset(content_type: str) -> str:
 
 
 def _split(text: str) -> Iterator[str]:
-    """What stands between semicolons that are in no quotes."""
+    """The parts between semicolons outside of quotes."""
     runs: list[str] = []
     for run in _RUN.findall(text):
         if run == ";":
@@ -70,7 +71,7 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _joined(name: str, sections: Mapping[int, tuple[str, bool]]) -> str:
-    """A value from its sections; the first that is encoded names the charset (RFC 2231)."""
+    """A value from its sections; the first encoded one names the charset (RFC 2231)."""
     charset, octets = "", b""
     for number in sorted(sections):
         content, encoded = sections[number]
@@ -82,4 +83,6 @@ def _joined(name: str, sections: Mapping[int, tuple[str, bool]]) -> str:
     try:
         return octets.decode(charset or "utf-8")
     except (LookupError, UnicodeError):
-        raise InvalidEmail("attachments", f"a {name} cannot be decoded by its charset") from None
+        raise InvalidEmail(
+            "attachments", f"has a {name} that its charset cannot decode: use UTF-8"
+        ) from None

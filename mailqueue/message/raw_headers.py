@@ -1,12 +1,13 @@
-"""The header fields of a message of the standard library, read from the text that stands there.
+"""The header fields of a message of the standard library, read from their text.
 
-Decides: what a field's text is (``source``), which mailboxes it names, what free text it says.
+Decides: what a field's text is (``source``), which mailboxes it names, what free text it says. The
+library's own parser is not used: it drops what it does not understand (the second of two people,
+half a domain), puts blanks into long names (cpython 128110), and takes time in the square of the
+length.
 
-May assume: nothing. The library's own parser is not asked: it leaves out what it does not
-understand (the second of two people, half a domain), puts blanks into long names (cpython 128110),
-and takes the square of the length.
+Assumes: nothing.
 
-Promises: nothing is left out but comments and the names of groups; what cannot be read whole is
+Promises: only comments and the names of groups are dropped; what cannot be read as a whole is
 ``InvalidEmail``. The time is in proportion to the length.
 """
 
@@ -17,36 +18,38 @@ from collections.abc import Iterator
 from typing import Any
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.message.headers import FIELD_NAME, decoded_words, encoded_words, literal, plain_text
+from mailqueue.message.addresses import decode_quoted
+from mailqueue.message.headers import FIELD_NAME, decode_words, encode_words, plain_text
 
 _FOLD = re.compile(r"\r?\n(?=[ \t])")
-_COMMENT = "\0"  # in the place of one: no header has it
+_COMMENT = "\0"  # stands for a comment: no header contains NUL
+_UNDECODABLE = "cannot be decoded: give plain text, or encode it by RFC 2047"
 _MARKS = re.compile(r'\\.?|[()"<>,;:]|[^\\()"<>,;:]+', re.DOTALL)
 
 
 def check(name: str, raw: Any, field: str) -> None:
-    """Refuse a bad name, and a line break that is no folding."""
+    """Refuse an invalid name, and a line break that does not fold the line."""
     if not FIELD_NAME.fullmatch(name):
-        raise InvalidEmail("headers", "has a bad name (RFC 5322)")
+        raise InvalidEmail("headers", "has an invalid header name (RFC 5322)")
     if any(char in _FOLD.sub("", str(raw)) for char in "\r\n\0"):
-        raise InvalidEmail(field, "contains a line break or NUL")
+        raise InvalidEmail(field, "contains a line break or NUL: remove it")
 
 
 def source(raw: Any, field: str) -> str:
-    """The text of a field that was checked, on one line, its encoded words as they are.
+    """The text of a checked field, on one line, with its encoded words as they are.
 
-    ``raw`` is what ``raw_items()`` gives: text, which may hold octets as surrogates, a ``Header``,
-    or a parsed header. Older messages keep whatever they were given: None and bytes are refused.
+    ``raw`` comes from ``raw_items()``: text, which may hold octets as surrogates, a ``Header``, or
+    a parsed header. An older ``Message`` may hold any object: None and bytes are refused.
     """
     try:
         written = _written(raw)
-    except Exception:  # noqa: BLE001  # a Header of the library fails in many ways
-        raise InvalidEmail(field, "cannot be decoded") from None
+    except Exception:  # noqa: BLE001  # a Header of the library raises many exceptions
+        raise InvalidEmail(field, _UNDECODABLE) from None
     text = plain_text(written, field)
     try:
         return _FOLD.sub("", text).encode("utf-8", "surrogateescape").decode()
     except UnicodeError:
-        raise InvalidEmail(field, "cannot be decoded") from None
+        raise InvalidEmail(field, _UNDECODABLE) from None
 
 
 def _written(raw: Any) -> object:
@@ -54,25 +57,25 @@ def _written(raw: Any) -> object:
 
     if isinstance(raw, Header):
         return raw.encode(maxlinelen=0)
-    tree = getattr(raw, "_parse_tree", None)  # a parsed header keeps its text nowhere else
+    tree = getattr(raw, "_parse_tree", None)  # a parsed header has its text nowhere else
     if tree is None:
         return raw
     text = "".join(_tokens(tree))
-    if "\r" in text or "\n" in text:  # its folding is gone: these were encoded within quotes
+    if "\r" in text or "\n" in text:  # not folding, which is gone: encoded within quotes
         raise ValueError
     return text
 
 
 def _tokens(tree: Any) -> Iterator[str]:
-    """The text of a parsed header; what was encoded is so again, since it may hold anything."""
+    """The text of a parsed header; encoded words are encoded again, as they may hold anything."""
     kind = getattr(tree, "token_type", None)
     if kind == "encoded-word":
-        yield encoded_words(_whole(tree))
+        yield encode_words(_whole(tree))
     elif isinstance(tree, list) and kind not in ("bare-quoted-string", "comment"):
         for token in tree:
             yield from _tokens(token)
     elif kind == "comment" and _is_open(tree):
-        yield str(tree)[:-1]  # the library closes it, with people in it
+        yield str(tree)[:-1]  # the library closes it, and addresses would be in it
     else:
         yield str(tree)
 
@@ -96,43 +99,42 @@ def _whole(word: Any) -> str:
 def free_text(text: str, field: str) -> str:
     """What a field without a grammar says."""
     try:
-        return decoded_words(text)
+        return decode_words(text)
     except (LookupError, ValueError):
-        raise InvalidEmail(field, "cannot be decoded") from None
+        raise InvalidEmail(field, _UNDECODABLE) from None
 
 
 def mailboxes(text: str, field: str) -> list[str]:
-    """The mailboxes that a field names, one by one, as they stand there; no group is left."""
+    """The mailboxes that a field names, one by one; those of a group, without its name."""
     free_text(text, field)
-    found: list[list[str]] = [[]]
+    entries: list[list[str]] = [[]]
     comments, quoted, angle, named, group = 0, False, False, False, False
     for mark in _MARKS.findall(text):
         if not quoted and (comments or mark == "("):
             comments += {"(": 1, ")": -1}.get(mark, 0)
-            found[-1].append(_COMMENT if not comments else "")
+            entries[-1].append(_COMMENT if not comments else "")
             continue
         quoted ^= mark == '"'
         if quoted or angle or mark not in {",", ";", ":"} or (mark == ":" and (named or group)):
             angle = not quoted and (mark == "<" or (angle and mark != ">"))
             named = named or "@" in mark
-            found[-1].append(mark)
+            entries[-1].append(mark)
         elif mark == ":":
-            group, found[-1] = True, []
+            group, entries[-1] = True, []
         else:
             group, named = group and mark == ",", False
-            found.append([])
+            entries.append([])
     if comments or quoted or group:
-        raise InvalidEmail(field, "has quotes, a comment or a group without an end")
-    people = [person for marks in found if (person := _person(marks))]
-    if any(map(_is_two, people)):
-        raise InvalidEmail(
-            field, "must be one address between commas; quote a name with an @ in it"
-        )
-    return [literal(person) for person in people]
+        raise InvalidEmail(field, "has quotes, a comment or a group without an end: close it")
+    mailboxes = [mailbox for marks in entries if (mailbox := _mailbox(marks))]
+    if any(map(_is_two, mailboxes)):
+        problem = "must be one address between commas: quote a name with an @ in it"
+        raise InvalidEmail(field, problem)
+    return [decode_quoted(mailbox) for mailbox in mailboxes]
 
 
-def _person(marks: list[str]) -> str:
-    """What these say; a comment between two words keeps them apart."""
+def _mailbox(marks: list[str]) -> str:
+    """The text of one mailbox; a comment between two words becomes a blank."""
     marks = [mark for mark in marks if mark]
     for n, mark in enumerate(marks):
         if mark == _COMMENT:
@@ -141,8 +143,8 @@ def _person(marks: list[str]) -> str:
     return "".join(marks).strip()
 
 
-def _is_two(person: str) -> bool:
-    """Whether an address stands beside another one's name: a comma is missing."""
-    name, _, _ = person.rpartition("<")
+def _is_two(mailbox: str) -> bool:
+    """Whether the name contains an address: a comma is missing."""
+    name, _, _ = mailbox.rpartition("<")
     words = name.split()
     return len(words) > 1 and '"' not in name and any("@" in word[1:-1] for word in words)

@@ -1,24 +1,23 @@
 """A message of the standard library, as the mapping that ``send()`` takes.
 
-Decides: what each part of an ``email.message.EmailMessage`` (or an older ``Message``) means: which
-is the text, which the HTML, which another form of both, and which a file.
+Decides: what each part of an ``email.message.EmailMessage`` (or an older ``Message``) is: the text,
+the HTML, another form of both, or a file.
 
-May assume: nothing about the message. Headers are read by ``raw_headers`` and ``parameters``, not
-by the library's own parser.
+Assumes: nothing about the message. Headers are read by ``raw_headers`` and ``parameters``, not by
+the library's own parser.
 
 Promises: nothing is lost silently: what cannot be kept is ``InvalidEmail``. Only a message's own
-``Date``, ``MIME-Version`` and ``Content-*`` are dropped, since mailqueue makes these anew. What the
-RFCs ask for:
+``Date``, ``MIME-Version`` and ``Content-*`` are dropped: mailqueue makes its own. By the RFCs:
 
 * The parts of ``multipart/mixed`` are independent (RFC 2046): one of them is the body, the others
-  are files, in their order, be they text or not. The body is the first that has several forms,
-  else the first text.
+  are files in their order, text or not. The body is the first part with several forms, else the
+  first text.
 * ``multipart/alternative``: plain text, HTML, and other text (an invitation, AMP, Markdown) as an
   alternative of both.
 * ``multipart/related``: its root is the body, the others are files that the HTML may show.
-* Signed and encrypted messages (S/MIME in one part, too) and reports are refused: taken apart,
-  they would be none.
-* A flowed text (RFC 3676) is unwrapped. An attached message stays as it is, but for line ends.
+* Signed and encrypted messages (also S/MIME in one part) and reports are refused: they would not
+  stay valid when taken apart.
+* A flowed text (RFC 3676) is unwrapped. An attached message stays as it is, except line ends.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ from urllib.parse import unquote
 
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import structured
-from mailqueue.message.headers import escaped
-from mailqueue.message.mime import GENERATED
+from mailqueue.message.headers import GENERATED, escape
 from mailqueue.message.parameters import Parameters, parameters
 from mailqueue.message.raw_headers import check, free_text, mailboxes, source
 
@@ -45,8 +43,9 @@ Part = Any
 _CID = re.compile(r"""cid:([^\s"'<>)]+)""")
 _TYPE = re.compile(r"[!#$&^_.+a-z0-9-]+/[!#$&^_.+a-z0-9-]+")
 _QUOTES = re.compile(r">*")
-_EFFORT = 50_000_000  # the square of 7,000 characters
-_DEEPEST = 50
+_MAX_EFFORT = 50_000_000  # the square of 7,000 characters
+_MAX_DEPTH = 50
+_BROKEN_ENCODING = "has an invalid transfer encoding: use base64 or quoted-printable"
 _ENCODINGS = frozenset({"7bit", "8bit", "binary", "base64", "quoted-printable"})
 _ADDRESSES = {"from": "from", "to": "to", "cc": "cc", "bcc": "bcc", "reply-to": "reply_to"}
 _WHOLE = {
@@ -75,8 +74,10 @@ def read(message: object) -> dict[str, Any]:
         return _mapping(message)
     except InvalidEmail:
         raise
-    except Exception as error:  # noqa: BLE001 - on malformed messages the library raises anything
-        raise InvalidEmail("email", f"cannot be read ({type(error).__name__})") from None
+    except Exception as error:  # noqa: BLE001  # the library raises anything on malformed messages
+        raise InvalidEmail(
+            "email", f"cannot be read ({type(error).__name__}): give a mapping"
+        ) from None
 
 
 def _mapping(message: Part) -> dict[str, Any]:
@@ -102,9 +103,9 @@ def _mapping(message: Part) -> dict[str, Any]:
 
 
 def _check_headers(message: Part) -> None:
-    """Refuse line breaks that are no folding, and what the library would take too long for.
+    """Refuse line breaks that do not fold, and headers that take the library too long.
 
-    It takes the square of the length for the parameters of a type or disposition, many times over.
+    For the parameters of a type or disposition it takes the square of the length, many times over.
     """
     effort = 0
     for part in message.walk():
@@ -112,8 +113,8 @@ def _check_headers(message: Part) -> None:
             check(name, raw, _field(name))
             if name.lower().startswith("content-"):
                 effort += len(str(raw)) ** 2
-    if effort > _EFFORT:
-        raise InvalidEmail("email", "has too long headers of its parts")
+    if effort > _MAX_EFFORT:
+        raise InvalidEmail("email", "has parts with too long Content-* headers: shorten them")
 
 
 def _field(header: str) -> str:
@@ -134,14 +135,14 @@ def _headers(message: Part) -> dict[str, Any]:
         elif key == "subject" and "subject" not in mapping:
             mapping["subject"] = free_text(text, field)
         elif name in mapping["headers"] or key == "subject":
-            raise InvalidEmail(field, "given more than once")
+            raise InvalidEmail(field, "is given more than once: give it once")
         elif structured.has_addresses(name):
             mapping["headers"][name] = ", ".join(mailboxes(text, field))
         else:
             mapping["headers"][name] = free_text(text, field)
     senders = mapping.pop("from", [])
     if len(senders) > 1:
-        raise InvalidEmail("from", "must be one address")
+        raise InvalidEmail("from", "contains several addresses: give one")
     return mapping | {"from": next(iter(senders), None)}
 
 
@@ -167,7 +168,7 @@ class _Node:
         return self.disposition.value.lower() == "attachment"
 
     def rank(self) -> int:
-        """How well it would do as the body; the least is the best, 3 is not at all."""
+        """How well the part would do as the body: 0 is best, 3 is not at all."""
         if self.kind in ("multipart/alternative", "multipart/related"):
             return 0
         if self.is_multipart:
@@ -178,18 +179,20 @@ class _Node:
 
 
 def _node(part: Part, depth: int) -> _Node:
-    if depth > _DEEPEST:
-        raise InvalidEmail("email", "has parts that are nested too deeply")
+    if depth > _MAX_DEPTH:
+        raise InvalidEmail("email", f"has parts nested too deeply: {_MAX_DEPTH} levels are allowed")
     kind, disposition = (_parameters(part, f"Content-{it}") for it in ("Type", "Disposition"))
     name = kind.value.lower()
     node = _Node(
         part, name if _TYPE.fullmatch(name) else part.get_default_type(), kind, disposition
     )
     problem = _WHOLE.get(node.kind) or (None if depth else _WHOLE_ALONE.get(node.kind))
-    if node.is_multipart and not part.is_multipart():
-        problem = problem or "has a multipart without parts"
     if problem:
-        raise InvalidEmail("email", f"{problem}: taken apart, it would not be kept")
+        raise InvalidEmail(
+            "email", f"{problem}, which mailqueue cannot keep: attach it as a message"
+        )
+    if node.is_multipart and not part.is_multipart():
+        raise InvalidEmail("email", "has a multipart without parts: add them")
     if node.is_multipart:
         node.parts = [_node(each, depth + 1) for each in part.get_payload()]
     return node
@@ -202,7 +205,7 @@ def _parameters(part: Part, header: str) -> Parameters:
 
 @dataclass(slots=True)
 class _Content:
-    """What the parts are, as far as they have been looked at."""
+    """What the parts are that were added so far."""
 
     text: _Node | None = None
     html: _Node | None = None
@@ -210,7 +213,7 @@ class _Content:
     files: list[_Node] = field(default_factory=list)
 
     def add(self, node: _Node, *, is_body: bool) -> None:
-        """Take a part for what it is; ``is_body``: it stands where the body does."""
+        """Add a part; ``is_body``: it stands in the place of the body."""
         if not node.is_multipart:
             self._add_leaf(node, is_body=is_body)
         elif node.kind == "multipart/alternative":
@@ -248,28 +251,28 @@ def _body_of(node: _Node) -> _Node | None:
 
 
 def _octets(leaf: _Node, field: str) -> bytes:
-    """The content, its transfer encoding taken off."""
+    """The content, without its transfer encoding."""
     from email.errors import InvalidBase64CharactersDefect, InvalidBase64LengthDefect
 
     part = leaf.part
     encoding = str(part.get("Content-Transfer-Encoding", "7bit")).strip().lower()
     if encoding not in _ENCODINGS:
-        raise InvalidEmail(field, "has a broken transfer encoding")
+        raise InvalidEmail(field, _BROKEN_ENCODING)
     if leaf.kind.startswith("message/"):
         return _message(part, encoding, field)
     raw: str = part.get_payload() or ""
     octets: bytes = part.get_payload(decode=True) or b""
     lossy = (InvalidBase64CharactersDefect, InvalidBase64LengthDefect)
     if any(isinstance(defect, lossy) for defect in part.defects):
-        raise InvalidEmail(field, "has a broken transfer encoding")
-    # set_payload() with bare non-ASCII text: the library would put backslash escapes in its place.
+        raise InvalidEmail(field, _BROKEN_ENCODING)
+    # set_payload() got text outside ASCII without a charset: the library makes backslash escapes.
     if not raw.isascii() and max(raw) > "\xff" and octets == raw.encode("raw-unicode-escape"):
-        raise InvalidEmail(field, "has characters outside its transfer encoding")
+        raise InvalidEmail(field, "has characters outside its transfer encoding: use set_content()")
     return octets
 
 
 def _message(part: Part, encoding: str, field: str) -> bytes:
-    """An attached message as it was parsed; the library would fold and encode its headers anew."""
+    """An attached message as it was parsed: the library would change how its headers are folded."""
     inner = part.get_payload()
     if isinstance(inner, list) and part.get_content_subtype() == "rfc822":
         octets = _as_parsed(inner[0])
@@ -280,20 +283,20 @@ def _message(part: Part, encoding: str, field: str) -> bytes:
             return b64decode(b"".join(octets.split()), validate=True)
         return a2b_qp(octets) if encoding == "quoted-printable" else octets
     except BadBase64:
-        raise InvalidEmail(field, "has a broken transfer encoding") from None
+        raise InvalidEmail(field, _BROKEN_ENCODING) from None
 
 
 def _as_parsed(message: Part) -> bytes:
-    """Not by its ``as_bytes()``: Django's messages have one of their own, without a policy."""
+    """The message's bytes. Its ``as_bytes()`` is not used: Django's messages have another one."""
     from email.generator import BytesGenerator
     from email.policy import EmailPolicy
 
-    known = message.policy
+    policy = message.policy
     changes: dict[str, Any] = {"linesep": "\r\n", "mangle_from_": False, "max_line_length": None}
-    if isinstance(known, EmailPolicy):
+    if isinstance(policy, EmailPolicy):
         changes["refold_source"] = "none"
     written = BytesIO()
-    BytesGenerator(written, policy=known.clone(**changes)).flatten(message)
+    BytesGenerator(written, policy=policy.clone(**changes)).flatten(message)
     return written.getvalue()
 
 
@@ -303,7 +306,7 @@ def _text(leaf: _Node | None, field: str) -> str | None:
     try:
         text = _octets(leaf, field).decode(leaf.type.named.get("charset") or "us-ascii")
     except (LookupError, UnicodeError):
-        raise InvalidEmail(field, "cannot be decoded by its charset") from None
+        raise InvalidEmail(field, "cannot be decoded by its charset: use UTF-8") from None
     if leaf.kind == "text/plain" and leaf.type.named.get("format", "").lower() == "flowed":
         return "".join(_unwrapped(text, leaf.type.named.get("delsp", "").lower() == "yes"))
     return text
@@ -334,8 +337,8 @@ def _quoted(depth: int, line: str) -> str:
 
 def _shown(html: str) -> frozenset[str]:
     """The ids of files that the HTML shows."""
-    found = _CID.findall(html)
-    return frozenset(found).union(map(unquote, found))
+    content_ids = _CID.findall(html)
+    return frozenset(content_ids).union(map(unquote, content_ids))
 
 
 def _alternative(leaf: _Node, field: str) -> dict[str, Any]:
@@ -344,7 +347,7 @@ def _alternative(leaf: _Node, field: str) -> dict[str, Any]:
 
 def _attachment(leaf: _Node, field: str, shown: Collection[str]) -> dict[str, Any]:
     content_id = _content_id(leaf)
-    # Some programs give every attachment an id: it is inline if it says so, or the HTML shows it.
+    # Some programs give every attachment an id; shown are only those that the HTML asks for.
     if leaf.is_file and content_id not in shown:
         content_id = ""
     name = leaf.disposition.named.get("filename") or leaf.type.named.get("name")
@@ -363,4 +366,4 @@ def _content_id(leaf: _Node) -> str:
 def _content_type(leaf: _Node) -> str:
     """Type and parameters, without the file's name, which has its own field."""
     named = {key: value for key, value in leaf.type.named.items() if key != "name"}
-    return leaf.kind + "".join(f'; {key}="{escaped(value)}"' for key, value in named.items())
+    return leaf.kind + "".join(f'; {key}="{escape(value)}"' for key, value in named.items())

@@ -1,13 +1,13 @@
-"""Headers whose grammar their name tells: addresses, an identifier, or words that stay bare.
+"""Headers with a grammar of their own: addresses, an identifier, or words that are never encoded.
 
-Decides: what may stand in such a header of an application's own, and how it looks on the wire. In
-these an encoded word (RFC 2047) may only stand for a display name: a program that looks for an
-address, an identifier or a URL does not decode it. All other headers are free text.
+Decides: what an application's own header of such a name may hold, and how it looks on the wire. In
+these headers an encoded word (RFC 2047) may only stand for a display name: a program that looks for
+an address, an identifier or a URL does not decode it. All other headers are free text.
 
-Assumes: in ``wire`` that the value came from ``read``.
+Assumes: ``encode`` gets what ``read`` returned.
 
-Promises: what cannot be written so is refused: non-ASCII letters in a URL, a word that is longer
-than a line may be (998 octets, RFC 5322).
+Promises: a value that cannot be written by the grammar is refused: non-ASCII letters in a URL, a
+word that is longer than a line may be (998 octets, RFC 5322).
 """
 
 from __future__ import annotations
@@ -15,17 +15,8 @@ from __future__ import annotations
 import re
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.message.headers import (
-    LINE,
-    Address,
-    mailbox,
-    mailboxes,
-    parts,
-    phrase,
-    pieces,
-    unstructured,
-    visible,
-)
+from mailqueue.message.addresses import Address, mailbox, mailboxes, split_list
+from mailqueue.message.headers import LINE, encode_unstructured, is_visible, phrase, pieces
 
 MESSAGE_ID = "Message-ID"
 
@@ -43,7 +34,7 @@ _BARE = frozenset(
     }
 )
 _LIST_ID = "list-id"
-_LONGEST = 20_000  # characters of a list of addresses
+_MAX_LIST = 20_000  # characters of a list of addresses
 _ID = re.compile(r"[!-;=?-~]{1,500}")
 
 
@@ -53,7 +44,7 @@ def has_addresses(name: str) -> bool:
 
 
 def read(name: str, value: str, field: str) -> str:
-    """The value in its one form, if it follows the grammar of this header."""
+    """The value in its one normal form, if it follows the grammar of this header."""
     key = name.lower()
     if key == MESSAGE_ID.lower():
         return _message_id(value, field)
@@ -64,7 +55,7 @@ def read(name: str, value: str, field: str) -> str:
     return _bare(value, field) if key in _BARE else value
 
 
-def wire(name: str, value: str) -> str:
+def encode(name: str, value: str) -> str:
     """The value as it stands in a message, in plain ASCII."""
     key = name.lower()
     if key in _ADDRESSES:
@@ -72,18 +63,19 @@ def wire(name: str, value: str) -> str:
     if key == _LIST_ID and not value.isascii():
         listed = Address.trusted(value)
         return mailbox(listed.name, listed.address)
-    return value if key in _BARE or key == _LIST_ID else unstructured(value)
+    return value if key in _BARE or key == _LIST_ID else encode_unstructured(value)
 
 
 def _addresses(value: str, field: str, most: int | None) -> list[Address]:
-    if len(value) > _LONGEST:
-        raise InvalidEmail(field, f"is longer than {_LONGEST} characters")
-    found = [Address.parse(part, field) for part in parts(value)]
-    if not found or (most is not None and len(found) > most):
-        raise InvalidEmail(field, "must be one address" if most else "must be an address or more")
-    if not all(address.is_ascii_mailbox for address in found):
-        raise InvalidEmail(field, "has a non-ASCII mailbox")
-    return found
+    if len(value) > _MAX_LIST:
+        raise InvalidEmail(field, f"is longer than {_MAX_LIST} characters: give fewer addresses")
+    addresses = [Address.parse(entry, field) for entry in split_list(value)]
+    if not addresses or (most is not None and len(addresses) > most):
+        problem = "must be one address" if most else "must be one or more addresses"
+        raise InvalidEmail(field, problem)
+    if not all(address.is_ascii_mailbox for address in addresses):
+        raise InvalidEmail(field, "has a mailbox outside ASCII: use an ASCII address")
+    return addresses
 
 
 def _message_id(value: str, field: str) -> str:
@@ -99,15 +91,16 @@ def _list_id(value: str, field: str) -> str:
         return _bare(value, field)
     name, _, rest = value.strip().rpartition("<")
     if not rest.endswith(">") or not _ID.fullmatch(rest[:-1]):
-        raise InvalidEmail(field, "must be <identifier> in printable ASCII, after a name or not")
+        problem = "must be <identifier> in printable ASCII, with or without a name before it"
+        raise InvalidEmail(field, problem)
     name = Address.parse(f"{name}<x@x>", field).name
     return f"{phrase(name)} <{rest}"
 
 
 def _bare(value: str, field: str) -> str:
     value = value.strip(" \t")
-    if value and not visible(value):
+    if value and not is_visible(value):
         raise InvalidEmail(field, "must be printable ASCII: percent-encode other characters")
     if max(map(len, pieces(value)), default=0) > LINE:
-        raise InvalidEmail(field, f"has a word longer than a line may be ({LINE} octets)")
+        raise InvalidEmail(field, f"has a word longer than a line ({LINE} octets): split it")
     return value

@@ -45,7 +45,7 @@ from mailqueue.errors import ConfigError, InvalidEmail
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.logs import event
 from mailqueue.message import Address, Email
-from mailqueue.message.headers import unsafe, unstructured
+from mailqueue.message.headers import encode_unstructured, header_problem
 from mailqueue.vendors import labels, limits
 from mailqueue.vendors.payloads import merged
 
@@ -185,9 +185,9 @@ class Vendor(ABC):
         headers = {"X-Mailqueue-Id": email_id}
         if self.exposes_metadata and email.tags:
             tags = json.dumps(list(dict.fromkeys(email.tags)))
-            headers["X-Mailqueue-Tags"] = unstructured(tags)
+            headers["X-Mailqueue-Tags"] = encode_unstructured(tags)
         if self.exposes_metadata and email.metadata:
-            headers["X-Mailqueue-Metadata"] = unstructured(json.dumps(dict(email.metadata)))
+            headers["X-Mailqueue-Metadata"] = encode_unstructured(json.dumps(dict(email.metadata)))
         return headers
 
 
@@ -209,7 +209,7 @@ def _from_address(config: VendorConfig) -> Address | None:
 def refuse_injection(email: Email, attempt: Attempt) -> SendResult | None:
     """A result if a header of this e-mail, decoded or not, could inject another; else None."""
     values = (attempt.message_id, *_header_values(email))
-    problem = next(filter(None, map(unsafe, values)), None)
+    problem = next(filter(None, map(header_problem, values)), None)
     if problem is None:
         return None
     return SendResult(outcome=Outcome.REJECTED, code=HEADER_INJECTION, detail=f"a header {problem}")

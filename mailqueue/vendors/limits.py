@@ -21,7 +21,7 @@ from mailqueue.config import VendorConfig
 from mailqueue.config.vendor_types import MIB, VENDOR_TYPES, Capacity
 from mailqueue.message import Address, Attachment, Email
 from mailqueue.message.file_types import types_of
-from mailqueue.message.headers import unstructured
+from mailqueue.message.headers import encode_unstructured
 from mailqueue.message.parameters import charset
 
 CUSTOM_HEADERS = "custom_headers"  # an option: the account's plan allows them
@@ -101,7 +101,7 @@ def _people(limit: Capacity, email: Email) -> Iterator[str]:
 
 def brevo_name(name: str) -> str:
     """The name encoded if Brevo would drop it: with non-ASCII characters and punctuation."""
-    return unstructured(name) if not name.isascii() and _SPECIALS.search(name) else name
+    return encode_unstructured(name) if not name.isascii() and _SPECIALS.search(name) else name
 
 
 def _is_delicate(person: Address) -> bool:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mailqueue.message import Address, Email, structured
-from mailqueue.message.headers import mailboxes
+from mailqueue.message.addresses import mailboxes
 
 
 def unique_recipients(email: Email) -> dict[str, list[Address]]:
@@ -43,7 +43,7 @@ def mailbox_list(addresses: Iterable[Address]) -> str:
 
 def ascii_headers(email: Email) -> dict[str, str]:
     """The e-mail's own headers as they stand in a message, in plain ASCII."""
-    return {name: structured.wire(name, value) for name, value in email.headers.items()}
+    return {name: structured.encode(name, value) for name, value in email.headers.items()}
 
 
 def encoded_headers(email: Email) -> dict[str, str]:

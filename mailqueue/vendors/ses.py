@@ -39,7 +39,7 @@ from urllib.parse import urlsplit
 from mailqueue.config import VendorConfig
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.message.message import mime
+from mailqueue.message.mime import mime
 from mailqueue.vendors.aws import credentials as aws_credentials
 from mailqueue.vendors.aws.signing import Credentials, sign
 from mailqueue.vendors.base import Attempt

@@ -52,7 +52,7 @@ from dataclasses import dataclass, field, replace
 from mailqueue.config import VendorConfig
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, Email
-from mailqueue.message.message import mime
+from mailqueue.message.mime import mime
 from mailqueue.vendors import base
 from mailqueue.vendors.base import Attempt, Vendor
 from mailqueue.vendors.payloads import base64_text, created_at

@@ -24,7 +24,7 @@ from mailqueue.config import VendorConfig
 from mailqueue.errors import InvalidEmail
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.message.headers import unsafe
+from mailqueue.message.headers import header_problem
 from mailqueue.vendors import load
 from mailqueue.vendors.answers import sanitize
 from mailqueue.vendors.base import Attempt, Vendor
@@ -174,7 +174,7 @@ def _known(case: Case) -> list[str]:
     for reply in (case.accepted, *(row.reply for row in case.rows)):
         if reply.body.startswith((b"{", b"[")):
             found.update(_words(json.loads(reply.body)))
-    return sorted(word for word in found if unsafe(word) is None)
+    return sorted(word for word in found if header_problem(word) is None)
 
 
 STATUSES = (200, 201, 202, 204, 301, 400, 401, 403, 404, 406, 408, 409, 413, 420, 422, 429, 451)

@@ -160,7 +160,7 @@ def test_the_clocks_are_those_of_the_configuration() -> None:
 
 def test_the_limits_are_those_of_the_code() -> None:
     limits = [
-        *(Config().limits.max_size, keys.MOST, keys.MAX_ALTERNATIVES, keys.MOST_OPTIONS),
+        *(Config().limits.max_size, keys.MAX_ENTRIES, keys.MAX_ALTERNATIVES, keys.MAX_OPTIONS),
         *(submission.MAX_KEY_LENGTH, submission.MAX_PAGE),
         *(group_commit.MAX_BATCH, group_commit.MAX_BYTES),
         *(ledger.LENGTH, ledger.LISTED, router.REFUSALS_IN_A_ROW),

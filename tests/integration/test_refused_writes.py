@@ -13,6 +13,7 @@ from pymongo.collection import Collection
 from mailqueue.config import Config
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email, EmailDict
+from mailqueue.message.message import size
 from mailqueue.producer import Producer
 from mailqueue.queue import tube
 from mailqueue.store import audit, ledger
@@ -68,8 +69,8 @@ def tried_before(bench: Bench, producer: Producer, emails: Collection[Document])
 def warmed(emails: Collection[Document]) -> None:
     """A mongod with a small cache refuses a large write for a while, unless it grew up to that."""
     other = emails.database["warming"]
-    for size in (2, 4, 8, 12):
-        other.insert_one({"x": "x" * (size * MIB)})
+    for mib in (2, 4, 8, 12):
+        other.insert_one({"x": "x" * (mib * MIB)})
     other.drop()
 
 
@@ -183,7 +184,7 @@ def test_an_email_of_the_largest_size_with_the_fullest_ledger_fits(
     """
     people = [address(n) for n in range(1000)]
     mail: EmailDict = {**MAIL, "to": people, "text": ""}
-    mail["text"] = "x" * (config.limits.max_size - Email.from_mapping(mail).size())
+    mail["text"] = "x" * (config.limits.max_size - size(Email.from_mapping(mail).to_mapping()))
     email_id = ObjectId(producer.send(mail))
     said = sanitize(
         SendResult(

@@ -27,6 +27,7 @@ from mailqueue.lifecycle.outcomes import (
     Status,
 )
 from mailqueue.message import Email
+from mailqueue.message.message import content_hash
 from mailqueue.store import document
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.store import Store
@@ -64,7 +65,7 @@ def stored(store: Store, n: int = 1, **fields: Any) -> list[ObjectId]:
             email_id=(email_id := ObjectId()),
             message_id=f"<{email_id}@example.com>",
             env=SIMULATED,
-            content_hash=email.content_hash(),
+            content_hash=content_hash(email.to_mapping()),
             priority=NORMAL,
             now=datetime.now(UTC),
         )

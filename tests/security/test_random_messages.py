@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Email
-from mailqueue.message.message import mime
+from mailqueue.message.mime import mime
 from tests.unit.test_stdlib_message import HEAD, HTML, PDF, PLAIN, POLICIES, leaf, tree
 
 parts = st.recursive(

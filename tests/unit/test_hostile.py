@@ -20,6 +20,8 @@ from mailqueue.message import (
     Address,
     Attachment,
     Email,
+    addresses,
+    attachments,
     fields,
     file_types,
     headers,
@@ -33,7 +35,10 @@ from mailqueue.message import (
 from mailqueue.vendors.limits import can_carry
 from tests.unit.backtracking import Steps
 
-MODULES = (fields, file_types, headers, message, mime, parameters, raw_headers, stdlib_message)
+MODULES = (
+    *(addresses, attachments, fields, file_types, headers, message, mime, parameters),
+    *(raw_headers, stdlib_message),
+)
 PATTERNS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": found
     for module in (*MODULES, structured)
@@ -42,8 +47,8 @@ PATTERNS = {
 }
 SEARCHED = {
     *("headers._FORBIDDEN", "headers._ENCODED_WORD", "headers._WORD_PROPER", "headers._BEGINNING"),
-    *("headers._HEX", "headers._NOT_BASE64", "headers._SPACES", "headers._PIECE"),
-    *("headers._QUOTES", "headers._COMMA", "headers._ESCAPED", "fields._SURROGATE"),
+    *("headers._HEX", "headers._NOT_BASE64", "addresses._SPACES", "headers._PIECE"),
+    *("addresses._QUOTES", "addresses._COMMA", "addresses._ESCAPED", "headers._SURROGATE"),
     *("raw_headers._FOLD", "raw_headers._MARKS", "parameters._RUN", "parameters._ESCAPE"),
     "stdlib_message._CID",
 }
@@ -167,7 +172,7 @@ def test_work_grows_with_the_number_of_files(files: str) -> None:
         return Email.from_mapping(MINIMAL | {"html": "<p>", "attachments": given})
 
     def sent(email: Email) -> None:
-        message.mime(email, message_id="<1@x.org>")
+        mime.mime(email, message_id="<1@x.org>")
         for type_ in VENDOR_TYPES:
             can_carry(type_, email)
 

@@ -18,7 +18,8 @@ import pytest
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Address, Attachment, Email, EmailDict
 from mailqueue.message.fields import READERS
-from mailqueue.message.headers import unsafe
+from mailqueue.message.headers import header_problem
+from mailqueue.message.message import content_hash, size
 
 MINIMAL: dict[str, Any] = {
     "from": "Ann <ann@example.com>",
@@ -298,7 +299,7 @@ def test_no_line_break_gets_into_a_key(key: str) -> None:
     ],
 )
 def test_harmless_encoded_words_are_text(value: str) -> None:
-    assert unsafe(value) is None
+    assert header_problem(value) is None
     assert email(subject=value).subject == value
 
 
@@ -381,8 +382,7 @@ def test_a_person_may_be_a_pair_of_name_and_address(given: Any, people: list[str
 def test_several_addresses_in_one_text_are_told_apart_from_a_bad_one(several: str) -> None:
     for to in (several, [several]):
         assert refused(to=to).problem == "contains several addresses: pass a list"
-    assert "is not a valid e-mail address" in refused(**{"from": several}).problem
-    assert "pass a list" not in refused(**{"from": several}).problem
+    assert refused(**{"from": several}).problem == "contains several addresses: give one"
     for bad in ("a b@x.org", "Doe, Ann <a@x.org>", "a@x.org b@x.org", '"a@x, b@x"@x,y'):
         assert "several" not in refused(to=bad).problem
 
@@ -488,8 +488,8 @@ def test_an_own_message_id_is_kept_and_is_no_part_of_the_content() -> None:
         Email.from_document(whole.to_mapping()) == whole == Email.from_mapping(whole.to_mapping())
     )
     assert replace(whole).message_id == whole.message_id
-    assert whole.content_hash() == email(headers={"X-A": "1"}).content_hash()
-    assert email(headers={"Message-ID": "<a@b>"}).content_hash() == email().content_hash()
+    assert hash_of(whole) == hash_of(email(headers={"X-A": "1"}))
+    assert hash_of(email(headers={"Message-ID": "<a@b>"})) == hash_of(email())
     assert email().message_id is None
 
 
@@ -504,23 +504,27 @@ def test_brackets_around_a_content_id_are_taken_off() -> None:
     assert made.content_id == "logo"
 
 
+def hash_of(email: Email) -> str:
+    return content_hash(email.to_mapping())
+
+
 def test_the_size_is_that_of_the_stored_document() -> None:
     whole = email(text="x" * 1000)
-    assert 1000 < whole.size() < 1200
-    assert whole.size() == len(bson.encode(whole.to_mapping()))
+    assert 1000 < size(whole.to_mapping()) < 1200
+    assert size(whole.to_mapping()) == len(bson.encode(whole.to_mapping()))
 
 
 def test_the_hash_depends_on_the_content_and_not_on_the_order_of_headers() -> None:
     one = email(headers={"X-A": "1", "X-B": "2"}, attachments=[Attachment("a", b"1")])
     other = email(headers={"X-B": "2", "X-A": "1"}, attachments=[Attachment("a", b"1")])
-    assert one.content_hash() == other.content_hash()
-    assert one.content_hash() != replace(one, attachments=(Attachment("a", b"2"),)).content_hash()
-    assert email(text="").content_hash() != email(text=None, html="").content_hash()
+    assert hash_of(one) == hash_of(other)
+    assert hash_of(one) != hash_of(replace(one, attachments=(Attachment("a", b"2"),)))
+    assert hash_of(email(text="")) != hash_of(email(text=None, html=""))
 
 
 def test_the_hash_is_the_same_in_every_process_and_release() -> None:
     expected = "fa2a96aeb1042ed440a02124740758e342328eaf07662a407e73be13be502b52"
-    assert email().content_hash() == expected
+    assert hash_of(email()) == expected
 
 
 def test_only_emails_mappings_and_messages_are_taken() -> None:

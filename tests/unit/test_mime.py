@@ -18,8 +18,7 @@ import pytest
 
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Address, Attachment, Email
-from mailqueue.message.message import mime
-from mailqueue.message.mime import boundary, write
+from mailqueue.message.mime import boundary, mime, write
 
 DATE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MINIMAL = {"from": "Ann <ann@example.com>", "to": ["bob@example.org"], "text": "Hello"}

@@ -9,7 +9,7 @@ import pytest
 
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Email
-from mailqueue.message.message import mime
+from mailqueue.message.mime import mime
 from mailqueue.vendors.payloads import encoded_headers
 
 MINIMAL: dict[str, Any] = {"from": "ann@example.com", "to": ["bob@example.org"], "text": "Hello"}
