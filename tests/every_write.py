@@ -26,7 +26,6 @@ from mailqueue.lifecycle.outcomes import (
     SendResult,
     Snapshot,
     Status,
-    VendorState,
 )
 from mailqueue.store import document, interventions
 from mailqueue.store.document import SIMULATED
@@ -74,7 +73,7 @@ def decisions(*, sending: bool) -> set[Status]:
         for outcome, pending, our_fault in product(Outcome, ((), PEOPLE), (False, True))
     ]
     policies = [Policy(), Policy(resend_unknown=False)]
-    others = [VendorState(name="a"), VendorState(name="b")]
+    others = {"a": 0.0, "b": 0.0}
     found: set[Status] = set()
     attempt = CurrentAttempt(vendor="a") if sending else None
     for email, policy in product(emails, policies):

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import assert_never
+from typing import Any, assert_never
 
 from mailqueue.lifecycle.outcomes import (
     Case,
@@ -38,7 +38,6 @@ from mailqueue.lifecycle.outcomes import (
     Snapshot,
     Status,
     Suspension,
-    VendorState,
     retry_priority,
 )
 
@@ -46,7 +45,7 @@ Rand = Callable[[], float]
 REFUSES_ALL = "refuses_all"
 _FIRST = Round()
 FALLBACK_DELAY = 60.0  # seconds, as the next
-_NO_ROOM = 1.0
+_NO_ROOM = _NOBODY_ASKED = 1.0
 
 
 class Decider:
@@ -76,8 +75,7 @@ class Decider:
         accepted = result.outcome is Outcome.ACCEPTED
         if accepted and not (result.pending or result.refused or result.quota_held):
             return _sent(case.email)  # as nearly always: nothing else has to be looked at
-        case = self._counted(case, result)
-        pin = case.email.pin
+        case, pin = self._counted(case, result), case.email.pin
         if pin is not None and not accepted:
             decision = self._pinned(case, pin, result)
         else:
@@ -85,29 +83,24 @@ class Decider:
         return self._unless_over(case.email, decision)
 
     def _counted(self, case: Case, result: SendResult) -> Case:
-        """The case with what the answer adds to it: the attempt, recipients, the vendor's wait."""
-        suspended = suspension(result, self._policy)
-        others = case.others
-        if case.attempt is not None and all(o.name != case.attempt.vendor for o in others):
-            wait = self._own_wait(suspended)
-            others = (*others, VendorState(name=case.attempt.vendor, wait=wait))
-        email = replace(
-            case.email,
-            counted=case.email.counted + _counts(case.email, result, suspended),
-            refused=_merged(case.email.refused, result.refused),
-        )
-        return replace(case, email=email, others=others)
+        """The case with the attempt counted, and when its vendor may be asked again."""
+        held, others = suspension(result, self._policy), dict(case.others)
+        for vendor in case.asked:
+            others.setdefault(vendor, self._own_wait(held))
+        counted = case.email.counted + _counts(case.email, result, held)
+        refused = _merged(case.email.refused, result.refused)
+        return replace(case, others=others).with_email(counted=counted, refused=refused)
 
-    def _own_wait(self, suspended: Suspension | None) -> float:
-        """Seconds until the vendor just asked may be asked again: its early probe."""
-        if suspended is None or suspended.of_content:
+    def _own_wait(self, held: Suspension | None) -> float:
+        """Seconds until the early probe of the vendor that was just asked."""
+        if held is None or held.of_content:
             return 0.0
-        return min(suspended.seconds, max(suspended.named or 0.0, self._policy.probe_base))
+        return min(held.seconds, max(held.named or 0.0, self._policy.probe_base))
 
     # The rules, one for each outcome -----------------------------------------------------------
 
     def _accepted(self, case: Case, result: SendResult) -> Decision:
-        """All are served, or some were put off: only those are tried again."""
+        """Only those who were put off are tried again, by a vendor that can send to a part."""
         taken = case.with_email(pin=None, pending=result.pending or None)
         if not result.pending:
             return _decision(taken, Status.SENT)
@@ -116,70 +109,68 @@ class Decider:
         return self._deferred(taken, result)
 
     def _rejected(self, case: Case, _: SendResult) -> Decision:
-        """No vendor would take it: to try another would only cost its good opinion of us."""
+        """The e-mail itself is refused for good: other vendors would refuse it as well."""
         return _end(case, Reason.REJECTED)
 
-    def _unsuitable(self, case: Case, result: SendResult) -> Decision:
-        """This vendor never takes it, others may: it is remembered beyond the round."""
-        refused = _merged(case.email.round.refused, case.asked)
-        return self._next_vendor(
-            case.with_email(round=replace(case.email.round, refused=refused)), result
-        )
+    def _unsuitable(self, case: Case, _: SendResult) -> Decision:
+        """Only this vendor cannot take it: remembered beyond the round, so that others can."""
+        current = case.email.round
+        known = replace(current, refused=_merged(current.refused, case.asked))
+        return self._next_vendor(case.with_email(round=known))
 
     def _deferred(self, case: Case, result: SendResult) -> Decision:
-        """A recipient's server is to be left alone, whichever vendor asks it: the round ends."""
+        """The recipients' server wants us to wait, whichever vendor asks it: the round ends."""
         fresh, pause = self._new_round(case)
         pause = max(pause, _named(result, self._policy) or 0.0)
-        return _decision(case.with_email(round=fresh), Status.QUEUED, delay=pause)
+        return _decision(case, Status.QUEUED, delay=pause, round=fresh)
 
     def _throttled(self, case: Case, result: SendResult) -> Decision:
-        """By the vendor: as if it were down. By us: no connection came free at one that works.
+        """The vendor is as good as down, unless only our own connections to it were all in use.
 
-        Then it is as if it had not been its turn: another is asked at once; is there none, the
-        e-mail waits for a moment, in the same round.
+        Then it is passed over: another is asked at once. If there is none, the e-mail waits for a
+        moment in the same round, since nothing was tried.
         """
         if not result.our_fault:
-            return self._next_vendor(case, result)
-        tried = _merged(case.email.round.tried, case.asked)
-        if not _untried(case, tried):
-            return _decision(case, Status.QUEUED, delay=_NO_ROOM)
-        passed = replace(case.email.round, tried=tried)
-        return _decision(case.with_email(round=passed), Status.QUEUED)
+            return self._next_vendor(case)
+        passed = replace(case.email.round, tried=_merged(case.email.round.tried, case.asked))
+        if _untried(case, passed):
+            return _decision(case, Status.QUEUED, round=passed)
+        return _decision(case, Status.QUEUED, delay=_NO_ROOM)
 
     def _unknown(self, case: Case, _: SendResult) -> Decision:
-        """Repeat it at once under the same key where that is safe; else resend it or park it."""
+        """A copy may have left. Under a key that the vendor knows a repeat makes no second one."""
         attempt = case.attempt
         if attempt is None or attempt.key is None:
             return self._resend(case)
         life = min(self._policy.pin_life, attempt.key_life) - attempt.key_age
-        if life <= 0:  # the vendor forgets the key: a repeat would be a copy that nobody counts
+        if life <= 0:  # the vendor may have forgotten it
             return self._resend(case)
         pin = Pin(vendor=attempt.vendor, key=attempt.key, remaining=life)
-        return _decision(case.with_email(pin=pin), Status.QUEUED)
+        return _decision(case, Status.QUEUED, pin=pin)
 
     def _pinned(self, case: Case, pin: Pin, result: SendResult) -> Decision:
-        """The same request under the same key got no yes: repeat it here until the pin ends.
+        """The repeat got no yes: repeat again while the pin lasts.
 
-        A no to the repeat says nothing about the first request: its outcome stays unknown.
+        A no to the repeat says nothing about the first request: that stays unknown.
         """
         delay = self._jitter(self._policy.pin_base, pin.repeats)
         delay = max(delay, _named(result, self._policy) or 0.0)
         if result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE) or delay >= pin.remaining:
             return self._resend(case)
         again = replace(pin, repeats=pin.repeats + 1)
-        return _decision(case.with_email(pin=again), Status.QUEUED, delay=delay)
+        return _decision(case, Status.QUEUED, delay=delay, pin=again)
 
     def _nobody_asked(self, case: Case) -> Decision:
-        """A pin ended while the e-mail waited, no vendor is left, or none may be asked now."""
+        """The pin ended while the e-mail waited, no vendor is left, or none may be asked now."""
         pin = case.email.pin
         if pin is not None:
             return self._resend(replace(case, attempt=CurrentAttempt(vendor=pin.vendor)))
-        if _refused_by_all(case):
+        if case.refused_by_all:
             return _end(case, Reason.REFUSED_BY_ALL)
         fresh, pause = self._new_round(case)
-        return _decision(case.with_email(round=fresh), Status.QUEUED, delay=pause)
+        return _decision(case, Status.QUEUED, delay=pause, round=fresh)
 
-    # What several rules end in -----------------------------------------------------------------
+    # What several rules lead to ----------------------------------------------------------------
 
     def _resend(self, case: Case) -> Decision:
         """An unknown outcome that no key makes safe: one more copy at most, or none."""
@@ -193,29 +184,28 @@ class Decider:
         return replace(decision, delay=max(decision.delay, self._policy.lookup_after))
 
     def _next_vendor(self, case: Case, _: SendResult | None = None) -> Decision:
-        """Hand the e-mail to an untried vendor at once, or end the round when there is none."""
-        if _refused_by_all(case):
+        """Hand the e-mail to an untried vendor at once; without one the round ends."""
+        if case.refused_by_all:
             return _end(case, Reason.REFUSED_BY_ALL)
-        tried = _merged(case.email.round.tried, case.asked)
-        if _untried(case, tried):
-            onward, pause = replace(case.email.round, tried=tried), 0.0
-        else:
+        onward, pause = case.email.round, 0.0
+        onward = replace(onward, tried=_merged(onward.tried, case.asked))
+        if not _untried(case, onward):
             onward, pause = self._new_round(case)
-        return _decision(case.with_email(round=onward), Status.QUEUED, delay=pause)
+        return _decision(case, Status.QUEUED, delay=pause, round=onward)
 
     def _new_round(self, case: Case) -> tuple[Round, float]:
         """The next round and the seconds until then: not before some vendor may be asked.
 
         Without an attempt the back-off does not grow, but the pause is never nothing: an e-mail
-        that comes back at once for nobody would turn in a hot loop.
+        that came back at once for nobody would turn in a hot loop.
         """
         current = case.email.round
-        tried = case.attempt is not None or bool(current.tried)
-        waits = [o.wait for o in case.others if o.name not in current.refused]
+        tried = bool(case.asked or current.tried)
+        waits = [wait for name, wait in case.others.items() if name not in current.refused]
         pause = max(
             self._jitter(self._policy.base, current.n) if tried else 0.0,
             min(waits, default=self._policy.base),
-            0.0 if case.attempt is not None else 1.0,
+            0.0 if case.asked else _NOBODY_ASKED,
         )
         return replace(current, n=current.n + tried, tried=()), pause
 
@@ -303,7 +293,7 @@ def _named(result: SendResult, policy: Policy) -> float | None:
     return min(max(seconds, policy.least_pause), policy.max_wait)
 
 
-def _counts(email: Snapshot, result: SendResult, suspended: Suspension | None) -> bool:
+def _counts(email: Snapshot, result: SendResult, held: Suspension | None) -> bool:
     """True when the attempt counts towards ``max_attempts``: the vendor is not to blame.
 
     A hint counts for neither: whether the e-mail draws it everywhere or all vendors are down cannot
@@ -313,7 +303,7 @@ def _counts(email: Snapshot, result: SendResult, suspended: Suspension | None) -
         return email.pin is None  # its repeats are one attempt with the first
     if (result.outcome is Outcome.THROTTLED and result.our_fault) or _rest_at_once(email, result):
         return False
-    return suspended is None
+    return held is None
 
 
 def _rest_at_once(email: Snapshot, result: SendResult) -> bool:
@@ -365,7 +355,7 @@ def fallback(email: Snapshot, result: SendResult) -> Decision:
     """
     case = Case(email=email)
     if result.outcome is Outcome.ACCEPTED and not result.pending:
-        return _decision(case.with_email(pin=None, pending=None), Status.SENT)
+        return _decision(case, Status.SENT, pin=None, pending=None)
     if result.outcome in (Outcome.ACCEPTED, Outcome.UNKNOWN):
         parked = case.with_email(pin=None, unknowns=email.unknowns + 1)
         return _decision(parked, Status.UNCERTAIN, reason=Reason.UNKNOWN)
@@ -385,9 +375,10 @@ def _sent(email: Snapshot) -> Decision:
 
 
 def _decision(
-    case: Case, status: Status, *, reason: str | None = None, delay: float = 0.0
+    case: Case, status: Status, *, reason: str | None = None, delay: float = 0.0, **changes: Any
 ) -> Decision:
-    email = case.email
+    """The decision, with these ``changes`` of the e-mail."""
+    email = replace(case.email, **changes)
     # An e-mail that was tried goes before those that wait for their first try.
     fresh = case.attempt is None and email.round == _FIRST
     return Decision(
@@ -404,14 +395,10 @@ def _decision(
     )
 
 
-def _refused_by_all(case: Case) -> bool:
-    return all(other.name in case.email.round.refused for other in case.others)
-
-
-def _untried(case: Case, tried: tuple[str, ...]) -> bool:
-    """Whether a vendor that may be asked now was not asked in this round, nor refused."""
-    known = (*tried, *case.email.round.refused)
-    return any(other.wait <= 0 and other.name not in known for other in case.others)
+def _untried(case: Case, current: Round) -> bool:
+    """Whether a vendor may be asked now that this round has not asked."""
+    known = (*current.tried, *current.refused)
+    return any(wait <= 0 and name not in known for name, wait in case.others.items())
 
 
 def _merged(first: tuple[str, ...], more: Sequence[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ Promises: every value is immutable; durations are seconds; no address, subject o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -182,29 +182,27 @@ class CurrentAttempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VendorState:
-    """A configured vendor that can carry the e-mail; ``wait`` seconds until it may be asked."""
-
-    name: str
-    wait: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """What a decision is taken on: the e-mail, its attempt, and who else could carry it.
 
     ``attempt`` None: no vendor was asked. ``others`` are all configured vendors that can carry the
-    e-mail; where the vendor of the attempt is not among them, its wait follows from its answer.
+    e-mail, each with the seconds until it may be asked (0: now). That of the attempt's own vendor
+    follows from its answer, where it is not among them.
     """
 
     email: Snapshot
     attempt: CurrentAttempt | None = None
-    others: Sequence[VendorState] = ()
+    others: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def asked(self) -> tuple[str, ...]:
         """The vendor of the attempt, if there was one."""
         return () if self.attempt is None else (self.attempt.vendor,)
+
+    @property
+    def refused_by_all(self) -> bool:
+        """True when every vendor found the e-mail unsuitable."""
+        return self.others.keys() <= set(self.email.round.refused)
 
     def with_email(self, **changes: Any) -> Case:
         """The same case, the e-mail with these fields changed."""

@@ -22,7 +22,7 @@ makes a vendor available. What is in one e-mail suspends no vendor, nor keeps it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -70,14 +70,6 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
-class WeightedVendor:
-    """A configured vendor and how often it comes in the rotation."""
-
-    name: str
-    weight: int = 1
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
     """The vendor whose turn it is; as a ``probe`` the caller must first win its slot."""
 
@@ -111,13 +103,15 @@ Verdict = Suspension | Sign
 
 def choose(
     job_id: int,
-    turns: Sequence[WeightedVendor],
+    weights: Mapping[str, int],
     carriers: Collection[str],
     email: Snapshot,
     health: Mapping[str, Health],
     now: float,
 ) -> Choice | None:
     """Choose for one e-mail among ``carriers`` (those that can carry it); None: nobody now.
+
+    A vendor comes as often as its weight says, in the order of ``weights``.
 
     A vendor whose probe is due comes first, so that one that is well again is found out; for an
     e-mail in doubt it comes last. A pinned e-mail goes to its vendor, available or not; when the
@@ -126,12 +120,12 @@ def choose(
     if email.pin is not None:
         holds = email.pin.remaining > 0 and email.pin.vendor in carriers
         return Choice(email.pin.vendor) if holds else None
-    usable = [t for t in turns if t.name in carriers and t.name not in email.round.refused]
-    alone = not any(health[t.name].available for t in usable)
-    untried = [t for t in usable if t.name not in email.round.tried]
+    usable = [name for name in weights if name in carriers and name not in email.round.refused]
+    alone = not any(health[name].available for name in usable)
+    untried = [name for name in usable if name not in email.round.tried]
     doubt = email.in_doubt
-    due = [t.name for t in untried if probe_wait(health[t.name], now, alone, doubt) <= 0]
-    listed = [t.name for t in untried if health[t.name].available for _ in range(t.weight)]
+    due = [name for name in untried if probe_wait(health[name], now, alone, doubt) <= 0]
+    listed = [name for name in untried if health[name].available for _ in range(weights[name])]
     if due and not (doubt and listed):
         return Choice(due[job_id % len(due)], probe=True)
     return Choice(listed[job_id % len(listed)]) if listed else None

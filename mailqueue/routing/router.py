@@ -3,7 +3,7 @@
 Decides: nothing itself. It brings the pure rules (``rotation``, ``lifecycle``) together with the
 configured vendors, what each can carry, and their shared health.
 
-Assumes: ``vendors`` are instances of the thread that calls, or are only asked what they can carry.
+Assumes: the ``vendors`` that are handed in never send; they are asked what they offer.
 
 Promises: who reports a call before asking for the decision gets one that already counts without
 the vendor that just failed.
@@ -29,16 +29,15 @@ from mailqueue.lifecycle.outcomes import (
     Policy,
     SendResult,
     Snapshot,
-    VendorState,
 )
 from mailqueue.logs import Once, event, place
 from mailqueue.message import Email
 from mailqueue.routing import rotation
 from mailqueue.routing.bulkheads import Bulkheads
+from mailqueue.routing.carrier import Carrier
 from mailqueue.routing.health import VendorHealth
-from mailqueue.routing.rotation import Choice, Health, Permit, Sign, Verdict, WeightedVendor
+from mailqueue.routing.rotation import Choice, Health, Permit, Sign, Verdict
 from mailqueue.store.document import Stored
-from mailqueue.vendors import answers, limits
 from mailqueue.vendors.base import LOCAL_CODES, Vendor
 
 logger = logging.getLogger(__name__)
@@ -86,12 +85,11 @@ class Router:
         rand: Callable[[], float] = random.random,
     ) -> None:
         self.health = health
-        self.vendors = vendors
-        weights = {vendor.name: vendor.weight for vendor in config.vendors}
+        self._weights = {vendor.name: vendor.weight for vendor in config.vendors}
+        self._carriers = {v.name: Carrier.of(v, self._weights[v.name]) for v in vendors.values()}
         self.bulkheads: Bulkheads[Any] = Bulkheads(
-            config.consumer.concurrency, weights, most=_most(config)
+            config.consumer.concurrency, self._weights, most=_most(config)
         )
-        self._turns = [WeightedVendor(vendor.name, vendor.weight) for vendor in config.vendors]
         self._probe_lease = config.delivery.lease
         self._policy = policy(config)
         self._decider = Decider(self._policy, rand)
@@ -104,22 +102,22 @@ class Router:
         partial = snapshot.pending is not None
         broken: list[str] = []
         able = [
-            name
-            for name, vendor in self.vendors.items()
-            if self._can_carry(vendor, email, broken)
-            and (not partial or limits.capacity(vendor.config.type).partial_recipients)
+            carrier.name
+            for carrier in self._carriers.values()
+            if self._can_carry(carrier, email, broken)
+            and (carrier.partial_recipients or not partial)
         ]
         if broken and not able:  # the e-mail is not to end because of that
             raise VendorBroken(f"can_carry of {', '.join(broken)} raised")
         return able
 
-    def _can_carry(self, vendor: Vendor, email: Email, broken: list[str]) -> bool:
+    def _can_carry(self, carrier: Carrier, email: Email, broken: list[str]) -> bool:
         """A vendor whose class raises counts as unable; said once for each place where it does."""
         try:
-            return vendor.can_carry(email) is None
+            return carrier.can_carry(email) is None
         except BaseException as error:  # noqa: BLE001  # it may be a class of the user's own
-            broken.append(vendor.name)
-            facts = {"vendor": vendor.name, "error": type(error).__name__, "at": place(error)}
+            broken.append(carrier.name)
+            facts = {"vendor": carrier.name, "error": type(error).__name__, "at": place(error)}
             level = self._once.level(*facts.values())
             event(logger, level, "vendor.raised", **facts)
             return False
@@ -152,13 +150,13 @@ class Router:
     ) -> Choice | None:
         """The choice of ``rotation``; another, if there is one, where a vendor is crowded."""
         now = self.health.now()
-        choice = rotation.choose(job_id, self._turns, carriers, email, health, now)
+        choice = rotation.choose(job_id, self._weights, carriers, email, health, now)
         if choice is None or choice.probe or not self.bulkheads.crowded(choice.vendor):
             return choice
         for away in (self.bulkheads.crowded, self.bulkheads.full):
-            tried = (*email.round.tried, *filter(away, self.vendors))
+            tried = (*email.round.tried, *filter(away, self._carriers))
             passing = replace(email, round=replace(email.round, tried=tried))
-            other = rotation.choose(job_id, self._turns, carriers, passing, health, now)
+            other = rotation.choose(job_id, self._weights, carriers, passing, health, now)
             if other is not None and not self.bulkheads.full(other.vendor):
                 return other
         return choice if self.bulkheads.moves(choice.vendor) else _CROWDED
@@ -192,7 +190,7 @@ class Router:
             refused.add(attempt.vendor)  # it may be available, but is of no use to this e-mail
         usable = [name for name in carriers if name not in refused]
         wait = rotation.waits(usable, health, self.health.now(), doubt or bool(refused))
-        others = [VendorState(name=name, wait=wait.get(name, 0.0)) for name in carriers]
+        others = {name: wait.get(name, 0.0) for name in carriers}
         return self._decider.decide(Case(email=email, attempt=attempt, others=others), result)
 
     def after_expired_lease(self, stored: Stored, email: Email) -> Decision:
@@ -203,7 +201,7 @@ class Router:
         try:
             carriers = self.carriers(email, snapshot)
         except VendorBroken:  # asked again before it is sent
-            carriers = list(self.vendors)
+            carriers = list(self._carriers)
         return self.decide(snapshot, attempt, LEASE_EXPIRED, carriers)
 
     # What came of a call -----------------------------------------------------------------------
@@ -246,7 +244,7 @@ class Router:
             self.health.report(permit, self._verdict(email, result), email_id)
             if accepted:
                 # In this round: what came of an earlier one says nothing of the vendor by now.
-                for other in email.failed_at.intersection(email.round.tried, self.vendors):
+                for other in email.failed_at.intersection(email.round.tried, self._carriers):
                     self.health.convict(other, email_id)
         except StoreUnavailable:
             event(logger, logging.WARNING, "vendor.health_not_written", vendor=permit.vendor)
@@ -279,21 +277,11 @@ class Router:
 
     def can_look_up(self, name: str) -> bool:
         """Whether this vendor can be asked if it has an e-mail."""
-        return _offer(self.vendors.get(name), "lookup") is not None
+        return name in self._carriers and self._carriers[name].has_lookup
 
     def with_vendor(self, attempt: CurrentAttempt) -> CurrentAttempt:
         """The attempt with what its vendor offers: a key that it knows, a look-up."""
-        vendor = self.vendors.get(attempt.vendor)
-        lookup = _offer(vendor, "lookup") is not None
-        life = answers.seconds(_offer(vendor, "key_life"))
-        if life is None:
-            return replace(attempt, key=None, lookup=lookup)
-        return replace(attempt, key_life=life / 2, lookup=lookup)
-
-
-def _offer(vendor: Vendor | None, name: str) -> Any:
-    """What a vendor's class offers; None where asking for it raises."""
-    try:
-        return getattr(vendor, name, None)
-    except BaseException:  # noqa: BLE001  # it may be a property of the user's own
-        return None
+        carrier = self._carriers.get(attempt.vendor)
+        if carrier is None or carrier.key_life is None:
+            return replace(attempt, key=None, lookup=self.can_look_up(attempt.vendor))
+        return replace(attempt, key_life=carrier.key_life, lookup=carrier.has_lookup)

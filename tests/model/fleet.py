@@ -23,11 +23,10 @@ from mailqueue.lifecycle.outcomes import (
     Policy,
     SendResult,
     Snapshot,
-    VendorState,
 )
 from mailqueue.routing import rotation
 from mailqueue.routing.health import YES_LASTS
-from mailqueue.routing.rotation import Health, Permit, Sign, WeightedVendor
+from mailqueue.routing.rotation import Health, Permit, Sign
 
 Answers = Callable[[str, str, float], SendResult]  # vendor, e-mail, time
 YES = SendResult(outcome=Outcome.ACCEPTED)
@@ -45,7 +44,7 @@ class Fleet:
         self.calls: Counter[str] = Counter()
         self.probes: Counter[str] = Counter()
         self.ends: dict[str, Decision] = {}
-        self._turns = [WeightedVendor(name) for name in self.health]
+        self._weights = dict.fromkeys(self.health, 1)
         self._answers, self._policy = answers, policy
         self._rand = random.Random(12)
         self._decider = decide.Decider(policy, self._rand.random)
@@ -97,7 +96,9 @@ class Fleet:
     def _permit(self, seen: Snapshot, n: int) -> Permit | None:
         job = self._rand.randrange(1 << 30)
         for _ in self.health:
-            choice = rotation.choose(job, self._turns, [*self.health], seen, self.health, self._now)
+            choice = rotation.choose(
+                job, self._weights, [*self.health], seen, self.health, self._now
+            )
             if choice is None:
                 return None
             health = self.health[choice.vendor]
@@ -130,6 +131,6 @@ class Fleet:
         doubt = seen.in_doubt or (result is not None and result.may_be_content)
         usable = [name for name in self.health if name not in seen.round.refused]
         waits = rotation.waits(usable, self.health, self._now, doubt)
-        others = [VendorState(name=name, wait=waits.get(name, 0.0)) for name in self.health]
+        others = {name: waits.get(name, 0.0) for name in self.health}
         attempt = CurrentAttempt(vendor=permit.vendor) if permit else None
         return self._decider.decide(Case(email=seen, attempt=attempt, others=others), result)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mailqueue.lifecycle.decide import Decider
-from mailqueue.lifecycle.outcomes import Case, Decision, SendResult, Snapshot, VendorState
+from mailqueue.lifecycle.outcomes import Case, Decision, SendResult, Snapshot
 from mailqueue.routing import rotation
 from tests.model.states import (
     NOW,
@@ -57,7 +57,7 @@ class Deciding:
         self.scenario = scenario
         self.rules = rules
         self._decided: dict[tuple[object, ...], tuple[Decision, ...]] = {}
-        self._turns = [rotation.WeightedVendor(name) for name in VENDORS]
+        self._weights = dict.fromkeys(VENDORS, 1)
         self._deciders = [Decider(scenario.policy, rand.__float__) for rand in JITTER]
 
     def decide(
@@ -74,8 +74,8 @@ class Deciding:
             self._decided[key] = tuple(dict.fromkeys(decisions))
         return self._decided[key]
 
-    def _others(self, state: State, known: Snapshot, in_doubt: bool) -> list[VendorState]:
+    def _others(self, state: State, known: Snapshot, in_doubt: bool) -> dict[str, float]:
         seen = {n: health(n, d) for n, d in zip(VENDORS, state.doors, strict=True)}
         usable = [n for n in VENDORS if n not in known.round.refused]
         waits = self.rules.waits(usable, seen, NOW, in_doubt)
-        return [VendorState(name=n, wait=waits.get(n, 0.0)) for n in VENDORS]
+        return {n: waits.get(n, 0.0) for n in VENDORS}

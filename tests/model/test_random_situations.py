@@ -19,7 +19,6 @@ from mailqueue.lifecycle.outcomes import (
     SendResult,
     Snapshot,
     Status,
-    VendorState,
 )
 from mailqueue.routing.rotation import (
     HINTS,
@@ -80,7 +79,7 @@ def test_in_every_situation_the_promises_hold(
     resend: bool,
 ) -> None:
     policy = replace(POLICY, resend_unknown=resend)
-    others = [VendorState(name="b", wait=wait)]
+    others = {"b": wait}
     case = Case(email=email, attempt=attempt if result else None, others=others)
     decision = Decider(policy, lambda: rand).decide(case, result)
     yes = result is not None and result.outcome is Outcome.ACCEPTED

@@ -161,7 +161,9 @@ class World(Deciding):
             return
         seen = {n: health(n, d) for n, d in zip(VENDORS, state.doors, strict=True)}
         known = snapshot(email)
-        choices = {self.rules.choose(job, self._turns, VENDORS, known, seen, NOW) for job in (0, 1)}
+        choices = {
+            self.rules.choose(job, self._weights, VENDORS, known, seen, NOW) for job in (0, 1)
+        }
         for choice in sorted(choices - {None}, key=str):
             assert choice is not None
             at, probe = ("win", "wanted") if choice.probe else ("claim", "")

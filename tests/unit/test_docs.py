@@ -27,7 +27,6 @@ from mailqueue.lifecycle.outcomes import (
     Policy,
     SendResult,
     Snapshot,
-    VendorState,
 )
 from mailqueue.message.fields import READERS
 from tests import tables
@@ -115,7 +114,7 @@ def test_what_follows_an_outcome_is_what_the_page_says(outcome: Outcome) -> None
     case = Case(
         email=Snapshot(priority=NORMAL),
         attempt=CurrentAttempt(vendor="a"),
-        others=[VendorState(name="b")],
+        others={"b": 0.0},
     )
     decision = Decider(Policy(), lambda: 0.5).decide(case, result)
     assert decision.status.final == email.strip().startswith("`")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,15 +33,14 @@ from mailqueue.lifecycle.outcomes import (
     Snapshot,
     Status,
     Suspension,
-    VendorState,
 )
 
 POLICY = Policy()
 PARK = replace(POLICY, resend_unknown=False)
 EMAIL = Snapshot(priority=NORMAL)
 AT_A = CurrentAttempt(vendor="a")
-B_AVAILABLE = [VendorState(name="b")]
-B_UNAVAILABLE = [VendorState(name="b", wait=400)]
+B_AVAILABLE: Mapping[str, float] = {"b": 0.0}
+B_UNAVAILABLE: Mapping[str, float] = {"b": 400}
 PIN = Pin(vendor="a", key="k", remaining=600)
 FAILURES = [o for o in Outcome if o is not Outcome.ACCEPTED]
 
@@ -52,7 +52,7 @@ def decide(case: Case, result: SendResult | None, policy: Policy = POLICY) -> De
 def after(
     outcome: Outcome,
     email: Snapshot = EMAIL,
-    others: list[VendorState] = B_AVAILABLE,
+    others: Mapping[str, float] = B_AVAILABLE,
     policy: Policy = POLICY,
     attempt: CurrentAttempt | None = AT_A,
     **result: Any,
@@ -68,7 +68,7 @@ def held(outcome: Outcome, *, in_doubt: bool = False, **result: Any) -> Suspensi
     return found
 
 
-def asked(email: Snapshot = EMAIL, others: list[VendorState] = B_UNAVAILABLE) -> Decision:
+def asked(email: Snapshot = EMAIL, others: Mapping[str, float] = B_UNAVAILABLE) -> Decision:
     """What follows when no vendor could be asked."""
     return decide(Case(email=email, others=others), None)
 
@@ -203,7 +203,7 @@ def test_what_a_vendor_says_that_refuses_everything_is_held_against_it_and_for_a
     assert against is not None
     assert (against.seconds, against.of_content) == (60.0, True)
     assert against.reason == "misconfigured refuses_all smtp-550"
-    alone = decide(Case(email=EMAIL, attempt=AT_A, others=[VendorState(name="a")]), result)
+    alone = decide(Case(email=EMAIL, attempt=AT_A, others={"a": 0.0}), result)
     assert (alone.status, alone.delay) == (Status.QUEUED, 15)
 
 
@@ -256,12 +256,12 @@ def test_one_vendors_refusal_does_not_kill_an_email_but_that_of_all_does() -> No
     assert (first.status, first.round.refused) == (Status.QUEUED, ("a",))
     last = after(Outcome.UNSUITABLE, replace(EMAIL, round=Round(refused=("b",))))
     assert (last.status, last.reason) == (Status.FAILED, Reason.REFUSED_BY_ALL)
-    assert asked(others=[]).reason == Reason.REFUSED_BY_ALL
+    assert asked(others={}).reason == Reason.REFUSED_BY_ALL
 
 
 def test_who_refused_is_not_asked_again_in_the_next_round() -> None:
     email = replace(EMAIL, round=Round(refused=("a",)))
-    others = [VendorState(name="a")]
+    others = {"a": 0.0}
     decision = after(Outcome.UNAVAILABLE, email, others, attempt=CurrentAttempt(vendor="b"))
     assert decision.round == Round(n=1, refused=("a",))
 

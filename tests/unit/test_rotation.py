@@ -18,7 +18,6 @@ from mailqueue.routing.rotation import (
     Permit,
     Sign,
     Verdict,
-    WeightedVendor,
     after,
     choose,
     convict,
@@ -29,7 +28,7 @@ from mailqueue.routing.rotation import (
 
 NOW = 1_000_000.0
 NAMES = ("a", "b", "c")
-TURNS = [WeightedVendor(name) for name in NAMES]
+WEIGHTS = dict.fromkeys(NAMES, 1)
 DOWN = Suspension(seconds=600, reason="unavailable dns")
 HINT = Suspension(seconds=600, reason="unavailable 503", of_content=True)
 FRESH = Snapshot(priority=NORMAL)
@@ -75,52 +74,52 @@ def asked(*tried: str, refused: tuple[str, ...] = ()) -> Snapshot:
 
 
 def test_a_resting_vendor_is_never_picked() -> None:
-    picked = {choose(n, TURNS, NAMES, FRESH, board(b=resting()), NOW) for n in range(100)}
+    picked = {choose(n, WEIGHTS, NAMES, FRESH, board(b=resting()), NOW) for n in range(100)}
     assert picked == {Choice("a"), Choice("c")}
 
 
 @pytest.mark.parametrize("away", [{}, {"b": resting()}])
 def test_a_thousand_emails_are_spread_evenly_over_those_available(away: dict[str, Health]) -> None:
-    names = [choose(n, TURNS, NAMES, FRESH, board(**away), NOW) for n in range(1200)]
+    names = [choose(n, WEIGHTS, NAMES, FRESH, board(**away), NOW) for n in range(1200)]
     counts = [names.count(Choice(name)) for name in NAMES if name not in away]
     assert max(counts) - min(counts) == 0
     assert sum(counts) == 1200
 
 
 def test_a_vendor_comes_as_often_as_its_weight_says() -> None:
-    turns = [WeightedVendor("a", 3), WeightedVendor("b")]
-    picked = [choose(n, turns, ["a", "b"], FRESH, board(), NOW) for n in range(8)]
+    weights = {"a": 3, "b": 1}
+    picked = [choose(n, weights, ["a", "b"], FRESH, board(), NOW) for n in range(8)]
     assert picked.count(Choice("a")) == 6
 
 
 def test_who_was_tried_who_refused_and_who_cannot_carry_is_left_out() -> None:
     email = asked("a", refused=("b",))
-    assert choose(7, TURNS, NAMES, email, board(), NOW) == Choice("c")
-    assert choose(7, TURNS, ["a", "b"], email, board(), NOW) is None
+    assert choose(7, WEIGHTS, NAMES, email, board(), NOW) == Choice("c")
+    assert choose(7, WEIGHTS, ["a", "b"], email, board(), NOW) is None
 
 
 def test_a_vendor_whose_time_has_passed_is_probed_before_anyone_else_is_asked() -> None:
     health = board(b=resting())
-    assert choose(0, TURNS, NAMES, FRESH, health, NOW + 600) == Choice("b", probe=True)
+    assert choose(0, WEIGHTS, NAMES, FRESH, health, NOW + 600) == Choice("b", probe=True)
 
 
 def test_the_early_probe_is_for_emails_that_no_available_vendor_is_left_for() -> None:
     health = board(b=resting())
     later = NOW + 5
-    assert choose(0, TURNS, ["a", "b"], FRESH, health, later) == Choice("a")
-    assert choose(0, TURNS, ["b"], FRESH, health, later) == Choice("b", probe=True)
+    assert choose(0, WEIGHTS, ["a", "b"], FRESH, health, later) == Choice("a")
+    assert choose(0, WEIGHTS, ["b"], FRESH, health, later) == Choice("b", probe=True)
     refused = asked(refused=("a",))
-    assert choose(0, TURNS, ["a", "b"], refused, health, later) == Choice("b", probe=True)
-    assert choose(0, TURNS, ["a", "b"], asked("a"), health, later) is None
+    assert choose(0, WEIGHTS, ["a", "b"], refused, health, later) == Choice("b", probe=True)
+    assert choose(0, WEIGHTS, ["a", "b"], asked("a"), health, later) is None
 
 
 def test_a_pinned_email_goes_to_its_vendor_available_or_not_until_the_pin_ends() -> None:
     pin = Pin(vendor="b", key="k", remaining=1)
     email = replace(asked("b"), pin=pin)
-    assert choose(0, TURNS, NAMES, email, board(b=resting()), NOW) == Choice("b")
-    assert choose(0, TURNS, ["a"], email, board(), NOW) is None
+    assert choose(0, WEIGHTS, NAMES, email, board(b=resting()), NOW) == Choice("b")
+    assert choose(0, WEIGHTS, ["a"], email, board(), NOW) is None
     over = replace(email, pin=replace(pin, remaining=0))
-    assert choose(0, TURNS, NAMES, over, board(), NOW) is None
+    assert choose(0, WEIGHTS, NAMES, over, board(), NOW) is None
 
 
 def test_the_waits_tell_when_each_vendor_may_be_asked() -> None:
@@ -256,11 +255,11 @@ def test_an_email_in_doubt_probes_only_when_no_other_has_for_a_while() -> None:
 def test_an_email_in_doubt_asks_who_is_available_before_it_probes(doubt: dict[str, Any]) -> None:
     health = board(b=resting())
     email = replace(FRESH, **doubt)
-    assert choose(0, TURNS, NAMES, email, health, NOW + 600) == Choice("a")
+    assert choose(0, WEIGHTS, NAMES, email, health, NOW + 600) == Choice("a")
     tried = replace(email, round=replace(email.round, tried=("a", "c")))
-    assert choose(0, TURNS, NAMES, tried, health, NOW + 600) == Choice("b", probe=True)
+    assert choose(0, WEIGHTS, NAMES, tried, health, NOW + 600) == Choice("b", probe=True)
     named = replace(health["b"], last_resort_at=NOW + 610)
-    assert choose(0, TURNS, NAMES, tried, board(b=named), NOW + 600) is None
+    assert choose(0, WEIGHTS, NAMES, tried, board(b=named), NOW + 600) is None
     assert waits(["b"], board(b=named), NOW + 600, in_doubt=True) == {"b": 10}
     assert waits(["b"], board(b=named), NOW - 600, in_doubt=True) == {"b": 605}, (
         "clocks are set back"
