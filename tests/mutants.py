@@ -160,10 +160,10 @@ MUTANTS = (
         "the job is deleted before the result is stored",
         (
             Edit(
-                "consumer/worker.py",
-                "        written, won = self._write(changes, taken, seconds)\n",
-                "        conclude(endings, {change.id for change in changes})\n"
-                "        written, won = self._write(changes, taken, seconds)\n",
+                "consumer/writer.py",
+                "            written, won = self._write(finished, claims, seconds)\n",
+                "            end_jobs(finished)\n"
+                "            written, won = self._write(finished, claims, seconds)\n",
             ),
         ),
         (CRASHES, "-k", "before:settle"),
@@ -284,7 +284,7 @@ MUTANTS = (
         "a vendor's SystemExit ends the sender",
         (
             Edit(
-                "consumer/worker.py",
+                "consumer/sender.py",
                 "except BaseException as error:  # noqa: BLE001  # whatever",
                 "except Exception as error:  # noqa: BLE001  # whatever",
             ),

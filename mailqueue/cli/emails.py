@@ -16,7 +16,6 @@ from bson import ObjectId
 
 from mailqueue.cli.context import FOUND, MANY, OK, Answer, Context, Usage
 from mailqueue.cli.table import age, fields, printable, table
-from mailqueue.consumer.planner import job_priority
 from mailqueue.queue.tube import Announcement
 from mailqueue.store import ids, interventions
 from mailqueue.store.document import Stored
@@ -168,7 +167,7 @@ def intervene(desk: Context) -> Answer:
         done = page if options.dry_run else _change(desk, verb, page)
         changed += done
         if verb is Verb.RETRY and not options.dry_run:
-            what = [Announcement(stored.id, job_priority(stored)) for stored in done]
+            what = [Announcement(stored.id, stored.job_priority) for stored in done]
             announced += len(desk.announcer.announce(what))
     return _changed(desk, verb, changed, announced)
 

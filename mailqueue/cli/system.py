@@ -18,7 +18,7 @@ from mailqueue.cli.context import FOUND, MANY, NOT_REACHED, OK, Answer, Context,
 from mailqueue.cli.doctor import Level, Patient
 from mailqueue.cli.table import age, fields, table
 from mailqueue.config import Config, is_production
-from mailqueue.consumer import Consumer
+from mailqueue.consumer import build_sweeper
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.queue import tube
@@ -147,9 +147,9 @@ def sweep(desk: Context) -> Answer:
     config = desk.config
     if is_production(desk.environ):
         config = Config.load(desk.file, secrets=True, environ=desk.environ)
-    consumer = Consumer(config)
-    done = consumer.would_sweep() if desk.options.dry_run else consumer.sweep()
-    if done is None:
+    with build_sweeper(config) as sweeper:
+        done = sweeper.preview() if desk.options.dry_run else sweeper.run_once()
+    if not done:
         return Answer(None, [], FOUND, ["another process sweeps: nothing was done"])
     said = [] if "announced" in done else ["beanstalkd was not reached: nothing was announced"]
     if not is_production(desk.environ) and _waits_in_production(config):

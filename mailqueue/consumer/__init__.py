@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from mailqueue.consumer.consumer import Consumer
+from mailqueue.consumer.consumer import Consumer, build_sweeper
 
-__all__ = ["Consumer"]
+__all__ = ["Consumer", "build_sweeper"]

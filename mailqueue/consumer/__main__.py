@@ -1,5 +1,8 @@
 """``python -m mailqueue.consumer [--config FILE] [--concurrency N] [--burst] [--meter]``.
 
+SIGTERM or SIGINT stops it gracefully, a second signal (``systemd`` says what counts as one) at
+once. SIGINT is heeded also where it was ignored at the start, as a shell's background jobs have it.
+
 Exit codes: 0 clean · 1 second signal, or not everything was recorded · 2 bad arguments or
 configuration · 3 MongoDB or beanstalkd could not be reached at the start.
 """
@@ -11,9 +14,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
+from mailqueue.consumer.affinity import CpuAffinity
 from mailqueue.consumer.consumer import Consumer
-from mailqueue.consumer.memory import return_what_is_freed
+from mailqueue.consumer.memory import return_freed_blocks
+from mailqueue.consumer.systemd import Signals
 from mailqueue.errors import ConfigError, Unavailable
 from mailqueue.logs import configure
 
@@ -24,15 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure()
     try:
         consumer = Consumer(**vars(options))
-    except ConfigError as error:
-        sys.stderr.write(f"mailqueue.consumer: {error}\n")
-        return 2
-    consumer.keep_to_one_core()
-    return_what_is_freed()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: consumer.interrupt())
-    try:
-        return consumer.run()
+        return_freed_blocks()
+        signals = Signals(consumer.stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signals.handle)
+        with CpuAffinity() if consumer.config.consumer.one_core else nullcontext():
+            return consumer.run()
     except ConfigError as error:
         sys.stderr.write(f"mailqueue.consumer: {error}\n")
         return 2

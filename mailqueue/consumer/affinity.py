@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 EVERY = 1.0
 BUSY = 0.2
@@ -26,7 +28,7 @@ BETTER = 0.25
 
 
 class CpuAffinity:
-    """The core of this process; ``stay`` is called by its main thread, as often as it likes."""
+    """The core of this process. While it is entered, a thread of its own calls ``stay``."""
 
     def __init__(
         self,
@@ -37,7 +39,19 @@ class CpuAffinity:
         self._clock, self._rand, self._proc = clock, rand, proc
         self._cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
         self._mine: int | None = None
+        self._over = threading.Event()
         self._at, self._idle, self._used = clock(), self._idle_times(), time.process_time()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._watch, name="affinity", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(EVERY):
+            self.stay()
 
     def stay(self) -> None:
         """Look around if a second has passed, and move if that is better."""

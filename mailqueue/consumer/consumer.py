@@ -1,24 +1,24 @@
-"""The consumer process: threads, signals, exit codes.
+"""The consumer process: threads, outages, the order of stopping, exit codes.
 
 Decides: which threads there are, how they come back after an outage, and in which order they stop.
-What they do is in ``worker`` and ``sweeper``.
+What they do is in ``fetcher``, ``writer``, ``sender`` and ``sweeper``.
 
-Stopping: SIGTERM or SIGINT (or ``stop()``) ends the reserving; claims that were not begun are given
-back; what is being sent is finished and recorded; exit code 0. A second signal (``service`` says
-what counts as one) leaves what is being sent to its lease and gives the rest back; exit code 1.
-Handlers set flags only. SIGINT is heeded also where it was ignored at the start, as a shell's
-background jobs have it.
+Stopping: ``stop()`` ends the reserving; claims that were not begun are given back; what is being
+sent is finished and recorded; exit code 0. Called again, it leaves what is being sent to its lease
+and gives the rest back; exit code 1.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import queue
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,12 +32,12 @@ from tenacity import (
 )
 
 from mailqueue import vendors
-from mailqueue.config import Config, VendorConfig, is_production
-from mailqueue.consumer.affinity import CpuAffinity
+from mailqueue.config import Config, is_production
+from mailqueue.consumer.delivery import Delivery
 from mailqueue.consumer.meter import Meter
-from mailqueue.consumer.planner import Inquiry, Task
+from mailqueue.consumer.sender import ThreadVendors
 from mailqueue.consumer.sweeper import Sweeper
-from mailqueue.consumer.systemd import ServiceManager, Signals
+from mailqueue.consumer.systemd import ServiceManager
 from mailqueue.consumer.worker import Worker
 from mailqueue.errors import ConfigError, MailQueueError, Unavailable
 from mailqueue.logs import event
@@ -47,7 +47,6 @@ from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.router import Router
 from mailqueue.store import document, ids
 from mailqueue.store.store import Store
-from mailqueue.vendors.base import Vendor
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ BURST_SWEEP = 1.0
 
 
 class Consumer:
-    """One consumer process. ``run()`` blocks until ``stop()``, which any thread may call.
+    """One consumer process. ``run()`` blocks until ``stop()``.
 
     ``config``: as for ``Producer``. ``concurrency`` replaces ``consumer.concurrency``. ``burst``:
     ``run()`` returns when nothing is due now and nothing is leased. ``meter``: a line a second on
@@ -76,81 +75,30 @@ class Consumer:
             config = Config.load(config, secrets=not self._simulated)
         if concurrency is not None:
             config = config.replace(consumer=replace(config.consumer, concurrency=concurrency))
-        if not config.vendors:
-            raise ConfigError(["vendors: a consumer needs at least one"])
         self.config = config
         self._burst = burst
-        mine = self._vendors()  # what cannot be made is said before anything is opened
-        self._store = Store(
-            config.mongodb, env=document.SIMULATED if self._simulated else document.PRODUCTION
-        )
-        owner = f"{socket.gethostname()}:{os.getpid()}:{ids.new()}"
-        health = VendorHealth(self._store, [v.name for v in config.vendors], env=self._store.env)
-        self._routing = Router(config, health, mine)
+        self._store, self._router, owner = _opened(config, simulated=self._simulated)
         self._meter = Meter() if meter else None
-        self._worker = Worker(config, self._store, self._routing, owner=owner, meter=self._meter)
-        self._sweeper = Sweeper(config, self._store, self._routing, owner=owner)
+        self._worker = Worker(config, self._store, self._router, owner=owner, meter=self._meter)
+        self._sweeper = Sweeper(config, self._store, self._router, owner=owner)
         self._tubes = [
             tube.Tube(server, config.beanstalkd.tube, self._sweeper.outage(server))
             for server in config.beanstalkd.servers
         ]
         self._stopping = self._worker.stopping
-        self._asked_to_stop = threading.Event()
-        self._signals = Signals()
+        self._stops: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stop_asked = False
         self._abandoning = threading.Event()
         self._failed = threading.Event()
-        self._core: CpuAffinity | None = None
         self._senders: list[threading.Thread] = []
 
-    def keep_to_one_core(self) -> None:
-        """Keep all threads of this process to one core, if ``consumer.one_core`` says so."""
-        if self.config.consumer.one_core:
-            self._core = CpuAffinity()
-
-    def _vendors(self) -> dict[str, Vendor]:
-        """A set of vendors for one thread."""
-        return {
-            vendor.name: vendors.load(vendor, simulated=self._simulated)
-            for vendor in self.config.vendors
-        }
-
     def stop(self) -> None:
-        """Stop gracefully; called again: leave what is being sent to its lease."""
-        if self._asked_to_stop.is_set():
-            self._abandoning.set()
-        self._asked_to_stop.set()
-        self._stopping.set()
+        """Stop gracefully; called again: leave what is being sent to its lease.
 
-    def interrupt(self) -> None:
-        """``stop()`` for a signal handler: only a number changes here, ``run()`` does the rest.
-
-        An event may be held by the very thread that the handler interrupts.
+        Any thread may call, and any signal handler: a SimpleQueue holds no lock that the
+        interrupted thread may have.
         """
-        self._signals.came()
-
-    def _heed(self) -> None:
-        while self._signals.take():
-            self.stop()
-
-    def sweep(self) -> Mapping[str, int] | None:
-        """One round of the sweeper alone, now; None: another process holds its lease."""
-        try:
-            self._store.ensure_indexes()
-            self._routing.health.refresh()
-            done = self._sweeper.sweep()
-            self._sweeper.close()
-            return done or None
-        finally:
-            self._store.close()
-
-    def would_sweep(self) -> Mapping[str, int]:
-        """What such a round would find; nothing is changed."""
-        try:
-            return self._sweeper.preview()
-        finally:
-            self._store.close()
-
-    # The life of the process -------------------------------------------------------------------
+        self._stops.put(None)
 
     def run(self) -> int:
         """Consume until stopped; returns the exit code (0 or 1).
@@ -160,52 +108,82 @@ class Consumer:
         """
         try:
             self._store.ensure_indexes()
-            self._routing.health.refresh()
+            self._router.health.refresh()
             tube.depth(self.config.beanstalkd)
         except MailQueueError:
             self._store.close()
             raise
         self._say_started()
-        takers = [self._start(f"taker-{t.server}", self._take, t) for t in self._tubes]
+        fetchers = [self._start(f"fetcher-{t.server}", self._fetch, t) for t in self._tubes]
         writer = self._start("writer", self._write)
         for i in range(self.config.consumer.concurrency):
             self._senders.append(self._start(f"sender-{i}", self._send))
         sweeper = self._start("sweeper", self._sweep)
         if self._meter is not None:
             self._start("meter", self._meter.run, self._stopping, sys.stderr)
-        self._wait([*takers, writer, sweeper])
-        return self._wind_down(takers, writer, sweeper)
+        self._wait([*fetchers, writer, sweeper])
+        return self._wind_down(fetchers, writer, sweeper)
+
+    def _say_started(self) -> None:
+        event(
+            logger,
+            logging.WARNING if self._simulated else logging.INFO,
+            "consumer.started",
+            mode="simulated" if self._simulated else "production",
+            concurrency=self.config.consumer.concurrency,
+            vendors=",".join(vendor.name for vendor in self.config.vendors),
+        )
+
+    # The main thread ---------------------------------------------------------------------------
 
     def _wait(self, threads: Sequence[threading.Thread]) -> None:
         """Until somebody stops us; meanwhile tell the service manager that we are well."""
         with ServiceManager() as manager:
-            while not self._stopping.wait(TICK):
-                self._heed()
+            while not self._stopping.is_set():
+                self._heed(TICK)
                 self._replace_senders()
-                if self._core is not None:
-                    self._core.stay()
                 if all(thread.is_alive() for thread in (*threads, *self._senders)):
                     manager.alive()
                 if self._burst and self._is_done():
                     self._stopping.set()
 
+    def _heed(self, seconds: float) -> None:
+        """Wait for a call of ``stop()``."""
+        with suppress(queue.Empty):
+            self._stops.get(timeout=seconds)
+            if self._stop_asked:
+                self._abandoning.set()
+            self._stop_asked = True
+            self._stopping.set()
+
     def _replace_senders(self) -> None:
         """Another thread in the place of each that a vendor keeps beyond the deadline."""
-        for call in self._worker.overdue():
+        for call in self._worker.sender.overdue():
             self._senders.remove(call.thread)
             self._senders.append(self._start(call.thread.name, self._send_instead, call))
 
+    def _is_done(self) -> bool:
+        """True when nothing is due now and nothing is leased."""
+        try:
+            return not self._store.has_work()
+        except Unavailable:
+            return False
+
     def _wind_down(
         self,
-        takers: Sequence[threading.Thread],
+        fetchers: Sequence[threading.Thread],
         writer: threading.Thread,
         sweeper: threading.Thread,
     ) -> int:
-        """Stop in the order of the flow, so that nothing is handed to a thread that is gone."""
-        self._join(takers)
-        self._worker.end_sending(len(self._senders))
+        """Stop in the order of the flow, so that nothing is handed to a thread that is gone.
+
+        No fetcher brings anything any more; then no sender, whose last results are in the inbox;
+        then the writer writes those and ends. Connections close last: jobs end through them.
+        """
+        self._join(fetchers)
+        self._worker.writer.end_sending(len(self._senders))
         self._join(self._senders)
-        self._worker.end()
+        self._worker.writer.end()
         writer.join(self.config.delivery.settle_timeout + self.config.mongodb.timeout)
         self._join([sweeper])
         for each in self._tubes:
@@ -226,28 +204,11 @@ class Consumer:
                 event(logger, logging.ERROR, "consumer.thread_hangs", thread=alive.name)
                 self._failed.set()
                 return
-            self._heed()
+            self._heed(0.0)
             self._replace_senders()
             alive.join(TICK)
 
-    def _is_done(self) -> bool:
-        """True when nothing is due now and nothing is leased."""
-        try:
-            return not self._store.has_work()
-        except Unavailable:
-            return False
-
-    def _say_started(self) -> None:
-        event(
-            logger,
-            logging.WARNING if self._simulated else logging.INFO,
-            "consumer.started",
-            mode="simulated" if self._simulated else "production",
-            concurrency=self.config.consumer.concurrency,
-            vendors=",".join(vendor.name for vendor in self.config.vendors),
-        )
-
-    # The threads -------------------------------------------------------------------------------
+    # The other threads -------------------------------------------------------------------------
 
     def _start(self, name: str, role: Callable[..., None], *arguments: object) -> threading.Thread:
         thread = threading.Thread(
@@ -267,26 +228,17 @@ class Consumer:
             self._stopping.set()
             raise
 
-    def _take(self, from_tube: tube.Tube) -> None:
+    def _fetch(self, from_tube: tube.Tube) -> None:
         while not self._stopping.is_set():
-            self._through_outages(lambda: self._worker.taker.fetch(from_tube))
-
-    def _send_instead(self, call: Call[Task | Inquiry]) -> None:
-        self._worker.give_up(call)
-        self._send()
-
-    def _send(self) -> None:
-        mine = ThreadVendors(self.config.vendors, self._simulated)
-        while self._worker.deliver(mine):
-            pass
-        mine.close()
+            self._through_outages(lambda: self._worker.fetcher.fetch(from_tube))
+        self._worker.fetcher.stop()
 
     def _write(self) -> None:
         """Results are kept through an outage of MongoDB; once we stop, for ``settle_timeout``."""
         last_try = False
         while True:
             try:
-                if not self._worker.turn(self.config.delivery.settle_timeout):
+                if not self._worker.writer.turn(self.config.delivery.settle_timeout):
                     return
             except Unavailable:
                 if last_try:
@@ -294,6 +246,16 @@ class Consumer:
                     event(logger, logging.ERROR, "results.not_recorded")
                     return
                 last_try = self._stopping.wait(1.0)
+
+    def _send(self) -> None:
+        own = ThreadVendors(self.config.vendors, simulated=self._simulated)
+        while self._worker.sender.deliver(own):
+            pass
+        own.close()
+
+    def _send_instead(self, call: Call[Delivery]) -> None:
+        self._worker.sender.give_up(call)
+        self._send()
 
     def _sweep(self) -> None:
         every = self.config.consumer.sweep_every
@@ -319,26 +281,30 @@ class Consumer:
             logger.debug("stopped while a server was away")
 
 
-class ThreadVendors(dict[str, Vendor]):
-    """The vendors of one thread, each made when it is first needed.
+@contextmanager
+def build_sweeper(config: Config) -> Iterator[Sweeper]:
+    """A sweeper without a consumer, for one round by hand; its lease is given back at the end.
 
-    One that could be made at the start may fail here: that is an answer, and no end of the thread.
+    Raises ``ConfigError``, and ``StoreUnavailable`` also at the end.
     """
+    store, router, owner = _opened(config, simulated=not is_production())
+    sweeper = Sweeper(config, store, router, owner=owner)
+    try:
+        yield sweeper
+    finally:
+        store.close()
 
-    def __init__(self, configs: Sequence[VendorConfig], simulated: bool) -> None:
-        super().__init__()
-        self._configs = {config.name: config for config in configs}
-        self._simulated = simulated
 
-    def __missing__(self, name: str) -> Vendor:
-        made = self[name] = vendors.load(self._configs[name], simulated=self._simulated)
-        return made
+def _opened(config: Config, *, simulated: bool) -> tuple[Store, Router, str]:
+    """The e-mails, the rules over the configured vendors, and the name of this process.
 
-    def close(self) -> None:
-        """Close what was made."""
-        for name, vendor in self.items():
-            try:
-                vendor.close()
-            except BaseException as error:  # noqa: BLE001  # the others are to be closed as well
-                error_type = type(error).__name__
-                event(logger, logging.ERROR, "vendor.raised", vendor=name, error=error_type)
+    What cannot be made is said before anything is opened.
+    """
+    if not config.vendors:
+        raise ConfigError(["vendors: a consumer needs at least one"])
+    mine = {vendor.name: vendors.load(vendor, simulated=simulated) for vendor in config.vendors}
+    env = document.SIMULATED if simulated else document.PRODUCTION
+    store = Store(config.mongodb, env=env)
+    health = VendorHealth(store, list(mine), env=env)
+    owner = f"{socket.gethostname()}:{os.getpid()}:{ids.new()}"
+    return store, Router(config, health, mine), owner

@@ -24,7 +24,7 @@ _M_MMAP_THRESHOLD = -3  # <malloc.h>
 _LARGE_BLOCK = 2**20
 
 
-def return_what_is_freed() -> None:
+def return_freed_blocks() -> None:
     """Have the C library give large blocks back to the system at once, for the whole process.
 
     glibc, left alone, keeps ever larger ones for later, each thread its own: several times what is

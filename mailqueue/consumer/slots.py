@@ -1,9 +1,11 @@
-"""The senders of a process: how many e-mails they can take, now and in a moment.
+"""The slots of a process: how many e-mails it may claim, and how many jobs it may reserve.
 
-Decides: how many e-mails may be claimed, and how many jobs reserved. As many as there are free
-senders; and where senders come free quickly, a few more, so that the next e-mail is there when one
-does: at most as many as came free during the last four writes, or a fifth of a second. Where calls
-take long those are few, and an e-mail is left to processes that have a sender free.
+Decides: one slot for each sender, and prefetch: where slots come free quickly a few e-mails more
+are claimed, so that the next one is there when a sender is free. At most as many as came free
+during the last four writes, or in a fifth of a second. Where calls take long those are few, and an
+e-mail is left to a process that has a sender free.
+
+A job is first reserved (it waits for its claim), then busy (claimed), then done.
 
 Promises: any thread may call; nothing here waits for longer than it is told to.
 """
@@ -19,7 +21,7 @@ MOST_AHEAD = 0.2  # seconds
 
 
 class Slots:
-    """``number`` senders, all free at first."""
+    """``number`` slots, all free at first."""
 
     def __init__(self, number: int, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -29,20 +31,19 @@ class Slots:
         self._busy = 0
         self._reserved = 0
         self._ahead = 0.0  # seconds
-        self._freed: deque[float] = deque()
+        self._done_at: deque[float] = deque()  # of the last moment
 
-    def wrote(self, seconds: float) -> None:
-        """A write took so long; so, about, will the next one that claims."""
+    def write_took(self, seconds: float) -> None:
+        """The next write that claims will take about as long."""
         if self._number > 1:  # one that sends alone: what is urgent overtakes at once
             self._ahead = min(MOST_AHEAD, (self._ahead + WRITES_AHEAD * seconds) / 2)
 
     def _soon(self) -> int:
         """How many will come free in a moment: as many as did in the last."""
         recently = self._clock() - self._ahead
-        freed = self._freed
-        while freed and freed[0] <= recently:
-            freed.popleft()
-        return len(freed)
+        while self._done_at and self._done_at[0] <= recently:
+            self._done_at.popleft()
+        return len(self._done_at)
 
     def room(self, seconds: float) -> int:
         """How many further jobs may be reserved; waits up to ``seconds`` for one."""
@@ -54,48 +55,40 @@ class Slots:
         """Twice as far ahead as claims go: reading comes before claiming."""
         return self._number + 2 * self._soon() - self._busy - self._reserved
 
-    def reserved(self, number: int) -> None:
+    def reserve(self, jobs: int) -> None:
         """So many jobs are reserved and wait for their claim; fewer if it is below 0."""
         with self._changed:
-            self._reserved += number
+            self._reserved += jobs
             self._changed.notify()
 
-    def take(self, most: int) -> int:
-        """Count up to ``most`` of the jobs that wait as claimed; returns how many."""
-        with self._changed:
-            taken = max(0, min(most, self._number + self._soon() - self._busy))
-            self._busy += taken
-            self._reserved -= taken
-            return taken
-
-    def leave(self, number: int) -> None:
-        """So many of those that were taken wait on."""
-        with self._changed:
-            self._busy -= number
-            self._reserved += number
-
-    def expects(self, came: int) -> bool:
-        """Whether many more will come in a moment, and nobody is idle meanwhile."""
-        with self._changed:
-            return self._busy >= self._number and came < self._few <= self._soon()
-
     @property
-    def free(self) -> bool:
-        """Whether an e-mail may be claimed now."""
+    def free(self) -> int:
+        """How many e-mails may be claimed now."""
         with self._changed:
-            return self._busy < self._number + self._soon()
+            return max(0, self._number + self._soon() - self._busy)
 
-    def give_back(self, senders: int) -> None:
-        """So many senders got nothing to send; they have something after all if it is below 0."""
+    def claim(self, jobs: int) -> None:
+        """So many of the reserved are busy now; fewer if it is below 0."""
         with self._changed:
-            self._busy -= senders
+            self._busy += jobs
+            self._reserved -= jobs
+
+    def park(self, emails: int) -> None:
+        """So many of the busy wait for their vendor, or are given up; they are back if below 0."""
+        with self._changed:
+            self._busy -= emails
             self._changed.notify()
 
     def done(self) -> None:
-        """One has sent its e-mail."""
+        """One has been sent."""
         with self._changed:
             self._busy -= 1
-            self._freed.append(self._clock())
+            self._done_at.append(self._clock())
             # Where more will follow in a moment, fewer are not worth a look at the tube.
             if self._room() >= min(self._few, self._soon()):
                 self._changed.notify()
+
+    def expects(self, results: int) -> bool:
+        """Whether many more results than these will come in a moment, and nobody is idle."""
+        with self._changed:
+            return self._busy >= self._number and results < self._few <= self._soon()

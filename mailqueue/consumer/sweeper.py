@@ -22,7 +22,7 @@ from typing import Any
 from pymongo.errors import DuplicateKeyError
 
 from mailqueue.config import Config
-from mailqueue.consumer.planner import job_priority, rescue, set_aside
+from mailqueue.consumer.planner import end_queued, rescue, set_aside
 from mailqueue.errors import QueueUnavailable, StoreUnavailable, Unreadable
 from mailqueue.lifecycle import decide
 from mailqueue.lifecycle.outcomes import Reason, Status
@@ -81,11 +81,18 @@ class Sweeper:
             event(logger, logging.INFO, "sweep.done", **done)
         return done
 
+    def run_once(self) -> Mapping[str, int]:
+        """Do one round outside a consumer, and let another process sweep at once."""
+        self._store.ensure_indexes()
+        done = self.sweep()
+        self.close()
+        return done
+
     def preview(self) -> Mapping[str, int]:
         """What a round would do now, each counted up to its page; nothing is changed."""
         now = self._store.now()
         found = {
-            "rescued": self._store.count(self._over(), PRUNED),
+            "rescued": self._store.count(self._over(), RESCUED),
             "expired": self._store.count(self._past(now), PRUNED),
             "pruned": sum(self._store.count(match, PRUNED) for _, match in self._old(now)),
         }
@@ -294,14 +301,13 @@ def is_leased(store: Store) -> bool:
 def _ended(stored: Stored) -> Change | Aside:
     """The end of an e-mail whose time has passed."""
     try:
-        decision = decide.end(stored.snapshot(), Reason.EXPIRED)
-        return Change(id=stored.id, token=stored.token, decision=decision, sending=False)
+        return end_queued(stored, decide.end(stored.snapshot(), Reason.EXPIRED))
     except Unreadable as error:
         return set_aside(stored, error)
 
 
 def _announcement(stored: Stored) -> Announcement:
-    return Announcement(stored.id, job_priority(stored))
+    return Announcement(stored.id, stored.job_priority)
 
 
 def _no_lease(until: str) -> dict[str, Any]:

@@ -18,31 +18,26 @@ ONE_SIGNAL = 1.0  # seconds
 
 
 class Signals:
-    """Signals to stop, counted by a handler (``came``) and taken by the main thread (``take``).
+    """Handles the signals to stop: calls ``stop`` for each that counts.
 
-    The handler changes numbers only: a lock may be held by the very thread that it interrupts.
+    ``stop`` must take no lock: the very thread that the handler interrupts may hold it.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stop: Callable[[], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stop = stop
         self._clock = clock
         self._first_at: float | None = None
-        self._came = self._taken = 0
 
-    def came(self) -> None:
-        """One came; within a second of the first it is the same one."""
+    def handle(self, *_: object) -> None:
+        """A signal came; within a second of the first it is the same one."""
         now = self._clock()
         if self._first_at is None:
             self._first_at = now
         elif now - self._first_at < ONE_SIGNAL:
             return
-        self._came += 1
-
-    def take(self) -> bool:
-        """Whether there is one more that was not taken yet; it is, now."""
-        if self._taken == self._came:
-            return False
-        self._taken += 1
-        return True
+        self._stop()
 
 
 class ServiceManager:
@@ -56,22 +51,22 @@ class ServiceManager:
         self._address = environ.get("NOTIFY_SOCKET", "")
         self._every = int(environ.get("WATCHDOG_USEC") or 0) / 1e6 / 2
         self._clock = clock
-        self._said_at = -self._every
+        self._sent_at = -self._every
 
     def __enter__(self) -> Self:
-        self._say("READY=1")
+        self._send("READY=1")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._say("STOPPING=1")
+        self._send("STOPPING=1")
 
     def alive(self) -> None:
         """All is well; passed on twice in each watchdog period."""
-        if self._every and self._clock() - self._said_at >= self._every:
-            self._said_at = self._clock()
-            self._say("WATCHDOG=1")
+        if self._every and self._clock() - self._sent_at >= self._every:
+            self._sent_at = self._clock()
+            self._send("WATCHDOG=1")
 
-    def _say(self, state: str) -> None:
+    def _send(self, state: str) -> None:
         if not self._address:
             return
         # A leading @ stands for the abstract namespace's null byte.

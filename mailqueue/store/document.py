@@ -49,6 +49,7 @@ from mailqueue.lifecycle.outcomes import (
     Snapshot,
     Status,
     overdue_after,
+    retry_priority,
 )
 from mailqueue.message import Email
 
@@ -186,6 +187,12 @@ class Stored:
         """That of a new job; where it cannot be read, the usual one."""
         value = self.document.get("priority")
         return value if isinstance(value, int) and 0 <= value < _LARGEST else NORMAL
+
+    @property
+    def job_priority(self) -> int:
+        """The priority of its job: that of a retry once there was an attempt."""
+        tried = self.document.get("attempts")
+        return retry_priority(self.priority) if tried else self.priority
 
     @property
     @_reading

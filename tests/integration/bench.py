@@ -193,20 +193,20 @@ class Bench:
 
     def take(self) -> bool:
         """Reserve and claim."""
-        found = self.worker.taker.fetch(self.tube)
-        while not self.worker.inbox.empty() or self.worker.taker.waiting:
-            self.worker.turn(5)
+        found = self.worker.fetcher.fetch(self.tube)
+        while not self.worker.inbox.empty() or self.worker.writer.waiting:
+            self.worker.writer.turn(5)
         return found
 
     def deliver(self) -> None:
         """Send what was claimed."""
-        while not self.worker.tasks.empty():
-            self.worker.deliver(self.vendors)
+        while not self.worker.sender.queue.empty():
+            self.worker.sender.deliver(self.vendors)
 
     def settle(self) -> None:
         """Record what came of it."""
         while not self.worker.inbox.empty():
-            self.worker.turn(5)
+            self.worker.writer.turn(5)
 
     def work(self) -> None:
         """Do all three once."""

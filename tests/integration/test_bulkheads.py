@@ -136,17 +136,17 @@ def full(bench: Bench, producer: Producer) -> list[Call[str]]:
     bulkheads: Bulkheads[str] = bench.routing.bulkheads
     calls = [bulkheads.begin("first", "", math.inf) for _ in range(HALF)]
     bench.deliver()
-    assert [len(bench.vendors[name].asked) for name in ("first", "second")] == [0, 5]
     return [call for call in calls if call is not None]
 
 
 def test_an_email_whose_vendor_is_full_of_calls_keeps_no_sender_and_goes_when_one_is_over(
     bench: Bench, full: list[Call[str]]
 ) -> None:
-    assert bench.worker._senders.room(0) >= HALF * 2  # all are free
+    assert [len(bench.vendors[name].asked) for name in ("first", "second")] == [0, 5]
+    assert bench.worker.slots.room(0) >= HALF * 2  # all are free
     bench.routing.bulkheads.end(full[0], telling=True)
     for _ in range(5):
-        bench.worker.deliver(bench.vendors)
+        bench.worker.sender.deliver(bench.vendors)
     assert len(bench.vendors["first"].asked) == 5
     bench.settle()
     assert bench.routing.bulkheads.idle
@@ -163,7 +163,7 @@ def test_what_waits_for_a_vendor_to_have_a_place_is_given_back_unsent(
         bench.worker.stopping.set()
     else:
         bench.routing.bulkheads._clock = lambda: time.monotonic() + 5
-    bench.worker._take_back()
+    bench.worker.writer._recall()
     bench.settle()
     assert len(ready_ids(config)) == 5
     assert bench.routing.bulkheads.idle
@@ -178,18 +178,24 @@ def test_what_is_claimed_ahead_of_quick_vendors_does_not_fill_them(
     vendors = [{"name": n, "type": "smtp", "host": "127.0.0.1"} for n in ("a", "b", "c")]
     more = {"vendors": vendors, "consumer": {"concurrency": 8}}
     bench = Bench(Config.from_mapping(config_mapping | more))
-    senders, now = bench.worker._senders, [100.0]
-    for each in (senders, bench.routing.bulkheads, bench.worker, bench.worker.taker):
+    worker, now = bench.worker, [100.0]
+    for each in (
+        worker.slots,
+        bench.routing.bulkheads,
+        worker.fetcher,
+        worker.writer,
+        worker.sender,
+    ):
         monkeypatch.setattr(each, "_clock", lambda: now[0])
-    monkeypatch.setattr(senders, "wrote", lambda _: None)
-    monkeypatch.setattr(senders, "_ahead", MOST_AHEAD)
+    monkeypatch.setattr(worker.slots, "write_took", lambda _: None)
+    monkeypatch.setattr(worker.slots, "_ahead", MOST_AHEAD)
     producer.send_many(mails(400))
     claimed = []
     for _ in range(5):
-        assert bench.worker.taker.fetch(bench.tube)
-        bench.worker.turn(5)
-        assert not bench.worker.taker.held_up
-        claimed.append(bench.worker.tasks.qsize())
+        assert worker.fetcher.fetch(bench.tube)
+        worker.writer.turn(5)
+        assert not worker.writer.crowded
+        claimed.append(worker.sender.queue.qsize())
         bench.deliver()
         now[0] += EVERY * 1.01
     assert claimed[-1] > 3 * 8

@@ -23,9 +23,9 @@ NOWHERE: MongoDBDict = {"uri": "mongodb://127.0.0.1:1/?replicaSet=rs0", "timeout
 
 
 class Buggy(Consumer):
-    """A consumer whose taker dies of a bug."""
+    """A consumer whose fetcher dies of a bug."""
 
-    def _take(self, from_tube: tube.Tube) -> NoReturn:
+    def _fetch(self, from_tube: tube.Tube) -> NoReturn:
         raise ZeroDivisionError
 
 

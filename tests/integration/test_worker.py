@@ -138,7 +138,7 @@ def test_an_email_whose_vendor_fails_between_the_choice_and_the_claim_goes_to_an
     bench: Bench, producer: Producer, emails: Collection[Document]
 ) -> None:
     producer.send_many(mails(6))
-    bench.worker.taker.fetch(bench.tube)
+    bench.worker.fetcher.fetch(bench.tube)
     bench.board.report(Permit("first"), Suspension(seconds=600, reason="unavailable"))
     bench.settle()
     assert emails.count_documents({"status": "sending"}) == 6
@@ -220,7 +220,7 @@ def test_what_was_claimed_too_late_is_given_back_unsent_and_counts_as_nothing(
     producer.send(MAIL)
     bench = Bench(config)
     bench.take()
-    bench.worker._clock = lambda: 1e12
+    bench.worker.sender._clock = lambda: 1e12
     bench.deliver()
     bench.settle()
     assert bench.asked == 0
@@ -236,8 +236,8 @@ def test_what_waits_for_a_sender_for_long_is_given_back_unsent(
 ) -> None:
     email_id = producer.send(MAIL)
     bench.take()
-    bench.worker._taken_at -= 5
-    bench.worker._take_back()
+    bench.worker.sender._moved_at -= 5
+    bench.worker.writer._recall()
     bench.settle()
     assert the(emails)["status"] == "queued"
     assert the(emails)["attempts"][0]["outcome"] == "not_started"
@@ -256,10 +256,10 @@ def test_a_question_that_waits_for_a_sender_for_long_is_left_to_others(
     emails.update_one({}, {"$set": {"due_at": None}})
     put(config, email_id)
     bench.take()
-    assert bench.worker.tasks.qsize() == 1
-    bench.worker._taken_at -= 5
-    bench.worker._take_back()
-    assert bench.worker.tasks.empty()
+    assert bench.worker.sender.queue.qsize() == 1
+    bench.worker.sender._moved_at -= 5
+    bench.worker.writer._recall()
+    assert bench.worker.sender.queue.empty()
     assert ready_ids(config) == [email_id]
     assert "looked_up" not in the(emails)["attempts"][0]
 
@@ -355,36 +355,43 @@ def test_the_email_of_another_environment_is_left_alone_for_a_minute_and_said_lo
     assert "email.of_other_env" in [event(r) for r in caplog.records if r.levelname == "ERROR"]
 
 
-def test_a_job_without_an_email_is_deleted_and_counted(bench: Bench, config: Config) -> None:
+def test_a_job_without_an_email_is_deleted_and_that_is_said(
+    bench: Bench, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
     put(config, ObjectId())
     bench.work()
     assert no_job_left(config)
-    assert bench.worker.taker._triage.counts["missing"] == 1
+    assert "job.without_email" in map(event, caplog.records)
 
 
-def test_a_foreign_job_is_buried_and_counted_and_the_others_go_on(
-    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+def test_a_foreign_job_is_buried_which_is_said_and_the_others_go_on(
+    bench: Bench,
+    producer: Producer,
+    config: Config,
+    emails: Collection[Document],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     put(config, b"what is this?", priority=1)
     producer.send(MAIL)
     bench.work()
     assert the(emails)["status"] == "sent"
     assert tube.depth(config.beanstalkd)["buried"] == 1
-    assert bench.worker.taker._triage.counts["foreign"] == 1
+    assert "job.foreign" in map(event, caplog.records)
 
 
-def test_what_is_damaged_is_left_to_another_where_the_worker_stops_before_its_turn(
+def test_what_needs_no_vendor_is_ended_also_where_the_worker_stops_before_its_turn(
     bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
 ) -> None:
     producer.send(MAIL)
     emails.update_one({}, {"$unset": {"priority": ""}})
     put(config, b"what is this?")
-    bench.worker.taker.fetch(bench.tube)
+    bench.worker.fetcher.fetch(bench.tube)
     bench.worker.stopping.set()
     while not bench.worker.inbox.empty():
-        bench.worker.turn(5)
+        bench.worker.writer.turn(5)
     assert tube.depth(config.beanstalkd)["buried"] == 1
-    assert len(ready(config)) == 1
+    assert the(emails)["reason"] == "unreadable"
+    assert ready(config) == []
 
 
 def test_an_email_that_cannot_be_read_fails_for_a_person_to_see_and_the_others_go_on(
@@ -413,9 +420,9 @@ def test_a_job_that_is_fetched_again_before_its_claim_sends_once(
     bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
 ) -> None:
     email_id = producer.send(MAIL)
-    bench.worker.taker.fetch(bench.tube)
+    bench.worker.fetcher.fetch(bench.tube)
     put(config, email_id)
-    bench.worker.taker.fetch(bench.tube)
+    bench.worker.fetcher.fetch(bench.tube)
     bench.settle()
     assert the(emails)["lease"]["token"] == 1
     bench.deliver()
@@ -595,7 +602,7 @@ def test_a_claim_that_cannot_be_confirmed_is_given_back_and_nothing_is_sent(
     ):
         bench.take()
     assert the(emails)["status"] == "sending"
-    assert bench.worker.tasks.empty()
+    assert bench.worker.sender.queue.empty()
     bench.settle()
     found = the(emails)
     assert (found["status"], found["attempts"][0]["outcome"]) == ("queued", "not_started")
@@ -616,7 +623,7 @@ def test_a_result_that_cannot_be_stored_is_kept_until_it_can(
     bench.take()
     bench.deliver()
     with failing(mongo_client, "update", closeConnection=True), pytest.raises(StoreUnavailable):
-        bench.worker.turn(0.3)
+        bench.worker.writer.turn(0.3)
     assert the(emails)["status"] == "sending"
     assert tube.depth(config.beanstalkd)["reserved"] == 1
     bench.settle()
@@ -734,7 +741,7 @@ def test_a_probe_that_was_not_claimed_is_given_back(
 ) -> None:
     producer.send(MAIL)
     unavailable_for_long(bench, "first")
-    bench.worker.taker.fetch(bench.tube)
+    bench.worker.fetcher.fetch(bench.tube)
     assert bench.board.read()["first"].probe_token is not None
     bench.worker.stopping.set()
     bench.settle()

@@ -261,7 +261,8 @@ class WorkerActor(Actor):
 
     def begin(self, worker: Worker, line: Line, vendors: dict[str, FakeVendor]) -> None:
         self._worker, self.line, self._vendors = worker, line, vendors
-        worker.stopping = worker.taker.stopping = _NoWaiting()
+        for role in (worker.fetcher, worker.writer, worker.sender):
+            role._stopping = _NoWaiting()
         self.start(self._work)
 
     def kill(self) -> None:
@@ -273,13 +274,13 @@ class WorkerActor(Actor):
         while True:
             self.pause(IDLE)
             with suppress(Unavailable):
-                worker.taker.fetch(self.line)  # type: ignore[arg-type]  # stands in for a tube
+                worker.fetcher.fetch(self.line)  # type: ignore[arg-type]  # stands in for a tube
             with suppress(Unavailable):
                 if not worker.inbox.empty():
-                    worker.turn(1.0)
-            for _ in range(worker.tasks.qsize()):
+                    worker.writer.turn(1.0)
+            for _ in range(worker.sender.queue.qsize()):
                 self.now += 61 if self.pause("deliver") == LATE else 0
-                worker.deliver(self._vendors)
+                worker.sender.deliver(self._vendors)
 
 
 class SweeperActor(Actor):

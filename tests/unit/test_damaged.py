@@ -13,7 +13,7 @@ from bson import ObjectId
 
 from mailqueue.cli import emails
 from mailqueue.cli.table import table
-from mailqueue.consumer.planner import job_priority, set_aside
+from mailqueue.consumer.planner import set_aside
 from mailqueue.errors import Unreadable
 from mailqueue.lifecycle.outcomes import Snapshot, Status
 from mailqueue.producer.status import EmailStatus, status_of
@@ -144,7 +144,7 @@ def test_every_damaged_document_has_a_job_and_an_end(caplog: pytest.LogCaptureFi
     caplog.set_level(logging.CRITICAL, "mailqueue")  # it takes its time
     for said, damage in ALL:
         stored = Stored(damage, NOW)
-        assert 0 <= job_priority(stored) < 1 << 32, said
+        assert 0 <= stored.job_priority < 1 << 32, said
         assert set_aside(stored, Unreadable()).id == stored.id
 
 

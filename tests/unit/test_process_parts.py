@@ -85,32 +85,30 @@ def test_one_caller_at_a_time_may_find_out_whether_an_outage_is_over() -> None:
 # Signals ----------------------------------------------------------------------------------------
 
 
-def test_signals_within_a_second_of_the_first_are_one() -> None:
+@pytest.fixture
+def stops() -> list[None]:
+    """What a consumer was told."""
+    return []
+
+
+def test_signals_within_a_second_of_the_first_are_one(stops: list[None]) -> None:
     clock = Clock()
-    signals = Signals(clock)
-    assert not signals.take()
+    signals = Signals(lambda: stops.append(None), clock)
     for after in (0.0, 0.001, 0.998):  # SIGTERM and SIGINT alike: ``timeout`` sends two
         clock.now += after
-        signals.came()
-    assert (signals.take(), signals.take()) == (True, False)
+        signals.handle(15, None)
+    assert len(stops) == 1
 
 
-def test_a_signal_a_second_after_the_first_is_the_second_however_many_came_between() -> None:
+def test_a_signal_a_second_after_the_first_is_the_second_however_many_came_between(
+    stops: list[None],
+) -> None:
     clock = Clock()
-    signals = Signals(clock)
+    signals = Signals(lambda: stops.append(None), clock)
     for after in (0.0, 0.5, 0.4, 0.2):
         clock.now += after
-        signals.came()
-    assert (signals.take(), signals.take(), signals.take()) == (True, True, False)
-
-
-def test_signals_that_nobody_had_the_time_to_take_are_kept() -> None:
-    clock = Clock()
-    signals = Signals(clock)
-    signals.came()
-    clock.now += 5
-    signals.came()
-    assert (signals.take(), signals.take(), signals.take()) == (True, True, False)
+        signals.handle(15, None)
+    assert len(stops) == 2
 
 
 # The service manager ----------------------------------------------------------------------------

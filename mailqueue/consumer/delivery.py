@@ -1,0 +1,151 @@
+"""One e-mail's way through this process, as the one value that travels.
+
+::
+
+    Fetcher   reserves a job, reads its e-mail, plans     sets stored, memory, plan
+    Writer    claims it, in one durable write for many    sets claim, nonce, deadline
+    Sender    sends it through one vendor and decides     sets result, finish
+    Writer    writes the change, then ends the job
+
+Decides: nothing. Assumes: one thread at a time has a ``Delivery``; it passes from one to the next
+through a queue, so its fields need no lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from bson import ObjectId
+
+from mailqueue.config import Config
+from mailqueue.consumer.memory import Held
+from mailqueue.consumer.slots import Slots
+from mailqueue.errors import QueueUnavailable
+from mailqueue.lifecycle.outcomes import CurrentAttempt, SendResult, Snapshot
+from mailqueue.logs import event
+from mailqueue.message import Email
+from mailqueue.queue.tube import Connection, End, Job
+from mailqueue.routing.rotation import Permit
+from mailqueue.routing.router import Router
+from mailqueue.store.document import Stored
+from mailqueue.store.store import Store
+from mailqueue.store.transitions import Aside, Change, Claim
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Send:
+    """Claim the e-mail and send it, under ``permit``, through one of the ``carriers``."""
+
+    stored: Stored
+    email: Email
+    snapshot: Snapshot
+    attempt: CurrentAttempt
+    carriers: Sequence[str]  # the vendors that can take it
+    permit: Permit
+
+    @property
+    def vendor(self) -> str:
+        """Who is asked."""
+        return self.permit.vendor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """Ask the vendor of an unknown outcome whether it has the e-mail; ``token``: that attempt's."""
+
+    stored: Stored
+    email: Email
+    vendor: str
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Write ``change``, if there is one; once it is written, the job has this ``end``."""
+
+    end: End
+    change: Change | Aside | None = None
+
+
+Plan: TypeAlias = Send | Ask | Finish
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """From the job's reserve to the job's end.
+
+    ``result`` None with a ``finish``: nothing was sent, or the vendor that was asked does not know.
+    ``lost`` counts how often another worker was faster.
+    """
+
+    job: Job
+    fetched_at: float
+    # The fetcher's
+    stored: Stored | None = None
+    memory: Held | None = field(default=None, repr=False)
+    plan: Plan | None = None
+    # The writer's
+    planned_again_at: float = -math.inf
+    claim: Claim | None = None
+    nonce: ObjectId | None = None
+    deadline: float = 0.0
+    lost: int = 0
+    # The sender's
+    result: SendResult | None = None
+    finish: Finish | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it has not been at a sender yet, and has to."""
+        return self.result is None and self.finish is None
+
+    @property
+    def vendor(self) -> str:
+        """Who is to be asked, if anybody is."""
+        return self.plan.vendor if isinstance(self.plan, (Send, Ask)) else ""
+
+    @property
+    def probe(self) -> bool:
+        """Whether it is its vendor's probe."""
+        return isinstance(self.plan, Send) and self.plan.permit.probe is not None
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the threads of one process share; any thread may use each part.
+
+    ``inbox`` is the writer's: fetchers put what they planned there, senders what they finished.
+    None says that no more comes.
+    """
+
+    config: Config
+    store: Store
+    router: Router
+    slots: Slots
+    clock: Callable[[], float]
+    inbox: queue.SimpleQueue[Sequence[Delivery] | None] = field(default_factory=queue.SimpleQueue)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+
+def end_jobs(deliveries: Iterable[Delivery]) -> None:
+    """End the jobs as ``finish`` says, those of a connection together.
+
+    Where a connection broke, the server has taken its jobs back by itself.
+    """
+    ends: dict[Connection, dict[int, End]] = {}
+    for each in deliveries:
+        if each.finish is not None:
+            ends.setdefault(each.job.connection, {})[each.job.id] = each.finish.end
+    for connection, jobs in ends.items():
+        try:
+            connection.finish(jobs)
+        except QueueUnavailable as error:
+            event(logger, logging.INFO, "job.not_ended", error=str(error))

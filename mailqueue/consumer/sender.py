@@ -1,0 +1,262 @@
+"""The senders: N threads, each with one e-mail at one vendor at a time.
+
+Decides: whether a claimed e-mail is still sent (not when we stop, nor too late, nor through a
+vendor that failed since the claim), and what becomes of a call that does not come back.
+
+Assumes: the claim is stored; a vendor is another thread's own, or a class of the user's.
+
+Promises: whatever a vendor raises is a result. The vendor's health hears of it before the slot is
+free, so that the next e-mail does not go to a vendor that just failed. A yes is recorded even when
+it comes after the call was given up.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from mailqueue import vendors
+from mailqueue.config import VendorConfig
+from mailqueue.consumer.delivery import Ask, Delivery, Send, Shared
+from mailqueue.consumer.meter import Meter
+from mailqueue.consumer.planner import Planner
+from mailqueue.errors import StoreUnavailable
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.logs import event
+from mailqueue.routing.bulkheads import Bulkheads, Call
+from mailqueue.vendors import answers
+from mailqueue.vendors.base import Attempt, Vendor
+
+logger = logging.getLogger(__name__)
+
+LOOKUP_SECONDS = 10.0
+OVERDUE = SendResult(outcome=Outcome.UNKNOWN, code="deadline", answered=False)
+NOT_MADE = SendResult(outcome=Outcome.UNAVAILABLE, code="not_made", answered=False)
+
+
+class Sender:
+    """Takes claimed deliveries from its queue, and puts them into the writer's inbox with a result.
+
+    ``deliver`` is called by the sender threads, ``put`` and ``recall`` by the writer, ``overdue``
+    and ``close`` by the main thread.
+    """
+
+    def __init__(self, shared: Shared, planner: Planner, meter: Meter | None = None) -> None:
+        self._config, self._store, self._router = shared.config, shared.store, shared.router
+        self._slots, self._inbox = shared.slots, shared.inbox
+        self._stopping, self._clock = shared.stopping, shared.clock
+        self._planner = planner
+        self._meter = meter
+        self._bulkheads: Bulkheads[Delivery] = shared.router.bulkheads
+        self.queue: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # of putting into the queue and closing it
+        self._closed = False
+        self._moved_at = shared.clock()  # when the queue was last empty, or a sender came
+
+    # In the sender threads ---------------------------------------------------------------------
+
+    def deliver(self, own: Mapping[str, Vendor]) -> bool:
+        """Send the next e-mail through this thread's ``own`` vendors; False: no more come.
+
+        One whose vendor is full is parked and holds no sender: another call of that vendor is
+        under way, whose sender takes it up afterwards.
+        """
+        delivery = self._next()
+        if delivery is None:
+            return False
+        self._moved_at = self._clock()
+        if isinstance(delivery.plan, Ask):
+            delivery.deadline = self._moved_at + LOOKUP_SECONDS
+        elif not self._may_begin(delivery):
+            self._return(delivery, None)
+            return True
+        call = self._bulkheads.begin(
+            delivery.vendor, delivery, delivery.deadline, probe=delivery.probe
+        )
+        if call is None:
+            self._slots.park(1)
+            return True
+        return self._call(call, own)
+
+    def _next(self) -> Delivery | None:
+        """What was parked for its vendor and may go now; else what is claimed next."""
+        delivery = self._bulkheads.unpark()
+        if delivery is None:
+            return self.queue.get()
+        self._slots.park(-1)
+        return delivery
+
+    def _may_begin(self, delivery: Delivery) -> bool:
+        if self._stopping.is_set() or self._clock() >= delivery.deadline:
+            return False
+        send = delivery.plan
+        return isinstance(send, Send) and not self._router.health.suspended_since(send.permit)
+
+    def _call(self, call: Call[Delivery], own: Mapping[str, Vendor]) -> bool:
+        """Ask the vendor; False: it came back too late, and another thread has this one's place."""
+        delivery, result = call.what, None
+        if isinstance(plan := delivery.plan, Send):
+            result = self._send(delivery, plan, own)
+        elif isinstance(plan, Ask):
+            result = self._look_up(delivery, plan, own)
+        if self._bulkheads.end(call, telling=isinstance(plan, Send)):
+            self._return(delivery, result)
+            return True
+        self._record_late(delivery, result)
+        return False
+
+    def _send(self, delivery: Delivery, send: Send, own: Mapping[str, Vendor]) -> SendResult:
+        attempt = Attempt(
+            email_id=str(send.stored.id),
+            message_id=send.stored.document["message_id"],
+            date=send.stored.date,
+            key=send.attempt.key,
+            recipients=send.snapshot.pending,
+            deadline=delivery.deadline,
+        )
+        try:
+            vendor = own[send.vendor]
+        except BaseException as error:  # noqa: BLE001  # this thread's own could not be made
+            _say_raised(attempt.email_id, send.vendor, error)
+            return NOT_MADE
+        try:
+            if self._meter is None:
+                answer = vendor.send(send.email, attempt)
+            else:
+                answer = self._meter.timed(lambda: vendor.send(send.email, attempt))
+        except BaseException as error:  # noqa: BLE001  # whatever a vendor's class raises: not known
+            _say_raised(attempt.email_id, send.vendor, error)
+            return answers.from_exception(error)
+        result = answers.sanitize(answer, send.email, vendor)
+        return self._router.resolve_replay(send.snapshot, send.vendor, attempt.email_id, result)
+
+    def _look_up(
+        self, delivery: Delivery, ask: Ask, own: Mapping[str, Vendor]
+    ) -> SendResult | None:
+        """A yes, if the vendor knows the e-mail. None proves nothing."""
+        attempt = Attempt(
+            email_id=str(ask.stored.id),
+            message_id=ask.stored.document["message_id"],
+            date=ask.stored.date,
+            deadline=delivery.deadline,
+        )
+        try:
+            vendor = own[ask.vendor]
+            answer = vendor.lookup(ask.email, attempt) if vendor.lookup is not None else None
+        except BaseException as error:  # noqa: BLE001  # the e-mail is not to wait for a question
+            _say_raised(attempt.email_id, ask.vendor, error)
+            return None
+        result = answers.sanitize(answer, ask.email, vendor)
+        return result if result.outcome is Outcome.ACCEPTED else None
+
+    def _return(self, delivery: Delivery, result: SendResult | None) -> None:
+        """To the writer, with what follows; where MongoDB is away the writer decides later."""
+        send, delivery.result = delivery.plan, result
+        if isinstance(send, Send) and result is not None:
+            # Before the slot is free: its next e-mail must not go to a vendor that just failed.
+            self._router.report(send.permit, send.snapshot, result, str(send.stored.id))
+        self._bulkheads.given_back(delivery.vendor)
+        self._slots.done()
+        with suppress(StoreUnavailable):
+            delivery.finish = self._planner.settle(delivery)
+        self._inbox.put([delivery])
+
+    # Calls that do not come back, called by the main thread and by the thread in place -----------
+
+    def overdue(self) -> list[Call[Delivery]]:
+        """The calls that did not come back at their deadline: hand each to ``give_up``.
+
+        The time that they are given beyond it is part of what is there to record a result.
+        """
+        return self._bulkheads.overdue(min(1.0, self._config.delivery.settle_timeout / 10))
+
+    def give_up(self, call: Call[Delivery]) -> None:
+        """Settle what a vendor was given in time; its thread goes on, but is no sender any more."""
+        delivery = call.what
+        facts = {"id": str(delivery.job.email_id), "vendor": delivery.vendor}
+        event(logger, logging.ERROR, "vendor.overdue", **facts)
+        self._return(delivery, OVERDUE if isinstance(delivery.plan, Send) else None)
+
+    def _record_late(self, delivery: Delivery, result: SendResult | None) -> None:
+        """What was given up was answered after all. A yes counts all the same."""
+        claim = delivery.claim
+        if claim is None or result is None or result.outcome is not Outcome.ACCEPTED:
+            return
+        try:
+            seconds = self._config.delivery.settle_timeout
+            self._store.late_yes(claim.id, claim.token + 1, claim.vendor, result, seconds)
+        except StoreUnavailable:
+            event(logger, logging.ERROR, "results.not_recorded")
+
+    # The queue ---------------------------------------------------------------------------------
+
+    def put(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Hand out; returns what is not taken, since no more is sent."""
+        with self._lock:
+            if self._closed:
+                return deliveries
+            if self.queue.empty():
+                self._moved_at = self._clock()  # nobody waits for longer than from now on
+            for each in deliveries:
+                self.queue.put(each)
+        return ()
+
+    def recall(self, patience: float) -> list[Delivery]:
+        """What has waited for so long: for a sender, or parked for its vendor."""
+        late = self._bulkheads.take_back(patience)
+        if self._clock() - self._moved_at > patience:
+            with self._lock:
+                late += self._emptied()
+        return late
+
+    def _emptied(self) -> list[Delivery]:
+        """All that is in the queue; the slots and the vendors' places are free."""
+        deliveries: list[Delivery] = []
+        with suppress(queue.Empty):
+            while not self._closed and (each := self.queue.get_nowait()) is not None:
+                self._slots.park(1)
+                self._bulkheads.given_back(each.vendor)
+                deliveries.append(each)
+        return deliveries
+
+    def close(self, senders: int) -> list[Delivery]:
+        """Tell so many senders that no more comes; returns what none of them has begun."""
+        with self._lock:
+            left = self._emptied()
+            self._closed = True
+        for _ in range(senders):
+            self.queue.put(None)
+        return left
+
+
+class ThreadVendors(dict[str, Vendor]):
+    """The vendors of one thread, each made when it is first needed.
+
+    One that could be made at the start may fail here: that is an answer, and no end of the thread.
+    """
+
+    def __init__(self, configs: Sequence[VendorConfig], *, simulated: bool) -> None:
+        super().__init__()
+        self._configs = {config.name: config for config in configs}
+        self._simulated = simulated
+
+    def __missing__(self, name: str) -> Vendor:
+        vendor = self[name] = vendors.load(self._configs[name], simulated=self._simulated)
+        return vendor
+
+    def close(self) -> None:
+        """Close those that were made."""
+        for name, vendor in self.items():
+            try:
+                vendor.close()
+            except BaseException as error:  # noqa: BLE001  # the others are to be closed as well
+                error_type = type(error).__name__
+                event(logger, logging.ERROR, "vendor.raised", vendor=name, error=error_type)
+
+
+def _say_raised(email_id: str, vendor: str, error: BaseException) -> None:
+    facts = {"id": email_id, "vendor": vendor, "error": type(error).__name__}
+    event(logger, logging.ERROR, "vendor.raised", **facts)

@@ -1,0 +1,352 @@
+"""The writer: one thread that writes for all. ``Writer.turn`` is the whole job on one screen.
+
+Decides: what is claimed next, and what goes into a write: all that gathered while the last one was
+under way. A durable write costs the journal's flush, about the same for one e-mail as for eight; so
+results and claims share one. A lone e-mail waits for nobody.
+
+Assumes: ``turn`` is called by one thread. MongoDB's guards decide who owns an e-mail.
+
+Promises: nothing is sent without a stored claim; a job ends only after what its e-mail became is
+stored; a yes is recorded even when the lease is lost; results are kept while MongoDB is away. Given
+back unsent are: an e-mail whose claim could not be confirmed, one that was claimed for a vendor
+that has failed since, and one that waits for a sender, or for its vendor to have a place, for more
+than a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+
+from bson import ObjectId
+
+from mailqueue.consumer.delivery import Ask, Delivery, Finish, Send, Shared, end_jobs
+from mailqueue.consumer.fetcher import BATCH, Fetcher
+from mailqueue.consumer.planner import Planner, later
+from mailqueue.consumer.sender import Sender
+from mailqueue.errors import StoreUnavailable
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.logs import event
+from mailqueue.routing import bulkheads
+from mailqueue.store import ids
+from mailqueue.store.transitions import Aside, Claim, Lease
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 1.0  # seconds
+GATHER = 0.005
+MAX_LOST = 3
+
+
+class Writer:
+    """Owns the ``inbox``, and the deliveries that wait for a slot."""
+
+    def __init__(
+        self, shared: Shared, planner: Planner, fetcher: Fetcher, sender: Sender, owner: str
+    ) -> None:
+        self._config, self._store, self._router = shared.config, shared.store, shared.router
+        self._slots, self._inbox = shared.slots, shared.inbox
+        self._stopping, self._clock = shared.stopping, shared.clock
+        self._planner, self._fetcher, self._sender = planner, fetcher, sender
+        self._owner = owner
+        self._bulkheads = shared.router.bulkheads
+        self.waiting: deque[Delivery] = deque()
+        self.crowded = False  # some wait though there are slots: for their vendor
+        self._ending = False
+
+    def turn(self, seconds: float) -> bool:
+        """Write what came of deliveries and claim the next, in one write; False: no more comes.
+
+        Raises ``StoreUnavailable`` after ``seconds``; the results are kept for the next turn.
+        """
+        self._recall()
+        finished = self._drain()
+        try:
+            claims = self._claim(finished)
+            written, won = self._write(finished, claims, seconds)
+            missed = self._hand_out(claims, won)
+            finished, overtaken = self._end(finished, written)
+            self._read_again([*missed, *overtaken])
+            self._look_after(finished, seconds)
+        except StoreUnavailable:
+            self._keep(finished)
+            raise
+        return not (self._ending and self._inbox.empty() and not self.waiting)
+
+    @property
+    def _patience(self) -> float:
+        return 0.0 if self._stopping.is_set() else PATIENCE
+
+    def _recall(self) -> None:
+        """Give back what was claimed ahead of senders, or of vendors, that did not come free."""
+        self._give_back(self._sender.recall(self._patience))
+
+    # In ----------------------------------------------------------------------------------------
+
+    def _drain(self) -> list[Delivery]:
+        """What was finished meanwhile; where more will come in a moment, that too."""
+        wait = None if self._bulkheads.idle and not self.waiting else PATIENCE
+        if self._ending or (self.waiting and self._slots.free):
+            wait = bulkheads.EVERY if self.crowded and not self._ending else 0.0
+        finished: list[Delivery] = []
+        with suppress(queue.Empty):
+            self._sort(self._inbox.get(timeout=wait), finished)
+            if self._slots.expects(1 + self._inbox.qsize()):
+                time.sleep(GATHER)
+            while len(finished) < BATCH:
+                self._sort(self._inbox.get_nowait(), finished)
+        return finished
+
+    def _sort(self, message: Sequence[Delivery] | None, finished: list[Delivery]) -> None:
+        if message is None:
+            self._ending = True
+            return
+        for each in message:
+            if isinstance(each.plan, Finish):
+                each.finish = each.plan
+            (self.waiting if each.waiting else finished).append(each)
+
+    # Claims ------------------------------------------------------------------------------------
+
+    def _claim(self, finished: list[Delivery]) -> list[Delivery]:
+        """As many of those that wait as there are slots; what can go nowhere joins ``finished``."""
+        self._lose_patience()
+        claims: dict[ObjectId | None, Delivery] = {}
+        crowded: list[Delivery] = []
+        try:
+            self._choose(claims, crowded, finished)
+        except StoreUnavailable:
+            self._free(claims.values())
+            self._fetcher.drop([*claims.values(), *crowded, self.waiting.popleft()])
+            raise
+        self.waiting.extendleft(reversed(crowded))
+        self.crowded = bool(crowded)
+        return list(claims.values())
+
+    def _choose(
+        self,
+        claims: dict[ObjectId | None, Delivery],
+        crowded: list[Delivery],
+        finished: list[Delivery],
+    ) -> None:
+        """Each e-mail is claimed once; one that finds its vendor full is ``crowded``."""
+        free = self._slots.free if self.waiting else 0
+        if free:
+            self._router.look_around()
+        while self.waiting and len(claims) < free:
+            each = self.waiting[0]
+            self._plan_again(each, twice=each.job.email_id in claims)
+            self.waiting.popleft()
+            if isinstance(each.plan, Finish):
+                each.finish = each.plan
+                finished.append(each)
+            elif not each.probe and self._bulkheads.full(each.vendor):
+                crowded.append(each)
+            else:
+                claims[each.job.email_id] = each
+                self._slots.claim(1)
+                self._bulkheads.taken(each.vendor)
+
+    def _plan_again(self, each: Delivery, *, twice: bool) -> None:
+        """Plan anew what cannot, or should not, be done any more as it was planned."""
+        plan = each.plan
+        if not isinstance(plan, (Send, Ask)):
+            return
+        if twice:
+            self._fetcher.give_back_permits([each])
+            each.plan = self._planner.twice(plan.stored)
+        elif isinstance(plan, Send) and self._is_outdated(each, plan):
+            self._fetcher.give_back_permits([each])
+            each.plan = self._planner.plan(each)
+        elif isinstance(plan, Ask) and self._bulkheads.full(plan.vendor):
+            each.plan = self._planner.crowded(plan.stored)
+
+    def _is_outdated(self, each: Delivery, send: Send) -> bool:
+        """Whether the vendor failed since, or another is to be preferred by now."""
+        if self._router.health.suspended_since(send.permit):
+            return True
+        if each.probe or not self._bulkheads.crowded(send.vendor):
+            return False
+        now = self._clock()
+        if now - each.planned_again_at < bulkheads.EVERY:  # what waits is not chosen all over
+            return False
+        each.planned_again_at = now
+        return True
+
+    def _lose_patience(self) -> None:
+        """Put back what waits for too long; another process may be free."""
+        since = self._clock() - self._patience
+        if self.waiting and self.waiting[0].fetched_at <= since:
+            late = [each for each in self.waiting if each.fetched_at <= since]
+            self.waiting = deque(each for each in self.waiting if each.fetched_at > since)
+            self._fetcher.put_back(late)
+
+    # The write ---------------------------------------------------------------------------------
+    #
+    # One bulk write, durable as a whole, takes the results of this turn and the claims of the next
+    # e-mails. ``Store.write`` says which it surely holds; a change or a claim that is not among
+    # them was refused by its guard: another worker was faster, or owns the e-mail by now.
+    #
+    #   finished  [A: sending, token 3 -> sent]  [B: sending, token 1 -> queued, due in 30 s]
+    #   claims    [C: queued, token 0 -> sending, token 1, mine until NOW + 120 s]
+    #   written   {A, B}   won {C}    A's job is deleted, B's put back, C goes to a sender
+    #
+    # Nothing is known if it fails. So claims are undone, by the nonce of their lease, in a later
+    # turn, and their jobs go back to the tube; results wait for the next turn, and writing them
+    # twice changes nothing.
+
+    def _write(
+        self, finished: Sequence[Delivery], claims: Sequence[Delivery], seconds: float
+    ) -> tuple[set[ObjectId], set[ObjectId]]:
+        """Returns the ids of the changes that are written, and of the claims that are won."""
+        for each in finished:
+            if each.finish is None:  # MongoDB was away when its sender would have decided
+                each.finish = self._planner.settle(each)
+        lease = Lease(owner=self._owner, nonce=ids.new(), seconds=self._config.delivery.lease)
+        intents = self._intents(claims, lease)
+        changes = [
+            each.finish.change
+            for each in finished
+            if each.finish is not None and each.finish.change is not None
+        ]
+        if not changes and not intents:
+            return set(), set()
+        began = self._clock()
+        try:
+            result = self._store.write(changes, intents, lease=lease, seconds=seconds)
+        except StoreUnavailable:
+            self._undo(claims)
+            raise
+        self._slots.write_took(self._clock() - began)
+        return result
+
+    def _intents(self, claims: Iterable[Delivery], lease: Lease) -> list[Claim]:
+        deadline = self._clock() + self._config.delivery.deadline
+        intents = []
+        for each in claims:
+            if isinstance(send := each.plan, Send):
+                each.nonce, each.deadline = lease.nonce, deadline
+                each.claim = Claim(
+                    id=send.stored.id,
+                    token=send.stored.token,
+                    vendor=send.vendor,
+                    key=send.attempt.key,
+                    probe=each.probe,
+                )
+                intents.append(each.claim)
+        return intents
+
+    def _undo(self, claims: Sequence[Delivery]) -> None:
+        """They may be claimed all the same."""
+        self._free(claims)
+        self._fetcher.drop(claims)
+        self._give_back(each for each in claims if each.claim is not None)
+
+    def _keep(self, finished: Sequence[Delivery]) -> None:
+        """Results are kept for the next turn; what was only planned goes back to the tube."""
+        results = [each for each in finished if not isinstance(each.plan, Finish)]
+        self._fetcher.drop([each for each in finished if isinstance(each.plan, Finish)])
+        self._inbox.put(results)
+
+    # Out ---------------------------------------------------------------------------------------
+
+    def _hand_out(self, claims: Sequence[Delivery], won: Collection[ObjectId]) -> list[Delivery]:
+        """What is claimed goes to the senders; returns what another worker was faster at."""
+        mine = [each for each in claims if each.claim is None or each.claim.id in won]
+        missed = [each for each in claims if each.claim is not None and each.claim.id not in won]
+        self._free(missed)
+        self._give_back(self._sender.put(mine))
+        return missed
+
+    def _end(
+        self, finished: Sequence[Delivery], written: Collection[ObjectId]
+    ) -> tuple[list[Delivery], list[Delivery]]:
+        """End the jobs of what is written.
+
+        Returns the results to look after (refused, or an answer to note), and the plans refused.
+        """
+        done: list[Delivery] = []
+        results: list[Delivery] = []
+        plans: list[Delivery] = []
+        for each in finished:
+            change = each.finish.change if each.finish else None
+            if (change is None or change.id in written) and not isinstance(each.plan, Ask):
+                done.append(each)
+            else:
+                (plans if isinstance(each.plan, Finish) else results).append(each)
+        end_jobs(done)
+        if planned := sum(isinstance(each.plan, Finish) for each in done):
+            self._slots.reserve(-planned)
+        return results, plans
+
+    def _read_again(self, lost: Sequence[Delivery]) -> None:
+        """Plan anew what another worker was faster at; the third time it is left for a second.
+
+        Raises ``StoreUnavailable``; the jobs are back on the tube then.
+        """
+        self._fetcher.give_back_permits(lost)
+        for each in lost:
+            each.lost += 1
+        tired = [each for each in lost if each.lost >= MAX_LOST]
+        for each in tired:
+            aside = isinstance(each.plan, Finish) and isinstance(each.plan.change, Aside)
+            self._fetcher.put_back([each], 1.0, bury=aside)  # it cannot even be said what to guard
+        if again := [each for each in lost if each.lost < MAX_LOST]:
+            self._inbox.put(self._fetcher.read(again))
+
+    def _look_after(self, results: Sequence[Delivery], seconds: float) -> None:
+        """Note what vendors said that were asked, and each yes whose lease is another worker's."""
+        for each in results:
+            if isinstance(ask := each.plan, Ask):
+                self._note_answer(ask, each.result, seconds)
+            else:
+                self._note_lost(each, seconds)
+        for each in results:
+            if isinstance(send := each.plan, Send):
+                each.finish = later(send.stored, 1.0)
+        end_jobs(results)
+
+    def _note_answer(self, ask: Ask, result: SendResult | None, seconds: float) -> None:
+        """The vendor knows the e-mail: a late yes. It does not: it may be sent again."""
+        if result is not None:
+            self._store.late_yes(ask.stored.id, ask.token, ask.vendor, result, seconds)
+        else:
+            self._store.looked_up(ask.stored.id, ask.token)
+
+    def _note_lost(self, each: Delivery, seconds: float) -> None:
+        """Another worker owns the e-mail by now. A yes counts all the same."""
+        facts = {"id": str(each.job.email_id), "vendor": each.vendor}
+        event(logger, logging.WARNING, "lease.lost", **facts)
+        claim, result = each.claim, each.result
+        if claim and result is not None and result.outcome is Outcome.ACCEPTED:
+            self._store.late_yes(claim.id, claim.token + 1, claim.vendor, result, seconds)
+
+    # Giving back -------------------------------------------------------------------------------
+
+    def _free(self, claims: Collection[Delivery]) -> None:
+        """They are only reserved again."""
+        self._slots.claim(-len(claims))
+        for each in claims:
+            self._bulkheads.given_back(each.vendor)
+
+    def _give_back(self, deliveries: Iterable[Delivery]) -> None:
+        """Have claims of which nothing was sent undone, and leave questions to others."""
+        for each in deliveries:
+            each.finish = self._planner.settle(each)
+            if isinstance(each.plan, Send):
+                self._inbox.put([each])
+            else:
+                end_jobs([each])
+
+    def end_sending(self, senders: int) -> None:
+        """Tell so many senders that no more comes; called by the main thread, as is ``end``."""
+        self._give_back(self._sender.close(senders))
+
+    def end(self) -> None:
+        """Give back what is parked, and let ``turn`` come to its end."""
+        self._give_back(self._sender.recall(0.0))
+        self._inbox.put(None)
