@@ -30,13 +30,12 @@ from mailqueue.lifecycle.outcomes import (
 from mailqueue.store import document, interventions
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.interventions import Verb
+from mailqueue.store.merging import change_writes, claim_writes
 from mailqueue.store.transitions import (
     Change,
     Claim,
     Lease,
     Write,
-    change_writes,
-    claim_writes,
     late_yes_filter,
     late_yes_update,
     looked_up_filter,

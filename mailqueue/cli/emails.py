@@ -176,8 +176,8 @@ def _chosen(desk: Context, verb: Verb) -> dict[str, Any]:
     match = desk.selection()
     if bool(match) == bool(desk.options.ids):
         raise Usage(f"{verb}: name e-mails by id, or by --status, --reason, --vendor, --older-than")
-    if desk.options.status and desk.options.status not in verb.takes:
-        raise Usage(f"{verb} takes e-mails that are {' or '.join(verb.takes)}")
+    if desk.options.status and desk.options.status not in verb.statuses:
+        raise Usage(f"{verb} takes e-mails that are {' or '.join(verb.statuses)}")
     return match or {"_id": {"$in": desk.options.ids}}
 
 
@@ -202,7 +202,7 @@ def _changed(desk: Context, verb: Verb, changed: Sequence[Stored], announced: in
     said = [f"{email_id}: {why}" for email_id, why in kept_back.items()]
     said += [f"{email_id}: a copy may have left: uncertain, not cancelled" for email_id in unsure]
     if not changed and not kept_back:
-        said.append(f"{verb}: no such e-mail is {' or '.join(verb.takes)}")
+        said.append(f"{verb}: no such e-mail is {' or '.join(verb.statuses)}")
     if verb is Verb.RETRY and not options.dry_run and announced < len(changed):
         said.append("beanstalkd was not reached: the sweeper will announce what was not")
     data = {

@@ -16,10 +16,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
-
-from pymongo.errors import DuplicateKeyError
 
 from mailqueue.config import Config
 from mailqueue.consumer.planner import end_queued, rescue, set_aside
@@ -32,7 +30,8 @@ from mailqueue.queue import tube
 from mailqueue.queue.announcer import Announcer
 from mailqueue.queue.tube import Announcement
 from mailqueue.routing.router import Router
-from mailqueue.store.document import LONGEST_LEASE, Stored
+from mailqueue.store.document import Stored
+from mailqueue.store.lease import ProcessLease, lease_over
 from mailqueue.store.store import Store
 from mailqueue.store.transitions import Aside, Change
 
@@ -47,7 +46,6 @@ RELAY_SECONDS = 5.0
 PRUNED = 20_000
 JUST_NOW = timedelta(seconds=1)
 ANNOUNCED_LATELY = timedelta(seconds=60)
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Sweeper:
@@ -57,19 +55,17 @@ class Sweeper:
         self._config = config
         self._store = store
         self._routing = routing
-        self._owner = owner
         # It need not remember what it could not put: the next round finds it again.
         self._announcer = Announcer(config.beanstalkd, config.delivery.ttr, keep=0)
-        self._leases = store.collection(".leases")
+        self._lease = ProcessLease(store, lease_name(store), owner)
         self._once = Once()
-        self._lease_id = lease_id(store)
 
     def sweep(self) -> Mapping[str, int]:
         """Do one round if the lease is mine; returns what was done, by name.
 
         Raises ``StoreUnavailable``. Without beanstalkd the rest of the round is done all the same.
         """
-        if not self._leased():
+        if not self._lease.take(2 * self._config.consumer.sweep_every):  # two rounds
             return {}
         done = {"rescued": self._rescue(), "expired": self._expire()}
         try:
@@ -105,34 +101,12 @@ class Sweeper:
 
     def close(self) -> None:
         """Let another process sweep at once."""
-        with self._store.reached():
-            self._leases.delete_one({"_id": self._lease_id, "owner": self._owner})
+        self._lease.release()
         self._announcer.close()
 
     def outage(self, server: str) -> Outage:
         """The present outage of a beanstalkd, if any, as this process says it."""
         return self._announcer.outage(server)
-
-    def _leased(self) -> bool:
-        """Take or keep the lease for two rounds."""
-        until = {"$add": ["$$NOW", round(self._config.consumer.sweep_every * 2000)]}
-        mine_or_over = {
-            "_id": self._lease_id,
-            "$or": [{"owner": self._owner}, {"$expr": _no_lease("$until")}],
-        }
-        update = [{"$set": {"owner": {"$literal": self._owner}, "until": until}}]
-        with self._store.reached():
-            taken = self._leases.update_one(mine_or_over, update).matched_count
-        return bool(taken) or (self._create_lease() and self._leased())
-
-    def _create_lease(self) -> bool:
-        """Make the lease that is to be taken; False: another process holds it."""
-        with self._store.reached():
-            try:
-                self._leases.insert_one({"_id": self._lease_id, "until": _LONG_AGO})
-            except DuplicateKeyError:
-                return False
-            return True
 
     # Leases and expiry -------------------------------------------------------------------------
 
@@ -155,7 +129,7 @@ class Sweeper:
         return sum(self._announce(*changes[email_id]) for email_id in done)
 
     def _over(self) -> dict[str, Any]:
-        return self._mine(Status.SENDING) | {"$expr": _no_lease("$lease.until")}
+        return self._mine(Status.SENDING) | {"$expr": lease_over("$lease.until")}
 
     def _rescued(self, stored: Stored) -> Change | Aside | None:
         """What follows for one of them; None: its lease was renewed, or it has to wait."""
@@ -286,16 +260,14 @@ class Sweeper:
         return {"status": status.value, "env": self._store.env}
 
 
-def lease_id(store: Store) -> str:
+def lease_name(store: Store) -> str:
     """The lease of those who sweep the e-mails of the store's kind."""
     return f"sweeper.{store.env}"
 
 
 def is_leased(store: Store) -> bool:
     """Whether some process sweeps: every consumer does, but one at a time."""
-    running = {"_id": lease_id(store), "$expr": {"$not": _no_lease("$until")}}
-    with store.reached():
-        return store.collection(".leases").find_one(running) is not None
+    return ProcessLease(store, lease_name(store)).is_held()
 
 
 def _ended(stored: Stored) -> Change | Aside:
@@ -308,9 +280,3 @@ def _ended(stored: Stored) -> Change | Aside:
 
 def _announcement(stored: Stored) -> Announcement:
     return Announcement(stored.id, stored.job_priority)
-
-
-def _no_lease(until: str) -> dict[str, Any]:
-    """It holds no more: also where no time is, which sorts before or behind all, or a far one."""
-    latest = {"$add": ["$$NOW", round(LONGEST_LEASE * 1000)]}
-    return {"$or": [{"$lt": [until, "$$NOW"]}, {"$gt": [until, latest]}]}

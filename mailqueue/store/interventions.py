@@ -36,18 +36,50 @@ class Verb(StrEnum):
     CANCEL = "cancel"
 
     @property
-    def takes(self) -> tuple[Status, ...]:
-        """The statuses that it changes."""
+    def statuses(self) -> tuple[Status, ...]:
+        """The statuses of the e-mails that it may change."""
         if self is Verb.CANCEL:
             return (Status.QUEUED,)
         return (Status.FAILED, Status.UNCERTAIN)
 
 
+# The guards, and what each verb writes -----------------------------------------------------------
+#
+# Each is one update of the e-mails that a person chose: {"_id": {"$in": [...]}}, the guard, and
+# {"interventions.nonce": {"$ne": NONCE}}. The nonce is of this command: when its reply was lost and
+# it is repeated, the e-mails that have it already are passed over, and it tells afterwards which
+# e-mails were changed. (``Producer.cancel`` asks for one e-mail and writes no entry.)
+#
+# Retry: an e-mail that is failed or uncertain, whose content is still kept and whose time has not
+# passed, is queued as if it were new. ``unknowns``, the ledger and ``pending`` stay.
+#
+#   before  {status: "failed", reason: "rejected", lease: {token: 3}, counted: 3,
+#            round: {n: 2, tried: ["ses"], refused: []}}
+#   after   {status: "queued", reason: null, lease: {token: 3}, counted: 0, clock_from: NOW,
+#            round: {n: 0, tried: [], refused: []}, overdue_at: NOW + 900 s,
+#            interventions: [{n: 1, verb: "retry", was: "failed", reason: "rejected", token: 3,
+#                             at: NOW, nonce: NONCE}]}
+#
+# Mark as sent: an e-mail that is failed or uncertain is sent, as a person found out elsewhere.
+#
+#   before  {status: "uncertain", reason: "unknown", unknowns: 2}
+#   after   {status: "sent", reason: "marked_sent", sent_at: NOW, unknowns: 2, interventions: […]}
+#
+# Cancel: an e-mail that is queued, and that no recipient has got, is not sent any more. It is
+# cancelled only if surely no copy left: an outcome that is unknown makes it uncertain. A pin stands
+# for one more of these, that is not counted yet.
+#
+#   before  {status: "queued", unknowns: 0, pin: null}
+#   after   {status: "cancelled", reason: "cancelled", unknowns: 0, pin: null}
+#   before  {status: "queued", unknowns: 0, pin: {vendor: "resend", …}}
+#   after   {status: "uncertain", reason: "cancelled", unknowns: 1, pin: null}
+
+
 def guard(verb: Verb) -> Filter:
     """Which e-mails a person may change so."""
-    match: Filter = {"status": {"$in": [status.value for status in verb.takes]}}
+    match: Filter = {"status": {"$in": [status.value for status in verb.statuses]}}
     if verb is Verb.CANCEL:
-        return {**match, "pending": None}  # what some have got already goes on to the others
+        return {**match, "pending": None}  # what some have received goes on to the others
     if verb is Verb.RETRY:
         return {**match, "email": {"$exists": True}, "$expr": UNEXPIRED}
     return match
@@ -64,11 +96,11 @@ def update(verb: Verb, nonce: ObjectId) -> Pipeline:
         "at": "$$NOW",
         "nonce": nonce,
     }
-    kept = {"$concatArrays": [_LIST, [entry]]}
-    return [{"$set": _fields(verb) | {"interventions": {"$slice": [kept, -LIST_LENGTH]}}}]
+    entries = {"$concatArrays": [_LIST, [entry]]}
+    return [{"$set": _fields(verb) | {"interventions": {"$slice": [entries, -LIST_LENGTH]}}}]
 
 
-# Of whatever type these are in a damaged document, a person's word is written down.
+# In a damaged document these may be of any type; what a person decides is written all the same.
 _LIST = {"$cond": [{"$isArray": "$interventions"}, "$interventions", []]}
 
 
@@ -89,8 +121,11 @@ def _fields(verb: Verb) -> dict[str, Any]:
 
 
 def retried() -> dict[str, Any]:
-    """Queued with clocks, round and count anew; a fresh start forgets who was refused before."""
-    fresh = {"$eq": [{"$ifNull": ["$pending", None]}, None]}
+    """Queued with clocks, round and count anew.
+
+    Who was refused is forgotten, as all are asked again; not while ``pending`` says who is left.
+    """
+    all_again = {"$eq": [{"$ifNull": ["$pending", None]}, None]}
     return {
         "status": Status.QUEUED.value,
         "reason": None,
@@ -99,7 +134,7 @@ def retried() -> dict[str, Any]:
         "round": {"n": 0, "tried": [], "refused": []},
         "counted": 0,
         "pin": None,
-        "refused": {"$cond": [fresh, None, {"$ifNull": ["$refused", None]}]},
+        "refused": {"$cond": [all_again, None, {"$ifNull": ["$refused", None]}]},
         "announced": None,
         "overdue_at": {"$add": ["$$NOW", OVERDUE_MS]},
         "updated_at": "$$NOW",
@@ -119,11 +154,11 @@ def marked_sent() -> dict[str, Any]:
 
 
 def cancelled() -> dict[str, Any]:
-    """Cancelled; uncertain if a copy may have left: a pin stands for an unknown outcome too."""
+    """Cancelled; uncertain if a copy may have left."""
     pinned = {"$gt": ["$pin", None]}
-    left = {"$or": [{"$ne": ["$unknowns", 0]}, pinned]}
+    may_have_left = {"$or": [{"$ne": ["$unknowns", 0]}, pinned]}
     return {
-        "status": {"$cond": [left, Status.UNCERTAIN.value, Status.CANCELLED.value]},
+        "status": {"$cond": [may_have_left, Status.UNCERTAIN.value, Status.CANCELLED.value]},
         "reason": Reason.CANCELLED.value,
         "due_at": None,
         "overdue_at": "$$REMOVE",
@@ -138,8 +173,8 @@ def refusal(verb: Verb, stored: Stored | None) -> str:
     if stored is None:
         return "there is no such e-mail"
     try:
-        if stored.status not in verb.takes:
-            return f"is {stored.status}, but {verb} needs {' or '.join(verb.takes)}"
+        if stored.status not in verb.statuses:
+            return f"is {stored.status}, but {verb} needs {' or '.join(verb.statuses)}"
         if verb is Verb.RETRY and stored.expires_in is not None and stored.expires_in <= 0:
             return "its expires_at has passed"
     except Unreadable:

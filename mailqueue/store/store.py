@@ -33,12 +33,13 @@ from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from mailqueue.config import MongoDB
-from mailqueue.lifecycle.outcomes import ANNOUNCEMENTS, Reason, SendResult, Status
+from mailqueue.lifecycle.outcomes import Reason, SendResult, Status
 from mailqueue.logs import event
 from mailqueue.outage import Outage
 from mailqueue.store import document, ids, indexes, interventions
 from mailqueue.store.document import SIMULATED, Document, Stored
 from mailqueue.store.interventions import Verb
+from mailqueue.store.merging import aside_writes, change_writes, claim_writes
 from mailqueue.store.mongo import (
     DUPLICATE,
     Mongo,
@@ -50,15 +51,13 @@ from mailqueue.store.mongo import (
     write_errors,
 )
 from mailqueue.store.transitions import (
-    OVERDUE_MS,
     Aside,
     Change,
     Claim,
     Lease,
     Write,
-    aside_writes,
-    change_writes,
-    claim_writes,
+    announced_filter,
+    announced_update,
     is_written,
     late_yes_filter,
     late_yes_update,
@@ -250,9 +249,10 @@ class Store(Mongo):
         simulated = self.env == SIMULATED
         asides = [c for c in changes if isinstance(c, Aside)]
         if not asides:
-            return list(change_writes(cast("Sequence[Change]", changes), simulated))
+            return list(change_writes(cast("Sequence[Change]", changes), simulated=simulated))
         others = (c for c in changes if isinstance(c, Change))
-        return [*change_writes(others, simulated), *aside_writes(asides, simulated)]
+        writes = change_writes(others, simulated=simulated)
+        return [*writes, *aside_writes(asides, simulated=simulated)]
 
     def _written(self, changes: Sequence[Change | Aside]) -> set[ObjectId]:
         if not changes:
@@ -279,7 +279,7 @@ class Store(Mongo):
         hopeless = {c.id for c in changes if isinstance(c, Aside) and c.id in refused}
         for change in concerned:
             event(logger, logging.ERROR, "email.written_in_short", id=str(change.id))
-        writes = change_writes(concerned, self.env == SIMULATED, small=True)
+        writes = change_writes(concerned, simulated=self.env == SIMULATED, small=True)
         _, still = self._bulk(writes, seconds)
         self._give_up(hopeless | still)
 
@@ -293,7 +293,8 @@ class Store(Mongo):
         for aside in concerned:
             facts = {"id": str(aside.id), "error": "takes no claim"}
             event(logger, logging.ERROR, "email.unreadable", **facts)
-        _, still = self._bulk(aside_writes(concerned, self.env == SIMULATED), self.timeout)
+        writes = aside_writes(concerned, simulated=self.env == SIMULATED)
+        _, still = self._bulk(writes, self.timeout)
         self._give_up(still)
 
     def _give_up(self, ids: Iterable[ObjectId]) -> None:
@@ -407,16 +408,7 @@ class Store(Mongo):
 
     def mark_announced(self, ids: Sequence[ObjectId]) -> None:
         """Note that the relay put these on the tube; each time the next comes four times later."""
-        said = {"$cond": [{"$isNumber": "$announced.n"}, "$announced.n", 0]}
-        n = {"$add": [{"$max": [0, {"$min": [said, ANNOUNCEMENTS]}]}, 1]}
-        later = {"$add": ["$$NOW", {"$multiply": [OVERDUE_MS, {"$pow": [4, "$announced.n"]}]}]}
-        again = {"$cond": [{"$lt": ["$announced.n", ANNOUNCEMENTS]}, later, "$$REMOVE"]}
-        update: list[dict[str, Any]] = [
-            {"$set": {"announced": {"$mergeObjects": [{"at": "$$NOW", "n": n}]}}},
-            {"$set": {"overdue_at": again}},
-        ]
-        queued = {"_id": {"$in": list(ids)}, "status": Status.QUEUED.value}
-        _, refused = self._bulk([(queued, update)], self.timeout)
+        _, refused = self._bulk([(announced_filter(ids), announced_update())], self.timeout)
         self._give_up(refused)
 
     def delete(self, ids: Sequence[ObjectId], status: Status) -> int:

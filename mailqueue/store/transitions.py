@@ -15,14 +15,15 @@ same, a ``small`` settlement or an ``Aside`` ends the e-mail without asking the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from bson import ObjectId
 
 from mailqueue.lifecycle.outcomes import (
+    ANNOUNCEMENTS,
     HIGH,
     NORMAL,
     OVERDUE,
@@ -52,7 +53,6 @@ UNEXPIRED = {"$gt": [{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]}
 Pipeline = list[dict[str, Any]]
 Filter = dict[str, Any]
 Write = tuple[Filter, Pipeline]
-T = TypeVar("T", "Claim", "Change")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,67 +106,6 @@ class Aside:
 
     id: ObjectId
     seen: Filter
-
-
-# Merging -----------------------------------------------------------------------------------------
-#
-# A bulk write costs the server about the same for each of its updates, however many documents an
-# update matches. So transitions that differ in nothing but the e-mail become one update of many
-# documents: {"_id": {"$in": [...]}} beside the guard, which the server evaluates for each document
-# by itself. That costs a quarter of an update for each. Two claims are alike if they were made for
-# the same token, vendor and kind of key; two changes if the same was decided after the same answer.
-# Only the vendor's id for the message differs between e-mails that were accepted alike, so each
-# document picks its own out of a list (``_message_id``).
-
-
-def claim_writes(claims: Iterable[Claim], env: str, lease: Lease) -> Iterator[Write]:
-    """As few updates as these claims need."""
-    for alike in _grouped(claims, _claimed_alike):
-        guard = claim_filter(alike[0], env) | _any_of(alike)
-        yield guard, claim_update(alike[0], lease)
-
-
-def change_writes(
-    changes: Iterable[Change], simulated: bool, *, small: bool = False
-) -> Iterator[Write]:
-    """As few updates as these changes need."""
-    for alike in _grouped(changes, _changed_alike):
-        update = change_update(alike[0], simulated, alike, small=small)
-        yield change_filter(alike[0]) | _any_of(alike), update
-
-
-def aside_writes(asides: Iterable[Aside], simulated: bool) -> Iterator[Write]:
-    """One update for each."""
-    for aside in asides:
-        guard = {"_id": {"$in": [aside.id]}, **aside.seen}
-        yield guard | {"$nor": [{"status": {"$in": FINAL}}]}, aside_update(simulated)
-
-
-def _grouped(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[list[T]]:
-    groups: dict[Hashable, list[T]] = {}
-    for item in items:
-        groups.setdefault(kind(item), []).append(item)
-    return groups.values()
-
-
-def _claimed_alike(claim: Claim) -> Hashable:
-    own = claim.key == str(claim.id)
-    return claim.token, claim.vendor, claim.probe, own, None if own else claim.key
-
-
-def _changed_alike(change: Change) -> Hashable:
-    """All of a change but the e-mail and the vendor's id for it."""
-    result = change.result
-    answer = result and (
-        *(result.outcome, result.code, result.detail, result.answered),
-        *(result.refused, result.pending, result.content_suspect),
-    )
-    how = (change.token, change.nonce, change.sending, change.expired, change.vendor)
-    return how, change.decision, answer
-
-
-def _any_of(alike: Sequence[Claim] | Sequence[Change]) -> Filter:
-    return {"_id": {"$in": [each.id for each in alike]}}
 
 
 # Claim: queued → sending -------------------------------------------------------------------------
@@ -250,16 +189,15 @@ def change_filter(change: Change) -> Filter:
     return guard
 
 
-def change_update(
-    change: Change, simulated: bool, alike: Sequence[Change] = (), *, small: bool = False
-) -> Pipeline:
+def change_update(alike: Sequence[Change], *, simulated: bool, small: bool = False) -> Pipeline:
     """Write the decision down; a yes that came late in the meantime wins over it.
 
-    ``alike`` are the changes that are written together with this one. ``small``: of the ledger only
-    this line is kept, in short.
+    ``alike`` differ in nothing but the e-mail and the vendor's id for it, so that one update writes
+    them all. ``small``: of the ledger only this line is kept, in short.
     """
+    change = alike[0]
     decision = change.decision
-    message_id = _message_id(alike or (change,))
+    message_id = _message_id(alike)
     fields: dict[str, Any] = {
         "status": decision.status.value,
         "reason": decision.reason,
@@ -438,11 +376,44 @@ def looked_up_update(token: int) -> Pipeline:
     return [{"$set": {"attempts": ledger.with_closed_line(token, {"looked_up": True})}}]
 
 
+# Announced: queued stays queued ------------------------------------------------------------------
+#
+# Rule: an e-mail that the sweeper put on the tube once more, and that is still queued, is overdue
+# again after four times as long as the last time, and after ``ANNOUNCEMENTS`` times it is left
+# alone. An attempt begins this anew (``change_update``). In a damaged document the count may be
+# anything: it is brought into bounds.
+#
+#   before  {status: "queued", priority: 65536, announced: null, overdue_at: NOW - 1 s}
+#   after   {status: "queued", priority: 65536, announced: {at: NOW, n: 1},
+#            overdue_at: NOW + 4 * 900 s}
+
+
+def announced_filter(ids: Sequence[ObjectId]) -> Filter:
+    """Those of them that are still queued."""
+    return {"_id": {"$in": list(ids)}, "status": Status.QUEUED.value}
+
+
+def announced_update() -> Pipeline:
+    """Count it, and say when it is overdue again."""
+    count = {"$cond": [{"$isNumber": "$announced.n"}, "$announced.n", 0]}
+    n = {"$add": [{"$max": [0, {"$min": [count, ANNOUNCEMENTS]}]}, 1]}
+    later = {"$add": ["$$NOW", {"$multiply": [OVERDUE_MS, {"$pow": [4, "$announced.n"]}]}]}
+    again = {"$cond": [{"$lt": ["$announced.n", ANNOUNCEMENTS]}, later, "$$REMOVE"]}
+    return [
+        {"$set": {"announced": {"$mergeObjects": [{"at": "$$NOW", "n": n}]}}},
+        {"$set": {"overdue_at": again}},  # a second step: it reads the new count
+    ]
+
+
 # Values of fields --------------------------------------------------------------------------------
 
 
 def _message_id(alike: Sequence[Change]) -> dict[str, Any]:
-    """The vendor's id for the e-mail that is written: the n-th of a list for the n-th e-mail."""
+    """The vendor's id for the e-mail that is written.
+
+    One update writes many e-mails: each finds the place of its ``_id`` in a list, and takes the
+    vendor's id from that place of another.
+    """
     ids = [change.result and change.result.message_id for change in alike]
     if all(each == ids[0] for each in ids):
         return {"$literal": ids[0]}

@@ -75,20 +75,20 @@ def test_a_rescue_demands_that_the_servers_clock_is_past_the_lease() -> None:
 
 
 def test_a_change_of_a_queued_email_touches_no_ledger_line() -> None:
-    (step, _) = change_update(change(sending=False), simulated=False)
+    (step, _) = change_update([change(sending=False)], simulated=False)
     assert "attempts" not in step["$set"]
 
 
 def test_only_a_change_that_is_no_yes_can_be_overruled_by_a_late_one() -> None:
-    assert len(change_update(change(Status.SENT, result=YES), simulated=False)) == 1
-    assert len(change_update(change(Status.FAILED), simulated=False)) == 2
+    assert len(change_update([change(Status.SENT, result=YES)], simulated=False)) == 1
+    assert len(change_update([change(Status.FAILED)], simulated=False)) == 2
 
 
 @pytest.mark.parametrize("simulated", [True, False])
 def test_what_was_simulated_says_so(simulated: bool) -> None:
-    sent = change_update(change(Status.SENT, result=YES), simulated)
+    sent = change_update([change(Status.SENT, result=YES)], simulated=simulated)
     late = late_yes_update(3, TEXT, YES, simulated)
-    rescued = change_update(change(Status.FAILED), simulated)
+    rescued = change_update([change(Status.FAILED)], simulated=simulated)
     assert [("simulated" in step["$set"]) for step in (sent[0], late[0], rescued[1])] == (
         [simulated] * 3
     )
@@ -96,15 +96,15 @@ def test_what_was_simulated_says_so(simulated: bool) -> None:
 
 def test_a_delay_and_a_pin_become_times_of_the_server() -> None:
     pin = Pin(vendor="v", key="k", remaining=-1.0, repeats=2)
-    (step, _) = change_update(change(decision={"delay": 1.5, "pin": pin}), simulated=False)
+    (step, _) = change_update([change(decision={"delay": 1.5, "pin": pin})], simulated=False)
     assert step["$set"]["due_at"] == {"$add": ["$$NOW", 1500]}
     assert step["$set"]["pin"]["until"] == {"$add": ["$$NOW", 0]}
-    (step, _) = change_update(change(), simulated=False)
+    (step, _) = change_update([change()], simulated=False)
     assert (step["$set"]["due_at"], step["$set"]["pin"]) == (None, None)
 
 
 def test_a_claim_of_which_nothing_was_sent_is_noted_as_such() -> None:
-    (step, _) = change_update(change(), simulated=False)
+    (step, _) = change_update([change()], simulated=False)
     assert "not_started" in list(strings(step["$set"]["attempts"]))
 
 
@@ -124,9 +124,9 @@ def test_an_answer_of_not_found_is_noted_once_while_the_email_waits() -> None:
     "pipeline",
     [
         claim_update(CLAIM, LEASE),
-        change_update(change(Status.SENT, result=YES), simulated=True),
-        change_update(change(Status.FAILED, result=YES), simulated=True),
-        change_update(change(decision={"round": Round(n=1, tried=("a",))}), simulated=False),
+        change_update([change(Status.SENT, result=YES)], simulated=True),
+        change_update([change(Status.FAILED, result=YES)], simulated=True),
+        change_update([change(decision={"round": Round(n=1, tried=("a",))})], simulated=False),
         late_yes_update(3, TEXT, YES, simulated=False),
     ],
     ids=["claim", "sent", "failed", "queued", "late yes"],

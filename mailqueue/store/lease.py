@@ -1,0 +1,80 @@
+"""A lease that one process at a time holds, in ``<collection>.leases``. The sweeper has one.
+
+Decides: who holds it. Taking, keeping and giving back are one guarded write each.
+
+Assumes: whoever holds it takes it again before it ends, and does no harm where it is late.
+
+Promises: all times are the server's. A lease that a damaged document gives for ever ends all the
+same. Raises ``StoreUnavailable``.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pymongo.errors import DuplicateKeyError
+
+from mailqueue.store.document import LONGEST_LEASE
+from mailqueue.store.mongo import Mongo
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class ProcessLease:
+    """The lease of this ``name``, for the process that calls itself ``owner``."""
+
+    def __init__(self, mongo: Mongo, name: str, owner: str = "") -> None:
+        self._mongo = mongo
+        self._leases = mongo.collection(".leases")
+        self._name = name
+        self._owner = owner
+
+    # Take: free, over or mine → mine for so long
+    #
+    # Rule: the lease is mine if it was mine already, if its time has passed, or if nobody ever made
+    # it. To make it without a time, and only then to take it, keeps this to one way of taking.
+    #
+    #   before  {_id: "sweeper.production", owner: "web-1:…", until: NOW - 3 s}
+    #   after   {_id: "sweeper.production", owner: "web-2:…", until: NOW + 120 s}
+
+    def take(self, seconds: float) -> bool:
+        """Take it, or keep it, for so long from now on; False: another process holds it."""
+        mine_or_over = {
+            "_id": self._name,
+            "$or": [{"owner": self._owner}, {"$expr": lease_over("$until")}],
+        }
+        until = {"$add": ["$$NOW", round(seconds * 1000)]}
+        update = [{"$set": {"owner": {"$literal": self._owner}, "until": until}}]
+        with self._mongo.reached():
+            matched = self._leases.update_one(mine_or_over, update).matched_count
+        return bool(matched) or (self._create() and self.take(seconds))
+
+    def _create(self) -> bool:
+        """Make the document, over from the start; False: another process has made it."""
+        with self._mongo.reached():
+            try:
+                self._leases.insert_one({"_id": self._name, "until": _LONG_AGO})
+            except DuplicateKeyError:
+                return False
+            return True
+
+    def release(self) -> None:
+        """Let another process take it at once; nothing happens if it is not mine."""
+        with self._mongo.reached():
+            self._leases.delete_one({"_id": self._name, "owner": self._owner})
+
+    def is_held(self) -> bool:
+        """Whether any process holds it."""
+        held = {"_id": self._name, "$expr": {"$not": lease_over("$until")}}
+        with self._mongo.reached():
+            return self._leases.find_one(held) is not None
+
+
+def lease_over(until: str) -> dict[str, Any]:
+    """An expression: the lease ``until`` this field has ended, or its end is not a believable one.
+
+    What is no time sorts before or behind all times; no lease is longer than ``LONGEST_LEASE``.
+    """
+    latest = {"$add": ["$$NOW", round(LONGEST_LEASE * 1000)]}
+    return {"$or": [{"$lt": [until, "$$NOW"]}, {"$gt": [until, latest]}]}

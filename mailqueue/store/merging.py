@@ -1,0 +1,87 @@
+"""Merging: many transitions that are alike become one update. Pure.
+
+Decides: which are alike. A bulk write costs the server about the same for each of its updates,
+however many documents an update matches. So transitions that differ in nothing but the e-mail
+become one update with ``{"_id": {"$in": [...]}}`` beside the guard, which costs each e-mail a
+quarter of an update of its own. A turn of a worker that was told 100 times "202 accepted" and
+claims 100 new e-mails for the same vendor is two updates.
+
+Assumes: the server evaluates guard and update for each document by itself, so that merged writes do
+exactly what single ones would. An e-mail occurs once among those that are merged.
+
+Promises: two claims are alike if they were made for the same token, vendor and kind of key, two
+changes if the same was decided after the same answer. Only the vendor's id for the message differs
+between e-mails that were accepted alike; each document picks its own out of a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from mailqueue.store.transitions import (
+    FINAL,
+    Aside,
+    Change,
+    Claim,
+    Filter,
+    Lease,
+    Write,
+    aside_update,
+    change_filter,
+    change_update,
+    claim_filter,
+    claim_update,
+)
+
+T = TypeVar("T", Claim, Change)
+
+
+def claim_writes(claims: Iterable[Claim], env: str, lease: Lease) -> Iterator[Write]:
+    """As few updates as these claims need."""
+    for alike in _grouped(claims, _claim_kind):
+        guard = claim_filter(alike[0], env) | _any_of(alike)
+        yield guard, claim_update(alike[0], lease)
+
+
+def change_writes(
+    changes: Iterable[Change], *, simulated: bool, small: bool = False
+) -> Iterator[Write]:
+    """As few updates as these changes need."""
+    for alike in _grouped(changes, _change_kind):
+        guard = change_filter(alike[0]) | _any_of(alike)
+        yield guard, change_update(alike, simulated=simulated, small=small)
+
+
+def aside_writes(asides: Iterable[Aside], *, simulated: bool) -> Iterator[Write]:
+    """One update for each: what was seen of them differs."""
+    for aside in asides:
+        guard = {"_id": {"$in": [aside.id]}, **aside.seen}
+        yield guard | {"$nor": [{"status": {"$in": FINAL}}]}, aside_update(simulated)
+
+
+def _grouped(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[list[T]]:
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(kind(item), []).append(item)
+    return groups.values()
+
+
+def _claim_kind(claim: Claim) -> Hashable:
+    """Claims of the same kind make the same update; the usual key is the e-mail's own id."""
+    own_key = claim.key == str(claim.id)
+    return claim.token, claim.vendor, claim.probe, own_key, None if own_key else claim.key
+
+
+def _change_kind(change: Change) -> Hashable:
+    """All of a change but the e-mail and the vendor's id for it."""
+    guard = (change.token, change.nonce, change.sending, change.expired, change.vendor)
+    result = change.result
+    if result is None:
+        return guard, change.decision, None
+    answer = (result.outcome, result.code, result.detail, result.answered, result.content_suspect)
+    return guard, change.decision, (*answer, result.refused, result.pending)
+
+
+def _any_of(alike: Sequence[Claim] | Sequence[Change]) -> Filter:
+    return {"_id": {"$in": [each.id for each in alike]}}
