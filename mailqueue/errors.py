@@ -1,23 +1,22 @@
 """The one family of exceptions.
 
 Decides: how trouble is named to a caller. Everything that mailqueue raises on purpose is a
-``MailQueueError``; drivers' exceptions stop in the module that owns the driver (a caller's own
-MongoDB transaction excepted, see ``Producer.send``).
+``MailQueueError``; a driver's exception stops in the module that owns the driver (except in a
+caller's own MongoDB transaction, see ``Producer.send``).
 
 ========================  =======================================================================
 ``ConfigError``           the configuration cannot be used; names every key that is wrong
-``InvalidEmail``          the e-mail cannot be accepted; names the field; nothing was stored
+``InvalidEmail``          the e-mail is not accepted; names the field; nothing was stored
 ``MissingExtra``          an optional package is needed; names the extra to install
 ``StoreUnavailable``      MongoDB did not answer in time; says what is stored and what is not known
 ``QueueUnavailable``      beanstalkd did not answer in time
-``Unreadable``            what is stored of an e-mail is damaged; caught inside, never raised to you
+``Unreadable``            a stored e-mail is damaged; caught inside, never raised to a caller
 ========================  =======================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 
 
 class MailQueueError(Exception):
@@ -37,11 +36,11 @@ class ConfigError(MailQueueError):
 
 
 class InvalidEmail(MailQueueError):
-    """The e-mail cannot be accepted; nothing was stored.
+    """The e-mail is not accepted; nothing was stored.
 
     ``field`` names the part (``to[1]``, ``headers.X-Tag``, ``attachments[0].content``); ``problem``
-    says what is wrong with it. Neither quotes an address, a subject or a body. ``index`` is the
-    position in the list given to ``send_many``, else None.
+    says what is wrong with it and what to do instead. Neither quotes an address, a subject or a
+    body. ``index`` is the position in the list given to ``send_many``, None for ``send``.
     """
 
     def __init__(self, field: str, problem: str, index: int | None = None) -> None:
@@ -55,7 +54,7 @@ class InvalidEmail(MailQueueError):
 class MissingExtra(MailQueueError):
     """An optional package is needed: ``pip install 'mailqueue[<extra>]'``.
 
-    ``reason`` says in a few words what it is needed for.
+    ``reason`` says in a few words what needs it.
     """
 
     def __init__(self, extra: str, package: str, reason: str) -> None:
@@ -71,8 +70,8 @@ class Unavailable(MailQueueError):
 class StoreUnavailable(Unavailable):
     """MongoDB did not answer within ``mongodb.timeout``.
 
-    ``ids_stored`` are durably stored for certain; of ``ids_unknown`` it is not known. Repeating the
-    call with the same ``idempotency_key`` is safe.
+    ``ids_stored`` are certainly stored, durably; ``ids_unknown`` may be stored or not. Repeating
+    the call with the same ``idempotency_key`` is safe.
     """
 
     def __init__(
@@ -91,10 +90,12 @@ class QueueUnavailable(Unavailable):
 
 
 class Unreadable(MailQueueError):
-    """What is stored of an e-mail is damaged, so that it cannot be gone on with."""
+    """What is stored of an e-mail is damaged: it cannot be sent."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name; empty where no known one is like it."""
+    """The end of a sentence about an unknown name; empty if no known name is similar."""
+    from difflib import get_close_matches  # only a mistake needs it
+
     close = get_close_matches(name, known, 1)
     return f', did you mean "{close[0]}"?' if close else ""

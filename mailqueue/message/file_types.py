@@ -1,17 +1,17 @@
-"""Which type a file has by its name, and which name a file needs by its type.
+"""The content type of a file name, and a file name for a content type.
 
-Decides: the table, of our own: Python's grew with its releases, and a host may add to it, but what
-is stored of an e-mail, and so the hash of its content, must be the same everywhere.
+Decides: the table. Python's own grew with its releases, and a host may add to it; but the stored
+e-mail, and so the hash of its content, must be the same everywhere.
 
-Promises: the registered types (IANA) of what people send; anything else is bytes
-(``application/octet-stream``, ``.bin``).
+Promises: the registered types (IANA) of what people send; any other file is
+``application/octet-stream``, ``.bin``.
 """
 
 from __future__ import annotations
 
 OCTETS = "application/octet-stream"
 
-# Type and extensions, the usual one first. A type after "=" says the same, less well.
+# Type and extensions, the usual one first; after "=" other names of the same type.
 _TABLE = """
 application/epub+zip epub
 application/gzip gz tgz = application/x-gzip
@@ -118,37 +118,37 @@ video/x-msvideo avi
 
 
 def _read(table: str) -> tuple[dict[str, frozenset[str]], dict[str, str], dict[str, str]]:
-    kinds: dict[str, frozenset[str]] = {}
-    by_extension: dict[str, str] = {}
-    extensions: dict[str, str] = {}
+    types: dict[str, frozenset[str]] = {}
+    main_type: dict[str, str] = {}
+    extension: dict[str, str] = {}
     for line in table.strip().splitlines():
         usual, _, others = line.partition(" = ")
-        kind, *ends = usual.split()
+        type_, *ends = usual.split()
         for end in ends:
-            by_extension[end] = kind
-            kinds[end] = frozenset({kind, *others.split()})
-        for name in (kind, *others.split()):
-            extensions.setdefault(name.lower(), ends[0])
-    return kinds, by_extension, extensions
+            main_type[end] = type_
+            types[end] = frozenset({type_, *others.split()})
+        for name in (type_, *others.split()):
+            extension.setdefault(name.lower(), ends[0])
+    return types, main_type, extension
 
 
-_KINDS, _BY_EXTENSION, _EXTENSIONS = _read(_TABLE)
+_TYPES, _MAIN_TYPE, _EXTENSION = _read(_TABLE)
 
 
 def type_of(filename: str) -> str:
-    """The type of a file of this name."""
-    return _BY_EXTENSION.get(_extension(filename), OCTETS)
+    """The content type of a file of this name."""
+    return _MAIN_TYPE.get(_extension(filename), OCTETS)
 
 
 def types_of(filename: str) -> frozenset[str]:
-    """All types that fit this name; none: the name does not tell."""
-    return _KINDS.get(_extension(filename), frozenset())
+    """All content types that fit this name; empty if its extension is not known."""
+    return _TYPES.get(_extension(filename), frozenset())
 
 
 def name_of(content_type: str) -> str:
-    """A name for a file that has none: several vendors drop such a one silently."""
+    """A name for a file that has none: several vendors silently drop a file without a name."""
     bare = content_type.partition(";")[0].strip().lower()
-    return f"attachment.{_EXTENSIONS.get(bare, 'bin')}"
+    return f"attachment.{_EXTENSION.get(bare, 'bin')}"
 
 
 def _extension(filename: str) -> str:

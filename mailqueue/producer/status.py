@@ -1,6 +1,6 @@
-"""What an application is told about an e-mail: a view of its document. Pure.
+"""What an application sees of an e-mail: a view of its document. Pure.
 
-Promises: any document can be viewed. Of what is damaged in it nothing is shown; an e-mail whose
+Promises: any document can be viewed. A damaged field is shown as if it were absent; an e-mail whose
 status cannot be read is ``uncertain``, with the reason ``unreadable``.
 """
 
@@ -19,7 +19,7 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class AttemptStatus:
-    """One line of an e-mail's ledger. ``outcome`` is None while the attempt is under way."""
+    """One attempt to send an e-mail. ``outcome`` is None while it is under way."""
 
     vendor: str
     started_at: datetime
@@ -35,7 +35,9 @@ class EmailStatus:
 
     ``status`` is ``queued``, ``sending``, ``sent`` (a vendor accepted it), ``failed`` (no copy left
     our hands; ``reason`` says why), ``uncertain`` (a copy may have left; a person decides) or
-    ``cancelled``. ``refused`` are recipients refused for good.
+    ``cancelled``. ``due_at`` is None if it is due at once. ``unknowns`` counts the attempts whose
+    outcome is not known. ``refused`` are the recipients that a vendor refused for good.
+    ``attempts`` are the newest 50, the oldest of these first.
     """
 
     id: str
@@ -60,7 +62,7 @@ def status_of(stored: Mapping[str, Any]) -> EmailStatus:
         id=str(stored["_id"]),
         status=status,
         reason=reason,
-        created_at=_time(stored.get("created_at")) or _made_at(stored["_id"]),
+        created_at=_time(stored.get("created_at")) or _time_of_id(stored["_id"]),
         due_at=_time(stored.get("due_at")),
         sent_at=_time(stored.get("sent_at")),
         vendor=_text(stored.get("vendor")),
@@ -69,7 +71,7 @@ def status_of(stored: Mapping[str, Any]) -> EmailStatus:
         unknowns=_number(stored.get("unknowns")),
         simulated=stored.get("simulated") is True,
         refused=tuple(filter(_text, _list(stored.get("refused")))),
-        attempts=tuple(map(_attempt, filter(_is_line, _list(stored.get("attempts"))))),
+        attempts=tuple(map(_attempt, filter(_is_attempt, _list(stored.get("attempts"))))),
     )
 
 
@@ -85,21 +87,22 @@ def _attempt(line: Mapping[str, Any]) -> AttemptStatus:
 
 
 def _status(stored: Mapping[str, Any]) -> tuple[Status, str | None]:
-    known = _text(stored.get("status"))
-    if known not in _STATUSES:
+    status = _text(stored.get("status"))
+    if status not in _STATUSES:
         return Status.UNCERTAIN, Reason.UNREADABLE
-    return Status(known), _text(stored.get("reason"))
+    return Status(status), _text(stored.get("reason"))
 
 
-def _is_line(value: Any) -> bool:
-    whole = isinstance(value, Mapping) and _text(value.get("vendor")) is not None
-    return whole and _time(value.get("started_at")) is not None
+def _is_attempt(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    return _text(value.get("vendor")) is not None and _time(value.get("started_at")) is not None
 
 
-def _made_at(email_id: Any) -> datetime:
-    """What the id tells of it."""
-    made: datetime = getattr(email_id, "generation_time", _LONG_AGO)
-    return made
+def _time_of_id(email_id: Any) -> datetime:
+    """When the id was made: an ObjectId begins with the time."""
+    time: datetime = getattr(email_id, "generation_time", _LONG_AGO)
+    return time
 
 
 def _time(value: Any) -> datetime | None:
