@@ -96,7 +96,7 @@ class EmailDict(_From, total=False):
     tags: str | Sequence[str] | None
     #: What a vendor sends back in its events, by name.
     metadata: Mapping[str, str | float | bool] | None
-    #: By the name of a vendor of the configuration: merged into its request.
+    #: By the ``type`` of a vendor: what only that vendor's API knows, merged into its request.
     vendor_options: Mapping[str, Mapping[str, Any]] | None
 
 

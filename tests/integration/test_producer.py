@@ -446,9 +446,36 @@ def test_a_key_that_was_used_for_another_content_lets_none_of_many_be_stored(
 ) -> None:
     producer.send(MAIL, idempotency_key="order-600")
     keys = [f"order-{n}" for n in range(601)]
-    with pytest.raises(InvalidEmail):
+    with pytest.raises(InvalidEmail) as caught:
         producer.send_many([OTHER_MAIL] * 601, idempotency_keys=keys)
+    assert (caught.value.field, caught.value.index) == ("idempotency_key", 600)
     assert emails.count_documents({}) == 1
+
+
+def test_a_key_that_is_taken_for_another_content_meanwhile_keeps_no_other_email_from_the_store(
+    producer: Producer,
+    config: Config,
+    emails: Collection[Document],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the look-up of the keys and the first of two writes."""
+    keys = [f"order-{n}" for n in range(600)]
+    look_up = producer._store.by_key
+    looks = []
+
+    def too_early(keys: list[str], session: ClientSession | None = None) -> Document:
+        looks.append(keys)
+        found = look_up(keys, session)
+        if len(looks) == 2:
+            producer.send(OTHER_MAIL, idempotency_key="order-7")
+        return found
+
+    monkeypatch.setattr(producer._store, "by_key", too_early)
+    with pytest.raises(InvalidEmail) as caught:
+        producer.send_many([MAIL] * 600, idempotency_keys=keys)
+    assert (caught.value.field, caught.value.index) == ("idempotency_key", 7)
+    assert sorted(emails.distinct("idempotency_key")) == sorted(keys)
+    assert len(ready(config)) == 600
 
 
 def test_some_known_and_some_new_keys_in_one_call(
