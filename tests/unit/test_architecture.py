@@ -61,3 +61,17 @@ def test_every_file_that_the_page_names_is_there() -> None:
     assert named
     places = (PACKAGE, PACKAGE.parent)
     assert [name for name in named if not any((place / name).exists() for place in places)] == []
+
+
+def test_every_class_and_method_that_the_page_names_is_there() -> None:
+    classes = {
+        node.name: {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+        for tree in MODULES.values()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+    named = re.findall(r"`([A-Z]\w+)(?:\.(\w+))?`", PAGE)
+    assert named
+    for name, method in named:
+        assert method in {"", *classes.get(name, ())}, (name, method)
+        assert name in classes, name
