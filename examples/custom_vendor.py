@@ -11,11 +11,13 @@ from __future__ import annotations
 from mailqueue import Email
 from mailqueue.vendors import (
     Attempt,
+    ConfigError,
     HttpVendor,
     Outcome,
     Request,
     Response,
     SendResult,
+    VendorConfig,
     json_request,
 )
 
@@ -25,8 +27,14 @@ class Pigeon(HttpVendor):
 
     default_base_url = "https://pigeons.example.com"
 
+    def __init__(self, config: VendorConfig) -> None:
+        super().__init__(config)
+        if not config.keys.get("loft"):
+            raise ConfigError([f"vendors.{config.name}.loft: required key is missing"])
+
     def can_carry(self, email: Email) -> str | None:
-        return "too long for a pigeon" if len(email.text or "") > 100 else None
+        too_long = "too long for a pigeon" if len(email.text or "") > 100 else None
+        return super().can_carry(email) or too_long
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         people = [person.ascii for person in email.recipients]

@@ -1,8 +1,10 @@
 """The vendors: one port (``base``), one file per vendor, ``load`` makes one from its config.
 
-This is also the door for authors of vendors of their own: everything they need is imported from
+This is also the door for authors of adapters: everything they need is imported from
 ``mailqueue.vendors``. ``HttpVendor`` (see ``http``) is for a vendor with an HTTP API, ``Vendor``
-(see ``base``) for any other.
+(see ``base``) for any other. ``payloads`` and ``values`` have what most adapters need to make a
+request and to read an answer. To try an adapter, run a server on 127.0.0.1 and make the vendor by
+``load(VendorConfig("name", "module:Class", base_url="http://127.0.0.1:8080"), simulated=False)``.
 
 Decides: which class serves a config entry. Classes are imported when asked for: a producer uses
 ``limits`` without importing an HTTP or SMTP client.
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from mailqueue.lifecycle.outcomes import Outcome, SendResult
     from mailqueue.vendors.base import Attempt, Vendor
     from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
-    from mailqueue.vendors.payloads import unique_recipients
-    from mailqueue.vendors.values import matching_recipients
 
 __all__ = [
     "Attempt",
@@ -36,16 +36,14 @@ __all__ = [
     "VendorConfig",
     "json_request",
     "load",
-    "matching_recipients",
-    "unique_recipients",
+    "payloads",
+    "values",
 ]
 
 _MODULES = {
     "mailqueue.lifecycle.outcomes": ("Outcome", "SendResult"),
     "mailqueue.vendors.base": ("Attempt", "Vendor"),
     "mailqueue.vendors.http": ("HttpVendor", "Request", "Response", "json_request"),
-    "mailqueue.vendors.payloads": ("unique_recipients",),
-    "mailqueue.vendors.values": ("matching_recipients",),
 }
 
 

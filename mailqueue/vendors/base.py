@@ -88,9 +88,11 @@ class Vendor(ABC):
     """A vendor that takes e-mails. A subclass needs ``send``; all else has a default.
 
     It is made by its ``VendorConfig``. ``config.keys`` holds the keys of the entry in the
-    configuration that not every vendor has, such as ``api_key``. An ``__init__`` of your own raises
-    ``ConfigError`` for what is wrong there, and opens no connection: commands that never send
-    make vendors too.
+    configuration that not every vendor has, such as ``api_key``. The keys of a type of your own
+    are not checked, so check them in ``__init__``, and raise ``ConfigError`` with the path of the
+    key: ``ConfigError([f"vendors.{config.name}.token: required key is missing"])``. Otherwise a
+    missing key is found too late, as a KeyError in each attempt. Open no connection there: commands
+    that never send make vendors too.
 
     ``secrets``: texts to hide in the ``detail`` of results. By default all values of ``keys``.
     ``name`` is the vendor's name in the configuration.
@@ -133,7 +135,10 @@ class Vendor(ABC):
 
         It is called when the next attempt is planned, in another thread and on another instance
         than ``send``, and must not wait for anything. The phrase quotes nothing of the e-mail. If
-        it raises, the vendor counts as one that cannot carry this e-mail.
+        it raises, the vendor counts as one that cannot carry this e-mail. An override asks
+        ``super().can_carry(email)`` as well, which knows the capacity of the type; of a type of
+        your own, that it carries no ``alternatives``. A producer does not load classes of your own,
+        and accepts what only the override refuses.
         """
         return limits.can_carry(self.config.type, email, self.config.options)
 

@@ -29,7 +29,8 @@ answer                                outcome
 ====================================  ===============================================
 2xx that ``parse`` does not know      unknown
 3xx (never followed)                  misconfigured
-400, 422, other 4xx                   unsuitable (400, 422 in HTML: a firewall, unavailable)
+400, 422                              unsuitable (in HTML: a firewall's, unavailable)
+other 4xx                             unsuitable
 401, 402, 403                         misconfigured (403 in HTML: unavailable)
 404, 405, 406, 410, 415               misconfigured
 413                                   unsuitable
@@ -37,13 +38,13 @@ answer                                outcome
 408, 502, 504, 520, 524               unknown (a gateway gave up, its backend may not have)
 500, 503, other 5xx                   unavailable
 no status, nothing written            unavailable
-no status after the first byte        unknown; the vendor is not blamed where a connection
-                                      was lost that had been kept (``idle``)
-2xx before the e-mail was through     unknown; another status then counts as ever
+no status after the first byte        unknown; not the vendor's fault if an idle connection
+                                      was lost (``wire.idle``)
+2xx before the request was complete   unknown; any other status counts as usual
 ====================================  ===============================================
 
-Assumes: ``build`` makes the same bytes of the same e-mail and attempt, but for a signature; nothing
-in it waits.
+Assumes: ``build`` waits for nothing, and makes the same bytes of the same e-mail and attempt, except
+for a signature.
 
 Promises: the e-mail is posted at most once per ``send``, which is back by the deadline.
 """

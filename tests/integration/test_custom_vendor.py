@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
 
+from mailqueue import vendors
 from mailqueue.config import VendorConfig
 from mailqueue.consumer import Consumer
 from mailqueue.errors import ConfigError
-from mailqueue.message import EmailDict
-from mailqueue.vendors import load
+from mailqueue.message import Email, EmailDict
+from mailqueue.vendors import Attempt, Outcome, http, load
 from tests.stage import Stage, letter
 from tests.vendor_servers import HttpServer, Reply
 
@@ -72,6 +75,28 @@ def test_what_a_vendor_of_your_own_says_decides_as_any_other_answer(
         assert Consumer(stage.config, burst=True).run() == 0
     assert stage.outcomes(email_id) == [("loft", "throttled")]
     assert stage.status(email_id).status == "queued"
+
+
+def test_a_missing_key_of_its_own_is_a_config_error(entry: dict[str, Any]) -> None:
+    config = VendorConfig(name="loft", type=entry["type"])
+    with pytest.raises(ConfigError, match=r"vendors\.loft\.loft: required key is missing"):
+        load(config, simulated=False)
+
+
+def test_the_adapter_in_the_docstring_of_http_sends() -> None:
+    lines = (http.__doc__ or "").partition("::\n")[2].partition("\n====")[0]
+    names = {name: getattr(vendors, name) for name in vendors.__all__ if name[0].isupper()}
+    names |= {"Email": Email, "json_request": vendors.json_request}
+    exec(dedent(lines), names)  # our own text
+    with HttpServer(Reply(201, body=b'{"id": "7"}')) as server:
+        keys = {"api_key": "k"}
+        config = VendorConfig("loft", "a:Pigeon", base_url=server.url, keys=keys)
+        made = names["Pigeon"](config)
+        at = Attempt(email_id="0" * 24, message_id="<a@b>", deadline=time.monotonic() + 5)
+        result = made.send(Email(from_="a@x.org", to="b@x.org", text="Hello"), at)
+        made.close()
+    assert (result.outcome, result.message_id) == (Outcome.ACCEPTED, "7")
+    assert [request.json["to"] for request in server.requests] == [["b@x.org"]]
 
 
 def test_a_class_that_cannot_be_imported_is_a_config_error(entry: dict[str, Any]) -> None:
