@@ -40,7 +40,8 @@ __all__ = [
     "values",
 ]
 
-_MODULES = {
+_SUBMODULES = ("payloads", "values")
+_NAMES = {
     "mailqueue.lifecycle.outcomes": ("Outcome", "SendResult"),
     "mailqueue.vendors.base": ("Attempt", "Vendor"),
     "mailqueue.vendors.http": ("HttpVendor", "Request", "Response", "json_request"),
@@ -51,7 +52,9 @@ if not TYPE_CHECKING:  # a type checker would believe that any name is there
 
     def __getattr__(name: str) -> Any:
         """The names for authors of vendors, imported when they are asked for."""
-        for module, names in _MODULES.items():
+        if name in _SUBMODULES:
+            return import_module(f"{__name__}.{name}")
+        for module, names in _NAMES.items():
             if name in names:
                 return getattr(import_module(module), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

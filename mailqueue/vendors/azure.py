@@ -3,11 +3,11 @@
 Decides: what a request to Azure looks like and what its answers mean. Facts: azure-rest-api-specs
 (CommunicationServicesEmail), the SDK azure-communication-email 1.1.0.
 
-Azure takes an address alone as the sender: its display name is the one of the resource. It has no
-place for tags and metadata. Our id is the header ``X-Mailqueue-Id``; our Message-ID is not sent.
+The sender is an address without a name: the resource has the display name. There is no place for
+tags and metadata. Our id is the header ``X-Mailqueue-Id``; our Message-ID is not sent.
 
-``Operation-Id`` is the same over all attempts, but nothing says that Azure de-duplicates by it, so
-it is no key. ``lookup`` asks for the operation by it. There is no sandbox.
+``Operation-Id`` is the same in all attempts. No document says that Azure de-duplicates by it, so it
+is no idempotency key. ``lookup`` asks for the operation by it. There is no sandbox.
 
 =======================================================  ====================================
 answer                                                   outcome
@@ -65,14 +65,14 @@ class Azure(HttpVendor):
         self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """The signature is of this moment; the body is the e-mail's."""
+        """The request with its signature, which depends on the time of day."""
         payload = merged(self._payload(email, attempt), self.options(email))
         unsigned = json_request(_PATH, payload, {"Operation-Id": _operation(attempt)})
         signed = self._signature("POST", _PATH, unsigned.body)
         return Request(_PATH, unsigned.body, {**unsigned.headers, **signed})
 
     def lookup(self, email: Email, attempt: Attempt) -> SendResult | None:  # noqa: ARG002  # the port's
-        """The operation under the id that is ours; None, also of a failed one, proves nothing."""
+        """The operation under our id. None, also for a failed one, proves nothing."""
         path = f"/emails/operations/{_operation(attempt)}"
         signed = self._signature("GET", f"{path}?{_VERSION}", b"")
         name, _, version = _VERSION.partition("=")
@@ -122,7 +122,7 @@ def _operation(attempt: Attempt) -> str:
 def sign(
     method: str, path: str, host: str, body: bytes, *, access_key: str, now: datetime
 ) -> dict[str, str]:
-    """The headers that prove who sends ``body`` to ``path`` (with its query) at ``host``."""
+    """The headers that sign ``body`` for ``path`` (with its query) at ``host``."""
     date = format_datetime(now, usegmt=True)
     digest = base64_text(sha256(body).digest())
     text_to_sign = f"{method}\n{path}\n{date};{host};{digest}"

@@ -9,18 +9,18 @@ De-duplicates: a request under an ``idempotencyKey`` that was used before is not
 answer                                           outcome
 ===============================================  ============================================
 201, 202 with ``messageId``                      accepted
-400 ``duplicate_parameter``: our key was used    accepted (a replay), its id is not told
+400 ``duplicate_parameter``: our key was used    accepted (a replay), without an id
 400 others                                       unsuitable: another vendor may take it
 401 402 403 (key, credits, permission), or       misconfigured
-400 with a code that says as much
+400 with a code for one of these
 409 ``duplicate_request``                        unknown, not the vendor's fault: our first
                                                  request is still running
 429                                              throttled (``x-sib-ratelimit-reset``, seconds)
 ===============================================  ============================================
 
-It takes no text without HTML, no inline images, and types a file by its name's extension. It has no
-place for metadata but the header ``X-Mailin-custom``, which recipients can see and in which only
-ASCII is safe: Brevo undoes encoded words and sends 8 bit. Our id goes there.
+It accepts no text without HTML and no inline images. A file's type follows from its extension. The
+only place for metadata is the header ``X-Mailin-custom``, which recipients can see. Only ASCII is
+safe there: Brevo decodes encoded words and sends 8 bit. Our id goes there.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ _ACCOUNT_ERRORS = frozenset(
 class Brevo(HttpVendor):
     """Own key: ``api_key``.
 
-    ``key_life``: the guide says 30 minutes, the older changelog 15. The shorter one is safe: a key
-    believed dead too early costs a copy at worst where it is allowed, one believed alive too long
-    sends a copy that nobody counts.
+    ``key_life``: the guide says 30 minutes, the older changelog 15. The shorter time is safe. A key
+    that we give up too early costs at most one allowed copy; one that we trust for too long makes a
+    copy that is not counted.
     """
 
     default_base_url = "https://api.brevo.com"
@@ -63,7 +63,7 @@ class Brevo(HttpVendor):
     key_life = 900.0
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """One JSON object; its ``headers`` carry the key, the metadata and the sandbox too."""
+        """One JSON object, whose ``headers`` also have the key, the metadata and the sandbox."""
         payload = merged(self._payload(email, attempt), self.options(email))
         return json_request("/v3/smtp/email", payload, {"api-key": self.config.keys["api_key"]})
 
@@ -85,7 +85,7 @@ class Brevo(HttpVendor):
         return without_empty(payload)
 
     def _headers(self, email: Email, attempt: Attempt) -> dict[str, str]:
-        """The key has to be a UUID: one made of our key, the same in every attempt."""
+        """Brevo's headers. Its key must be a UUID: we derive one from ours."""
         metadata = filter(_is_plain, email.metadata.items()) if self.exposes_metadata else ()
         headers = {
             **email.headers,

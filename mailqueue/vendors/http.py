@@ -43,8 +43,8 @@ no status after the first byte        unknown; not the vendor's fault if an idle
 2xx before the request was complete   unknown; any other status counts as usual
 ====================================  ===============================================
 
-Assumes: ``build`` waits for nothing, and makes the same bytes of the same e-mail and attempt, except
-for a signature.
+Assumes: ``build`` waits for nothing, and makes the same bytes of the same e-mail and attempt
+(except for a signature).
 
 Promises: the e-mail is posted at most once per ``send``, which is back by the deadline.
 """

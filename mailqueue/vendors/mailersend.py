@@ -1,14 +1,14 @@
 """MailerSend: ``POST /v1/email``.
 
 Decides: what a request to MailerSend looks like and what its answers mean. Facts: MailerSend's
-Python SDK (models/email.py) and its list of MS codes, which end the texts of its errors.
+Python SDK (models/email.py) and its list of MS codes, with which the texts of its errors end.
 
 ==================================================  =======================================
 answer                                              outcome
 ==================================================  =======================================
 202 with ``X-Message-Id``                           accepted
 202, warning SOME_SUPPRESSED                        accepted, the suppressed are recorded
-202, warning ALL_SUPPRESSED, no id                  rejected: nobody gets it
+202, warning ALL_SUPPRESSED, no id                  rejected: no recipient gets it
 202, any other warning or error, or no id           unknown
 401, 403 (MS40301 to MS40305)                       misconfigured
 422 MS42204 MS42222 MS42225 (quotas)                misconfigured
@@ -17,8 +17,8 @@ answer                                              outcome
 429 others (MS42903)                                throttled (``Retry-After``)
 ==================================================  =======================================
 
-There are no metadata, and headers only on the largest plans (option ``custom_headers``): our id
-travels as a tag.
+There is no place for metadata, and for headers only on the largest plans (option
+``custom_headers``), so our id is a tag.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _SUPPRESSED = {"SOME_SUPPRESSED", "ALL_SUPPRESSED"}
 
 
 class MailerSend(HttpVendor):
-    """Own key: ``api_key``, a token of the From's domain. The file name alone tells its type."""
+    """Own key: ``api_key``, a token of the From's domain. A file's type follows from its name."""
 
     default_base_url = "https://api.mailersend.com"
 
@@ -59,7 +59,7 @@ class MailerSend(HttpVendor):
         self._has_headers = flag(config, CUSTOM_HEADERS) is True
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """An address may stand only once in to, cc and bcc together."""
+        """One JSON object. Each address is in only one of to, cc and bcc."""
         options = self.options(email)
         options.pop(CUSTOM_HEADERS, None)
         payload = merged(self._payload(email, attempt), options)
@@ -82,7 +82,7 @@ class MailerSend(HttpVendor):
         return without_empty(payload)
 
     def _headers(self, email: Email, attempt: Attempt) -> dict[str, str]:
-        """Without the plan that has headers, one would have the whole e-mail refused."""
+        """None without the plan that allows them: MailerSend would refuse the whole e-mail."""
         if not self._has_headers:
             return {}
         extra = self.extra_headers(email, attempt.email_id) if self.exposes_metadata else {}
@@ -91,7 +91,7 @@ class MailerSend(HttpVendor):
     def parse(self, response: Response, email: Email) -> SendResult:
         """MailerSend's own rows; errors are ``{"message", "errors": {"field": ["... #MS42207"]}}``.
 
-        The proper 202 has an empty body, so one that is cut is told by its id.
+        A normal 202 has an empty body, so a 202 whose body is cut is recognised by its id.
         """
         if response.status == 202:
             return self._accepted(response, email)

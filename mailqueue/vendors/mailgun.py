@@ -14,13 +14,13 @@ answer                                              outcome
 401 402 403                                         misconfigured
 404 "Domain not found"                              unsuitable (it may be temporary)
 404 others                                          misconfigured
-429                                                 throttled, the time is told in words
+429                                                 throttled; the time is in the text
 ==================================================  =========================================
 
-Mailgun would strip a tag of its non-ASCII letters, so it gets such a one packed (``labels``), and
-of one that is too long a digest. Metadata are its variables, which it shows to whoever looks at a
-message's source (header ``X-Mailgun-Variables``): the option ``expose_metadata``, set to false,
-leaves all but our id out.
+Mailgun removes non-ASCII letters from tags, so it gets such tags encoded (``labels``), and digests
+of tags that are too long. Metadata are its variables, which recipients can see in a message's
+source (header ``X-Mailgun-Variables``). With the option ``expose_metadata`` set to false, only our
+id is sent.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Mailgun(HttpVendor):
     has_sandbox = True
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """A form, always multipart."""
+        """A multipart form. An option replaces the fields of its name."""
         options = self.options(email)
         parts = [part for part in self._parts(email, attempt) if part[0] not in options]
         parts += [(n, str(v)) for n, value in options.items() for v in _each(value)]
@@ -70,7 +70,7 @@ class Mailgun(HttpVendor):
     def lookup(self, email: Email, attempt: Attempt) -> SendResult | None:
         """The e-mail under our id among what was accepted for its first recipient.
 
-        ``message-id`` is a filter too, but for the id that Mailgun gave, which is what we lack.
+        The filter ``message-id`` is of no use: it wants the id that Mailgun gave.
         """
         query = {
             "event": "accepted",
@@ -143,8 +143,8 @@ class Mailgun(HttpVendor):
 def form(parts: Iterable[Part]) -> tuple[bytes, str]:
     """A form's bytes, the same for the same parts, and its content type.
 
-    A boundary that could be foretold would let who writes a part of an e-mail's text write fields
-    of the form.
+    The boundary is not predictable: an author of a part of the e-mail's text could otherwise add
+    fields to the form.
     """
     pieces = [_piece(name, value) for name, value in parts]
     mark = boundary("form", pieces).removeprefix("=_")  # it would need quotes

@@ -3,8 +3,8 @@
 Decides: what a request to Mailjet looks like and what its answers mean. Facts: Mailjet's
 api-documentation, guides/_send-api.md.
 
-A request is a list of messages, each with its own ``Status``: the HTTP status speaks for the whole
-list. We send one, and its own status decides.
+A request is a list of messages, each with its own ``Status``; the HTTP status is about the whole
+list. We send one message, and its own status decides.
 
 ===============================================  ============================================
 answer                                           outcome
@@ -124,7 +124,7 @@ def _people(addresses: Iterable[Address]) -> list[dict[str, str]]:
 
 
 def _file(attachment: Attachment) -> dict[str, str]:
-    """The bare type: Mailjet adds a charset of its own to text."""
+    """The type goes without parameters: Mailjet adds its own charset to text."""
     entry = {
         "ContentType": bare_type(attachment),
         "Filename": attachment.filename,
@@ -135,5 +135,5 @@ def _file(attachment: Attachment) -> dict[str, str]:
 
 
 def _message_id(message: Mapping[str, Any]) -> str | None:
-    """A 64-bit number, kept as text; the sandbox gives none."""
+    """A 64-bit number, as text. The sandbox gives none."""
     return identifier(mapping(first(message.get("To"))).get("MessageID"))

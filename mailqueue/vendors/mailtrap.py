@@ -15,7 +15,7 @@ answer                                          outcome
 
 401 says "Unauthorized" for a wrong token and for a From domain that is not verified. It is the
 domain's fault, and the e-mail unsuitable, if Mailtrap has accepted e-mails from another domain and
-refused no third one since; else the token is taken to be wrong, for then nothing is lost.
+has refused no third domain since. Otherwise we assume a wrong token, since no e-mail fails then.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Mailtrap(HttpVendor):
         self._refused_domains: set[str] = set()  # those refused since
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """Reply-To is a header, since the field takes one address only."""
+        """One JSON object. Reply-To is a header, since the field takes one address only."""
         options = self.options(email)
         inbox = quote(str(options.pop(INBOX, "")), safe="")
         path = f"/api/send/{inbox}" if self.config.sandbox else "/api/send"
@@ -103,6 +103,7 @@ class Mailtrap(HttpVendor):
         return result
 
     def _is_domains_fault(self, domain: str) -> bool:
+        """Note that this domain was refused, and say whether it is to blame, not the token."""
         self._refused_domains.add(domain)
         other_works = self._accepted_domain not in ("", domain)
         return other_works and self._refused_domains == {domain}

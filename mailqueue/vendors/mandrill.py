@@ -3,23 +3,23 @@
 Decides: what a request to Mandrill looks like and what its answers mean. Facts: Mailchimp's
 transactional.openapi.json.
 
-A 200 is a list, one entry per recipient, each with a status of its own:
+A 200 is a list with one entry per recipient, each with its own status:
 
 ==============================================  ==================================================
 entry                                           that recipient
 ==============================================  ==================================================
 ``sent`` ``queued`` ``scheduled``               accepted
-``queued``, account suspended or quota spent    accepted and held: no more e-mails there
-``rejected``: bounced, complained, ruled out    rejected
+``queued``, account suspended or quota spent    accepted and held; the vendor gets no more e-mails
+``rejected``: bounced, complained, by a rule    rejected
 ``rejected`` ``unsigned`` ``invalid-sender``    unsuitable: the From domain is not verified there
 ``rejected`` ``test-mode-limit``                misconfigured
 ``rejected`` for another reason                 unsuitable
 ``invalid``                                     rejected
 ==============================================  ==================================================
 
-The e-mail is accepted if anybody's was; who was rejected is recorded, the others are tried again.
-Else the most hopeful outcome stands. Errors are told by their ``name``: the status differs for the
-same error, an invalid key has been seen with 401 and with 500.
+The e-mail is accepted if any recipient is. Rejected recipients are recorded, the others are tried
+again. If none is accepted, the best outcome counts. Errors are identified by their ``name``, since
+the status varies: an invalid key has been seen with 401 and with 500.
 
 ==============================================  ==================================================
 ``name``                                        outcome
@@ -98,7 +98,7 @@ class Mandrill(HttpVendor):
             "images": [_file(a, a.content_id) for a in email.attachments if a.content_id],
             "tags": list(self.tags(email)),
             "metadata": {**self.metadata(email), ID_KEY: attempt.email_id},
-            "preserve_recipients": True,  # else everybody gets a mail with only themselves in To
+            "preserve_recipients": True,  # else all get a mail with only themselves in To
         }
         return without_empty(message)
 

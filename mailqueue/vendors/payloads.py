@@ -82,5 +82,5 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def created_at(email_id: str) -> datetime:
-    """When the e-mail was made, out of its id: a date that is the same in every attempt."""
+    """When the e-mail was stored, out of its id: a date that is the same in every attempt."""
     return datetime.fromtimestamp(int(email_id[:8], 16), UTC)

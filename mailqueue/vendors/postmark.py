@@ -3,7 +3,8 @@
 Decides: what a request to Postmark looks like and what its answers mean. Facts: Postmark's Python
 SDK, its error codes, and "Custom metadata FAQ" for the search.
 
-The ``ErrorCode`` in the body decides, not the status; its numbers look like statuses and are none.
+The ``ErrorCode`` in the body decides, not the status. Its numbers look like HTTP statuses, but are
+not.
 
 ===============================================  ============================================
 answer                                           outcome
@@ -42,7 +43,7 @@ from mailqueue.vendors.payloads import (
 from mailqueue.vendors.values import every_recipient, first, mapping, matching_recipients, text
 
 _TEST_TOKEN = "POSTMARK_API_TEST"  # noqa: S105  # public: everything is accepted, nothing sent
-_INACTIVE = ("inactive addresses:", "Inactive recipients")  # what stands around them
+_INACTIVE = ("inactive addresses:", "Inactive recipients")  # the texts around the addresses
 _RECIPIENTS_INACTIVE = 406
 _ERRORS = {
     10: Outcome.MISCONFIGURED,
@@ -62,7 +63,7 @@ class Postmark(HttpVendor):
     has_sandbox = True
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """One JSON object; mailboxes are header text."""
+        """One JSON object. Mailboxes are header text."""
         payload = merged(self._payload(email, attempt), self.options(email))
         return json_request("/email", payload, self._login())
 
@@ -132,7 +133,7 @@ def _attachment(attachment: Attachment) -> dict[str, str]:
 
 
 def _error_code(response: Response) -> int | None:
-    """0 where there is none, as in "delivery may be delayed"; None: it is no number."""
+    """0 if there is none, as in "delivery may be delayed"; None: it is no number."""
     code = response.object.get("ErrorCode", 0)
     return code if isinstance(code, int) and not isinstance(code, bool) else None
 

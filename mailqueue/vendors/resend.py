@@ -54,7 +54,7 @@ class Resend(HttpVendor):
     key_life = 24 * 3600.0
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """One JSON object; mailboxes are header text."""
+        """One JSON object. Mailboxes are header text."""
         payload = merged(self._payload(email, attempt), self.options(email))
         headers = {
             "Authorization": f"Bearer {self.config.keys['api_key']}",

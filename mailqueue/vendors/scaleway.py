@@ -14,7 +14,7 @@ answer                                          outcome
 401 "authentication is denied"                  misconfigured
 ==============================================  ===========================================
 
-Every other answer is told by its status: Scaleway's error codes are not published. There is no
+The status decides about every other answer: Scaleway's error codes are not published. There is no
 place for tags and metadata; our id is the header ``X-Mailqueue-Id``.
 """
 
@@ -47,7 +47,7 @@ class Scaleway(HttpVendor):
     default_base_url = "https://api.scaleway.com"
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """Reply-To is an additional header."""
+        """One JSON object. Reply-To is an additional header."""
         keys = self.config.keys
         payload = merged(self._payload(email, attempt), self.options(email))
         region = quote(keys["region"], safe="")

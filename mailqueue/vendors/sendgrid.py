@@ -17,10 +17,10 @@ answer                                           outcome
 451 (the wrong region's host)                    misconfigured
 ===============================================  ============================================
 
-The status alone tells acceptance, so a 202 whose body is cut is accepted all the same.
+The status alone means acceptance, so a 202 whose body is cut is accepted too.
 
-Metadata are ``custom_args``, which SendGrid mixes with the fields of its own events: names of these
-get ``metadata_`` in front.
+Metadata are ``custom_args``, which SendGrid mixes with the fields of its events. Names that are
+fields of an event get the prefix ``metadata_``.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SendGrid(HttpVendor):
     has_sandbox = True
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """One personalization: everybody sees the same To and Cc."""
+        """One personalization: all recipients see the same To and Cc."""
         payload = merged(self._payload(email, attempt), self.options(email))
         key = self.config.keys["api_key"]
         return json_request("/v3/mail/send", payload, {"Authorization": f"Bearer {key}"})
@@ -122,7 +122,7 @@ def _unique(people: Iterable[Address]) -> list[dict[str, str]]:
 
 
 def _content(email: Email) -> list[dict[str, str]]:
-    """The text first: SendGrid insists."""
+    """The bodies; SendGrid requires the text first."""
     bodies = (("text/plain", email.text), ("text/html", email.html))
     return [{"type": kind, "value": body} for kind, body in bodies if body]
 

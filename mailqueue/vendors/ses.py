@@ -3,12 +3,12 @@
 Decides: what a request to SES looks like and what its answers mean. Facts: botocore's model of
 sesv2, the SES developer guide, django-anymail.
 
-Every e-mail goes as ``Content.Raw``, the MIME message that SMTP gets too (``Simple`` is another
-form to be kept, with at most 15 headers, in ASCII). Who is shown is told by its headers alone;
-``Destination`` names everybody once. SES replaces ``Message-ID`` and ``Date``.
+Every e-mail goes as ``Content.Raw``, the MIME message that SMTP gets too. (``Simple`` would be a
+second form to maintain, with at most 15 headers, in ASCII.) Recipients see the headers of the
+message; ``Destination`` names each mailbox once. SES replaces ``Message-ID`` and ``Date``.
 
 ``EmailTags`` hold our id, the tags and the metadata, in the form of ``labels.pairs``. Options are
-merged into the request, their ``EmailTags`` added. ``sandbox``: to SES's mailbox simulator.
+merged into the request, their ``EmailTags`` are added. ``sandbox``: to SES's mailbox simulator.
 
 =================================================  =============================================
 answer (its kind is in ``x-amzn-ErrorType``)       outcome
@@ -22,7 +22,7 @@ bad or expired credentials, wrong clock            misconfigured, whatever the s
 ``Throttling...`` "Daily message quota exceeded"   misconfigured: the quota is spent
 ``Throttling...`` others                           throttled, though a 400
 404 429 413 and others                             by status
-no credentials                                     see ``aws_credentials``; code ``credentials``
+no credentials                                     see ``aws.credentials``; code ``credentials``
 =================================================  =============================================
 """
 
@@ -62,9 +62,9 @@ _PAUSED = re.compile(r"[Ss]ending (?:paused|suspended) for this account")
 class Ses(HttpVendor):
     """Own keys: ``region``; ``access_key_id``, ``secret_access_key``, ``session_token``.
 
-    Without keys: the environment's, else what botocore's chain lends (the extra ``ses``).
-    ``base_url`` for FIPS or dual-stack hosts. Raises MissingExtra when it is made without any of
-    them.
+    Without keys: those of the environment, else those of botocore's chain (the extra ``ses``).
+    ``base_url`` for FIPS or dual-stack hosts. Raises MissingExtra if there are no keys and botocore
+    is not installed.
     """
 
     has_sandbox = True
@@ -92,7 +92,7 @@ class Ses(HttpVendor):
         return aws_credentials.static_credentials(self.config.keys, os.environ)
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """The signature is of this moment; the body is the e-mail's."""
+        """The request with its signature, which depends on the time of day."""
         options = self.options(email)
         own_tags = options.pop("EmailTags", None) or []
         payload = merged(self._payload(email, attempt), options)
@@ -152,12 +152,12 @@ def _destination(email: Email) -> dict[str, list[str]]:
 
 
 def _kind(response: Response) -> str:
-    """``MessageRejected``, also of ``MessageRejected:http://...`` or ``com.amazonaws#...``."""
+    """``MessageRejected`` out of ``MessageRejected:http://...`` or ``com.amazonaws#...``."""
     kind = response.headers.get("x-amzn-ErrorType") or response.string("__type")
     return kind.partition(":")[0].rpartition("#")[2].strip()
 
 
 def _message(response: Response) -> str:
-    """The first line: of a refused signature the next ones tell all that was signed."""
+    """The first line. For a bad signature, the next lines repeat all that was signed."""
     message = response.string("message") or response.string("Message")
     return message.strip().partition("\n")[0]

@@ -9,7 +9,7 @@ answer                                              outcome
 200, ``succeeded`` at least 1, with an id           accepted; recipients that ``failures``
                                                     names are recorded
 200, neither ``succeeded`` nor ``failed``, an id    accepted (``fastaccept`` or ``schedule``)
-200, ``failed``                                     unsuitable: ``failures`` says why in words
+200, ``failed``                                     unsuitable: ``failures`` has the reasons
 200 without an id                                   unknown
 ``ENDPOINT_PERMISSION_DENIED`` (a 400)              misconfigured
 ``API_EXCEPTION`` (a 400)                           unknown
@@ -20,7 +20,7 @@ answer                                              outcome
 
 An ``error_code`` counts whatever the status: errors have been seen in a 200, too. There is no place
 for tags and metadata; our id is the header ``X-Mailqueue-Id``. ``fastaccept`` is set to false: it
-"will soon become the default", and then no answer would tell a failure.
+"will soon become the default", and with it no answer reports a failure.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Smtp2Go(HttpVendor):
     default_base_url = "https://api.smtp2go.com"
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """Reply-To is a custom header; an inline image is found by its file name."""
+        """One JSON object. Reply-To is a custom header; a file name identifies an inline image."""
         payload = merged(self._payload(email, attempt), self.options(email))
         key = self.config.keys["api_key"]
         return json_request("/v3/email/send", payload, {"X-Smtp2go-Api-Key": key})
@@ -77,7 +77,7 @@ class Smtp2Go(HttpVendor):
         return without_empty(payload) | {"fastaccept": False}
 
     def parse(self, response: Response, email: Email) -> SendResult:
-        """SMTP2GO's own rows; errors stand in ``data`` or, in its older texts, at the root."""
+        """SMTP2GO's own rows; errors are in ``data`` or, in its older texts, at the root."""
         data = mapping(response.object.get("data"))
         code = data.get("error_code") or response.object.get("error_code")
         error = text(data.get("error")) or response.string("error")

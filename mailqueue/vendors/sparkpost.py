@@ -7,7 +7,7 @@ transmissions.apib and index.apib, its extended error codes.
 answer                                           outcome
 ===============================================  ============================================
 200, all recipients accepted                     accepted, the transmission's id
-200 with ``errors``, some recipients accepted    accepted; refused are those it names
+200 with ``errors``, some recipients accepted    accepted; those that it names are refused
 200, no recipient accepted                       rejected
 400 with 1902 (the recipient is suppressed)      rejected
 400 with 1502 (no resources, "retry later")      unavailable
@@ -17,9 +17,9 @@ answer                                           outcome
 420 (2101: sending limit exceeded)               misconfigured: nothing was sent
 ===============================================  ============================================
 
-A template engine reads every mail there. ``perform_substitutions`` turns it off for the bodies; in
-headers it stays on and its escapes are off, so ``limits`` passes SparkPost over for e-mails with
-``{{`` in subject, names or headers. Unknown fields are ignored without a word.
+A template engine reads every e-mail. ``perform_substitutions`` turns it off for the bodies. In
+headers it stays on, without a way to escape, so e-mails with ``{{`` in subject, names or headers do
+not go to SparkPost (``limits``). It ignores unknown fields silently.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ _SEPARATORS = re.compile(r"[\s<>\"'(),:;]+")  # between addresses in a text
 class SparkPost(HttpVendor):
     """Own key: ``api_key``. In the EU: ``base_url`` ``https://api.eu.sparkpost.com``.
 
-    Its sandbox sends one template of its own, five times in an account's life: none for us.
+    Its sandbox only sends one template of its own, five times in an account's life: no use here.
     """
 
     default_base_url = "https://api.sparkpost.com"
 
     def build(self, email: Email, attempt: Attempt) -> Request:
-        """One transmission; each recipient gets a mail of its own, with the same To and Cc."""
+        """One transmission; each recipient gets a separate e-mail with the same To and Cc."""
         payload = {
             "options": {"perform_substitutions": False},
             "recipients": _recipients(email),
@@ -146,7 +146,7 @@ def _recipients(email: Email) -> list[dict[str, Any]]:
 
 
 def _file(attachment: Attachment) -> dict[str, str]:
-    """An inline image is found by its name."""
+    """A file; the name identifies an inline image."""
     return {
         "name": attachment.content_id or attachment.filename,
         "type": bare_type(attachment) if attachment.content_id else attachment.content_type,

@@ -1,6 +1,6 @@
 """Reading a vendor's answer with care: each value may be missing, or of any type.
 
-Decides: nothing is taken to be there. A value of another type reads as if it were absent.
+Decides: a value of another type than expected reads as if it were absent.
 
 Promises: never raises; recipients are named as the e-mail has them.
 """

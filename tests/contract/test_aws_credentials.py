@@ -240,7 +240,7 @@ def lender_of(*lives: timedelta | None) -> Callable[[Wire, Received], None]:
 def test_credentials_are_renewed_before_they_end_while_others_send(
     send: Send, environment: Environment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aws_credentials, "LOOK", 0.0)  # look each time whether it is time
+    monkeypatch.setattr(aws_credentials, "CHECK_SECONDS", 0.0)  # look each time whether it is time
     lives = timedelta(minutes=12), timedelta(hours=6)
     with HttpServer(lender_of(*lives)) as lender, HttpServer(ACCEPTED) as server:
         environment(**{FULL: lender.url})
@@ -261,7 +261,7 @@ def test_credentials_that_cannot_be_renewed_are_used_while_they_hold(
 ) -> None:
     monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.RETRY_ATTEMPTS", 1)
     monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
-    monkeypatch.setattr(aws_credentials, "LOOK", 0.0)
+    monkeypatch.setattr(aws_credentials, "CHECK_SECONDS", 0.0)
     lives = timedelta(minutes=12), timedelta(minutes=8), None
     with HttpServer(lender_of(*lives)) as lender, HttpServer(ACCEPTED) as server:
         environment(**{FULL: lender.url})
@@ -300,7 +300,7 @@ def test_without_any_credentials_nothing_is_sent_and_the_result_says_why(send: S
     assert result == SendResult(
         outcome=Outcome.MISCONFIGURED,
         code="credentials",
-        detail="no keys, and nothing that lends any",
+        detail="no keys, and no source of any",
         answered=False,
     )
     assert server.requests == []

@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.vendors.aws.credentials import AFTER_FAILURE, LOOK, Chain, static_credentials
+from mailqueue.vendors.aws.credentials import (
+    CHECK_SECONDS,
+    FAILURE_SECONDS,
+    Chain,
+    static_credentials,
+)
 from mailqueue.vendors.aws.signing import Credentials
 from tests.waiting import wait_until
 
@@ -83,7 +88,7 @@ def key(chain: Chain, seconds: float = 60.0) -> str:
 
 def test_botocore_is_asked_once_a_minute_for_what_holds(chain: Chain, source: Source) -> None:
     assert [key(chain), key(chain)] == ["id-1", "id-1"]
-    source.now += LOOK - 1
+    source.now += CHECK_SECONDS - 1
     assert key(chain) == "id-1"
     assert source.calls == 1
     source.now += 1
@@ -102,10 +107,10 @@ def test_after_a_long_silence_the_caller_waits_for_what_holds_now(
 def test_what_is_lent_for_a_minute_is_looked_at_before_it_is_used_again(
     chain: Chain, source: Source
 ) -> None:
-    source.life = LOOK
+    source.life = CHECK_SECONDS
     assert [key(chain), key(chain)] == ["id-1", "id-1"]
     assert source.calls == 1
-    source.now += AFTER_FAILURE
+    source.now += FAILURE_SECONDS
     source.ends_at = source.now
     assert key(chain) == "id-2"
 
@@ -131,7 +136,7 @@ def test_a_failure_is_the_answer_to_all_who_ask_within_seconds(
     assert [chain.current(time.monotonic() + 60) for _ in range(3)] == [expected] * 3
     assert source.calls == 1
     source.failure = None
-    source.now += AFTER_FAILURE
+    source.now += FAILURE_SECONDS
     assert key(chain) == "id-1"
 
 
@@ -140,7 +145,7 @@ def test_what_cannot_be_renewed_is_used_until_shortly_before_its_end(
 ) -> None:
     key(chain)
     source.failure = OSError()
-    source.now += LIFE - 3 * LOOK
+    source.now += LIFE - 3 * CHECK_SECONDS
     assert [key(chain), key(chain)] == ["id-1", "id-1"]
     assert source.calls == 2
     source.now = source.ends_at
@@ -151,7 +156,7 @@ def test_where_there_are_none_the_next_look_finds_what_has_come_meanwhile(source
     sources: list[Source | None] = [None, source]
     chain = Chain(lambda: sources.pop(0), lambda: source.now)
     assert key(chain) == Outcome.MISCONFIGURED
-    source.now += AFTER_FAILURE
+    source.now += FAILURE_SECONDS
     assert key(chain) == "id-1"
 
 
@@ -170,7 +175,7 @@ def test_while_one_thread_asks_the_others_go_on_with_what_holds(
     chain: Chain, source: Source
 ) -> None:
     key(chain)
-    source.now += LOOK
+    source.now += CHECK_SECONDS
     source.gate.clear()
     assert [key(chain) for _ in range(3)] == ["id-1"] * 3
     source.gate.set()

@@ -4,18 +4,18 @@ Decides: where they come from: the keys of the configuration, else those of the 
 botocore's chain (the extra ``ses``): roles, profiles, web identity, SSO, processes, containers and
 machines. botocore is imported only where neither the configuration nor the environment has keys.
 
-Assumes: botocore renews what it lends from 15 minutes before the end, and insists on it from 10
-minutes before. Its questions have time-outs and repetitions of their own, of up to some minutes.
+Assumes: botocore renews temporary credentials from 15 minutes before they expire, and must from 10
+minutes before. Its requests have time-outs and retries of their own, up to some minutes.
 
-Promises: a caller of ``Chain.current`` waits until its deadline and ``LONGEST`` seconds at most,
-and not at all while credentials hold; one thread asks at a time; a forked child asks anew. Nothing
-is raised: why there are no credentials is a result with the ``code`` ``credentials``. No key is in
-a repr, an error or a log.
+Promises: a caller of ``Chain.current`` waits no longer than its deadline and ``MAX_WAIT``, and not
+at all while credentials are valid. One thread asks botocore at a time; a forked child starts anew.
+Nothing is raised: the reason is a result with the ``code`` ``credentials``. No key is in a repr, an
+error or a log.
 
 ==========================================  ====================================================
 no credentials, since                       outcome
 ==========================================  ====================================================
-nothing lends any, botocore is missing      misconfigured
+no source has any, botocore is missing      misconfigured
 a profile, role or token cannot be used     misconfigured
 a container's endpoint or a process failed  unavailable
 a network error, a 5xx, no answer yet       unavailable
@@ -42,20 +42,20 @@ from mailqueue.vendors.aws.signing import Credentials
 logger = logging.getLogger(__name__)
 
 NO_CREDENTIALS = "credentials"
-LOOK = 60.0  # seconds between two looks whether botocore has renewed what it lends
-AFTER_FAILURE = 5.0  # seconds for which a failure is the answer to all
-LONGEST = 10.0  # seconds that a caller waits; a small machine loads botocore for some of them
+CHECK_SECONDS = 60.0  # between two checks whether botocore has renewed the credentials
+FAILURE_SECONDS = 5.0  # for which all callers get the same failure
+MAX_WAIT = 10.0  # seconds for a caller; a small machine needs some of them to load botocore
 
-# At DEBUG botocore writes answers with keys in them; its warnings quote what an endpoint answered.
-_QUIET = {"botocore": logging.INFO, "botocore.credentials": logging.ERROR}
+# At DEBUG botocore logs answers with keys in them; its warnings quote answers of endpoints.
+_LOG_LEVELS = {"botocore": logging.INFO, "botocore.credentials": logging.ERROR}
 
 
 def static_credentials(keys: Mapping[str, Any], environ: Mapping[str, str]) -> Credentials | None:
     """The keys of a vendor's configuration, else of the environment; None: neither has any."""
     names = ("access_key_id", "secret_access_key", "session_token")
     from_environment = {name: environ.get(f"AWS_{name.upper()}") for name in names}
-    for place in (keys, from_environment):
-        key, secret, token = (place.get(name) for name in names)
+    for source in (keys, from_environment):
+        key, secret, token = (source.get(name) for name in names)
         if key and secret:
             return Credentials(key, secret, token or None)
     return None
@@ -72,18 +72,21 @@ def require_botocore() -> None:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class _State:
-    """The answer to callers, when to look again, and until when it holds even so (monotonic)."""
+    """What callers get, when to check again, and until when they need not wait for that.
+
+    The moments are on the ``Chain``'s clock.
+    """
 
     answer: Credentials | SendResult
-    look_at: float = 0.0
-    holds_until: float = 0.0
+    check_at: float = 0.0
+    valid_until: float = 0.0
 
 
 class Chain:
-    """What botocore's chain lends, for all threads of a process.
+    """The credentials of botocore's chain, for all threads of a process.
 
-    ``find`` gives an object like botocore's ``Credentials`` (None: there are none); it and the
-    object's methods are called in a thread of their own and may take long. ``clock`` is monotonic.
+    ``find`` returns an object like botocore's ``Credentials`` (None: there are none). It and the
+    object's methods run in a separate thread and may take long. ``clock`` is monotonic.
     """
 
     def __init__(
@@ -91,78 +94,78 @@ class Chain:
     ) -> None:
         self._find = find
         self._clock = clock
-        self._lent: Any = None
+        self._source: Any = None  # botocore's object, which renews itself
         self._state = _State(_failure(Outcome.UNAVAILABLE, "not asked yet"))
         self._lock = threading.Lock()
-        self._look: Future[Credentials | SendResult] | None = None
+        self._check: Future[Credentials | SendResult] | None = None
 
     def current(self, deadline: float) -> Credentials | SendResult:
-        """Credentials that hold now, or why there are none; ``deadline`` is a monotonic moment."""
+        """Valid credentials, or why there are none; ``deadline`` is on ``time.monotonic``."""
         state, now = self._state, self._clock()
-        if now < state.look_at:  # each e-mail comes by here: no lock, and no question to botocore
+        if now < state.check_at:  # the usual case, for each e-mail: no lock, no call of botocore
             return state.answer
-        look = self._begin_look()
-        if now < state.holds_until:
+        check = self._begin_check()
+        if now < state.valid_until:
             return state.answer
         try:
-            return look.result(max(0.0, min(LONGEST, deadline - time.monotonic())))
+            return check.result(max(0.0, min(MAX_WAIT, deadline - time.monotonic())))
         except TimeoutError:
             return _failure(Outcome.UNAVAILABLE, "no answer yet")
 
-    def _begin_look(self) -> Future[Credentials | SendResult]:
-        """The look that is going on, or a new one; the last one where it is young enough."""
+    def _begin_check(self) -> Future[Credentials | SendResult]:
+        """The check that is going on, or the last one if it is recent, or a new one."""
         with self._lock:
-            look = self._look
-            if look and (not look.done() or self._clock() < self._state.look_at):
-                return look
-            look = Future()
+            check = self._check
+            if check and (not check.done() or self._clock() < self._state.check_at):
+                return check
+            check = Future()
             name = "mailqueue-credentials"
-            threading.Thread(target=self._run, args=(look,), name=name, daemon=True).start()
-            self._look = look
-            return look
+            threading.Thread(target=self._run, args=(check,), name=name, daemon=True).start()
+            self._check = check
+            return check
 
-    def _run(self, look: Future[Credentials | SendResult]) -> None:
+    def _run(self, check: Future[Credentials | SendResult]) -> None:
         self._state = self._next_state()
-        look.set_result(self._state.answer)
+        check.set_result(self._state.answer)
 
     def _next_state(self) -> _State:
         answer, error = self._ask()
         now = self._clock()
         if isinstance(answer, SendResult):
-            held = self._state.answer
-            if isinstance(held, SendResult) or self._ends_soon():
-                self._lent = None  # the next look reads profiles and the environment anew
-                return _State(answer, look_at=now + AFTER_FAILURE)
+            previous = self._state.answer
+            if isinstance(previous, SendResult) or self._expires_soon():
+                self._source = None  # the next check reads profiles and the environment anew
+                return _State(answer, check_at=now + FAILURE_SECONDS)
             event(logger, logging.WARNING, "credentials.not_renewed", error=error)
-            answer = held
-        elif self._ends_soon():  # lent for minutes: to be renewed before it is used again
-            return _State(answer, look_at=now + AFTER_FAILURE)
-        # It holds for two looks, so that nobody waits while the next one is going on.
-        return _State(answer, look_at=now + LOOK, holds_until=now + 2 * LOOK)
+            answer = previous
+        elif self._expires_soon():  # temporary ones for some minutes only: renew them before use
+            return _State(answer, check_at=now + FAILURE_SECONDS)
+        # Valid until the check after the next, so that no caller waits for the next one.
+        return _State(answer, check_at=now + CHECK_SECONDS, valid_until=now + 2 * CHECK_SECONDS)
 
     def _ask(self) -> tuple[Credentials | SendResult, str]:
-        """What botocore gives now, and the kind of error where it gave nothing."""
+        """The credentials that botocore has now, or the reason and the kind of error."""
         try:
-            if self._lent is None:
-                self._lent = self._find()
-            if self._lent is None:
-                return _failure(Outcome.MISCONFIGURED, "no keys, and nothing that lends any"), ""
-            lent = self._lent.get_frozen_credentials()  # renews them, if it is time
-            return Credentials(lent.access_key, lent.secret_key, lent.token or None), ""
+            if self._source is None:
+                self._source = self._find()
+            if self._source is None:
+                return _failure(Outcome.MISCONFIGURED, "no keys, and no source of any"), ""
+            current = self._source.get_frozen_credentials()  # renews them if it is time
+            return Credentials(current.access_key, current.secret_key, current.token or None), ""
         except Exception as error:  # noqa: BLE001  # botocore's own, and what its sources raise
             return _reason(error), type(error).__name__
 
-    def _ends_soon(self) -> bool:
-        """Whether what is lent ends before the look after the next."""
-        ends = getattr(self._lent, "refresh_needed", None)  # a profile's own keys never end
-        return ends is not None and bool(ends(refresh_in=2 * LOOK))
+    def _expires_soon(self) -> bool:
+        """Whether the credentials expire before the check after the next."""
+        refresh_needed = getattr(self._source, "refresh_needed", None)  # static keys lack it
+        return refresh_needed is not None and bool(refresh_needed(refresh_in=2 * CHECK_SECONDS))
 
 
 @cache
 def chain(region: str) -> Chain:
-    """The process's chain; ``region`` is where roles are asked for, unless AWS's own settings say.
+    """The process's chain, for all threads.
 
-    One for all threads, since each has a vendor of its own.
+    ``region`` is where roles are requested, unless AWS's own settings name one.
     """
     return Chain(partial(_find, region))
 
@@ -171,7 +174,7 @@ def _find(region: str) -> Any:
     require_botocore()
     import botocore.session
 
-    for name, level in _QUIET.items():
+    for name, level in _LOG_LEVELS.items():
         if logging.getLogger(name).level == logging.NOTSET:
             logging.getLogger(name).setLevel(level)
     session = botocore.session.Session()
@@ -186,13 +189,13 @@ def _reason(error: Exception) -> SendResult:
         return _failure(Outcome.MISCONFIGURED, str(error))
     from botocore import exceptions
 
-    passing = (
+    temporary = (
         exceptions.ConnectionError,
         exceptions.HTTPClientError,
         exceptions.CredentialRetrievalError,
         exceptions.MetadataRetrievalError,
     )
-    unavailable = isinstance(error, passing)
+    unavailable = isinstance(error, temporary)
     words = type(error).__name__
     if isinstance(error, exceptions.ClientError):  # AWS refused
         unavailable = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500

@@ -2,10 +2,10 @@
 
 Decides: how a POST is signed. Where credentials come from: see ``credentials``.
 
-Assumes: the path is as it stands on the wire and has no query; all the given headers, ``Host``
-among them, are signed, so nothing between here and AWS may change them.
+Assumes: the path is as on the wire and has no query. All headers, ``Host`` among them, are signed,
+so nothing between here and AWS may change them.
 
-Promises: the very signature that AWS's own SDK makes (a test compares them); no repr shows a key.
+Promises: the same signature as AWS's SDK makes (a test compares them); no repr shows a key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ENDING = "aws4_request"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
-    """Who signs; a ``session_token`` comes with keys that are only lent."""
+    """The keys to sign with. Temporary ones have a ``session_token``."""
 
     access_key_id: str
     secret_access_key: str
@@ -31,7 +31,7 @@ class Credentials:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not be shown."""
+        """The texts that must not be shown."""
         return tuple(filter(None, (self.secret_access_key, self.session_token, self.access_key_id)))
 
 
@@ -56,13 +56,13 @@ def sign(
     key = f"AWS4{credentials.secret_access_key}".encode()
     for word in scope.split("/"):
         key = _hmac(key, word)
-    who = f"Credential={credentials.access_key_id}/{scope}"
+    credential = f"Credential={credentials.access_key_id}/{scope}"
     proof = f"SignedHeaders={names}, Signature={_hmac(key, text).hex()}"
-    return {**signed, "Authorization": f"{_ALGORITHM} {who}, {proof}"}
+    return {**signed, "Authorization": f"{_ALGORITHM} {credential}, {proof}"}
 
 
 def _canonical(path: str, headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
-    """The names of the signed headers, and the request in the one form that both sides hash."""
+    """The names of the signed headers, and the request in the form that both sides hash."""
     lines = sorted((name.lower(), " ".join(value.split())) for name, value in headers.items())
     names = ";".join(name for name, _ in lines)
     head = "".join(f"{name}:{value}\n" for name, value in lines)

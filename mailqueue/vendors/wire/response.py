@@ -209,7 +209,7 @@ class ResponseReader:
         while size := self._size():
             self._octets(size)
             if self._line():
-                raise BadResponse("a chunk that is longer than it said")
+                raise BadResponse("a chunk longer than its size")
         while self._line():
             pass
 

@@ -163,7 +163,7 @@ class Transport:
     def _read(self, response: ResponseReader, call: Call, *, early: bool) -> RawResponse:
         """Status, headers, and the body as far as it came.
 
-        Once there is a status, what fails only cuts the body: the status alone may say enough.
+        Once there is a status, a failure only cuts the body: the status alone may be enough.
         """
         head, cut = response.final(), ""
         try:
