@@ -99,12 +99,12 @@ class Address:
         return cls(name, _addr_spec(address, field))
 
     @classmethod
-    def trusted(cls, text: str) -> Address:
+    def from_canonical(cls, text: str) -> Address:
         """From the canonical form that ``str()`` gave, unchecked."""
         if not text.endswith(">"):
             return cls("", text)
         name, _, address = text[:-1].rpartition(" <")
-        return cls(_unquoted(name) if name.startswith('"') else name, address)
+        return cls(_unquote(name) if name.startswith('"') else name, address)
 
 
 def _pair(value: tuple[object, ...], field: str) -> tuple[str, str]:
@@ -131,7 +131,7 @@ def _split(text: str, field: str) -> tuple[str, str]:
         raise InvalidEmail(field, problem)
     if '"' in name or "=?" in name:
         runs = _QUOTES.findall(name)
-        texts = (_unquoted(run) if run[0] == '"' else try_decode_words(run) for run in runs)
+        texts = (_unquote(run) if run[0] == '"' else try_decode_words(run) for run in runs)
         name = header_text("".join(texts), field)
     return name, address
 
@@ -155,12 +155,12 @@ def decode_quoted(text: str) -> str:
     if '"' not in text or "=?" not in text:
         return text
     return "".join(
-        f'"{escape(try_decode_words(_unquoted(run)))}"' if run[0] == '"' else run
+        f'"{escape(try_decode_words(_unquote(run)))}"' if run[0] == '"' else run
         for run in _QUOTES.findall(text)
     )
 
 
-def _unquoted(name: str) -> str:
+def _unquote(name: str) -> str:
     return _ESCAPED.sub(r"\1", name[1:-1])
 
 
@@ -205,7 +205,7 @@ def _local_part(local: str, field: str) -> str:
         if _LOCAL.fullmatch(local):
             return local
         quoted = _QUOTED_LOCAL.fullmatch(local)
-        content = _unquoted(local) if quoted else local
+        content = _unquote(local) if quoted else local
         if _LOCAL.fullmatch(content):
             return content
         if quoted or _DOTTED.fullmatch(content):

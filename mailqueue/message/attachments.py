@@ -122,9 +122,9 @@ def _text_type(value: object, field: str) -> str:
 
 def _as_utf8(content_type: str, field: str) -> str:
     """The type of a text that is stored as UTF-8."""
-    given = charset(content_type)
-    if not given:
+    name = charset(content_type)
+    if not name:
         return f"{content_type}; charset=utf-8"
-    if given != "utf-8":
+    if name != "utf-8":
         raise InvalidEmail(field, "must say charset=utf-8, or give the content as bytes")
     return content_type

@@ -120,7 +120,7 @@ def _body(value: object, field: str) -> str | None:
 
 def _headers(value: object, field: str) -> dict[str, str]:
     headers: dict[str, str] = {}
-    seen: set[str] = set()
+    names: set[str] = set()
     for name, text, place in _items(value, field):
         key = name.lower()
         if not FIELD_NAME.fullmatch(name):
@@ -128,9 +128,9 @@ def _headers(value: object, field: str) -> dict[str, str]:
         if key in RESERVED or key.startswith(_RESERVED_PREFIXES):
             problem = "is a reserved header: use the field of that name, or leave it out"
             raise InvalidEmail(place, problem)
-        if key in seen:
+        if key in names:
             raise InvalidEmail(place, "is given more than once: names do not differ by their case")
-        seen.add(key)
+        names.add(key)
         spelling = structured.MESSAGE_ID if key == structured.MESSAGE_ID.lower() else name
         headers[spelling] = structured.read(name, header_text(text, place), place)
     return headers

@@ -144,12 +144,12 @@ def _encoded_words(text: str) -> Iterator[tuple[str, Callable[[str], bytes], str
         if match[2] in "qQ":
             quoted = text[start:] if quoted is None else quoted
             charsets.add(charset)
-            yield charset, _loose_quoted, word
+            yield charset, _decode_q, word
         else:
-            yield charset, _loose_base64, word
-            yield charset, _loose_base64, _until(word, 0, "?")
+            yield charset, _decode_b, word
+            yield charset, _decode_b, _until(word, 0, "?")
     rest = _BEGINNING.sub("", quoted or "")
-    yield from ((charset, _loose_quoted, rest) for charset in sorted(charsets))
+    yield from ((charset, _decode_q, rest) for charset in sorted(charsets))
 
 
 def _until(text: str, start: int, end: str) -> str:
@@ -165,13 +165,15 @@ def _readings(octets: bytes, charset: str) -> list[str]:
     return readings
 
 
-def _loose_quoted(rest: str) -> bytes:
-    octets = rest.replace("_", " ").encode("ascii", "ignore")
+def _decode_q(source: str) -> bytes:
+    """As a lenient reader decodes a "Q" word: what is not valid stands for itself."""
+    octets = source.replace("_", " ").encode("ascii", "ignore")
     return _HEX.sub(lambda match: bytes([int(match[1], 16)]), octets)
 
 
-def _loose_base64(rest: str) -> bytes:
-    digits = _NOT_BASE64.sub(b"", rest.encode("ascii", "ignore"))
+def _decode_b(source: str) -> bytes:
+    """As a lenient reader decodes a "B" word: what is not base64 is skipped."""
+    digits = _NOT_BASE64.sub(b"", source.encode("ascii", "ignore"))
     whole = digits[: len(digits) - (len(digits) % 4 == 1)]
     return binascii.a2b_base64(whole + b"=" * (-len(whole) % 4))
 
@@ -261,7 +263,7 @@ def decode_words(text: str) -> str:
 
 def _word_octets(kind: str, source: str) -> bytes:
     if kind in "qQ":
-        return _loose_quoted(source)
+        return _decode_q(source)
     if not _BASE64.fullmatch(source):
         raise ValueError
-    return _loose_base64(source)
+    return _decode_b(source)

@@ -208,9 +208,9 @@ class Email:
     def from_document(cls, mapping: Mapping[str, Any]) -> Email:
         """From what ``to_mapping`` returned: fast, unchecked."""
         email = object.__new__(cls)
-        _set(email, "from_", Address.trusted(mapping["from"]))
+        _set(email, "from_", Address.from_canonical(mapping["from"]))
         for field in ("to", "cc", "bcc", "reply_to"):
-            _set(email, field, tuple(map(Address.trusted, mapping.get(field, ()))))
+            _set(email, field, tuple(map(Address.from_canonical, mapping.get(field, ()))))
         for field in ("text", "html"):
             _set(email, field, mapping.get(field))
         for field in ("headers", "metadata", "vendor_options"):

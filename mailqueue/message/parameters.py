@@ -47,7 +47,7 @@ def parameters(text: str) -> Parameters:
         else:
             section = sections.setdefault(bare, {})
             section.setdefault(int(number or 0), (content, encoded is not None))
-    return Parameters(value.strip(), plain | {n: _joined(n, s) for n, s in sections.items()})
+    return Parameters(value.strip(), plain | {n: _join(n, s) for n, s in sections.items()})
 
 
 def charset(content_type: str) -> str:
@@ -70,7 +70,7 @@ def _split(text: str) -> Iterator[str]:
     yield "".join(runs)
 
 
-def _joined(name: str, sections: Mapping[int, tuple[str, bool]]) -> str:
+def _join(name: str, sections: Mapping[int, tuple[str, bool]]) -> str:
     """A value from its sections; the first encoded one names the charset (RFC 2231)."""
     charset, octets = "", b""
     for number in sorted(sections):

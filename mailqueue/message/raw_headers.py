@@ -42,7 +42,7 @@ def source(raw: Any, field: str) -> str:
     a parsed header. An older ``Message`` may hold any object: None and bytes are refused.
     """
     try:
-        written = _written(raw)
+        written = _raw_text(raw)
     except Exception:  # noqa: BLE001  # a Header of the library raises many exceptions
         raise InvalidEmail(field, _UNDECODABLE) from None
     text = plain_text(written, field)
@@ -52,7 +52,7 @@ def source(raw: Any, field: str) -> str:
         raise InvalidEmail(field, _UNDECODABLE) from None
 
 
-def _written(raw: Any) -> object:
+def _raw_text(raw: Any) -> object:
     from email.header import Header
 
     if isinstance(raw, Header):
@@ -70,7 +70,7 @@ def _tokens(tree: Any) -> Iterator[str]:
     """The text of a parsed header; encoded words are encoded again, as they may hold anything."""
     kind = getattr(tree, "token_type", None)
     if kind == "encoded-word":
-        yield encode_words(_whole(tree))
+        yield encode_words(_word_text(tree))
     elif isinstance(tree, list) and kind not in ("bare-quoted-string", "comment"):
         for token in tree:
             yield from _tokens(token)
@@ -86,7 +86,7 @@ def _is_open(comment: Any) -> bool:
     return any(isinstance(defect, InvalidHeaderDefect) for defect in comment.all_defects)
 
 
-def _whole(word: Any) -> str:
+def _word_text(word: Any) -> str:
     """The text of an encoded word, if nothing was lost in decoding it."""
     from email.errors import CharsetError, InvalidBase64CharactersDefect, UndecodableBytesDefect
 
@@ -127,7 +127,7 @@ def mailboxes(text: str, field: str) -> list[str]:
     if comments or quoted or group:
         raise InvalidEmail(field, "has quotes, a comment or a group without an end: close it")
     mailboxes = [mailbox for marks in entries if (mailbox := _mailbox(marks))]
-    if any(map(_is_two, mailboxes)):
+    if any(map(_lacks_comma, mailboxes)):
         problem = "must be one address between commas: quote a name with an @ in it"
         raise InvalidEmail(field, problem)
     return [decode_quoted(mailbox) for mailbox in mailboxes]
@@ -143,7 +143,7 @@ def _mailbox(marks: list[str]) -> str:
     return "".join(marks).strip()
 
 
-def _is_two(mailbox: str) -> bool:
+def _lacks_comma(mailbox: str) -> bool:
     """Whether the name contains an address: a comma is missing."""
     name, _, _ = mailbox.rpartition("<")
     words = name.split()

@@ -92,7 +92,7 @@ def _mapping(message: Part) -> dict[str, Any]:
     mapping["alternatives"] = [
         _alternative(leaf, f"alternatives[{n}]") for n, leaf in enumerate(content.alternatives)
     ]
-    shown = _shown(mapping["html"] or "")
+    shown = _shown_ids(mapping["html"] or "")
     mapping["attachments"] = [
         _attachment(leaf, f"attachments[{n}]", shown) for n, leaf in enumerate(content.files)
     ]
@@ -275,9 +275,9 @@ def _message(part: Part, encoding: str, field: str) -> bytes:
     """An attached message as it was parsed: the library would change how its headers are folded."""
     inner = part.get_payload()
     if isinstance(inner, list) and part.get_content_subtype() == "rfc822":
-        octets = _as_parsed(inner[0])
+        octets = _message_bytes(inner[0])
     else:
-        octets = _as_parsed(part).partition(b"\r\n\r\n")[2]
+        octets = _message_bytes(part).partition(b"\r\n\r\n")[2]
     try:
         if encoding == "base64":
             return b64decode(b"".join(octets.split()), validate=True)
@@ -286,7 +286,7 @@ def _message(part: Part, encoding: str, field: str) -> bytes:
         raise InvalidEmail(field, _BROKEN_ENCODING) from None
 
 
-def _as_parsed(message: Part) -> bytes:
+def _message_bytes(message: Part) -> bytes:
     """The message's bytes. Its ``as_bytes()`` is not used: Django's messages have another one."""
     from email.generator import BytesGenerator
     from email.policy import EmailPolicy
@@ -308,34 +308,34 @@ def _text(leaf: _Node | None, field: str) -> str | None:
     except (LookupError, UnicodeError):
         raise InvalidEmail(field, "cannot be decoded by its charset: use UTF-8") from None
     if leaf.kind == "text/plain" and leaf.type.named.get("format", "").lower() == "flowed":
-        return "".join(_unwrapped(text, leaf.type.named.get("delsp", "").lower() == "yes"))
+        return "".join(_unwrap(text, leaf.type.named.get("delsp", "").lower() == "yes"))
     return text
 
 
-def _unwrapped(text: str, delete_space: bool) -> Iterator[str]:
+def _unwrap(text: str, delete_space: bool) -> Iterator[str]:
     """A flowed text (RFC 3676) with its soft line breaks taken out."""
     depth, paragraph = 0, ""
     for line in text.replace("\r\n", "\n").removesuffix("\n").split("\n"):
         quotes = len(_QUOTES.match(line)[0])  # type: ignore[index]  # it matches anything
         content = line[quotes:].removeprefix(" ")
         if paragraph and (quotes != depth or content == "-- "):
-            yield f"{_quoted(depth, paragraph)}\n"  # a soft break that nothing may follow
+            yield f"{_quote(depth, paragraph)}\n"  # a soft break that nothing may follow
             paragraph = ""
         depth = quotes
         if content.endswith(" ") and content != "-- ":
             paragraph += content[:-1] if delete_space else content
         else:
-            yield f"{_quoted(depth, paragraph + content)}\n"
+            yield f"{_quote(depth, paragraph + content)}\n"
             paragraph = ""
     if paragraph:
-        yield _quoted(depth, paragraph)
+        yield _quote(depth, paragraph)
 
 
-def _quoted(depth: int, line: str) -> str:
+def _quote(depth: int, line: str) -> str:
     return f"{'>' * depth} {line}" if depth else line
 
 
-def _shown(html: str) -> frozenset[str]:
+def _shown_ids(html: str) -> frozenset[str]:
     """The ids of files that the HTML shows."""
     content_ids = _CID.findall(html)
     return frozenset(content_ids).union(map(unquote, content_ids))

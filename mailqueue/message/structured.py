@@ -61,7 +61,7 @@ def encode(name: str, value: str) -> str:
     if key in _ADDRESSES:
         return mailboxes(_addresses(value, key, None))
     if key == _LIST_ID and not value.isascii():
-        listed = Address.trusted(value)
+        listed = Address.from_canonical(value)
         return mailbox(listed.name, listed.address)
     return value if key in _BARE or key == _LIST_ID else encode_unstructured(value)
 

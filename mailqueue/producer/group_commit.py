@@ -110,11 +110,11 @@ class GroupCommit(Generic[Item, Result]):
                 lingering.wake()
             follows = self._leader is not None  # at first; later whoever is woken may lead
             while not entry.done:
-                left = entry.deadline - self._clock()
-                if left <= 0:
+                remaining = entry.deadline - self._clock()
+                if remaining <= 0:
                     raise CommitTimeout
                 if (follows or not self._lead(entry)) and not entry.signal.acquire(
-                    timeout=min(left, POLL)
+                    timeout=min(remaining, POLL)
                 ):
                     self._check_leader()
                 follows = False

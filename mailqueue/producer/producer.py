@@ -204,7 +204,7 @@ class Producer:
         options = SendOptions(priority, send_at, expires_at)
         submission = Submission.of(email, options, idempotency_key)
         if session is not None:
-            return self._store_all(self._accepted([submission]), session)[0]
+            return self._store_all(self._prepare_all([submission]), session)[0]
         try:
             return self._call(lambda storage: self._store_one(storage, submission))
         except StoreUnavailable as error:
@@ -234,7 +234,7 @@ class Producer:
         was not stored.
         """
         options = SendOptions(priority, send_at, expires_at)
-        submissions = self._accepted(read_all(list(emails), options, idempotency_keys))
+        submissions = self._prepare_all(read_all(list(emails), options, idempotency_keys))
         if session is not None:
             return self._store_all(submissions, session)
         return self._call(lambda _: self._store_all(submissions, None), one_clock=False)
@@ -305,7 +305,7 @@ class Producer:
 
     # Storing many ------------------------------------------------------------------------------
 
-    def _accepted(self, submissions: Sequence[Submission]) -> list[Submission]:
+    def _prepare_all(self, submissions: Sequence[Submission]) -> list[Submission]:
         """The e-mails of one call, prepared and merged by key; raises if one is refused."""
         _raise_refused(prepare(submissions, self.config, self.env))
         return merge_keys(submissions)

@@ -63,14 +63,14 @@ class Storage:
         With ``session`` the driver's exceptions pass through.
         """
         outcomes: dict[Submission, Outcome] = {}
-        left: Sequence[Submission] = submissions
-        while left:
-            taken = set(self.store.insert([each.document for each in left], session))
-            outcomes |= {each: Inserted(each.document) for each in left if each.key not in taken}
-            left = [each for each in left if each.key in taken]
-            outcomes |= self.look_up_keys(left)
+        new: Sequence[Submission] = submissions
+        while new:
+            taken = set(self.store.insert([each.document for each in new], session))
+            outcomes |= {each: Inserted(each.document) for each in new if each.key not in taken}
+            new = [each for each in new if each.key in taken]
+            outcomes |= self.look_up_keys(new)
             # An e-mail that was pruned between the write and the look-up has left its key free.
-            left = [each for each in left if each not in outcomes]
+            new = [each for each in new if each not in outcomes]
         return outcomes
 
     def look_up_keys(
@@ -82,7 +82,9 @@ class Storage:
             return {}
         holders = self.store.by_key(list(keys), session)
         return {
-            each: _of_key(each, holders[each.key]) for each in submissions if each.key in holders
+            each: _key_outcome(each, holders[each.key])
+            for each in submissions
+            if each.key in holders
         }
 
     def announce(self, outcomes: Iterable[Outcome]) -> None:
@@ -106,7 +108,7 @@ class Storage:
         self.announcer.close()
 
 
-def _of_key(submission: Submission, holder: Mapping[str, Any]) -> Outcome:
+def _key_outcome(submission: Submission, holder: Mapping[str, Any]) -> Outcome:
     """What came of an e-mail, given the one that is stored under its key."""
     if holder["_id"] == submission.document["_id"]:
         return Inserted(submission.document)
