@@ -119,17 +119,23 @@ MUTANTS = (
     ),
     Mutant(
         "a confirmation that matched nothing counts",
-        (Edit("store/store.py", 'self.confirm(under | {"nonce": {"$in": nonces}}) ==', "0 <="),),
+        (Edit("store/store.py", "self.confirm(ours) ==", "0 <="),),
         (KEPT, "-k", "stored_again"),
     ),
     Mutant(
         "a known key is not confirmed",
-        (Edit("store/store.py", "if found and self.confirm(these) < len(found):", "if False:"),),
+        (
+            Edit(
+                "store/store.py",
+                "if documents and self.confirm(match) < len(documents):",
+                "if False:",
+            ),
+        ),
         (KEPT, "-k", "only_the_old_primary_knew"),
     ),
     Mutant(
         "no nonce when an insert is confirmed",
-        (Edit("store/store.py", 'under | {"nonce": {"$in": nonces}}', "under"),),
+        (Edit("store/store.py", 'same_ids | {"nonce": {"$in": nonces}}', "same_ids"),),
         (KEPT, "-k", "of_another or anothers"),
     ),
     Mutant(

@@ -33,8 +33,9 @@ from mailqueue.routing import rotation
 from mailqueue.routing.rotation import Health, Permit, Sign, Verdict
 from mailqueue.store import ids
 from mailqueue.store.document import PRODUCTION
-from mailqueue.store.mongo import kept
-from mailqueue.store.store import Store, one_by_one
+from mailqueue.store.mongo import majority_reads
+from mailqueue.store.store import Store
+from mailqueue.store.undecodable import read_each
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class VendorHealth:
                 self._known_at[health.name] = at
 
     def _load(self, names: list[str], *, majority: bool = False) -> dict[str, Health]:
-        collection = kept(self._collection) if majority else self._collection
+        collection = majority_reads(self._collection) if majority else self._collection
         steps: list[dict[str, Any]] = [
             {"$match": {"_id": {"$in": names}}},
             {"$set": {"now": "$$NOW"}},
@@ -134,7 +135,7 @@ class VendorHealth:
             try:
                 documents = list(collection.aggregate(steps))
             except BSONError:
-                documents = list(one_by_one(steps, collection))
+                documents = list(read_each(steps, collection))
         for document in documents[:1]:
             self._server_ahead = document["now"].timestamp() - self._clock()
         found = {d["_id"]: health for d in documents if (health := self._sound(d)) is not None}

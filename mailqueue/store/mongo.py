@@ -84,8 +84,8 @@ def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
         raise ConfigError([f"mongodb.uri: {names} cannot be read as a PEM file"]) from None
 
 
-class NotKept(PyMongoError):
-    """What was found is not kept: do it again."""
+class NotDurable(PyMongoError):
+    """What was found is not durable: do it again."""
 
 
 def _weak_concern(client: MongoClient[dict[str, Any]]) -> list[str]:
@@ -221,8 +221,8 @@ def within(seconds: float) -> Iterator[None]:
         _ENDS.reset(token)
 
 
-def kept(collection: Collection[dict[str, Any]]) -> Collection[dict[str, Any]]:
-    """The same, but reads find only what a majority has: nothing of it can be rolled back."""
+def majority_reads(collection: Collection[dict[str, Any]]) -> Collection[dict[str, Any]]:
+    """The same collection; its reads find only what a majority has, which cannot be rolled back."""
     return collection.with_options(read_concern=ReadConcern("majority"))
 
 

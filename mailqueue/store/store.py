@@ -1,16 +1,15 @@
 """The e-mails in MongoDB: the truth, and the only module that writes it.
 
-Decides: how a lost reply is told from a lost claim, what counts as kept, and what becomes of an
-e-mail whose document takes a write no more: its settlement is made small, else it is set aside as
-``unreadable``, and the others that were written with it are written. The fields stand in
-``document``, the guards in ``transitions``; ``mongo`` makes writes durable.
+Decides: how a lost reply is told from a lost claim, and what counts as stored. The fields stand in
+``document``, the guarded updates in ``transitions`` and ``interventions``; ``bulk`` deals with
+documents that take no write any more, ``mongo`` makes writes durable.
 
-Kept is what a majority has in its journal. That is known of an e-mail in two ways only: the write
+Durable is what a majority has in its journal. That is known of an e-mail in two ways only: a write
 was acknowledged and matched it, or a majority read found it. What a plain read finds, or a
-duplicate key speaks of, may be on a server that is not the primary any more, and be rolled back:
-it is confirmed by a durable write, and where that does not match all, the insert is done again. Of
-two e-mails under one ``_id`` ours is the one with our ``nonce``; the other stays as it is, and ours
-gets an id of its own.
+duplicate key speaks of, may be on a server that is not the primary any more, and be rolled back.
+So it is confirmed by a durable write (``confirm``), and where that does not match all, the insert
+is done again. Of two e-mails under one ``_id`` ours is the one with our ``nonce``; the other stays
+as it is, and ours gets an id of its own.
 
 Promises: a call that returns is durable. Every method may be called from any thread and raises
 ``StoreUnavailable``; a ``Store`` belongs to the process that made it.
@@ -18,35 +17,30 @@ Promises: a call that returns is durable. Every method may be called from any th
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from bson import ObjectId
-from bson.codec_options import CodecOptions
 from bson.errors import BSONError
-from bson.raw_bson import RawBSONDocument
-from pymongo import MongoClient, UpdateMany
+from pymongo import MongoClient
 from pymongo.client_session import ClientSession
-from pymongo.collection import Collection
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from mailqueue.config import MongoDB
 from mailqueue.lifecycle.outcomes import Reason, SendResult, Status
-from mailqueue.logs import event
 from mailqueue.outage import Outage
 from mailqueue.store import document, ids, indexes, interventions
+from mailqueue.store.bulk import BulkWriter, Emails
 from mailqueue.store.document import SIMULATED, Document, Stored
 from mailqueue.store.interventions import Verb
 from mailqueue.store.merging import aside_writes, change_writes, claim_writes
 from mailqueue.store.mongo import (
     DUPLICATE,
     Mongo,
-    NotKept,
+    NotDurable,
     duplicates,
-    kept,
-    refusals,
+    majority_reads,
     within,
     write_errors,
 )
@@ -64,13 +58,9 @@ from mailqueue.store.transitions import (
     looked_up_filter,
     looked_up_update,
 )
+from mailqueue.store.undecodable import read_each
 
-logger = logging.getLogger(__name__)
-
-Emails = Collection[dict[str, Any]]
-UNWRITABLE = 10_000
 PAGE = 1000
-BY_ID = "_id_"  # said to the server, so that it does not try the other indexes first
 
 
 class Store(Mongo):
@@ -87,9 +77,14 @@ class Store(Mongo):
         super().__init__(settings, client, outage)
         self.env = env
         self.emails = self.collection("")
-        self._kept = kept(self.emails)
+        self._durable = majority_reads(self.emails)
+        self.bulk = BulkWriter(self, self.emails, env)
         self.indexed = False
-        self.unwritable: set[ObjectId] = set()  # not even to be set aside; as this process knows
+
+    @property
+    def unwritable(self) -> set[ObjectId]:
+        """The e-mails that take no write at all, as far as this process knows."""
+        return self.bulk.unwritable
 
     def ensure_indexes(self) -> None:
         """Create the indexes that are missing; ``ConfigError``: the server refuses one."""
@@ -125,9 +120,10 @@ class Store(Mongo):
         except (DuplicateKeyError, BulkWriteError) as error:
             if all(each.get("code") != DUPLICATE for each in write_errors(error)):
                 raise
-            taken = duplicates(error)
-            self._confirm_new([d for d in documents if d.get("idempotency_key") not in taken])
-            return taken
+            taken_keys = duplicates(error)
+            ours = [d for d in documents if d.get("idempotency_key") not in taken_keys]
+            self._confirm_new(ours)
+            return taken_keys
         return []
 
     def _write_new(
@@ -139,23 +135,30 @@ class Store(Mongo):
             self.emails.insert_many(map(dict, documents), ordered=False, session=session)
 
     def _confirm_new(self, documents: Sequence[dict[str, Any]]) -> None:
-        """Return if all of these are kept as ours; else see to it that they can be inserted."""
+        """Return if all of these are durable and ours; else see to it that they can be inserted."""
         nonces = [d.get("nonce") for d in documents]
-        under = {"_id": {"$in": [d["_id"] for d in documents]}}
-        if not documents or self.confirm(under | {"nonce": {"$in": nonces}}) == len(documents):
+        same_ids = {"_id": {"$in": [d["_id"] for d in documents]}}
+        ours = same_ids | {"nonce": {"$in": nonces}}
+        if not documents or self.confirm(ours) == len(documents):
             return
-        found = self._kept.find(under, {"nonce": 1})
-        theirs = {d["_id"] for d in found if d.get("nonce") not in nonces}
+        stored = self._durable.find(same_ids, {"nonce": 1})
+        of_others = {d["_id"] for d in stored if d.get("nonce") not in nonces}
         for each in documents:
-            if each["_id"] in theirs:
+            if each["_id"] in of_others:
                 document.rename(each, ids.new())
-        raise NotKept
+        raise NotDurable
+
+    # Confirm: any → the same
+    #
+    # Rule: a write to which a majority agrees proves that all it matched was durable before it. So
+    # a field that no document has is removed: that changes nothing, and MongoDB waits for the
+    # majority all the same. What has been rolled back does not match.
+    #
+    #   before  {_id: 1, nonce: N, status: "queued", …}
+    #   after   {_id: 1, nonce: N, status: "queued", …}
 
     def confirm(self, match: Mapping[str, Any]) -> int:
-        """How many match, once these are durable: a majority write waits even if it is empty.
-
-        Raises the driver's exceptions.
-        """
+        """How many match, once these are durable. Raises the driver's exceptions."""
         return self.emails.update_many(match, {"$unset": {"confirm": ""}}).matched_count
 
     def by_key(
@@ -164,33 +167,39 @@ class Store(Mongo):
         """The e-mails stored under these idempotency keys (``_id``, ``content_hash``), durably."""
         with self.reached(session):
             if session is not None:
-                found = self._under(keys, session)
+                documents = self._find_keys(keys, session)
             else:
-                found = self.persist(lambda: self._kept_under(keys))
-        return {each["idempotency_key"]: each for each in found}
+                documents = self.persist(lambda: self._find_durable_keys(keys))
+        return {each["idempotency_key"]: each for each in documents}
 
-    def _kept_under(self, keys: Sequence[str]) -> list[Document]:
-        found = self._under(keys)
-        these = {"_id": {"$in": [d["_id"] for d in found]}, "idempotency_key": {"$in": list(keys)}}
-        if found and self.confirm(these) < len(found):
-            raise NotKept
-        return found
+    def _find_durable_keys(self, keys: Sequence[str]) -> list[Document]:
+        documents = self._find_keys(keys)
+        match = {
+            "_id": {"$in": [d["_id"] for d in documents]},
+            "idempotency_key": {"$in": list(keys)},
+        }
+        if documents and self.confirm(match) < len(documents):
+            raise NotDurable
+        return documents
 
-    def _under(self, keys: Sequence[str], session: ClientSession | None = None) -> list[Document]:
+    def _find_keys(
+        self, keys: Sequence[str], session: ClientSession | None = None
+    ) -> list[Document]:
         match = {"idempotency_key": {"$in": list(keys)}}
         fields = {"idempotency_key": 1, "content_hash": 1}
         return list(self.emails.find(match, fields, session=session))
 
     def cancel(self, email_id: ObjectId) -> bool:
-        """Cancel what is queued. False: it is not cancelled (what may have left, never is).
+        """Cancel what is queued (``interventions``). False: it is not cancelled.
 
-        What some recipients have got already goes on to the others.
+        What some recipients have received already goes on to the others, and what may have left is
+        never called cancelled.
         """
         queued = {"_id": email_id, **interventions.guard(Verb.CANCEL)}
         with self.reached():
-            self._bulk([(queued, [{"$set": interventions.cancelled()}])], self.timeout)
+            self.bulk.write([(queued, [{"$set": interventions.cancelled()}])], self.timeout)
             cancelled = {"_id": email_id, "status": Status.CANCELLED.value}
-            return self._kept.find_one(cancelled, {"_id": 1}) is not None
+            return self._durable.find_one(cancelled, {"_id": 1}) is not None
 
     # Working -----------------------------------------------------------------------------------
 
@@ -199,8 +208,9 @@ class Store(Mongo):
     ) -> dict[ObjectId, Stored]:
         """The documents of ``ids``, each with the server's time; a missing one is left out.
 
-        A date takes several times as long to read as a text: ``without`` says what is not needed.
-        With ``most`` each comes with its size in bytes, and a larger one without its ``email``.
+        ``without``: the fields that are not needed (a date takes several times as long to read as a
+        text). With ``most`` each comes with its size in bytes, and a larger one without its
+        ``email``. What is read need not be durable: the guards of what is then written decide.
         """
         fields: dict[str, Any] = {"now": "$$NOW"} | dict.fromkeys(without, "$$REMOVE")
         if most is not None:
@@ -208,7 +218,7 @@ class Store(Mongo):
             fields["size"] = size
             fields["email"] = {"$cond": [{"$lte": [size, most]}, "$email", "$$REMOVE"]}
         steps: list[dict[str, Any]] = [{"$match": {"_id": {"$in": list(ids)}}}, {"$set": fields}]
-        return {stored.id: stored for stored in self._stored(steps, self.emails, len(ids) + 1)}
+        return {stored.id: stored for stored in self._load(steps, self.emails, len(ids) + 1)}
 
     def write(
         self,
@@ -230,20 +240,13 @@ class Store(Mongo):
         if claims and lease is not None:
             writes = [*claim_writes(claims, self.env, lease), *writes]
         with within(limit):
-            matched, refused = self._bulk(writes, limit)
+            matched, refused = self.bulk.write(writes, limit)
             if matched == len(changes) + len(claims):
                 return {c.id for c in changes}, {c.id for c in claims}
             if refused:
-                self._make_small(changes, refused, limit)
-                self._set_aside(claims, refused)
-            return self._written(changes), self._won(claims, lease)
-
-    def _won(self, claims: Sequence[Claim], lease: Lease | None) -> set[ObjectId]:
-        if not claims or lease is None:
-            return set()
-        ids = [c.id for c in claims]
-        mine = {"_id": {"$in": ids}, "lease.nonce": lease.nonce, "status": Status.SENDING.value}
-        return {document["_id"] for document in self._majority(mine, {"_id": 1})}
+                self.bulk.write_in_short(changes, refused, limit)
+                self.bulk.set_aside(claims, refused, limit)
+            return self._ids_written(changes), self._ids_won(claims, lease)
 
     def _change_writes(self, changes: Sequence[Change | Aside]) -> list[Write]:
         simulated = self.env == SIMULATED
@@ -254,124 +257,85 @@ class Store(Mongo):
         writes = change_writes(others, simulated=simulated)
         return [*writes, *aside_writes(asides, simulated=simulated)]
 
-    def _written(self, changes: Sequence[Change | Aside]) -> set[ObjectId]:
+    # A write that matched fewer documents than it should was in part done by an earlier try whose
+    # reply was lost, or came too late. The documents tell which: a claim of ours has our nonce, a
+    # change has closed its ledger line as it would (``is_written``).
+
+    def _ids_won(self, claims: Sequence[Claim], lease: Lease | None) -> set[ObjectId]:
+        if not claims or lease is None:
+            return set()
+        ids = [c.id for c in claims]
+        mine = {"_id": {"$in": ids}, "lease.nonce": lease.nonce, "status": Status.SENDING.value}
+        return {d["_id"] for d in self._find_durable(mine, {"_id": 1})}
+
+    def _ids_written(self, changes: Sequence[Change | Aside]) -> set[ObjectId]:
         if not changes:
             return set()
         by_id = {c.id: c for c in changes if isinstance(c, Change)}
         fields = {"status": 1, "lease": 1, "attempts": 1}
         try:
-            found = self._majority({"_id": {"$in": list(by_id)}}, fields)
+            documents = self._find_durable({"_id": {"$in": list(by_id)}}, fields)
         except BSONError:  # damaged since it was read: it is looked at again
-            found = []
-        written = {d["_id"] for d in found if is_written(by_id[d["_id"]], d)}
+            documents = []
+        written = {d["_id"] for d in documents if is_written(by_id[d["_id"]], d)}
         if asides := [c.id for c in changes if isinstance(c, Aside)]:
             ended = {"_id": {"$in": asides}, "reason": Reason.UNREADABLE.value}
-            written |= {d["_id"] for d in self._majority(ended, {"_id": 1})}
+            written |= {d["_id"] for d in self._find_durable(ended, {"_id": 1})}
         return written
-
-    # What is refused ---------------------------------------------------------------------------
-
-    def _make_small(
-        self, changes: Iterable[Change | Aside], refused: Container[ObjectId], seconds: float
-    ) -> None:
-        """Write refused settlements in short, so that what left our hands is known all the same."""
-        concerned = [c for c in changes if isinstance(c, Change) and c.id in refused]
-        hopeless = {c.id for c in changes if isinstance(c, Aside) and c.id in refused}
-        for change in concerned:
-            event(logger, logging.ERROR, "email.written_in_short", id=str(change.id))
-        writes = change_writes(concerned, simulated=self.env == SIMULATED, small=True)
-        _, still = self._bulk(writes, seconds)
-        self._give_up(hopeless | still)
-
-    def _set_aside(self, claims: Iterable[Claim], refused: Container[ObjectId]) -> None:
-        """End what cannot be claimed."""
-        concerned = [
-            Aside(id=c.id, seen={"lease.token": c.token, "env": self.env})
-            for c in claims
-            if c.id in refused
-        ]
-        for aside in concerned:
-            facts = {"id": str(aside.id), "error": "takes no claim"}
-            event(logger, logging.ERROR, "email.unreadable", **facts)
-        writes = aside_writes(concerned, simulated=self.env == SIMULATED)
-        _, still = self._bulk(writes, self.timeout)
-        self._give_up(still)
-
-    def _give_up(self, ids: Iterable[ObjectId]) -> None:
-        """Remember what takes no write at all, and say it once."""
-        for email_id in set(ids) - self.unwritable:
-            event(logger, logging.ERROR, "email.takes_no_write", id=str(email_id))
-            if len(self.unwritable) < UNWRITABLE:
-                self.unwritable.add(email_id)
 
     def late_yes(
         self, email_id: ObjectId, token: int, vendor: str, result: SendResult, seconds: float
     ) -> None:
         """Record a yes that came after the lease was lost, in whatever state the e-mail is."""
         update = late_yes_update(token, vendor, result, self.env == SIMULATED)
-        _, refused = self._bulk([(late_yes_filter(email_id, token), update)], seconds)
+        _, refused = self.bulk.write([(late_yes_filter(email_id, token), update)], seconds)
         if refused and (result.refused or result.pending or result.detail):
             short = replace(result, refused=(), pending=(), detail="")
             self.late_yes(email_id, token, vendor, short, seconds)
         else:
-            self._give_up(refused)
+            self.bulk.give_up(refused)
 
     def looked_up(self, email_id: ObjectId, token: int) -> None:
         """Note that the vendor of this ledger line was asked and did not know the e-mail."""
-        self._bulk([(looked_up_filter(email_id, token), looked_up_update(token))], self.timeout)
+        write = looked_up_filter(email_id, token), looked_up_update(token)
+        self.bulk.write([write], self.timeout)
 
     def intervene(self, ids: Sequence[ObjectId], verb: Verb, nonce: ObjectId) -> set[ObjectId]:
         """Do what a person asked for; returns the ids changed, now or by a lost reply's try."""
         chosen = {"_id": {"$in": list(ids)}}
         match = {**chosen, **interventions.guard(verb), "interventions.nonce": {"$ne": nonce}}
         with within(self.timeout):
-            self._bulk([(match, interventions.update(verb, nonce))], self.timeout)
-            changed = self._majority({**chosen, "interventions.nonce": nonce}, {"_id": 1})
-        return {document["_id"] for document in changed}
+            self.bulk.write([(match, interventions.update(verb, nonce))], self.timeout)
+            changed = self._find_durable({**chosen, "interventions.nonce": nonce}, {"_id": 1})
+        return {d["_id"] for d in changed}
 
-    def _bulk(self, writes: Iterable[Write], seconds: float) -> tuple[int, set[ObjectId]]:
-        """Write all of them; returns how many documents matched, and which refuse the write.
+    def mark_announced(self, ids: Sequence[ObjectId]) -> None:
+        """Note that the sweeper put these on the tube once more."""
+        _, refused = self.bulk.write([(announced_filter(ids), announced_update())], self.timeout)
+        self.bulk.give_up(refused)
 
-        One that is refused fails by itself; then the number is not known, and is -1.
-        """
-        writes = list(writes)
-        if not writes:
-            return 0, set()
-        matched, among = self._bulk_once(writes, seconds)
-        if among is None:
-            return matched, set()
-        singles = [single for i in among or range(len(writes)) for single in _singles(writes[i])]
-        return -1, {
-            one for one, write in singles if self._bulk_once([write], seconds)[1] is not None
-        }
+    # Delete: sent, failed or cancelled → gone
+    #
+    # Rule: an e-mail that ended as ``status``, and has not been retried since, is forgotten.
+    #
+    #   before  {_id: 1, status: "sent", updated_at: NOW - 31 days, …}
+    #   after   (no document)
 
-    def _bulk_once(self, writes: Sequence[Write], seconds: float) -> tuple[int, list[int] | None]:
-        """How many documents matched, and which writes were refused (see ``refusals``)."""
-        many = [UpdateMany(match, update, hint=BY_ID) for match, update in writes]
-        with self.reached(seconds=seconds):
-            return self.persist(lambda: self._write_once(many))
-
-    def _write_once(self, many: Sequence[UpdateMany]) -> tuple[int, list[int] | None]:
-        try:
-            return self.emails.bulk_write(many, ordered=False).matched_count, None
-        except Exception as error:
-            if (among := refusals(error)) is None:
-                raise
-            return -1, among
-
-    def _majority(self, match: dict[str, Any], fields: dict[str, Any]) -> list[dict[str, Any]]:
+    def delete(self, ids: Sequence[ObjectId], status: Status) -> int:
+        """Delete e-mails that ended as ``status``; returns how many were deleted."""
         with self.reached():
-            return list(self._kept.find(match, fields))
+            match = {"_id": {"$in": list(ids)}, "status": status.value}
+            return self.emails.delete_many(match).deleted_count
 
     # Looking -----------------------------------------------------------------------------------
 
     def find(self, match: Mapping[str, Any], limit: int, *sort: str) -> list[Stored]:
-        """Up to ``limit`` kept documents without their e-mail's content, in order of ``sort``."""
+        """Up to ``limit`` durable documents without their ``email``, in order of ``sort``."""
         steps: list[dict[str, Any]] = [{"$match": match}]
         if sort:
             steps.append({"$sort": dict.fromkeys(sort, 1)})
         steps += [{"$limit": limit}, {"$unset": "email"}, {"$set": {"now": "$$NOW"}}]
-        return self._stored(steps, self._kept)
+        return self._load(steps, self._durable)
 
     def find_jobs(self, match: Mapping[str, Any], limit: int, *sort: str) -> list[Stored]:
         """The same, but only what tells the job's priority: many fit into memory."""
@@ -381,18 +345,22 @@ class Store(Mongo):
             {"$limit": limit},
             {"$project": {"priority": 1, "attempts.n": 1, "now": "$$NOW"}},
         ]
-        return self._stored(steps, self.emails)
+        return self._load(steps, self.emails)
 
-    def _stored(
+    def _load(
         self, steps: Sequence[dict[str, Any]], emails: Emails, batch: int = PAGE
     ) -> list[Stored]:
         with self.reached():
             try:
-                found = list(emails.aggregate(steps, batchSize=batch))
+                documents = list(emails.aggregate(steps, batchSize=batch))
             except BSONError:
-                found = list(one_by_one(steps, emails))
+                documents = list(read_each(steps, emails))
         # What somebody stored under another kind of id is no e-mail, and has no job.
-        return [Stored(d, d["now"]) for d in found if isinstance(d["_id"], ObjectId)]
+        return [Stored(d, d["now"]) for d in documents if isinstance(d["_id"], ObjectId)]
+
+    def _find_durable(self, match: dict[str, Any], fields: dict[str, Any]) -> list[dict[str, Any]]:
+        with self.reached():
+            return list(self._durable.find(match, fields))
 
     def count(self, match: Mapping[str, Any], limit: int) -> int:
         """How many match, counted up to ``limit``."""
@@ -405,43 +373,3 @@ class Store(Mongo):
         leased = {"status": Status.SENDING.value}
         # In one question: between two of them an e-mail goes from the one to the other.
         return self.count({"env": self.env, "$or": [queued, leased]}, 1) > 0
-
-    def mark_announced(self, ids: Sequence[ObjectId]) -> None:
-        """Note that the relay put these on the tube; each time the next comes four times later."""
-        _, refused = self._bulk([(announced_filter(ids), announced_update())], self.timeout)
-        self._give_up(refused)
-
-    def delete(self, ids: Sequence[ObjectId], status: Status) -> int:
-        """Delete e-mails that ended as ``status``."""
-        with self.reached():
-            final = {"_id": {"$in": list(ids)}, "status": status.value}
-            return self.emails.delete_many(final).deleted_count
-
-
-def _singles(write: Write) -> Iterator[tuple[ObjectId, Write]]:
-    """The same update for each of its e-mails by itself."""
-    match, update = write
-    ids = match["_id"]
-    for email_id in ids["$in"] if isinstance(ids, dict) else [ids]:
-        yield email_id, ({**match, "_id": email_id}, update)
-
-
-def one_by_one(steps: Sequence[dict[str, Any]], emails: Emails) -> Iterator[dict[str, Any]]:
-    """Where one cannot be decoded: the others, and of that one what it is known by."""
-    for known in emails.aggregate([*steps, {"$project": {"now": "$$NOW"}}]):
-        alone = {"$match": {"_id": known["_id"]}}
-        try:
-            yield from list(emails.aggregate([alone, *steps[1:]]))
-        except BSONError:
-            yield known | _raw(emails, alone, "status") | _raw(emails, alone, "lease")
-
-
-def _raw(emails: Emails, alone: dict[str, Any], field: str) -> dict[str, Any]:
-    """A field as it is; nothing when it is the one that cannot be decoded."""
-    options: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
-    raw = emails.with_options(codec_options=options)
-    try:
-        (found,) = raw.aggregate([alone, {"$project": {field: 1}}])
-        return {field: found[field]} if field in found else {}
-    except (BSONError, ValueError):  # or it is not there any more
-        return {}

@@ -66,8 +66,8 @@ class Forgets(Store):
 
     looks = 0
 
-    def _under(self, keys: Sequence[str], session: Any = None) -> list[Any]:
-        found = super()._under(keys, session)
+    def _find_keys(self, keys: Sequence[str], session: Any = None) -> list[Any]:
+        found = super()._find_keys(keys, session)
         self.looks += 1
         if self.looks == 1:
             self.emails.delete_many({"_id": {"$in": [d["_id"] for d in found]}})

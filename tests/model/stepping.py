@@ -30,6 +30,7 @@ from mailqueue.errors import StoreUnavailable, Unavailable
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
 from mailqueue.queue.tube import Announcement
+from mailqueue.store.bulk import BulkWriter
 from mailqueue.store.store import Store
 from mailqueue.store.transitions import Aside, Change, Claim
 from mailqueue.vendors.base import Attempt, Vendor
@@ -136,6 +137,7 @@ class SteppedStore(Store):
     def __init__(self, pause: Callable[[str], str], truth: Truth, **options: Any) -> None:
         super().__init__(**options)
         self._pause, self._truth, self._what = pause, truth, ""
+        self.bulk = SteppedBulk(lambda: pause(self._what), self, self.emails, self.env)
 
     def read(self, *given: Any, **more: Any) -> Any:
         self._pause("read")
@@ -173,17 +175,26 @@ class SteppedStore(Store):
         self._what = "looked up"
         super().looked_up(*given)
 
-    def _bulk(self, writes: Any, seconds: float) -> tuple[int, set[ObjectId]]:
-        told = self._pause(self._what)
+    def _find_durable(self, *given: Any) -> Any:
+        self._pause("read back")
+        return super()._find_durable(*given)
+
+
+class SteppedBulk(BulkWriter):
+    """Writes as the pause before says."""
+
+    def __init__(self, pause: Callable[[], str], *given: Any) -> None:
+        super().__init__(*given)
+        self._pause = pause
+
+    def write(self, writes: Any, seconds: float) -> tuple[int, set[ObjectId]]:
+        told = self._pause()
+        writes = list(writes)
         if told in (REPEATED, NO_ANSWER):
-            super()._bulk(writes, seconds)
+            super().write(writes, seconds)
         if told in (NO_ANSWER, AWAY):
             raise StoreUnavailable(told)
-        return super()._bulk(writes, seconds)
-
-    def _majority(self, *given: Any) -> Any:
-        self._pause("read back")
-        return super()._majority(*given)
+        return super().write(writes, seconds)
 
 
 def _whole_yes(result: SendResult | None) -> bool:

@@ -1,0 +1,124 @@
+"""Bulk writes to the e-mails, and what becomes of those that a document refuses.
+
+Decides: how one refused document is kept from failing the others. A server refuses a write whose
+document would become too large or cannot hold what the update makes of it, however often that is
+repeated. Which of many it was is found out by writing each alone. Then a settlement is written in
+short, so that what left our hands is known all the same; an e-mail that takes no claim is set aside
+as ``unreadable``; and what takes no write at all is remembered by this process, and left alone.
+
+Assumes: every write is guarded, so that it may be repeated.
+
+Promises: a write that returns is durable. Raises ``StoreUnavailable``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import Any
+
+from bson import ObjectId
+from pymongo import UpdateMany
+from pymongo.collection import Collection
+
+from mailqueue.logs import event
+from mailqueue.store.document import SIMULATED
+from mailqueue.store.merging import aside_writes, change_writes
+from mailqueue.store.mongo import Mongo, refusals
+from mailqueue.store.transitions import Aside, Change, Claim, Write
+
+logger = logging.getLogger(__name__)
+
+Emails = Collection[dict[str, Any]]
+UNWRITABLE = 10_000
+BY_ID = "_id_"  # said to the server, so that it does not try the other indexes first
+
+
+class BulkWriter:
+    """Any thread may call. ``unwritable`` are the e-mails that took no write in this process."""
+
+    def __init__(self, mongo: Mongo, emails: Emails, env: str) -> None:
+        self._mongo = mongo
+        self._emails = emails
+        self._env = env
+        self.unwritable: set[ObjectId] = set()
+
+    def write(self, writes: Iterable[Write], seconds: float) -> tuple[int, set[ObjectId]]:
+        """Write all of them; returns how many documents matched, and which refuse the write.
+
+        Repeated for up to ``seconds``. Where one is refused the number is not known, and is -1.
+        """
+        writes = list(writes)
+        if not writes:
+            return 0, set()
+        matched, indexes = self._write_together(writes, seconds)
+        if indexes is None:
+            return matched, set()
+        suspects = [writes[i] for i in indexes] or writes
+        return -1, {
+            email_id
+            for write in suspects
+            for email_id, single in _singles(write)
+            if self._write_together([single], seconds)[1] is not None
+        }
+
+    def _write_together(
+        self, writes: Sequence[Write], seconds: float
+    ) -> tuple[int, list[int] | None]:
+        """How many documents matched, and which writes were refused (see ``refusals``)."""
+        updates = [UpdateMany(match, update, hint=BY_ID) for match, update in writes]
+        with self._mongo.reached(seconds=seconds):
+            return self._mongo.persist(lambda: self._write_once(updates))
+
+    def _write_once(self, updates: Sequence[UpdateMany]) -> tuple[int, list[int] | None]:
+        try:
+            return self._emails.bulk_write(updates, ordered=False).matched_count, None
+        except Exception as error:
+            if (indexes := refusals(error)) is None:
+                raise
+            return -1, indexes
+
+    # What is refused ---------------------------------------------------------------------------
+
+    def write_in_short(
+        self, changes: Iterable[Change | Aside], refused: Container[ObjectId], seconds: float
+    ) -> None:
+        """Write refused changes once more, with only this attempt's line of the ledger."""
+        again = [c for c in changes if isinstance(c, Change) and c.id in refused]
+        asides = {c.id for c in changes if isinstance(c, Aside) and c.id in refused}
+        for change in again:
+            event(logger, logging.ERROR, "email.written_in_short", id=str(change.id))
+        writes = change_writes(again, simulated=self._env == SIMULATED, small=True)
+        _, still_refused = self.write(writes, seconds)
+        self.give_up(asides | still_refused)
+
+    def set_aside(
+        self, claims: Iterable[Claim], refused: Container[ObjectId], seconds: float
+    ) -> None:
+        """End the e-mails whose claims were refused."""
+        asides = [
+            Aside(id=c.id, seen={"lease.token": c.token, "env": self._env})
+            for c in claims
+            if c.id in refused
+        ]
+        for aside in asides:
+            facts = {"id": str(aside.id), "error": "takes no claim"}
+            event(logger, logging.ERROR, "email.unreadable", **facts)
+        writes = aside_writes(asides, simulated=self._env == SIMULATED)
+        _, still_refused = self.write(writes, seconds)
+        self.give_up(still_refused)
+
+    def give_up(self, ids: Iterable[ObjectId]) -> None:
+        """Remember what takes no write at all, and log it once."""
+        for email_id in set(ids) - self.unwritable:
+            event(logger, logging.ERROR, "email.takes_no_write", id=str(email_id))
+            if len(self.unwritable) < UNWRITABLE:
+                self.unwritable.add(email_id)
+
+
+def _singles(write: Write) -> Iterator[tuple[ObjectId, Write]]:
+    """The same update for each of its e-mails alone."""
+    match, update = write
+    ids = match["_id"]
+    for email_id in ids["$in"] if isinstance(ids, dict) else [ids]:
+        yield email_id, ({**match, "_id": email_id}, update)
