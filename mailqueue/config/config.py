@@ -53,15 +53,18 @@ class MongoDB(Section):
     uri: str = key(
         str,
         "mongodb://127.0.0.1:27017",
-        "of a replica set; one node is enough",
+        "URI of a replica set; one node is enough",
         checks.uri,
         repr=False,
     )
-    database: str = key(str, "mailqueue", "the database", checks.database)
+    database: str = key(str, "mailqueue", "name of the database", checks.database)
     collection: str = key(
-        str, "emails", "the collection; beside it `.vendors` and `.leases`", checks.collection
+        str,
+        "emails",
+        "name of the collection; its name with `.vendors` and `.leases` names two more",
+        checks.collection,
     )
-    timeout: float = key(float, 10, "the longest that a call may take", checks.seconds(_HOUR))
+    timeout: float = key(float, 10, "longest time for one call", checks.seconds(_HOUR))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class Beanstalkd(Section):
     """Where e-mails are announced."""
 
     servers: tuple[str, ...] = key(tuple, ("127.0.0.1:11300",), 'each "host:port"', checks.servers)
-    tube: str = key(str, "mailqueue", "the tube's name", checks.tube)
+    tube: str = key(str, "mailqueue", "name of the tube", checks.tube)
 
     def __post_init__(self) -> None:
         Section.__post_init__(self)
@@ -91,20 +94,24 @@ class Beanstalkd(Section):
 class VendorConfig(Section):
     """One vendor. ``keys`` holds its type's own keys, defaults filled in (absent ones as None)."""
 
-    name: str = key(str, ..., "unique; kept in every ledger line", checks.vendor_name)
+    name: str = key(str, ..., "unique; recorded with every attempt", checks.vendor_name)
     type: str = key(str, ..., "a type below, or `module:Class` of your own", vendor_type)
-    weight: int = key(int, 1, "its share of the rotation", checks.between(1, 1000))
-    from_: str | None = key(str, None, "replaces the From of e-mails", checks.sender, repr=False)
+    weight: int = key(
+        int, 1, "share of the rotation, relative to other vendors", checks.between(1, 1000)
+    )
+    from_: str | None = key(
+        str, None, "replaces the From of every e-mail", checks.sender, repr=False
+    )
     base_url: str | None = key(
         str,
         None,
-        "scheme, host and port of the API, if not the vendor's usual ones",
+        "scheme, host and port of the API, instead of the vendor's usual ones",
         checks.base_url,
     )
     ca_file: str | None = key(
-        str, None, "certificate authorities to trust (PEM) instead of the public ones", checks.path
+        str, None, "PEM file of the authorities to trust, instead of the public ones", checks.path
     )
-    timeout: float = key(float, 30, "to connect, and for each read", _SHORT)
+    timeout: float = key(float, 30, "longest time to connect, and for each read", _SHORT)
     options: Mapping[str, Any] = key(
         dict, {}, "passed on to the vendor's class", repr=False, hash=False
     )
@@ -133,10 +140,12 @@ class VendorConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class Failover(Section):
-    """How long a failing vendor is left alone."""
+    """How long a failing vendor stays unavailable."""
 
-    unavailable_for: float = key(float, 600, "how long a failed vendor is left alone", _LONG)
-    max_wait: float = key(float, 3600, "the longest Retry-After that is obeyed", _LONG)
+    unavailable_for: float = key(
+        float, 600, "how long a vendor stays unavailable after a failure", _LONG
+    )
+    max_wait: float = key(float, 3600, "longest `Retry-After` that is obeyed", _LONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +156,10 @@ class Retry(Section):
         int, 25, "attempts that count against the e-mail; outages do not", checks.between(1, 10_000)
     )
     give_up_after: float = key(
-        float, 3 * _DAY, "counted from when it first came to a consumer", _LONG
+        float, 3 * _DAY, "time since a consumer first read the e-mail, then it fails", _LONG
     )
-    base: float = key(float, 30, "the first back-off", _LONG)
-    cap: float = key(float, 3600, "the longest back-off", _LONG)
+    base: float = key(float, 30, "first back-off", _LONG)
+    cap: float = key(float, 3600, "longest back-off", _LONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +180,15 @@ class Delivery(Section):
     )
 
     on_unknown: Literal["resend", "park"] = key(
-        str, "resend", "`resend` once, or `park`", _ON_UNKNOWN
+        str,
+        "resend",
+        "after an unknown outcome: `resend` once, or `park` for an operator",
+        _ON_UNKNOWN,
     )
     deadline: float = key(
         float,
         60,
-        "the longest that an attempt may take, its claim included",
+        "longest time for one attempt, its claim included",
         checks.seconds(_HOUR * 12),
     )
     mongodb_timeout: float = field(
@@ -215,11 +227,11 @@ class ConsumerConfig(Section):
     """The consumer process."""
 
     concurrency: int = key(int, 16, "e-mails sent at a time, per process", checks.between(1, 1000))
-    sweep_every: float = key(float, 15, "between two rounds of the sweeper", _SHORT)
+    sweep_every: float = key(float, 15, "time between two rounds of the sweeper", _SHORT)
     max_memory: int = key(
-        int, 256 * _MIB, "bytes of e-mails in flight, copies included", checks.between(_MIB, 2**40)
+        int, 256 * _MIB, "bytes of e-mails in memory, copies included", checks.between(_MIB, 2**40)
     )
-    one_core: bool = key(bool, True, "the command keeps to one core at a time (Linux)")
+    one_core: bool = key(bool, True, "the command uses one core at a time (Linux)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +239,7 @@ class Retention(Section):
     """How long e-mails are kept after their end, in days (uncertain ones: for ever)."""
 
     sent_days: float = key(float, 30, "days, then a sent e-mail is pruned", _DAYS)
-    failed_days: float = key(float, 90, "the same for failed and cancelled ones", _DAYS)
+    failed_days: float = key(float, 90, "days, then a failed or cancelled e-mail is pruned", _DAYS)
 
 
 @dataclass(frozen=True, slots=True)

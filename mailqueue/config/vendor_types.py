@@ -378,7 +378,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
         {
             "region": Key(str, "the AWS region", checks.region, required=True),
             "access_key_id": Key(
-                str, "absent: the environment's, else what botocore finds", secret=True
+                str, "without it: the environment's keys, else botocore's", secret=True
             ),
             "secret_access_key": Key(str, "needs `access_key_id`", secret=True),
             "session_token": Key(str, "for temporary keys", secret=True),
@@ -415,16 +415,16 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
                 str, "`starttls`, `implicit` or `none`", checks.one_of(*TLS_PORTS), "starttls"
             ),
             "port": Key(int, "the server's port", checks.between(1, 65535), _smtp_port),
-            "username": Key(str, "the login; needs `password`"),
-            "password": Key(str, "the login; needs `username`", secret=True),
+            "username": Key(str, "user name of the login; needs `password`"),
+            "password": Key(str, "password of the login; needs `username`", secret=True),
             "helo": Key(
-                str, "our name in EHLO; none: the host's full name, else its address", checks.helo
+                str, "our name in EHLO, instead of the host's full name or address", checks.helo
             ),
-            "client_cert": Key(str, "a PEM certificate to show the server", checks.path),
-            "client_key": Key(str, "its private key, if it is in a separate file", checks.path),
+            "client_cert": Key(str, "PEM file of a certificate to show the server", checks.path),
+            "client_key": Key(str, "PEM file of its private key, if it is separate", checks.path),
             "connections": Key(
                 int,
-                "the most at a time, per process; none: no limit",
+                "most connections at a time, per process",
                 checks.between(1, 1000),
             ),
         },

@@ -170,7 +170,7 @@ class HttpVendor(Vendor):
             self.transport = Transport(url, proxy=proxy_for(url))
         except ValueError as problem:
             raise ConfigError([f"vendors.{config.name}: {problem}"]) from None
-        self.transport.verify = config.ca_file or True
+        self.transport.ca_file = config.ca_file or self.transport.ca_file
 
     @abstractmethod
     def build(self, email: Email, attempt: Attempt) -> Request:

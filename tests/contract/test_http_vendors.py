@@ -447,7 +447,7 @@ def test_a_trusted_certificate_counts_for_its_own_host_only(
     codes = []
     for host in (HOST, "other.example.org"):
         vendor = make(case, serve(case.accepted, tls=tls(host)).url)
-        vendor.transport.verify = str(trusted)
+        vendor.transport.ca_file = str(trusted)
         codes.append(vendor.send(plain, attempt()).code)
     assert codes == [str(case.accepted.status), "tls"]
 

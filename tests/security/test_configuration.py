@@ -112,7 +112,7 @@ def test_neither_netrc_nor_proxies_of_the_environment_are_used(
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
     sender = vendor(case.type, base_url=server.url, keys=case.keys)
-    sender.transport.verify = trusted
+    sender.transport.ca_file = trusted
     result = sender.send(plain, attempt())
     sender.close()
     assert result.outcome is Outcome.ACCEPTED

@@ -52,7 +52,7 @@ def http(opened: Opened, vendor: Vendors, trusted: str) -> Callable[..., HttpVen
     def make(case: Case, url: str) -> HttpVendor:
         made = vendor(case.type, base_url=url, keys=case.keys)
         assert isinstance(made, HttpVendor)
-        made.transport.verify = trusted
+        made.transport.ca_file = trusted
         return made
 
     return make

@@ -25,13 +25,13 @@ _LARGE = 64 * 1024  # bytes; fewer are written in one go
 _NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
-def dial(url: SplitResult, authorities: str, proxy: Proxy | None, call: Call) -> Connection:
+def dial(url: SplitResult, ca_file: str, proxy: Proxy | None, call: Call) -> Connection:
     """A new connection to the host of this address."""
     host, port = url.hostname or "", url.port or _PORTS[url.scheme]
     sock = _connect(host, port, proxy, call)
     try:
         if url.scheme == "https":
-            context = trust.context(authorities, "http/1.1")
+            context = trust.context(ca_file, "http/1.1")
             sock = context.wrap_socket(sock, server_hostname=host)
     except BaseException:
         sock.close()

@@ -73,7 +73,7 @@ class NoResponse(Exception):
 
 
 class Transport:
-    """One keep-alive connection to one vendor. ``verify``: True, or the file of a CA to trust.
+    """One keep-alive connection to one vendor. ``ca_file``: the authorities to trust, as PEM.
 
     ``written``: a byte of the last request was handed to the socket.
     """
@@ -84,7 +84,7 @@ class Transport:
         clock: Callable[[], float] = time.monotonic,
         proxy: Proxy | None = None,
     ) -> None:
-        self.verify: bool | str = True
+        self.ca_file = DEFAULT_CA_BUNDLE_PATH
         self.clock = clock
         self.written = False
         self._proxy = proxy
@@ -144,8 +144,7 @@ class Transport:
             if self.clock() - idle_one.used_at <= limit and idle_one.is_quiet():
                 return idle_one
             idle_one.close()
-        authorities = DEFAULT_CA_BUNDLE_PATH if self.verify is True else str(self.verify)
-        return connection.dial(self._url, authorities, self._proxy, call)
+        return connection.dial(self._url, self.ca_file, self._proxy, call)
 
     def _exchange(self, used: Connection, octets: bytes, call: Call, timeout: float) -> RawResponse:
         response, limit = ResponseReader(used.incoming), min(timeout, call.remaining)
