@@ -1,9 +1,10 @@
-"""The operator's desk: what a verb of the command line works with, and what it answers.
+"""What a verb of the command line works with, and what it returns.
 
 Decides: how e-mails are selected, and the exit codes.
 
 Promises: connections are opened when a verb needs them and closed at the end. E-mails of both kinds
-(``env``) are looked at: a person's shell seldom has the consumer's environment.
+(``env``: production and simulated) are selected: an operator's shell seldom has the consumer's
+environment.
 """
 
 from __future__ import annotations
@@ -24,40 +25,60 @@ from mailqueue.store import document
 from mailqueue.store.document import Stored
 from mailqueue.store.store import Store
 
-OK, FOUND, USAGE, NOT_REACHED = 0, 1, 2, 3
+EXIT_OK = 0
+EXIT_FOUND = 1  # something was found, not found, or left unchanged; a verb's help says which
+EXIT_USAGE = 2
+EXIT_NOT_REACHED = 3
+EXIT_INTERRUPTED = 130  # as a shell has it for a program that Ctrl-C ended
+
 PAGE = 500
-MANY = 10**9
+UNLIMITED = 10**9
+FIRST_ID = ObjectId(b"\0" * 12)
 
 
-class Usage(Exception):  # what is wrong with the command, as one line
-    """The command cannot be carried out as it was given."""
+class UsageError(Exception):
+    """The command line makes no sense; the text says why, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """``data`` for ``--json``, ``lines`` for a person, ``said`` beside it on standard error."""
+class Report:
+    """What a verb has to say.
+
+    ``data`` is the document for ``--json`` and ``lines`` the same for a person: one of the two goes
+    to standard output. ``notes`` go to standard error, a line each.
+    """
 
     data: Any
     lines: Sequence[str]
-    code: int = OK
-    said: Sequence[str] = ()
+    code: int = EXIT_OK
+    notes: Sequence[str] = ()
 
 
 @dataclass
 class Context:
-    """What a verb works with. ``confirm`` asks the person; None: there is nobody to ask."""
+    """What a verb works with.
+
+    ``confirm`` asks the person at the terminal; None: there is nobody to ask. ``width`` is the
+    terminal's, in characters; None: the output goes into a file or to another program.
+    """
 
     options: argparse.Namespace
     config: Config
     file: Path
     environ: Mapping[str, str]
     confirm: Callable[[str], bool] | None = None
+    width: int | None = None
     _opened: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def production(self) -> bool:
+        """Whether this shell is set to production, as a consumer's environment would be."""
+        return is_production(self.environ)
 
     @cached_property
     def store(self) -> Store:
         """The e-mails."""
-        env = document.PRODUCTION if is_production(self.environ) else document.SIMULATED
+        env = document.PRODUCTION if self.production else document.SIMULATED
         store = Store(self.config.mongodb, env=env)
         self._opened.append(store.close)
         return store
@@ -75,7 +96,7 @@ class Context:
             close()
 
     def selection(self) -> dict[str, Any]:
-        """The filter that the options ask for."""
+        """The filter that the options ask for; empty if they ask for none."""
         options = self.options
         match: dict[str, Any] = {}
         if options.status:
@@ -90,8 +111,12 @@ class Context:
         return match
 
     def pages(self, match: Mapping[str, Any], limit: int | None) -> Iterator[list[Stored]]:
-        """What matches, oldest first, up to ``limit``; what changes meanwhile is no hindrance."""
-        left, after = MANY if limit is None else limit, ObjectId(b"\0" * 12)
+        """The e-mails that match, oldest first, up to ``limit``.
+
+        A page starts after the last id of the page before: e-mails may be changed meanwhile, so
+        that they no longer match, and none is skipped.
+        """
+        left, after = UNLIMITED if limit is None else limit, FIRST_ID
         while left and (
             page := self.store.find(
                 {"$and": [match, {"_id": {"$gt": after}}]}, min(left, PAGE), "_id"

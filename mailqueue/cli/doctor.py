@@ -1,11 +1,11 @@
 """What is wrong with an installation, and what to do about it.
 
-Decides: what is looked at, and how bad each finding is: ``FAIL`` keeps e-mails from being sent or
-waits for a person, ``WARN`` weakens what is promised or will surprise somebody.
+Decides: what is looked at, and how bad each finding is. ``FAIL``: e-mails are not sent, or wait for
+a person. ``WARN``: less is promised, or somebody will be surprised.
 
 Assumes: a configuration that could be read.
 
-Promises: nothing is changed, but that a new vendor gets its (open) health document.
+Promises: nothing is changed, except that a new vendor gets its health document (available).
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from importlib.metadata import packages_distributions
-from pathlib import Path
 
 from mailqueue import vendors
-from mailqueue.cli.context import MANY
-from mailqueue.cli.table import age
-from mailqueue.config import Config, VendorConfig, is_production
+from mailqueue.cli.context import UNLIMITED, Context
+from mailqueue.cli.table import age, count
+from mailqueue.config import Config, VendorConfig
 from mailqueue.config import file as config_file
 from mailqueue.config.checks import is_loopback
 from mailqueue.config.section import keys_of
@@ -31,12 +30,11 @@ from mailqueue.queue import tube
 from mailqueue.routing.health import VendorHealth
 from mailqueue.store import uri as mongo_uri
 from mailqueue.store.document import PRODUCTION, SIMULATED
-from mailqueue.store.store import Store
 
 SKEW = 5.0
 DAY = timedelta(days=1)
-# So many failed within a day are too many, or so large a part of all that ended, if it is a few.
-FAILED, FAILED_PART, FAILED_FEW = 50, 0.02, 5
+# Too many failed within a day: more than 50, or 5 and more that are over 2 % of all that ended.
+FAILED_MANY, FAILED_FEW, FAILED_SHARE = 50, 5, 0.02
 
 
 class Level(StrEnum):
@@ -52,233 +50,233 @@ class Finding:
     """One thing that was looked at. ``todo``: what a person can do about it."""
 
     level: Level
-    what: str
-    said: str
+    check: str
+    text: str
     todo: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Patient:
-    """What is examined."""
-
-    config: Config
-    file: Path
-    environ: Mapping[str, str]
-    store: Store
-
-
-def examine(patient: Patient) -> list[Finding]:
-    """Look at everything; what cannot be looked at without MongoDB is left out when it is away."""
-    findings = [f for check in _OUTSIDE_MONGODB for f in check(patient)]
+def examine(context: Context) -> list[Finding]:
+    """Look at everything; without MongoDB, at everything outside it."""
+    findings = [f for check in _OUTSIDE_MONGODB for f in check(context)]
     try:
-        return findings + [f for check in _IN_MONGODB for f in check(patient)]
+        return findings + [f for check in _IN_MONGODB for f in check(context)]
     except StoreUnavailable as error:
-        todo = "start it, or correct mongodb.uri; producers raise StoreUnavailable meanwhile"
+        todo = "start it, or correct mongodb.uri; until then send() raises StoreUnavailable"
         return [*findings, Finding(Level.FAIL, "mongodb", f"not reached ({error})", todo)]
 
 
-def _mode(patient: Patient) -> Iterator[Finding]:
-    if is_production(patient.environ):
+def _mode(context: Context) -> Iterator[Finding]:
+    if context.production:
         yield Finding(Level.OK, "mode", "production")
     else:
         todo = "set MAILQUEUE_ENV=production where e-mails are to leave"
         yield Finding(Level.WARN, "mode", "simulation: nothing leaves", todo)
 
 
-def _installed(_: Patient) -> Iterator[Finding]:
-    """Other packages may bring an import name ``mailqueue``, and overwrite files of this one."""
+def _installed(_: Context) -> Iterator[Finding]:
+    """Another package of the same import name may have overwritten files of this one."""
     names = sorted(set(packages_distributions().get("mailqueue", ())))
     if len(names) > 1:
-        said = f"{' and '.join(names)} both install the import name mailqueue"
-        yield Finding(Level.FAIL, "package", said, "uninstall the other one, then reinstall this")
+        text = f"{' and '.join(names)} both install the import name mailqueue"
+        yield Finding(Level.FAIL, "package", text, "uninstall the other one, then reinstall this")
 
 
-def _vendors(patient: Patient) -> Iterator[Finding]:
-    """Whether every vendor's secrets are there; a consumer does not start without in production."""
-    if not patient.config.vendors:
-        yield Finding(Level.FAIL, "vendors", "none configured", "name at least one in the file")
-    level = Level.FAIL if is_production(patient.environ) else Level.WARN
+def _vendors(context: Context) -> Iterator[Finding]:
+    """Whether every vendor's secrets are set: in production a consumer needs them to start."""
+    if not context.config.vendors:
+        yield Finding(Level.FAIL, "vendors", "none configured", "add one to the configuration file")
+    level = Level.FAIL if context.production else Level.WARN
     try:
-        whole = Config.load(patient.file, secrets=True, environ=patient.environ)
+        whole = Config.load(context.file, secrets=True, environ=context.environ)
     except ConfigError as error:
         for problem in error.problems:
-            yield Finding(level, "secrets", problem, "a consumer in production needs it")
+            todo = "set it for the consumers: in production they do not start without it"
+            yield Finding(level, "secrets", problem, todo)
         return
     if whole.vendors:
-        yield Finding(Level.OK, "secrets", f"there, of {len(whole.vendors)} vendors")
+        number = len(whole.vendors)
+        text = f"set for all {number} vendors" if number > 1 else "set"
+        yield Finding(Level.OK, "secrets", text)
     for vendor in whole.vendors:
         yield from _vendor(vendor)
 
 
 def _vendor(config: VendorConfig) -> Iterator[Finding]:
-    """Whether it can be made, as a consumer makes it, and whether others can listen."""
+    """Whether a consumer can make it, and whether its connection is encrypted."""
     try:
         vendors.load(config, simulated=False).close()
     except ConfigError as error:
         for problem in error.problems:
-            yield Finding(Level.FAIL, "vendors", problem, "no consumer in production starts so")
+            todo = "correct it: in production no consumer starts until then"
+            yield Finding(Level.FAIL, "vendors", problem, todo)
     if config.keys.get("tls") == "none" and not is_loopback(config.keys["host"]):
-        todo = "others on the way can read e-mails and login: use starttls or implicit"
+        todo = 'the network can read e-mails and the login: set "tls" to "starttls" or "implicit"'
         yield Finding(Level.WARN, "vendors", f"{config.name} is reached without TLS", todo)
 
 
-def _file(patient: Patient) -> Iterator[Finding]:
-    spelled = config_file.spells_out_secrets(config_file.read(patient.file), keys_of(VendorConfig))
-    if spelled and patient.file.stat().st_mode & 0o004:
-        todo = "chmod o-r, or name environment variables as ${NAME} instead"
+def _file(context: Context) -> Iterator[Finding]:
+    spelled = config_file.spells_out_secrets(config_file.read(context.file), keys_of(VendorConfig))
+    if spelled and context.file.stat().st_mode & 0o004:
+        todo = f"chmod o-r {context.file}, or write ${{NAME}} there and set that variable"
         yield Finding(Level.WARN, "config", "holds secrets and can be read by all", todo)
     else:
-        yield Finding(Level.OK, "config", str(patient.file))
+        yield Finding(Level.OK, "config", str(context.file))
 
 
 # beanstalkd ---------------------------------------------------------------------------------------
 
 
-def _beanstalkd(patient: Patient) -> Iterator[Finding]:
-    for server in patient.config.beanstalkd.servers:
+def _beanstalkd(context: Context) -> Iterator[Finding]:
+    for server in context.config.beanstalkd.servers:
         try:
-            connection = tube.Connection(server, patient.config.beanstalkd.tube)
+            connection = tube.Connection(server, context.config.beanstalkd.tube)
             try:
                 numbers, jobs = connection.server(), connection.stats()
                 paused = connection.tube().get("pause-time-left", 0)
             finally:
                 connection.close()
         except QueueUnavailable as error:
-            todo = "start it; e-mails are stored meanwhile and announced later, but none is sent"
-            yield Finding(Level.FAIL, f"beanstalkd {server}", f"not reached ({error})", todo)
+            todo = "start it; until then e-mails are stored, and sent when it is back"
+            yield Finding(Level.FAIL, "beanstalkd", f"{server}: not reached ({error})", todo)
             continue
-        yield Finding(Level.OK, f"beanstalkd {server}", f"reached, {jobs['ready']} jobs ready")
-        yield from _weak(f"beanstalkd {server}", numbers, jobs)
+        ready = count(jobs["ready"], "job")
+        yield Finding(Level.OK, "beanstalkd", f"{server}: reached, {ready} ready")
+        yield from _weak(server, numbers, jobs)
         if paused:
-            todo = "somebody paused it with a beanstalkd client: pause-tube it for 0 s"
-            said = f"the tube is paused for {age(float(paused))}: no consumer gets a job"
-            yield Finding(Level.WARN, f"beanstalkd {server}", said, todo)
+            todo = "a beanstalkd client paused it: pause-tube with 0 seconds ends that"
+            text = f"{server}: the tube is paused for {age(float(paused))}, no consumer gets a job"
+            yield Finding(Level.WARN, "beanstalkd", text, todo)
 
 
 def _weak(
-    what: str, numbers: Mapping[str, int | str], jobs: Mapping[str, int]
+    server: str, numbers: Mapping[str, int | str], jobs: Mapping[str, int]
 ) -> Iterator[Finding]:
     if numbers.get("binlog-current-index") == 0:
-        todo = "start it with -b DIR; until then the sweeper announces anew after a restart"
-        yield Finding(Level.WARN, what, "has no binlog", todo)
+        todo = "start it with -b DIR; without, a restart loses jobs and e-mails are sent later"
+        yield Finding(Level.WARN, "beanstalkd", f"{server}: has no binlog", todo)
     if numbers.get("draining") in ("true", True):
-        yield Finding(Level.WARN, what, "is draining: it takes no jobs", "restart it")
+        text = f"{server}: is draining, it takes no new jobs"
+        yield Finding(Level.WARN, "beanstalkd", text, "restart it")
     if jobs["buried"]:
-        todo = "look at them with a beanstalkd client; they are foreign or unreadable"
-        yield Finding(Level.WARN, what, f"{jobs['buried']} jobs are buried", todo)
+        todo = "peek-buried them: they are another program's, or their e-mail is damaged"
+        text = f"{server}: {count(jobs['buried'], 'buried job')}"
+        yield Finding(Level.WARN, "beanstalkd", text, todo)
 
 
 # MongoDB and what is in it ------------------------------------------------------------------------
 
 
-def _mongodb(patient: Patient) -> Iterator[Finding]:
-    with patient.store.reached():
-        hello = patient.store.client.admin.command("hello")
+def _mongodb(context: Context) -> Iterator[Finding]:
+    with context.store.reached():
+        hello = context.store.client.admin.command("hello")
     yield Finding(Level.OK, "mongodb", "reached")
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
-        todo = "make it a replica set, also of one node: it alone has transactions and safe retries"
+        todo = "make it a replica set (of one node): transactions and safe retries need it"
         yield Finding(Level.WARN, "mongodb", "is a standalone server", todo)
-    uri = patient.config.mongodb.uri
+    uri = context.config.mongodb.uri
     if weak := mongo_uri.weak_options(uri):
-        todo = "leave them out: mailqueue writes to a majority's journal whatever they say"
+        todo = "remove them: every write is journaled by a majority, whatever the URI asks for"
         yield Finding(Level.WARN, "mongodb", f"{', '.join(weak)} in the URI: ignored", todo)
     yield from on_the_way(uri)
 
 
 def on_the_way(uri: str) -> Iterator[Finding]:
-    """Whether others on the way to MongoDB can listen."""
+    """Whether the way to MongoDB on another host is encrypted and verified."""
     elsewhere = not all(map(is_loopback, mongo_uri.hosts(uri)))
     if elsewhere and (problem := mongo_uri.unverified(uri)):
-        todo = "others on the way can read and change e-mails: use tls=true and a CA file"
+        todo = "the network can read and change e-mails: use tls=true and a CA file"
         yield Finding(Level.WARN, "mongodb", f"on another host {problem}", todo)
 
 
-def _clock(patient: Patient) -> Iterator[Finding]:
+def _clock(context: Context) -> Iterator[Finding]:
     before = datetime.now(UTC)
-    server = patient.store.now()
+    server = context.store.now()
     after = datetime.now(UTC)
     ahead = (server - (before + (after - before) / 2)).total_seconds()
     if abs(ahead) - (after - before).total_seconds() / 2 > SKEW:
-        said = f"MongoDB's is {abs(ahead):.0f} s {'ahead' if ahead > 0 else 'behind'}"
-        yield Finding(Level.WARN, "clock", said, "have both hosts synchronise their clocks")
+        direction = "ahead of" if ahead > 0 else "behind"
+        text = f"MongoDB's clock is {abs(ahead):.0f} s {direction} this host's"
+        yield Finding(Level.WARN, "clock", text, "synchronise the clocks of both hosts (NTP)")
     else:
-        yield Finding(Level.OK, "clock", "MongoDB's agrees with this host's")
+        yield Finding(Level.OK, "clock", "MongoDB's clock agrees with this host's")
 
 
-def _indexes(patient: Patient) -> Iterator[Finding]:
-    missing = patient.store.missing_indexes()
-    todo = "start a consumer: it creates what is missing, or says why the server refuses to"
-    for name in missing:
-        yield Finding(Level.FAIL, "indexes", f"none on {name.replace(' ', ', ')}", todo)
-    if not missing:
-        yield Finding(Level.OK, "indexes", "there")
+def _indexes(context: Context) -> Iterator[Finding]:
+    if missing := context.store.missing_indexes():
+        todo = "start a consumer: it creates them, or says why the server refuses to"
+        names = ", ".join(f"({name.replace(' ', ', ')})" for name in missing)
+        yield Finding(Level.FAIL, "indexes", f"missing: {names}", todo)
+    else:
+        yield Finding(Level.OK, "indexes", "present")
 
 
-def _health(patient: Patient) -> Iterator[Finding]:
-    board = VendorHealth(patient.store, [vendor.name for vendor in patient.config.vendors])
-    unavailable = [health for health in board.read().values() if not health.available]
-    todo = "see `mailqueue vendors`; it is available again when a probe succeeds"
-    for health in unavailable:
-        since = age(board.now() - (health.since or board.now()))
-        level = Level.FAIL if len(unavailable) == len(board.read()) else Level.WARN
-        said = f"{health.name} unavailable for {since}: {health.reason}"
-        yield Finding(level, "vendors", said, todo)
-    if patient.config.vendors and not unavailable:
+def _health(context: Context) -> Iterator[Finding]:
+    health = VendorHealth(context.store, [vendor.name for vendor in context.config.vendors])
+    states, now = health.read(), health.now()
+    unavailable = [state for state in states.values() if not state.available]
+    level = Level.FAIL if len(unavailable) == len(states) else Level.WARN
+    for state in unavailable:
+        todo = f"wait for a probe, or: mailqueue vendors enable {state.name}"
+        text = f"{state.name} unavailable for {age(now - (state.since or now))}: {state.reason}"
+        yield Finding(level, "vendors", text, todo)
+    if states and not unavailable:
         yield Finding(Level.OK, "vendors", "all available")
 
 
-def _uncertain(patient: Patient) -> Iterator[Finding]:
+def _uncertain(context: Context) -> Iterator[Finding]:
     match = {"status": Status.UNCERTAIN.value}
-    todo = "ask the vendors whether they have them, then `mailqueue retry` or `mark-sent`"
-    if uncertain := patient.store.count(match, MANY):
-        said = f"{uncertain} uncertain, for a person to decide"
-        yield Finding(Level.FAIL, "e-mails", said, todo)
+    todo = "ask the vendors, then mailqueue mark-sent or retry"
+    if uncertain := context.store.count(match, UNLIMITED):
+        text = f"{uncertain} uncertain: a person must decide"
+        yield Finding(Level.FAIL, "e-mails", text, todo)
     else:
         yield Finding(Level.OK, "e-mails", "none uncertain")
-    old = {**match, "updated_at": {"$lt": patient.store.now() - DAY}}
-    if waiting := patient.store.count(old, MANY):
-        said = f"{waiting} uncertain for more than a day"
-        yield Finding(Level.WARN, "e-mails", said, todo)
+    old = {**match, "updated_at": {"$lt": context.store.now() - DAY}}
+    if waiting := context.store.count(old, UNLIMITED):
+        text = f"{waiting} uncertain for more than a day"
+        yield Finding(Level.WARN, "e-mails", text, todo)
 
 
-def _failed(patient: Patient) -> Iterator[Finding]:
-    """Many that failed within a day are no accident of single e-mails."""
-    lately = {"env": patient.store.env, "updated_at": {"$gte": patient.store.now() - DAY}}
-    failed = patient.store.count({**lately, "status": Status.FAILED.value}, MANY)
-    sent = patient.store.count({**lately, "status": Status.SENT.value}, MANY)
-    if failed > FAILED or (failed >= FAILED_FEW and failed > FAILED_PART * (failed + sent)):
-        todo = "see `mailqueue list --status failed` for the reasons, then `mailqueue retry`"
-        said = f"{failed} failed within a day, {sent} were sent"
-        yield Finding(Level.FAIL, "e-mails", said, todo)
+def _failed(context: Context) -> Iterator[Finding]:
+    """Many failures within a day have a common cause."""
+    lately = {"env": context.store.env, "updated_at": {"$gte": context.store.now() - DAY}}
+    failed = context.store.count({**lately, "status": Status.FAILED.value}, UNLIMITED)
+    sent = context.store.count({**lately, "status": Status.SENT.value}, UNLIMITED)
+    share = FAILED_SHARE * (failed + sent)
+    if failed > FAILED_MANY or (failed >= FAILED_FEW and failed > share):
+        todo = "mailqueue list --status failed shows the reasons; then mailqueue retry"
+        text = f"{failed} failed and {sent} were sent within a day"
+        yield Finding(Level.FAIL, "e-mails", text, todo)
 
 
-def _consumers(patient: Patient) -> Iterator[Finding]:
-    """Every consumer sweeps, one at a time by a lease: without it, there is none."""
-    now = patient.store.now()
+def _consumers(context: Context) -> Iterator[Finding]:
+    """Consumers sweep in turn and always one of them holds the lease: if none does, none runs."""
+    now = context.store.now()
     due = {"status": Status.QUEUED.value, "due_at": {"$not": {"$gt": now}}}
-    waiting = patient.store.count({**due, "env": patient.store.env}, MANY)
-    if waiting and not sweeper.is_leased(patient.store):
-        todo = "start one: python -m mailqueue.consumer, with the same MAILQUEUE_ENV"
-        said = f"{waiting} e-mails are due and no consumer of this kind is running"
-        yield Finding(Level.FAIL, "consumers", said, todo)
+    waiting = context.store.count({**due, "env": context.store.env}, UNLIMITED)
+    if waiting and not sweeper.is_leased(context.store):
+        setting = "with" if context.production else "without"
+        todo = f"start one: python -m mailqueue.consumer, {setting} MAILQUEUE_ENV=production"
+        text = f"none runs in this mode, and {count(waiting, 'due e-mail')} cannot be sent"
+        yield Finding(Level.FAIL, "consumers", text, todo)
 
 
-def _other_kind(patient: Patient) -> Iterator[Finding]:
-    other = SIMULATED if is_production(patient.environ) else PRODUCTION
-    match = {"status": Status.QUEUED.value, "env": other}
-    if n := patient.store.count(match, MANY):
-        todo = f"only a consumer of that kind sends them ({other}): set MAILQUEUE_ENV accordingly"
-        yield Finding(Level.WARN, "e-mails", f"{n} queued are of the other kind", todo)
+def _other_kind(context: Context) -> Iterator[Finding]:
+    other, setting = (SIMULATED, "without") if context.production else (PRODUCTION, "with")
+    if number := context.store.count({"status": Status.QUEUED.value, "env": other}, UNLIMITED):
+        todo = f"only a consumer {setting} MAILQUEUE_ENV=production takes them"
+        text = f"{number} queued in the other mode ({other})"
+        yield Finding(Level.WARN, "e-mails", text, todo)
 
 
-_OUTSIDE_MONGODB: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
+_OUTSIDE_MONGODB: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     _mode,
     _installed,
     _vendors,
     _file,
     _beanstalkd,
 )
-_IN_MONGODB: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
+_IN_MONGODB: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     _mongodb,
     _clock,
     _indexes,

@@ -1,9 +1,10 @@
 """The verbs for single e-mails: list, show, retry, mark-sent, cancel.
 
-Decides: what a person is told about them. What may be changed and how is in ``interventions``.
+Decides: what a person reads about them. What may be changed, and how, is decided in
+``store.interventions``.
 
-Promises: each verb returns an ``Answer`` and prints nothing. Without ``--content`` an answer holds
-no address, subject, body or idempotency key, and not what a vendor said.
+Promises: each verb returns a ``Report`` and prints nothing. Without ``--content`` it holds no
+address, subject, body or idempotency key, and no text of a vendor's.
 """
 
 from __future__ import annotations
@@ -14,127 +15,155 @@ from typing import Any
 
 from bson import ObjectId
 
-from mailqueue.cli.context import FOUND, MANY, OK, Answer, Context, Usage
-from mailqueue.cli.table import age, fields, printable, table
+from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, UNLIMITED, Context, Report, UsageError
+from mailqueue.cli.table import age, count, fields, printable, table
+from mailqueue.lifecycle.outcomes import PRIORITIES, Status
 from mailqueue.queue.tube import Announcement
 from mailqueue.store import ids, interventions
-from mailqueue.store.document import Stored
+from mailqueue.store.document import PRODUCTION, Stored
 from mailqueue.store.interventions import Verb
 
 # Looking ------------------------------------------------------------------------------------------
 
-_LISTED = ("id", "status", "reason", "vendor", "attempts", "unknowns", "created_at", "due_at")
+_HEAD = ("ID", "STATUS", "REASON", "VENDOR", "TRIES", "AGE", "DUE", "ENV")
 
 
-def listed(desk: Context) -> Answer:
+def select(context: Context) -> Report:
     """The e-mails that match, oldest first."""
-    options = desk.options
-    found = [s for page in desk.pages(desk.selection(), options.limit + 1) for s in page]
-    shown = found[: options.limit]
-    rows = [_row(stored) for stored in shown]
-    if not rows:
-        return Answer({"emails": [], "more": False}, ["no e-mail matches"])
-    more = len(found) > len(shown)
-    said = [f"there are more than these {len(shown)}: --limit N"] if more else []
-    head = ("ID", "STATUS", "REASON", "VENDOR", "ATTEMPTS", "UNKNOWNS", "AGE", "DUE IN", "ENV")
-    cells = [
-        (
-            *(row[name] for name in _LISTED[:6]),
-            _span(stored.now, row["created_at"]),
-            _span(row["due_at"], stored.now),
-            row["env"],
-        )
-        for stored, row in zip(shown, rows, strict=True)
-    ]
-    return Answer({"emails": rows, "more": more}, table(head, cells), said=said)
+    limit = context.options.limit
+    # One more than are shown, so that the report can say that there are more.
+    matching = [e for page in context.pages(context.selection(), limit + 1) for e in page]
+    shown, more = matching[:limit], len(matching) > limit
+    data = {"emails": [_summary(stored) for stored in shown], "more": more}
+    lines = table(_HEAD, [_cells(stored) for stored in shown]) if shown else ["no e-mail matches"]
+    notes = [f"only the oldest {limit} are shown; see more with --limit N"] if more else []
+    return Report(data, lines, notes=notes)
 
 
-def _span(end: Any, start: Any) -> str:
-    """How long from ``start`` to ``end``; nothing where that is not so, or one is no time."""
+def _summary(stored: Stored) -> dict[str, Any]:
+    document = stored.document
+    attempts = _objects(document.get("attempts"))
+    last = attempts[-1] if attempts else {}
+    return {
+        "id": str(stored.id),
+        "status": document.get("status"),
+        "reason": document.get("reason"),
+        "vendor": document.get("vendor") or last.get("vendor"),
+        "attempts": last.get("n", 0),
+        "unknowns": document.get("unknowns"),
+        "created_at": document.get("created_at"),
+        "due_at": document.get("due_at"),
+        "env": document.get("env"),
+    }
+
+
+def _cells(stored: Stored) -> tuple[Any, ...]:
+    """The summary in the 80 columns of a terminal; ``env`` only if it is not production."""
+    summary = _summary(stored)
+    return (
+        *(summary[name] for name in ("id", "status", "reason", "vendor", "attempts")),
+        _span(summary["created_at"], stored.now),
+        _span(stored.now, summary["due_at"]),
+        None if summary["env"] == PRODUCTION else summary["env"],
+    )
+
+
+def _span(start: Any, end: Any) -> str:
+    """How long from ``start`` to ``end``; empty if it is not positive, or one is no time."""
     if not (isinstance(end, datetime) and isinstance(start, datetime) and end > start):
         return ""
     return age((end - start).total_seconds())
 
 
-def _row(stored: Stored) -> dict[str, Any]:
-    kept = stored.document
-    lines = _rows(kept.get("attempts"))
-    last = lines[-1] if lines else {}
-    return {
-        "id": str(stored.id),
-        "status": kept.get("status"),
-        "reason": kept.get("reason"),
-        "vendor": kept.get("vendor") or last.get("vendor"),
-        "attempts": last.get("n", 0),
-        "unknowns": kept.get("unknowns"),
-        "created_at": kept.get("created_at"),
-        "due_at": kept.get("due_at"),
-        "env": kept.get("env"),
-    }
-
-
-def _rows(value: Any) -> list[Mapping[str, Any]]:
-    """The objects in a list; what is damaged is for ``audit`` to say."""
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    """The objects in a list; anything else is damage, which ``audit`` reports."""
     return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
-def show(desk: Context) -> Answer:
-    """The whole record of one e-mail with its ledger; its content only where it was asked for."""
-    email_id, content = desk.options.id, desk.options.content
+def show(context: Context) -> Report:
+    """The document of one e-mail with its ledger; its content only where it was asked for."""
+    email_id, content = context.options.id, context.options.content
     if content:
-        stored = desk.store.read([email_id]).get(email_id)
+        stored = context.store.read([email_id]).get(email_id)
     else:
-        stored = next(iter(desk.store.find({"_id": email_id}, 1)), None)
+        stored = next(iter(context.store.find({"_id": email_id}, 1)), None)
     if stored is None:
-        return Answer(None, [], FOUND, [f"{email_id}: there is no such e-mail"])
-    kept = {name: value for name, value in stored.document.items() if name != "now"}
-    kept = {"id": str(kept.pop("_id")), **kept}
+        return Report(None, [], EXIT_FOUND, [f"{email_id}: there is no such e-mail"])
+    document = {name: value for name, value in stored.document.items() if name != "now"}
+    document = {"id": str(document.pop("_id")), **document}
     if not content:
-        kept = _without_content(kept)
-    return Answer(kept, _shown(kept))
+        document = _without_content(document)
+    return Report(document, _document_lines(document, context.width))
 
 
-def _without_content(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Recipients are counted instead; an application may have put anything into its key.
+def _without_content(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with recipients counted instead of named.
 
-    What a vendor said may quote what we do not recognise.
+    An idempotency key may be anything, also an address, and so may a vendor's text quote one.
     """
     hidden = ("email", "idempotency_key", "pending", "refused", "detail")
-    lists = {n: kept[n] for n in ("pending", "refused") if isinstance(kept.get(n), list)}
-    counts = {f"{n}_recipients": kept.get(f"{n}_count", len(v)) for n, v in lists.items() if v}
-    shown = {name: value for name, value in kept.items() if name not in hidden} | counts
-    if "attempts" in kept:
-        shown["attempts"] = [_without_content(line) for line in _rows(kept["attempts"])]
-    if isinstance(late := kept.get("late_accept"), Mapping):
+    lists = {n: document[n] for n in ("pending", "refused") if isinstance(document.get(n), list)}
+    counts = {f"{n}_recipients": document.get(f"{n}_count", len(v)) for n, v in lists.items() if v}
+    shown = {name: value for name, value in document.items() if name not in hidden} | counts
+    if "attempts" in document:
+        shown["attempts"] = [_without_content(line) for line in _objects(document["attempts"])]
+    if isinstance(late := document.get("late_accept"), Mapping):
         shown["late_accept"] = _without_content(late)
     return shown
 
 
-def _shown(kept: Mapping[str, Any]) -> list[str]:
-    inside = ("lease", "round", "pin", "announced", "late_accept")
-    apart = ("attempts", "interventions", "email", *inside)
-    record = {name: value for name, value in kept.items() if name not in apart}
-    objects = {name: kept[name] for name in inside if isinstance(kept.get(name), dict)}
-    inner = {f"{name}.{part}": v for name, parts in objects.items() for part, v in parts.items()}
-    lines = fields(record | inner)
-    for title in ("attempts", "interventions"):
-        if rows := _rows(kept.get(title)):
-            lines += ["", *_table_of(rows)]
-    email = kept.get("email")
+# For a person ``show`` begins with what is asked for most, and leaves out what only the machine
+# compares: --json has everything.
+_FIRST = ("id", "status", "reason", "vendor", "vendor_message_id", "message_id", "env", "priority")
+_NESTED = ("lease", "round", "pin", "announced", "late_accept")
+_MACHINES_ONLY = ("nonce", "content_hash", "overdue_at", "clock_from", "token", "answered")
+_PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
+
+
+def _document_lines(document: Mapping[str, Any], width: int | None) -> list[str]:
+    apart = ("attempts", "interventions", "email", *_NESTED, *_MACHINES_ONLY)
+    plain = {name: document[name] for name in _FIRST if name in document}
+    plain |= {name: value for name, value in document.items() if name not in apart}
+    if isinstance(priority := document.get("priority"), int):
+        plain["priority"] = _PRIORITY_NAMES.get(priority, priority)
+    objects = {name: document[name] for name in _NESTED if isinstance(document.get(name), dict)}
+    inner = {
+        f"{name}.{part}": value
+        for name, parts in objects.items()
+        for part, value in parts.items()
+        if part not in _MACHINES_ONLY
+    }
+    lines = fields(plain | inner)
+    attempts = [_attempt(line) for line in _objects(document.get("attempts"))]
+    for rows in (attempts, _objects(document.get("interventions"))):
+        if rows:
+            lines += ["", *_rows_table(rows, width)]
+    email = document.get("email")
     return [*lines, "", *_content(email)] if isinstance(email, Mapping) else lines
 
 
-def _table_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Whatever these rows have, one column for each name that has a value somewhere."""
-    given = (n for row in rows for n, value in row.items() if value not in (None, "", []))
-    names = [name for name in dict.fromkeys(given) if name != "nonce"]
-    return table([n.upper() for n in names], [[row.get(name) for name in names] for row in rows])
+def _attempt(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of the ledger for a person: how long it took, and flags only where they are set."""
+    start, end = line.get("started_at"), line.get("ended_at")
+    took = None
+    if isinstance(start, datetime) and isinstance(end, datetime):
+        took = f"{(end - start).total_seconds():.2f} s"
+    row = {"n": line.get("n"), "vendor": line.get("vendor"), "started": start, "took": took}
+    times = ("started_at", "ended_at")
+    return row | {n: value for n, value in line.items() if n not in times and value is not False}
+
+
+def _rows_table(rows: Sequence[Mapping[str, Any]], width: int | None) -> list[str]:
+    """Whatever these rows have, a column for each name."""
+    names = dict.fromkeys(name for row in rows for name in row if name not in _MACHINES_ONLY)
+    head = [name.replace("_", " ").upper() for name in names]
+    return table(head, [[row.get(name) for name in names] for row in rows], width)
 
 
 def _content(email: Mapping[str, Any]) -> list[str]:
     files = [
         f"{a.get('filename')} ({a.get('content_type')}, {_size(a.get('content'))} bytes)"
-        for a in _rows(email.get("attachments"))
+        for a in _objects(email.get("attachments"))
     ]
     bodies = [name for name in ("text", "html") if email.get(name)]
     head = {n: v for n, v in email.items() if n not in ("text", "html", "attachments")}
@@ -151,85 +180,101 @@ def _size(content: Any) -> int | str:
 # Changing -----------------------------------------------------------------------------------------
 
 
-def intervene(desk: Context) -> Answer:
+def intervene(context: Context) -> Report:
     """Retry, mark as sent or cancel: e-mails by id, or by what they have in common."""
-    options = desk.options
+    options = context.options
     verb = Verb(options.verb)
-    match = _chosen(desk, verb)
-    allowed = {"$and": [match, interventions.guard(verb)]}
+    allowed = {"$and": [_selection(context, verb), interventions.guard(verb)]}
     if not options.dry_run and not options.ids:
-        number = min(desk.store.count(allowed, MANY), options.limit or MANY)
-        if number > 1 and not _confirmed(desk, verb, number):
-            return Answer(None, [], FOUND, ["nothing was changed"])
+        number = min(context.store.count(allowed, UNLIMITED), options.limit or UNLIMITED)
+        if number > 1 and not _is_confirmed(context, verb, number):
+            return Report(None, [], EXIT_FOUND, ["nothing was changed"])
     changed: list[Stored] = []
     announced = 0
-    for page in desk.pages(allowed, options.limit):
-        done = page if options.dry_run else _change(desk, verb, page)
-        changed += done
+    for page in context.pages(allowed, options.limit):
+        emails = page if options.dry_run else _change(context, verb, page)
+        changed += emails
         if verb is Verb.RETRY and not options.dry_run:
-            what = [Announcement(stored.id, stored.job_priority) for stored in done]
-            announced += len(desk.announcer.announce(what))
-    return _changed(desk, verb, changed, announced)
+            jobs = [Announcement(stored.id, stored.job_priority) for stored in emails]
+            announced += len(context.announcer.announce(jobs))
+    unannounced = verb is Verb.RETRY and not options.dry_run and announced < len(changed)
+    return _report(context, verb, changed, unannounced=unannounced)
 
 
-def _chosen(desk: Context, verb: Verb) -> dict[str, Any]:
-    match = desk.selection()
-    if bool(match) == bool(desk.options.ids):
-        raise Usage(f"{verb}: name e-mails by id, or by --status, --reason, --vendor, --older-than")
-    if desk.options.status and desk.options.status not in verb.statuses:
-        raise Usage(f"{verb} takes e-mails that are {' or '.join(verb.statuses)}")
-    return match or {"_id": {"$in": desk.options.ids}}
+def _selection(context: Context, verb: Verb) -> dict[str, Any]:
+    match, options = context.selection(), context.options
+    if bool(match) == bool(options.ids):
+        filters = "--status, --reason, --vendor, --older-than"
+        raise UsageError(f"{verb}: name e-mails either by ids or by filters ({filters})")
+    if options.status and options.status not in verb.statuses:
+        raise UsageError(f"{verb} needs e-mails that are {' or '.join(verb.statuses)}")
+    return match or {"_id": {"$in": options.ids}}
 
 
-def _confirmed(desk: Context, verb: Verb, number: int) -> bool:
+def _is_confirmed(context: Context, verb: Verb, number: int) -> bool:
     """More than one e-mail at a time needs a person's yes."""
-    if desk.options.yes:
+    if context.options.yes:
         return True
-    if desk.confirm is None:
-        raise Usage(f"{verb}: this would change {number} e-mails: say --yes, or first --dry-run")
-    return desk.confirm(f"{verb} {number} e-mails?")
+    if context.confirm is None:
+        raise UsageError(f"{verb} would change {number} e-mails: add --yes, or try --dry-run first")
+    return context.confirm(f"{verb} {number} e-mails?")
 
 
-def _change(desk: Context, verb: Verb, page: Sequence[Stored]) -> list[Stored]:
-    done = desk.store.intervene([stored.id for stored in page], verb, ids.new())
-    return [stored for stored in page if stored.id in done]
+def _change(context: Context, verb: Verb, page: Sequence[Stored]) -> list[Stored]:
+    changed = context.store.intervene([stored.id for stored in page], verb, ids.new())
+    return [stored for stored in page if stored.id in changed]
 
 
-def _changed(desk: Context, verb: Verb, changed: Sequence[Stored], announced: int) -> Answer:
-    options = desk.options
-    kept_back = _refused(desk, verb, {stored.id for stored in changed})
-    unsure = _unsure(changed) if verb is Verb.CANCEL else []
-    said = [f"{email_id}: {why}" for email_id, why in kept_back.items()]
-    said += [f"{email_id}: a copy may have left: uncertain, not cancelled" for email_id in unsure]
-    if not changed and not kept_back:
-        said.append(f"{verb}: no such e-mail is {' or '.join(verb.statuses)}")
-    if verb is Verb.RETRY and not options.dry_run and announced < len(changed):
-        said.append("beanstalkd was not reached: the sweeper will announce what was not")
+def _report(
+    context: Context, verb: Verb, changed: Sequence[Stored], *, unannounced: bool
+) -> Report:
+    dry_run = context.options.dry_run
+    unchanged = _refusals(context, verb, {stored.id for stored in changed})
+    uncertain = [str(s.id) for s in changed if _after(verb, s) is Status.UNCERTAIN]
+    notes = [f"{email_id}: {reason}" for email_id, reason in unchanged.items()]
+    notes += [
+        f"{email_id}: a copy may have left: uncertain, not cancelled" for email_id in uncertain
+    ]
+    if not changed and not unchanged:
+        notes.append(f"{verb}: no matching e-mail is {' or '.join(verb.statuses)}")
+    if unannounced:
+        notes.append("beanstalkd was not reached: a consumer's sweeper announces the e-mails later")
     data = {
         "verb": verb.value,
-        "dry_run": options.dry_run,
+        "dry_run": dry_run,
         "changed": [str(stored.id) for stored in changed],
-        "uncertain": unsure,
-        "unchanged": kept_back,
+        "uncertain": uncertain,
+        "unchanged": unchanged,
     }
-    would = "would be " if options.dry_run else ""
-    rows = [(str(s.id), s.document.get("status"), s.document.get("reason")) for s in changed]
-    lines = [f"{len(changed)} {would}changed ({verb})", *table(("ID", "WAS", "REASON"), rows)]
-    failed = bool(kept_back or unsure) or not changed
-    return Answer(data, lines if changed else [], FOUND if failed else OK, said)
+    would = "would be " if dry_run else ""
+    lines = [f"{verb}: {count(len(changed), 'e-mail')} {would}changed", *_changes(verb, changed)]
+    all_done = changed and not unchanged and not uncertain
+    return Report(data, lines if changed else [], EXIT_OK if all_done else EXIT_FOUND, notes)
 
 
-def _unsure(changed: Sequence[Stored]) -> list[str]:
-    """Those that a cancel leaves uncertain."""
-    return [
-        str(s.id)
+def _changes(verb: Verb, changed: Sequence[Stored]) -> list[str]:
+    rows = [
+        (str(s.id), s.document.get("status"), s.document.get("reason"), _after(verb, s))
         for s in changed
-        if s.document.get("unknowns") != 0 or s.document.get("pin") is not None
     ]
+    return table(("ID", "WAS", "REASON", "BECOMES"), rows)
 
 
-def _refused(desk: Context, verb: Verb, changed: set[ObjectId]) -> dict[str, str]:
+def _after(verb: Verb, before: Stored) -> Status:
+    """The status that the verb gives to an e-mail that it changes."""
+    if verb is Verb.RETRY:
+        return Status.QUEUED
+    if verb is Verb.MARK_SENT:
+        return Status.SENT
+    # A cancelled e-mail is uncertain if a copy may have left: see ``store.interventions``.
+    may_have_left = before.document.get("unknowns") != 0 or before.document.get("pin") is not None
+    return Status.UNCERTAIN if may_have_left else Status.CANCELLED
+
+
+def _refusals(context: Context, verb: Verb, changed: set[ObjectId]) -> dict[str, str]:
     """The e-mails asked for by id that were not changed, and why."""
-    left = [email_id for email_id in desk.options.ids if email_id not in changed]
-    found = {s.id: s for s in desk.store.find({"_id": {"$in": left}}, len(left))} if left else {}
-    return {str(one): interventions.refusal(verb, found.get(one)) for one in left}
+    left = [email_id for email_id in context.options.ids if email_id not in changed]
+    if not left:
+        return {}
+    stored = {each.id: each for each in context.store.find({"_id": {"$in": left}}, len(left))}
+    return {str(email_id): interventions.refusal(verb, stored.get(email_id)) for email_id in left}

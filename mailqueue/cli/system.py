@@ -1,9 +1,10 @@
 """The verbs for the whole: vendors, stats, doctor, sweep, audit.
 
-Decides: what a person is told about it. What is legal is decided in ``audit``, what is amiss in
-``doctor``, what a round does in ``sweeper``.
+Decides: what a person reads about it. What is legal is decided in ``store.audit``, what is wrong
+with an installation in ``doctor``, and what a round does in ``consumer.sweeper``.
 
-Promises: as ``casework``.
+Promises: each verb returns a ``Report`` and prints nothing; it holds nothing of an e-mail but its
+id and status.
 """
 
 from __future__ import annotations
@@ -14,10 +15,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mailqueue.cli import doctor
-from mailqueue.cli.context import FOUND, MANY, NOT_REACHED, OK, Answer, Context, Usage
-from mailqueue.cli.doctor import Level, Patient
+from mailqueue.cli.context import (
+    EXIT_FOUND,
+    EXIT_NOT_REACHED,
+    EXIT_OK,
+    UNLIMITED,
+    Context,
+    Report,
+    UsageError,
+)
+from mailqueue.cli.doctor import Level
 from mailqueue.cli.table import age, fields, table
-from mailqueue.config import Config, is_production
+from mailqueue.config import Config
 from mailqueue.consumer import build_sweeper
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import Status
@@ -29,97 +38,111 @@ from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.store import Store
 
 
-def vendors(desk: Context) -> Answer:
+def vendors(context: Context) -> Report:
     """Every vendor's state, why and since when; ``enable NAME`` makes one available by hand."""
-    board = VendorHealth(desk.store, [vendor.name for vendor in desk.config.vendors])
-    match desk.options.enable:
+    health = VendorHealth(context.store, [vendor.name for vendor in context.config.vendors])
+    match context.options.enable:
         case ["enable", name]:
-            return _enable(desk, board, name)
+            return _enable(context, health, name)
         case [_, *_]:
-            raise Usage("vendors takes nothing, or: enable NAME")
-    known = board.read()
-    rows = [_vendor(health, board.now(), known) for health in known.values()]
+            raise UsageError("vendors takes nothing, or: enable NAME")
+    states, now = health.read(), health.now()
+    if not states:
+        return Report({"vendors": []}, ["no vendors configured"])
+    data = {"vendors": [_vendor(state, now, states) for state in states.values()]}
     head = ("VENDOR", "STATE", "REASON", "SINCE", "UNTIL", "PROBE")
-    cells = [[row[name] for name in row] for row in rows]
-    return Answer({"vendors": rows}, table(head, cells) if rows else ["no vendors configured"])
+    return Report(data, table(head, [_state(row, now) for row in data["vendors"]], context.width))
 
 
-def _vendor(health: Health, now: float, known: Mapping[str, Health]) -> dict[str, Any]:
+def _vendor(state: Health, now: float, states: Mapping[str, Health]) -> dict[str, Any]:
     probe = None
-    if health.probe_until is not None and health.probe_until > now:
+    if state.probe_until is not None and state.probe_until > now:
         probe = "under way"
-    elif not health.available:
-        wait = probe_wait(health, now, alone=not any(h.available for h in known.values()))
-        probe = f"in {age(wait)}" if wait > 0 else "due: with the next e-mail"
+    elif not state.available:
+        wait = probe_wait(state, now, alone=not any(s.available for s in states.values()))
+        probe = f"in {age(wait)}" if wait > 0 else "with the next e-mail"
     return {
-        "vendor": health.name,
-        "state": "available" if health.available else "unavailable",
-        "reason": health.reason,
-        "since": _time(health.since),
-        "until": _time(health.unavailable_until),
+        "vendor": state.name,
+        "state": "available" if state.available else "unavailable",
+        "reason": state.reason,
+        "since": _time(state.since),
+        "until": _time(state.unavailable_until),
         "probe": probe,
     }
+
+
+def _state(row: Mapping[str, Any], now: float) -> tuple[Any, ...]:
+    """The row for a person, with spans instead of times."""
+    since, until = row["since"], row["until"]
+    return (
+        *(row["vendor"], row["state"], row["reason"]),
+        since and f"{age(now - since.timestamp())} ago",
+        until and (f"in {age(until.timestamp() - now)}" if until.timestamp() > now else "now"),
+        row["probe"],
+    )
 
 
 def _time(at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
 
 
-def _enable(desk: Context, board: VendorHealth, name: str) -> Answer:
-    dry_run = desk.options.dry_run
-    if name not in board.read():
-        return Answer(None, [], FOUND, [f"{name}: no such vendor is configured"])
-    unavailable = not board.read()[name].available
-    enabled = unavailable if dry_run else board.enable(name)
+def _enable(context: Context, health: VendorHealth, name: str) -> Report:
+    dry_run, states = context.options.dry_run, health.read()
+    if name not in states:
+        known = ", ".join(states) or "none"
+        return Report(
+            None, [], EXIT_FOUND, [f"{name}: no such vendor is configured (configured: {known})"]
+        )
+    enabled = not states[name].available if dry_run else health.enable(name)
     data = {"vendor": name, "enabled": enabled, "dry_run": dry_run}
     if not enabled:
-        return Answer(data, [], FOUND, [f"{name}: is available"])
-    return Answer(data, [f"{name} {'would be ' if dry_run else ''}enabled"])
+        return Report(data, [], EXIT_FOUND, [f"{name} is available already"])
+    return Report(data, [f"{name} would be available" if dry_run else f"{name} is available now"])
 
 
 # Numbers ------------------------------------------------------------------------------------------
 
 
-def stats(desk: Context) -> Answer:
-    """How many e-mails stand where, how long the oldest waits, and what is on the tube."""
-    rows = [_count(desk, status) for status in Status]
-    oldest = _oldest(desk)
+def stats(context: Context) -> Report:
+    """How many e-mails there are in each status, how long the oldest waits, the jobs."""
+    rows = [_counts(context, status) for status in Status]
+    oldest = _oldest_due(context)
     jobs: Mapping[str, int] | None = None
-    said: list[str] = []
+    notes: list[str] = []
     try:
-        jobs = tube.depth(desk.config.beanstalkd)
+        jobs = tube.depth(context.config.beanstalkd)
     except QueueUnavailable as error:
-        said = [str(error)]
-    head = ("STATUS", "E-MAILS", "SIMULATED", "UNKNOWNS")
+        notes = [str(error)]
+    head = ("STATUS", "E-MAILS", "SIMULATED", "UNKNOWN")
     lines = table(head, [list(row.values()) for row in rows])
-    waits = f"{oldest['id']} for {age(oldest['seconds'])}" if oldest else "none"
+    waits = f"{oldest['id']}, for {age(oldest['seconds'])}" if oldest else "none"
     depth = "not reached" if jobs is None else ", ".join(f"{n} {s}" for s, n in jobs.items())
-    lines += ["", *fields({"oldest due": waits, "jobs on the tube": depth})]
+    lines += ["", *fields({"oldest e-mail due": waits, "jobs in beanstalkd": depth})]
     data = {"emails": rows, "oldest_due": oldest, "tube": jobs}
-    return Answer(data, lines, OK if jobs is not None else NOT_REACHED, said)
+    return Report(data, lines, EXIT_NOT_REACHED if jobs is None else EXIT_OK, notes)
 
 
-def _count(desk: Context, status: Status) -> dict[str, Any]:
+def _counts(context: Context, status: Status) -> dict[str, Any]:
     match = {"status": status.value}
     return {
         "status": status.value,
-        "emails": desk.store.count(match, MANY),
-        "simulated": desk.store.count({**match, "env": SIMULATED}, MANY),
-        "unknowns": desk.store.count({**match, "unknowns": {"$gt": 0}}, MANY),
+        "emails": context.store.count(match, UNLIMITED),
+        "simulated": context.store.count({**match, "env": SIMULATED}, UNLIMITED),
+        "unknowns": context.store.count({**match, "unknowns": {"$gt": 0}}, UNLIMITED),
     }
 
 
-def _oldest(desk: Context) -> dict[str, Any] | None:
-    """The e-mail that is due for the longest time; one without ``due_at`` since its last change.
+def _oldest_due(context: Context) -> dict[str, Any] | None:
+    """The queued e-mail that has been due for the longest time.
 
-    Of those without, the oldest is looked at.
+    One without ``due_at`` is due since its last change; of these only the oldest is looked at.
     """
     queued = {"status": Status.QUEUED.value}
-    dated = desk.store.find({**queued, "due_at": {"$lte": desk.store.now()}}, 1, "due_at")
-    at_once = desk.store.find({**queued, "due_at": None}, 1, "_id")
+    dated = context.store.find({**queued, "due_at": {"$lte": context.store.now()}}, 1, "due_at")
+    undated = context.store.find({**queued, "due_at": None}, 1, "_id")
     waits: list[dict[str, Any]] = [
         {"id": str(s.id), "seconds": round((s.now - since).total_seconds(), 1)}
-        for s in (*dated, *at_once)
+        for s in (*dated, *undated)
         for since in [s.document.get("due_at") or s.document.get("updated_at")]
         if isinstance(since, datetime)
     ]
@@ -129,39 +152,42 @@ def _oldest(desk: Context) -> dict[str, Any] | None:
 # Health of the whole ------------------------------------------------------------------------------
 
 
-def examine(desk: Context) -> Answer:
-    """What is amiss with the installation, and what to do about it."""
-    findings = doctor.examine(Patient(desk.config, desk.file, desk.environ, desk.store))
-    failed = any(finding.level is Level.FAIL for finding in findings)
-    rows = [(finding.level, finding.what, finding.said) for finding in findings]
-    lines = table(("", "WHAT", "FOUND"), rows)
-    for n, finding in reversed(list(enumerate(findings, 1))):
+def examine(context: Context) -> Report:
+    """What is wrong with the installation, and what to do about it."""
+    findings = doctor.examine(context)
+    rows: list[tuple[str, str, str]] = []
+    for finding in findings:
+        rows.append((finding.level, finding.check, finding.text))
         if finding.todo:
-            lines.insert(n + 1, f"      -> {finding.todo}")
+            rows.append(("", "", f"-> {finding.todo}"))
+    failed = any(finding.level is Level.FAIL for finding in findings)
     data = {"ok": not failed, "findings": [asdict(finding) for finding in findings]}
-    return Answer(data, lines, FOUND if failed else OK)
+    lines = table(("", "CHECK", "FINDING"), rows, context.width)
+    return Report(data, lines, EXIT_FOUND if failed else EXIT_OK)
 
 
-def sweep(desk: Context) -> Answer:
+def sweep(context: Context) -> Report:
     """One round of the sweeper now, as a consumer would do it."""
-    config = desk.config
-    if is_production(desk.environ):
-        config = Config.load(desk.file, secrets=True, environ=desk.environ)
+    config, dry_run = context.config, context.options.dry_run
+    if context.production:  # a round plans e-mails for vendors, which then need their secrets
+        config = Config.load(context.file, secrets=True, environ=context.environ)
     with build_sweeper(config) as sweeper:
-        done = sweeper.preview() if desk.options.dry_run else sweeper.run_once()
-    if not done:
-        return Answer(None, [], FOUND, ["another process sweeps: nothing was done"])
-    said = [] if "announced" in done else ["beanstalkd was not reached: nothing was announced"]
-    if not is_production(desk.environ) and _waits_in_production(config):
-        said = ["production's e-mails were left alone: set MAILQUEUE_ENV=production", *said]
-        return Answer({"dry_run": desk.options.dry_run, **done}, [], FOUND, said)
-    data = {"dry_run": desk.options.dry_run, **done}
-    lines = table([name.upper() for name in done], [list(done.values())])
-    return Answer(data, lines, NOT_REACHED if said else OK, said)
+        counts = sweeper.preview() if dry_run else sweeper.run_once()
+    if not counts:
+        return Report(None, [], EXIT_FOUND, ["skipped: another process holds the sweeper lease"])
+    data = {"dry_run": dry_run, **counts}
+    lines = table([name.upper() for name in counts], [list(counts.values())])
+    code, notes = EXIT_OK, []
+    if "announced" not in counts:
+        code, notes = EXIT_NOT_REACHED, ["beanstalkd was not reached: nothing was announced"]
+    if not context.production and _waits_in_production(config):
+        note = "only simulated e-mails were swept: for the others set MAILQUEUE_ENV=production"
+        code, notes = EXIT_FOUND, [note, *notes]
+    return Report(data, lines, code, notes)
 
 
 def _waits_in_production(config: Config) -> bool:
-    """Whether a sweep of the other kind would have something to look at."""
+    """Whether a sweep in production would have something to look at."""
     store = Store(config.mongodb, env=PRODUCTION)
     try:
         return store.has_work()
@@ -169,30 +195,27 @@ def _waits_in_production(config: Config) -> bool:
         store.close()
 
 
-def check(desk: Context) -> Answer:
+def check(context: Context) -> Report:
     """Whether every e-mail is in a legal state."""
-    found = audit.walk(desk.store, desk.options.grace)
-    rows = [[s, found.emails[s], found.illegal[s]] for s in [*Status, *_others(found)]]
-    rows.append(["total", found.emails.total(), found.illegal.total()])
+    result = audit.walk(context.store, context.options.grace)
+    # A damaged document may have any text as its status.
+    statuses = [*Status, *(status for status in result.emails if status not in list(Status))]
+    rows = [[s, result.emails[s], result.illegal[s]] for s in statuses]
+    rows.append(["total", result.emails.total(), result.illegal.total()])
     lines = table(("STATUS", "E-MAILS", "ILLEGAL"), rows)
-    listed = [
+    findings = [
         {"id": email_id, "status": status, "problems": problems}
-        for email_id, status, problems in found.findings
+        for email_id, status, problems in result.findings
     ]
-    if listed:
-        rows = [[f["id"], f["status"], problem] for f in listed for problem in f["problems"]]
-        lines += ["", *table(("ID", "STATUS", "PROBLEM"), rows)]
+    if findings:
+        rows = [[f["id"], f["status"], problem] for f in findings for problem in f["problems"]]
+        lines += ["", *table(("ID", "STATUS", "PROBLEM"), rows, context.width)]
     data = {
-        "legal": not found.illegal,
-        "emails": dict(found.emails),
-        "illegal": dict(found.illegal),
-        "findings": listed,
+        "legal": not result.illegal,
+        "emails": dict(result.emails),
+        "illegal": dict(result.illegal),
+        "findings": findings,
     }
-    more = found.illegal.total() - len(listed)
-    said = [f"{more} more are illegal"] if more else []
-    return Answer(data, lines, FOUND if found.illegal else OK, said)
-
-
-def _others(found: audit.Audit) -> list[str]:
-    """What stands there as a status and is none."""
-    return [status for status in found.emails if status not in list(Status)]
+    more = result.illegal.total() - len(findings)
+    notes = [f"{more} more are illegal"] if more else []
+    return Report(data, lines, EXIT_FOUND if result.illegal else EXIT_OK, notes)

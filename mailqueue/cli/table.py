@@ -1,4 +1,4 @@
-"""What a person reads on a terminal: aligned tables, ages, and text that cannot play tricks. Pure.
+"""Text for a terminal: tables, lists of fields, ages. Pure.
 
 Promises: no control character of a stored text reaches the terminal.
 """
@@ -7,40 +7,72 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from textwrap import wrap
 from typing import Any
 
+GAP = "  "
+NARROWEST = 20  # characters of a column that is folded
 _UNITS = (("d", 86_400), ("h", 3600), ("m", 60))
+_NOTHING: tuple[Any, ...] = (None, "", [])
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Lines with aligned columns; numbers stand to the right, what is not known is empty."""
-    cells = [[plain(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    numeric = [bool(rows) and all(_number(row[i]) for row in rows) for i in range(len(head))]
-    return [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in [list(head), *cells]
-    ]
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[Any]], width: int | None = None
+) -> list[str]:
+    """Lines with aligned columns, numbers to the right.
+
+    A column without any value is left out. If the lines are longer than ``width``, the last column
+    is folded; if there is no room for that either, each row becomes a list of fields.
+    """
+    shown = [i for i in range(len(head)) if not rows or any(row[i] not in _NOTHING for row in rows)]
+    if not shown:
+        return []
+    cells = [[head[i] for i in shown], *([plain(row[i]) for i in shown] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    room = max(widths[-1], 1)
+    if width is not None and sum(widths) + len(GAP) * (len(widths) - 1) > width:
+        room = width - sum(widths[:-1]) - len(GAP) * (len(widths) - 1)
+        if room < NARROWEST:
+            return _records(head, rows)
+    numeric = [bool(rows) and all(_is_number(row[i]) for row in rows) for i in shown]
+    lines = []
+    for *front, last in cells:
+        for n, part in enumerate(_fold(last, room)):
+            line = [*(front if n == 0 else [""] * len(front)), part]
+            justified = zip(line, widths, numeric, strict=True)
+            lines.append(
+                GAP.join(c.rjust(w) if right else c.ljust(w) for c, w, right in justified).rstrip()
+            )
+    return lines
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float)
+def _fold(text: str, room: int) -> list[str]:
+    return wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
+
+
+def _records(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Each row as a list of fields, with an empty line between two."""
+    blocks = [["", *fields(dict(zip(head, row, strict=True)))] for row in rows]
+    return [line for block in blocks for line in block][1:]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def fields(values: Mapping[str, Any]) -> list[str]:
-    """One line per field, without those of no value."""
-    shown = {name: plain(value) for name, value in values.items() if value not in (None, "", [])}
+    """One line for each field that has a value."""
+    shown = {name: plain(value) for name, value in values.items() if value not in _NOTHING}
     width = max(map(len, shown), default=0)
-    return [f"{name.ljust(width)}  {value}" for name, value in shown.items()]
+    return [f"{name.ljust(width)}{GAP}{value}" for name, value in shown.items()]
 
 
 def plain(value: Any) -> str:
-    """One line of printable text."""
+    """The value as one line of printable text."""
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     if isinstance(value, list | tuple):
@@ -61,3 +93,8 @@ def age(seconds: float) -> str:
         if abs(seconds) >= length:
             return f"{int(seconds / length)}{unit}"
     return f"{int(seconds)}s"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun: ``1 e-mail``, ``2 e-mails``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -176,6 +177,20 @@ def test_a_person_gets_an_aligned_table(console: Console, producer: Producer, ve
     assert all(line == line.rstrip() for line in said.out.splitlines())
 
 
+@pytest.mark.parametrize("verb", ["", *cli.VERBS])
+def test_the_help_of_every_verb_shows_an_example_and_the_exit_codes(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        cli.main([*verb.split(), "--help"])
+    shown = capsys.readouterr().out
+    assert end.value.code == 0
+    assert re.search(r"^example:\n  .*mailqueue ", shown, re.MULTILINE)
+    assert re.search(r"^exit codes:\n  0  .+\n(  1  .+\n)?  2  .+\n  3  .+\n$", shown, re.MULTILINE)
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 WRONG: Sequence[Sequence[str]] = (
     (),
     ("deliver",),
@@ -267,7 +282,7 @@ def test_list_says_that_there_are_more(console: Console, shelf: Shelf) -> None:
     assert said.code == 0
     assert [line.split()[0] for line in said.out.splitlines()] == ["ID", first]
     assert "1h" in said.out
-    assert "there are more" in said.err
+    assert said.err == "mailqueue: only the oldest 1 are shown; see more with --limit N\n"
     assert console.data("list", "--limit", "1")["more"] is True
 
 
@@ -411,7 +426,7 @@ def test_a_retry_without_beanstalkd_is_left_to_the_sweeper(
     console.configure({**config_mapping, "beanstalkd": away})
     said = console("retry", shelf.failed())
     assert said.code == 0
-    assert "the sweeper will announce" in said.err
+    assert "sweeper announces the e-mails later" in said.err
 
 
 def test_mark_sent_notes_what_a_person_knows(shelf: Shelf, console: Console) -> None:
@@ -462,7 +477,7 @@ def test_a_filter_that_changes_several_emails_needs_a_yes(
     several = {shelf.failed(), shelf.failed()}
     said = console("retry", "--status", "failed")
     assert said.code == 2
-    assert "2 e-mails: say --yes" in said.err
+    assert "2 e-mails: add --yes" in said.err
     monkeypatch.setattr(sys, "stdin", Terminal("n\n"))
     said = console("retry", "--status", "failed")
     assert (said.code, said.err) == (
@@ -480,7 +495,7 @@ def test_a_dry_run_changes_nothing(shelf: Shelf, console: Console) -> None:
     several = [shelf.failed(), shelf.failed(), shelf.uncertain()]
     said = console("retry", "--reason", "rejected", "--dry-run")
     assert said.code == 0
-    assert said.out.startswith("2 would be changed (retry)\n")
+    assert said.out.startswith("retry: 2 e-mails would be changed\n")
     assert [shelf.status(i) for i in several] == ["failed", "failed", "uncertain"]
     assert depth(shelf.producer.config.beanstalkd)["ready"] == 3
 
@@ -493,7 +508,7 @@ def test_a_limit_takes_the_oldest_first(shelf: Shelf, console: Console) -> None:
     said = console("mark-sent", "--vendor", "first", "--yes")
     assert (said.code, said.err) == (
         1,
-        "mailqueue: mark-sent: no such e-mail is failed or uncertain\n",
+        "mailqueue: mark-sent: no matching e-mail is failed or uncertain\n",
     )
 
 
@@ -522,11 +537,13 @@ def test_vendors_tells_why_and_since_when_one_is_unavailable(
     assert "unavailable  unavailable 503" in console("vendors").out
     assert "first unavailable for" in console("doctor").out
 
-    assert console("vendors", "enable", "first", "--dry-run").out == "first would be enabled\n"
-    assert console("vendors", "enable", "first").out == "first enabled\n"
-    assert console("vendors", "enable", "first") == Said(1, "", "mailqueue: first: is available\n")
+    assert console("vendors", "enable", "first", "--dry-run").out == "first would be available\n"
+    assert console("vendors", "enable", "first").out == "first is available now\n"
+    already = Said(1, "", "mailqueue: first is available already\n")
+    assert console("vendors", "enable", "first") == already
     said = console("vendors", "enable", "nobody")
-    assert said == Said(1, "", "mailqueue: nobody: no such vendor is configured\n")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith("mailqueue: nobody: no such vendor is configured (configured: first")
 
 
 def test_vendors_shows_a_probe(console: Console, store: Store) -> None:
@@ -538,7 +555,7 @@ def test_vendors_shows_a_probe(console: Console, store: Store) -> None:
     store.collection(".vendors").update_many({}, {"$set": long_ago})
     assert board.win_probe("first", 60) is not None
     probes = {row["vendor"]: row["probe"] for row in console.data("vendors")["vendors"]}
-    assert probes == {"first": "under way", "second": "due: with the next e-mail"}
+    assert probes == {"first": "under way", "second": "with the next e-mail"}
     assert console("doctor").code == 1, "no vendor is available"
 
 
@@ -564,7 +581,7 @@ def test_stats_counts_and_names_the_oldest_due(console: Console, shelf: Shelf) -
     assert rows["uncertain"]["unknowns"] == 1
     assert data["oldest_due"]["id"] == overdue
     assert data["tube"] == {"ready": 3, "reserved": 0, "delayed": 0, "buried": 0}
-    assert f"{overdue} for" in console("stats").out
+    assert f"{overdue}, for" in console("stats").out
 
 
 def test_stats_without_beanstalkd_is_code_3(console: Console, config_mapping: Document) -> None:
@@ -582,7 +599,7 @@ def test_stats_without_beanstalkd_is_code_3(console: Console, config_mapping: Do
 def findings(console: Console) -> set[tuple[str, str, str]]:
     found = console.data("doctor")["findings"]
     assert all(finding["todo"] for finding in found if finding["level"] != "OK")
-    return {(f["level"], f["what"], f["said"]) for f in found}
+    return {(f["level"], f["check"], f["text"]) for f in found}
 
 
 def test_the_doctor_is_content_with_a_healthy_installation(
@@ -603,8 +620,11 @@ def test_the_doctor_fails_while_emails_wait_for_a_person(console: Console, shelf
 
 def test_the_doctor_misses_indexes_and_warns_of_the_simulation(console: Console) -> None:
     found = findings(console)
-    assert ("FAIL", "indexes", "none on idempotency_key") in found
-    assert ("FAIL", "indexes", "none on status, env, due_at, _id") in found
+    (text,) = (said for level, what, said in found if (level, what) == ("FAIL", "indexes"))
+    assert text.startswith("missing: (")
+    assert {"(idempotency_key)", "(status, env, due_at, _id)"} <= set(
+        re.findall(r"\([^)]+\)", text)
+    )
     assert ("WARN", "mode", "simulation: nothing leaves") in found
 
 
@@ -645,7 +665,7 @@ def test_the_doctor_sees_emails_of_the_other_kind(
 ) -> None:
     shelf.put()
     monkeypatch.setenv("MAILQUEUE_ENV", "production")
-    assert ("WARN", "e-mails", "1 queued are of the other kind") in findings(console)
+    assert ("WARN", "e-mails", "1 queued in the other mode (simulated)") in findings(console)
 
 
 class Standalone(Mongod):
@@ -678,10 +698,9 @@ def test_the_doctor_warns_of_servers_that_promise_less(
     console.configure({**config_mapping, "beanstalkd": tube, "mongodb": mongodb})
     found = findings(console)
     assert ("WARN", "mongodb", "is a standalone server") in found
-    assert ("WARN", f"beanstalkd {forgetful.address}", "has no binlog") in found
-    assert [(level, what) for level, what, _ in found if what == "beanstalkd 127.0.0.1:9"] == [
-        ("FAIL", "beanstalkd 127.0.0.1:9")
-    ]
+    assert ("WARN", "beanstalkd", f"{forgetful.address}: has no binlog") in found
+    (text,) = (said for level, what, said in found if (level, what) == ("FAIL", "beanstalkd"))
+    assert text.startswith("127.0.0.1:9: not reached (")
 
 
 def test_the_doctor_says_what_to_do_when_mongodb_is_away(
@@ -704,7 +723,8 @@ def test_the_doctor_sees_buried_jobs_and_a_draining_server(
     monkeypatch.setattr(tube.Connection, "stats", lambda _: jobs)
     monkeypatch.setattr(tube.Connection, "server", lambda _: numbers)
     said = {said for level, _, said in findings(console) if level == "WARN"}
-    assert {"2 jobs are buried", "is draining: it takes no jobs"} <= said
+    server = config.beanstalkd.servers[0]
+    assert {f"{server}: 2 buried jobs", f"{server}: is draining, it takes no new jobs"} <= said
 
 
 # --- the sweeper
@@ -733,7 +753,8 @@ def test_sweep_respects_the_lease_of_another(console: Console, store: Store) -> 
     held = {"_id": "sweeper.simulated", "owner": "other", "until": until}
     store.collection(".leases").insert_one(held)
     said = console("sweep")
-    assert said == Said(1, "", "mailqueue: another process sweeps: nothing was done\n")
+    text = "skipped: another process holds the sweeper lease"
+    assert said == Said(1, "", f"mailqueue: {text}\n")
     assert store.collection(".leases").count_documents({"owner": "other"}) == 1
 
 
@@ -749,6 +770,20 @@ def test_sweep_without_beanstalkd_is_code_3(
 
 
 # --- the audit
+
+
+def test_a_narrow_terminal_folds_what_is_too_long(
+    console: Console, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.leased(LONG_AGO)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    folded = console("audit").out.splitlines()
+    assert max(map(len, folded)) <= 60
+    monkeypatch.setenv("COLUMNS", "200")
+    whole = console("audit").out.splitlines()
+    assert " ".join(" ".join(folded).split()) == " ".join(" ".join(whole).split())
+    assert len(folded) > len(whole)
 
 
 def test_the_audit_is_content_with_what_a_consumer_did(console: Console, shelf: Shelf) -> None:

@@ -46,7 +46,7 @@ def examine(config_mapping: Document, tmp_path: Path, capsys: pytest.CaptureFixt
         found = json.loads(capsys.readouterr().out)["findings"]
         assert code == any(finding["level"] == "FAIL" for finding in found)
         assert all(finding["todo"] for finding in found if finding["level"] != "OK")
-        return {(f["level"], f["what"], f["said"]) for f in found}
+        return {(f["level"], f["check"], f["text"]) for f in found}
 
     return made
 
@@ -75,8 +75,8 @@ def test_due_emails_without_a_consumer_are_a_failure(examine: Doctor, producer: 
     assert not {finding for finding in examine() if finding[1] == "consumers"}
     producer.send_many([letter(1), letter(2)])
     producer.send(letter(3), send_at=datetime.now(UTC) + timedelta(days=1))
-    said = "2 e-mails are due and no consumer of this kind is running"
-    assert ("FAIL", "consumers", said) in examine()
+    text = "none runs in this mode, and 2 due e-mails cannot be sent"
+    assert ("FAIL", "consumers", text) in examine()
 
 
 def test_due_emails_are_none_while_a_consumer_is_at_work(stage: Stage, examine: Doctor) -> None:
@@ -98,7 +98,7 @@ def test_uncertain_emails_older_than_a_day_are_named(
     end(emails, producer, "uncertain", number=2)
     emails.update_one({}, {"$set": {"updated_at": AGO}})
     found = examine()
-    assert ("FAIL", "e-mails", "2 uncertain, for a person to decide") in found
+    assert ("FAIL", "e-mails", "2 uncertain: a person must decide") in found
     assert ("WARN", "e-mails", "1 uncertain for more than a day") in found
 
 
@@ -117,7 +117,7 @@ def test_many_failed_within_a_day_are_a_failure(
     emails.update_one({"status": "failed"}, {"$set": {"updated_at": AGO}})  # that one is old
     end(emails, producer, "failed")
     end(emails, producer, "sent", number=sent)
-    said = f"{failed} failed within a day, {sent} were sent"
+    said = f"{failed} failed and {sent} were sent within a day"
     assert (("FAIL", "e-mails", said) in examine()) == too_many
 
 
@@ -151,7 +151,7 @@ def test_a_paused_tube_is_a_warning(examine: Doctor, producer: Producer, config:
 def test_mongodb_on_another_host_is_to_be_reached_by_verified_tls(
     uri: str, problem: str | None
 ) -> None:
-    found = [finding.said for finding in doctor.on_the_way(uri)]
+    found = [finding.text for finding in doctor.on_the_way(uri)]
     assert found == ([] if problem is None else [f"on another host {problem}"])
 
 

@@ -161,10 +161,10 @@ def test_an_application_is_shown_every_damaged_document() -> None:
 def test_a_person_is_shown_every_damaged_document_and_that_it_is_illegal() -> None:
     for said, damage in SENDING:
         stored = Stored(damage, NOW)
-        table([""] * 9, [list(emails._row(stored).values())])
-        emails._shown(damage)
+        table([""] * 8, [emails._cells(stored)])
+        emails._document_lines(damage, 80)
         if said.startswith(LESS_IS_SHOWN):
-            emails._shown(emails._without_content(damage))
+            emails._document_lines(emails._without_content(damage), None)
         assert refusal(Verb.RETRY, stored), said
         audit.problems(stored)
     broken = [said for said, damage in ALL if said.startswith(("lease is", "attempts is"))]

@@ -1,0 +1,239 @@
+"""The options of the command line and their help.
+
+Decides: which verbs and options there are, and what ``--help`` says.
+
+Promises: what cannot be carried out is a ``UsageError``, one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import fill
+from typing import Any, Never
+
+from bson import ObjectId
+
+from mailqueue.cli.context import UsageError
+from mailqueue.lifecycle.outcomes import Reason, Status
+from mailqueue.store import audit
+from mailqueue.store.interventions import Verb
+
+WIDTH = 78  # of a paragraph in the help
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+@dataclass(frozen=True, slots=True)
+class Help:
+    """What a person reads about a verb. ``found``: when its exit code is 1."""
+
+    summary: str
+    details: str
+    example: str
+    found: str
+
+
+_ASKS = "Takes ids, or filters. A filter that matches several e-mails asks first, or needs --yes."
+HELP: Mapping[str, Help] = {
+    "list": Help(
+        "list e-mails, the oldest first",
+        "Shows no address, subject or body. DUE: the time until it is due.",
+        "mailqueue list --status uncertain --older-than 1h",
+        "",
+    ),
+    "show": Help(
+        "show one e-mail with all attempts to send it",
+        "Shows addresses, subject, body and the vendors' own words only with --content.",
+        "mailqueue show 65f1c0ffee65f1c0ffee65f1",
+        "there is no such e-mail",
+    ),
+    "retry": Help(
+        "send failed or uncertain e-mails again",
+        f"{_ASKS} An uncertain e-mail may then arrive twice.",
+        "mailqueue retry --status failed --vendor mailgun-eu --dry-run",
+        "an e-mail was left unchanged",
+    ),
+    "mark-sent": Help(
+        "record that failed or uncertain e-mails were sent",
+        f"{_ASKS} For e-mails of which the vendor says that it has them.",
+        "mailqueue mark-sent 65f1c0ffee65f1c0ffee65f1",
+        "an e-mail was left unchanged",
+    ),
+    "cancel": Help(
+        "cancel queued e-mails",
+        f"{_ASKS} One of which a copy may have left becomes uncertain instead.",
+        "mailqueue cancel --status queued --older-than 2d --yes",
+        "an e-mail was left unchanged, or is uncertain now",
+    ),
+    "vendors": Help(
+        "show the vendors' health, or make one available again",
+        "An unavailable vendor gets no e-mails but a probe now and then, and is available again "
+        "when one is accepted. `enable NAME` does not wait for that.",
+        "mailqueue vendors enable mailgun-eu",
+        "the vendor is available already, or is not configured",
+    ),
+    "stats": Help(
+        "count e-mails by status, and jobs",
+        "Shows also which e-mail has been due for the longest time.",
+        "mailqueue stats --json",
+        "",
+    ),
+    "doctor": Help(
+        "check the installation, and say what to do",
+        "Looks at the configuration, servers, clocks, vendors, consumers and e-mails. FAIL: "
+        "e-mails are not sent, or wait for a person. WARN: something may surprise you.",
+        "MAILQUEUE_ENV=production mailqueue doctor",
+        "a finding is FAIL",
+    ),
+    "sweep": Help(
+        "do one round of a consumer's sweeper now",
+        "Consumers do so by themselves: rescue e-mails of consumers that died, end those "
+        "that expired, announce those without a job, remove those past their retention.",
+        "MAILQUEUE_ENV=production mailqueue sweep --dry-run",
+        "another process holds the sweeper lease, or e-mails of production were left out",
+    ),
+    "audit": Help(
+        "check that every e-mail is in a legal state",
+        "Reads all e-mails and changes nothing.",
+        "mailqueue audit --grace 10m",
+        "an e-mail is in an illegal state",
+    ),
+}
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; raises ``UsageError``."""
+    parser = _Parser(
+        prog="mailqueue",
+        description="Look after a queue of e-mails.",
+        epilog=_epilog("mailqueue doctor", "see the verb's own help: mailqueue VERB --help"),
+    )
+    _common(parser, default=None)
+    anywhere = _Parser(add_help=False)
+    _common(anywhere, default=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, text in HELP.items():
+        verb = verbs.add_parser(
+            name,
+            parents=[anywhere],
+            help=text.summary,
+            description=f"{text.summary.capitalize()}.\n\n{fill(text.details, WIDTH)}",
+            epilog=_epilog(text.example, text.found),
+        )
+        _OPTIONS[name](verb)
+    return parser.parse_args(arguments)
+
+
+def _epilog(example: str, found: str) -> str:
+    codes = {0: "done, all is well", 1: found, 2: "wrong usage or configuration"}
+    codes |= {3: "a server was not reached"}
+    lines = "".join(f"\n  {code}  {meaning}" for code, meaning in codes.items() if meaning)
+    return f"example:\n  {example}\n\nexit codes:{lines}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> Never:
+        """One line, as everything else that goes wrong."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+# Values -------------------------------------------------------------------------------------------
+
+
+def _age(text: str) -> float:
+    match = re.fullmatch(r"(\d{1,9})([smhdw]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"invalid age {text!r} (examples: 90s, 30m, 2h, 7d)")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _id(text: str) -> ObjectId:
+    if re.fullmatch(r"[0-9a-fA-F]{24}", text) is None:
+        raise argparse.ArgumentTypeError("an e-mail's id has 24 hexadecimal characters")
+    return ObjectId(text)
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,8}", text):
+        raise argparse.ArgumentTypeError(f"invalid number {text!r} (at least 1)")
+    return int(text)
+
+
+# Options ------------------------------------------------------------------------------------------
+
+
+def _common(parser: argparse.ArgumentParser, default: Any) -> None:
+    config = "the configuration (default: $MAILQUEUE_CONFIG, else ./config.json)"
+    parser.add_argument("--config", metavar="FILE", default=default, help=config)
+    json_default = False if default is None else default
+    text = "print one JSON document, with all details"
+    parser.add_argument("--json", action="store_true", default=json_default, help=text)
+
+
+def _show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID", type=_id, help="the e-mail's id, as send() returned it")
+    text = "also addresses, subject, body and the vendors' words"
+    parser.add_argument("--content", action="store_true", help=text)
+
+
+def _list(parser: argparse.ArgumentParser) -> None:
+    _filters(parser)
+    text = "show at most N e-mails (default: 100)"
+    parser.add_argument("--limit", metavar="N", type=_number, default=100, help=text)
+
+
+def _intervention(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ids", metavar="ID", type=_id, nargs="*", help="ids of e-mails")
+    _filters(parser)
+    text = "change only the oldest N of them"
+    parser.add_argument("--limit", metavar="N", type=_number, help=text)
+    text = "do not ask before several e-mails are changed"
+    parser.add_argument("--yes", action="store_true", help=text)
+    _dry_run(parser)
+
+
+def _filters(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("filters", "e-mails that match all of them").add_argument
+    for name, values in (("status", Status), ("reason", Reason)):
+        choices = [value.value for value in values]
+        add(f"--{name}", metavar=name.upper(), choices=choices, help=", ".join(choices))
+    add("--vendor", metavar="NAME", help="tried at this vendor")
+    text = "stored at least so long ago (examples: 90s, 30m, 2h, 7d)"
+    add("--older-than", metavar="AGE", type=_age, help=text)
+
+
+def _vendors(parser: argparse.ArgumentParser) -> None:
+    text = "make this vendor available for all consumers now"
+    parser.add_argument("enable", metavar="enable NAME", nargs="*", help=text)
+    _dry_run(parser)
+
+
+def _audit(parser: argparse.ArgumentParser) -> None:
+    text = f"how long an e-mail may wait for a sweeper (default: {audit.GRACE:.0f}s)"
+    parser.add_argument("--grace", metavar="AGE", type=_age, default=audit.GRACE, help=text)
+
+
+def _dry_run(parser: argparse.ArgumentParser) -> None:
+    text = "change nothing, only show what would be done"
+    parser.add_argument("--dry-run", action="store_true", help=text)
+
+
+def _nothing(_: argparse.ArgumentParser) -> None:
+    """No options of its own."""
+
+
+_OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
+    "list": _list,
+    "show": _show,
+    **dict.fromkeys((verb.value for verb in Verb), _intervention),
+    "vendors": _vendors,
+    "stats": _nothing,
+    "doctor": _nothing,
+    "sweep": _dry_run,
+    "audit": _audit,
+}
