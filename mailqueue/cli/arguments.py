@@ -92,7 +92,7 @@ HELP: Mapping[str, Help] = {
         "Consumers do so by themselves: rescue e-mails of consumers that died, end those "
         "that expired, announce those without a job, remove those past their retention.",
         "MAILQUEUE_ENV=production mailqueue sweep --dry-run",
-        "another process holds the sweeper lease, or e-mails of production were left out",
+        "another process holds the sweeper lease, or production was left out",
     ),
     "audit": Help(
         "check that every e-mail is in a legal state",
