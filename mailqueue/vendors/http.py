@@ -190,6 +190,8 @@ class HttpVendor(Vendor):
             return SendResult(
                 outcome=Outcome.UNSUITABLE, code=base.ENVELOPE, detail="cannot send to some only"
             )
+        # An exception before the first byte: nothing was sent, and this vendor cannot send the
+        # e-mail. After the first byte the outcome is unknown, as the worker records any exception.
         self.transport.written = False
         try:
             return base.refuse_injection(email, attempt) or self._send(email, attempt)
@@ -212,6 +214,7 @@ class HttpVendor(Vendor):
             our_fault = failure.idled or (late and failure.code == failures.DEADLINE)
             return failures.result(failure.code, failure.written, our_fault=our_fault)
         result = self.parse(Response(raw), email)
+        # The server cannot have accepted an e-mail that it had not received completely.
         if raw.early and (raw.status < 300 or result.outcome is Outcome.ACCEPTED):
             return failures.result(failures.EARLY_ANSWER, written=True)
         if result.outcome is Outcome.UNKNOWN:

@@ -148,6 +148,8 @@ def _places(word: str, text: str) -> Iterator[int]:
 
 def _quoted(views: Sequence[_View], email: Email) -> Iterator[slice]:
     """The places of three words in a row of the e-mail's texts, or of a line of one or two."""
+    # The line's words are indexed first (a line is short), then each text of the e-mail is gone
+    # through once: the work is linear in the e-mail.
     runs, lines = defaultdict[str, list[slice]](list), defaultdict[str, list[slice]](list)
     for view in views:
         spaced = view.text.translate(_blanks())

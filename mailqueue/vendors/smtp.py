@@ -211,6 +211,7 @@ class Smtp(Vendor):
             refusal = smtp_replies.result(Step.RECIPIENT, code, reply)
             if refusal.outcome not in _EMAIL_OUTCOMES and not refusal.content_suspect:
                 raise StepFailed(refusal)
+            # A server that refuses the first recipient as one too many means something else.
             accepted_some = number > len(envelope.refusals)
             may_retry = accepted_some and refusal.outcome in _RETRY_OUTCOMES
             envelope.full = may_retry and smtp_replies.takes_no_more_recipients(reply)

@@ -67,11 +67,14 @@ class Call:
 
     def attach(self, sock: socket.socket) -> None:
         """Let the deadline shut this socket, instead of an earlier one."""
+        # A duplicate: the number of the descriptor itself may belong to another file by the time
+        # at which the watchdog shuts it.
         handle = socket.socket(fileno=os.dup(sock.fileno()))
         with self._lock:
             if self._handle is not None:
                 self._handle.close()
             self._handle = handle
+        # The watchdog may have come by when there was nothing to shut yet.
         if self.expired:
             self.shut()
 
@@ -130,6 +133,8 @@ class Watchdog:
     def _wait(self) -> list[Call]:
         """Sleep until the next deadline; return the calls whose deadline has passed."""
         with self._changed:
+            # A call that ends does not wake this thread, so its deadline may still be the next one.
+            # The thread then wakes up once for nothing.
             self._wake_at = min((c.deadline for c in self._calls), default=float("inf"))
             pause = self._wake_at - time.monotonic()
             self._changed.wait(None if pause == float("inf") else max(0.0, pause))

@@ -58,7 +58,7 @@ class Incoming:
 
     def line(self, most: int) -> bytes:
         """The next line with its end, if that came before the connection's."""
-        seen = 0
+        seen = 0  # bytes without a line end, which need not be searched again
         while (at := self._buffer.find(b"\n", seen)) < 0:
             seen = len(self._buffer)
             if seen > most or not self.fill():
@@ -160,6 +160,9 @@ class ResponseReader:
         codings, lengths = head.tokens("transfer-encoding"), set(head.tokens("content-length"))
         if head.status in _NO_BODY:  # one may come all the same, so it is not ``clean``
             return
+        # The three ways in which a body ends (RFC 9112, 6.3). With both a coding and a length, the
+        # coding counts; a proxy on the way may have read the length, so the connection is not used
+        # again.
         if codings:
             if codings != ["chunked"] or not head.minor:
                 raise BadResponse("a transfer coding that was not asked for")

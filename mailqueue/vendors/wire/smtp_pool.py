@@ -54,6 +54,8 @@ class Pool:
         self._changed = threading.Condition()
         self._idle: list[Connection] = []
         self._in_use = self._opening = self._users = 0
+        # The number of connections at which the server refused another one, and until when we
+        # believe that. Below that number a new one may be opened at any time.
         self._full_at: int | None = None
         self._full_until = 0.0
 
@@ -190,6 +192,8 @@ class Pool:
         with self._changed:
             self._opening -= 1
             self._changed.notify_all()
+            # Several threads may begin at once, when there is no connection yet. One failure among
+            # them says little: if another one succeeds, the server is available, only full.
             while self._opening and not self._in_use and not self._idle:
                 pause = until - time.monotonic()
                 if pause <= 0:

@@ -149,10 +149,13 @@ class Transport:
     def _exchange(self, used: Connection, octets: bytes, call: Call, timeout: float) -> RawResponse:
         response, limit = ResponseReader(used.incoming), min(timeout, call.remaining)
         used.incoming.began = False
+        # Before the write, not after it: part of a write that fails may have arrived.
         call.writing(used.sock)
         early = not used.write(octets, response, limit)
         used.limit(limit)
         raw = self._read(response, call, early=early)
+        # Kept only if nothing of this exchange can come later: a rest of the request would be read
+        # as part of the next one, a rest of the response as the answer to the next e-mail.
         if response.clean and not (raw.cut or early):
             used.used_at = self.clock()
             used.idle_seconds = idle.keep_alive_seconds(response.final().tokens("keep-alive"))
