@@ -1,1 +1,7 @@
-"""MongoDB: the documents, and every guarded write to them."""
+"""MongoDB: the documents of the e-mails, and every guarded write to them.
+
+``document`` says what is stored and how it is read; ``transitions``, ``interventions`` and
+``ledger`` are the updates, pure values, and ``merging`` makes few of many. ``mongo`` makes writes
+durable, ``bulk`` deals with what refuses them, and ``store`` puts these together. ``audit`` and
+``schema`` say what is legal; ``lease`` lets one process at a time do something.
+"""

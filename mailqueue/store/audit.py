@@ -6,7 +6,7 @@ Decides: what is legal. ``problems`` looks at one document, ``walk`` at all of t
 Assumes: a document that was read in one piece, with the server's time of the reading. The ledger
 keeps the newest 50 lines; of what was cut off nothing is demanded.
 
-Promises: nothing is changed, and nothing that is said holds an address, a subject or a body.
+Promises: nothing is changed, and no finding holds an address, a subject or a body.
 Copies accepted, per recipient, are at most 1 + unknown outcomes that were resent + a person's
 retries of uncertain e-mails. Repeats under one key at one vendor are one copy, and a yes after one
 that left recipients out belongs to the same copy.
@@ -40,9 +40,9 @@ Line = Mapping[str, Any]
 
 
 def problems(stored: Stored, grace: float = GRACE) -> list[str]:
-    """What is wrong with an e-mail; ``grace``: seconds in which a sweeper comes by."""
-    if misshapen := list(schema.misshapen(stored.document)):
-        return misshapen
+    """What is wrong with an e-mail; ``grace``: seconds that the sweeper has to mend it."""
+    if invalid_fields := list(schema.problems(stored.document)):
+        return invalid_fields
     return [
         *_ledger(stored.document),
         *_lease(stored, grace),
@@ -121,7 +121,7 @@ def _unknown(lines: Sequence[Line]) -> list[Line]:
 
 
 def _was_unknown(line: Line) -> bool:
-    """Unknown, or so until a late yes came."""
+    """Unknown, or unknown until a late yes came."""
     return bool(line["outcome"] == Outcome.UNKNOWN or line.get("late"))
 
 
@@ -296,18 +296,18 @@ class Audit:
         """Look at one e-mail."""
         status = str(stored.document.get("status"))
         self.emails[status] += 1
-        if found := problems(stored, grace):
+        if texts := problems(stored, grace):
             self.illegal[status] += 1
             if len(self.findings) < LISTED:
-                self.findings.append((str(stored.id), status, found))
+                self.findings.append((str(stored.id), status, texts))
 
 
 def walk(store: Store, grace: float = GRACE, page: int = PAGE) -> Audit:
     """Look at every e-mail."""
     audit = Audit()
     match: dict[str, Any] = {}
-    while found := store.find(match, page, "_id"):
-        for stored in found:
+    while emails := store.find(match, page, "_id"):
+        for stored in emails:
             audit.look(stored, grace)
-        match = {"_id": {"$gt": found[-1].id}}
+        match = {"_id": {"$gt": emails[-1].id}}
     return audit

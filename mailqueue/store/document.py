@@ -118,24 +118,24 @@ def rename(document: dict[str, Any], email_id: ObjectId) -> None:
     document["message_id"] = document["message_id"].replace(old, str(email_id))
 
 
-def _reading(read: Callable[[Stored], T]) -> Callable[[Stored], T]:
-    """Whatever goes wrong here is due to what the document holds."""
+def _checked(read: Callable[[Stored], T]) -> Callable[[Stored], T]:
+    """Raise ``Unreadable`` where reading fails: that is due to what the document holds."""
 
     @wraps(read)
-    def reading(stored: Stored) -> T:
+    def checked(stored: Stored) -> T:
         try:
             return read(stored)
         except _DAMAGE as error:
             raise Unreadable(f"{read.__name__}: {type(error).__name__}") from None
 
-    return reading
+    return checked
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A document as it was read, with the server's time of the reading.
 
-    Whatever is asked of it may raise ``Unreadable``.
+    All that is read of it may raise ``Unreadable``: anything may stand in a document.
     """
 
     document: Document = field(repr=False)
@@ -148,25 +148,25 @@ class Stored:
         return value
 
     @property
-    @_reading
+    @_checked
     def size(self) -> int:
         """Bytes in MongoDB, where that was asked for; above the limit asked, without ``email``."""
         return int(self.document.get("size", 0))
 
     @property
-    @_reading
+    @_checked
     def env(self) -> str:
         """What kind of consumer the e-mail is for."""
         return (PRODUCTION, SIMULATED)[(PRODUCTION, SIMULATED).index(self.document["env"])]
 
     @property
-    @_reading
+    @_checked
     def status(self) -> Status:
         """Where the e-mail stands."""
         return Status(self.document["status"])
 
     @property
-    @_reading
+    @_checked
     def token(self) -> int:
         """The fencing token of the newest claim."""
         return _natural(self.document["lease"]["token"])
@@ -177,10 +177,11 @@ class Stored:
 
         None where that cannot be read. A Date has whole seconds, and is not before ``send_at``.
         """
-        made, due = self.document.get("created_at"), self.document.get("send_at")
-        if isinstance(due, datetime) and due.microsecond and due.year < MAXYEAR:
-            due = due.replace(microsecond=0) + timedelta(seconds=1)
-        return max((m for m in (made, due) if isinstance(m, datetime)), default=None)
+        created_at, send_at = self.document.get("created_at"), self.document.get("send_at")
+        if isinstance(send_at, datetime) and send_at.microsecond and send_at.year < MAXYEAR:
+            send_at = send_at.replace(microsecond=0) + timedelta(seconds=1)
+        times = [at for at in (created_at, send_at) if isinstance(at, datetime)]
+        return max(times, default=None)
 
     @property
     def priority(self) -> int:
@@ -191,23 +192,23 @@ class Stored:
     @property
     def job_priority(self) -> int:
         """The priority of its job: that of a retry once there was an attempt."""
-        tried = self.document.get("attempts")
-        return retry_priority(self.priority) if tried else self.priority
+        attempts = self.document.get("attempts")
+        return retry_priority(self.priority) if attempts else self.priority
 
     @property
-    @_reading
+    @_checked
     def due_in(self) -> float:
         """Seconds until the e-mail is due; 0 or less: now."""
         return self._until("due_at") or 0.0
 
     @property
-    @_reading
+    @_checked
     def expires_in(self) -> float | None:
         """Seconds until the e-mail must not be sent any more; None: never."""
         return self._until("expires_at")
 
     @property
-    @_reading
+    @_checked
     def leased_for(self) -> float:
         """Seconds that the lease still holds; 0 or less: it has expired."""
         until = self.document["lease"].get("until")
@@ -221,13 +222,13 @@ class Stored:
         return None if at is None else float((at - self.now).total_seconds())
 
     @property
-    @_reading
+    @_checked
     def email(self) -> Email:
         """What is to be sent."""
         return Email.from_document(_content(self.document["email"]))
 
     @property
-    @_reading
+    @_checked
     def lines(self) -> Sequence[Mapping[str, Any]]:
         """The ledger."""
         return _lines(self.document)
@@ -235,7 +236,8 @@ class Stored:
     @property
     def unasked(self) -> Mapping[str, Any] | None:
         """The newest ledger line whose outcome is unknown and whose vendor was not yet asked."""
-        newest = next((x for x in reversed(self.lines) if x["outcome"] == Outcome.UNKNOWN), None)
+        unknown = (line for line in reversed(self.lines) if line["outcome"] == Outcome.UNKNOWN)
+        newest = next(unknown, None)
         return None if newest is None or newest.get("looked_up") else newest
 
     def key_age(self, vendor: str, key: str | None) -> float:
@@ -250,7 +252,7 @@ class Stored:
         except _DAMAGE as error:
             raise Unreadable(f"started_at: {type(error).__name__}") from None
 
-    @_reading
+    @_checked
     def snapshot(self) -> Snapshot:
         """The e-mail as ``decide`` sees it."""
         document = self.document
@@ -273,7 +275,7 @@ class Stored:
         )
 
     @property
-    @_reading
+    @_checked
     def attempt(self) -> CurrentAttempt | None:
         """The attempt that is under way, by its open ledger line."""
         line = open_line(self.document)
@@ -300,12 +302,8 @@ def open_line(document: Document) -> Mapping[str, Any] | None:
     """The ledger line of the claim that holds the lease, unless it is closed."""
     if document["status"] != Status.SENDING:
         return None
-    token = document["lease"]["token"]
-    for line in reversed(document["attempts"]):
-        if line["token"] == token and line["outcome"] is None:
-            found: Mapping[str, Any] = line
-            return found
-    return None
+    token, lines = document["lease"]["token"], reversed(document["attempts"])
+    return next((x for x in lines if x["token"] == token and x["outcome"] is None), None)
 
 
 def _lines(document: Document) -> Sequence[Mapping[str, Any]]:

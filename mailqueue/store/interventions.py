@@ -1,7 +1,7 @@
 """What a person does with e-mails: retry, mark as sent, cancel. Pure.
 
-Decides: which e-mails each of these may change (the guard), what it writes, and what is said about
-an e-mail that it may not change.
+Decides: which e-mails each of these may change (the guard), what it writes, and why an e-mail was
+not changed.
 
 Assumes: as ``transitions``: guard and update are one step on the server.
 

@@ -5,8 +5,8 @@ Decides: the write concern (majority and journaled, always both), how long a cal
 which of the driver's exceptions an idempotent write is repeated for: those of an outage, but not a
 refusal of single operations, which is due to what these would make of a document.
 
-Promises: a write that returns is durable. A driver's exception becomes ``StoreUnavailable``, but
-for those inside the caller's own transaction.
+Promises: a write that returns is durable. A driver's exception becomes ``StoreUnavailable``, except
+inside the caller's own transaction.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
 DUPLICATE = 11000
 PROBE = 0.8  # seconds
 DOUBT = 30.0  # seconds of an outage after which the driver knows better than a quick look
-_ENDS: ContextVar[float] = ContextVar("ends", default=math.inf)  # of the present call
-# Write errors of an operation that do not speak of its document: the server was interrupted, is no
-# longer the primary, is out of time or space, overloaded, takes no writes now, or does not know us.
-# Not 388: what is too large for all of the storage engine's cache fits no better the next time.
+_DEADLINE: ContextVar[float] = ContextVar("deadline", default=math.inf)  # of the present call
+# Write errors that do not speak of the document, so that the write may pass the next time: the
+# server was interrupted, is not the primary any more, is out of time or space, is overloaded, takes
+# no writes now, or does not know us. Not 388: a document that is too large for the whole cache of
+# the storage engine fits no better the next time.
 _PASSING = frozenset(
     {1, 6, 7, 8, 13, 18, 24, 46, 50, 63, 64, 79, 89, 91, 96, 112, 133, 134, 146, 150, 189, 202}
     | {225, 237, 246, 249, 251, 261, 262, 279, 290, 292, 355, 358, 365, 371, 384, 391, 402, 406}
@@ -89,7 +90,7 @@ class NotDurable(PyMongoError):
 
 
 def _weak_concern(client: MongoClient[dict[str, Any]]) -> list[str]:
-    """What a caller's client asks for less than a majority's journal."""
+    """The options by which a caller's client asks for less than a majority's journal."""
     concern = client.write_concern.document
     durable = {"w": "majority", "j": True}
     return [key for key, value in durable.items() if concern.get(key, value) != value]
@@ -148,31 +149,31 @@ class Mongo:
         except PyMongoError as error:
             if session is not None:
                 raise
-            self._outage.begin(_said(error))
+            self._outage.begin(_description(error))
             # A traceback that went on to the driver's error would quote the document in it.
-            raise StoreUnavailable(_said(error)) from None
+            raise StoreUnavailable(_description(error)) from None
         self._outage.end()
 
     def start_clock(self) -> None:
         """Give all that follows in this context ``mongodb.timeout`` together."""
-        _ENDS.set(time.monotonic() + self.timeout)
+        _DEADLINE.set(time.monotonic() + self.timeout)
 
     @staticmethod
     def time_left() -> float:
         """Seconds that the present call still has."""
-        return max(0.0, _ENDS.get() - time.monotonic())
+        return max(0.0, _DEADLINE.get() - time.monotonic())
 
     @property
     def away(self) -> bool:
-        """Whether it is known not to answer: one call may be late where others are served."""
+        """Whether MongoDB is known not to answer; one late call does not tell that."""
         return self._outage.duration > 0 and self._outage.silence > self.timeout / 2
 
     @contextmanager
     def unless_away(self) -> Iterator[None]:
-        """While it is known to be away, let one caller at a time find out whether that is over.
+        """While MongoDB is known to be away, let one caller at a time find out if that is over.
 
-        The others need not wait for that: they get ``StoreUnavailable`` at once. So does whoever
-        looks, within a second, when nothing answers; else it goes on, with the time that it has.
+        The other callers do not wait for that: they get ``StoreUnavailable`` at once. The one that
+        looks gets it within a second if nothing answers; else it goes on in the time that it has.
         """
         if not self._outage.claim(self.timeout):
             raise StoreUnavailable("MongoDB: is away")
@@ -183,24 +184,28 @@ class Mongo:
             self._outage.release()
 
     def _look(self) -> None:
-        """Return if MongoDB answers. The application's own connection may be slow to make."""
+        """Return if MongoDB answers.
+
+        After ``DOUBT`` seconds of an outage a look that fails is not believed if the driver's own
+        monitor sees the server: then only the application's connections are slow to make.
+        """
         try:
             with within(PROBE):
                 self.client.admin.command("ping")
         except PyMongoError as error:
-            seen = self.client.topology_description.has_writable_server()  # by the driver's monitor
-            if self._outage.duration < DOUBT or not seen:
-                raise StoreUnavailable(_said(error)) from None
+            sees_server = self.client.topology_description.has_writable_server()
+            if self._outage.duration < DOUBT or not sees_server:
+                raise StoreUnavailable(_description(error)) from None
 
     def persist(self, write: Callable[[], T]) -> T:
         """Repeat ``write``, an idempotent one, until it is acknowledged, while there is time."""
         try:
             return write()
         except PyMongoError:  # the usual case needs nothing of what follows
-            if time.monotonic() >= _ENDS.get():
+            if time.monotonic() >= _DEADLINE.get():
                 raise
         again = Retrying(
-            stop=lambda state: time.monotonic() + state.upcoming_sleep >= _ENDS.get(),
+            stop=lambda state: time.monotonic() + state.upcoming_sleep >= _DEADLINE.get(),
             wait=wait_random_exponential(multiplier=0.05, max=1.0),
             retry=retry_if_exception_type(PyMongoError),
             reraise=True,
@@ -210,15 +215,15 @@ class Mongo:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """All that is done within lasts, together, no longer than this; what is nested adds nothing."""
+    """Give all that is done inside so many seconds together; a nested one cannot add to them."""
     now = time.monotonic()
-    ends = min(_ENDS.get(), now + seconds)
-    token = _ENDS.set(ends)
+    deadline = min(_DEADLINE.get(), now + seconds)
+    token = _DEADLINE.set(deadline)
     try:
-        with pymongo.timeout(max(ends - now, 0.001)):  # 0 would mean no end
+        with pymongo.timeout(max(deadline - now, 0.001)):  # 0 would mean no end
             yield
     finally:
-        _ENDS.reset(token)
+        _DEADLINE.reset(token)
 
 
 def majority_reads(collection: Collection[dict[str, Any]]) -> Collection[dict[str, Any]]:
@@ -259,7 +264,7 @@ def duplicates(error: PyMongoError, field: str = "idempotency_key") -> list[Any]
     ]
 
 
-def _said(error: PyMongoError) -> str:
+def _description(error: PyMongoError) -> str:
     """The kind of trouble; the driver's own text may quote the URI or a document."""
     code = getattr(error, "code", None)
     return f"MongoDB: {type(error).__name__}" + (f" ({code})" if code else "")

@@ -1,4 +1,4 @@
-"""The form of an e-mail document: which fields it must have, and what each may hold. Pure.
+"""The schema of an e-mail document: which fields it must have, and what each may hold. Pure.
 
 Decides: the same as ``document`` writes down, from the other side: this is what ``audit`` demands
 before it looks at what the fields say together.
@@ -73,7 +73,7 @@ _LINE = _object(
 _INTERVENTION = _object(
     n=_natural, verb=_one_of(*Verb), was=_one_of(*Status), token=_natural, at=_time
 )
-FORM: Mapping[str, Callable[[Any], bool]] = {
+FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "env": _one_of(PRODUCTION, SIMULATED),
     "message_id": text,
     "content_hash": text,
@@ -100,9 +100,9 @@ FORM: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def misshapen(document: Document) -> Iterator[str]:
+def problems(document: Document) -> Iterator[str]:
     """The fields that are missing or hold something else."""
-    for name, fits in FORM.items():
+    for name, fits in FIELDS.items():
         if not fits(document.get(name)):
             what = "is missing" if name not in document else "has an invalid value"
             yield f"{name} {what}"

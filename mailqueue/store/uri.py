@@ -1,7 +1,7 @@
 """What a user's MongoDB URI says about durability, which is ignored, and about TLS. Pure.
 
 Decides: which options are dropped. A URI is often shared with other services, so an option that
-would weaken "stored means kept" is not an error: mailqueue goes its own way, and says so.
+would weaken "stored means durable" is not an error: mailqueue goes its own way, and says so.
 
 ========================  =======================================================================
 ``w`` ``journal``         a write counts when a majority has it in the journal
@@ -40,8 +40,8 @@ def weak_options(uri: str) -> list[str]:
 def without_weak_options(uri: str) -> str:
     """The same URI without them."""
     address, mark, _ = uri.partition("?")
-    kept = [pair for pair in _pairs(uri) if _is_harmless(*_split(pair))]
-    return address + (mark + "&".join(kept) if kept else "")
+    harmless = [pair for pair in _pairs(uri) if _is_harmless(*_split(pair))]
+    return address + (mark + "&".join(harmless) if harmless else "")
 
 
 def hosts(uri: str) -> list[str]:
@@ -62,12 +62,12 @@ def files(uri: str) -> list[str]:
 
 def unverified(uri: str) -> str | None:
     """Why a stranger on the way could read or answer, as far as the URI tells; else None."""
-    given = {name.lower(): value.lower() for name, value in _options(uri)}
+    options = {name.lower(): value.lower() for name, value in _options(uri)}
     default = str(uri.startswith("mongodb+srv://")).lower()
-    if given.get("tls", given.get("ssl", default)) != "true":
+    if options.get("tls", options.get("ssl", default)) != "true":
         return "without TLS"
     for name in ("tlsInsecure", "tlsAllowInvalidCertificates", "tlsAllowInvalidHostnames"):
-        if given.get(name.lower()) == "true":
+        if options.get(name.lower()) == "true":
             return f"with {name}"
     return None
 
