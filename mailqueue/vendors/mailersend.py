@@ -94,13 +94,13 @@ class MailerSend(HttpVendor):
         A normal 202 has an empty body, so a 202 whose body is cut is recognised by its id.
         """
         if response.status == 202:
-            return self._accepted(response, email)
+            return self._parse_success(response, email)
         result = self.by_status(response, _message(response))
         if response.status in (422, 429) and _QUOTAS & set(re.findall(r"MS\d{5}", response.text)):
             return replace(result, outcome=Outcome.MISCONFIGURED)
         return result
 
-    def _accepted(self, response: Response, email: Email) -> SendResult:
+    def _parse_success(self, response: Response, email: Email) -> SendResult:
         entries = response.object.get("warnings") or []
         warnings = mappings(entries)
         kinds = {text(warning.get("type")) for warning in warnings}

@@ -119,7 +119,7 @@ class Mailgun(HttpVendor):
         result = self.by_status(response, message)
         match response.status:
             case 200:
-                return self._accepted(response, message)
+                return self._parse_success(response, message)
             case 400 if message.startswith("Domain ") and "is not allowed to send" in message:
                 of_recipients = "authorized recipients" in message
                 outcome = Outcome.UNSUITABLE if of_recipients else Outcome.MISCONFIGURED
@@ -130,7 +130,7 @@ class Mailgun(HttpVendor):
                 return replace(result, retry_after=_retry_after(response, message))
         return result
 
-    def _accepted(self, response: Response, message: str) -> SendResult:
+    def _parse_success(self, response: Response, message: str) -> SendResult:
         message_id = response.string("id")
         if message_id and message.startswith("Queued"):
             return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)

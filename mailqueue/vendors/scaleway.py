@@ -79,10 +79,10 @@ class Scaleway(HttpVendor):
     def parse(self, response: Response, email: Email) -> SendResult:
         """Scaleway's own rows; errors have a ``message``."""
         if response.status == 200:
-            return self._accepted(response, email)
+            return self._parse_success(response, email)
         return self.by_status(response, response.string("message"))
 
-    def _accepted(self, response: Response, email: Email) -> SendResult:
+    def _parse_success(self, response: Response, email: Email) -> SendResult:
         entries = mappings(response.object.get("emails"))
         unsent = [entry for entry in entries if text(entry.get("status")) in _NOT_SENT]
         accepted = [entry for entry in entries if text(entry.get("status")) not in _NOT_SENT]

@@ -247,12 +247,8 @@ class Smtp(Vendor):
         """
         if self._connection is None:
             return result
-        throttled = result.outcome is Outcome.THROTTLED
-        if (
-            throttled
-            and not self._connection.fresh
-            and smtp_replies.takes_no_more_emails(result.detail)
-        ):
+        throttled, reused = result.outcome is Outcome.THROTTLED, not self._connection.fresh
+        if throttled and reused and smtp_replies.takes_no_more_emails(result.detail):
             return replace(result, our_fault=True)
         if throttled and smtp_replies.has_too_many_connections(result.detail):
             return replace(result, our_fault=self._pool.note_too_many())

@@ -82,14 +82,16 @@ class Smtp2Go(HttpVendor):
         code = data.get("error_code") or response.object.get("error_code")
         error = text(data.get("error")) or response.string("error")
         if response.status == 200 and not code:
-            return self._accepted(response, data, email)
+            return self._parse_success(response, data, email)
         word = text(code).rpartition(".")[2]
         result = self.by_status(response, f"{word} {error}".strip())
         if response.status in (200, 400):
             return replace(result, outcome=_ERRORS.get(word, result.outcome))
         return result
 
-    def _accepted(self, response: Response, data: Mapping[str, Any], email: Email) -> SendResult:
+    def _parse_success(
+        self, response: Response, data: Mapping[str, Any], email: Email
+    ) -> SendResult:
         message_id = text(data.get("email_id")) or text(data.get("schedule_id"))
         entries = data.get("failures")
         failures = " ".join(filter(None, map(text, entries))) if isinstance(entries, list) else ""

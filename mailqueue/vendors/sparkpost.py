@@ -105,7 +105,7 @@ class SparkPost(HttpVendor):
         codes = {identifier(error.get("code")) for error in errors}
         results = mapping(response.object.get("results"))
         if response.status == 200:
-            return self._accepted(result, results, email)
+            return self._parse_success(result, results, email)
         if response.status == 420:
             return replace(result, outcome=Outcome.MISCONFIGURED)
         if _SUPPRESSED in codes and not results.get(_ACCEPTED):
@@ -113,7 +113,9 @@ class SparkPost(HttpVendor):
         outcomes = (outcome for code, outcome in _VENDOR_ERRORS.items() if code in codes)
         return replace(result, outcome=next(outcomes, result.outcome))
 
-    def _accepted(self, result: SendResult, results: Mapping[str, Any], email: Email) -> SendResult:
+    def _parse_success(
+        self, result: SendResult, results: Mapping[str, Any], email: Email
+    ) -> SendResult:
         accepted, message_id = natural(results.get(_ACCEPTED)), identifier(results.get("id"))
         if accepted == 0:
             return replace(result, outcome=Outcome.REJECTED, refused=every_recipient(email))
