@@ -9,8 +9,9 @@ two, suspend the vendor if another vendor took one of these e-mails: so it was n
 Without that proof it takes a row of ``HINTS`` e-mails, or of ``FEW`` where no vendor has said yes
 lately, and they suspend it only until its next early probe. An unavailable vendor is judged alike:
 after a probe that drew a hint the next e-mail may probe at once, up to the end of a row of
-``HINTS``. An e-mail in doubt (it drew such an answer, or was refused, before) gives no hints, and
-probes only where in ``LAST_RESORT`` seconds no other e-mail has.
+``HINTS``, or to a hint that comes ``ROW_SECONDS`` after the probe was due. An e-mail in doubt (it
+drew such an answer, or was refused, before) gives no hints, and probes only where in
+``LAST_RESORT`` seconds no other e-mail has.
 
 Assumes: times are seconds on the database server's clock (``now`` is handed in); the caller applies
 a changed ``Health`` only if the stored one is still the one it was computed from.
@@ -34,6 +35,7 @@ PROBE_STEP_MAX = 60.0
 PROBE_RESULT_WAIT = 5.0
 LAST_RESORT = 15.0
 HINTS, FEW = 10, 3
+ROW_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,7 +203,12 @@ def _after_probe(health: Health, verdict: Verdict, now: float, email_id: str) ->
         return _suspended(health, verdict, now, step)
     # It may be the e-mail's own fault: the next probe is for another e-mail, at once.
     free = replace(free, last_resort_at=now + LAST_RESORT)
-    return free if verdict.in_doubt else _with_hint(free, verdict, now, email_id, step)
+    if verdict.in_doubt:
+        return free
+    # Where mail is rare a row would take minutes and wear out those who wait: a late hint ends it.
+    early = now < (health.unavailable_until or 0.0)
+    late = -probe_wait(free, now, alone=early) >= ROW_SECONDS
+    return _with_hint(free, verdict, now, email_id, step, 1 if late else HINTS)
 
 
 def restored(health: Health) -> Health:

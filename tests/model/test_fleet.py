@@ -174,6 +174,23 @@ def test_when_all_are_dead_at_the_start_each_is_suspended_by_a_few_emails_and_ca
     assert a_minute < 2 * HINTS
 
 
+def test_where_mail_is_rare_an_outage_of_all_vendors_wears_out_few_emails() -> None:
+    """Whoever probes pays with a back-off of its own, and may wait long after the outage."""
+    sent_at: dict[str, float] = {}
+
+    def answers(_: str, email: str, at: float) -> SendResult:
+        if at < 1800:
+            return DOWN
+        sent_at[email] = at
+        return YES
+
+    sending = fleet(answers, 0.05, 0.0, 1800)
+    sending.run(1800)
+    assert sum(sending.calls.values()) < 400
+    sending.run(5400)
+    assert sorted(sent_at.values())[len(sent_at) // 2] < 1830
+
+
 @pytest.mark.parametrize("emails", [1, 3])
 def test_emails_in_doubt_go_on_when_there_are_no_others(emails: int) -> None:
     sending = Fleet(["A"], lambda _, __, at: DOWN if at < 30 else YES)

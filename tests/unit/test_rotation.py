@@ -13,6 +13,7 @@ from mailqueue.routing.rotation import (
     HINTS,
     LAST_RESORT,
     PROBE_RESULT_WAIT,
+    ROW_SECONDS,
     Choice,
     Health,
     Permit,
@@ -214,6 +215,18 @@ def test_a_row_of_hints_puts_the_next_probe_off_ever_longer() -> None:
     second = drew(later, NOW + 610, "last")
     assert (second.unavailable_until, second.probe_step) == (NOW + 630, 20)
     assert len(second.hints) == HINTS
+
+
+def test_a_hint_that_comes_late_ends_the_row_of_probes() -> None:
+    """Where mail is rare ten e-mails take minutes, and each of them pays with its own back-off."""
+    due = NOW + 600
+    prompt = drew(resting(), due + ROW_SECONDS - 1, "one")
+    assert prompt.unavailable_until == due
+    late = drew(prompt, due + ROW_SECONDS, "two")
+    assert (late.unavailable_until, late.hints) == (due + ROW_SECONDS + 10, ("one", "two"))
+    early = drew(resting(), NOW + 5, "one")
+    assert probe_wait(early, NOW + 5, alone=True) <= 0
+    assert probe_wait(drew(early, NOW + 10, "two"), NOW + 10, alone=True) == 10
 
 
 def test_a_probes_hint_suspends_for_long_once_it_is_proven() -> None:
