@@ -77,7 +77,7 @@ def _state(row: Mapping[str, Any], now: float) -> tuple[Any, ...]:
     return (
         *(row["vendor"], row["state"], row["reason"]),
         since and f"{age(now - since.timestamp())} ago",
-        until and (f"in {age(until.timestamp() - now)}" if until.timestamp() > now else "now"),
+        until and (f"in {age(until.timestamp() - now)}" if until.timestamp() > now else "over"),
         row["probe"],
     )
 
