@@ -1,10 +1,10 @@
-"""How this package writes to a log: one line per event, which says its facts in itself.
+"""How this package writes to a log: one line for each event, with its facts in the line.
 
-Decides: the format. ``event`` writes ``server.away server=mongodb error=Timeout`` (logfmt: what is
-not one plain word is quoted as JSON is), so that an application needs no formatter of ours to read
-it; its handlers find the parts in the record's ``event`` and ``facts``. Library code only logs; a
-process that is ours (the consumer, the command line) calls ``configure``. Event names are
-constants, facts hold no personal data.
+Decides: the format. ``event`` writes ``server.lost server=mongodb error=Timeout``: logfmt, where a
+value that is not one plain word is quoted as in JSON. So an application needs no formatter of ours
+to read it; its handlers find the parts in the record's ``event`` and ``facts``. Library code only
+logs; a process of ours (the consumer) calls ``configure``. Event names are constants, a noun and
+what happened to it; docs/operating.md lists them all. Facts hold no personal data.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ def configure(level: int = logging.INFO) -> None:
 
 
 def event(logger: logging.Logger, level: int, name: str, /, **facts: object) -> None:
-    """Write a line; nothing is done where nobody listens to the level."""
+    """Write a line; costs nothing where nobody listens to the level."""
     if logger.isEnabledFor(level):
-        line = " ".join([name, *(f"{key}=%s" for key in facts)])  # one text for each kind of event
+        # Collectors of errors group records by ``msg``: it is the same for each kind of event.
+        line = " ".join([name, *(f"{key}=%s" for key in facts)])
         extra = {"event": name, "facts": facts}
         logger.log(level, line, *map(_quoted, facts.values()), extra=extra, stacklevel=2)
 
@@ -49,7 +50,7 @@ def _quoted(fact: object) -> str:
 
 
 def place(error: BaseException) -> str:
-    """Where it was raised: file, line and function; a text of the error's may quote an e-mail."""
+    """Where it was raised: ``file:line function``. Its text is left out: it may quote an e-mail."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -60,19 +61,19 @@ def place(error: BaseException) -> str:
 
 
 class Once:
-    """Says for each thing, the first time that it is asked, that it is worth an ERROR.
+    """The level for what may come again with every e-mail: ERROR the first time, then DEBUG.
 
-    What comes again with every e-mail or every round is for DEBUG, so that the log stays readable.
+    It remembers ``REMEMBERED`` different things; once it is full, all others are for DEBUG.
     """
 
     REMEMBERED = 1000
 
     def __init__(self) -> None:
-        self._said: set[tuple[object, ...]] = set()
+        self._logged: set[tuple[object, ...]] = set()
 
     def level(self, *what: object) -> int:
-        """The level for ``what``; when there is too much of it, nothing is new any more."""
-        if what in self._said or len(self._said) >= self.REMEMBERED:
+        """ERROR if ``what`` is new, else DEBUG."""
+        if what in self._logged or len(self._logged) >= self.REMEMBERED:
             return logging.DEBUG
-        self._said.add(what)
+        self._logged.add(what)
         return logging.ERROR

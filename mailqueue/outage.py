@@ -48,14 +48,16 @@ class Outage:
         now = self._clock()
         if self._since.setdefault("", now) is now:
             facts = {"server": self._server, "error": error}
-            reentrancy.after_call(partial(event, logger, logging.ERROR, "server.away", **facts))
+            reentrancy.after_call(partial(event, logger, logging.ERROR, "server.lost", **facts))
 
     def end(self) -> None:
         """The server answered."""
         self._last_answer = self._clock()
         if self._since and (since := self._since.pop("", None)) is not None:
-            facts = {"server": self._server, "away": round(self._clock() - since, 1)}
-            reentrancy.after_call(partial(event, logger, logging.WARNING, "server.back", **facts))
+            facts = {"server": self._server, "lost_for": round(self._clock() - since, 1)}
+            reentrancy.after_call(
+                partial(event, logger, logging.WARNING, "server.recovered", **facts)
+            )
 
     def claim(self, seconds: float) -> bool:
         """Whether this caller may try; nobody else may for so long, or until ``release``."""

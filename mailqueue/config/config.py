@@ -30,7 +30,7 @@ from mailqueue.config.section import Section, key, keys_of
 from mailqueue.config.vendor_types import VENDOR_TYPES, vendor_type
 from mailqueue.logs import event
 
-READABLE_BY_ALL = "config.readable_by_all"  # log event: a file with secrets in it
+READABLE_BY_ALL = "config.exposed"  # log event: a file with secrets in it
 
 _log = logging.getLogger(__name__)
 _HOUR, _DAY, _MIB = 3600, 86400, 2**20

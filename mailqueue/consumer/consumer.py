@@ -40,7 +40,7 @@ from mailqueue.consumer.sweeper import Sweeper
 from mailqueue.consumer.systemd import ServiceManager
 from mailqueue.consumer.worker import Worker
 from mailqueue.errors import ConfigError, MailQueueError, Unavailable
-from mailqueue.logs import event
+from mailqueue.logs import event, place
 from mailqueue.queue import tube
 from mailqueue.routing.bulkheads import Call
 from mailqueue.routing.health import VendorHealth
@@ -201,7 +201,7 @@ class Consumer:
             if alive is None:
                 return
             if time.monotonic() > give_up_at:
-                event(logger, logging.ERROR, "consumer.thread_hangs", thread=alive.name)
+                event(logger, logging.ERROR, "consumer.thread_hung", thread=alive.name)
                 self._failed.set()
                 return
             self._heed(0.0)
@@ -222,7 +222,8 @@ class Consumer:
         try:
             role(*arguments)
         except BaseException as error:
-            facts = {"thread": threading.current_thread().name, "error": type(error).__name__}
+            thread, kind = threading.current_thread().name, type(error).__name__
+            facts = {"thread": thread, "error": kind, "at": place(error)}
             event(logger, logging.CRITICAL, "consumer.thread_died", **facts)
             self._failed.set()
             self._stopping.set()

@@ -77,16 +77,16 @@ class Planner:
 
     def _without_email(self, job: Job) -> Finish:
         if job.email_id is None:
-            event(logger, self._odd_jobs.level(job.id), "job.foreign", job=job.id)
+            event(logger, self._odd_jobs.level(job.id), "job.buried", job=job.id)
             return Finish(BURIED)
         level = self._odd_jobs.level(job.email_id)
-        event(logger, level, "job.without_email", id=str(job.email_id))
+        event(logger, level, "job.orphaned", id=str(job.email_id))
         return Finish(DELETED)
 
     def _not_now(self, stored: Stored) -> Finish | None:
         """What follows where the e-mail is not to be sent now."""
         if stored.env != self._env:
-            event(logger, logging.ERROR, "email.of_other_env", id=str(stored.id))
+            event(logger, logging.ERROR, "email.skipped", id=str(stored.id), env=stored.env)
             return later(stored, OTHER_ENV_DELAY)
         if (status := stored.status).final:
             return Finish(DELETED)

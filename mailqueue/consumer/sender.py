@@ -25,7 +25,7 @@ from mailqueue.consumer.meter import Meter
 from mailqueue.consumer.planner import Planner
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.logs import event
+from mailqueue.logs import event, place
 from mailqueue.routing.bulkheads import Bulkheads, Call
 from mailqueue.vendors import answers
 from mailqueue.vendors.base import Attempt, Vendor
@@ -177,7 +177,7 @@ class Sender:
         """Settle what a vendor was given in time; its thread goes on, but is no sender any more."""
         delivery = call.what
         facts = {"id": str(delivery.job.email_id), "vendor": delivery.vendor}
-        event(logger, logging.ERROR, "vendor.overdue", **facts)
+        event(logger, logging.ERROR, "vendor.overran", **facts)
         self._return(delivery, OVERDUE if isinstance(delivery.plan, Send) else None)
 
     def _record_late(self, delivery: Delivery, result: SendResult | None) -> None:
@@ -189,7 +189,8 @@ class Sender:
             seconds = self._config.delivery.settle_timeout
             self._store.late_yes(claim.id, claim.token + 1, claim.vendor, result, seconds)
         except StoreUnavailable:
-            event(logger, logging.ERROR, "results.not_recorded")
+            facts = {"id": str(claim.id), "vendor": claim.vendor}
+            event(logger, logging.ERROR, "results.not_recorded", **facts)
 
     # The queue ---------------------------------------------------------------------------------
 
@@ -253,10 +254,10 @@ class ThreadVendors(dict[str, Vendor]):
             try:
                 vendor.close()
             except BaseException as error:  # noqa: BLE001  # the others are to be closed as well
-                error_type = type(error).__name__
-                event(logger, logging.ERROR, "vendor.raised", vendor=name, error=error_type)
+                facts = {"vendor": name, "error": type(error).__name__, "at": place(error)}
+                event(logger, logging.ERROR, "vendor.raised", **facts)
 
 
 def _say_raised(email_id: str, vendor: str, error: BaseException) -> None:
-    facts = {"id": email_id, "vendor": vendor, "error": type(error).__name__}
+    facts = {"id": email_id, "vendor": vendor, "error": type(error).__name__, "at": place(error)}
     event(logger, logging.ERROR, "vendor.raised", **facts)

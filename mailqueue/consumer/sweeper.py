@@ -71,10 +71,10 @@ class Sweeper:
         try:
             done["announced"] = self._relay()
         except QueueUnavailable as error:
-            event(logger, logging.INFO, "sweep.no_relay", error=str(error))
+            event(logger, logging.INFO, "sweep.not_announced", error=str(error))
         done["pruned"] = self._prune()
         if any(done.values()):
-            event(logger, logging.INFO, "sweep.done", **done)
+            event(logger, logging.INFO, "sweep.finished", **done)
         return done
 
     def run_once(self) -> Mapping[str, int]:

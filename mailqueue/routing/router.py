@@ -234,7 +234,7 @@ class Router:
             return decide.REFUSES_ALL in (self.health.known(vendor).reason or "")
         if new:
             facts = {"vendor": vendor, "in_a_row": len(run), "code": result.code}
-            event(logger, logging.ERROR, "vendor.refuses_all", **facts)
+            event(logger, logging.ERROR, "vendor.refused_all", **facts)
         return True
 
     def report(self, permit: Permit, email: Snapshot, result: SendResult, email_id: str) -> None:

@@ -87,7 +87,7 @@ class BulkWriter:
         again = [c for c in changes if isinstance(c, Change) and c.id in refused]
         asides = {c.id for c in changes if isinstance(c, Aside) and c.id in refused}
         for change in again:
-            event(logger, logging.ERROR, "email.written_in_short", id=str(change.id))
+            event(logger, logging.ERROR, "email.shortened", id=str(change.id))
         writes = change_writes(again, simulated=self._env == SIMULATED, small=True)
         _, still_refused = self.write(writes, seconds)
         self.give_up(asides | still_refused)
@@ -111,7 +111,7 @@ class BulkWriter:
     def give_up(self, ids: Iterable[ObjectId]) -> None:
         """Remember what takes no write at all, and log it once."""
         for email_id in set(ids) - self.unwritable:
-            event(logger, logging.ERROR, "email.takes_no_write", id=str(email_id))
+            event(logger, logging.ERROR, "email.write_refused", id=str(email_id))
             if len(self.unwritable) < UNWRITABLE:
                 self.unwritable.add(email_id)
 

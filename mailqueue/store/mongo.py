@@ -110,7 +110,7 @@ class Mongo:
         self._own_client = client is None
         if client is not None and (weak := _weak_concern(client)):
             # Our own writes do not use it; a transaction that the caller commits does.
-            event(logger, logging.WARNING, "mongodb.weak_transactions", options=",".join(weak))
+            event(logger, logging.WARNING, "mongodb.transactions_weakened", options=",".join(weak))
         self._database = self.client.get_database(
             settings.database, codec_options=_OPTIONS, read_preference=ReadPreference.PRIMARY
         )  # whatever the URI prefers: what was just written decides

@@ -43,7 +43,7 @@ from typing import Any, ClassVar
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError, InvalidEmail
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.logs import event
+from mailqueue.logs import event, place
 from mailqueue.message import Address, Email
 from mailqueue.message.headers import encode_unstructured, header_problem
 from mailqueue.vendors import labels, limits
@@ -223,7 +223,7 @@ def refuse_injection(email: Email, attempt: Attempt) -> SendResult | None:
 def raised_before_sending(vendor: Vendor, attempt: Attempt, error: Exception) -> SendResult:
     """The result of an exception in our code before the first byte: this vendor cannot send it."""
     kind = type(error).__name__
-    facts = {"id": attempt.email_id, "vendor": vendor.name, "error": kind}
+    facts = {"id": attempt.email_id, "vendor": vendor.name, "error": kind, "at": place(error)}
     event(logger, logging.ERROR, "vendor.raised", **facts)
     detail = str(error) if isinstance(error, InvalidEmail) else ""  # it quotes nothing
     return SendResult(

@@ -164,7 +164,7 @@ def test_no_damage_in_one_email_keeps_another_from_being_sent(
     said_of = Counter(facts(r)["id"] for r in caplog.records if "id" in facts(r))
     assert aside <= set(map(ObjectId, said_of))
     assert max(said_of[str(email_id)] for email_id in aside) <= 2
-    assert {event(r) for r in caplog.records} <= {"email.unreadable", "job.without_email"}
+    assert {event(r) for r in caplog.records} <= {"email.unreadable", "job.orphaned"}
 
 
 EMAILS = {"_id": {"$type": "objectId"}}

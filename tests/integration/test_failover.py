@@ -200,7 +200,7 @@ def test_a_vendor_that_refuses_one_email_after_the_other_does_not_end_them_all(
     closed = stage.health("refuses")
     assert closed["reason"].startswith("misconfigured refuses_all smtp-550")
     assert (closed["unavailable_until"] - datetime.now(UTC)).total_seconds() <= 60
-    said = [r.levelno for r in caplog.records if event(r) == "vendor.refuses_all"]
+    said = [r.levelno for r in caplog.records if event(r) == "vendor.refused_all"]
     assert said == [logging.ERROR]
 
 
@@ -678,7 +678,7 @@ def test_a_foreign_body_is_buried_and_a_job_without_email_deleted(
     drain(stage)
     assert vendor.calls == [email_id]
     assert stage.jobs() == {"buried": 1}
-    assert {"job.foreign", "job.without_email"} <= set(map(event, caplog.records))
+    assert {"job.buried", "job.orphaned"} <= set(map(event, caplog.records))
 
 
 def test_a_job_that_is_doubled_sends_the_email_once(stage: Stage) -> None:

@@ -780,7 +780,7 @@ def test_an_outage_is_said_once_and_so_is_its_end(
         producer.send(MAIL)
         producer.send(MAIL)
     said = [event(record) for record in caplog.records if record.name == "mailqueue.outage"]
-    assert said == ["server.away", "server.back"]
+    assert said == ["server.lost", "server.recovered"]
     assert "example" not in caplog.text
 
 

@@ -110,7 +110,7 @@ def test_a_yes_that_has_no_room_is_sent_with_a_short_line_and_so_are_the_others(
     assert (line["n"], line["outcome"], line["code"], line["cut"]) == (2, "accepted", "202", True)
     assert not any(tube.depth(config.beanstalkd).values())
     assert not audit.problems(Stored(found, datetime.now(UTC)))
-    assert told(caplog) == ["email.written_in_short"]  # and no outage
+    assert told(caplog) == ["email.shortened"]  # and no outage
 
 
 def test_what_has_no_room_for_a_claim_is_set_aside_and_the_others_are_sent(
@@ -146,7 +146,7 @@ def test_the_job_of_what_takes_no_write_at_all_is_buried_and_that_is_said_once(
     assert one(emails, large)["status"] == "queued"
     jobs = tube.depth(config.beanstalkd)
     assert (jobs["ready"], jobs["reserved"], jobs["buried"]) == (0, 0, 4)
-    assert told(caplog).count("email.takes_no_write") == 1
+    assert told(caplog).count("email.write_refused") == 1
 
 
 def test_a_write_that_may_not_last_is_repeated_and_no_refusal(

@@ -390,8 +390,8 @@ def test_an_outage_of_a_server_is_said_once_and_so_is_its_end(
         assert one_of(consumer, 0) is None
         consumer.close()
     assert [event(r) for r in caplog.records if r.levelno >= logging.WARNING] == [
-        "server.away",
-        "server.back",
+        "server.lost",
+        "server.recovered",
     ]
 
 

@@ -352,7 +352,7 @@ def test_the_email_of_another_environment_is_left_alone_for_a_minute_and_said_lo
     assert job is not None
     assert job.delay == 60
     assert the(emails) == before
-    assert "email.of_other_env" in [event(r) for r in caplog.records if r.levelname == "ERROR"]
+    assert "email.skipped" in [event(r) for r in caplog.records if r.levelname == "ERROR"]
 
 
 def test_a_job_without_an_email_is_deleted_and_that_is_said(
@@ -361,7 +361,7 @@ def test_a_job_without_an_email_is_deleted_and_that_is_said(
     put(config, ObjectId())
     bench.work()
     assert no_job_left(config)
-    assert "job.without_email" in map(event, caplog.records)
+    assert "job.orphaned" in map(event, caplog.records)
 
 
 def test_a_foreign_job_is_buried_which_is_said_and_the_others_go_on(
@@ -376,7 +376,7 @@ def test_a_foreign_job_is_buried_which_is_said_and_the_others_go_on(
     bench.work()
     assert the(emails)["status"] == "sent"
     assert tube.depth(config.beanstalkd)["buried"] == 1
-    assert "job.foreign" in map(event, caplog.records)
+    assert "job.buried" in map(event, caplog.records)
 
 
 def test_what_needs_no_vendor_is_ended_also_where_the_worker_stops_before_its_turn(

@@ -109,7 +109,7 @@ def test_outside_production_not_one_connection_is_opened_to_a_vendor(
     assert [vendor.connections for vendor in vendors] == [0, 0, 0]
     assert all(stage.status(email_id).simulated for email_id in ids)
     assert len(consumer.said("consumer.started mode=simulated")) == 1
-    left_alone = consumer.said("email.of_other_env")
+    left_alone = consumer.said("email.skipped")
     assert all(" ERROR " in line for line in left_alone)
     for email_id in of_production:
         assert any(email_id in line for line in left_alone)
@@ -142,7 +142,7 @@ def test_a_beanstalkd_that_is_killed_and_restarted_costs_no_email_and_no_copy(
     servers_to_break.beanstalkd.kill()
     vendor.let_go()
     stage.until(sent=16, queued=24)
-    wait_until(lambda: consumer.said("server.away"))
+    wait_until(lambda: consumer.said("server.lost"))
     ids += stage.send(5)  # announced by nobody: the sweeper finds them, or the producer's next put
     servers_to_break.beanstalkd.start()
     ids += stage.send(5)
@@ -150,8 +150,8 @@ def test_a_beanstalkd_that_is_killed_and_restarted_costs_no_email_and_no_copy(
     wait_until(lambda: stage.jobs().keys() <= {"delayed"}, 15)  # one may have been doubled
     assert consumer.stop() == 0
     assert vendor.accepted == Counter(ids)
-    assert len(consumer.said("server.away")) == 1
-    assert len(consumer.said("server.back")) == 1
+    assert len(consumer.said("server.lost")) == 1
+    assert len(consumer.said("server.recovered")) == 1
 
 
 def test_a_mongod_that_is_killed_and_restarted_costs_no_email_and_no_copy(
@@ -166,12 +166,12 @@ def test_a_mongod_that_is_killed_and_restarted_costs_no_email_and_no_copy(
     wait_until(lambda: vendor.under_way == 16)
     servers_to_break.mongod.kill()
     vendor.let_go()
-    wait_until(lambda: consumer.said("server.away"), 30)
+    wait_until(lambda: consumer.said("server.lost"), 30)
     servers_to_break.mongod.start()
     stage.until(sent=40)
     wait_until(lambda: stage.jobs().keys() <= {"delayed"}, 15)  # one may have been doubled
     assert consumer.stop() == 0
     assert vendor.accepted == Counter(ids)
     assert stage.emails.count_documents({"unknowns": {"$gt": 0}}) == 0
-    assert len(consumer.said("server.away")) == 1
-    assert len(consumer.said("server.back")) == 1
+    assert len(consumer.said("server.lost")) == 1
+    assert len(consumer.said("server.recovered")) == 1

@@ -72,7 +72,7 @@ def test_it_is_said_when_the_transactions_of_an_applications_own_client_are_weak
     with caplog.at_level(logging.WARNING), MongoClient("127.0.0.1", 1, w=w) as client:
         mongo.Mongo(MongoDB(), client)
     said = [record.getMessage().split()[0] for record in caplog.records]
-    assert said == ["mongodb.weak_transactions"] * weak
+    assert said == ["mongodb.transactions_weakened"] * weak
 
 
 @pytest.mark.parametrize("option", ["tlsCAFile", "tlsCRLFile", "tlsCertificateKeyFile"])

@@ -46,8 +46,8 @@ def test_an_outage_is_said_once_and_its_end_with_its_length(
     outage.end()
     said = [(r.levelname, event(r), vars(r)["facts"]) for r in caplog.records]
     assert said == [
-        ("ERROR", "server.away", {"server": "mongodb", "error": "Timeout"}),
-        ("WARNING", "server.back", {"server": "mongodb", "away": 7.0}),
+        ("ERROR", "server.lost", {"server": "mongodb", "error": "Timeout"}),
+        ("WARNING", "server.recovered", {"server": "mongodb", "lost_for": 7.0}),
     ]
 
 
@@ -66,7 +66,7 @@ def test_an_end_that_another_thread_has_said_is_not_said_again(
     outage._since = Overtaken(outage._since)
     outage.end()
     outage.end()
-    assert [event(r) for r in caplog.records] == ["server.away"]
+    assert [event(r) for r in caplog.records] == ["server.lost"]
 
 
 def test_one_caller_at_a_time_may_find_out_whether_an_outage_is_over() -> None:
@@ -196,14 +196,14 @@ def test_a_line_tells_the_facts_whoever_formats_it(
 ) -> None:
     logger, written = log
     facts: dict[str, object] = {"server": "beanstalkd 127.0.0.1:11300", "error": "Timeout"}
-    logs.event(logger, logging.ERROR, "server.away", **facts)
+    logs.event(logger, logging.ERROR, "server.lost", **facts)
     logger.handlers[0].setFormatter(logs.Formatter())
-    logs.event(logger, logging.WARNING, "server.back", server="mongodb", away=7.0)
+    logs.event(logger, logging.WARNING, "server.recovered", server="mongodb", lost_for=7.0)
     logs.event(logger, logging.ERROR, "results.not_recorded")
     applications, our_fault, bare = written.getvalue().splitlines()
-    said = 'server.away server="beanstalkd 127.0.0.1:11300" error=Timeout'
+    said = 'server.lost server="beanstalkd 127.0.0.1:11300" error=Timeout'
     assert applications == f"ERROR:mailqueue.outage:{said}"
-    assert our_fault.endswith(" WARNING server.back server=mongodb away=7.0")
+    assert our_fault.endswith(" WARNING server.recovered server=mongodb lost_for=7.0")
     assert bare.endswith(" ERROR results.not_recorded")
 
 
@@ -226,11 +226,11 @@ def test_handlers_find_the_event_its_facts_and_where_it_was_said(
 ) -> None:
     """And one text for each kind of event, by which collectors of errors group them."""
     logger = logging.getLogger("mailqueue.outage")
-    logs.event(logger, logging.ERROR, "server.away", server="100% of it", error="Timeout")
+    logs.event(logger, logging.ERROR, "server.lost", server="100% of it", error="Timeout")
     (record,) = caplog.records
-    assert event(record) == "server.away"
+    assert event(record) == "server.lost"
     assert vars(record)["facts"] == {"server": "100% of it", "error": "Timeout"}
-    assert record.msg == "server.away server=%s error=%s"
+    assert record.msg == "server.lost server=%s error=%s"
     assert (record.filename, record.name) == ("test_process_parts.py", "mailqueue.outage")
 
 
