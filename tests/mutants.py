@@ -283,7 +283,7 @@ MUTANTS = (
     ),
     Mutant(
         "what is damaged has failed, whatever may have left",
-        (Edit("store/transitions.py", '"$cond": [_surely_here(), ', '"$cond": [True, '),),
+        (Edit("store/transitions.py", '"$cond": [_no_copy_left(), ', '"$cond": [True, '),),
         (DAMAGE, "-k", "surely"),
     ),
     Mutant(

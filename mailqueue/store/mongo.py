@@ -255,13 +255,10 @@ def write_errors(error: PyMongoError) -> list[dict[str, Any]]:
     return []
 
 
-def duplicates(error: PyMongoError, field: str = "idempotency_key") -> list[Any]:
-    """The values of a unique ``field`` that were already there."""
-    return [
-        e["keyValue"][field]
-        for e in write_errors(error)
-        if e.get("code") == DUPLICATE and field in e.get("keyValue", ())
-    ]
+def taken_keys(error: PyMongoError) -> list[Any]:
+    """The idempotency keys that were already there."""
+    values = [e.get("keyValue", {}) for e in write_errors(error) if e.get("code") == DUPLICATE]
+    return [value["idempotency_key"] for value in values if "idempotency_key" in value]
 
 
 def _description(error: PyMongoError) -> str:

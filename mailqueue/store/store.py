@@ -39,8 +39,8 @@ from mailqueue.store.mongo import (
     DUPLICATE,
     Mongo,
     NotDurable,
-    duplicates,
     majority_reads,
+    taken_keys,
     within,
     write_errors,
 )
@@ -120,10 +120,10 @@ class Store(Mongo):
         except (DuplicateKeyError, BulkWriteError) as error:
             if all(each.get("code") != DUPLICATE for each in write_errors(error)):
                 raise
-            taken_keys = duplicates(error)
-            ours = [d for d in documents if d.get("idempotency_key") not in taken_keys]
+            taken = taken_keys(error)
+            ours = [d for d in documents if d.get("idempotency_key") not in taken]
             self._confirm_new(ours)
-            return taken_keys
+            return taken
         return []
 
     def _write_new(

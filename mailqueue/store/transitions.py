@@ -50,6 +50,12 @@ _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 FINAL = [status.value for status in Status if status.final]
 UNEXPIRED = {"$gt": [{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]}
 
+# How to read the pipelines. All expressions of one $set read the document as it was before that
+# step. "$name" is a field and "$$NAME" a variable, so what came from outside (a vendor's code, a
+# recipient) is wrapped in $literal and stays what it is. $literal also makes an object replace the
+# one that is there: without it {token: 1} would be merged into the lease. A field is removed
+# ($$REMOVE) where an index is on its being there; elsewhere null is as good, and shorter.
+
 Pipeline = list[dict[str, Any]]
 Filter = dict[str, Any]
 Write = tuple[Filter, Pipeline]
@@ -161,6 +167,7 @@ def claim_update(claim: Claim, lease: Lease) -> Pipeline:
 # Change: sending → what was decided; queued → what was decided -----------------------------------
 #
 # Three transitions share this pair.
+#
 # Settle: an e-mail that is sending under my token and my nonce becomes what was decided, its ledger
 # line is closed and the lease is gone.
 #
@@ -171,8 +178,17 @@ def claim_update(claim: Claim, lease: Lease) -> Pipeline:
 #
 # Rescue: the same for an e-mail whose lease has run out (``expired``), whoever had it: the outcome
 # of its open line is unknown. The nonce is not asked for.
+#
+#   before  {status: "sending", lease: {token: 1, nonce: N, until: NOW - 5 s, …}, unknowns: 0,
+#            attempts: [{token: 1, outcome: null}]}
+#   after   {status: "queued", lease: {token: 1}, unknowns: 1, due_at: null,
+#            attempts: [{token: 1, outcome: "unknown", code: "lease_expired", ended_at: NOW}]}
+#
 # Queued: an e-mail that nobody is sending (it has expired, or no vendor can be asked) becomes what
 # was decided if its token is still the one that was read. No ledger line is touched.
+#
+#   before  {status: "queued", lease: {token: 1}, expires_at: NOW - 1 s}
+#   after   {status: "failed", reason: "expired", lease: {token: 1}}
 
 
 def change_filter(change: Change) -> Filter:
@@ -227,6 +243,7 @@ def change_update(alike: Sequence[Change], *, simulated: bool, small: bool = Fal
         fields["vendor_message_id"] = message_id
     if decision.status is Status.SENT:
         return [{"$set": fields | _sent_now(simulated)}]
+    # The second step reads what the first one made, and overrules it where a yes came meanwhile.
     return [{"$set": fields}, {"$set": _late_yes_wins(simulated)}]
 
 
@@ -238,7 +255,7 @@ def _late_yes_wins(simulated: bool) -> dict[str, Any]:
         refused="$late_accept.refused",
         simulated=simulated,
     )
-    return {field: {"$cond": [_LATE, value, _as_it_is(field)]} for field, value in sent.items()}
+    return {field: {"$cond": [_LATE, value, _present(field)]} for field, value in sent.items()}
 
 
 def _becomes_sent(*, vendor: Any, message_id: Any, refused: Any, simulated: bool) -> dict[str, Any]:
@@ -261,8 +278,8 @@ def _sent_now(simulated: bool) -> dict[str, Any]:
     return {"sent_at": "$$NOW", **({"simulated": True} if simulated else {})}
 
 
-def _as_it_is(field: str) -> dict[str, Any]:
-    """The field's value; null becomes nothing, as where it is not there."""
+def _present(field: str) -> dict[str, Any]:
+    """The field as it is; null becomes missing, which means the same."""
     return {"$ifNull": [f"${field}", "$$REMOVE"]}
 
 
@@ -280,20 +297,20 @@ def aside_update(simulated: bool) -> Pipeline:
     """End what cannot be read, and leave all else as it is for a person to look at."""
     sending = {"$eq": ["$status", Status.SENDING.value]}
     yes = {"$and": [sending, _LATE]}
-    end = {"$cond": [_surely_here(), Status.FAILED.value, Status.UNCERTAIN.value]}
+    end = {"$cond": [_no_copy_left(), Status.FAILED.value, Status.UNCERTAIN.value]}
     sent: dict[str, Any] = {
         "vendor": "$late_accept.vendor",
         "vendor_message_id": "$late_accept.message_id",
         **_sent_now(simulated),
     }
-    fields = {field: {"$cond": [yes, value, _as_it_is(field)]} for field, value in sent.items()}
+    fields = {field: {"$cond": [yes, value, _present(field)]} for field, value in sent.items()}
     fields["status"] = {"$cond": [yes, Status.SENT.value, end]}
     fields["reason"] = {"$cond": [yes, None, Reason.UNREADABLE.value]}
     ended = {"due_at": None, "overdue_at": "$$REMOVE", "updated_at": "$$NOW"}
     return [{"$set": fields | ended}]
 
 
-def _surely_here() -> dict[str, Any]:
+def _no_copy_left() -> dict[str, Any]:
     """Whether no copy left our hands; where that cannot be read, one may have."""
     lines = {"$cond": [{"$isArray": "$attempts"}, "$attempts", [{}]]}
     outcome = {"$ifNull": ["$$line.outcome", None]}
@@ -322,7 +339,7 @@ _TRACES = ("pin", "pending", "late_accept", "sent_at")  # of a copy
 
 
 def late_yes_filter(email_id: ObjectId, token: int) -> Filter:
-    """No guard but that this line's yes is not yet written: writing it twice changes nothing."""
+    """Any status: only a yes that this line has already is not written again."""
     open_or_unknown = {"token": token, "outcome": {"$ne": Outcome.ACCEPTED.value}}
     return {"_id": email_id, "attempts": {"$elemMatch": open_or_unknown}}
 
@@ -330,7 +347,7 @@ def late_yes_filter(email_id: ObjectId, token: int) -> Filter:
 def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool) -> Pipeline:
     """A yes from a worker that lost its lease: the e-mail is sent, whatever it is by now.
 
-    Whom this vendor refused or put off is recorded as refused; the e-mail is not tried again.
+    Recipients that this vendor refused or put off are recorded as refused: it is not tried again.
     """
     sending = {"$eq": ["$status", Status.SENDING.value]}
     sent = {"$eq": ["$status", Status.SENT.value]}
@@ -348,9 +365,9 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
     )
     keep = {"$or": [sending, sent]}
     fields: dict[str, Any] = {
-        field: {"$cond": [keep, _as_it_is(field), value]} for field, value in becomes.items()
+        field: {"$cond": [keep, _present(field), value]} for field, value in becomes.items()
     }
-    fields["late_accept"] = {"$cond": [sending, yes, _as_it_is("late_accept")]}
+    fields["late_accept"] = {"$cond": [sending, yes, _present("late_accept")]}
     end = ledger.line_end(result, message_id) | {"late": True, "extra_copy": sent}
     fields["attempts"] = ledger.with_closed_line(token, end)
     return [{"$set": fields | {"updated_at": "$$NOW"}}]
