@@ -55,14 +55,14 @@ class Decider:
         self._policy = policy
         self._rand = rand
         self._rules: Mapping[Outcome, Callable[[Case, SendResult], Decision]] = {
-            Outcome.ACCEPTED: self._accepted,
-            Outcome.REJECTED: self._rejected,
-            Outcome.UNSUITABLE: self._unsuitable,
-            Outcome.DEFERRED: self._deferred,
-            Outcome.THROTTLED: self._throttled,
+            Outcome.ACCEPTED: self._on_accepted,
+            Outcome.REJECTED: self._on_rejected,
+            Outcome.UNSUITABLE: self._on_unsuitable,
+            Outcome.DEFERRED: self._on_deferred,
+            Outcome.THROTTLED: self._on_throttled,
             Outcome.UNAVAILABLE: self._next_vendor,
             Outcome.MISCONFIGURED: self._next_vendor,
-            Outcome.UNKNOWN: self._unknown,
+            Outcome.UNKNOWN: self._on_unknown,
         }
 
     def decide(self, case: Case, result: SendResult | None) -> Decision:
@@ -71,60 +71,60 @@ class Decider:
         After a full yes ``case.others`` do not matter, and may be empty.
         """
         if result is None:
-            return self._unless_over(case.email, self._nobody_asked(case))
+            return self._unless_over(case.email, self._on_nobody_asked(case))
         accepted = result.outcome is Outcome.ACCEPTED
         if accepted and not (result.pending or result.refused or result.quota_held):
             return _sent(case.email)  # as nearly always: nothing else has to be looked at
-        case, pin = self._counted(case, result), case.email.pin
+        case, pin = self._count(case, result), case.email.pin
         if pin is not None and not accepted:
-            decision = self._pinned(case, pin, result)
+            decision = self._repeat_pinned(case, pin, result)
         else:
             decision = self._rules[result.outcome](case, result)
         return self._unless_over(case.email, decision)
 
-    def _counted(self, case: Case, result: SendResult) -> Case:
+    def _count(self, case: Case, result: SendResult) -> Case:
         """The case with the attempt counted, and when its vendor may be asked again."""
-        held, others = suspension(result, self._policy), dict(case.others)
+        blame, others = suspension(result, self._policy), dict(case.others)
         for vendor in case.asked:
-            others.setdefault(vendor, self._own_wait(held))
-        counted = case.email.counted + _counts(case.email, result, held)
-        refused = _merged(case.email.refused, result.refused)
+            others.setdefault(vendor, self._own_wait(blame))
+        counted = case.email.counted + _counts(case.email, result, blame)
+        refused = _merge(case.email.refused, result.refused)
         return replace(case, others=others).with_email(counted=counted, refused=refused)
 
-    def _own_wait(self, held: Suspension | None) -> float:
+    def _own_wait(self, blame: Suspension | None) -> float:
         """Seconds until the early probe of the vendor that was just asked."""
-        if held is None or held.of_content:
+        if blame is None or blame.of_content:
             return 0.0
-        return min(held.seconds, max(held.named or 0.0, self._policy.probe_base))
+        return min(blame.seconds, max(blame.retry_after or 0.0, self._policy.probe_base))
 
     # The rules, one for each outcome -----------------------------------------------------------
 
-    def _accepted(self, case: Case, result: SendResult) -> Decision:
+    def _on_accepted(self, case: Case, result: SendResult) -> Decision:
         """Only those who were put off are tried again, by a vendor that can send to a part."""
         taken = case.with_email(pin=None, pending=result.pending or None)
         if not result.pending:
             return _decision(taken, Status.SENT)
         if _rest_at_once(case.email, result):
             return _decision(taken, Status.QUEUED)
-        return self._deferred(taken, result)
+        return self._on_deferred(taken, result)
 
-    def _rejected(self, case: Case, _: SendResult) -> Decision:
+    def _on_rejected(self, case: Case, _: SendResult) -> Decision:
         """The e-mail itself is refused for good: other vendors would refuse it as well."""
         return _end(case, Reason.REJECTED)
 
-    def _unsuitable(self, case: Case, _: SendResult) -> Decision:
+    def _on_unsuitable(self, case: Case, _: SendResult) -> Decision:
         """Only this vendor cannot take it: remembered beyond the round, so that others can."""
         current = case.email.round
-        known = replace(current, refused=_merged(current.refused, case.asked))
-        return self._next_vendor(case.with_email(round=known))
+        current = replace(current, refused=_merge(current.refused, case.asked))
+        return self._next_vendor(case.with_email(round=current))
 
-    def _deferred(self, case: Case, result: SendResult) -> Decision:
+    def _on_deferred(self, case: Case, result: SendResult) -> Decision:
         """The recipients' server wants us to wait, whichever vendor asks it: the round ends."""
         fresh, pause = self._new_round(case)
-        pause = max(pause, _named(result, self._policy) or 0.0)
+        pause = max(pause, _retry_after(result, self._policy) or 0.0)
         return _decision(case, Status.QUEUED, delay=pause, round=fresh)
 
-    def _throttled(self, case: Case, result: SendResult) -> Decision:
+    def _on_throttled(self, case: Case, result: SendResult) -> Decision:
         """The vendor is as good as down, unless only our own connections to it were all in use.
 
         Then it is passed over: another is asked at once. If there is none, the e-mail waits for a
@@ -132,12 +132,12 @@ class Decider:
         """
         if not result.our_fault:
             return self._next_vendor(case)
-        passed = replace(case.email.round, tried=_merged(case.email.round.tried, case.asked))
-        if _untried(case, passed):
+        passed = replace(case.email.round, tried=_merge(case.email.round.tried, case.asked))
+        if _has_untried(case, passed):
             return _decision(case, Status.QUEUED, round=passed)
         return _decision(case, Status.QUEUED, delay=_NO_ROOM)
 
-    def _unknown(self, case: Case, _: SendResult) -> Decision:
+    def _on_unknown(self, case: Case, _: SendResult) -> Decision:
         """A copy may have left. Under a key that the vendor knows a repeat makes no second one."""
         attempt = case.attempt
         if attempt is None or attempt.key is None:
@@ -148,19 +148,19 @@ class Decider:
         pin = Pin(vendor=attempt.vendor, key=attempt.key, remaining=life)
         return _decision(case, Status.QUEUED, pin=pin)
 
-    def _pinned(self, case: Case, pin: Pin, result: SendResult) -> Decision:
+    def _repeat_pinned(self, case: Case, pin: Pin, result: SendResult) -> Decision:
         """The repeat got no yes: repeat again while the pin lasts.
 
         A no to the repeat says nothing about the first request: that stays unknown.
         """
         delay = self._jitter(self._policy.pin_base, pin.repeats)
-        delay = max(delay, _named(result, self._policy) or 0.0)
+        delay = max(delay, _retry_after(result, self._policy) or 0.0)
         if result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE) or delay >= pin.remaining:
             return self._resend(case)
         again = replace(pin, repeats=pin.repeats + 1)
         return _decision(case, Status.QUEUED, delay=delay, pin=again)
 
-    def _nobody_asked(self, case: Case) -> Decision:
+    def _on_nobody_asked(self, case: Case) -> Decision:
         """The pin ended while the e-mail waited, no vendor is left, or none may be asked now."""
         pin = case.email.pin
         if pin is not None:
@@ -188,8 +188,8 @@ class Decider:
         if case.refused_by_all:
             return _end(case, Reason.REFUSED_BY_ALL)
         onward, pause = case.email.round, 0.0
-        onward = replace(onward, tried=_merged(onward.tried, case.asked))
-        if not _untried(case, onward):
+        onward = replace(onward, tried=_merge(onward.tried, case.asked))
+        if not _has_untried(case, onward):
             onward, pause = self._new_round(case)
         return _decision(case, Status.QUEUED, delay=pause, round=onward)
 
@@ -217,11 +217,11 @@ class Decider:
         if decision.status is not Status.QUEUED or decision.pin is not None:
             return decision
         if email.expires_in is not None and email.expires_in <= 0:
-            return _ended(decision, Reason.EXPIRED)
+            return _end_queued(decision, Reason.EXPIRED)
         if email.age >= self._policy.give_up_after:
-            return _ended(decision, Reason.GAVE_UP)
+            return _end_queued(decision, Reason.GAVE_UP)
         if decision.counted >= self._policy.max_attempts:
-            return _ended(decision, Reason.EXHAUSTED)
+            return _end_queued(decision, Reason.EXHAUSTED)
         return decision
 
     def _jitter(self, base: float, step: int) -> float:
@@ -265,12 +265,12 @@ def suspension(result: SendResult, policy: Policy, *, in_doubt: bool = False) ->
     outcome, seconds = result.outcome, policy.unavailable_for
     if outcome is Outcome.ACCEPTED and result.quota_held:
         outcome = Outcome.MISCONFIGURED
-    named = _named(result, policy)
+    pause = _retry_after(result, policy)
     match outcome:
         case Outcome.ACCEPTED | Outcome.REJECTED | Outcome.UNSUITABLE | Outcome.DEFERRED:
             return None
         case Outcome.THROTTLED:
-            seconds = policy.silent_throttle if named is None else named
+            seconds = policy.silent_throttle if pause is None else pause
         case Outcome.UNAVAILABLE | Outcome.UNKNOWN | Outcome.MISCONFIGURED:
             if result.code.startswith(REFUSES_ALL):
                 seconds = min(seconds, policy.silent_throttle)
@@ -279,13 +279,13 @@ def suspension(result: SendResult, policy: Policy, *, in_doubt: bool = False) ->
     return Suspension(
         seconds=seconds,
         reason=f"{outcome} {result.code}".strip(),
-        named=named,
+        retry_after=pause,
         of_content=result.may_be_content,
         in_doubt=result.may_be_content and in_doubt,
     )
 
 
-def _named(result: SendResult, policy: Policy) -> float | None:
+def _retry_after(result: SendResult, policy: Policy) -> float | None:
     """The pause that the vendor asked for; none at all would be an invitation to a hot loop."""
     seconds = result.retry_after
     if seconds is None or math.isnan(seconds):
@@ -293,7 +293,7 @@ def _named(result: SendResult, policy: Policy) -> float | None:
     return min(max(seconds, policy.least_pause), policy.max_wait)
 
 
-def _counts(email: Snapshot, result: SendResult, held: Suspension | None) -> bool:
+def _counts(email: Snapshot, result: SendResult, blame: Suspension | None) -> bool:
     """True when the attempt counts towards ``max_attempts``: the vendor is not to blame.
 
     A hint counts for neither: whether the e-mail draws it everywhere or all vendors are down cannot
@@ -303,7 +303,7 @@ def _counts(email: Snapshot, result: SendResult, held: Suspension | None) -> boo
         return email.pin is None  # its repeats are one attempt with the first
     if (result.outcome is Outcome.THROTTLED and result.our_fault) or _rest_at_once(email, result):
         return False
-    return held is None
+    return blame is None
 
 
 def _rest_at_once(email: Snapshot, result: SendResult) -> bool:
@@ -325,10 +325,10 @@ def end(email: Snapshot, reason: Reason) -> Decision:
 
 
 def _end(case: Case, reason: Reason) -> Decision:
-    return _ended(_decision(case, Status.QUEUED), reason)
+    return _end_queued(_decision(case, Status.QUEUED), reason)
 
 
-def _ended(decision: Decision, reason: Reason) -> Decision:
+def _end_queued(decision: Decision, reason: Reason) -> Decision:
     """The end of what was to be queued. A pin is an unknown outcome; a part was sent already."""
     decision = replace(decision, delay=0.0)
     unknowns = decision.unknowns + (decision.pin is not None)
@@ -337,7 +337,7 @@ def _ended(decision: Decision, reason: Reason) -> Decision:
             decision, status=Status.UNCERTAIN, reason=reason, pin=None, unknowns=unknowns
         )
     if decision.pending is not None:
-        refused = _merged(decision.refused, decision.pending)
+        refused = _merge(decision.refused, decision.pending)
         return replace(decision, status=Status.SENT, pending=None, refused=refused)
     return replace(decision, status=Status.FAILED, reason=reason)
 
@@ -395,11 +395,11 @@ def _decision(
     )
 
 
-def _untried(case: Case, current: Round) -> bool:
+def _has_untried(case: Case, current: Round) -> bool:
     """Whether a vendor may be asked now that this round has not asked."""
-    known = (*current.tried, *current.refused)
-    return any(wait <= 0 and name not in known for name, wait in case.others.items())
+    names = (*current.tried, *current.refused)
+    return any(wait <= 0 and name not in names for name, wait in case.others.items())
 
 
-def _merged(first: tuple[str, ...], more: Sequence[str]) -> tuple[str, ...]:
+def _merge(first: tuple[str, ...], more: Sequence[str]) -> tuple[str, ...]:
     return (*first, *(name for name in more if name not in first))

@@ -232,14 +232,14 @@ class Policy:
 class Suspension:
     """What is held against a vendor: unavailable for ``seconds``.
 
-    ``named`` are the seconds that the vendor asked for itself. ``of_content``: the content of the
+    ``retry_after`` are the seconds that the vendor named itself. ``of_content``: the content of the
     e-mail may have drawn the answer, so one e-mail alone suspends nobody. ``in_doubt``: this e-mail
     may have drawn such an answer before, and counts for nothing.
     """
 
     seconds: float
     reason: str
-    named: float | None = None
+    retry_after: float | None = None
     of_content: bool = False
     in_doubt: bool = False
 

@@ -70,11 +70,11 @@ class VendorHealth:
         self._clock = clock
         self._lock = threading.Condition()
         self._reading = False
-        self._known = {name: Health(name=name) for name in names}
-        self._known_at = dict.fromkeys(self._known, clock())
+        self._health = {name: Health(name=name) for name in names}
+        self._learned_at = dict.fromkeys(self._health, clock())
         self._server_ahead = time.time() - clock()
         self._read_at = -REFRESH
-        self._yes_at = dict.fromkeys(self._known, -math.inf)
+        self._yes_at = dict.fromkeys(self._health, -math.inf)
 
     def now(self) -> float:
         """The server's time in seconds since the epoch, as of the last reading."""
@@ -90,7 +90,7 @@ class VendorHealth:
             elif self._reading:  # the others wait a moment, then use what is known
                 self._lock.wait_for(lambda: not self._reading, WAIT)
             if fresh:
-                return dict(self._known)
+                return dict(self._health)
         try:
             self.refresh()
         finally:
@@ -98,21 +98,21 @@ class VendorHealth:
                 self._reading = False
                 self._lock.notify_all()
         with self._lock:
-            return dict(self._known)
+            return dict(self._health)
 
-    def known(self, name: str) -> Health:
+    def current(self, name: str) -> Health:
         """The vendor's health as this process knows it. No I/O."""
-        return self._known[name]
+        return self._health[name]
 
     def suspended_since(self, permit: Permit) -> bool:
         """Whether this process knows that the vendor was suspended after the ``permit``. No I/O."""
-        known = self._known[permit.vendor]
-        return not known.available and known.generation > permit.generation
+        health = self._health[permit.vendor]
+        return not health.available and health.generation > permit.generation
 
     def refresh(self) -> None:
         """Read every vendor's health now."""
         began = self._clock()
-        for health in self._load(list(self._known)).values():
+        for health in self._load(list(self._health)).values():
             self._learn(health, began)
 
     def _learn(self, health: Health, at: float) -> None:
@@ -121,9 +121,9 @@ class VendorHealth:
         The generation does not tell: it starts again when somebody drops the collection.
         """
         with self._lock:
-            if at >= self._known_at[health.name]:
-                self._known[health.name] = health
-                self._known_at[health.name] = at
+            if at >= self._learned_at[health.name]:
+                self._health[health.name] = health
+                self._learned_at[health.name] = at
 
     def _load(self, names: list[str], *, majority: bool = False) -> dict[str, Health]:
         collection = majority_reads(self._collection) if majority else self._collection
@@ -138,13 +138,15 @@ class VendorHealth:
                 documents = list(read_each(steps, collection))
         for document in documents[:1]:
             self._server_ahead = document["now"].timestamp() - self._clock()
-        found = {d["_id"]: health for d in documents if (health := self._sound(d)) is not None}
-        if len(found) < len(names):
-            self._create(set(names) - found.keys())
+        healths = {
+            d["_id"]: health for d in documents if (health := self._parse_or_drop(d)) is not None
+        }
+        if len(healths) < len(names):
+            self._create(set(names) - healths.keys())
             return self._load(names)
-        return found
+        return healths
 
-    def _sound(self, document: Mapping[str, Any]) -> Health | None:
+    def _parse_or_drop(self, document: Mapping[str, Any]) -> Health | None:
         """None: it was damaged by hand, and is dropped, so that nothing is held against anybody."""
         try:
             return _from_document(document)
@@ -187,16 +189,17 @@ class VendorHealth:
 
     def _matters(self, permit: Permit, verdict: Verdict) -> bool:
         """Whether the verdict on a call that was no probe can change the vendor's health."""
-        known = self._known[permit.vendor]
+        name = permit.vendor
         if isinstance(verdict, Suspension):
-            return known.generation <= permit.generation
-        if verdict is not Sign.YES or not known.hints or not known.available:
+            return self._health[name].generation <= permit.generation
+        if verdict is not Sign.YES or not self._health[name].hints:
             return False
         with self._lock:
-            if self._known[permit.vendor] is not known:
-                return False
-            self._known[permit.vendor] = rotation.cleared(known)  # one thread writes it down
-        return True
+            health = self._health[name]
+            suspect = bool(health.hints) and health.available
+            if suspect:  # one thread writes it down
+                self._health[name] = rotation.clear_hints(health)
+        return suspect
 
     def convict(self, name: str, email_id: str) -> None:
         """Another vendor took an e-mail that had just failed here: it was not the e-mail."""
@@ -215,7 +218,7 @@ class VendorHealth:
 
     def enable(self, name: str) -> bool:
         """Make a vendor available by hand. False: it was."""
-        before, after = self._change(name, lambda health, _: rotation.restored(health))
+        before, after = self._change(name, lambda health, _: rotation.restore(health))
         return after is not before and not before.available
 
     def _change(self, name: str, change: _Change) -> tuple[Health, Health]:
@@ -223,7 +226,7 @@ class VendorHealth:
         while True:
             before = self._load([name])[name]
             after = change(before, self.now())
-            if after is None or after == before or self._swapped(before, after):
+            if after is None or after == before or self._swap(before, after):
                 after = before if after is None else after
                 self._learn(after, self._clock())
                 return before, after
@@ -250,11 +253,22 @@ class VendorHealth:
             level = logging.ERROR if loud else logging.WARNING
             event(logger, level, "vendor.suspended", **facts)
 
-    def _swapped(self, before: Health, after: Health) -> bool:
-        document, seen = _to_document(after), _to_document(before)
-        seen = {name: seen[name] for name in _CHANGING}
+    def _swap(self, before: Health, after: Health) -> bool:
+        """Replace the document if it is still the one that was read; False: it is another by now.
+
+        Every change also changes one of ``_CHANGING``, so these tell. A probe is won::
+
+            {_id: "a", generation: 4, probe_token: null, probe_until: null, ...}
+            {_id: "a", generation: 4, probe_token: "65f0...", probe_until: 12:02:00, ...}
+
+        and while it is held, it fails::
+
+            {_id: "a", generation: 5, probe_token: null, unavailable_until: 12:10:03, ...}
+        """
+        document, old = _to_document(after), _to_document(before)
+        guard = {name: old[name] for name in _CHANGING}
         with self._store.reached():
-            written = self._store.persist(lambda: self._collection.replace_one(seen, document))
+            written = self._store.persist(lambda: self._collection.replace_one(guard, document))
         if written.matched_count:
             return True
         # A repeated write whose first reply was lost matches nothing: it may be ours all the same.
@@ -280,15 +294,15 @@ def _to_document(health: Health) -> dict[str, Any]:
 def _from_document(document: Mapping[str, Any]) -> Health:
     """Raises whatever reading a damaged one raises."""
     document = {"retry_after_until": document.get("named_until"), **document}  # an older version's
-    given = {f.name: document.get(f.name, f.default) for f in fields(Health) if f.name != "name"}
-    given |= {name: given[name].timestamp() for name in _TIMES if given[name] is not None}
-    given |= {name: float(given[name] or 0.0) for name in _SECONDS}
-    given |= {"hints": tuple(given["hints"] or ()), "proven": given["proven"] is True}
-    texts = {type(given["reason"]), type(given["probe_token"]), *map(type, given["hints"])}
-    numbers = (document["generation"], *(given[name] for name in _SECONDS))
+    values = {f.name: document.get(f.name, f.default) for f in fields(Health) if f.name != "name"}
+    values |= {name: values[name].timestamp() for name in _TIMES if values[name] is not None}
+    values |= {name: float(values[name] or 0.0) for name in _SECONDS}
+    values |= {"hints": tuple(values["hints"] or ()), "proven": values["proven"] is True}
+    texts = {type(values["reason"]), type(values["probe_token"]), *map(type, values["hints"])}
+    numbers = (document["generation"], *(values[name] for name in _SECONDS))
     if not all(0 <= number < _LARGEST for number in numbers) or texts - {str, type(None)}:
         raise TypeError
-    health = Health(name=document["_id"], **given)
+    health = Health(name=document["_id"], **values)
     written = _to_document(health)
     if any(written[name] != document.get(name) for name in _CHANGING):
         raise ValueError  # what is not written so would never be found again

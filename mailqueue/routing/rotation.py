@@ -181,14 +181,14 @@ def after(
     if not health.available:
         return health
     if (health.hint_at or 0.0) <= yes_at:
-        health = cleared(health)
+        health = clear_hints(health)
     if not isinstance(verdict, Suspension) or verdict.in_doubt:
         return health
     if permit.generation != health.generation:  # it was suspended, and restored, since
         return health
     if not verdict.of_content:
-        return _suspended(health, verdict, now, PROBE_STEP)
-    return _with_hint(health, verdict, now, email_id, PROBE_STEP, FEW if quiet else HINTS)
+        return suspend(health, verdict, now, PROBE_STEP)
+    return _add_hint(health, verdict, now, email_id, PROBE_STEP, FEW if quiet else HINTS)
 
 
 def _after_probe(health: Health, verdict: Verdict, now: float, email_id: str) -> Health:
@@ -197,10 +197,10 @@ def _after_probe(health: Health, verdict: Verdict, now: float, email_id: str) ->
     if verdict is Sign.NONE:
         return free
     if not isinstance(verdict, Suspension):
-        return restored(health)
+        return restore(health)
     step = min(PROBE_STEP_MAX, max(PROBE_STEP, health.probe_step * 2))
     if not verdict.of_content:
-        return _suspended(health, verdict, now, step)
+        return suspend(health, verdict, now, step)
     # It may be the e-mail's own fault: the next probe is for another e-mail, at once.
     free = replace(free, last_resort_at=now + LAST_RESORT)
     if verdict.in_doubt:
@@ -208,15 +208,15 @@ def _after_probe(health: Health, verdict: Verdict, now: float, email_id: str) ->
     # Where mail is rare a row would take minutes and wear out those who wait: a late hint ends it.
     early = now < (health.unavailable_until or 0.0)
     late = -probe_wait(free, now, alone=early) >= ROW_SECONDS
-    return _with_hint(free, verdict, now, email_id, step, 1 if late else HINTS)
+    return _add_hint(free, verdict, now, email_id, step, 1 if late else HINTS)
 
 
-def restored(health: Health) -> Health:
+def restore(health: Health) -> Health:
     """Available, as if nothing had been."""
     return Health(name=health.name, generation=health.generation + 1)
 
 
-def cleared(health: Health) -> Health:
+def clear_hints(health: Health) -> Health:
     """The health without any suspicion."""
     if not health.hints:
         return health
@@ -234,8 +234,8 @@ def convict(health: Health, now: float, email_id: str) -> Health:
     if health.probe_token is not None or (health.available and len(health.hints) < 2):
         return replace(health, proven=True)
     step = PROBE_STEP if health.available else health.probe_step
-    held = Suspension(seconds=health.hint_seconds, reason=health.reason or "")
-    return _suspended(health, held, now, step)
+    blame = Suspension(seconds=health.hint_seconds, reason=health.reason or "")
+    return suspend(health, blame, now, step)
 
 
 def win_probe(
@@ -253,31 +253,33 @@ def win_probe(
     return replace(health, probe_token=token, probe_until=now + lease)
 
 
-def _with_hint(
-    health: Health, held: Suspension, now: float, email_id: str, step: float, most: int = HINTS
+def _add_hint(
+    health: Health, blame: Suspension, now: float, email_id: str, step: float, most: int = HINTS
 ) -> Health:
     """One hint more. It suspends after proof; as the ``most``-th of a row only for a ``step``."""
     if email_id in health.hints:
         return health
     if health.proven:
-        return _suspended(health, held, now, step)
+        return suspend(health, blame, now, step)
     row = health.hints if len(health.hints) < HINTS else ()
     hints = (*row, email_id)
     if len(hints) >= most:
-        brief = replace(held, seconds=min(held.seconds, step))
-        health = _suspended(health, brief, now, step)
-    return replace(health, hints=hints, hint_at=now, hint_seconds=held.seconds, reason=held.reason)
+        brief = replace(blame, seconds=min(blame.seconds, step))
+        health = suspend(health, brief, now, step)
+    return replace(
+        health, hints=hints, hint_at=now, hint_seconds=blame.seconds, reason=blame.reason
+    )
 
 
-def _suspended(health: Health, held: Suspension, now: float, step: float) -> Health:
+def suspend(health: Health, blame: Suspension, now: float, step: float) -> Health:
     """Unavailable, with a new generation and nothing of what was before but the longest times."""
-    named = 0.0 if held.named is None else now + held.named
+    pause_end = 0.0 if blame.retry_after is None else now + blame.retry_after
     return Health(
         name=health.name,
         generation=health.generation + 1,
-        unavailable_until=max(health.unavailable_until or 0.0, now + held.seconds),
-        retry_after_until=max(health.retry_after_until or 0.0, named) or None,
-        reason=held.reason,
+        unavailable_until=max(health.unavailable_until or 0.0, now + blame.seconds),
+        retry_after_until=max(health.retry_after_until or 0.0, pause_end) or None,
+        reason=blame.reason,
         since=health.since if health.since is not None else now,
         probe_at=now + step,
         probe_step=step,

@@ -231,7 +231,7 @@ class Router:
         if new:
             run.add(email_id)
         if len(run) < REFUSALS_IN_A_ROW:
-            return decide.REFUSES_ALL in (self.health.known(vendor).reason or "")
+            return decide.REFUSES_ALL in (self.health.current(vendor).reason or "")
         if new:
             facts = {"vendor": vendor, "in_a_row": len(run), "code": result.code}
             event(logger, logging.ERROR, "vendor.refused_all", **facts)
@@ -265,13 +265,13 @@ class Router:
         """
         if result.our_fault:
             return Sign.NONE
-        held = decide.suspension(result, self._policy, in_doubt=email.in_doubt)
-        if held is None:
+        blame = decide.suspension(result, self._policy, in_doubt=email.in_doubt)
+        if blame is None:
             return Sign.YES if result.outcome is Outcome.ACCEPTED else Sign.WORKS
-        if held.named is None:
-            return held
+        if blame.retry_after is None:
+            return blame
         more = self._rand() * JITTER
-        return replace(held, seconds=held.seconds + more, named=held.named + more)
+        return replace(blame, seconds=blame.seconds + more, retry_after=blame.retry_after + more)
 
     # What a vendor offers against copies -------------------------------------------------------
 

@@ -182,10 +182,10 @@ def test_where_no_vendor_has_said_yes_for_a_minute_a_few_emails_suspend_one(
     clock.ahead += 59
     for n in range(FEW):
         failed(board, "first", HINT, 0, str(n))
-    assert board.known("first").available
+    assert board.current("first").available
     clock.ahead += 2
     failed(board, "first", HINT, 0, "last")
-    health = board.known("first")
+    health = board.current("first")
     assert not health.available
     assert (health.unavailable_until or 0.0) - board.now() < 10, "nothing is proven"
 

@@ -773,8 +773,8 @@ def test_a_yes_proves_of_a_vendor_only_what_it_answered_in_the_same_round(
     later = replace(EMAIL, failed_at=frozenset({"first"}), round=Round(n=1, tried=tried))
     bench.routing.report(Permit("second"), later, SendResult(outcome=Outcome.ACCEPTED), "one")
     bench.board.refresh()
-    assert bench.board.known("first").hints == ("one",)
-    assert bench.board.known("first").proven == bool(tried)
+    assert bench.board.current("first").hints == ("one",)
+    assert bench.board.current("first").proven == bool(tried)
 
 
 def test_a_lost_lease_is_said(

@@ -85,7 +85,7 @@ def _suspends_again(
     sure = isinstance(verdict, Suspension) and not verdict.of_content
     if permit.probe is None and permit.generation == health.generation and sure:
         assert isinstance(verdict, Suspension)
-        return rotation._suspended(health, verdict, now, PROBE_STEP)
+        return rotation.suspend(health, verdict, now, PROBE_STEP)
     return rotation.after(health, permit, verdict, now, **known)
 
 

@@ -119,7 +119,7 @@ def test_probes_come_at_growing_intervals_up_to_a_minute(events: list[str]) -> N
             continue
         named = 7.0 if event == "named" else None
         of_content = doubt or event == "hint"
-        held = replace(DOWN, of_content=of_content, in_doubt=doubt, named=named)
+        held = replace(DOWN, of_content=of_content, in_doubt=doubt, retry_after=named)
         permit = Permit("b", taken.generation, "t")
         health = after(taken, permit, held, now, email_id=str(n))
         assert before <= health.probe_step <= PROBE_STEP_MAX

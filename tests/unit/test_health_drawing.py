@@ -40,7 +40,7 @@ def changes(health: Health) -> Iterator[Health | None]:
     call, probe = Permit("a", health.generation), Permit("a", health.generation, "mine")
     yield rotation.win_probe(health, NOW, 60, "mine")
     yield rotation.win_probe(health, NOW, 60, "mine", in_doubt=True)
-    yield rotation.restored(health)  # an operator
+    yield rotation.restore(health)  # an operator
     for permit, sign in product((call, probe), Sign):
         yield rotation.after(health, permit, sign, NOW, yes_at=NOW)
     for email_id, of_content, in_doubt in product(("1", "new"), (False, True), (False, True)):

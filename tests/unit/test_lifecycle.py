@@ -142,12 +142,12 @@ def test_a_throttling_vendor_is_left_alone_until_the_time_it_named(
 ) -> None:
     """But never for no time at all: that would be a hot loop."""
     against = held(Outcome.THROTTLED, retry_after=retry_after)
-    assert (against.seconds, against.named) == (seconds, seconds)
+    assert (against.seconds, against.retry_after) == (seconds, seconds)
 
 
 def test_what_is_no_number_is_no_time() -> None:
     against = held(Outcome.THROTTLED, retry_after=float("nan"))
-    assert (against.seconds, against.named) == (POLICY.silent_throttle, None)
+    assert (against.seconds, against.retry_after) == (POLICY.silent_throttle, None)
     for email in (EMAIL, replace(EMAIL, pin=PIN)):
         assert 0 <= after(Outcome.DEFERRED, email, retry_after=float("nan")).delay <= 15
 

@@ -130,7 +130,7 @@ def test_the_waits_tell_when_each_vendor_may_be_asked() -> None:
 
 
 def test_no_early_probe_before_the_time_that_the_vendor_named() -> None:
-    named = replace(DOWN, seconds=60, named=60)
+    named = replace(DOWN, seconds=60, retry_after=60)
     health = failed(Health(name="a"), named, NOW, 0)
     assert probe_wait(health, NOW, alone=True) == 60
     assert probe_wait(resting(), NOW, alone=True) == 5
