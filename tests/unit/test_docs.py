@@ -199,6 +199,11 @@ def broken_links(page: Path) -> Iterator[str]:
             yield f"{path}#{anchor}" if anchor else path
 
 
+def test_the_readme_leads_to_every_page() -> None:
+    linked = {(REPO / path).resolve() for path, _ in LINK.findall(README.read_text("utf-8"))}
+    assert {page.resolve() for page in PAGES} - {README} <= linked
+
+
 @pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
 def test_every_link_in_the_documentation_leads_somewhere(page: Path) -> None:
     assert list(broken_links(page)) == []
