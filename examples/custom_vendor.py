@@ -1,9 +1,8 @@
-"""A vendor of your own: a class that ``"type": "custom_vendor:Pigeon"`` in the config names.
+"""A vendor of your own: ``"type": "custom_vendor:Pigeon"`` in the configuration names this class.
 
-Its module has to be importable where the consumers run. Here a vendor with an HTTP API and one key
-of its own, ``"loft"``: connections, deadlines and what it means when no answer comes are
-``HttpVendor``'s business. One that is not spoken to by HTTP is a ``mailqueue.vendors.Vendor`` with
-a ``send``.
+The consumers must be able to import its module. This vendor has an HTTP API and one key of its own,
+``"loft"``. ``HttpVendor`` keeps connections and deadlines, and decides what no answer means. A
+vendor without HTTP is a ``mailqueue.vendors.Vendor`` with a ``send`` method.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from mailqueue.vendors import (
 
 
 class Pigeon(HttpVendor):
-    """Takes short texts; says 201 with the ring's number when a pigeon is on its way."""
+    """Carries short texts. It answers 201 with the ring's number when a pigeon is on its way."""
 
     default_base_url = "https://pigeons.example.com"
 

@@ -6,11 +6,11 @@
 
 Sends invented e-mails by as many threads as you like (or with ``send_many``), shows how far it is,
 and prints the rate and how long a call took. Run ``python -m mailqueue.consumer --meter`` beside it
-to see how fast they are worked off. Refuses to run in production, where the e-mails would go out,
-unless ``--really-send`` says that they shall.
+to see how fast they are sent. In production the e-mails would go out: there it needs
+``--really-send``.
 
-Exit codes: 0 all are stored · 1 MongoDB could not be reached · 2 bad arguments or configuration, or
-production.
+Exit codes: 0 all are stored · 1 MongoDB was not reached · 2 wrong arguments or configuration, or
+production without ``--really-send``.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Progress:
     def __init__(self, total: int) -> None:
         self.total = total
         self.done = 0
-        self.took: list[float] = []
+        self.seconds: list[float] = []
         self._lock = threading.Lock()
         self._shown = -1
 
-    def sent(self, number: int, seconds: float) -> None:
+    def add(self, number: int, seconds: float) -> None:
         with self._lock:
             self.done += number
-            self.took.append(seconds)
+            self.seconds.append(seconds)
             self._show()
 
     def _show(self) -> None:
@@ -70,22 +70,22 @@ class Progress:
 def send(producer: Producer, numbers: Iterator[int], progress: Progress) -> None:
     """One thread of the application: an e-mail after the other."""
     for number in numbers:
-        began = time.perf_counter()
+        start = time.perf_counter()
         producer.send(letter(number), priority="bulk")
-        progress.sent(1, time.perf_counter() - began)
+        progress.add(1, time.perf_counter() - start)
 
 
 def send_pages(producer: Producer, total: int, progress: Progress) -> None:
-    for start in range(0, total, PAGE):
-        page = [letter(number) for number in range(start, min(start + PAGE, total))]
-        began = time.perf_counter()
+    for first in range(0, total, PAGE):
+        page = [letter(number) for number in range(first, min(first + PAGE, total))]
+        start = time.perf_counter()
         producer.send_many(page, priority="bulk")
-        progress.sent(len(page), time.perf_counter() - began)
+        progress.add(len(page), time.perf_counter() - start)
 
 
 def run(producer: Producer, options: argparse.Namespace, progress: Progress) -> float:
     """Send them all; returns the seconds that it took."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     if options.bulk:
         send_pages(producer, options.emails, progress)
     else:
@@ -93,32 +93,34 @@ def run(producer: Producer, options: argparse.Namespace, progress: Progress) -> 
         with ThreadPoolExecutor(options.threads) as pool:
             for done in [pool.submit(send, producer, share, progress) for share in shares]:
                 done.result()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
-def percentile(took: Sequence[float], share: float) -> str:
-    ordered = sorted(took)
+def percentile(seconds: Sequence[float], share: float) -> str:
+    ordered = sorted(seconds)
     return f"{ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000:.1f} ms"
 
 
-def told(progress: Progress, seconds: float, *, bulk: bool) -> str:
+def summary(progress: Progress, seconds: float, *, bulk: bool) -> str:
     """The rate, and how long a ``send()`` took."""
     rate = (
         f"{progress.total:,} e-mails in {seconds:.2f} s: {progress.total / seconds:,.0f} a second"
     )
     if bulk:
         return rate
-    p50, p95, p99 = (percentile(progress.took, share) for share in (0.5, 0.95, 0.99))
+    p50, p95, p99 = (percentile(progress.seconds, share) for share in (0.5, 0.95, 0.99))
     return f"{rate}\na call took p50 {p50}, p95 {p95}, p99 {p99}"
 
 
-def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Send many e-mails, and see how fast that is.")
     parser.add_argument("--config", metavar="FILE", help="default: $MAILQUEUE_CONFIG, config.json")
-    parser.add_argument("--emails", type=int, default=1000)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--emails", metavar="N", type=int, default=1000, help="default: 1000")
+    parser.add_argument("--threads", metavar="N", type=int, default=1, help="default: 1")
     parser.add_argument("--bulk", action="store_true", help="send_many() instead of send()")
-    parser.add_argument("--really-send", action="store_true", help="in production, too")
+    parser.add_argument(
+        "--really-send", action="store_true", help="run in production too, where e-mails go out"
+    )
     options = parser.parse_args(arguments)
     if options.emails < 1 or options.threads < 1:
         parser.error("--emails and --threads: at least 1")
@@ -126,7 +128,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = options_of(arguments)
+    options = parse(arguments)
     if is_production() and not options.really_send:
         print(
             "load_test: MAILQUEUE_ENV is production: these e-mails would go out (--really-send)",
@@ -145,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StoreUnavailable as error:
         print(f"load_test: {error}", file=sys.stderr)
         return 1
-    print("\n" + told(progress, seconds, bulk=options.bulk))
+    print("\n" + summary(progress, seconds, bulk=options.bulk))
     return 0
 
 

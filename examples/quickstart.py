@@ -1,8 +1,8 @@
-"""mailqueue's main job, to watch: an application, two consumers, three vendors, one of them down.
+"""Watch mailqueue's main job: an application, two consumers, three vendors, one of them down.
 
-Run by ``bash examples/quickstart.sh``. Everything is on loopback: a MongoDB and a beanstalkd of its
-own, an SMTP server, and two HTTP servers that speak as much of SendGrid's and Mailgun's API as it
-takes. All of it is gone at the end. Exits 0 when every e-mail was accepted, by exactly one vendor.
+Run it by ``bash examples/quickstart.sh``. Everything is on loopback: a MongoDB and a beanstalkd of
+its own, an SMTP server, and two HTTP servers that speak the needed part of SendGrid's and Mailgun's
+API. All of it is gone at the end. Exits 0 when every e-mail was accepted by exactly one vendor.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from mailqueue import EmailDict, EmailStatus, Producer
-from mailqueue.devserver.devserver import devservers
+from mailqueue.devserver import devservers
 from mailqueue.devserver.process import HOST, ServerNotFound, dies_with_parent
 
 PATIENCE = 60.0
@@ -41,7 +41,7 @@ SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 def batch() -> Iterator[EmailDict | EmailMessage]:
-    """As an application has them: some as mappings, some as the standard library's EmailMessage."""
+    """An application's e-mails: some are mappings, some the standard library's EmailMessage."""
     shop = "Shop <shop@example.com>"
     yield {"from": shop, "to": ["ann@example.org"], "subject": "Your order", "text": "Thank you."}
     yield {
@@ -76,7 +76,7 @@ def batch() -> Iterator[EmailDict | EmailMessage]:
 
 
 def messages() -> Iterator[EmailMessage]:
-    """Those that some other part of the application has built already."""
+    """E-mails that another part of the application has built as messages."""
     message = EmailMessage()
     message["From"] = "Support <support@example.com>"
     message["To"] = "Søren Ångström <soren@example.org>"
@@ -110,7 +110,7 @@ def count(request: bytes) -> None:
 
 
 class HttpVendor(BaseHTTPRequestHandler):
-    """As much of a vendor's API as it takes: one path, one answer."""
+    """The part of a vendor's API that is needed: one path, one answer."""
 
     protocol_version = "HTTP/1.1"
     path_of_api: str
@@ -129,7 +129,7 @@ class HttpVendor(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Quiet: the tables say it."""
+        """Nothing: the tables at the end show what happened."""
 
 
 class SendGridThatIsDown(HttpVendor):
@@ -143,7 +143,7 @@ class Mailgun(HttpVendor):
 
 
 class Mailbox:
-    """What the SMTP server does with a message: it counts it, and says yes."""
+    """The SMTP server's part: it counts and accepts every message."""
 
     # aiosmtpd finds it by this name
     async def handle_DATA(  # noqa: N802
@@ -197,9 +197,10 @@ def three_vendors() -> Iterator[list[dict[str, Any]]]:
 def consumer(config: Path) -> Iterator[subprocess.Popen[bytes]]:
     """One consumer process, as anybody would start it; stopped as systemd would."""
     command = [sys.executable, "-m", "mailqueue.consumer", "--config", str(config)]
-    came: list[int] = []  # until we hold the process, nobody could end it
+    # A signal that comes while the process is started waits: nobody could end the process yet.
+    signals: list[int] = []
     for number in SIGNALS:
-        signal.signal(number, lambda number, _: came.append(number))
+        signal.signal(number, lambda number, _: signals.append(number))
     with config.with_suffix(".log").open("ab") as log:
         process = subprocess.Popen(
             [*dies_with_parent(), *command], stdout=log, stderr=log, start_new_session=True
@@ -207,7 +208,7 @@ def consumer(config: Path) -> Iterator[subprocess.Popen[bytes]]:
     try:
         for number in SIGNALS:
             signal.signal(number, interrupt)
-        if came:
+        if signals:
             interrupt()
         yield process
     finally:
@@ -219,10 +220,10 @@ def consumer(config: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
-def when_done(
+def final_statuses(
     producer: Producer, ids: Iterable[str], consumers: Sequence[subprocess.Popen[bytes]]
 ) -> list[EmailStatus]:
-    """Every e-mail's status, once none is on its way any more."""
+    """Every e-mail's status, once all have ended, or time is up, or no consumer runs any more."""
     give_up_at = time.monotonic() + PATIENCE
     while True:
         statuses = [status for email_id in ids if (status := producer.status(email_id))]
@@ -268,7 +269,7 @@ def per_email(statuses: Iterable[EmailStatus], subjects: Mapping[str, str]) -> s
 
 
 def per_vendor(statuses: Iterable[EmailStatus], producer: Producer) -> str:
-    asked = Counter(
+    attempts = Counter(
         (line.vendor, line.outcome == "accepted") for status in statuses for line in status.attempts
     )
     place = producer.config.mongodb
@@ -276,9 +277,9 @@ def per_vendor(statuses: Iterable[EmailStatus], producer: Producer) -> str:
     rows = []
     for vendor in producer.config.vendors:
         until = (health.find_one(vendor.name) or {}).get("unavailable_until")
-        rest = f"{until.astimezone():%H:%M:%S}" if until else "-"
-        sent, failed = asked[vendor.name, True], asked[vendor.name, False]
-        rows.append((vendor.name, str(sent), str(failed), rest))
+        pause = f"{until.astimezone():%H:%M:%S}" if until else "-"
+        sent, failed = attempts[vendor.name, True], attempts[vendor.name, False]
+        rows.append((vendor.name, str(sent), str(failed), pause))
     return table(("vendor", "sent", "failed", "unavailable until"), rows)
 
 
@@ -292,24 +293,23 @@ def watch(config: Path) -> bool:
         subjects = application(producer)
         took = time.monotonic() - start
         print(f"The application   stored {len(subjects)} e-mails durably in {took:.2f} s")
-        statuses = when_done(producer, subjects, consumers)
+        statuses = final_statuses(producer, subjects, consumers)
         took = time.monotonic() - start
         print(f"All was done      after {took:.2f} s\n")
         print(per_email(statuses, subjects), per_vendor(statuses, producer), sep="\n")
         once = Counter({status.message_id: 1 for status in statuses}) == accepted
     if once:
-        print(
-            "sendgrid is left alone for ten minutes; what it refused went out through the others."
-        )
+        print("sendgrid gets no e-mails for ten minutes; what it refused went to the others.")
         print(f"Each of the {len(subjects)} e-mails was accepted exactly once.")
+        print("\nNow your own e-mails: see README.md. All that ran here is stopped and removed.")
     else:
-        print("Not every e-mail was accepted exactly once. The consumers said:", file=sys.stderr)
+        print("Not every e-mail was accepted exactly once. The consumers' log:", file=sys.stderr)
         print(config.with_suffix(".log").read_text(), file=sys.stderr)
     return once
 
 
 def interrupt(*_: object) -> None:
-    """End here, once: what puts everything away is not interrupted by a signal's echo."""
+    """Raise KeyboardInterrupt once: a second signal must not interrupt the cleaning up."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -317,9 +317,9 @@ def interrupt(*_: object) -> None:
 
 def main() -> int:
     """0: all accepted, 1: not all, 3: a server is missing, 130: interrupted."""
-    for number in SIGNALS:  # SIGINT too: in the background of a shell it is ignored
+    for number in SIGNALS:  # SIGINT too: a shell's background job ignores it otherwise
         signal.signal(number, interrupt)
-    # Without it nothing would leave the consumers: vendors would be simulated.
+    # Otherwise the consumers would only simulate the vendors.
     os.environ["MAILQUEUE_ENV"] = "production"
     try:
         with ExitStack() as stack:

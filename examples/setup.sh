@@ -4,7 +4,7 @@
 # The package and one of pyproject.toml's dependency groups go into a virtual environment of their
 # own (${MAILQUEUE_VENV:-.venv}, which git ignores); a mongod comes with the group, a beanstalkd from
 # Debian's or Ubuntu's package where none is installed. What needs root is done as root or by
-# `sudo -n`, and else said. Nothing is fetched again until pyproject.toml changes.
+# `sudo -n`; otherwise it says what is missing. Nothing is fetched again until pyproject.toml changes.
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${MAILQUEUE_VENV:-$repo/.venv}
@@ -25,7 +25,7 @@ set_up() {
         # The group for development includes the other one.
         [ "$group" != dev ] || cp "$venv/mailqueue-dev" "$venv/mailqueue-quickstart"
     fi
-    has_beanstalkd || get_beanstalkd || say "No beanstalkd here, and it could not be fetched."
+    has_beanstalkd || get_beanstalkd || say "beanstalkd is missing and could not be downloaded."
 }
 
 make_venv() {
@@ -105,8 +105,8 @@ as_root() {
     if [ "$(id -u)" = 0 ]; then quietly "$@"; else quietly sudo -n "$@"; fi
 }
 
-# Runs a command without input; what it says is only shown when it fails.
+# Runs a command without input; its output is shown only if it fails.
 quietly() {
-    local said
-    said=$("$@" 2>&1 < /dev/null) || { say "$said"; return 1; }
+    local output
+    output=$("$@" 2>&1 < /dev/null) || { say "$output"; return 1; }
 }

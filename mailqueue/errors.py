@@ -52,15 +52,15 @@ class InvalidEmail(MailQueueError):
 
 
 class MissingExtra(MailQueueError):
-    """An optional package is needed: ``pip install 'mailqueue[<extra>]'``.
+    """An optional package is needed, which mailqueue's extra ``extra`` brings.
 
-    ``reason`` says in a few words what needs it.
+    ``reason`` says in a few words what needs it. The text names the package, not the extra, as what
+    to install: on an index the name mailqueue may be somebody else's.
     """
 
     def __init__(self, extra: str, package: str, reason: str) -> None:
         self.extra = extra
-        install = f"pip install 'mailqueue[{extra}]'"
-        super().__init__(f"{reason}, and {package} is not installed: {install}")
+        super().__init__(f"{reason}, and {package} is not installed: pip install {package}")
 
 
 class Unavailable(MailQueueError):

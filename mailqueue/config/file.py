@@ -41,7 +41,9 @@ def read(file: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(file.read_text("utf-8-sig"), object_pairs_hook=unique)
     except OSError as error:
-        raise ConfigError([f"{file}: {error.strerror}"]) from None
+        missing = isinstance(error, FileNotFoundError)
+        hint = " (name another with --config or $MAILQUEUE_CONFIG)" if missing else ""
+        raise ConfigError([f"{file}: {error.strerror}{hint}"]) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ConfigError([f"{file}: {where}: {error.msg}"]) from None
