@@ -477,8 +477,8 @@ def test_a_vendor_is_suspended_for_no_time_that_is_none(
     field: str, value: float, board: VendorHealth, vendors: Collection[Document]
 ) -> None:
     past = datetime.now(UTC)
-    closed = {"unavailable_until": past, "since": past, "hints": ["one"], "generation": 1}
-    vendors.update_one({"_id": "first"}, {"$set": {**closed, field: value}}, upsert=True)
+    suspended = {"unavailable_until": past, "since": past, "hints": ["one"], "generation": 1}
+    vendors.update_one({"_id": "first"}, {"$set": {**suspended, field: value}}, upsert=True)
     board.convict("first", "one")
     assert board.read()["first"].available
 

@@ -169,16 +169,16 @@ def test_a_failed_email_goes_to_the_other_vendor_at_once_and_before_what_is_new(
     producer.send(MAIL)
     jobs = ready(config)
     assert (jobs[0].body, jobs[0].priority) == (first, 32_768)
-    (closed,) = [name for name, health in bench.board.read().items() if not health.available]
-    assert the_one(emails, first)["round"]["tried"] == [closed]
-    bench.vendors = {name: vendor for name, vendor in bench.vendors.items() if name != closed} | {
-        closed: bench.vendors[closed]
+    (down,) = [name for name, health in bench.board.read().items() if not health.available]
+    assert the_one(emails, first)["round"]["tried"] == [down]
+    bench.vendors = {name: vendor for name, vendor in bench.vendors.items() if name != down} | {
+        down: bench.vendors[down]
     }
     for vendor in bench.vendors.values():
         vendor.results = []
     bench.work()
     assert the_one(emails, first)["status"] == "sent"
-    assert the_one(emails, first)["vendor"] != closed
+    assert the_one(emails, first)["vendor"] != down
 
 
 def the_one(emails: Collection[Document], email_id: str) -> Document:

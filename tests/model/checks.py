@@ -1,7 +1,7 @@
 """Breadth first through all states of a scenario, and what must hold in each and of all together.
 
 Decides: what is wrong. In a state: copies, ends, probes. Of the graph: nothing is stuck, nothing
-turns in a circle, and no vendor stays closed beyond its next probe while mail waits.
+turns in a circle, and no vendor stays unavailable beyond its next probe while mail waits.
 
 Promises: ``explore`` returns the shortest trace to what is wrong, or the number of states.
 """
@@ -147,12 +147,12 @@ def state_is_wrong(state: State, scenario: Scenario) -> str:
         if door.probe > 0 and not door.orphan and not held:
             return "a probe's slot is held for nobody"
         if scenario.well and not door.available:
-            return "a vendor that is well is closed"
+            return "a vendor that is well is unavailable"
     return ""
 
 
 def _graph_is_wrong(graph: Graph, scenario: Scenario) -> tuple[int, str] | None:
-    """Circles, then how long a vendor can stay closed when nothing more goes wrong."""
+    """Circles, then how long a vendor can stay unavailable when nothing more goes wrong."""
     hot = _circle(graph, lambda passed, _: passed == 0)
     if hot is not None:
         return hot, "a hot loop: turns in a circle and no time passes"
@@ -161,7 +161,7 @@ def _graph_is_wrong(graph: Graph, scenario: Scenario) -> tuple[int, str] | None:
     normal = _circle(graph, lambda _, normal: normal)
     if normal is not None:
         return normal, "turns in a circle though nothing goes wrong"
-    return _closed_too_long(graph, scenario)
+    return _unavailable_too_long(graph, scenario)
 
 
 def _circle(graph: Graph, keep: Callable[[int, bool], bool]) -> int | None:
@@ -200,8 +200,8 @@ def _order(graph: Graph, keep: Callable[[int, bool], bool]) -> list[int]:
     return order
 
 
-def _closed_too_long(graph: Graph, scenario: Scenario) -> tuple[int, str] | None:
-    """From every state, whatever the schedule: closed vendors open in time if mail waits."""
+def _unavailable_too_long(graph: Graph, scenario: Scenario) -> tuple[int, str] | None:
+    """From every state, whatever the schedule: vendors are available in time if mail waits."""
     longest = [0] * len(graph.states)
     for n in reversed(_order(graph, lambda _, normal: normal)):
         state = graph.states[n]
@@ -209,13 +209,13 @@ def _closed_too_long(graph: Graph, scenario: Scenario) -> tuple[int, str] | None
             continue
         longest[n] = max((t + longest[to] for to, t, normal in graph.edges[n] if normal), default=0)
         if longest[n] > _patience(state, scenario):
-            return n, f"a vendor may stay closed for {longest[n]} ticks: {state}"
+            return n, f"a vendor may stay unavailable for {longest[n]} ticks: {state}"
     return None
 
 
 def _mail_waits_for_a_vendor(state: State) -> bool:
-    closed = any(not door.available for door in state.doors)
-    return closed and any(not email.final for email in state.emails)
+    missing = any(not door.available for door in state.doors)
+    return missing and any(not email.final for email in state.emails)
 
 
 def _somebody_sleeps(state: State) -> bool:

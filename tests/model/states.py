@@ -89,7 +89,7 @@ class Email(NamedTuple):
     resent: int = 0
     key_left: int = -1  # ticks that the key is remembered; -1: not used yet
     key_taken: bool = False
-    closings: tuple[str, ...] = ()  # vendors that were closed because of this e-mail
+    suspended: tuple[str, ...] = ()  # vendors, because of this e-mail
 
     @property
     def final(self) -> bool:
@@ -125,9 +125,9 @@ class Door(NamedTuple):
     orphan: bool = False  # its holder died
     resort: int = -1  # ticks until e-mails in doubt may probe
     hints: tuple[int, ...] = ()  # e-mails
-    holds: int = 0  # ticks that the newest hint would close for
+    holds: int = 0  # ticks that the newest hint would suspend for
     proven: bool = False
-    drew: tuple[int, ...] = ()  # the truth: who drew a failure here, with no yes or closing since
+    drew: tuple[int, ...] = ()  # the truth: who drew a failure here, till a yes or suspension
     shown: bool = False  # the truth: another vendor took one of them
 
     @property
@@ -151,7 +151,7 @@ class Scenario:
     An answer of ``free`` may come as often as it likes, one of ``answers`` costs a fault of kind
     "answer". ``always`` maps (e-mail, vendor) to the answer that this vendor always gives. No
     e-mail may end as ``failed`` unless ``may_fail``; all end in time unless ``endless``. Where
-    nothing is wrong but with e-mails (``well``), no vendor is ever closed.
+    nothing is wrong but with e-mails (``well``), no vendor is ever suspended.
     """
 
     name: str
@@ -299,5 +299,5 @@ def _email_swapped(email: Email) -> Email:
         tried=others(email.tried),
         refused=others(email.refused),
         failed_at=others(email.failed_at),
-        closings=others(email.closings),
+        suspended=others(email.suspended),
     )

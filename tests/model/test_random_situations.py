@@ -1,4 +1,4 @@
-"""Situations nobody thought of: rules that hold for every e-mail and for every closed vendor."""
+"""Situations nobody thought of: rules for every e-mail and for every unavailable vendor."""
 
 from __future__ import annotations
 

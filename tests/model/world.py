@@ -295,8 +295,8 @@ class World(Deciding):
             yield Step(f"{w} has nothing to tell of {work.vendor}", next_, wrong=wrong)
             return
         if before.available and not after.available:
-            names = tuple(sorted({*email.closings, work.vendor}))
-            next_ = with_email(next_, work.email, email._replace(closings=names))
+            names = tuple(sorted({*email.suspended, work.vendor}))
+            next_ = with_email(next_, work.email, email._replace(suspended=names))
         changed = after.generation != before.generation
         if changed:
             next_ = with_works(next_, lambda o: o.vendor == work.vendor, fresh=False)
@@ -346,7 +346,7 @@ class World(Deciding):
         return state
 
     def _drew(self, was: Door, work: Work, email: Email) -> Door:
-        """The e-mails that drew a failure which may be their own, with no yes or closing since."""
+        """The e-mails that drew a failure which may be their own, till a yes."""
         known, result = snapshot(email), RESULTS[work.answer]
         fresh, probe = was._replace(drew=(), shown=False), work.probe == "held"
         if not (probe or (not work.probe and was.available)):
@@ -363,17 +363,17 @@ class World(Deciding):
         return fresh if len(drew) > 1 and was.shown else was._replace(drew=drew)
 
     def _hint_is_wrong(self, before: Health, after: Health, work: Work, second: bool) -> str:
-        """What one e-mail drew closes nothing for long; what two did, does."""
+        """What one e-mail drew suspends nobody for long; what two did, does."""
         if not RESULTS[work.answer].may_be_content:
             return ""
         until, was = after.unavailable_until or 0.0, before.unavailable_until or 0.0
         if second:
-            closed = until >= NOW + min(TICK, self.scenario.policy.unavailable_for)
-            return "" if closed else "still open after a second e-mail"
+            gone = until >= NOW + min(TICK, self.scenario.policy.unavailable_for)
+            return "" if gone else "still available after a second e-mail"
         if before.available and not after.available:
-            return "closed by what may be the e-mails' own fault"
+            return "suspended by what may be the e-mails' own fault"
         if until > max(was, NOW + after.probe_step):
-            return "kept closed by what one e-mail drew"
+            return "kept unavailable by what one e-mail drew"
         return ""
 
     def _telling_is_wrong(self, state: State, before: Health, after: Health, work: Work) -> str:
@@ -381,16 +381,16 @@ class World(Deciding):
         if changed and not work.fresh and work.probe != "held":
             return "the answer to a call begun before the last change has changed the vendor"
         if after.available and not before.available and work.probe != "held":
-            return "opened without a probe"
+            return "restored without a probe"
         if before.probe_token and not after.probe_token and work.probe != "held":
             return "the probe's slot was taken from its holder"
         email = state.emails[work.email]
         doubt = snapshot(email).in_doubt or RESULTS[work.answer].may_be_content
         if not after.available and rotation.probe_wait(after, NOW, alone=True, in_doubt=doubt) <= 0:
-            return "closed, but its probe is due at once"
+            return "unavailable, but its probe is due at once"
         poison = self.scenario.always.get((work.email, work.vendor)) == "5xx"
-        if poison and len(email.closings) > 1:
-            return "one e-mail closed two vendors"
+        if poison and len(email.suspended) > 1:
+            return "one e-mail suspended two vendors"
         return ""
 
     def _settle(self, state: State, w: int, work: Work) -> Iterator[Step]:
