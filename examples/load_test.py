@@ -46,25 +46,25 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.done = 0
+        self.count = 0
         self.seconds: list[float] = []
         self._lock = threading.Lock()
         self._shown = -1
 
     def add(self, number: int, seconds: float) -> None:
         with self._lock:
-            self.done += number
+            self.count += number
             self.seconds.append(seconds)
             self._show()
 
     def _show(self) -> None:
         """A bar on a terminal, a line for every tenth elsewhere."""
         steps, end = (100, "\r") if sys.stderr.isatty() else (10, "\n")
-        step = self.done * steps // self.total
+        step = self.count * steps // self.total
         if step != self._shown:
             self._shown = step
-            bar = "#" * (self.done * WIDTH // self.total)
-            print(f"[{bar:<{WIDTH}}] {self.done:,} of {self.total:,}", end=end, file=sys.stderr)
+            bar = "#" * (self.count * WIDTH // self.total)
+            print(f"[{bar:<{WIDTH}}] {self.count:,} of {self.total:,}", end=end, file=sys.stderr)
 
 
 def send(producer: Producer, numbers: Iterator[int], progress: Progress) -> None:
@@ -91,8 +91,8 @@ def run(producer: Producer, options: argparse.Namespace, progress: Progress) -> 
     else:
         shares = [iter(range(n, options.emails, options.threads)) for n in range(options.threads)]
         with ThreadPoolExecutor(options.threads) as pool:
-            for done in [pool.submit(send, producer, share, progress) for share in shares]:
-                done.result()
+            for task in [pool.submit(send, producer, share, progress) for share in shares]:
+                task.result()
     return time.perf_counter() - start
 
 

@@ -37,10 +37,10 @@ def event(logger: logging.Logger, level: int, name: str, /, **facts: object) -> 
         # Collectors of errors group records by ``msg``: it is the same for each kind of event.
         line = " ".join([name, *(f"{key}=%s" for key in facts)])
         extra = {"event": name, "facts": facts}
-        logger.log(level, line, *map(_quoted, facts.values()), extra=extra, stacklevel=2)
+        logger.log(level, line, *map(_quote, facts.values()), extra=extra, stacklevel=2)
 
 
-def _quoted(fact: object) -> str:
+def _quote(fact: object) -> str:
     """The fact as one word on one line, whatever it holds."""
     text = str(fact)
     plain = text.isprintable()

@@ -27,12 +27,12 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 @dataclass(frozen=True, slots=True)
 class Help:
-    """What a person reads about a verb. ``found``: when its exit code is 1."""
+    """What a person reads about a verb. ``exit_1``: when its exit code is 1."""
 
     summary: str
     details: str
     example: str
-    found: str
+    exit_1: str
 
 
 _ASKS = "Takes ids, or filters. A filter that matches several e-mails asks first, or needs --yes."
@@ -120,14 +120,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             parents=[anywhere],
             help=text.summary,
             description=f"{text.summary.capitalize()}.\n\n{fill(text.details, WIDTH)}",
-            epilog=_epilog(text.example, text.found),
+            epilog=_epilog(text.example, text.exit_1),
         )
         _OPTIONS[name](verb)
     return parser.parse_args(arguments)
 
 
-def _epilog(example: str, found: str) -> str:
-    codes = {0: "done, all is well", 1: found, 2: "wrong usage or configuration"}
+def _epilog(example: str, exit_1: str) -> str:
+    codes = {0: "done, all is well", 1: exit_1, 2: "wrong usage or configuration"}
     codes |= {3: "a server was not reached"}
     lines = "".join(f"\n  {code}  {meaning}" for code, meaning in codes.items() if meaning)
     return f"example:\n  {example}\n\nexit codes:{lines}"

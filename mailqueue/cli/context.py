@@ -116,11 +116,11 @@ class Context:
         A page starts after the last id of the page before: e-mails may be changed meanwhile, so
         that they no longer match, and none is skipped.
         """
-        left, after = UNLIMITED if limit is None else limit, FIRST_ID
-        while left and (
+        remaining, after = UNLIMITED if limit is None else limit, FIRST_ID
+        while remaining and (
             page := self.store.find(
-                {"$and": [match, {"_id": {"$gt": after}}]}, min(left, PAGE), "_id"
+                {"$and": [match, {"_id": {"$gt": after}}]}, min(remaining, PAGE), "_id"
             )
         ):
             yield page
-            left, after = left - len(page), page[-1].id
+            remaining, after = remaining - len(page), page[-1].id

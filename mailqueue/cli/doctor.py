@@ -73,7 +73,7 @@ def _mode(context: Context) -> Iterator[Finding]:
         yield Finding(Level.WARN, "mode", "simulation: nothing leaves", todo)
 
 
-def _installed(_: Context) -> Iterator[Finding]:
+def _package(_: Context) -> Iterator[Finding]:
     """Another package of the same import name may have overwritten files of this one."""
     names = sorted(set(packages_distributions().get("mailqueue", ())))
     if len(names) > 1:
@@ -237,7 +237,7 @@ def _uncertain(context: Context) -> Iterator[Finding]:
         yield Finding(Level.WARN, "e-mails", text, todo)
 
 
-def _failed(context: Context) -> Iterator[Finding]:
+def _failures(context: Context) -> Iterator[Finding]:
     """Many failures within a day have a common cause."""
     lately = {"env": context.store.env, "updated_at": {"$gte": context.store.now() - DAY}}
     failed = context.store.count({**lately, "status": Status.FAILED.value}, UNLIMITED)
@@ -271,7 +271,7 @@ def _other_kind(context: Context) -> Iterator[Finding]:
 
 _OUTSIDE_MONGODB: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     _mode,
-    _installed,
+    _package,
     _vendors,
     _file,
     _beanstalkd,
@@ -282,7 +282,7 @@ _IN_MONGODB: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     _indexes,
     _health,
     _uncertain,
-    _failed,
+    _failures,
     _consumers,
     _other_kind,
 )

@@ -273,8 +273,12 @@ def _after(verb: Verb, before: Stored) -> Status:
 
 def _refusals(context: Context, verb: Verb, changed: set[ObjectId]) -> dict[str, str]:
     """The e-mails asked for by id that were not changed, and why."""
-    left = [email_id for email_id in context.options.ids if email_id not in changed]
-    if not left:
+    unchanged = [email_id for email_id in context.options.ids if email_id not in changed]
+    if not unchanged:
         return {}
-    stored = {each.id: each for each in context.store.find({"_id": {"$in": left}}, len(left))}
-    return {str(email_id): interventions.refusal(verb, stored.get(email_id)) for email_id in left}
+    stored = {
+        each.id: each for each in context.store.find({"_id": {"$in": unchanged}}, len(unchanged))
+    }
+    return {
+        str(email_id): interventions.refusal(verb, stored.get(email_id)) for email_id in unchanged
+    }

@@ -89,9 +89,9 @@ def _time(at: float | None) -> datetime | None:
 def _enable(context: Context, health: VendorHealth, name: str) -> Report:
     dry_run, states = context.options.dry_run, health.read()
     if name not in states:
-        known = ", ".join(states) or "none"
+        names = ", ".join(states) or "none"
         return Report(
-            None, [], EXIT_FOUND, [f"{name}: no such vendor is configured (configured: {known})"]
+            None, [], EXIT_FOUND, [f"{name}: no such vendor is configured (configured: {names})"]
         )
     enabled = not states[name].available if dry_run else health.enable(name)
     data = {"vendor": name, "enabled": enabled, "dry_run": dry_run}

@@ -46,14 +46,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mailqueue.consumer", description="Send the e-mails that were queued."
+        prog="python -m mailqueue.consumer",
+        description="Send queued e-mails until SIGTERM or SIGINT. Without MAILQUEUE_ENV=production"
+        " nothing leaves: the vendors are simulated.",
+        epilog="exit codes: 0 stopped cleanly, 1 a second signal or a result was not recorded,"
+        " 2 wrong arguments or configuration, 3 MongoDB or beanstalkd was not reached at the start",
     )
-    parser.add_argument("--config", metavar="FILE", help="default: $MAILQUEUE_CONFIG, config.json")
-    parser.add_argument("--concurrency", metavar="N", type=int, help="e-mails at a time")
-    parser.add_argument(
-        "--burst", action="store_true", help="stop when nothing is due now and nothing is leased"
-    )
-    parser.add_argument("--meter", action="store_true", help="say each second what is being done")
+    text = "the configuration (default: $MAILQUEUE_CONFIG, else ./config.json)"
+    parser.add_argument("--config", metavar="FILE", help=text)
+    text = "e-mails sent at the same time (default: consumer.concurrency)"
+    parser.add_argument("--concurrency", metavar="N", type=int, help=text)
+    text = "stop when no e-mail is due and none is being sent"
+    parser.add_argument("--burst", action="store_true", help=text)
+    text = "print each second what is being done"
+    parser.add_argument("--meter", action="store_true", help=text)
     return parser
 
 

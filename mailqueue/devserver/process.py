@@ -66,13 +66,13 @@ def find(name: str, environ: Mapping[str, str] = os.environ) -> Path:
     """
     variable = f"MAILQUEUE_{name.upper()}"
     if chosen := environ.get(variable):
-        if found := shutil.which(chosen):
-            return Path(found)
+        if program := shutil.which(chosen):
+            return Path(program)
         raise ServerNotFound(f"{name}: ${variable} names {chosen}, which is not a program")
     # Debian keeps servers in /usr/sbin, which is not on every user's PATH.
     folders = [environ.get("PATH", ""), str(Path(sys.executable).parent), "/usr/bin", "/usr/sbin"]
-    if found := shutil.which(name, path=os.pathsep.join(folders)):
-        return Path(found)
+    if program := shutil.which(name, path=os.pathsep.join(folders)):
+        return Path(program)
     if in_wheel := _in_wheel(name):
         return in_wheel
     ways = (*HOW_TO_GET[name], f"export {variable}=/path/to/{name}")
