@@ -74,7 +74,11 @@ MUTANTS = (
     ),
     Mutant(
         "a sender goes to a vendor that is full of calls",
-        (Edit("routing/bulkheads.py", "if not probe and self._holds_all(vendor):", "if False:"),),
+        (
+            Edit(
+                "routing/bulkheads.py", "if not probe and self._has_no_place(vendor):", "if False:"
+            ),
+        ),
         (BULKHEADS, "-k", "full_of_calls"),
     ),
     Mutant(

@@ -143,7 +143,7 @@ class Consumer:
                 self._heed(TICK)
                 self._replace_senders()
                 if all(thread.is_alive() for thread in (*threads, *self._senders)):
-                    manager.alive()
+                    manager.keep_alive()
                 if self._burst and self._is_done():
                     self._stopping.set()
 

@@ -78,7 +78,7 @@ class Fetcher:
         large = [each for each in deliveries if each.stored and each.stored.size > most]
         small = [each for each in deliveries if each not in large] if large else deliveries
         for each in small:
-            each.memory = self._memory.hold(each.stored.size) if each.stored else None
+            each.memory = self._memory.hold_small(each.stored.size) if each.stored else None
         self._plan(small)
         self._postpone(large)
         return small
@@ -92,7 +92,7 @@ class Fetcher:
             raise
         for each in deliveries:
             each.stored = documents.get(each.job.email_id) if each.job.email_id else None
-            each.memory = each.plan = each.finish = None
+            each.memory = each.plan = each.claim = each.finish = None
 
     def _plan(self, deliveries: Sequence[Delivery]) -> None:
         try:
@@ -116,7 +116,7 @@ class Fetcher:
                 self._large.append(each)
                 self._slots.reserve(-1)
             else:
-                self.put_back([each], self._router.bulkheads.wait())
+                self.put_back([each], self._router.bulkheads.delay())
 
     def _read_large(self) -> None:
         """Read those for which there is memory now; those that wait for long go back."""
@@ -124,14 +124,14 @@ class Fetcher:
             while True:
                 each = self._large.popleft()
                 self._slots.reserve(1)
-                memory = self._memory.take(each.stored.size if each.stored else 0)
+                memory = self._memory.hold_large(each.stored.size if each.stored else 0)
                 if memory is not None:
                     self._load([each])
                     each.memory = memory
                     self._plan([each])
                     self._inbox.put([each])
                 elif each.fetched_at < self._clock() - LARGE_PATIENCE:
-                    self.put_back([each], self._router.bulkheads.wait())
+                    self.put_back([each], self._router.bulkheads.delay())
                 else:
                     self._slots.reserve(-1)
                     self._large.appendleft(each)

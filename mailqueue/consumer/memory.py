@@ -81,12 +81,12 @@ class Memory:
             free = self._most - self._small.used - self._large.used
             return max(0, free) // (COPIES * max(1, emails))
 
-    def hold(self, size: int) -> Held:
+    def hold_small(self, size: int) -> Held:
         """The memory of a small one, which was read."""
         with self._lock:
             return self._small.hold(COPIES * size)
 
-    def take(self, size: int) -> Held | None:
+    def hold_large(self, size: int) -> Held | None:
         """The memory of a large one, which is to be read; None: there is no room now."""
         cost = min(COPIES * size, self._for_large)
         with self._lock:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Meter:
-    """Counts the calls that go through ``timed``."""
+    """Counts the calls that go through ``measure``."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -25,7 +25,7 @@ class Meter:
         self._took: list[float] = []
         self._under_way: set[int] = set()
 
-    def timed(self, call: Callable[[], T]) -> T:
+    def measure(self, call: Callable[[], T]) -> T:
         """Do it, and count it."""
         me = threading.get_ident()
         self._under_way.add(me)

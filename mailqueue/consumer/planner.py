@@ -118,7 +118,7 @@ class Planner:
             nobody = self._router.decide(snapshot, None, None, carriers)
             return _after(end_queued(stored, nobody))
         if permit is NO_SLOT:
-            return self.crowded(stored)
+            return self.put_off(stored)
         key = snapshot.pin.key if snapshot.pin is not None else str(stored.id)
         age = stored.key_age(permit.vendor, key)
         attempt = CurrentAttempt(vendor=permit.vendor, key=key, key_age=age)
@@ -131,9 +131,9 @@ class Planner:
             permit=permit,
         )
 
-    def crowded(self, stored: Stored) -> Finish:
+    def put_off(self, stored: Stored) -> Finish:
         """Out of the way of what can be sent now."""
-        return later(stored, self._router.bulkheads.wait())
+        return later(stored, self._router.bulkheads.delay())
 
     def twice(self, stored: Stored) -> Finish:
         """Another job of the same e-mail is claimed in the same write."""

@@ -102,7 +102,7 @@ class Sender:
             result = self._send(delivery, plan, own)
         elif isinstance(plan, Ask):
             result = self._look_up(delivery, plan, own)
-        if self._bulkheads.end(call, telling=isinstance(plan, Send)):
+        if self._bulkheads.end(call, measured=isinstance(plan, Send)):
             self._return(delivery, result)
             return True
         self._record_late(delivery, result)
@@ -126,7 +126,7 @@ class Sender:
             if self._meter is None:
                 answer = vendor.send(send.email, attempt)
             else:
-                answer = self._meter.timed(lambda: vendor.send(send.email, attempt))
+                answer = self._meter.measure(lambda: vendor.send(send.email, attempt))
         except BaseException as error:  # noqa: BLE001  # whatever a vendor's class raises: not known
             _say_raised(attempt.email_id, send.vendor, error)
             return answers.from_exception(error)
@@ -158,7 +158,7 @@ class Sender:
         if isinstance(send, Send) and result is not None:
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
             self._router.report(send.permit, send.snapshot, result, str(send.stored.id))
-        self._bulkheads.given_back(delivery.vendor)
+        self._bulkheads.release(delivery.vendor)
         self._slots.done()
         with suppress(StoreUnavailable):
             delivery.finish = self._planner.settle(delivery)
@@ -207,7 +207,7 @@ class Sender:
 
     def recall(self, patience: float) -> list[Delivery]:
         """What has waited for so long: for a sender, or parked for its vendor."""
-        late = self._bulkheads.take_back(patience)
+        late = self._bulkheads.recall(patience)
         if self._clock() - self._moved_at > patience:
             with self._lock:
                 late += self._emptied()
@@ -219,7 +219,7 @@ class Sender:
         with suppress(queue.Empty):
             while not self._closed and (each := self.queue.get_nowait()) is not None:
                 self._slots.park(1)
-                self._bulkheads.given_back(each.vendor)
+                self._bulkheads.release(each.vendor)
                 deliveries.append(each)
         return deliveries
 

@@ -41,7 +41,7 @@ class Signals:
 
 
 class ServiceManager:
-    """Says READY on entering, WATCHDOG while ``alive`` is called, STOPPING on leaving."""
+    """Says READY on entering, WATCHDOG while ``keep_alive`` is called, STOPPING on leaving."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class ServiceManager:
     def __exit__(self, *_: object) -> None:
         self._send("STOPPING=1")
 
-    def alive(self) -> None:
+    def keep_alive(self) -> None:
         """All is well; passed on twice in each watchdog period."""
         if self._every and self._clock() - self._sent_at >= self._every:
             self._sent_at = self._clock()

@@ -55,7 +55,7 @@ class Writer:
         self._owner = owner
         self._bulkheads = shared.router.bulkheads
         self.waiting: deque[Delivery] = deque()
-        self.crowded = False  # some wait though there are slots: for their vendor
+        self.blocked = False  # some wait although slots are free: their vendor is full
         self._ending = False
 
     def turn(self, seconds: float) -> bool:
@@ -91,7 +91,7 @@ class Writer:
         """What was finished meanwhile; where more will come in a moment, that too."""
         wait = None if self._bulkheads.idle and not self.waiting else PATIENCE
         if self._ending or (self.waiting and self._slots.free):
-            wait = bulkheads.EVERY if self.crowded and not self._ending else 0.0
+            wait = bulkheads.EVERY if self.blocked and not self._ending else 0.0
         finished: list[Delivery] = []
         with suppress(queue.Empty):
             self._sort(self._inbox.get(timeout=wait), finished)
@@ -116,24 +116,24 @@ class Writer:
         """As many of those that wait as there are slots; what can go nowhere joins ``finished``."""
         self._lose_patience()
         claims: dict[ObjectId | None, Delivery] = {}
-        crowded: list[Delivery] = []
+        blocked: list[Delivery] = []
         try:
-            self._choose(claims, crowded, finished)
+            self._choose(claims, blocked, finished)
         except StoreUnavailable:
             self._free(claims.values())
-            self._fetcher.drop([*claims.values(), *crowded, self.waiting.popleft()])
+            self._fetcher.drop([*claims.values(), *blocked, self.waiting.popleft()])
             raise
-        self.waiting.extendleft(reversed(crowded))
-        self.crowded = bool(crowded)
+        self.waiting.extendleft(reversed(blocked))
+        self.blocked = bool(blocked)
         return list(claims.values())
 
     def _choose(
         self,
         claims: dict[ObjectId | None, Delivery],
-        crowded: list[Delivery],
+        blocked: list[Delivery],
         finished: list[Delivery],
     ) -> None:
-        """Each e-mail is claimed once; one that finds its vendor full is ``crowded``."""
+        """Each e-mail is claimed once; one that finds its vendor full is ``blocked``."""
         free = self._slots.free if self.waiting else 0
         if free:
             self._router.look_around()
@@ -145,11 +145,11 @@ class Writer:
                 each.finish = each.plan
                 finished.append(each)
             elif not each.probe and self._bulkheads.full(each.vendor):
-                crowded.append(each)
+                blocked.append(each)
             else:
                 claims[each.job.email_id] = each
                 self._slots.claim(1)
-                self._bulkheads.taken(each.vendor)
+                self._bulkheads.claim(each.vendor)
 
     def _plan_again(self, each: Delivery, *, twice: bool) -> None:
         """Plan anew what cannot, or should not, be done any more as it was planned."""
@@ -163,7 +163,7 @@ class Writer:
             self._fetcher.give_back_permits([each])
             each.plan = self._planner.plan(each)
         elif isinstance(plan, Ask) and self._bulkheads.full(plan.vendor):
-            each.plan = self._planner.crowded(plan.stored)
+            each.plan = self._planner.put_off(plan.stored)
 
     def _is_outdated(self, each: Delivery, send: Send) -> bool:
         """Whether the vendor failed since, or another is to be preferred by now."""
@@ -250,7 +250,8 @@ class Writer:
         """Results are kept for the next turn; what was only planned goes back to the tube."""
         results = [each for each in finished if not isinstance(each.plan, Finish)]
         self._fetcher.drop([each for each in finished if isinstance(each.plan, Finish)])
-        self._inbox.put(results)
+        if results:
+            self._inbox.put(results)
 
     # Out ---------------------------------------------------------------------------------------
 
@@ -331,7 +332,7 @@ class Writer:
         """They are only reserved again."""
         self._slots.claim(-len(claims))
         for each in claims:
-            self._bulkheads.given_back(each.vendor)
+            self._bulkheads.release(each.vendor)
 
     def _give_back(self, deliveries: Iterable[Delivery]) -> None:
         """Have claims of which nothing was sent undone, and leave questions to others."""

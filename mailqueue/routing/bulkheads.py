@@ -1,34 +1,33 @@
-"""The calls under way, and how many senders each vendor may hold: one that hangs starves no other.
+"""Limits how many calls of one vendor are under way, so that one that hangs starves no other.
 
-Decides: whether an e-mail may go to the vendor whose turn it is, now. The rule, as in a ship whose
-bulkheads keep one hole from sinking it:
+Decides: whether an e-mail may go to the vendor whose turn it is, now. The name is a ship's: its
+bulkheads keep one hole from sinking it. The rules, for a process with a number of slots:
 
-* While no other vendor is available, a vendor may hold all senders.
-* Else it may hold its share of them, by weight among those available (at least half of an equal
-  part: a vendor of little weight may be the only one that takes certain e-mails).
-* One that answers quickly may take what it needs, but leaves the others a quarter: one in whose
-  calls nothing takes longer than ``QUICK``, as of late and under way, or (up to ``LONG``) than
-  twice what is usual with the quickest: where all are alike, none starves another. A vendor that
-  has not answered yet is not known to be quick.
-* One that takes so many calls at a time only (``most``) has no use for more senders.
-* One whose call takes long already (``LONG``, or several times what is usual with it) is passed
-  over where another can be asked, before that call has failed.
+* While no other vendor is available, a vendor may have all slots.
+* Otherwise it has its share by weight among the available ones, but at least half of an equal part:
+  a vendor of little weight may be the only one that takes certain e-mails.
+* A quick vendor may have three quarters. Quick means that no call takes longer than ``QUICK``, of
+  late and under way, or (up to ``LONG``) than twice what is usual with the quickest vendor. So
+  where all are alike, none starves another. A vendor that has not answered yet is not quick.
+* A vendor that takes only so many calls at a time (``most``) has no use for more slots.
+* A vendor whose oldest call takes long already (``LONG``, or ``TIMES_LONGER`` times the usual) is
+  passed over where another can be asked, before that call has failed.
 
-What is limited are the calls under way. For a vendor that is quick as many e-mails more may be
-claimed ahead as it has lately answered in ``AHEAD``. One that a sender takes up while its vendor is
-full is parked, and the sender free for others; it goes when a call of its vendor is over.
+The limit is on calls. For a quick vendor as many e-mails more may be claimed ahead as it answered
+in ``AHEAD`` seconds. A claimed e-mail that a sender takes up while its vendor has no place is
+parked, and the sender is free for others; it goes when a call of its vendor is over.
 
-An e-mail for whose vendor all that may be is claimed goes to another that it has not tried. Where
-there is none, it waits here if the vendor is quick; else its job goes back to the tube for a
-moment, the longer the more there are of its kind: what cannot go is not in the way of what can.
-Probes are one at a time anyway and have no limit.
+An e-mail whose vendor is full goes to another that it has not tried. Where there is none, it waits
+here if the vendor is quick. Otherwise its job goes back to the tube for a moment, the longer the
+more there are of its kind: what cannot go is not in the way of what can. Probes are one at a time
+anyway and have no limit.
 
-Decides also: which call is given up. A vendor that does not come back at its deadline (a class of
-the user's own) keeps its thread; but what it was given is recorded in time, as unknown, and another
-thread takes the sender's place. There are never more of those threads than senders.
+Decides also which call is given up. A vendor that does not come back at its deadline (a class of
+the user's own) keeps its thread. What it was given is recorded in time, as unknown, and another
+thread takes the place. There are never more of those threads than slots.
 
-Promises: any thread may call; no I/O; a call costs a microsecond, and a look at all of them is
-taken twenty times a second.
+Promises: any thread may call; no I/O; a call costs a microsecond. The limits are computed at most
+twenty times a second.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-What = TypeVar("What")
+T = TypeVar("T")
 
 QUICK = 0.5  # seconds
 LONG = 2.0
@@ -55,9 +54,8 @@ LONGEST_WAIT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long a vendor's calls take: as of late (None: none has ended), and the oldest so far.
-
-    ``quickest``: as of late, with the quickest of those available.
+    """How long a vendor's calls take: ``usual`` of late (None: none has ended), the ``oldest`` call
+    under way so far, and what is usual with the ``quickest`` available vendor.
     """
 
     usual: float | None = None
@@ -72,12 +70,12 @@ class Pace:
 
     @property
     def long(self) -> bool:
-        """Whether a call that is under way takes long already."""
+        """Whether a call under way takes long already."""
         return self.oldest > max(LONG, TIMES_LONGER * (self.usual or 0.0))
 
 
 def limit(number: int, weight: int, others: Collection[int], pace: Pace) -> float:
-    """How many of ``number`` senders a vendor may hold beside available ``others`` (weights)."""
+    """How many of ``number`` slots a vendor may have beside available ``others`` (weights)."""
     if number == 1 or not others:
         return math.inf
     if pace.quick:
@@ -88,18 +86,18 @@ def limit(number: int, weight: int, others: Collection[int], pace: Pace) -> floa
 
 
 @dataclass(slots=True, eq=False)
-class Call(Generic[What]):
+class Call(Generic[T]):
     """One call, its end by ``time.monotonic``, and the thread that it keeps."""
 
     vendor: str
-    what: What
+    what: T
     began: float
     deadline: float
     thread: threading.Thread = field(default_factory=threading.current_thread)
 
 
-class Bulkheads(Generic[What]):
-    """The e-mails claimed for each vendor, and its calls under way, with ``number`` senders."""
+class Bulkheads(Generic[T]):
+    """The e-mails claimed for each vendor, and its calls under way, with ``number`` slots."""
 
     def __init__(
         self,
@@ -114,46 +112,40 @@ class Bulkheads(Generic[What]):
         self._clock = clock
         self._lock = threading.Lock()
         self._claimed = dict.fromkeys(weights, 0)
-        self._calls: dict[str, dict[Call[What], None]] = {name: {} for name in weights}
-        self._parked: dict[str, deque[tuple[float, What]]] = {}  # by vendor, none empty
-        self._ended = dict.fromkeys(weights, 0)  # calls, since they were last counted
-        self._counted_at = -math.inf
-        self._given_up: set[Call[What]] = set()
+        self._calls: dict[str, dict[Call[T], None]] = {name: {} for name in weights}
+        self._parked: dict[str, deque[tuple[float, T]]] = {}  # by vendor, none empty
+        self._given_up: set[Call[T]] = set()
         self._usual: dict[str, float] = {}
+        self._ended = dict.fromkeys(weights, 0)  # calls, since ``_counted_at``
+        self._looked_at = self._counted_at = self._last_back = -math.inf
+        # What the last look found
+        self._available: Collection[str] = ()
         self._limits: dict[str, float] = dict.fromkeys(weights, math.inf)
         self._most_claimed = self._limits
-        self._long: frozenset[str] = frozenset()
         self._quick: frozenset[str] = frozenset()
-        self._available: Collection[str] = ()
-        self._looked_at = -math.inf
-        self._last_back = -math.inf
+        self._long: frozenset[str] = frozenset()
 
-    # Who may have a sender ---------------------------------------------------------------------
+    # Whose turn it may be ----------------------------------------------------------------------
 
     def look(self, available: Callable[[], Collection[str]]) -> None:
-        """Look around, if that is due: how the calls go, and who is ``available``."""
+        """Compute the limits anew, if that is due, from the calls and who is ``available``."""
         now = self._clock()
         if now - self._looked_at < EVERY:
             return
         self._looked_at = now
-        there = self._available = available()
-        quickest = min((self._usual[name] for name in there if name in self._usual), default=0.0)
+        self._available = available()
+        usual = (self._usual[name] for name in self._available if name in self._usual)
+        quickest = min(usual, default=0.0)
         paces = {name: replace(self.pace(name), quickest=quickest) for name in self._weights}
-        self._limits = {
-            name: min(
-                self._most.get(name, math.inf),
-                limit(
-                    self._number,
-                    weight,
-                    [self._weights[other] for other in there if other != name],
-                    paces[name],
-                ),
-            )
-            for name, weight in self._weights.items()
-        }
-        self._long = frozenset(name for name, pace in paces.items() if pace.long)
+        self._limits = {name: self._limit(name, pace) for name, pace in paces.items()}
         self._quick = frozenset(name for name, pace in paces.items() if pace.quick)
+        self._long = frozenset(name for name, pace in paces.items() if pace.long)
         self._look_ahead(now)
+
+    def _limit(self, vendor: str, pace: Pace) -> float:
+        others = [self._weights[name] for name in self._available if name != vendor]
+        share = limit(self._number, self._weights[vendor], others, pace)
+        return min(self._most.get(vendor, math.inf), share)
 
     def _look_ahead(self, now: float) -> None:
         with self._lock:
@@ -180,63 +172,99 @@ class Bulkheads(Generic[What]):
         """Whether another is to be preferred."""
         return self.full(vendor) or vendor in self._long
 
-    def moves(self, vendor: str) -> bool:
-        """Whether one that is full will not be in a moment, so that its e-mails wait here.
+    def worth_waiting(self, vendor: str) -> bool:
+        """Whether a full vendor will have a place in a moment, so that its e-mails wait here.
 
-        It is quick, or all are full: then there is nobody to leave a sender to.
+        It is quick, or all are full: then there is nobody to leave a slot to.
         """
         return vendor in self._quick or all(map(self.full, self._available))
 
-    def wait(self) -> float:
+    def delay(self) -> float:
         """Seconds for which an e-mail that finds every vendor full is out of the way."""
         with self._lock:
             now = self._clock()
             self._last_back = max(now, self._last_back) + 1 / PER_SECOND
             return min(LONGEST_WAIT, 1.0 + self._last_back - now)
 
+    # What is claimed ---------------------------------------------------------------------------
+
     @property
     def idle(self) -> bool:
         """Whether nothing is claimed for anyone."""
         return not any(self._claimed.values())
 
-    def taken(self, vendor: str) -> None:
+    def claim(self, vendor: str) -> None:
         """An e-mail is to be claimed for the vendor."""
         with self._lock:
             self._claimed[vendor] += 1
 
-    def given_back(self, vendor: str) -> None:
+    def release(self, vendor: str) -> None:
         """It is not the vendor's any more."""
         with self._lock:
             self._claimed[vendor] -= 1
 
-    # The calls ---------------------------------------------------------------------------------
+    # Calls -------------------------------------------------------------------------------------
 
     def begin(
-        self, vendor: str, what: What, deadline: float, *, probe: bool = False
-    ) -> Call[What] | None:
-        """A call of this thread begins; None: its vendor is full, and ``what`` is parked."""
+        self, vendor: str, what: T, deadline: float, *, probe: bool = False
+    ) -> Call[T] | None:
+        """A call of this thread begins; None: its vendor has no place, and ``what`` is parked."""
         call = Call(vendor, what, self._clock(), deadline)
         with self._lock:
-            if not probe and self._holds_all(vendor):
+            if not probe and self._has_no_place(vendor):
                 self._parked.setdefault(vendor, deque()).append((call.began, what))
                 return None
             self._calls[vendor][call] = None
         return call
 
-    def _holds_all(self, vendor: str) -> bool:
+    def _has_no_place(self, vendor: str) -> bool:
         return len(self._calls[vendor]) >= self._limits[vendor]
 
-    def unpark(self) -> What | None:
-        """What has waited for longest, of a vendor that is not full any more; vendors take turns.
+    def end(self, call: Call[T], *, measured: bool) -> bool:
+        """It is over; False: it was given up. ``measured``: its time tells the vendor's pace."""
+        with self._lock:
+            if call in self._given_up:
+                self._given_up.discard(call)
+                return False
+            del self._calls[call.vendor][call]
+            self._ended[call.vendor] += 1
+            if measured:
+                self._measure(call)
+            return True
 
-        A sender asks when its call is over, so that nothing is forgotten: while something is
-        parked, calls of its vendor are under way.
+    def _measure(self, call: Call[T]) -> None:
+        seconds = self._clock() - call.began
+        before = self._usual.get(call.vendor, seconds)
+        self._usual[call.vendor] = usual = before + NEWEST * (seconds - before)
+        was_quick = call.vendor in self._quick
+        if (usual <= QUICK and not was_quick) or (usual > LONG and was_quick):
+            self._looked_at = -math.inf  # much has changed: look again
+
+    def overdue(self, grace: float) -> list[Call[T]]:
+        """Give up the calls whose deadline passed ``grace`` seconds ago; returns them."""
+        last = self._clock() - grace
+        with self._lock:
+            over = [c for calls in self._calls.values() for c in calls if c.deadline < last]
+            over = over[: self._number - len(self._given_up)]
+            for call in over:
+                del self._calls[call.vendor][call]
+                self._measure(call)
+            self._given_up.update(over)
+        return over
+
+    # What is parked ----------------------------------------------------------------------------
+
+    def unpark(self) -> T | None:
+        """What was parked first, of a vendor that has a place again; vendors take turns.
+
+        A sender asks when its call is over. So nothing is forgotten: while something is parked,
+        calls of its vendor are under way.
         """
         if not self._parked:
             return None
         with self._lock:
             for vendor, line in self._parked.items():
-                if not self._holds_all(vendor):
+                if not self._has_no_place(vendor):
                     del self._parked[vendor]
                     _, what = line.popleft()
                     if line:
@@ -244,10 +272,10 @@ class Bulkheads(Generic[What]):
                     return what
         return None
 
-    def take_back(self, seconds: float) -> list[What]:
+    def recall(self, seconds: float) -> list[T]:
         """What was parked so long ago; it is not its vendor's any more."""
         since = self._clock() - seconds
-        late: list[What] = []
+        late: list[T] = []
         with self._lock:
             for vendor, line in list(self._parked.items()):
                 while line and line[0][0] <= since:
@@ -256,35 +284,3 @@ class Bulkheads(Generic[What]):
                 if not line:
                     del self._parked[vendor]
         return late
-
-    def end(self, call: Call[What], *, telling: bool) -> bool:
-        """It is over; False: it was given up. ``telling``: its time says how the vendor is."""
-        with self._lock:
-            if call in self._given_up:
-                self._given_up.discard(call)
-                return False
-            del self._calls[call.vendor][call]
-            self._ended[call.vendor] += 1
-            if telling:
-                self._learn(call)
-            return True
-
-    def _learn(self, call: Call[What]) -> None:
-        took = self._clock() - call.began
-        usual = self._usual.get(call.vendor, took)
-        self._usual[call.vendor] = now = usual + NEWEST * (took - usual)
-        known = call.vendor in self._quick
-        if (now <= QUICK and not known) or (now > LONG and known):
-            self._looked_at = -math.inf  # much has changed: look again
-
-    def overdue(self, grace: float) -> list[Call[What]]:
-        """Give up the calls whose deadline passed ``grace`` seconds ago; returns them."""
-        last = self._clock() - grace
-        with self._lock:
-            over = [c for calls in self._calls.values() for c in calls if c.deadline < last]
-            over = over[: self._number - len(self._given_up)]
-            for call in over:
-                del self._calls[call.vendor][call]
-                self._learn(call)
-            self._given_up.update(over)
-        return over

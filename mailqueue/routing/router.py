@@ -159,7 +159,7 @@ class Router:
             other = rotation.choose(job_id, self._weights, carriers, passing, health, now)
             if other is not None and not self.bulkheads.full(other.vendor):
                 return other
-        return choice if self.bulkheads.moves(choice.vendor) else _CROWDED
+        return choice if self.bulkheads.worth_waiting(choice.vendor) else _CROWDED
 
     def look_around(self) -> None:
         """See how the calls under way go, for the choices to come; cheap, and not each time."""

@@ -144,7 +144,7 @@ def test_an_email_whose_vendor_is_full_of_calls_keeps_no_sender_and_goes_when_on
 ) -> None:
     assert [len(bench.vendors[name].asked) for name in ("first", "second")] == [0, 5]
     assert bench.worker.slots.room(0) >= HALF * 2  # all are free
-    bench.routing.bulkheads.end(full[0], telling=True)
+    bench.routing.bulkheads.end(full[0], measured=True)
     for _ in range(5):
         bench.worker.sender.deliver(bench.vendors)
     assert len(bench.vendors["first"].asked) == 5
@@ -194,7 +194,7 @@ def test_what_is_claimed_ahead_of_quick_vendors_does_not_fill_them(
     for _ in range(5):
         assert worker.fetcher.fetch(bench.tube)
         worker.writer.turn(5)
-        assert not worker.writer.crowded
+        assert not worker.writer.blocked
         claimed.append(worker.sender.queue.qsize())
         bench.deliver()
         now[0] += EVERY * 1.01

@@ -52,7 +52,7 @@ def answer(made: Bulkheads[str], clock: Clock, vendor: str, calls: int, took: fl
     for _ in range(calls):
         call = began(made, vendor)
         clock.now += took
-        made.end(call, telling=True)
+        made.end(call, measured=True)
 
 
 # The rule ---------------------------------------------------------------------------------------
@@ -69,12 +69,12 @@ def test_a_vendor_that_takes_so_many_calls_only_holds_no_more_senders(clock: Clo
     for available in (["a"], ["a", "b"]):
         look(made, clock, available)
         assert not made.full("a")
-        made.taken("a")
-        made.taken("a")
+        made.claim("a")
+        made.claim("a")
         assert made.full("a")
         assert not made.full("b")
-        made.given_back("a")
-        made.given_back("a")
+        made.release("a")
+        made.release("a")
 
 
 @pytest.mark.parametrize("pace", [UNPROVEN, SLOW, Pace(0.05, 0.6)], ids=["new", "slow", "hangs"])
@@ -138,10 +138,10 @@ def test_a_vendor_that_holds_its_share_is_full_until_one_is_given_back(
 ) -> None:
     for _ in range(6):
         assert not three.full("a")
-        three.taken("a")
+        three.claim("a")
     assert three.full("a")
     assert not three.full("b")
-    three.given_back("a")
+    three.release("a")
     assert not three.full("a")
 
 
@@ -150,10 +150,10 @@ def test_a_vendor_that_answers_quickly_gets_more_and_loses_it_when_it_hangs(
 ) -> None:
     call = began(three, "a")
     clock.now += 0.05
-    three.end(call, telling=True)
+    three.end(call, measured=True)
     look(three, clock)
     for _ in range(11):
-        three.taken("a")
+        three.claim("a")
         began(three, "a")
     assert not three.full("a")
     clock.now += bulkheads.QUICK
@@ -164,7 +164,7 @@ def test_a_vendor_that_answers_quickly_gets_more_and_loses_it_when_it_hangs(
 def test_a_call_that_was_not_made_says_nothing_of_the_vendor(
     three: Bulkheads[str], clock: Clock
 ) -> None:
-    three.end(began(three, "a"), telling=False)
+    three.end(began(three, "a"), measured=False)
     assert three.pace("a") == UNPROVEN
 
 
@@ -172,20 +172,20 @@ def test_what_is_usual_follows_the_newest_calls(three: Bulkheads[str], clock: Cl
     for took in (0.1, 0.1, 30.0):
         call = began(three, "a")
         clock.now += took
-        three.end(call, telling=True)
+        three.end(call, measured=True)
     assert three.pace("a").usual == pytest.approx(7.6, abs=0.1)
 
 
 def test_a_vendor_whose_call_takes_long_is_passed_over_before_it_is_full(
     three: Bulkheads[str], clock: Clock
 ) -> None:
-    three.taken("a")
+    three.claim("a")
     call = began(three, "a")
     clock.now += bulkheads.LONG
     look(three, clock)
     assert three.crowded("a")
     assert not three.full("a")
-    three.end(call, telling=True)
+    three.end(call, measured=True)
     look(three, clock)
     assert not three.crowded("a")
 
@@ -194,25 +194,25 @@ def test_where_all_hold_their_share_nobody_is_starved_and_what_comes_may_wait(
     three: Bulkheads[str],
 ) -> None:
     for name in "abc":
-        assert not three.moves("a")
+        assert not three.worth_waiting("a")
         for _ in range(6):
-            three.taken(name)
-    assert three.moves("a")
-    three.given_back("b")
-    assert not three.moves("a")
+            three.claim(name)
+    assert three.worth_waiting("a")
+    three.release("b")
+    assert not three.worth_waiting("a")
 
 
 def test_what_waits_for_a_quick_vendor_need_not_go_away(
     three: Bulkheads[str], clock: Clock
 ) -> None:
-    three.end(began(three, "a"), telling=True)
+    three.end(began(three, "a"), measured=True)
     three.look(lambda: "abc")  # at once: it has become quick
-    assert (three.moves("a"), three.moves("b")) == (True, False)
+    assert (three.worth_waiting("a"), three.worth_waiting("b")) == (True, False)
 
 
 def test_the_last_one_available_has_no_limit(three: Bulkheads[str], clock: Clock) -> None:
     for _ in range(16):
-        three.taken("a")
+        three.claim("a")
     look(three, clock, ["a"])
     assert not three.full("a")
     look(three, clock, ["b", "c"])  # it is asked all the same: pinned e-mails
@@ -237,12 +237,12 @@ def test_a_look_is_taken_twenty_times_a_second_however_often_it_is_asked_for(
 def test_what_cannot_go_comes_back_the_later_the_more_there_is_of_it(
     three: Bulkheads[str], clock: Clock
 ) -> None:
-    waits = [three.wait() for _ in range(10_000)]
+    waits = [three.delay() for _ in range(10_000)]
     assert 1.0 < waits[0] < 1.1
     assert waits[500] == pytest.approx(1 + 501 / bulkheads.PER_SECOND)
     assert max(waits) == bulkheads.LONGEST_WAIT
     clock.now += 1000
-    assert three.wait() < 1.1
+    assert three.delay() < 1.1
 
 
 # Claimed ahead ----------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_what_cannot_go_comes_back_the_later_the_more_there_is_of_it(
 def claimed_until_full(made: Bulkheads[str], vendor: str) -> int:
     number = 0
     while not made.full(vendor):
-        made.taken(vendor)
+        made.claim(vendor)
         number += 1
     return number
 
@@ -268,7 +268,7 @@ def test_for_a_quick_vendor_as_many_are_claimed_ahead_as_it_answered_in_a_fifth_
     look(three, clock)
     assert three.full("a")
     for _ in range(round(ahead)):
-        three.given_back("a")
+        three.release("a")
     assert claimed_until_full(three, "a") == pytest.approx(0, abs=4)  # it has answered none since
 
 
@@ -287,11 +287,11 @@ def test_what_finds_its_vendor_full_of_calls_is_parked_until_one_is_over(
     assert [three.begin("a", what, math.inf) for what in ("first", "second")] == [None, None]
     assert three.unpark() is None
     began(three, "b")
-    three.end(calls[0], telling=True)
+    three.end(calls[0], measured=True)
     assert three.unpark() == "first"
     began(three, "a", "first")
     assert three.unpark() is None
-    three.end(calls[1], telling=True)
+    three.end(calls[1], measured=True)
     assert three.unpark() == "second"
     assert three.unpark() is None
 
@@ -319,7 +319,7 @@ def test_vendors_for_whom_something_is_parked_take_turns(three: Bulkheads[str]) 
     for name in "aabb":
         three.begin(name, name, math.inf)
     for call in calls:
-        three.end(call, telling=True)
+        three.end(call, measured=True)
     assert [three.unpark() for _ in range(5)] == ["a", "b", "a", "b", None]
 
 
@@ -330,25 +330,25 @@ def test_what_is_parked_for_long_is_taken_back_and_is_not_its_vendors_any_more(
     for _ in range(5):
         began(three, "a")
     three.begin("a", "", math.inf)
-    three.taken("a")
+    three.claim("a")
     three.begin("a", "long ago", math.inf)
     clock.now += 1
-    three.taken("a")
+    three.claim("a")
     three.begin("a", "just now", math.inf)
-    assert three.take_back(1.0) == ["long ago"]
-    assert three.take_back(1.0) == []
-    three.given_back("a")
+    assert three.recall(1.0) == ["long ago"]
+    assert three.recall(1.0) == []
+    three.release("a")
     assert three.full("a")
-    assert three.take_back(0.0) == ["just now"]
+    assert three.recall(0.0) == ["just now"]
     assert not three.full("a")
     assert three.unpark() is None
 
 
 def test_nothing_is_claimed_while_it_is_idle(three: Bulkheads[str]) -> None:
     assert three.idle
-    three.taken("b")
+    three.claim("b")
     assert not three.idle
-    three.given_back("b")
+    three.release("b")
     assert three.idle
 
 
@@ -364,13 +364,13 @@ def test_a_call_is_given_up_once_its_deadline_and_the_grace_are_over(
     clock.now += 0.6
     assert three.overdue(1.0) == [kept]
     assert three.overdue(1.0) == []
-    assert not three.end(kept, telling=True)
+    assert not three.end(kept, measured=True)
     assert three.pace("a").usual == pytest.approx(11.1)
 
 
 def test_a_call_that_ended_in_time_is_not_given_up(three: Bulkheads[str], clock: Clock) -> None:
     call = began(three, "a", "", clock.now + 10)
-    assert three.end(call, telling=True)
+    assert three.end(call, measured=True)
     clock.now += 100
     assert three.overdue(1.0) == []
 
@@ -381,7 +381,7 @@ def test_never_more_are_given_up_than_there_are_senders(clock: Clock) -> None:
     clock.now += 10
     assert two.overdue(1.0) == calls[:2]
     assert two.overdue(1.0) == []
-    assert not two.end(calls[0], telling=True)
+    assert not two.end(calls[0], measured=True)
     assert two.overdue(1.0) == [calls[2]]
 
 
@@ -391,6 +391,6 @@ def test_vendors_that_are_alike_slow_are_compared_with_each_other(
     for name, took in {"a": 0.8, "b": 0.9, "c": 1.9}.items():
         call = began(three, name)
         clock.now += took
-        three.end(call, telling=True)
+        three.end(call, measured=True)
     look(three, clock)
-    assert [three.moves(name) for name in "abc"] == [True, True, False]
+    assert [three.worth_waiting(name) for name in "abc"] == [True, True, False]

@@ -22,7 +22,7 @@ def test_the_line_tells_the_rate_and_how_long_the_calls_took() -> None:
     clock = Clock()
     meter = Meter(clock)
     for milliseconds in (*range(1, 20), 900):
-        meter.timed(lambda ms=milliseconds: clock.passes(ms / 1000))  # type: ignore[misc]  # bound
+        meter.measure(lambda ms=milliseconds: clock.passes(ms / 1000))  # type: ignore[misc]  # bound
     clock.now = 102.0
     assert meter.line().split() == [
         "10",
@@ -42,7 +42,7 @@ def test_the_line_tells_the_rate_and_how_long_the_calls_took() -> None:
 def test_each_line_begins_anew_and_says_when_there_was_nothing() -> None:
     clock = Clock()
     meter = Meter(clock)
-    meter.timed(lambda: clock.passes(0.5))
+    meter.measure(lambda: clock.passes(0.5))
     meter.line()
     clock.passes(1.0)
     assert meter.line().split() == ["0", "e-mails/s", "0", "in", "flight", "p50", "-", "p95", "-"]
@@ -61,12 +61,12 @@ def test_a_line_is_printed_each_second_until_the_consumer_stops() -> None:
 
     out = io.StringIO()
     meter = Meter(clock)
-    meter.timed(lambda: None)
+    meter.measure(lambda: None)
     meter.run(TwoSeconds(), out)
     assert [line.split()[0] for line in out.getvalue().splitlines()] == ["1", "0"]
 
 
 def test_a_call_under_way_is_in_flight() -> None:
     meter = Meter(Clock())
-    assert "1 in flight" in meter.timed(meter.line)
+    assert "1 in flight" in meter.measure(meter.line)
     assert "0 in flight" in meter.line()

@@ -138,7 +138,7 @@ def test_the_service_manager_hears_of_start_life_and_end(manager: socket.socket)
     environ = {"NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "10000000"}
     with ServiceManager(environ, clock) as service:
         for _ in range(12):
-            service.alive()
+            service.keep_alive()
             clock.now += 1
     assert heard(manager) == [
         b"READY=1",
@@ -151,7 +151,7 @@ def test_the_service_manager_hears_of_start_life_and_end(manager: socket.socket)
 
 def test_without_a_watchdog_life_is_not_said(manager: socket.socket) -> None:
     with ServiceManager({"NOTIFY_SOCKET": manager.getsockname()}) as service:
-        service.alive()
+        service.keep_alive()
     assert heard(manager) == [b"READY=1", b"STOPPING=1"]
 
 
@@ -166,7 +166,7 @@ def test_an_abstract_address_begins_with_a_null_byte() -> None:
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "/nobody/listens/here"}])
 def test_without_a_service_manager_nothing_is_said(environ: dict[str, str]) -> None:
     with ServiceManager(environ) as service:
-        service.alive()
+        service.keep_alive()
 
 
 # The log ----------------------------------------------------------------------------------------
