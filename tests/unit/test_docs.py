@@ -15,6 +15,7 @@ from statistics import median
 import pytest
 
 from mailqueue.cli import VERBS
+from mailqueue.cli.arguments import HELP
 from mailqueue.config.config import READABLE_BY_ALL, SECTIONS
 from mailqueue.config.section import keys_of
 from mailqueue.config.vendor_types import VENDOR_TYPES
@@ -128,6 +129,16 @@ def lifecycle_page() -> str:
 def test_the_operators_verbs_are_those_of_the_command_line() -> None:
     verbs = [code.split()[0] for code in first_column("docs/operating.md", "verb")]
     assert sorted(verbs) == sorted([*VERBS, "vendors"])  # once to look, once to change
+
+
+def test_what_exit_code_1_means_is_what_the_help_of_the_verb_says() -> None:
+    found = tables.marked("verb").search((REPO / "docs/operating.md").read_text("utf-8"))
+    assert found
+    rows = [row.split("|") for row in found[0].splitlines()[3:-1]]
+    meanings = {
+        (verb, row[3].strip()) for row in rows for verb in re.findall(r"`([a-z-]+)", row[1])
+    }
+    assert {(verb, text.exit_1) for verb, text in HELP.items() if text.exit_1} <= meanings
 
 
 def test_the_events_of_the_log_are_those_that_the_code_writes() -> None:
