@@ -38,8 +38,8 @@ from mailqueue.store.transitions import (
     Write,
     late_yes_filter,
     late_yes_update,
-    looked_up_filter,
-    looked_up_update,
+    look_up_filter,
+    look_up_update,
 )
 
 TOKEN = 3
@@ -102,7 +102,7 @@ def writes(email_id: ObjectId) -> Iterator[Write]:
             )
             yield from change_writes([change], simulated=True)
     yield late_yes_filter(email_id, TOKEN), late_yes_update(TOKEN, "a", YES, simulated=True)
-    yield looked_up_filter(email_id, TOKEN), looked_up_update(TOKEN)
+    yield look_up_filter(email_id, TOKEN), look_up_update(TOKEN)
     for verb in Verb:
         guard = {"_id": email_id, **interventions.guard(verb)}
         yield guard, interventions.update(verb, nonce)

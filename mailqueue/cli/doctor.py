@@ -131,8 +131,8 @@ def _beanstalkd(context: Context) -> Iterator[Finding]:
         try:
             connection = tube.Connection(server, context.config.beanstalkd.tube)
             try:
-                numbers, jobs = connection.server(), connection.stats()
-                paused = connection.tube().get("pause-time-left", 0)
+                numbers, jobs = connection.server_stats(), connection.stats()
+                paused = connection.tube_stats().get("pause-time-left", 0)
             finally:
                 connection.close()
         except QueueUnavailable as error:
@@ -167,7 +167,7 @@ def _weak(
 
 
 def _mongodb(context: Context) -> Iterator[Finding]:
-    with context.store.reached():
+    with context.store.operation():
         hello = context.store.client.admin.command("hello")
     yield Finding(Level.OK, "mongodb", "reached")
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
@@ -183,7 +183,7 @@ def _mongodb(context: Context) -> Iterator[Finding]:
 def on_the_way(uri: str) -> Iterator[Finding]:
     """Whether the way to MongoDB on another host is encrypted and verified."""
     elsewhere = not all(map(is_loopback, mongo_uri.hosts(uri)))
-    if elsewhere and (problem := mongo_uri.unverified(uri)):
+    if elsewhere and (problem := mongo_uri.weak_tls(uri)):
         todo = "the network can read and change e-mails: use tls=true and a CA file"
         yield Finding(Level.WARN, "mongodb", f"on another host {problem}", todo)
 

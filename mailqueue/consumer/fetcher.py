@@ -21,7 +21,7 @@ from mailqueue.consumer.memory import Memory
 from mailqueue.consumer.planner import Planner
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import NORMAL
-from mailqueue.queue.tube import BURIED, Tube, released
+from mailqueue.queue.tube import BURIED, Tube, release_end
 
 RESERVE_TIMEOUT = 1
 IDLE_LOOK = 0.1
@@ -153,7 +153,7 @@ class Fetcher:
         """Leave the jobs to other processes, or to a person."""
         for each in deliveries:
             priority = each.stored.job_priority if each.stored else NORMAL
-            each.finish = Finish(BURIED if bury else released(priority, delay))
+            each.finish = Finish(BURIED if bury else release_end(priority, delay))
         self.give_back_permits(deliveries)
         end_jobs(deliveries)
         self._slots.reserve(-len(deliveries))

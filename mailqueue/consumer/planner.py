@@ -30,7 +30,7 @@ from mailqueue.lifecycle.outcomes import (
 )
 from mailqueue.logs import Once, event, place
 from mailqueue.message import Email
-from mailqueue.queue.tube import BURIED, DELETED, Job, released
+from mailqueue.queue.tube import BURIED, DELETED, Job, release_end
 from mailqueue.routing.router import LEASE_EXPIRED, NO_SLOT, Router
 from mailqueue.store.document import Stored
 from mailqueue.store.transitions import Aside, Change
@@ -187,8 +187,8 @@ def set_aside(stored: Stored, error: Unreadable) -> Change | Aside:
             unknown = replace(snapshot, pin=None, unknowns=snapshot.unknowns + 1)
             return rescue(stored, decide.end(unknown, Reason.UNREADABLE))
     document = stored.document
-    seen = {name: {"$eq": document[name]} for name in ("status", "lease") if name in document}
-    return Aside(id=stored.id, seen=seen)
+    guard = {name: {"$eq": document[name]} for name in ("status", "lease") if name in document}
+    return Aside(id=stored.id, guard=guard)
 
 
 def rescue(stored: Stored, decision: Decision) -> Change:
@@ -209,11 +209,11 @@ def end_queued(stored: Stored, decision: Decision) -> Change:
 
 def later(stored: Stored, delay: float) -> Finish:
     """Put the job back; nothing is written."""
-    return Finish(released(stored.job_priority, delay))
+    return Finish(release_end(stored.job_priority, delay))
 
 
 def _after(change: Change) -> Finish:
     """Put back the job of an e-mail that is queued again; delete any other."""
     decision = change.decision
     again = decision.status is Status.QUEUED
-    return Finish(released(decision.priority, decision.delay) if again else DELETED, change)
+    return Finish(release_end(decision.priority, decision.delay) if again else DELETED, change)

@@ -187,7 +187,7 @@ class Sender:
             return
         try:
             seconds = self._config.delivery.settle_timeout
-            self._store.late_yes(claim.id, claim.token + 1, claim.vendor, result, seconds)
+            self._store.record_late_yes(claim.id, claim.token + 1, claim.vendor, result, seconds)
         except StoreUnavailable:
             facts = {"id": str(claim.id), "vendor": claim.vendor}
             event(logger, logging.ERROR, "results.not_recorded", **facts)

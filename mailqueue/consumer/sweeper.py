@@ -31,7 +31,7 @@ from mailqueue.queue.announcer import Announcer
 from mailqueue.queue.tube import Announcement
 from mailqueue.routing.router import Router
 from mailqueue.store.document import Stored
-from mailqueue.store.lease import ProcessLease, lease_over
+from mailqueue.store.lease import ProcessLease, lease_has_ended
 from mailqueue.store.store import Store
 from mailqueue.store.transitions import Aside, Change
 
@@ -129,7 +129,7 @@ class Sweeper:
         return sum(self._announce(*changes[email_id]) for email_id in done)
 
     def _over(self) -> dict[str, Any]:
-        return self._mine(Status.SENDING) | {"$expr": lease_over("$lease.until")}
+        return self._mine(Status.SENDING) | {"$expr": lease_has_ended("$lease.until")}
 
     def _rescued(self, stored: Stored) -> Change | Aside | None:
         """What follows for one of them; None: its lease was renewed, or it has to wait."""

@@ -314,9 +314,9 @@ class Writer:
     def _note_answer(self, ask: Ask, result: SendResult | None, seconds: float) -> None:
         """The vendor knows the e-mail: a late yes. It does not: it may be sent again."""
         if result is not None:
-            self._store.late_yes(ask.stored.id, ask.token, ask.vendor, result, seconds)
+            self._store.record_late_yes(ask.stored.id, ask.token, ask.vendor, result, seconds)
         else:
-            self._store.looked_up(ask.stored.id, ask.token)
+            self._store.record_look_up(ask.stored.id, ask.token)
 
     def _note_lost(self, each: Delivery, seconds: float) -> None:
         """Another worker owns the e-mail by now. A yes counts all the same."""
@@ -324,7 +324,7 @@ class Writer:
         event(logger, logging.WARNING, "lease.lost", **facts)
         claim, result = each.claim, each.result
         if claim and result is not None and result.outcome is Outcome.ACCEPTED:
-            self._store.late_yes(claim.id, claim.token + 1, claim.vendor, result, seconds)
+            self._store.record_late_yes(claim.id, claim.token + 1, claim.vendor, result, seconds)
 
     # Giving back -------------------------------------------------------------------------------
 

@@ -164,7 +164,7 @@ class Producer:
         store = storage.store
         if one_clock:
             store.start_clock()
-        if store.away:
+        if store.is_away:
             with store.unless_away():
                 return work(storage)
         return work(storage)
@@ -341,7 +341,7 @@ class Producer:
     ) -> Mapping[Submission, Outcome]:
         """Store and announce one page; an error names what is stored and what is not known."""
         try:
-            with storage.store.reached(session):
+            with storage.store.operation(session):
                 outcomes = storage.store_page(page, session)
         except StoreUnavailable as error:
             stored = [_email_id(each) for each in earlier.values() if not isinstance(each, Refused)]

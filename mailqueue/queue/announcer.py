@@ -50,22 +50,22 @@ class Announcer:
         self._next = 0  # counts puts, so that they go round the servers
         self._outages = {server: Outage(f"beanstalkd {server}") for server in settings.servers}
 
-    def announce(self, what: Sequence[Announcement]) -> Sequence[Announcement]:
+    def announce(self, announcements: Sequence[Announcement]) -> Sequence[Announcement]:
         """Put jobs, spread over the servers; returns those on the tube, keeps the others.
 
         Never raises.
         """
-        done: list[Announcement] = []
+        on_tube: list[Announcement] = []
         servers = len(self._settings.servers)
-        for first in range(min(servers, len(what))):
-            share = what[first::servers]
+        for first in range(min(servers, len(announcements))):
+            share = announcements[first::servers]
             if self._put(share):
-                done += share
+                on_tube += share
             else:
                 self._backlog.extend(share)
-        if done or not what:
+        if on_tube or not announcements:  # a server answers, or may again
             self._announce_backlog()
-        return done
+        return on_tube
 
     def _announce_backlog(self) -> None:
         while self._backlog:
@@ -77,7 +77,7 @@ class Announcer:
                 self._backlog.extendleft(reversed(page))
                 return
 
-    def _put(self, what: Sequence[Announcement]) -> bool:
+    def _put(self, announcements: Sequence[Announcement]) -> bool:
         """Put jobs on the next server that takes them; False: none does."""
         servers = self._settings.servers
         self._next += 1
@@ -86,7 +86,7 @@ class Announcer:
             if self._rests.get(server, (0.0, 0.0))[0] > self._clock():
                 continue
             try:
-                self._put_on(server, what)
+                self._put_on(server, announcements)
             except QueueUnavailable as error:
                 self._rest(server)
                 self._outages[server].begin(str(error))
@@ -96,7 +96,7 @@ class Announcer:
             return True
         return False
 
-    def _put_on(self, server: str, what: Sequence[Announcement]) -> None:
+    def _put_on(self, server: str, announcements: Sequence[Announcement]) -> None:
         """Put jobs on this server.
 
         A connection that breaks was perhaps broken before: the server was restarted, and nobody
@@ -105,12 +105,12 @@ class Announcer:
         used_before = self._connections.get((server, reentrancy.depth()))
         connection = self._connection(server)
         try:
-            connection.put(what, self._ttr)
+            connection.put(announcements, self._ttr)
         except QueueUnavailable as error:
             hangs = isinstance(error.__cause__, TimeoutError)
             if connection is not used_before or not connection.broken or hangs:
                 raise
-            self._connection(server).put(what, self._ttr)
+            self._connection(server).put(announcements, self._ttr)
 
     def _rest(self, server: str) -> None:
         until, seconds = self._rests.get(server, (0.0, 0.0))
@@ -120,10 +120,10 @@ class Announcer:
         self._rests[server] = (self._clock() + seconds, seconds)
 
     def _connection(self, server: str) -> tube.Connection:
-        which = server, reentrancy.depth()
-        if which not in self._connections or self._connections[which].broken:
-            self._connections[which] = tube.Connection(server, self._settings.tube)
-        return self._connections[which]
+        key = server, reentrancy.depth()
+        if key not in self._connections or self._connections[key].broken:
+            self._connections[key] = tube.Connection(server, self._settings.tube)
+        return self._connections[key]
 
     @property
     def _connections(self) -> dict[tuple[str, int], tube.Connection]:

@@ -46,10 +46,10 @@ class Replies:
         """So many bytes, and the line's end that follows; empty if more than is worth reading."""
         if size > SKIPPED:
             raise ValueError("too large")
-        left = size + 2
-        while left > BODY + 2:
-            left -= len(self._read_exactly(min(BODY, left - BODY)))
-        body = self._read_exactly(left)
+        remaining = size + 2
+        while remaining > BODY + 2:
+            remaining -= len(self._read_exactly(min(BODY, remaining - BODY)))
+        body = self._read_exactly(remaining)
         if body[-2:] != b"\r\n":
             raise ValueError("not where it should end")
         return body if size <= BODY else b""
@@ -77,12 +77,12 @@ class _Timed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # what BufferedReader hands over
-        left = self.until - self._clock()
-        if left <= 0:
+        seconds = self.until - self._clock()
+        if seconds <= 0:
             raise TimeoutError
         # Only where it is far off: to set it is a system call, and releases the interpreter's lock.
-        if (self._socket.gettimeout() or math.inf) > left * FAR_OFF:
-            self._socket.settimeout(left)
+        if (self._socket.gettimeout() or math.inf) > seconds * FAR_OFF:
+            self._socket.settimeout(seconds)
         return self._socket.recv_into(buffer)
 
 

@@ -109,9 +109,9 @@ class End:
 DELETED, BURIED = End("delete"), End("bury")
 
 
-def released(priority: int, delay: float) -> End:
+def release_end(priority: int, delay: float) -> End:
     """Put back, to be reserved again in ``delay`` seconds (rounded up)."""
-    return End("release", priority, _whole(delay))
+    return End("release", priority, _whole_seconds(delay))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,20 +145,20 @@ class Connection:
         except OSError as error:
             raise QueueUnavailable(f"beanstalkd: {type(error).__name__}") from error
         self._replies = Replies(self._socket)
-        with self._talking(), suppress(greenstalk.NotIgnoredError):  # ours may be the default tube
+        with self._exchange(), suppress(greenstalk.NotIgnoredError):  # ours may be the default tube
             self._ask(f"use {tube}", b"USING")
             self._ask(f"watch {tube}", b"WATCHING")
             self._ask(f"ignore {greenstalk.DEFAULT_TUBE}", b"WATCHING")
 
-    def put(self, what: Sequence[Announcement], ttr: int) -> None:
+    def put(self, announcements: Sequence[Announcement], ttr: int) -> None:
         """Put jobs; on return the server has all of them.
 
         ``ttr``: whole seconds after which the server gives a reserved job to another. After a
         failed call some or all may be on the tube: jobs are harmless when doubled.
         """
-        with self._lock, self._talking(min(len(what), PIPELINE)):
-            for start in range(0, len(what), PIPELINE):
-                page = what[start : start + PIPELINE]
+        with self._lock, self._exchange(min(len(announcements), PIPELINE)):
+            for start in range(0, len(announcements), PIPELINE):
+                page = announcements[start : start + PIPELINE]
                 if start:
                     self._allow(len(page))
                 self._socket.sendall(b"".join([_put_command(each, ttr) for each in page]))
@@ -172,7 +172,7 @@ class Connection:
         ``timeout`` must be well below the connection's own. An empty list: there was no job.
         """
         at_once = b"reserve-with-timeout 0\r\n" * (limit - 1)
-        with self._lock, self._talking(limit + len(self._owed)):
+        with self._lock, self._exchange(limit + len(self._owed)):
             self._socket.sendall(b"reserve-with-timeout %d\r\n%b" % (timeout, at_once))
             self._read_owed()
             return [job for _ in range(limit) if (job := self._read_job()) is not None]
@@ -199,7 +199,7 @@ class Connection:
             ids = [job_id for job_id in ends if job_id in self.reserved]
             if self.broken or not ids:
                 return
-            with self._talking(len(self._owed)):
+            with self._exchange(len(self._owed)):
                 if len(self._owed) > PIPELINE:  # else the sockets' buffers could fill up
                     self._read_owed()
                 self.reserved.difference_update(ids)
@@ -210,7 +210,7 @@ class Connection:
         """Wait until the server has executed everything."""
         with self._lock:
             if self._owed and not self.broken:
-                with self._talking(len(self._owed)):
+                with self._exchange(len(self._owed)):
                     if refusal := self._read_owed():
                         raise refusal
 
@@ -250,23 +250,23 @@ class Connection:
     # What a server says of itself --------------------------------------------------------------
 
     def stats(self) -> dict[str, int]:
-        """The tube's numbers of jobs by state; all 0 where there is no such tube yet."""
-        values = self.tube()
-        with self._talking():
+        """The tube's numbers of jobs by state; all are 0 where there is no such tube yet."""
+        values = self.tube_stats()
+        with self._exchange():
             words = {state: values.get(f"current-jobs-{state}", 0) for state in STATES}
             return {state: number(str(word).encode()) for state, word in words.items()}
 
-    def tube(self) -> Mapping[str, int | str]:
+    def tube_stats(self) -> Mapping[str, int | str]:
         """The tube's own numbers; none where there is no such tube yet."""
-        with self._lock, self._talking(len(self._owed)):
+        with self._lock, self._exchange(len(self._owed)):
             try:
                 return self._numbers(f"stats-tube {self._tube}")
             except greenstalk.NotFoundError:  # a tube without jobs does not exist
                 return {}
 
-    def server(self) -> Mapping[str, int | str]:
+    def server_stats(self) -> Mapping[str, int | str]:
         """The server's own numbers."""
-        with self._lock, self._talking(len(self._owed)):
+        with self._lock, self._exchange(len(self._owed)):
             return self._numbers("stats")
 
     def _numbers(self, command: str) -> Mapping[str, int | str]:
@@ -296,7 +296,7 @@ class Connection:
         self._replies.within(self._timeout + PER_REPLY * replies)
 
     @contextmanager
-    def _talking(self, replies: int = 0) -> Iterator[None]:
+    def _exchange(self, replies: int = 0) -> Iterator[None]:
         """Turn every kind of trouble into ``QueueUnavailable``; close unless it is a refusal."""
         if self.broken:
             raise QueueUnavailable("beanstalkd: the connection is closed")
@@ -377,12 +377,12 @@ def depth(settings: Beanstalkd) -> dict[str, int]:
     return dict(totals)
 
 
-def _put_command(what: Announcement, ttr: int) -> bytes:
-    body = what.email_id.binary.hex().encode()
-    delay = _whole(what.delay) if what.delay > 0 else 0
-    return b"put %d %d %d 24\r\n%b\r\n" % (what.priority, delay, ttr, body)
+def _put_command(announcement: Announcement, ttr: int) -> bytes:
+    body = announcement.email_id.binary.hex().encode()
+    delay = _whole_seconds(announcement.delay) if announcement.delay > 0 else 0
+    return b"put %d %d %d 24\r\n%b\r\n" % (announcement.priority, delay, ttr, body)
 
 
-def _whole(seconds: float) -> int:
+def _whole_seconds(seconds: float) -> int:
     """beanstalkd counts whole seconds; rounded up, so that no job is early."""
     return min(MAX_DELAY, math.ceil(max(0.0, seconds)))

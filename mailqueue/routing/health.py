@@ -131,7 +131,7 @@ class VendorHealth:
             {"$match": {"_id": {"$in": names}}},
             {"$set": {"now": "$$NOW"}},
         ]
-        with self._store.reached():
+        with self._store.operation():
             try:
                 documents = list(collection.aggregate(steps))
             except BSONError:
@@ -152,13 +152,13 @@ class VendorHealth:
             return _from_document(document)
         except (LookupError, TypeError, ValueError, AttributeError):
             event(logger, logging.ERROR, "vendor.health_dropped", vendor=document["_id"])
-            with self._store.reached():
+            with self._store.operation():
                 self._collection.delete_one({"_id": document["_id"]})
             return None
 
     def _create(self, names: set[str]) -> None:
         for name in names:
-            with self._store.reached():
+            with self._store.operation():
                 try:
                     self._collection.insert_one(_to_document(Health(name=name)))
                 except DuplicateKeyError:
@@ -267,7 +267,7 @@ class VendorHealth:
         """
         document, old = _to_document(after), _to_document(before)
         guard = {name: old[name] for name in _CHANGING}
-        with self._store.reached():
+        with self._store.operation():
             written = self._store.persist(lambda: self._collection.replace_one(guard, document))
         if written.matched_count:
             return True

@@ -44,26 +44,26 @@ def problems(stored: Stored, grace: float = GRACE) -> list[str]:
     if invalid_fields := list(schema.problems(stored.document)):
         return invalid_fields
     return [
-        *_ledger(stored.document),
-        *_lease(stored, grace),
-        *_outcomes(stored.document),
-        *_copies(stored.document),
-        *_status(stored, grace),
+        *_check_ledger(stored.document),
+        *_check_lease(stored, grace),
+        *_check_outcomes(stored.document),
+        *_check_copies(stored.document),
+        *_check_status(stored, grace),
     ]
 
 
 # The ledger ---------------------------------------------------------------------------------------
 
 
-def _cut(lines: Sequence[Line]) -> bool:
+def _is_cut(lines: Sequence[Line]) -> bool:
     """Whether older lines were dropped."""
     short = len(lines) == ledger.LENGTH or (lines and lines[0].get("cut"))
     return bool(short) and lines[0]["n"] > 1
 
 
-def _ledger(document: Document) -> Iterator[str]:
+def _check_ledger(document: Document) -> Iterator[str]:
     lines: Sequence[Line] = document["attempts"]
-    first = lines[0]["n"] if _cut(lines) else 1
+    first = lines[0]["n"] if _is_cut(lines) else 1
     if [line["n"] for line in lines] != list(range(first, first + len(lines))):
         yield "the ledger's lines are not numbered one after the other"
     if len(lines) > ledger.LENGTH:
@@ -73,10 +73,10 @@ def _ledger(document: Document) -> Iterator[str]:
     if (lines[-1]["token"] if lines else 0) != document["lease"]["token"]:
         yield "the newest claim has no line in the ledger"
     for line in lines:
-        yield from _line(line, document)
+        yield from _check_line(line, document)
 
 
-def _line(line: Line, document: Document) -> Iterator[str]:
+def _check_line(line: Line, document: Document) -> Iterator[str]:
     if line["outcome"] is None:
         holds = document["status"] == Status.SENDING
         if not holds or line["token"] != document["lease"]["token"]:
@@ -89,7 +89,7 @@ def _line(line: Line, document: Document) -> Iterator[str]:
         yield f"attempt {line['n']} ended before it began"
 
 
-def _lease(stored: Stored, grace: float) -> Iterator[str]:
+def _check_lease(stored: Stored, grace: float) -> Iterator[str]:
     document = stored.document
     lease = document["lease"]
     if stored.status is not Status.SENDING:
@@ -112,11 +112,11 @@ def _lease(stored: Stored, grace: float) -> Iterator[str]:
 # What is known, and what is not -------------------------------------------------------------------
 
 
-def _accepted(lines: Sequence[Line]) -> list[Line]:
+def _accepted_lines(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if line["outcome"] == Outcome.ACCEPTED]
 
 
-def _unknown(lines: Sequence[Line]) -> list[Line]:
+def _unknown_lines(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if line["outcome"] == Outcome.UNKNOWN]
 
 
@@ -134,16 +134,16 @@ def _retries(document: Document) -> list[Mapping[str, Any]]:
     ]
 
 
-def _outcomes(document: Document) -> Iterator[str]:
+def _check_outcomes(document: Document) -> Iterator[str]:
     """The counters against the ledger."""
     lines, unknowns = document["attempts"], document["unknowns"]
-    unkeyed = sum(line.get("key") is None for line in _unknown(lines))
+    unkeyed = sum(line.get("key") is None for line in _unknown_lines(lines))
     if unknowns < unkeyed:
         yield f"{unkeyed} outcomes are unknown, but {unknowns} are counted"
-    explained = unknowns or document.get("pin") is not None or document["status"] == Status.SENT
-    if _unknown(lines) and not explained:
+    is_counted = unknowns or document.get("pin") is not None or document["status"] == Status.SENT
+    if _unknown_lines(lines) and not is_counted:
         yield "an unknown outcome is not counted"
-    if _cut(lines):
+    if _is_cut(lines):
         return
     if unknowns > sum(map(_was_unknown, lines)):
         yield f"{unknowns} unknown outcomes are counted, but the ledger has fewer"
@@ -151,35 +151,35 @@ def _outcomes(document: Document) -> Iterator[str]:
         yield "more attempts are counted than the ledger has"
 
 
-def _resent(document: Document) -> list[Line]:
+def _resent_lines(document: Document) -> list[Line]:
     """The lines whose outcome was unknown and after which something was sent unasked."""
     started = [line for line in document["attempts"] if line["outcome"] != NOT_STARTED]
-    asked_for = [entry["token"] for entry in _retries(document)]
+    retry_tokens = [entry["token"] for entry in _retries(document)]
     return [
         line
         for line, following in pairwise(started)
         if _was_unknown(line)
-        and not any(line["token"] <= token < following["token"] for token in asked_for)
+        and not any(line["token"] <= token < following["token"] for token in retry_tokens)
     ]
 
 
 def _number_of_copies(accepted: Sequence[Line]) -> int:
-    copies, seen, partial = 0, set[tuple[str, str]](), False
+    copies, identities, partial = 0, set[tuple[str, str]](), False
     for line in accepted:
         same = (line["vendor"], line.get("key") or str(line["n"]))
-        copies += not partial and same not in seen
-        seen.add(same)
+        copies += not partial and same not in identities
+        identities.add(same)
         partial = bool(line.get("pending"))
     return copies
 
 
-def _copies(document: Document) -> Iterator[str]:
+def _check_copies(document: Document) -> Iterator[str]:
     lines = document["attempts"]
-    copies, retries = _number_of_copies(_accepted(lines)), len(_retries(document))
-    resent = _resent(document)
+    copies, retries = _number_of_copies(_accepted_lines(lines)), len(_retries(document))
+    resent = _resent_lines(document)
     if sum(line.get("key") is None for line in resent) > 1:
         yield "it was sent again after an unknown outcome more than once"
-    if not _cut(lines) and copies > 1 + len(resent) + retries:
+    if not _is_cut(lines) and copies > 1 + len(resent) + retries:
         yield f"{copies} copies were accepted, but at most {1 + len(resent) + retries} may be"
     most = 2 + retries - (document["status"] in (Status.QUEUED, Status.SENDING))
     if document["unknowns"] > most:
@@ -189,10 +189,10 @@ def _copies(document: Document) -> Iterator[str]:
 # The status ---------------------------------------------------------------------------------------
 
 
-def _status(stored: Stored, grace: float) -> Iterator[str]:
+def _check_status(stored: Stored, grace: float) -> Iterator[str]:
     document, status = stored.document, stored.status
     yield from _CHECKS[status](stored, grace)
-    yes = _accepted(document["attempts"])
+    yes = _accepted_lines(document["attempts"])
     late = document.get("late_accept") is not None
     if status is not Status.SENT:
         if yes and document.get("pending") is None and not late:
@@ -207,21 +207,21 @@ def _status(stored: Stored, grace: float) -> Iterator[str]:
         yield "it has ended, but is pinned to a vendor"
 
 
-def _queued(stored: Stored, grace: float) -> Iterator[str]:
+def _check_queued(stored: Stored, grace: float) -> Iterator[str]:
     if stored.document.get("reason") is not None:
         yield "it has not ended, but has a reason"
     if stored.expires_in is not None and stored.expires_in < -grace:
         yield f"it expired {-stored.expires_in:.0f} s ago, but is still queued"
 
 
-def _sending(stored: Stored, _grace: float) -> Iterator[str]:
+def _check_sending(stored: Stored, _grace: float) -> Iterator[str]:
     if stored.document.get("reason") is not None:
         yield "it has not ended, but has a reason"
     if stored.due_in > 0:
         yield "it is being sent before it is due"
 
 
-def _sent(stored: Stored, _grace: float) -> Iterator[str]:
+def _check_sent(stored: Stored, _grace: float) -> Iterator[str]:
     document = stored.document
     lines = document["attempts"]
     marked = document.get("reason") == Reason.MARKED_SENT
@@ -236,7 +236,7 @@ def _sent(stored: Stored, _grace: float) -> Iterator[str]:
         if all(entry["verb"] != Verb.MARK_SENT for entry in entries):
             yield "it is marked as sent, but no intervention says so"
         return
-    if not _accepted(lines) and not _cut(lines):
+    if not _accepted_lines(lines) and not _is_cut(lines):
         yield "it is sent, but no vendor accepted it"
     if not schema.text(document.get("vendor")):
         yield "vendor is missing"
@@ -244,27 +244,27 @@ def _sent(stored: Stored, _grace: float) -> Iterator[str]:
         yield "it was sent by a consumer of the other kind"
 
 
-def _nothing_left(stored: Stored) -> Iterator[str]:
+def _check_nothing_left(stored: Stored) -> Iterator[str]:
     """Failed and cancelled mean that no copy left our hands (a yes is looked for elsewhere)."""
-    if stored.document["unknowns"] or _unknown(stored.document["attempts"]):
+    if stored.document["unknowns"] or _unknown_lines(stored.document["attempts"]):
         yield "it ended as not sent, but a copy may have left"
     if stored.document.get("pending") is not None:
         yield "it ended as not sent, but some recipients have received it"
 
 
-def _failed(stored: Stored, _grace: float) -> Iterator[str]:
+def _check_failed(stored: Stored, _grace: float) -> Iterator[str]:
     if stored.document.get("reason") not in _FAILED:
         yield "its reason is missing or belongs to another status"
-    yield from _nothing_left(stored)
+    yield from _check_nothing_left(stored)
 
 
-def _cancelled(stored: Stored, _grace: float) -> Iterator[str]:
+def _check_cancelled(stored: Stored, _grace: float) -> Iterator[str]:
     if stored.document.get("reason") != Reason.CANCELLED:
         yield "its reason is missing or belongs to another status"
-    yield from _nothing_left(stored)
+    yield from _check_nothing_left(stored)
 
 
-def _uncertain(stored: Stored, _grace: float) -> Iterator[str]:
+def _check_uncertain(stored: Stored, _grace: float) -> Iterator[str]:
     if stored.document.get("reason") not in _UNCERTAIN:
         yield "its reason is missing or belongs to another status"
     if not stored.document["unknowns"]:
@@ -272,12 +272,12 @@ def _uncertain(stored: Stored, _grace: float) -> Iterator[str]:
 
 
 _CHECKS: Mapping[Status, Callable[[Stored, float], Iterator[str]]] = {
-    Status.QUEUED: _queued,
-    Status.SENDING: _sending,
-    Status.SENT: _sent,
-    Status.FAILED: _failed,
-    Status.UNCERTAIN: _uncertain,
-    Status.CANCELLED: _cancelled,
+    Status.QUEUED: _check_queued,
+    Status.SENDING: _check_sending,
+    Status.SENT: _check_sent,
+    Status.FAILED: _check_failed,
+    Status.UNCERTAIN: _check_uncertain,
+    Status.CANCELLED: _check_cancelled,
 }
 
 

@@ -67,7 +67,7 @@ class BulkWriter:
     ) -> tuple[int, list[int] | None]:
         """How many documents matched, and which writes were refused (see ``refusals``)."""
         updates = [UpdateMany(match, update, hint=BY_ID) for match, update in writes]
-        with self._mongo.reached(seconds=seconds):
+        with self._mongo.operation(seconds=seconds):
             return self._mongo.persist(lambda: self._write_once(updates))
 
     def _write_once(self, updates: Sequence[UpdateMany]) -> tuple[int, list[int] | None]:
@@ -97,7 +97,7 @@ class BulkWriter:
     ) -> None:
         """End the e-mails whose claims were refused."""
         asides = [
-            Aside(id=c.id, seen={"lease.token": c.token, "env": self._env})
+            Aside(id=c.id, guard={"lease.token": c.token, "env": self._env})
             for c in claims
             if c.id in refused
         ]

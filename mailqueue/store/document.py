@@ -118,17 +118,17 @@ def rename(document: dict[str, Any], email_id: ObjectId) -> None:
     document["message_id"] = document["message_id"].replace(old, str(email_id))
 
 
-def _checked(read: Callable[[Stored], T]) -> Callable[[Stored], T]:
+def _raise_unreadable(read: Callable[[Stored], T]) -> Callable[[Stored], T]:
     """Raise ``Unreadable`` where reading fails: that is due to what the document holds."""
 
     @wraps(read)
-    def checked(stored: Stored) -> T:
+    def read_or_raise(stored: Stored) -> T:
         try:
             return read(stored)
         except _DAMAGE as error:
             raise Unreadable(f"{read.__name__}: {type(error).__name__}") from None
 
-    return checked
+    return read_or_raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,25 +148,25 @@ class Stored:
         return value
 
     @property
-    @_checked
+    @_raise_unreadable
     def size(self) -> int:
         """Bytes in MongoDB, where that was asked for; above the limit asked, without ``email``."""
         return int(self.document.get("size", 0))
 
     @property
-    @_checked
+    @_raise_unreadable
     def env(self) -> str:
         """What kind of consumer the e-mail is for."""
         return (PRODUCTION, SIMULATED)[(PRODUCTION, SIMULATED).index(self.document["env"])]
 
     @property
-    @_checked
+    @_raise_unreadable
     def status(self) -> Status:
         """Where the e-mail stands."""
         return Status(self.document["status"])
 
     @property
-    @_checked
+    @_raise_unreadable
     def token(self) -> int:
         """The fencing token of the newest claim."""
         return _natural(self.document["lease"]["token"])
@@ -196,19 +196,19 @@ class Stored:
         return retry_priority(self.priority) if attempts else self.priority
 
     @property
-    @_checked
+    @_raise_unreadable
     def due_in(self) -> float:
         """Seconds until the e-mail is due; 0 or less: now."""
         return self._until("due_at") or 0.0
 
     @property
-    @_checked
+    @_raise_unreadable
     def expires_in(self) -> float | None:
         """Seconds until the e-mail must not be sent any more; None: never."""
         return self._until("expires_at")
 
     @property
-    @_checked
+    @_raise_unreadable
     def leased_for(self) -> float:
         """Seconds that the lease still holds; 0 or less: it has expired."""
         until = self.document["lease"].get("until")
@@ -222,13 +222,13 @@ class Stored:
         return None if at is None else float((at - self.now).total_seconds())
 
     @property
-    @_checked
+    @_raise_unreadable
     def email(self) -> Email:
         """What is to be sent."""
         return Email.from_document(_content(self.document["email"]))
 
     @property
-    @_checked
+    @_raise_unreadable
     def lines(self) -> Sequence[Mapping[str, Any]]:
         """The ledger."""
         return _lines(self.document)
@@ -252,7 +252,7 @@ class Stored:
         except _DAMAGE as error:
             raise Unreadable(f"started_at: {type(error).__name__}") from None
 
-    @_checked
+    @_raise_unreadable
     def snapshot(self) -> Snapshot:
         """The e-mail as ``decide`` sees it."""
         document = self.document
@@ -275,7 +275,7 @@ class Stored:
         )
 
     @property
-    @_checked
+    @_raise_unreadable
     def attempt(self) -> CurrentAttempt | None:
         """The attempt that is under way, by its open ledger line."""
         line = open_line(self.document)

@@ -56,7 +56,7 @@ def create(emails: Collection[dict[str, Any]]) -> None:
             raise ConfigError([f"mongodb.collection: {words}"]) from None
 
 
-def missing(emails: Collection[dict[str, Any]]) -> list[str]:
+def find_missing(emails: Collection[dict[str, Any]]) -> list[str]:
     """Those that nobody has created yet, by their fields."""
     fields = [
         " ".join(field for field, _ in index["key"])

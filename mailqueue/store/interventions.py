@@ -111,21 +111,21 @@ def _number(value: Any) -> dict[str, Any]:
 def _fields(verb: Verb) -> dict[str, Any]:
     match verb:
         case Verb.RETRY:
-            return retried()
+            return retry_fields()
         case Verb.MARK_SENT:
-            return marked_sent()
+            return mark_sent_fields()
         case Verb.CANCEL:
-            return cancelled()
+            return cancel_fields()
         case _:
             assert_never(verb)
 
 
-def retried() -> dict[str, Any]:
+def retry_fields() -> dict[str, Any]:
     """Queued with clocks, round and count anew.
 
     Who was refused is forgotten, as all are asked again; not while ``pending`` says who is left.
     """
-    all_again = {"$eq": [{"$ifNull": ["$pending", None]}, None]}
+    asks_all = {"$eq": [{"$ifNull": ["$pending", None]}, None]}
     return {
         "status": Status.QUEUED.value,
         "reason": None,
@@ -134,14 +134,14 @@ def retried() -> dict[str, Any]:
         "round": {"n": 0, "tried": [], "refused": []},
         "counted": 0,
         "pin": None,
-        "refused": {"$cond": [all_again, None, {"$ifNull": ["$refused", None]}]},
+        "refused": {"$cond": [asks_all, None, {"$ifNull": ["$refused", None]}]},
         "announced": None,
         "overdue_at": {"$add": ["$$NOW", OVERDUE_MS]},
         "updated_at": "$$NOW",
     }
 
 
-def marked_sent() -> dict[str, Any]:
+def mark_sent_fields() -> dict[str, Any]:
     """Sent, as far as a person knows."""
     return {
         "status": Status.SENT.value,
@@ -153,16 +153,16 @@ def marked_sent() -> dict[str, Any]:
     }
 
 
-def cancelled() -> dict[str, Any]:
+def cancel_fields() -> dict[str, Any]:
     """Cancelled; uncertain if a copy may have left."""
-    pinned = {"$gt": ["$pin", None]}
-    may_have_left = {"$or": [{"$ne": ["$unknowns", 0]}, pinned]}
+    is_pinned = {"$gt": ["$pin", None]}
+    may_have_left = {"$or": [{"$ne": ["$unknowns", 0]}, is_pinned]}
     return {
         "status": {"$cond": [may_have_left, Status.UNCERTAIN.value, Status.CANCELLED.value]},
         "reason": Reason.CANCELLED.value,
         "due_at": None,
         "overdue_at": "$$REMOVE",
-        "unknowns": {"$add": [_number("$unknowns"), {"$cond": [pinned, 1, 0]}]},
+        "unknowns": {"$add": [_number("$unknowns"), {"$cond": [is_pinned, 1, 0]}]},
         "pin": None,
         "updated_at": "$$NOW",
     }

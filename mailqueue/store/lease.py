@@ -42,17 +42,17 @@ class ProcessLease:
         """Take it, or keep it, for so long from now on; False: another process holds it."""
         mine_or_over = {
             "_id": self._name,
-            "$or": [{"owner": self._owner}, {"$expr": lease_over("$until")}],
+            "$or": [{"owner": self._owner}, {"$expr": lease_has_ended("$until")}],
         }
         until = {"$add": ["$$NOW", round(seconds * 1000)]}
         update = [{"$set": {"owner": {"$literal": self._owner}, "until": until}}]
-        with self._mongo.reached():
+        with self._mongo.operation():
             matched = self._leases.update_one(mine_or_over, update).matched_count
         return bool(matched) or (self._create() and self.take(seconds))
 
     def _create(self) -> bool:
         """Make the document, over from the start; False: another process has made it."""
-        with self._mongo.reached():
+        with self._mongo.operation():
             try:
                 self._leases.insert_one({"_id": self._name, "until": _LONG_AGO})
             except DuplicateKeyError:
@@ -61,17 +61,17 @@ class ProcessLease:
 
     def release(self) -> None:
         """Let another process take it at once; nothing happens if it is not mine."""
-        with self._mongo.reached():
+        with self._mongo.operation():
             self._leases.delete_one({"_id": self._name, "owner": self._owner})
 
     def is_held(self) -> bool:
         """Whether any process holds it."""
-        held = {"_id": self._name, "$expr": {"$not": lease_over("$until")}}
-        with self._mongo.reached():
-            return self._leases.find_one(held) is not None
+        match = {"_id": self._name, "$expr": {"$not": lease_has_ended("$until")}}
+        with self._mongo.operation():
+            return self._leases.find_one(match) is not None
 
 
-def lease_over(until: str) -> dict[str, Any]:
+def lease_has_ended(until: str) -> dict[str, Any]:
     """An expression: the lease ``until`` this field has ended, or its end is not a believable one.
 
     What is no time sorts before or behind all times; no lease is longer than ``LONGEST_LEASE``.

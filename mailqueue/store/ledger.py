@@ -46,7 +46,7 @@ def with_closed_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
         "$map": {
             "input": "$attempts",
             "as": "line",
-            "in": {"$cond": [is_mine, _ended(end), "$$line"]},
+            "in": {"$cond": [is_mine, _line_with_end(end), "$$line"]},
         }
     }
 
@@ -56,10 +56,10 @@ def only_closed_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
     mine = {"$eq": ["$$line.token", token]}
     lines = {"$filter": {"input": array("$attempts"), "as": "line", "cond": mine}}
     short = {name: value for name, value in end.items() if name not in _LONG} | {"cut": True}
-    return {"$map": {"input": lines, "as": "line", "in": _ended(short)}}
+    return {"$map": {"input": lines, "as": "line", "in": _line_with_end(short)}}
 
 
-def _ended(end: dict[str, Any]) -> dict[str, Any]:
+def _line_with_end(end: dict[str, Any]) -> dict[str, Any]:
     # A yes may have been written while this end was on its way: a worker lost its lease, another
     # one called the outcome unknown, and then the first one's yes came in. The yes stays.
     yes = {"$eq": ["$$line.outcome", Outcome.ACCEPTED.value]}
@@ -85,8 +85,10 @@ def line_end(result: SendResult | None, message_id: dict[str, Any]) -> dict[str,
 
 def _recipients(name: str, recipients: Sequence[str]) -> dict[str, Any]:
     """The first few, and how many there were."""
-    listed = {name: {"$literal": list(recipients[:LISTED])}}
-    return listed if len(recipients) <= LISTED else {**listed, f"{name}_count": len(recipients)}
+    first_few = {name: {"$literal": list(recipients[:LISTED])}}
+    return (
+        first_few if len(recipients) <= LISTED else {**first_few, f"{name}_count": len(recipients)}
+    )
 
 
 def array(value: str) -> dict[str, Any]:

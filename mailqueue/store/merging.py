@@ -39,7 +39,7 @@ T = TypeVar("T", Claim, Change)
 
 def claim_writes(claims: Iterable[Claim], env: str, lease: Lease) -> Iterator[Write]:
     """As few updates as these claims need."""
-    for alike in _grouped(claims, _claim_kind):
+    for alike in _group_alike(claims, _claim_kind):
         guard = claim_filter(alike[0], env) | _any_of(alike)
         yield guard, claim_update(alike[0], lease)
 
@@ -48,7 +48,7 @@ def change_writes(
     changes: Iterable[Change], *, simulated: bool, small: bool = False
 ) -> Iterator[Write]:
     """As few updates as these changes need."""
-    for alike in _grouped(changes, _change_kind):
+    for alike in _group_alike(changes, _change_kind):
         guard = change_filter(alike[0]) | _any_of(alike)
         yield guard, change_update(alike, simulated=simulated, small=small)
 
@@ -56,11 +56,11 @@ def change_writes(
 def aside_writes(asides: Iterable[Aside], *, simulated: bool) -> Iterator[Write]:
     """One update for each: what was seen of them differs."""
     for aside in asides:
-        guard = {"_id": {"$in": [aside.id]}, **aside.seen}
+        guard = {"_id": {"$in": [aside.id]}, **aside.guard}
         yield guard | {"$nor": [{"status": {"$in": FINAL}}]}, aside_update(simulated)
 
 
-def _grouped(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[list[T]]:
+def _group_alike(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[list[T]]:
     groups: dict[Hashable, list[T]] = {}
     for item in items:
         groups.setdefault(kind(item), []).append(item)

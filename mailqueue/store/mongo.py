@@ -128,12 +128,12 @@ class Mongo:
 
     def now(self) -> datetime:
         """The server's time."""
-        with self.reached():
+        with self.operation():
             local: datetime = self._database.command("hello")["localTime"]
             return local if local.tzinfo else local.replace(tzinfo=UTC)
 
     @contextmanager
-    def reached(
+    def operation(
         self, session: ClientSession | None = None, seconds: float | None = None
     ) -> Iterator[None]:
         """End operations that last, together, longer than ``seconds`` (``mongodb.timeout``).
@@ -164,7 +164,7 @@ class Mongo:
         return max(0.0, _DEADLINE.get() - time.monotonic())
 
     @property
-    def away(self) -> bool:
+    def is_away(self) -> bool:
         """Whether MongoDB is known not to answer; one late call does not tell that."""
         return self._outage.duration > 0 and self._outage.silence > self.timeout / 2
 
@@ -255,7 +255,7 @@ def write_errors(error: PyMongoError) -> list[dict[str, Any]]:
     return []
 
 
-def taken_keys(error: PyMongoError) -> list[Any]:
+def duplicate_keys(error: PyMongoError) -> list[Any]:
     """The idempotency keys that were already there."""
     values = [e.get("keyValue", {}) for e in write_errors(error) if e.get("code") == DUPLICATE]
     return [value["idempotency_key"] for value in values if "idempotency_key" in value]

@@ -39,8 +39,8 @@ from mailqueue.store.mongo import (
     DUPLICATE,
     Mongo,
     NotDurable,
+    duplicate_keys,
     majority_reads,
-    taken_keys,
     within,
     write_errors,
 )
@@ -50,13 +50,13 @@ from mailqueue.store.transitions import (
     Claim,
     Lease,
     Write,
-    announced_filter,
-    announced_update,
+    announcement_filter,
+    announcement_update,
     is_written,
     late_yes_filter,
     late_yes_update,
-    looked_up_filter,
-    looked_up_update,
+    look_up_filter,
+    look_up_update,
 )
 from mailqueue.store.undecodable import read_each
 
@@ -88,14 +88,14 @@ class Store(Mongo):
 
     def ensure_indexes(self) -> None:
         """Create the indexes that are missing; ``ConfigError``: the server refuses one."""
-        with self.reached():
+        with self.operation():
             indexes.create(self.emails)
         self.indexed = True
 
     def missing_indexes(self) -> list[str]:
         """The indexes that nobody has created yet, by their fields."""
-        with self.reached():
-            return indexes.missing(self.emails)
+        with self.operation():
+            return indexes.find_missing(self.emails)
 
     # Producing ---------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class Store(Mongo):
         if session is not None:
             self._write_new(documents, session)
             return []
-        with self.reached():
+        with self.operation():
             return self.persist(lambda: self._insert(documents))
 
     def _insert(self, documents: Sequence[dict[str, Any]]) -> list[str]:
@@ -120,10 +120,9 @@ class Store(Mongo):
         except (DuplicateKeyError, BulkWriteError) as error:
             if all(each.get("code") != DUPLICATE for each in write_errors(error)):
                 raise
-            taken = taken_keys(error)
-            ours = [d for d in documents if d.get("idempotency_key") not in taken]
-            self._confirm_new(ours)
-            return taken
+            keys = duplicate_keys(error)
+            self._confirm_new([d for d in documents if d.get("idempotency_key") not in keys])
+            return keys
         return []
 
     def _write_new(
@@ -165,7 +164,7 @@ class Store(Mongo):
         self, keys: Sequence[str], session: ClientSession | None = None
     ) -> dict[str, Document]:
         """The e-mails stored under these idempotency keys (``_id``, ``content_hash``), durably."""
-        with self.reached(session):
+        with self.operation(session):
             if session is not None:
                 documents = self._find_keys(keys, session)
             else:
@@ -196,8 +195,8 @@ class Store(Mongo):
         never called cancelled.
         """
         queued = {"_id": email_id, **interventions.guard(Verb.CANCEL)}
-        with self.reached():
-            self.bulk.write([(queued, [{"$set": interventions.cancelled()}])], self.timeout)
+        with self.operation():
+            self.bulk.write([(queued, [{"$set": interventions.cancel_fields()}])], self.timeout)
             cancelled = {"_id": email_id, "status": Status.CANCELLED.value}
             return self._durable.find_one(cancelled, {"_id": 1}) is not None
 
@@ -283,7 +282,7 @@ class Store(Mongo):
             written |= {d["_id"] for d in self._find_durable(ended, {"_id": 1})}
         return written
 
-    def late_yes(
+    def record_late_yes(
         self, email_id: ObjectId, token: int, vendor: str, result: SendResult, seconds: float
     ) -> None:
         """Record a yes that came after the lease was lost, in whatever state the e-mail is."""
@@ -291,13 +290,13 @@ class Store(Mongo):
         _, refused = self.bulk.write([(late_yes_filter(email_id, token), update)], seconds)
         if refused and (result.refused or result.pending or result.detail):
             short = replace(result, refused=(), pending=(), detail="")
-            self.late_yes(email_id, token, vendor, short, seconds)
+            self.record_late_yes(email_id, token, vendor, short, seconds)
         else:
             self.bulk.give_up(refused)
 
-    def looked_up(self, email_id: ObjectId, token: int) -> None:
+    def record_look_up(self, email_id: ObjectId, token: int) -> None:
         """Note that the vendor of this ledger line was asked and did not know the e-mail."""
-        write = looked_up_filter(email_id, token), looked_up_update(token)
+        write = look_up_filter(email_id, token), look_up_update(token)
         self.bulk.write([write], self.timeout)
 
     def intervene(self, ids: Sequence[ObjectId], verb: Verb, nonce: ObjectId) -> set[ObjectId]:
@@ -306,12 +305,14 @@ class Store(Mongo):
         match = {**chosen, **interventions.guard(verb), "interventions.nonce": {"$ne": nonce}}
         with within(self.timeout):
             self.bulk.write([(match, interventions.update(verb, nonce))], self.timeout)
-            changed = self._find_durable({**chosen, "interventions.nonce": nonce}, {"_id": 1})
-        return {d["_id"] for d in changed}
+            documents = self._find_durable({**chosen, "interventions.nonce": nonce}, {"_id": 1})
+        return {d["_id"] for d in documents}
 
     def mark_announced(self, ids: Sequence[ObjectId]) -> None:
         """Note that the sweeper put these on the tube once more."""
-        _, refused = self.bulk.write([(announced_filter(ids), announced_update())], self.timeout)
+        _, refused = self.bulk.write(
+            [(announcement_filter(ids), announcement_update())], self.timeout
+        )
         self.bulk.give_up(refused)
 
     # Delete: sent, failed or cancelled → gone
@@ -323,7 +324,7 @@ class Store(Mongo):
 
     def delete(self, ids: Sequence[ObjectId], status: Status) -> int:
         """Delete e-mails that ended as ``status``; returns how many were deleted."""
-        with self.reached():
+        with self.operation():
             match = {"_id": {"$in": list(ids)}, "status": status.value}
             return self.emails.delete_many(match).deleted_count
 
@@ -350,7 +351,7 @@ class Store(Mongo):
     def _load(
         self, steps: Sequence[dict[str, Any]], emails: Emails, batch: int = PAGE
     ) -> list[Stored]:
-        with self.reached():
+        with self.operation():
             try:
                 documents = list(emails.aggregate(steps, batchSize=batch))
             except BSONError:
@@ -359,12 +360,12 @@ class Store(Mongo):
         return [Stored(d, d["now"]) for d in documents if isinstance(d["_id"], ObjectId)]
 
     def _find_durable(self, match: dict[str, Any], fields: dict[str, Any]) -> list[dict[str, Any]]:
-        with self.reached():
+        with self.operation():
             return list(self._durable.find(match, fields))
 
     def count(self, match: Mapping[str, Any], limit: int) -> int:
         """How many match, counted up to ``limit``."""
-        with self.reached():
+        with self.operation():
             return self.emails.count_documents(match, limit=limit)
 
     def has_work(self) -> bool:

@@ -105,13 +105,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aside:
-    """The end of an e-mail whose document is damaged; what was ``seen`` of it must still hold.
+    """The end of an e-mail whose document is damaged; its ``guard`` is what was read of it.
 
     What it becomes is told by what is left of it: ``failed`` if surely no copy left our hands.
     """
 
     id: ObjectId
-    seen: Filter
+    guard: Filter
 
 
 # Claim: queued → sending -------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def claim_update(claim: Claim, lease: Lease) -> Pipeline:
     own_key = claim.key == str(claim.id)  # the usual one: computed, so that claims are alike
     key = {"$toString": "$_id"} if own_key else {"$literal": claim.key}
     token = claim.token + 1
-    held = {
+    new_lease = {
         "token": token,
         "owner": {"$literal": lease.owner},
         "nonce": lease.nonce,
@@ -155,7 +155,7 @@ def claim_update(claim: Claim, lease: Lease) -> Pipeline:
         {
             "$set": {
                 "status": Status.SENDING.value,
-                "lease": held,
+                "lease": new_lease,
                 "attempts": ledger.with_new_line(token, claim.vendor, key, probe=claim.probe),
                 "clock_from": CLOCK_FROM,
                 "updated_at": "$$NOW",
@@ -234,15 +234,15 @@ def change_update(alike: Sequence[Change], *, simulated: bool, small: bool = Fal
         "updated_at": "$$NOW",
     }
     if change.sending:
-        closed = ledger.only_closed_line if small else ledger.with_closed_line
-        fields["attempts"] = closed(change.token, ledger.line_end(change.result, message_id))
+        attempts = ledger.only_closed_line if small else ledger.with_closed_line
+        fields["attempts"] = attempts(change.token, ledger.line_end(change.result, message_id))
     else:
         fields["clock_from"] = CLOCK_FROM
     if change.result is not None and change.result.outcome is Outcome.ACCEPTED:
         fields["vendor"] = {"$literal": change.vendor}
         fields["vendor_message_id"] = message_id
     if decision.status is Status.SENT:
-        return [{"$set": fields | _sent_now(simulated)}]
+        return [{"$set": fields | _sent_fields(simulated)}]
     # The second step reads what the first one made, and overrules it where a yes came meanwhile.
     return [{"$set": fields}, {"$set": _late_yes_wins(simulated)}]
 
@@ -255,7 +255,7 @@ def _late_yes_wins(simulated: bool) -> dict[str, Any]:
         refused="$late_accept.refused",
         simulated=simulated,
     )
-    return {field: {"$cond": [_LATE, value, _present(field)]} for field, value in sent.items()}
+    return {field: {"$cond": [_LATE, value, _current(field)]} for field, value in sent.items()}
 
 
 def _becomes_sent(*, vendor: Any, message_id: Any, refused: Any, simulated: bool) -> dict[str, Any]:
@@ -270,15 +270,15 @@ def _becomes_sent(*, vendor: Any, message_id: Any, refused: Any, simulated: bool
         "refused": refused,
         "vendor": vendor,
         "vendor_message_id": message_id,
-        **_sent_now(simulated),
+        **_sent_fields(simulated),
     }
 
 
-def _sent_now(simulated: bool) -> dict[str, Any]:
+def _sent_fields(simulated: bool) -> dict[str, Any]:
     return {"sent_at": "$$NOW", **({"simulated": True} if simulated else {})}
 
 
-def _present(field: str) -> dict[str, Any]:
+def _current(field: str) -> dict[str, Any]:
     """The field as it is; null becomes missing, which means the same."""
     return {"$ifNull": [f"${field}", "$$REMOVE"]}
 
@@ -301,24 +301,24 @@ def aside_update(simulated: bool) -> Pipeline:
     sent: dict[str, Any] = {
         "vendor": "$late_accept.vendor",
         "vendor_message_id": "$late_accept.message_id",
-        **_sent_now(simulated),
+        **_sent_fields(simulated),
     }
-    fields = {field: {"$cond": [yes, value, _present(field)]} for field, value in sent.items()}
+    fields = {field: {"$cond": [yes, value, _current(field)]} for field, value in sent.items()}
     fields["status"] = {"$cond": [yes, Status.SENT.value, end]}
     fields["reason"] = {"$cond": [yes, None, Reason.UNREADABLE.value]}
-    ended = {"due_at": None, "overdue_at": "$$REMOVE", "updated_at": "$$NOW"}
-    return [{"$set": fields | ended}]
+    clocks = {"due_at": None, "overdue_at": "$$REMOVE", "updated_at": "$$NOW"}
+    return [{"$set": fields | clocks}]
 
 
 def _no_copy_left() -> dict[str, Any]:
     """Whether no copy left our hands; where that cannot be read, one may have."""
     lines = {"$cond": [{"$isArray": "$attempts"}, "$attempts", [{}]]}
     outcome = {"$ifNull": ["$$line.outcome", None]}
-    left = {"$in": [outcome, [None, Outcome.UNKNOWN.value, Outcome.ACCEPTED.value]]}
-    some = {"$anyElementTrue": [{"$map": {"input": lines, "as": "line", "in": left}}]}
-    none = [{"$in": [{"$type": f"${name}"}, ["missing", "null"]]} for name in _TRACES]
-    queued = {"$eq": ["$status", Status.QUEUED.value]}
-    return {"$and": [queued, {"$eq": ["$unknowns", 0]}, *none, {"$not": [some]}]}
+    may_be_copy = {"$in": [outcome, [None, Outcome.UNKNOWN.value, Outcome.ACCEPTED.value]]}
+    has_copy = {"$anyElementTrue": [{"$map": {"input": lines, "as": "line", "in": may_be_copy}}]}
+    no_traces = [{"$in": [{"$type": f"${name}"}, ["missing", "null"]]} for name in _TRACES]
+    is_queued = {"$eq": ["$status", Status.QUEUED.value]}
+    return {"$and": [is_queued, {"$eq": ["$unknowns", 0]}, *no_traces, {"$not": [has_copy]}]}
 
 
 _LATE = {"$eq": [{"$type": "$late_accept"}, "object"]}
@@ -352,22 +352,22 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
     sending = {"$eq": ["$status", Status.SENDING.value]}
     sent = {"$eq": ["$status", Status.SENT.value]}
     message_id = {"$literal": result.message_id}
-    left_out = {"$literal": [*result.refused, *result.pending]}
+    others = {"$literal": [*result.refused, *result.pending]}
     yes = {
         "vendor": {"$literal": vendor},
         "message_id": message_id,
-        "refused": {"$setUnion": [ledger.array("$refused"), left_out]},
+        "refused": {"$setUnion": [ledger.array("$refused"), others]},
         "token": token,
         "at": "$$NOW",
     }
-    becomes = _becomes_sent(
+    new_fields = _becomes_sent(
         vendor=yes["vendor"], message_id=message_id, refused=yes["refused"], simulated=simulated
     )
     keep = {"$or": [sending, sent]}
     fields: dict[str, Any] = {
-        field: {"$cond": [keep, _present(field), value]} for field, value in becomes.items()
+        field: {"$cond": [keep, _current(field), value]} for field, value in new_fields.items()
     }
-    fields["late_accept"] = {"$cond": [sending, yes, _present("late_accept")]}
+    fields["late_accept"] = {"$cond": [sending, yes, _current("late_accept")]}
     end = ledger.line_end(result, message_id) | {"late": True, "extra_copy": sent}
     fields["attempts"] = ledger.with_closed_line(token, end)
     return [{"$set": fields | {"updated_at": "$$NOW"}}]
@@ -382,13 +382,13 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
 #   after   {status: "queued", attempts: [{token: 1, outcome: "unknown", looked_up: true}]}
 
 
-def looked_up_filter(email_id: ObjectId, token: int) -> Filter:
+def look_up_filter(email_id: ObjectId, token: int) -> Filter:
     """Still queued, and this line's vendor was not asked yet."""
     line = {"token": token, "looked_up": {"$ne": True}}
     return {"_id": email_id, "status": Status.QUEUED.value, "attempts": {"$elemMatch": line}}
 
 
-def looked_up_update(token: int) -> Pipeline:
+def look_up_update(token: int) -> Pipeline:
     """The vendor was asked and did not know the e-mail."""
     return [{"$set": {"attempts": ledger.with_closed_line(token, {"looked_up": True})}}]
 
@@ -405,12 +405,12 @@ def looked_up_update(token: int) -> Pipeline:
 #            overdue_at: NOW + 4 * 900 s}
 
 
-def announced_filter(ids: Sequence[ObjectId]) -> Filter:
+def announcement_filter(ids: Sequence[ObjectId]) -> Filter:
     """Those of them that are still queued."""
     return {"_id": {"$in": list(ids)}, "status": Status.QUEUED.value}
 
 
-def announced_update() -> Pipeline:
+def announcement_update() -> Pipeline:
     """Count it, and say when it is overdue again."""
     count = {"$cond": [{"$isNumber": "$announced.n"}, "$announced.n", 0]}
     n = {"$add": [{"$max": [0, {"$min": [count, ANNOUNCEMENTS]}]}, 1]}
@@ -469,12 +469,14 @@ def is_written(change: Change, document: Document) -> bool:
     A write whose reply was lost is repeated, and its repeat matches nothing: the first one did it.
     """
     try:
-        return _closed(change, document) if change.sending else _stands(change, document)
+        return (
+            _has_closed_line(change, document) if change.sending else _has_status(change, document)
+        )
     except (LookupError, TypeError):
         return False
 
 
-def _closed(change: Change, document: Document) -> bool:
+def _has_closed_line(change: Change, document: Document) -> bool:
     outcome = change.result.outcome.value if change.result else NOT_STARTED
     return any(
         line["token"] == change.token and line["outcome"] == outcome
@@ -482,6 +484,6 @@ def _closed(change: Change, document: Document) -> bool:
     )
 
 
-def _stands(change: Change, document: Document) -> bool:
+def _has_status(change: Change, document: Document) -> bool:
     same = bool(document["lease"]["token"] == change.token)
     return same and document["status"] == change.decision.status.value

@@ -47,12 +47,12 @@ def without_weak_options(uri: str) -> str:
 def hosts(uri: str) -> list[str]:
     """The hosts that it names, without their ports; a socket in a folder is on none."""
     authority = uri.partition("://")[2].partition("?")[0].partition("/")[0].rpartition("@")[2]
-    return [_host(one) for one in authority.split(",") if not unquote_plus(one).startswith("/")]
+    return [_host(host) for host in authority.split(",") if not unquote_plus(host).startswith("/")]
 
 
 def _host(address: str) -> str:
-    bracketed, closed, _ = address.removeprefix("[").partition("]")
-    return bracketed if closed else address.partition(":")[0]
+    inside, bracket, _ = address.removeprefix("[").partition("]")
+    return inside if bracket else address.partition(":")[0]
 
 
 def files(uri: str) -> list[str]:
@@ -60,7 +60,7 @@ def files(uri: str) -> list[str]:
     return [name for name, _ in _options(uri) if name.lower().endswith("file")]
 
 
-def unverified(uri: str) -> str | None:
+def weak_tls(uri: str) -> str | None:
     """Why a stranger on the way could read or answer, as far as the URI tells; else None."""
     options = {name.lower(): value.lower() for name, value in _options(uri)}
     default = str(uri.startswith("mongodb+srv://")).lower()

@@ -61,9 +61,9 @@ class CrashingStore(store.Store):
 
 
 class CrashingConnection(tube.Connection):
-    def put(self, what: Sequence[tube.Announcement], ttr: int) -> None:
+    def put(self, announcements: Sequence[tube.Announcement], ttr: int) -> None:
         with _touching("put"):
-            super().put(what, ttr)
+            super().put(announcements, ttr)
         if _point == "lost:put":
             crash_at("")
             self.close()

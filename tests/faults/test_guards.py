@@ -147,7 +147,7 @@ def test_a_lease_that_holds_is_not_rescued(desk: Desk) -> None:
 
 def test_a_yes_that_came_late_wins_over_what_the_next_worker_settles(desk: Desk) -> None:
     desk.claimed_and_lost(ObjectId())
-    desk.store.late_yes(desk.id, 1, "first", YES, SECONDS)
+    desk.store.record_late_yes(desk.id, 1, "first", YES, SECONDS)
     assert desk.now["status"] == "sending"
     assert desk.change(2, DOWN, QUEUED)
     assert desk.now["status"] == "sent"

@@ -226,7 +226,7 @@ def test_it_failed_only_if_surely_no_copy_left(
 ) -> None:
     email_id = ObjectId(producer.send(MAIL))
     emails.update_one({"_id": email_id}, {"$set": was | {"counted": None}})
-    aside = Aside(id=email_id, seen={"lease": {"$eq": {"token": 0}}})
+    aside = Aside(id=email_id, guard={"lease": {"$eq": {"token": 0}}})
     written, _ = store.write([aside])
     found = emails.find_one({"_id": email_id})
     assert found is not None
@@ -240,8 +240,8 @@ def test_what_was_mended_in_the_meantime_is_not_set_aside(
     store: Store, producer: Producer, emails: Collection[Document]
 ) -> None:
     email_id = ObjectId(producer.send(MAIL))
-    for seen in ({"lease": {"$eq": None}}, {"status": {"$eq": "x"}}):
-        assert store.write([Aside(id=email_id, seen=seen)]) == (set(), set())
+    for guard in ({"lease": {"$eq": None}}, {"status": {"$eq": "x"}}):
+        assert store.write([Aside(id=email_id, guard=guard)]) == (set(), set())
     found = emails.find_one({"_id": email_id})
     assert found is not None
     assert found["status"] == "queued"

@@ -29,7 +29,7 @@ from mailqueue.store.transitions import (
     change_filter,
     claim_filter,
     late_yes_filter,
-    looked_up_filter,
+    look_up_filter,
 )
 from tests.every_write import SENT, TOKEN, full_writes, situations, writes
 from tests.stage import DOWN, Stage, letter
@@ -137,7 +137,7 @@ def test_the_guards_are_those_of_the_code() -> None:
         "rescue": change_filter(rescue),
         "end of a queued e-mail": change_filter(queued),
         "late yes": late_yes_filter(email_id, TOKEN),
-        "looked up": looked_up_filter(email_id, TOKEN),
+        "looked up": look_up_filter(email_id, TOKEN),
         **{verb.value: interventions.guard(verb) for verb in Verb},
     }
     told = {row[0]: sorted(codes(row[2])) for row in table("guard")}

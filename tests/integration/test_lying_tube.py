@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailqueue.errors import QueueUnavailable
-from mailqueue.queue.tube import BURIED, Announcement, Connection, Job, released
+from mailqueue.queue.tube import BURIED, Announcement, Connection, Job, release_end
 
 bounded = settings(derandomize=True, database=None, deadline=None)
 GREETINGS = b"USING t\r\nWATCHING 2\r\nWATCHING 1\r\n"
@@ -73,12 +73,12 @@ def ask(connection: Connection, what: str, held: list[Job]) -> None:
         connection.put([Announcement(ObjectId(), 1)] * 2, 180)
     elif what == "end" and held:
         job = held.pop()
-        connection.finish({job.id: released(512, 1)})
+        connection.finish({job.id: release_end(512, 1)})
         connection.flush()
     elif what == "stats":
         assert all(count >= 0 for count in connection.stats().values())
     elif what == "server":
-        connection.server()
+        connection.server_stats()
 
 
 @settings(bounded, max_examples=400)
@@ -127,7 +127,7 @@ def test_a_lie_ends_the_connection_and_takes_no_memory(lie: bytes) -> None:
 
 
 def test_numbers_of_8_gb_are_no_numbers() -> None:
-    for ask_for in (Connection.stats, Connection.server):
+    for ask_for in (Connection.stats, Connection.server_stats):
         with connected_to(b"OK 8000000000\r\n") as connection:
             with pytest.raises(QueueUnavailable):
                 ask_for(connection)

@@ -168,7 +168,7 @@ def test_a_late_yes_that_has_no_room_is_written_without_its_recipients(
     people = tuple(address(n) for n in range(5))
     yes = SendResult(outcome=Outcome.ACCEPTED, code="202", message_id="m", refused=people)
     emails.update_one({"_id": email_id}, {"$set": {"status": "queued"}})
-    bench.store.late_yes(email_id, 1, "first", yes, 5)
+    bench.store.record_late_yes(email_id, 1, "first", yes, 5)
     found = one(emails, email_id)
     assert (found["status"], found["vendor_message_id"], found["refused"]) == ("sent", "m", [])
 

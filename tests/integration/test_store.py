@@ -401,7 +401,7 @@ def test_a_late_yes_makes_sent_what_was_given_up(
     (email_id,) = stored(store)
     claim(store, email_id)
     settle(store, email_id, UNHEARD, replace(AGAIN, status=Status(status), reason="unknown"))
-    store.late_yes(email_id, 1, "first", YES, 5)
+    store.record_late_yes(email_id, 1, "first", YES, 5)
     found = the(emails)
     assert (found["status"], found["reason"], found["vendor"]) == ("sent", None, "first")
     assert found["vendor_message_id"] == "vendor-id"
@@ -418,7 +418,7 @@ def test_a_late_yes_for_a_sent_email_is_noted_as_an_extra_copy(
     claim(store, email_id, token=1)
     assert changed(store, Change(id=email_id, token=2, decision=SENT, result=YES, vendor="second"))
     before = the(emails)
-    store.late_yes(email_id, 1, "first", YES, 5)
+    store.record_late_yes(email_id, 1, "first", YES, 5)
     found = the(emails)
     assert [line.get("extra_copy") for line in found["attempts"]] == [True, None]
     assert {k: found[k] for k in ("status", "vendor", "sent_at")} == {
@@ -439,7 +439,7 @@ def test_a_late_yes_wins_over_the_failure_of_the_worker_that_holds_the_lease(
     claim(store, email_id)
     settle(store, email_id, UNHEARD, AGAIN)
     claim(store, email_id, token=1)
-    store.late_yes(email_id, 1, "first", YES, 5)
+    store.record_late_yes(email_id, 1, "first", YES, 5)
     held = the(emails)
     assert held["status"] == "sending"
     assert held["late_accept"]["vendor"] == "first"
@@ -461,7 +461,7 @@ def test_a_yes_that_came_late_for_this_very_attempt_is_not_overwritten_as_unknow
     """As after a pause of the whole process: the answer is read before its lateness is written."""
     (email_id,) = stored(store)
     claim(store, email_id, lease=-1)
-    store.late_yes(email_id, 1, "first", YES, 5)
+    store.record_late_yes(email_id, 1, "first", YES, 5)
     unknown = replace(AGAIN, unknowns=1)
     change = Change(id=email_id, token=1, decision=unknown, result=UNHEARD, expired=expired)
     assert changed(store, change)
@@ -478,9 +478,9 @@ def test_a_late_yes_that_is_written_twice_changes_nothing_the_second_time(
     claim(forgetful, email_id)
     settle(forgetful, email_id, UNHEARD, AGAIN)
     forgetful.to_lose = 1
-    forgetful.late_yes(email_id, 1, "first", YES, 5)
+    forgetful.record_late_yes(email_id, 1, "first", YES, 5)
     once = the(emails)
-    forgetful.late_yes(email_id, 1, "first", YES, 5)
+    forgetful.record_late_yes(email_id, 1, "first", YES, 5)
     assert the(emails) == once
     assert once["attempts"][0]["extra_copy"] is False
 

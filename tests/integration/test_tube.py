@@ -31,7 +31,7 @@ from mailqueue.queue.tube import (
     End,
     Job,
     Tube,
-    released,
+    release_end,
 )
 from tests.integration.bench import beanstalk, next_delayed, put, ready, ready_ids
 from tests.logged import event
@@ -161,8 +161,8 @@ def test_a_released_job_has_the_priority_and_the_delay_that_were_asked_for(
     first, second = one_of(waiting), one_of(waiting)
     assert first is not None
     assert second is not None
-    end(first, released(512, 0))
-    end(second, released(256, 0.2))
+    end(first, release_end(512, 0))
+    end(second, release_end(256, 0.2))
     assert [(job.id, job.priority) for job in ready(lonely)] == [(first.id, 512)]
     delayed = next_delayed(lonely)
     assert delayed is not None
@@ -225,7 +225,7 @@ def test_a_job_of_an_ended_connection_is_never_deleted_on_a_new_one(
     job.connection.close()
     wait_until(lambda: ready(lonely), what="the server takes the job back")
     end(job)
-    end(job, released(1, 0))
+    end(job, release_end(1, 0))
     assert [left.id for left in ready(lonely)] == [job.id]
 
 

@@ -166,14 +166,14 @@ class SteppedStore(Store):
         yes = {c.id for c in done if _whole_yes(c.result)}
         self._truth.recorded |= yes
 
-    def late_yes(self, email_id: ObjectId, *given: Any) -> None:
+    def record_late_yes(self, email_id: ObjectId, *given: Any) -> None:
         self._what = "late yes"
-        super().late_yes(email_id, *given)
+        super().record_late_yes(email_id, *given)
         self._truth.recorded.add(email_id)
 
-    def looked_up(self, *given: Any) -> None:
+    def record_look_up(self, *given: Any) -> None:
         self._what = "looked up"
-        super().looked_up(*given)
+        super().record_look_up(*given)
 
     def _find_durable(self, *given: Any) -> Any:
         self._pause("read back")
@@ -302,11 +302,11 @@ class SweeperActor(Actor):
         sweeper._announcer = self  # type: ignore[assignment]  # stands in for it
         self.start(self._sweep)
 
-    def announce(self, what: Sequence[Announcement]) -> Sequence[Announcement]:
+    def announce(self, announcements: Sequence[Announcement]) -> Sequence[Announcement]:
         self.pause("announce")
-        for one in what:
+        for one in announcements:
             self._tube.put(one.email_id, one.priority, one.delay)
-        return what
+        return announcements
 
     def _sweep(self) -> None:
         while True:

@@ -22,8 +22,8 @@ from mailqueue.store.transitions import (
     claim_update,
     late_yes_filter,
     late_yes_update,
-    looked_up_filter,
-    looked_up_update,
+    look_up_filter,
+    look_up_update,
 )
 
 ID, NONCE = ObjectId(), ObjectId()
@@ -114,10 +114,10 @@ def test_a_late_yes_has_no_guard_but_that_it_is_not_yet_written() -> None:
 
 
 def test_an_answer_of_not_found_is_noted_once_while_the_email_waits() -> None:
-    guard = looked_up_filter(ID, 3)
+    guard = look_up_filter(ID, 3)
     assert guard["status"] == "queued"
     assert guard["attempts"] == {"$elemMatch": {"token": 3, "looked_up": {"$ne": True}}}
-    assert "attempts" in looked_up_update(3)[0]["$set"]
+    assert "attempts" in look_up_update(3)[0]["$set"]
 
 
 @pytest.mark.parametrize(
