@@ -54,13 +54,14 @@ class InvalidEmail(MailQueueError):
 class MissingExtra(MailQueueError):
     """An optional package is needed, which mailqueue's extra ``extra`` brings.
 
-    ``reason`` says in a few words what needs it. The text names the package, not the extra, as what
-    to install: on an index the name mailqueue may be somebody else's.
+    ``reason`` says in a few words what needs it. The text has the package to install, too: on an
+    index the name mailqueue may be somebody else's.
     """
 
     def __init__(self, extra: str, package: str, reason: str) -> None:
         self.extra = extra
-        super().__init__(f"{reason}, and {package} is not installed: pip install {package}")
+        remedy = f"pip install {package} (mailqueue's extra {extra})"
+        super().__init__(f"{reason}, and {package} is not installed: {remedy}")
 
 
 class Unavailable(MailQueueError):

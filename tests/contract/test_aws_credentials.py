@@ -398,7 +398,7 @@ def test_without_botocore_an_ses_of_no_keys_cannot_be_made_and_says_what_to_inst
         load(config, simulated=False)
     [problem] = refused.value.problems
     assert problem == f"vendors.first: {missing.value}"
-    assert problem.endswith("botocore is not installed: pip install botocore")
+    assert problem.endswith("is not installed: pip install botocore (mailqueue's extra ses)")
     load(config, simulated=True).close()
 
 
