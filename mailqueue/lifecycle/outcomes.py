@@ -86,7 +86,7 @@ class SendResult:
     off; with ``accepted`` all others were taken, and a ``retry_after`` of 0 says that the pending
     are the rest, which only waits for a transaction of its own. ``quota_held``: accepted, but kept
     there since the account is suspended or its quota spent; the vendor is to get no more.
-    ``replay``: accepted, since the vendor has seen the key before (see ``lifecycle.decide``).
+    ``replay``: accepted, since the vendor has seen the key before (see ``resolve_replay``).
     ``answered`` is False when no complete answer came (refused connection, DNS, TLS, time-out,
     reset). ``our_fault`` marks what our side caused; the vendor is not blamed for it.
     ``content_suspect``: the answer may be due to what is in this e-mail (a firewall's page),
