@@ -181,9 +181,9 @@ class Consumer:
         then the writer writes those and ends. Connections close last: jobs end through them.
         """
         self._join(fetchers)
-        self._worker.writer.end_sending(len(self._senders))
+        self._worker.sender.close(len(self._senders))
         self._join(self._senders)
-        self._worker.writer.end()
+        self._worker.writer.close()
         writer.join(self.config.delivery.settle_timeout + self.config.mongodb.timeout)
         self._join([sweeper])
         for each in self._tubes:

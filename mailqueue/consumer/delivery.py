@@ -3,7 +3,7 @@
 ::
 
     Fetcher   reserves a job, reads its e-mail, plans     sets stored, memory, plan
-    Writer    claims it, in one durable write for many    sets claim, nonce, deadline
+    Writer    claims it, in one durable write for many    sets lease, deadline
     Sender    sends it through one vendor and decides     sets result, finish
     Writer    writes the change, then ends the job
 
@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from bson import ObjectId
-
 from mailqueue.config import Config
 from mailqueue.consumer.memory import Held
 from mailqueue.consumer.slots import Slots
@@ -35,14 +33,14 @@ from mailqueue.routing.rotation import Permit
 from mailqueue.routing.router import Router
 from mailqueue.store.document import Stored
 from mailqueue.store.store import Store
-from mailqueue.store.transitions import Aside, Change, Claim
+from mailqueue.store.transitions import Aside, Change, Claim, Lease
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
-    """Claim the e-mail and send it, under ``permit``, through one of the ``carriers``."""
+    """Write the ``claim``, then send the e-mail under ``permit`` to one of the ``carriers``."""
 
     stored: Stored
     email: Email
@@ -50,6 +48,7 @@ class Send:
     attempt: CurrentAttempt
     carriers: Sequence[str]  # the vendors that can take it
     permit: Permit
+    claim: Claim
 
     @property
     def vendor(self) -> str:
@@ -59,7 +58,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """Ask the vendor of an unknown outcome whether it has the e-mail; ``token``: that attempt's."""
+    """Ask the vendor of an unknown outcome, of the attempt ``token``, whether it has the e-mail."""
 
     stored: Stored
     email: Email
@@ -94,8 +93,7 @@ class Delivery:
     plan: Plan | None = None
     # The writer's
     planned_again_at: float = -math.inf
-    claim: Claim | None = None
-    nonce: ObjectId | None = None
+    lease: Lease | None = None
     deadline: float = 0.0
     lost: int = 0
     # The sender's

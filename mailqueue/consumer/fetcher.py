@@ -92,7 +92,7 @@ class Fetcher:
             raise
         for each in deliveries:
             each.stored = documents.get(each.job.email_id) if each.job.email_id else None
-            each.memory = each.plan = each.claim = each.finish = None
+            each.memory = each.plan = each.finish = None
 
     def _plan(self, deliveries: Sequence[Delivery]) -> None:
         try:

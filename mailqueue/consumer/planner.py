@@ -33,7 +33,7 @@ from mailqueue.message import Email
 from mailqueue.queue.tube import BURIED, DELETED, Job, release_end
 from mailqueue.routing.router import LEASE_EXPIRED, NO_SLOT, Router
 from mailqueue.store.document import Stored
-from mailqueue.store.transitions import Aside, Change
+from mailqueue.store.transitions import Aside, Change, Claim
 
 logger = logging.getLogger(__name__)
 
@@ -121,14 +121,23 @@ class Planner:
             return self.put_off(stored)
         key = snapshot.pin.key if snapshot.pin is not None else str(stored.id)
         age = stored.key_age(permit.vendor, key)
-        attempt = CurrentAttempt(vendor=permit.vendor, key=key, key_age=age)
+        attempt = self._router.with_vendor(
+            CurrentAttempt(vendor=permit.vendor, key=key, key_age=age)
+        )
         return Send(
             stored=stored,
             email=email,
             snapshot=snapshot,
-            attempt=self._router.with_vendor(attempt),
+            attempt=attempt,
             carriers=carriers,
             permit=permit,
+            claim=Claim(
+                id=stored.id,
+                token=stored.token,
+                vendor=permit.vendor,
+                key=attempt.key,
+                probe=permit.probe is not None,
+            ),
         )
 
     def put_off(self, stored: Stored) -> Finish:
@@ -146,7 +155,7 @@ class Planner:
         send = delivery.plan
         if isinstance(send, Ask):
             return later(send.stored, 0.0)
-        if not isinstance(send, Send) or delivery.claim is None:
+        if not isinstance(send, Send) or delivery.lease is None:
             raise TypeError(send)
         if delivery.result is None:
             self._router.give_back(send.permit)
@@ -156,8 +165,8 @@ class Planner:
         return _after(
             Change(
                 id=send.stored.id,
-                token=delivery.claim.token + 1,
-                nonce=delivery.nonce,
+                token=send.claim.token + 1,
+                nonce=delivery.lease.nonce,
                 decision=decision,
                 result=delivery.result,
                 vendor=send.vendor,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -27,6 +26,7 @@ from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.logs import event, place
 from mailqueue.routing.bulkheads import Bulkheads, Call
+from mailqueue.store.transitions import Claim
 from mailqueue.vendors import answers
 from mailqueue.vendors.base import Attempt, Vendor
 
@@ -52,8 +52,6 @@ class Sender:
         self._meter = meter
         self._bulkheads: Bulkheads[Delivery] = shared.router.bulkheads
         self.queue: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # of putting into the queue and closing it
-        self._closed = False
         self._moved_at = shared.clock()  # when the queue was last empty, or a sender came
 
     # In the sender threads ---------------------------------------------------------------------
@@ -99,28 +97,21 @@ class Sender:
         """Ask the vendor; False: it came back too late, and another thread has this one's place."""
         delivery, result = call.what, None
         if isinstance(plan := delivery.plan, Send):
-            result = self._send(delivery, plan, own)
+            result = self._send(plan, _attempt(plan, delivery.deadline), own)
         elif isinstance(plan, Ask):
-            result = self._look_up(delivery, plan, own)
+            result = self._look_up(plan, _attempt(plan, delivery.deadline), own)
         if self._bulkheads.end(call, measured=isinstance(plan, Send)):
             self._return(delivery, result)
             return True
-        self._record_late(delivery, result)
+        if isinstance(plan, Send) and result and result.outcome is Outcome.ACCEPTED:
+            self._record_late(plan.claim, result)
         return False
 
-    def _send(self, delivery: Delivery, send: Send, own: Mapping[str, Vendor]) -> SendResult:
-        attempt = Attempt(
-            email_id=str(send.stored.id),
-            message_id=send.stored.document["message_id"],
-            date=send.stored.date,
-            key=send.attempt.key,
-            recipients=send.snapshot.pending,
-            deadline=delivery.deadline,
-        )
+    def _send(self, send: Send, attempt: Attempt, own: Mapping[str, Vendor]) -> SendResult:
         try:
             vendor = own[send.vendor]
         except BaseException as error:  # noqa: BLE001  # this thread's own could not be made
-            _say_raised(attempt.email_id, send.vendor, error)
+            _say_raised(attempt, send.vendor, error)
             return NOT_MADE
         try:
             if self._meter is None:
@@ -128,26 +119,18 @@ class Sender:
             else:
                 answer = self._meter.measure(lambda: vendor.send(send.email, attempt))
         except BaseException as error:  # noqa: BLE001  # whatever a vendor's class raises: not known
-            _say_raised(attempt.email_id, send.vendor, error)
+            _say_raised(attempt, send.vendor, error)
             return answers.from_exception(error)
         result = answers.sanitize(answer, send.email, vendor)
         return self._router.resolve_replay(send.snapshot, send.vendor, attempt.email_id, result)
 
-    def _look_up(
-        self, delivery: Delivery, ask: Ask, own: Mapping[str, Vendor]
-    ) -> SendResult | None:
+    def _look_up(self, ask: Ask, attempt: Attempt, own: Mapping[str, Vendor]) -> SendResult | None:
         """A yes, if the vendor knows the e-mail. None proves nothing."""
-        attempt = Attempt(
-            email_id=str(ask.stored.id),
-            message_id=ask.stored.document["message_id"],
-            date=ask.stored.date,
-            deadline=delivery.deadline,
-        )
         try:
             vendor = own[ask.vendor]
             answer = vendor.lookup(ask.email, attempt) if vendor.lookup is not None else None
         except BaseException as error:  # noqa: BLE001  # the e-mail is not to wait for a question
-            _say_raised(attempt.email_id, ask.vendor, error)
+            _say_raised(attempt, ask.vendor, error)
             return None
         result = answers.sanitize(answer, ask.email, vendor)
         return result if result.outcome is Outcome.ACCEPTED else None
@@ -180,57 +163,44 @@ class Sender:
         event(logger, logging.ERROR, "vendor.overran", **facts)
         self._return(delivery, OVERDUE if isinstance(delivery.plan, Send) else None)
 
-    def _record_late(self, delivery: Delivery, result: SendResult | None) -> None:
-        """What was given up was answered after all. A yes counts all the same."""
-        claim = delivery.claim
-        if claim is None or result is None or result.outcome is not Outcome.ACCEPTED:
-            return
+    def _record_late(self, claim: Claim, result: SendResult) -> None:
+        """A call that was given up was answered after all. A yes counts all the same."""
         try:
             seconds = self._config.delivery.settle_timeout
             self._store.record_late_yes(claim.id, claim.token + 1, claim.vendor, result, seconds)
         except StoreUnavailable:
-            facts = {"id": str(claim.id), "vendor": claim.vendor}
-            event(logger, logging.ERROR, "results.not_recorded", **facts)
+            event(logger, logging.ERROR, "results.not_recorded")
 
     # The queue ---------------------------------------------------------------------------------
 
-    def put(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
-        """Hand out; returns what is not taken, since no more is sent."""
-        with self._lock:
-            if self._closed:
-                return deliveries
-            if self.queue.empty():
-                self._moved_at = self._clock()  # nobody waits for longer than from now on
-            for each in deliveries:
-                self.queue.put(each)
-        return ()
+    def put(self, deliveries: Sequence[Delivery]) -> None:
+        """Hand out what is claimed; the writer calls."""
+        if self.queue.empty():
+            self._moved_at = self._clock()  # nobody waits for longer than from now on
+        for each in deliveries:
+            self.queue.put(each)
 
     def recall(self, patience: float) -> list[Delivery]:
-        """What has waited for so long: for a sender, or parked for its vendor."""
+        """What has waited for so long, for a sender or parked for its vendor; the writer calls."""
         late = self._bulkheads.recall(patience)
-        if self._clock() - self._moved_at > patience:
-            with self._lock:
-                late += self._emptied()
-        return late
-
-    def _emptied(self) -> list[Delivery]:
-        """All that is in the queue; the slots and the vendors' places are free."""
-        deliveries: list[Delivery] = []
+        if self._clock() - self._moved_at < patience:
+            return late
+        ends = 0
         with suppress(queue.Empty):
-            while not self._closed and (each := self.queue.get_nowait()) is not None:
+            while True:
+                if (each := self.queue.get_nowait()) is None:
+                    ends += 1
+                    continue
                 self._slots.park(1)
                 self._bulkheads.release(each.vendor)
-                deliveries.append(each)
-        return deliveries
+                late.append(each)
+        self.close(ends)  # those are the senders'
+        return late
 
-    def close(self, senders: int) -> list[Delivery]:
-        """Tell so many senders that no more comes; returns what none of them has begun."""
-        with self._lock:
-            left = self._emptied()
-            self._closed = True
+    def close(self, senders: int) -> None:
+        """Tell so many senders that no more comes."""
         for _ in range(senders):
             self.queue.put(None)
-        return left
 
 
 class ThreadVendors(dict[str, Vendor]):
@@ -258,6 +228,17 @@ class ThreadVendors(dict[str, Vendor]):
                 event(logger, logging.ERROR, "vendor.raised", **facts)
 
 
-def _say_raised(email_id: str, vendor: str, error: BaseException) -> None:
-    facts = {"id": email_id, "vendor": vendor, "error": type(error).__name__, "at": place(error)}
+def _attempt(plan: Send | Ask, deadline: float) -> Attempt:
+    return Attempt(
+        email_id=str(plan.stored.id),
+        message_id=plan.stored.document["message_id"],
+        date=plan.stored.date,
+        key=plan.attempt.key if isinstance(plan, Send) else None,
+        recipients=plan.snapshot.pending if isinstance(plan, Send) else None,
+        deadline=deadline,
+    )
+
+
+def _say_raised(attempt: Attempt, vendor: str, error: BaseException) -> None:
+    facts = {"id": attempt.email_id, "vendor": vendor, "error": type(error).__name__}
     event(logger, logging.ERROR, "vendor.raised", **facts)

@@ -1,14 +1,4 @@
-"""The worker: the thread roles of one process, put together.
-
-Everyone should be able to recite it::
-
-    Fetcher  reserve the job → read the e-mail → plan: which vendor
-    Writer   claim: intent and lease, one durable write
-    Sender   vendor.send under the deadline → health hears of it → decide
-    Writer   settle: one durable write guarded by the token → delete or release the job
-
-``consumer`` starts the threads and stops them in this order.
-"""
+"""The worker: the thread roles of one process, put together. ``delivery`` tells the way."""
 
 from __future__ import annotations
 

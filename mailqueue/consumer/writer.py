@@ -33,7 +33,7 @@ from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.logs import event
 from mailqueue.routing import bulkheads
 from mailqueue.store import ids
-from mailqueue.store.transitions import Aside, Claim, Lease
+from mailqueue.store.transitions import Aside, Lease
 
 logger = logging.getLogger(__name__)
 
@@ -207,44 +207,23 @@ class Writer:
             if each.finish is None:  # MongoDB was away when its sender would have decided
                 each.finish = self._planner.settle(each)
         lease = Lease(owner=self._owner, nonce=ids.new(), seconds=self._config.delivery.lease)
-        intents = self._intents(claims, lease)
-        changes = [
-            each.finish.change
-            for each in finished
-            if each.finish is not None and each.finish.change is not None
-        ]
+        deadline = self._clock() + self._config.delivery.deadline
+        for each in claims:
+            each.lease, each.deadline = lease, deadline
+        intents = [send.claim for each in claims if isinstance(send := each.plan, Send)]
+        changes = [f.change for each in finished if (f := each.finish) and f.change is not None]
         if not changes and not intents:
             return set(), set()
         began = self._clock()
         try:
             result = self._store.write(changes, intents, lease=lease, seconds=seconds)
-        except StoreUnavailable:
-            self._undo(claims)
+        except StoreUnavailable:  # they may be claimed all the same
+            self._free(claims)
+            self._fetcher.drop(claims)
+            self._give_back([each for each in claims if isinstance(each.plan, Send)])
             raise
         self._slots.write_took(self._clock() - began)
         return result
-
-    def _intents(self, claims: Iterable[Delivery], lease: Lease) -> list[Claim]:
-        deadline = self._clock() + self._config.delivery.deadline
-        intents = []
-        for each in claims:
-            if isinstance(send := each.plan, Send):
-                each.nonce, each.deadline = lease.nonce, deadline
-                each.claim = Claim(
-                    id=send.stored.id,
-                    token=send.stored.token,
-                    vendor=send.vendor,
-                    key=send.attempt.key,
-                    probe=each.probe,
-                )
-                intents.append(each.claim)
-        return intents
-
-    def _undo(self, claims: Sequence[Delivery]) -> None:
-        """They may be claimed all the same."""
-        self._free(claims)
-        self._fetcher.drop(claims)
-        self._give_back(each for each in claims if each.claim is not None)
 
     def _keep(self, finished: Sequence[Delivery]) -> None:
         """Results are kept for the next turn; what was only planned goes back to the tube."""
@@ -257,10 +236,13 @@ class Writer:
 
     def _hand_out(self, claims: Sequence[Delivery], won: Collection[ObjectId]) -> list[Delivery]:
         """What is claimed goes to the senders; returns what another worker was faster at."""
-        mine = [each for each in claims if each.claim is None or each.claim.id in won]
-        missed = [each for each in claims if each.claim is not None and each.claim.id not in won]
+        missed = [
+            each
+            for each in claims
+            if isinstance(send := each.plan, Send) and send.claim.id not in won
+        ]
         self._free(missed)
-        self._give_back(self._sender.put(mine))
+        self._sender.put([each for each in claims if each not in missed] if missed else claims)
         return missed
 
     def _end(
@@ -302,29 +284,25 @@ class Writer:
     def _look_after(self, results: Sequence[Delivery], seconds: float) -> None:
         """Note what vendors said that were asked, and each yes whose lease is another worker's."""
         for each in results:
-            if isinstance(ask := each.plan, Ask):
-                self._note_answer(ask, each.result, seconds)
-            else:
-                self._note_lost(each, seconds)
+            if isinstance(plan := each.plan, Ask):
+                self._note(plan, plan.token, each.result, seconds)
+            elif isinstance(plan, Send):
+                facts = {"id": str(plan.claim.id), "vendor": plan.vendor}
+                event(logger, logging.WARNING, "lease.lost", **facts)
+                self._note(plan, plan.claim.token + 1, each.result, seconds)
         for each in results:
-            if isinstance(send := each.plan, Send):
-                each.finish = later(send.stored, 1.0)
+            if isinstance(plan := each.plan, Send):
+                each.finish = later(plan.stored, 1.0)
         end_jobs(results)
 
-    def _note_answer(self, ask: Ask, result: SendResult | None, seconds: float) -> None:
-        """The vendor knows the e-mail: a late yes. It does not: it may be sent again."""
-        if result is not None:
-            self._store.record_late_yes(ask.stored.id, ask.token, ask.vendor, result, seconds)
-        else:
-            self._store.record_look_up(ask.stored.id, ask.token)
-
-    def _note_lost(self, each: Delivery, seconds: float) -> None:
-        """Another worker owns the e-mail by now. A yes counts all the same."""
-        facts = {"id": str(each.job.email_id), "vendor": each.vendor}
-        event(logger, logging.WARNING, "lease.lost", **facts)
-        claim, result = each.claim, each.result
-        if claim and result is not None and result.outcome is Outcome.ACCEPTED:
-            self._store.record_late_yes(claim.id, claim.token + 1, claim.vendor, result, seconds)
+    def _note(
+        self, plan: Send | Ask, token: int, result: SendResult | None, seconds: float
+    ) -> None:
+        """A yes always counts. Where the vendor does not know the e-mail, it may be sent again."""
+        if result is not None and result.outcome is Outcome.ACCEPTED:
+            self._store.record_late_yes(plan.stored.id, token, plan.vendor, result, seconds)
+        elif isinstance(plan, Ask):
+            self._store.record_look_up(plan.stored.id, token)
 
     # Giving back -------------------------------------------------------------------------------
 
@@ -343,11 +321,10 @@ class Writer:
             else:
                 end_jobs([each])
 
-    def end_sending(self, senders: int) -> None:
-        """Tell so many senders that no more comes; called by the main thread, as is ``end``."""
-        self._give_back(self._sender.close(senders))
+    def close(self) -> None:
+        """Let ``turn`` come to its end; called by the main thread once the senders are gone.
 
-    def end(self) -> None:
-        """Give back what is parked, and let ``turn`` come to its end."""
-        self._give_back(self._sender.recall(0.0))
+        What they have left is recalled in the last turn: nothing is claimed after we stop, so no
+        turn hands anything out after this.
+        """
         self._inbox.put(None)
