@@ -228,10 +228,10 @@ class Producer:
 
         Raises ``InvalidEmail`` with the ``index`` of the first bad e-mail. All e-mails are
         validated and all keys looked up before anything is stored, so nothing was stored. One
-        exception: if another caller takes a key for another content in between, the other e-mails
-        are still stored. Raises ``StoreUnavailable`` within ``mongodb.timeout`` after MongoDB
-        stopped answering: ``ids_stored`` are durable, of ``ids_unknown`` it is not known, the rest
-        was not stored.
+        exception: if another caller takes a key for another content in between, or MongoDB refuses
+        one e-mail (a validator of yours does, say), the others are still stored. Raises
+        ``StoreUnavailable`` within ``mongodb.timeout`` after MongoDB stopped answering:
+        ``ids_stored`` are durable, of ``ids_unknown`` it is not known, the rest was not stored.
         """
         options = SendOptions(priority, send_at, expires_at)
         submissions = self._prepare_all(read_all(list(emails), options, idempotency_keys))

@@ -65,9 +65,14 @@ class Storage:
         outcomes: dict[Submission, Outcome] = {}
         new: Sequence[Submission] = submissions
         while new:
-            taken = set(self.store.insert([each.document for each in new], session))
-            outcomes |= {each: Inserted(each.document) for each in new if each.key not in taken}
-            new = [each for each in new if each.key in taken]
+            taken, refused = self.store.insert([each.document for each in new], session)
+            for each in new:
+                if (code := refused.get(each.document["_id"])) is not None:
+                    problem = f"MongoDB does not take it (error {code})"
+                    outcomes[each] = each.refuse("email", problem)
+                elif each.key not in taken:
+                    outcomes[each] = Inserted(each.document)
+            new = [each for each in new if each not in outcomes]
             outcomes |= self.look_up_keys(new)
             # An e-mail that was pruned between the write and the look-up has left its key free.
             new = [each for each in new if each not in outcomes]

@@ -26,7 +26,7 @@ from bson.errors import BSONError
 from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, ConfigurationError, DuplicateKeyError, PyMongoError
+from pymongo.errors import BulkWriteError, ConfigurationError, PyMongoError, WriteError
 from pymongo.read_concern import ReadConcern
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
@@ -47,6 +47,7 @@ _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # a date beyond year 9999 is no error
 )
 DUPLICATE = 11000
+_UNIQUE = frozenset({"_id", "idempotency_key"})  # the fields of our own unique indexes
 PROBE = 0.8  # seconds
 DOUBT = 30.0  # seconds of an outage after which the driver knows better than a quick look
 _DEADLINE: ContextVar[float] = ContextVar("deadline", default=math.inf)  # of the present call
@@ -248,17 +249,31 @@ def refusals(error: Exception) -> list[int] | None:
 
 def write_errors(error: PyMongoError) -> list[dict[str, Any]]:
     """The write errors inside a driver's exception."""
-    if isinstance(error, DuplicateKeyError):
-        return [dict(error.details or {})]
+    if isinstance(error, WriteError):
+        return [{"index": 0, **(error.details or {})}]
     if isinstance(error, BulkWriteError):
         return list(error.details.get("writeErrors", ()))
     return []
 
 
-def duplicate_keys(error: PyMongoError) -> list[Any]:
+def duplicate_keys(error: PyMongoError) -> set[str]:
     """The idempotency keys that were already there."""
     values = [e.get("keyValue", {}) for e in write_errors(error) if e.get("code") == DUPLICATE]
-    return [value["idempotency_key"] for value in values if "idempotency_key" in value]
+    return {value["idempotency_key"] for value in values if "idempotency_key" in value}
+
+
+def refused_inserts(error: PyMongoError) -> dict[int, int]:
+    """The documents of an insert that are refused however often it is repeated: place and code.
+
+    By a validator, say, or a unique index of the operator's own. Our own unique indexes refuse none
+    for good: what they say is looked into.
+    """
+    return {
+        e["index"]: code
+        for e in write_errors(error)
+        if (code := e.get("code", 1)) not in _PASSING
+        and not (code == DUPLICATE and _UNIQUE.issuperset(e.get("keyPattern", ())))
+    }
 
 
 def _description(error: PyMongoError) -> str:

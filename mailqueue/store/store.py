@@ -25,7 +25,7 @@ from bson import ObjectId
 from bson.errors import BSONError
 from pymongo import MongoClient
 from pymongo.client_session import ClientSession
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import BulkWriteError, WriteError
 
 from mailqueue.config import MongoDB
 from mailqueue.lifecycle.outcomes import Reason, SendResult, Status
@@ -41,6 +41,7 @@ from mailqueue.store.mongo import (
     NotDurable,
     duplicate_keys,
     majority_reads,
+    refused_inserts,
     within,
     write_errors,
 )
@@ -101,29 +102,32 @@ class Store(Mongo):
 
     def insert(
         self, documents: Sequence[dict[str, Any]], session: ClientSession | None = None
-    ) -> list[str]:
-        """Store new e-mails in one write; returns the idempotency keys that were there already.
+    ) -> tuple[set[str], dict[ObjectId, int]]:
+        """Store new e-mails in one write.
 
-        A document whose ``_id`` is another e-mail's gets a new one. With ``session`` the driver's
-        exceptions pass through, a taken key among them.
+        Returns the idempotency keys that were there already, and MongoDB's error code for each
+        e-mail that it never takes; neither is stored. A document whose ``_id`` is another e-mail's
+        gets a new one. With ``session`` the driver's exceptions pass through.
         """
         if session is not None:
             self._write_new(documents, session)
-            return []
+            return set(), {}
         with self.operation():
             return self.persist(lambda: self._insert(documents))
 
-    def _insert(self, documents: Sequence[dict[str, Any]]) -> list[str]:
+    def _insert(self, documents: Sequence[dict[str, Any]]) -> tuple[set[str], dict[ObjectId, int]]:
         """One try; what is there already may be from the one before, whose reply was lost."""
         try:
             self._write_new(documents)
-        except (DuplicateKeyError, BulkWriteError) as error:
-            if all(each.get("code") != DUPLICATE for each in write_errors(error)):
+        except (WriteError, BulkWriteError) as error:
+            taken, codes = duplicate_keys(error), refused_inserts(error)
+            if not codes and all(each.get("code") != DUPLICATE for each in write_errors(error)):
                 raise
-            keys = duplicate_keys(error)
-            self._confirm_new([d for d in documents if d.get("idempotency_key") not in keys])
-            return keys
-        return []
+            refused = {documents[i]["_id"]: code for i, code in codes.items()}
+            rest = (d for d in documents if d["_id"] not in refused)
+            self._confirm_new([d for d in rest if d.get("idempotency_key") not in taken])
+            return taken, refused
+        return set(), {}
 
     def _write_new(
         self, documents: Sequence[Document], session: ClientSession | None = None

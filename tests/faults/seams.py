@@ -47,7 +47,7 @@ def _touching(place: str) -> Iterator[None]:
 
 
 class CrashingStore(store.Store):
-    def insert(self, documents: Sequence[dict[str, Any]], session: Any = None) -> list[str]:
+    def insert(self, documents: Sequence[dict[str, Any]], session: Any = None) -> Any:
         with _touching("insert"):
             return super().insert(documents, session)
 

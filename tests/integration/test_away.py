@@ -176,7 +176,7 @@ class Slow(Store):
 
     begun, let_go = threading.Event(), threading.Event()
 
-    def insert(self, documents: Any, session: Any = None) -> list[str]:
+    def insert(self, documents: Any, session: Any = None) -> Any:
         if any(len(document["email"]["text"]) > LARGE for document in documents):
             self.begun.set()
             assert self.let_go.wait(30)

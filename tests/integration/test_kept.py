@@ -121,7 +121,7 @@ def test_an_error_of_another_kind_beside_a_taken_key_loses_nothing(
     store.emails.insert_one({"idempotency_key": "taken"})
     made: list[Document] = [{"_id": ids.new(), "nonce": ids.new()} for _ in range(4)]
     made[1]["idempotency_key"] = "taken"
-    assert store.insert(made) == ["taken"]
+    assert store.insert(made) == ({"taken"}, {})
     store.close()
     assert {d["_id"] for d in made if "idempotency_key" not in d} <= set(emails.distinct("_id"))
     assert emails.count_documents({}) == 4

@@ -193,6 +193,40 @@ def test_the_number_of_keys_must_be_the_number_of_emails(producer: Producer) -> 
         producer.send_many(mails(2), idempotency_keys=["only one"])
 
 
+def validated(emails: Collection[Document]) -> None:
+    """The operator's validator does not take one subject."""
+    rule = {"email.subject": {"$ne": "Number 1"}}
+    emails.database.command("collMod", emails.name, validator=rule)
+
+
+def unique(emails: Collection[Document]) -> None:
+    """The operator's index lets a subject occur once, and it is there."""
+    emails.insert_one({"email": {"subject": "Number 1"}})
+    emails.create_index("email.subject", unique=True)
+
+
+@pytest.mark.parametrize("refuse", [validated, unique])
+def test_an_email_that_mongodb_refuses_is_named_and_concerns_no_other(
+    refuse: Callable[[Collection[Document]], None],
+    producer: Producer,
+    config: Config,
+    emails: Collection[Document],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    refuse(emails)
+    good, bad, last = mails(3)
+    there = emails.count_documents({})
+    with pytest.raises(InvalidEmail) as raised:
+        producer.send(bad)
+    assert (raised.value.field, raised.value.index) == ("email", None)
+    with pytest.raises(InvalidEmail) as raised:
+        producer.send_many([good, bad, last])
+    assert (raised.value.field, raised.value.index) == ("email", 1)
+    assert emails.count_documents({}) == there + 2
+    assert len(ready(config)) == 2
+    assert caplog.records == []
+
+
 def test_an_email_that_no_configured_vendor_could_carry_is_refused(config: Config) -> None:
     vendor = {"name": "grid", "type": "sendgrid", "api_key": "x"}
     picky = Config.from_mapping({**_mapping(config), "vendors": [vendor]})

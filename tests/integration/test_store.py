@@ -107,8 +107,8 @@ def test_what_is_there_under_our_own_id_is_stored(store: Store) -> None:
     email = stored(store)
     again = store.read(email)[email[0]].document
     made = {k: v for k, v in again.items() if k != "now"}
-    assert store.insert([made]) == []
-    assert store.insert([made, {**made, "_id": ObjectId()}]) == []
+    assert store.insert([made]) == (set(), {})
+    assert store.insert([made, {**made, "_id": ObjectId()}]) == (set(), {})
 
 
 def test_taken_keys_are_told_and_the_rest_is_stored(
@@ -117,9 +117,21 @@ def test_taken_keys_are_told_and_the_rest_is_stored(
     stored(store, idempotency_key="order-1")
     made = {k: v for k, v in the(emails).items() if k != "_id"}
     new = [{**made, "_id": ObjectId(), "idempotency_key": f"order-{n}"} for n in (1, 2)]
-    assert store.insert(new) == ["order-1"]
+    assert store.insert(new) == ({"order-1"}, {})
     assert sorted(emails.distinct("idempotency_key")) == ["order-1", "order-2"]
     assert emails.count_documents({}) == 2
+
+
+def test_refused_emails_are_told_beside_taken_keys_and_the_rest_is_stored(
+    store: Store, emails: Collection[Document]
+) -> None:
+    stored(store, idempotency_key="order-1")
+    emails.database.command("collMod", emails.name, validator={"status": "queued"})
+    made = {k: v for k, v in the(emails).items() if k != "_id"}
+    new = [{**made, "_id": ObjectId(), "idempotency_key": f"order-{n}"} for n in range(4)]
+    new[2]["status"] = "odd"
+    assert store.insert(new) == ({"order-1"}, {new[2]["_id"]: 121})
+    assert set(emails.distinct("idempotency_key")) == {"order-0", "order-1", "order-3"}
 
 
 def test_an_insert_whose_reply_was_lost_stores_once(
