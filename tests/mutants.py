@@ -358,7 +358,7 @@ MUTANTS = (
     ),
     Mutant(
         "the detail is not compared with the bodies",
-        (Edit("vendors/redaction.py", "    places += _quoted(views, email)\n", ""),),
+        (Edit("vendors/redaction.py", "    places += _quoted_places(views, email)\n", ""),),
         (DETAIL, "-k", "three_words or line_of_one"),
     ),
 )

@@ -48,7 +48,11 @@ _USUAL = re.compile(rf"[A-Za-z0-9_+-]+(\.[A-Za-z0-9_+-]+)*@{_DOMAIN.pattern}")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Address:
-    """A mailbox and the name to show with it; ``str()`` is its RFC 5322 form, not yet encoded."""
+    """A mailbox: the ``name`` to show, which may be empty, and the ``address``.
+
+    ``Address.parse`` checks what it is given; the constructor checks nothing. ``str()`` is the form
+    of RFC 5322, not yet encoded: ``Ann <ann@example.org>``. ``repr()`` shows neither.
+    """
 
     name: str
     address: str
@@ -69,7 +73,7 @@ class Address:
 
     @property
     def identity(self) -> str:
-        """Equal for one mailbox however its domain is spelt; the local part must be the same."""
+        """The same text for every spelling of one mailbox's domain; the local part is kept."""
         local, _, domain = self.ascii.rpartition("@")
         if not local.isascii():
             from unicodedata import normalize
@@ -84,9 +88,9 @@ class Address:
 
     @classmethod
     def parse(cls, value: object, field: str = "address") -> Address:
-        """One address, checked: text (``Ann <ann@example.org>``), ``Address``, or (name, address).
+        """One valid address from text (``Ann <ann@example.org>``), ``Address`` or (name, address).
 
-        Raises ``InvalidEmail``.
+        Raises ``InvalidEmail``, which names ``field`` and quotes nothing.
         """
         if isinstance(value, Address):
             value = (value.name, value.address)
@@ -143,8 +147,8 @@ def split_list(text: str) -> list[str]:
         first, *others = [run] if run[0] == '"' else _COMMA.split(run)
         entries[-1].append(first)
         entries += ([other] for other in others)
-    joined = ("".join(runs).strip() for runs in entries)
-    return [entry for entry in joined if entry]
+    texts = ("".join(runs).strip() for runs in entries)
+    return [text for text in texts if text]
 
 
 def decode_quoted(text: str) -> str:
@@ -204,11 +208,11 @@ def _local_part(local: str, field: str) -> str:
     if len(local) <= _LOCAL_LENGTH and local.isprintable():
         if _LOCAL.fullmatch(local):
             return local
-        quoted = _QUOTED_LOCAL.fullmatch(local)
-        content = _unquote(local) if quoted else local
+        is_quoted = _QUOTED_LOCAL.fullmatch(local)
+        content = _unquote(local) if is_quoted else local
         if _LOCAL.fullmatch(content):
             return content
-        if quoted or _DOTTED.fullmatch(content):
+        if is_quoted or _DOTTED.fullmatch(content):
             return f'"{escape(content)}"'
     raise InvalidEmail(field, "is not a valid e-mail address: correct it, or leave it out")
 

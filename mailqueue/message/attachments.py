@@ -32,7 +32,12 @@ _ALTERNATIVE_KEYS = frozenset({"content", "content_type"})
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Attachment:
-    """A file; shown inside the HTML (``<img src="cid:...">``) when ``content_id`` is set."""
+    """A file of an e-mail.
+
+    ``content_type`` may be empty: it then follows from the extension of ``filename``. With a
+    ``content_id`` the HTML shows the file: ``<img src="cid:...">``. Nothing is checked here; the
+    ``Email`` that it becomes part of raises ``InvalidEmail``.
+    """
 
     filename: str
     content: bytes
@@ -55,7 +60,11 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Alternative:
-    """The e-mail in another form than plain text and HTML: an invitation, AMP, Markdown."""
+    """The e-mail in another form than plain text and HTML: an invitation, AMP, Markdown.
+
+    ``content_type`` is a text type such as ``text/calendar; method=REQUEST``. Nothing is checked
+    here; the ``Email`` that it becomes part of raises ``InvalidEmail``.
+    """
 
     content: bytes
     content_type: str
@@ -113,8 +122,12 @@ def _text_type(value: object, field: str) -> str:
     """The type of an alternative: some text that has no field of its own."""
     content_type = header_text(value, field)
     is_type = len(content_type) <= _MAX_TYPE and _CONTENT_TYPE.fullmatch(content_type)
-    bare = content_type.partition(";")[0].strip().lower()
-    if not is_type or not bare.startswith("text/") or bare in ("text/plain", "text/html"):
+    media_type = content_type.partition(";")[0].strip().lower()
+    if (
+        not is_type
+        or not media_type.startswith("text/")
+        or media_type in ("text/plain", "text/html")
+    ):
         problem = "must be a text type other than text/plain and text/html: use text or html there"
         raise InvalidEmail(field, problem)
     return content_type

@@ -67,6 +67,7 @@ def _addresses(value: object, field: str) -> tuple[Address, ...]:
 
 def _entries(value: object, field: str) -> Iterator[tuple[Any, str]]:
     """The entries of a list, each with its place; a single value is a list of one."""
+    # A tuple of two is ambiguous: one mailbox with its name, or two addresses.
     if isinstance(value, list | tuple) and not _is_pair(value):
         _check_length(value, field)
         yield from ((entry, f"{field}[{n}]") for n, entry in enumerate(value))
@@ -101,8 +102,8 @@ def _items(value: object, field: str) -> Iterator[tuple[str, Any, str]]:
         raise InvalidEmail(field, f"must be a mapping, not {type(value).__name__}")
     _check_length(value, field)
     for n, (key, item) in enumerate(value.items()):
-        shown = isinstance(key, str) and SHOWN_KEY.fullmatch(key)
-        place = f"{field}.{key}" if shown else f"{field}[{n}]"
+        is_harmless = isinstance(key, str) and SHOWN_KEY.fullmatch(key)
+        place = f"{field}.{key}" if is_harmless else f"{field}[{n}]"
         name = header_text(key, place)
         if name.startswith("$"):
             problem = "has a key that begins with $, which MongoDB cannot store: rename it"
@@ -163,7 +164,7 @@ def _vendor_options(value: object, field: str) -> dict[str, dict[str, Any]]:
     options: dict[str, dict[str, Any]] = {}
     if value is None:
         return options
-    budget = iter(range(MAX_OPTIONS))
+    budget = iter(range(MAX_OPTIONS))  # one step for each value, shared by all levels
     for vendor, mapping, place in _items(value, field):
         if not isinstance(mapping, Mapping):
             raise InvalidEmail(place, f"must be a mapping, not {type(mapping).__name__}")

@@ -70,16 +70,16 @@ def header_problem(value: str) -> str | None:
     if problem or "=?" not in value:
         return problem
     budget = 5_000 + 8 * len(value) if len(value) <= _INSPECTED else 0  # characters to decode
-    texts, seen = [value], set()
-    for text in texts:
+    texts, words = [value], set()  # ``words``: those that were checked, so that none counts twice
+    for text in texts:  # it grows: a decoded text with encoded words in it is read in its turn
         for charset, decode, source in _encoded_words(text):
             budget -= 8 + len(source)
             if budget < 0:
                 return "contains too many encoded words: give plain text"
             octets = decode(source)
-            if (charset, octets) in seen:
+            if (charset, octets) in words:
                 continue
-            seen.add((charset, octets))
+            words.add((charset, octets))
             readings = _readings(octets, charset)
             if any(map(_FORBIDDEN.search, readings)):
                 return "contains a line break or NUL in an encoded word: remove it"
@@ -136,19 +136,20 @@ def _encoded_words(text: str) -> Iterator[tuple[str, Callable[[str], bytes], str
 
     Such a reader may let a "Q" word end anywhere, and a "B" word at any question mark.
     """
-    quoted = None
+    q_text = None  # from the first "Q" word to the end
     charsets = set()
     for match in _ENCODED_WORD.finditer(text):
         charset, start = match[1].partition("*")[0][:40].lower(), match.end(2) + 1
         word = _until(text, start, "?=")
         if match[2] in "qQ":
-            quoted = text[start:] if quoted is None else quoted
+            q_text = text[start:] if q_text is None else q_text
             charsets.add(charset)
             yield charset, _decode_q, word
         else:
             yield charset, _decode_b, word
             yield charset, _decode_b, _until(word, 0, "?")
-    rest = _BEGINNING.sub("", quoted or "")
+    # A reader that finds no end may decode all that follows as one "Q" word.
+    rest = _BEGINNING.sub("", q_text or "")
     yield from ((charset, _decode_q, rest) for charset in sorted(charsets))
 
 
@@ -174,7 +175,7 @@ def _decode_q(source: str) -> bytes:
 def _decode_b(source: str) -> bytes:
     """As a lenient reader decodes a "B" word: what is not base64 is skipped."""
     digits = _NOT_BASE64.sub(b"", source.encode("ascii", "ignore"))
-    whole = digits[: len(digits) - (len(digits) % 4 == 1)]
+    whole = digits[: len(digits) - (len(digits) % 4 == 1)]  # a single last digit is no octet
     return binascii.a2b_base64(whole + b"=" * (-len(whole) % 4))
 
 
@@ -245,6 +246,8 @@ def decode_words(text: str) -> str:
     Blanks between two encoded words are dropped, and a character may begin in one word and end in
     the next. Raises ``LookupError`` or ``ValueError`` if one cannot be decoded.
     """
+    # Words of one charset that follow each other are decoded together: a program that counts octets
+    # may have split a character between two of them.
     texts: list[str] = []
     charset, octets, end = "", [b""], 0
     for word in _WORD_PROPER.finditer(text):
@@ -253,7 +256,7 @@ def decode_words(text: str) -> str:
         if between.strip(" \t") or language_free != charset:
             texts.append(b"".join(octets).decode(charset or "ascii"))
             octets = []
-        if between.strip(" \t") or not charset:
+        if between.strip(" \t") or not charset:  # blanks between two words are not part of the text
             texts.append(between)
         charset = language_free
         octets.append(_word_octets(word[2], word[3]))

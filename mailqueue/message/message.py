@@ -102,10 +102,11 @@ class EmailDict(_From, total=False):
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Email:
-    """A valid e-mail. The arguments are the keys of ``EmailDict``, with ``from_`` for ``from``.
+    """A valid e-mail, frozen. The arguments are those of ``EmailDict``, ``from_`` for ``from``.
 
-    ``message_id`` is the Message-ID that every attempt hands to the vendor (it may also stand among
-    the headers); None: it is made of the e-mail's id. Raises ``InvalidEmail``.
+    ``message_id`` is the Message-ID that every attempt hands to the vendor; it may also be given
+    among the headers. None: it is made from the e-mail's id. Raises ``InvalidEmail``, which names
+    the field and quotes nothing. Nothing is stored by making one: ``Producer.send`` stores it.
     """
 
     from_: Address
@@ -189,9 +190,9 @@ class Email:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Email:
-        """From a mapping that need not be an ``EmailDict`` to a type checker, such as JSON.
+        """From a mapping whose keys a type checker cannot know, such as JSON.
 
-        Raises ``InvalidEmail`` for a key that it does not know, too.
+        Raises ``InvalidEmail``, also for an unknown key.
         """
         email = object.__new__(cls)
         email._read(mapping)
@@ -206,7 +207,7 @@ class Email:
 
     @classmethod
     def from_document(cls, mapping: Mapping[str, Any]) -> Email:
-        """From what ``to_mapping`` returned: fast, unchecked."""
+        """From the result of ``to_mapping``. It is quick because it checks nothing."""
         email = object.__new__(cls)
         _set(email, "from_", Address.from_canonical(mapping["from"]))
         for field in ("to", "cc", "bcc", "reply_to"):
@@ -241,7 +242,7 @@ class Email:
 
     @property
     def entries(self) -> int:
-        """How many entries to, cc and bcc have; a mailbox counts each time it is there."""
+        """The number of entries in to, cc and bcc; a mailbox counts each time it is there."""
         return len(self.to) + len(self.cc) + len(self.bcc)
 
     @property
@@ -261,13 +262,13 @@ class Email:
         ``bob@`` are two mailboxes, to an SMTP server and in the ledger. With ``ignore_case`` they
         are one, as to every vendor's API and its limits.
         """
-        seen: set[str] = set()
+        identities: set[str] = set()
         fields: dict[str, list[Address]] = {}
         for name, people in (("to", self.to), ("cc", self.cc), ("bcc", self.bcc)):
             for person in people:
                 identity = person.identity.lower() if ignore_case else person.identity
-                if identity not in seen:
-                    seen.add(identity)
+                if identity not in identities:
+                    identities.add(identity)
                     fields.setdefault(name, []).append(person)
         return fields
 

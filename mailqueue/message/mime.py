@@ -72,8 +72,8 @@ def mime(
 
 def _heading(email: Email, sender: Address) -> Iterator[tuple[str, str]]:
     """The headers made of fields. Values are checked before they are encoded."""
-    named = (("From", (sender,)), ("To", email.to), ("Cc", email.cc), ("Reply-To", email.reply_to))
-    for name, addresses in named:
+    fields = (("From", (sender,)), ("To", email.to), ("Cc", email.cc), ("Reply-To", email.reply_to))
+    for name, addresses in fields:
         for address in addresses:
             header_text(address.name, name.lower().replace("-", "_"))
         if addresses:
@@ -102,6 +102,8 @@ def write(
     A mail program shows the last form that it knows (RFC 2046), so HTML comes after the other
     forms; except an invitation, which mail programs look for at the end.
     """
+    # mixed(alternative(text, …, related(html, inline files), invitation), other files); a container
+    # of one part is left out.
     head = b"".join(_header(name, value) for name, value in headers)
     inline = [file for file in attachments if file.content_id and html is not None]
     others = [file for file in attachments if not file.content_id or html is None]
@@ -120,6 +122,9 @@ def _header(name: str, value: str) -> bytes:
     problem = character_problem(value)
     if problem or not FIELD_NAME.fullmatch(name):
         raise InvalidEmail("headers", problem or "has an invalid header name")
+    # A line break goes before white space only, which stays: unfolding gives the same value back. A
+    # piece that is longer than a line stands alone on one; ``structured`` and ``encode_words`` see
+    # to it that none is longer than 998 octets.
     lines = [f"{name}:"]
     width = LINE  # the first line may be long: some readers stumble over an empty one
     for piece in pieces(value):
@@ -157,6 +162,7 @@ def boundary(seed: str, parts: Sequence[bytes]) -> str:
 
 
 def _text(subtype: str, value: str) -> bytes:
+    # Quoted-printable can be read as it is; base64 is taken where it is shorter (Chinese, say).
     octets = value.replace("\r\n", "\n").replace("\r", "\n").encode()
     encoding, body = "quoted-printable", binascii.b2a_qp(octets).replace(b"\n", b"\r\n")
     if not value.isascii():
@@ -212,6 +218,7 @@ def _filename(name: str) -> str:
         raise InvalidEmail("attachments", f"has a file name that {problem}")
     if is_plain(name):
         return f'; filename="{escape(name)}"'
+    # 18 octets are 54 characters when they are quoted, so that each section fits on a line.
     sections = [quote(chunk, safe="") for chunk in chunks(name, 18)]
     if len(sections) == 1:
         return f"; filename*=utf-8''{sections[0]}"

@@ -27,7 +27,7 @@ class Parameters:
     """The field's ``value``, and its parameters by their names in lower case."""
 
     value: str
-    named: Mapping[str, str]
+    by_name: Mapping[str, str]
 
 
 def parameters(text: str) -> Parameters:
@@ -40,20 +40,22 @@ def parameters(text: str) -> Parameters:
         match = _NAME.fullmatch(name.lower())
         if match is None:
             continue
-        bare, number, encoded = match.groups()
+        # RFC 2231: ``name*0=`` and ``name*1=`` are two sections of a value. A star at the end says
+        # that the section is percent-encoded; ``name*=`` is such a section alone.
+        bare, number, star = match.groups()
         content = _ESCAPE.sub(r"\1", raw.strip('"')) if raw.startswith('"') else raw
-        if number is None and encoded is None:
+        if number is None and star is None:
             plain.setdefault(bare, try_decode_words(content))
         else:
             section = sections.setdefault(bare, {})
-            section.setdefault(int(number or 0), (content, encoded is not None))
+            section.setdefault(int(number or 0), (content, star is not None))
     return Parameters(value.strip(), plain | {n: _join(n, s) for n, s in sections.items()})
 
 
 def charset(content_type: str) -> str:
     """The charset that a content type names, in lower case; empty if it names none."""
     try:
-        return parameters(content_type).named.get("charset", "").lower()
+        return parameters(content_type).by_name.get("charset", "").lower()
     except InvalidEmail:
         return "unreadable"
 
@@ -74,12 +76,12 @@ def _join(name: str, sections: Mapping[int, tuple[str, bool]]) -> str:
     """A value from its sections; the first encoded one names the charset (RFC 2231)."""
     charset, octets = "", b""
     for number in sorted(sections):
-        content, encoded = sections[number]
-        if encoded and not charset:
+        content, is_encoded = sections[number]
+        if is_encoded and not charset:  # charset'language'text
             charset, _, content = content.partition("'")
             content = content.partition("'")[2]
             charset = charset or "us-ascii"
-        octets += unquote_to_bytes(content) if encoded else content.encode()
+        octets += unquote_to_bytes(content) if is_encoded else content.encode()
     try:
         return octets.decode(charset or "utf-8")
     except (LookupError, UnicodeError):

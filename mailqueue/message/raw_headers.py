@@ -42,10 +42,10 @@ def source(raw: Any, field: str) -> str:
     a parsed header. An older ``Message`` may hold any object: None and bytes are refused.
     """
     try:
-        written = _raw_text(raw)
+        content = _raw_text(raw)
     except Exception:  # noqa: BLE001  # a Header of the library raises many exceptions
         raise InvalidEmail(field, _UNDECODABLE) from None
-    text = plain_text(written, field)
+    text = plain_text(content, field)
     try:
         return _FOLD.sub("", text).encode("utf-8", "surrogateescape").decode()
     except UnicodeError:
@@ -108,23 +108,27 @@ def mailboxes(text: str, field: str) -> list[str]:
     """The mailboxes that a field names, one by one; those of a group, without its name."""
     free_text(text, field)
     entries: list[list[str]] = [[]]
-    comments, quoted, angle, named, group = 0, False, False, False, False
+    # One pass over the marks, with the state of RFC 5322's grammar: the depth of comments, and
+    # whether we are in quotes, in angle brackets, behind an @ of this mailbox, in a group.
+    comments, in_quotes, in_angle, has_at, in_group = 0, False, False, False, False
     for mark in _MARKS.findall(text):
-        if not quoted and (comments or mark == "("):
+        if not in_quotes and (comments or mark == "("):
             comments += {"(": 1, ")": -1}.get(mark, 0)
             entries[-1].append(_COMMENT if not comments else "")
             continue
-        quoted ^= mark == '"'
-        if quoted or angle or mark not in {",", ";", ":"} or (mark == ":" and (named or group)):
-            angle = not quoted and (mark == "<" or (angle and mark != ">"))
-            named = named or "@" in mark
+        in_quotes ^= mark == '"'
+        # A colon names a group only where a mailbox may begin: once, and before any @.
+        is_text = mark not in {",", ";", ":"} or (mark == ":" and (has_at or in_group))
+        if in_quotes or in_angle or is_text:
+            in_angle = not in_quotes and (mark == "<" or (in_angle and mark != ">"))
+            has_at = has_at or "@" in mark
             entries[-1].append(mark)
-        elif mark == ":":
-            group, entries[-1] = True, []
-        else:
-            group, named = group and mark == ",", False
+        elif mark == ":":  # what came before was the group's name
+            in_group, entries[-1] = True, []
+        else:  # a comma ends a mailbox, a semicolon the group as well
+            in_group, has_at = in_group and mark == ",", False
             entries.append([])
-    if comments or quoted or group:
+    if comments or in_quotes or in_group:
         raise InvalidEmail(field, "has quotes, a comment or a group without an end: close it")
     mailboxes = [mailbox for marks in entries if (mailbox := _mailbox(marks))]
     if any(map(_lacks_comma, mailboxes)):

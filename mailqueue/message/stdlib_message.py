@@ -92,9 +92,9 @@ def _mapping(message: Part) -> dict[str, Any]:
     mapping["alternatives"] = [
         _alternative(leaf, f"alternatives[{n}]") for n, leaf in enumerate(content.alternatives)
     ]
-    shown = _shown_ids(mapping["html"] or "")
+    shown_ids = _shown_ids(mapping["html"] or "")
     mapping["attachments"] = [
-        _attachment(leaf, f"attachments[{n}]", shown) for n, leaf in enumerate(content.files)
+        _attachment(leaf, f"attachments[{n}]", shown_ids) for n, leaf in enumerate(content.files)
     ]
     return mapping
 
@@ -205,7 +205,7 @@ def _parameters(part: Part, header: str) -> Parameters:
 
 @dataclass(slots=True)
 class _Content:
-    """What the parts are that were added so far."""
+    """The parts that were added so far, each in the place that it has in an e-mail."""
 
     text: _Node | None = None
     html: _Node | None = None
@@ -216,15 +216,17 @@ class _Content:
         """Add a part; ``is_body``: it stands in the place of the body."""
         if not node.is_multipart:
             self._add_leaf(node, is_body=is_body)
-        elif node.kind == "multipart/alternative":
+        elif node.kind == "multipart/alternative":  # all are the same content, in several forms
             for each in node.parts:
                 self.add(each, is_body=is_body)
-        else:
+        else:  # mixed, related or of an unknown kind, which is read as mixed (RFC 2046)
             body = _body_of(node) if is_body else None
             for each in node.parts:
                 self.add(each, is_body=each is body)
 
     def _add_leaf(self, leaf: _Node, *, is_body: bool) -> None:
+        # The first text and the first HTML of the body; a second one of a kind has no field, and is
+        # kept as a file.
         if leaf.rank() == 3 or not is_body:
             self.files.append(leaf)
         elif leaf.kind == "text/plain" and self.text is None:
@@ -240,7 +242,7 @@ class _Content:
 def _body_of(node: _Node) -> _Node | None:
     """The part of a multipart that is its body; None: all are files."""
     if node.kind == "multipart/related":
-        start = node.type.named.get("start")
+        start = node.type.by_name.get("start")
         roots = (each for each in node.parts if start and _content_id(each) == start.strip("<> "))
         return next(roots, node.parts[0] if node.parts else None)
     best = min(node.parts, key=_Node.rank, default=None)
@@ -295,20 +297,20 @@ def _message_bytes(message: Part) -> bytes:
     changes: dict[str, Any] = {"linesep": "\r\n", "mangle_from_": False, "max_line_length": None}
     if isinstance(policy, EmailPolicy):
         changes["refold_source"] = "none"
-    written = BytesIO()
-    BytesGenerator(written, policy=policy.clone(**changes)).flatten(message)
-    return written.getvalue()
+    buffer = BytesIO()
+    BytesGenerator(buffer, policy=policy.clone(**changes)).flatten(message)
+    return buffer.getvalue()
 
 
 def _text(leaf: _Node | None, field: str) -> str | None:
     if leaf is None:
         return None
     try:
-        text = _octets(leaf, field).decode(leaf.type.named.get("charset") or "us-ascii")
+        text = _octets(leaf, field).decode(leaf.type.by_name.get("charset") or "us-ascii")
     except (LookupError, UnicodeError):
         raise InvalidEmail(field, "cannot be decoded by its charset: use UTF-8") from None
-    if leaf.kind == "text/plain" and leaf.type.named.get("format", "").lower() == "flowed":
-        return "".join(_unwrap(text, leaf.type.named.get("delsp", "").lower() == "yes"))
+    if leaf.kind == "text/plain" and leaf.type.by_name.get("format", "").lower() == "flowed":
+        return "".join(_unwrap(text, leaf.type.by_name.get("delsp", "").lower() == "yes"))
     return text
 
 
@@ -345,12 +347,12 @@ def _alternative(leaf: _Node, field: str) -> dict[str, Any]:
     return {"content": _octets(leaf, field), "content_type": _content_type(leaf)}
 
 
-def _attachment(leaf: _Node, field: str, shown: Collection[str]) -> dict[str, Any]:
+def _attachment(leaf: _Node, field: str, shown_ids: Collection[str]) -> dict[str, Any]:
     content_id = _content_id(leaf)
     # Some programs give every attachment an id; shown are only those that the HTML asks for.
-    if leaf.is_file and content_id not in shown:
+    if leaf.is_file and content_id not in shown_ids:
         content_id = ""
-    name = leaf.disposition.named.get("filename") or leaf.type.named.get("name")
+    name = leaf.disposition.by_name.get("filename") or leaf.type.by_name.get("name")
     return {
         "filename": name,
         "content": _octets(leaf, field),
@@ -365,5 +367,5 @@ def _content_id(leaf: _Node) -> str:
 
 def _content_type(leaf: _Node) -> str:
     """Type and parameters, without the file's name, which has its own field."""
-    named = {key: value for key, value in leaf.type.named.items() if key != "name"}
-    return leaf.kind + "".join(f'; {key}="{escape(value)}"' for key, value in named.items())
+    others = {key: value for key, value in leaf.type.by_name.items() if key != "name"}
+    return leaf.kind + "".join(f'; {key}="{escape(value)}"' for key, value in others.items())

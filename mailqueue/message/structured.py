@@ -26,7 +26,7 @@ _ADDRESSES = frozenset(
         *("return-receipt-to", "x-confirm-reading-to", "mail-followup-to", "mail-reply-to"),
     }
 )
-_BARE = frozenset(
+_BARE = frozenset(  # identifiers, URLs and words of a protocol: never an encoded word in them
     {
         *("list-help", "list-unsubscribe", "list-subscribe", "list-post", "list-owner"),
         *("list-archive", "list-unsubscribe-post", "archived-at", "references", "in-reply-to"),
@@ -61,17 +61,17 @@ def encode(name: str, value: str) -> str:
     if key in _ADDRESSES:
         return mailboxes(_addresses(value, key, None))
     if key == _LIST_ID and not value.isascii():
-        listed = Address.from_canonical(value)
-        return mailbox(listed.name, listed.address)
+        list_id = Address.from_canonical(value)
+        return mailbox(list_id.name, list_id.address)
     return value if key in _BARE or key == _LIST_ID else encode_unstructured(value)
 
 
-def _addresses(value: str, field: str, most: int | None) -> list[Address]:
+def _addresses(value: str, field: str, maximum: int | None) -> list[Address]:
     if len(value) > _MAX_LIST:
         raise InvalidEmail(field, f"is longer than {_MAX_LIST} characters: give fewer addresses")
     addresses = [Address.parse(entry, field) for entry in split_list(value)]
-    if not addresses or (most is not None and len(addresses) > most):
-        problem = "must be one address" if most else "must be one or more addresses"
+    if not addresses or (maximum is not None and len(addresses) > maximum):
+        problem = "must be one address" if maximum else "must be one or more addresses"
         raise InvalidEmail(field, problem)
     if not all(address.is_ascii_mailbox for address in addresses):
         raise InvalidEmail(field, "has a mailbox outside ASCII: use an ASCII address")
@@ -80,8 +80,8 @@ def _addresses(value: str, field: str, most: int | None) -> list[Address]:
 
 def _message_id(value: str, field: str) -> str:
     bare = value.strip().removeprefix("<").removesuffix(">")
-    left, at, right = bare.partition("@")
-    if not (left and at and right) or "@" in right or not _ID.fullmatch(bare):
+    id_left, at, id_right = bare.partition("@")
+    if not (id_left and at and id_right) or "@" in id_right or not _ID.fullmatch(bare):
         raise InvalidEmail(field, "must be <left@right> in printable ASCII (RFC 5322)")
     return f"<{bare}>"
 

@@ -145,13 +145,13 @@ class GroupCommit(Generic[Item, Result]):
             # An exception may strike this thread between any two steps, even in this block. So the
             # lock is released until it says that it is not ours: what an earlier call of this
             # thread could not release is released now, too.
-            led = False
+            was_leader = False
             try:
                 while True:
                     leadership.release()
-                    led = True
+                    was_leader = True
             except RuntimeError:
-                if led:
+                if was_leader:
                     self._resign(own)
 
     def _check_leader(self) -> None:
@@ -171,7 +171,7 @@ class GroupCommit(Generic[Item, Result]):
         """Write a batch; what could not be written stays in line."""
         self._linger(own)
         start = self._clock()
-        batch = self._batch(own)
+        batch = self._choose_batch(own)
         self._write_batch(batch, own)
         for entry in batch:
             if entry.done:
@@ -183,11 +183,13 @@ class GroupCommit(Generic[Item, Result]):
         seconds = min(self._linger_until, own.deadline) - self._clock()
         if seconds > 0 and len(self._waiting) < self._expected:
             self._lingering = own
-            if len(self._waiting) < self._expected:  # who came in between did not see us linger
+            if (
+                len(self._waiting) < self._expected
+            ):  # a caller that came in between did not see us linger
                 own.signal.acquire(timeout=seconds)
             self._lingering = None
 
-    def _batch(self, own: _Entry[Item, Result]) -> list[_Entry[Item, Result]]:
+    def _choose_batch(self, own: _Entry[Item, Result]) -> list[_Entry[Item, Result]]:
         """Our own entry and the first of the others, as many as fit into one write."""
         batch, size, now = [own], own.size, self._clock()
         for entry in list(self._waiting):
@@ -233,7 +235,7 @@ class GroupCommit(Generic[Item, Result]):
                 return
             except Exception as own_error:  # noqa: BLE001  # raised to the caller of this item
                 failed = True
-                if entry is not batch[0]:
+                if entry is not batch[0]:  # another caller's: it stays in line
                     continue
                 entry.error = own_error
             entry.done = True
@@ -244,8 +246,8 @@ class GroupCommit(Generic[Item, Result]):
         """Run ``after``, then wake the followers; if it takes long, their poll finds them done."""
         batch[0].lead_until = self._clock() + POLL
         try:
-            done = [entry for entry in batch if entry.done and entry.error is None]
-            self._after([entry.outcome() for entry in done])
+            successes = [entry for entry in batch if entry.done and entry.error is None]
+            self._after([entry.outcome() for entry in successes])
         finally:
             now = self._clock()
             self._expected = min(MAX_BATCH, len(batch) + len(self._waiting))

@@ -64,12 +64,14 @@ class Producer:
     """Stores e-mails in MongoDB and announces them to the consumers over beanstalkd.
 
     ``config``: a path to a JSON file, a ``Config``, or None for ``$MAILQUEUE_CONFIG`` and then
-    ``./config.json``; the vendors' secrets need not be set. ``client``: the application's own
-    ``MongoClient``, needed only to make e-mails part of its own transactions; it is never closed
-    here.
+    ``./config.json``. The vendors' secrets need not be set. ``client``: the application's own
+    ``MongoClient``. It is needed only to make e-mails part of the application's transactions, and
+    is never closed here.
 
-    Raises ``ConfigError``. Connects to nothing: the first call does, in each process for itself.
-    Make one for the application; all its threads may use it at the same time.
+    Raises ``ConfigError`` if the configuration cannot be used. Making one connects to nothing: the
+    first call connects, in each process for itself. One is enough for an application. All its
+    threads may use it at the same time, before and after a fork. ``with Producer() as producer:``
+    connects at once and closes at the end.
     """
 
     def __init__(
@@ -89,7 +91,9 @@ class Producer:
     # Connections -------------------------------------------------------------------------------
 
     def connect(self) -> Self:
-        """Connect to MongoDB and create the indexes. Optional: the first call does what it needs.
+        """Connect to MongoDB and create the indexes; returns the producer itself.
+
+        Optional: the first call does what it needs.
 
         Raises ``StoreUnavailable`` within ``mongodb.timeout``, and ``ConfigError`` for an index
         that the server refuses. beanstalkd need not be there.
@@ -98,10 +102,10 @@ class Producer:
         return self
 
     def close(self) -> None:
-        """Close this process's connections, but not a ``client`` that was given.
+        """Close this process's connections, except those of the application's own ``client``.
 
-        Nothing is lost by it: what ``send()`` has returned an id for is stored. A later call opens
-        new connections.
+        Nothing is lost: an e-mail whose id ``send()`` returned is stored. A later call opens new
+        connections. Any thread may call.
         """
         process = ids.process()
         for large in (False, True):
@@ -139,13 +143,13 @@ class Producer:
 
             outer = self._opened.get((process, 0))
             announcer = outer.announcer if outer else None  # has its connections by depth itself
-            opened = Storage.open(
+            new = Storage.open(
                 self.config, self.env, self._application_client, self._outage, announcer
             )
             # No lock: a child forked while another thread holds it could never take it.
-            storage = self._opened.setdefault((process, depth), opened)
-            if storage is not opened:  # another thread was faster
-                opened.store.close()
+            storage = self._opened.setdefault((process, depth), new)
+            if storage is not new:  # another thread was faster
+                new.store.close()
         return storage
 
     @property
@@ -226,12 +230,12 @@ class Producer:
         Arguments, durability and threads as in ``send()``; ``idempotency_keys`` has one entry for
         each e-mail, a key or None.
 
-        Raises ``InvalidEmail`` with the ``index`` of the first bad e-mail. All e-mails are
-        validated and all keys looked up before anything is stored, so nothing was stored. One
-        exception: if another caller takes a key for another content in between, or MongoDB refuses
-        one e-mail (a validator of yours does, say), the others are still stored. Raises
-        ``StoreUnavailable`` within ``mongodb.timeout`` after MongoDB stopped answering:
-        ``ids_stored`` are durable, of ``ids_unknown`` it is not known, the rest was not stored.
+        Raises ``InvalidEmail`` with the ``index`` of the first bad e-mail. Nothing was stored: all
+        e-mails are validated and all keys looked up before the first write. One exception: if
+        another caller takes a key for another content in between, or if MongoDB refuses one e-mail
+        (a validator of yours does, say), the others are still stored. Raises ``StoreUnavailable``
+        within ``mongodb.timeout`` after MongoDB stopped answering: ``ids_stored`` are stored
+        durably, ``ids_unknown`` may be stored or not, and all others were not stored.
         """
         options = SendOptions(priority, send_at, expires_at)
         submissions = self._prepare_all(read_all(list(emails), options, idempotency_keys))
@@ -242,9 +246,10 @@ class Producer:
     def announce(self, ids: Iterable[str]) -> int:
         """Announce stored e-mails, right after the commit of the transaction that stored them.
 
-        Returns how many jobs were put on the tube: of e-mails that are stored and queued, while
-        beanstalkd answers. It only saves time: the sweeper announces all that are due. Any thread
-        may call. Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
+        Returns how many jobs were put on the tube. An e-mail that is not stored or not queued gets
+        none, and no e-mail gets one while beanstalkd is away. The call only saves time: the sweeper
+        announces every e-mail that is due. Any thread may call. Raises ``ValueError`` for a
+        malformed id, and ``StoreUnavailable``.
         """
         email_ids = [_object_id(email_id) for email_id in ids]
         return self._call(lambda storage: storage.announce_queued(email_ids))
@@ -267,8 +272,8 @@ class Producer:
         False: it is not. If a copy may have left already, it becomes ``uncertain``. Any thread may
         call. Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
         """
-        wanted = _object_id(email_id)
-        return self._call(lambda storage: storage.store.cancel(wanted))
+        object_id = _object_id(email_id)
+        return self._call(lambda storage: storage.store.cancel(object_id))
 
     # Storing one e-mail ------------------------------------------------------------------------
 

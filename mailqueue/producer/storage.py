@@ -62,15 +62,17 @@ class Storage:
         Raises ``StoreUnavailable``, after which nothing is known of any of them; repeating is safe.
         With ``session`` the driver's exceptions pass through.
         """
+        # Write first, look up afterwards: a look-up first would cost each new e-mail a round trip,
+        # and another caller could still take the key between the two.
         outcomes: dict[Submission, Outcome] = {}
         new: Sequence[Submission] = submissions
         while new:
-            taken, refused = self.store.insert([each.document for each in new], session)
+            taken_keys, refusals = self.store.insert([each.document for each in new], session)
             for each in new:
-                if (code := refused.get(each.document["_id"])) is not None:
+                if (code := refusals.get(each.document["_id"])) is not None:
                     problem = f"MongoDB does not take it (error {code})"
                     outcomes[each] = each.refuse("email", problem)
-                elif each.key not in taken:
+                elif each.key not in taken_keys:
                     outcomes[each] = Inserted(each.document)
             new = [each for each in new if each not in outcomes]
             outcomes |= self.look_up_keys(new)
@@ -115,6 +117,7 @@ class Storage:
 
 def _key_outcome(submission: Submission, holder: Mapping[str, Any]) -> Outcome:
     """What came of an e-mail, given the one that is stored under its key."""
+    # Our own, from a try whose reply was lost.
     if holder["_id"] == submission.document["_id"]:
         return Inserted(submission.document)
     if holder.get("content_hash") != submission.document["content_hash"]:

@@ -142,7 +142,7 @@ class Submission:
 
     @property
     def size(self) -> int:
-        """Roughly how many bytes it has: cheap, and for bounding a write only."""
+        """About how many bytes it has: quick to count, and only to bound a write."""
         email = self.email
         size = _octets(email.text or "") + _octets(email.html or "")
         if email.metadata:

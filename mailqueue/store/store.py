@@ -120,13 +120,13 @@ class Store(Mongo):
         try:
             self._write_new(documents)
         except (WriteError, BulkWriteError) as error:
-            taken, codes = duplicate_keys(error), refused_inserts(error)
+            keys, codes = duplicate_keys(error), refused_inserts(error)
             if not codes and all(each.get("code") != DUPLICATE for each in write_errors(error)):
                 raise
             refused = {documents[i]["_id"]: code for i, code in codes.items()}
             rest = (d for d in documents if d["_id"] not in refused)
-            self._confirm_new([d for d in rest if d.get("idempotency_key") not in taken])
-            return taken, refused
+            self._confirm_new([d for d in rest if d.get("idempotency_key") not in keys])
+            return keys, refused
         return set(), {}
 
     def _write_new(

@@ -38,7 +38,7 @@ def sanitize(answer: object, email: Email, vendor: Vendor | None = None) -> Send
     try:
         if _is_usual(answer):
             return answer
-        return _sanitized(answer, email, () if vendor is None else secrets_of(vendor))
+        return _storable_result(answer, email, () if vendor is None else secrets_of(vendor))
     except BaseException as error:  # noqa: BLE001  # its parts may be objects of the vendor's own
         return from_exception(error)
 
@@ -57,10 +57,10 @@ def secrets_of(vendor: Vendor) -> tuple[str, ...]:
         return ()
 
 
-def _sanitized(answer: Any, email: Email, secrets: tuple[str, ...]) -> SendResult:
+def _storable_result(answer: Any, email: Email, secrets: tuple[str, ...]) -> SendResult:
     if not isinstance(answer, SendResult):
         return SendResult(outcome=Outcome.UNKNOWN, code=NO_ANSWER, answered=False, our_fault=True)
-    detail = _plain(answer.detail, redaction.LOOKED_AT)
+    detail = _plain_text(answer.detail, redaction.LOOKED_AT)
     refused, pending = _people(answer.refused, email), _people(answer.pending, email)
     return SendResult(
         outcome=Outcome(answer.outcome),
@@ -95,11 +95,11 @@ def _is_usual(answer: object) -> TypeGuard[SendResult]:
 
 def text(value: object, most: int) -> str:
     """At most so many characters of printable text; a question mark for each that is not."""
-    plain = _plain(value, most)
+    plain = _plain_text(value, most)
     return plain if plain.isprintable() else "".join(c if c.isprintable() else "?" for c in plain)
 
 
-def _plain(value: object, most: int) -> str:
+def _plain_text(value: object, most: int) -> str:
     """At most so many characters of a text, of bytes or of a number; else none."""
     if isinstance(value, bytes | bytearray):
         value = value[: 4 * most].decode("utf-8", "replace")
@@ -123,6 +123,6 @@ def _people(addresses: Any, email: Email) -> tuple[str, ...]:
     if not addresses or isinstance(addresses, str | bytes):
         return ()
     own = {person.address for person in email.recipients}
-    named = dict.fromkeys(text(each, _ADDRESS) for each in islice(addresses, _MAX_NAMED))
-    exact = [each for each in named if each in own]
-    return tuple(dict.fromkeys((*exact, *matching_recipients(email, named.keys() - own))))
+    texts = dict.fromkeys(text(each, _ADDRESS) for each in islice(addresses, _MAX_NAMED))
+    exact = [each for each in texts if each in own]
+    return tuple(dict.fromkeys((*exact, *matching_recipients(email, texts.keys() - own))))

@@ -43,11 +43,11 @@ from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.payloads import (
     ascii_headers,
     base64_text,
-    merged,
+    merge,
     unique_recipients,
     without_empty,
 )
-from mailqueue.vendors.values import joined, mapping, text
+from mailqueue.vendors.values import code_and_text, mapping, text
 
 _VERSION = "api-version=2025-09-01"  # the first with inline attachments
 _PATH = f"/emails:send?{_VERSION}"
@@ -66,7 +66,7 @@ class Azure(HttpVendor):
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """The request with its signature, which depends on the time of day."""
-        payload = merged(self._payload(email, attempt), self.options(email))
+        payload = merge(self._payload(email, attempt), self.options(email))
         unsigned = json_request(_PATH, payload, {"Operation-Id": _operation(attempt)})
         signed = self._signature("POST", _PATH, unsigned.body)
         return Request(_PATH, unsigned.body, {**unsigned.headers, **signed})
@@ -108,7 +108,7 @@ class Azure(HttpVendor):
             return SendResult(outcome=Outcome.ACCEPTED, code="202", message_id=operation_id)
         error = mapping(response.object.get("error"))
         code, message = text(error.get("code")), text(error.get("message"))
-        result = self.by_status(response, joined(code, message))
+        result = self.by_status(response, code_and_text(code, message))
         if 400 <= response.status < 500 and code.lower() == "domainnotlinked":
             return replace(result, outcome=Outcome.UNSUITABLE)
         return result

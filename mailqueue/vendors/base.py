@@ -47,7 +47,7 @@ from mailqueue.logs import event, place
 from mailqueue.message import Address, Email
 from mailqueue.message.headers import encode_unstructured, header_problem
 from mailqueue.vendors import labels, limits
-from mailqueue.vendors.payloads import merged
+from mailqueue.vendors.payloads import merge
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Vendor(ABC):
 
     def options(self, email: Email) -> dict[str, Any]:
         """Vendor-specific extras: the configured ones, with the e-mail's own on top."""
-        options = merged(self.config.options, email.vendor_options.get(self.name, {}))
+        options = merge(self.config.options, email.vendor_options.get(self.name, {}))
         return {name: value for name, value in options.items() if name not in _LOCAL_OPTIONS}
 
     def tags(self, email: Email) -> tuple[str, ...]:
@@ -220,7 +220,7 @@ def refuse_injection(email: Email, attempt: Attempt) -> SendResult | None:
     return SendResult(outcome=Outcome.REJECTED, code=HEADER_INJECTION, detail=f"a header {problem}")
 
 
-def raised_before_sending(vendor: Vendor, attempt: Attempt, error: Exception) -> SendResult:
+def result_of_our_exception(vendor: Vendor, attempt: Attempt, error: Exception) -> SendResult:
     """The result of an exception in our code before the first byte: this vendor cannot send it."""
     kind = type(error).__name__
     facts = {"id": attempt.email_id, "vendor": vendor.name, "error": kind, "at": place(error)}

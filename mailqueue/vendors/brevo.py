@@ -38,12 +38,12 @@ from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.limits import brevo_name
 from mailqueue.vendors.payloads import (
     base64_text,
-    merged,
+    merge,
     named_address,
     unique_recipients,
     without_empty,
 )
-from mailqueue.vendors.values import joined
+from mailqueue.vendors.values import code_and_text
 
 _ACCOUNT_ERRORS = frozenset(
     ("account_under_validation", "not_enough_credits", "permission_denied", "unauthorized")
@@ -64,7 +64,7 @@ class Brevo(HttpVendor):
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """One JSON object, whose ``headers`` also have the key, the metadata and the sandbox."""
-        payload = merged(self._payload(email, attempt), self.options(email))
+        payload = merge(self._payload(email, attempt), self.options(email))
         return json_request("/v3/smtp/email", payload, {"api-key": self.config.keys["api_key"]})
 
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Brevo(HttpVendor):
     def parse(self, response: Response, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """Brevo's own rows; its errors are ``{"code", "message"}``."""
         code, message = response.string("code"), response.string("message")
-        result = self.by_status(response, joined(code, message))
+        result = self.by_status(response, code_and_text(code, message))
         match response.status:
             case 201 | 202 if message_id := response.string("messageId"):
                 return SendResult(outcome=Outcome.ACCEPTED, code=result.code, message_id=message_id)

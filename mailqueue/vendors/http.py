@@ -109,7 +109,7 @@ class Response:
         """
         try:
             value = None if self.cut else json.loads(self.body)
-            return value if len(self.body) <= MAX_VALUE else _shortened(value)
+            return value if len(self.body) <= MAX_VALUE else _shorten(value)
         except (ValueError, RecursionError):
             return None
 
@@ -124,7 +124,7 @@ class Response:
         return value if isinstance(value, str) else ""
 
     @property
-    def html(self) -> bool:
+    def is_html(self) -> bool:
         """True for an HTML page. Firewalls and proxies send these, APIs do not."""
         kind = self.headers.get("Content-Type", "")
         return "html" in kind.lower() or self.body.lstrip()[:1] == b"<"
@@ -198,7 +198,7 @@ class HttpVendor(Vendor):
         except Exception as error:
             if self.transport.written:
                 raise
-            return base.raised_before_sending(self, attempt, error)
+            return base.result_of_our_exception(self, attempt, error)
 
     def close(self) -> None:
         """Close the connection."""
@@ -238,13 +238,15 @@ class HttpVendor(Vendor):
         """The result by the table at the top of this file. ``detail``: the vendor's own words."""
         status = response.status
         result = SendResult(
-            outcome=_outcome(status),
+            outcome=_outcome_of_status(status),
             code=str(status),
-            detail=detail or _phrase(status),
+            detail=detail or _status_phrase(status),
             retry_after=response.retry_after,
-            content_suspect=response.html and 400 <= status < 500 and status not in _NEVER_CONTENT,
+            content_suspect=response.is_html
+            and 400 <= status < 500
+            and status not in _NEVER_CONTENT,
         )
-        if status in _FIREWALL_IF_HTML and response.html:
+        if status in _FIREWALL_IF_HTML and response.is_html:
             return replace(result, outcome=Outcome.UNAVAILABLE, detail="HTML, not from the API")
         return result
 
@@ -269,7 +271,7 @@ def common_headers() -> Mapping[str, str]:
     }
 
 
-def _outcome(status: int) -> Outcome:
+def _outcome_of_status(status: int) -> Outcome:
     if status == 429:
         return Outcome.THROTTLED
     if status in _ACCOUNT_ERRORS or 300 <= status < 400:
@@ -279,16 +281,16 @@ def _outcome(status: int) -> Outcome:
     return Outcome.UNSUITABLE if status < 500 else Outcome.UNAVAILABLE
 
 
-def _shortened(value: Any) -> Any:
+def _shorten(value: Any) -> Any:
     """The same JSON value with each text and name cut to ``MAX_VALUE``."""
     if isinstance(value, dict):
-        return {name[:MAX_VALUE]: _shortened(part) for name, part in value.items()}
+        return {name[:MAX_VALUE]: _shorten(part) for name, part in value.items()}
     if isinstance(value, list):
-        return [_shortened(part) for part in value]
+        return [_shorten(part) for part in value]
     return value[:MAX_VALUE] if isinstance(value, str) else value
 
 
-def _phrase(status: int) -> str:
+def _status_phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
     except ValueError:

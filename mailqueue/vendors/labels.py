@@ -43,7 +43,7 @@ def _tag(limit: Capacity, tag: str) -> str | None:
         return tag
     if not limit.encoded_tags:
         return None
-    forms = (_encoded(tag), "sha256-" + sha256(tag.encode()).hexdigest())
+    forms = (_encode(tag), "sha256-" + sha256(tag.encode()).hexdigest())
     return next((form for form in forms if _tag_fits(limit, form)), None)
 
 
@@ -86,7 +86,9 @@ def _tag_fits(limit: Capacity, tag: str) -> bool:
     if not limit.underscore_labels and tag.startswith("_"):
         return False
     sizes = (limit.tag_size, limit.word_size)
-    return _within(len(tag), limit.tag_length) and all(_within(len(tag.encode()), n) for n in sizes)
+    return _is_within(len(tag), limit.tag_length) and all(
+        _is_within(len(tag.encode()), n) for n in sizes
+    )
 
 
 def _entry_fits(limit: Capacity, name: str, value: str) -> bool:
@@ -94,12 +96,12 @@ def _entry_fits(limit: Capacity, name: str, value: str) -> bool:
         return False
     lengths = ((name, limit.metadata_name), (value, limit.metadata_value))
     return all(
-        _within(len(word), most) and _within(len(word.encode()), limit.word_size)
+        _is_within(len(word), most) and _is_within(len(word.encode()), limit.word_size)
         for word, most in lengths
     )
 
 
-def _within(number: int, most: int | None) -> bool:
+def _is_within(number: int, most: int | None) -> bool:
     return most is None or number <= most
 
 
@@ -114,8 +116,8 @@ def pairs(tags: Sequence[str], metadata: Mapping[str, str], email_id: str) -> li
 
 
 def _word(text: str, pattern: re.Pattern[str] = _VALUE) -> str:
-    return text if pattern.fullmatch(text) else _encoded(text)
+    return text if pattern.fullmatch(text) else _encode(text)
 
 
-def _encoded(text: str) -> str:
+def _encode(text: str) -> str:
     return "b64-" + urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")

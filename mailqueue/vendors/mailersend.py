@@ -38,7 +38,7 @@ from mailqueue.vendors.limits import CUSTOM_HEADERS
 from mailqueue.vendors.payloads import (
     ascii_headers,
     base64_text,
-    merged,
+    merge,
     named_address,
     unique_recipients,
     without_empty,
@@ -62,7 +62,7 @@ class MailerSend(HttpVendor):
         """One JSON object. Each address is in only one of to, cc and bcc."""
         options = self.options(email)
         options.pop(CUSTOM_HEADERS, None)
-        payload = merged(self._payload(email, attempt), options)
+        payload = merge(self._payload(email, attempt), options)
         key = self.config.keys["api_key"]
         return json_request("/v1/email", payload, {"Authorization": f"Bearer {key}"})
 
@@ -113,7 +113,7 @@ class MailerSend(HttpVendor):
                 code="202",
                 detail=" ".join(sorted(kinds)),
                 message_id=message_id,
-                refused=_suppressed(warnings, email),
+                refused=_suppressed_recipients(warnings, email),
             )
         result = self.by_status(response, "202 with a warning" if unclear else "202 without an id")
         if not unclear and "ALL_SUPPRESSED" in kinds:
@@ -132,7 +132,7 @@ def _file(attachment: Attachment) -> dict[str, str]:
     return entry
 
 
-def _suppressed(warnings: list[Mapping[str, Any]], email: Email) -> tuple[str, ...]:
+def _suppressed_recipients(warnings: list[Mapping[str, Any]], email: Email) -> tuple[str, ...]:
     people = [person for each in warnings for person in mappings(each.get("recipients"))]
     return matching_recipients(email, [person.get("email") for person in people])
 

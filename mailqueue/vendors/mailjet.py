@@ -36,11 +36,11 @@ from mailqueue.vendors.payloads import (
     ascii_headers,
     base64_text,
     basic_login,
-    merged,
+    merge,
     unique_recipients,
     without_empty,
 )
-from mailqueue.vendors.values import first, identifier, joined, mapping, text
+from mailqueue.vendors.values import code_and_text, first, identifier, mapping, text
 
 _ACCOUNT_ERRORS = {"mj-0001", "mj-0015"}
 _ROOT = ("Messages", "SandboxMode", "Globals")  # in this order: equal bytes
@@ -56,10 +56,10 @@ class Mailjet(HttpVendor):
         """A list of one message."""
         options = self.options(email)
         root = {name: options.pop(name) for name in _ROOT if name in options}
-        payload: dict[str, Any] = {"Messages": [merged(self._message(email, attempt), options)]}
+        payload: dict[str, Any] = {"Messages": [merge(self._message(email, attempt), options)]}
         if self.config.sandbox:
             payload["SandboxMode"] = True
-        return json_request("/v3.1/send", merged(payload, root), self._login())
+        return json_request("/v3.1/send", merge(payload, root), self._login())
 
     def lookup(self, email: Email, attempt: Attempt) -> SendResult | None:  # noqa: ARG002  # the port's
         """The message under our id as its ``CustomID``; None proves nothing."""
@@ -103,7 +103,7 @@ class Mailjet(HttpVendor):
             )
         error = mapping(first(message.get("Errors"))) or response.object
         code = text(error.get("ErrorCode"))
-        result = self.by_status(response, joined(code, text(error.get("ErrorMessage"))))
+        result = self.by_status(response, code_and_text(code, text(error.get("ErrorMessage"))))
         if code in _ACCOUNT_ERRORS and 400 <= response.status < 429:
             return replace(result, outcome=Outcome.MISCONFIGURED)
         if message.get("Status") != "error" or response.status >= 429:

@@ -34,7 +34,7 @@ from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.payloads import (
     base64_text,
     encoded_headers,
-    merged,
+    merge,
     named_address,
     unique_recipients,
     without_empty,
@@ -68,7 +68,7 @@ class Mailtrap(HttpVendor):
         options = self.options(email)
         inbox = quote(str(options.pop(INBOX, "")), safe="")
         path = f"/api/send/{inbox}" if self.config.sandbox else "/api/send"
-        payload = merged(self._payload(email, attempt), options)
+        payload = merge(self._payload(email, attempt), options)
         return json_request(path, payload, {"Api-Token": self.config.keys["api_key"]})
 
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
@@ -98,7 +98,11 @@ class Mailtrap(HttpVendor):
             return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
         words = filter(None, map(text, errors)) if isinstance(errors, list) else ()
         result = self.by_status(response, ", ".join(words))
-        if response.status in (401, 403) and not response.html and self._is_domains_fault(domain):
+        if (
+            response.status in (401, 403)
+            and not response.is_html
+            and self._is_domains_fault(domain)
+        ):
             return replace(result, outcome=Outcome.UNSUITABLE)
         return result
 

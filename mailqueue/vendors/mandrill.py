@@ -45,7 +45,7 @@ from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.payloads import (
     base64_text,
     encoded_headers,
-    merged,
+    merge,
     unique_recipients,
     without_empty,
 )
@@ -80,7 +80,7 @@ class Mandrill(HttpVendor):
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """Options lie over the whole call: ``{"message": {"subaccount": "x"}, "ip_pool": "y"}``."""
-        payload = merged({"message": self._message(email, attempt)}, self.options(email))
+        payload = merge({"message": self._message(email, attempt)}, self.options(email))
         payload["key"] = self.config.keys["api_key"]
         return json_request("/api/1.4/messages/send", payload, {})
 

@@ -69,13 +69,13 @@ def without_empty(payload: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in payload.items() if value}
 
 
-def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``over`` laid on it: mappings are merged, anything else is replaced."""
     result = dict(base)
     for key, value in over.items():
         present = result.get(key)
         if isinstance(present, Mapping) and isinstance(value, Mapping):
-            result[key] = merged(present, value)
+            result[key] = merge(present, value)
         else:
             result[key] = value
     return result

@@ -36,7 +36,7 @@ from mailqueue.vendors.payloads import (
     base64_text,
     mailbox_list,
     mailbox_text,
-    merged,
+    merge,
     unique_recipients,
     without_empty,
 )
@@ -64,7 +64,7 @@ class Postmark(HttpVendor):
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """One JSON object. Mailboxes are header text."""
-        payload = merged(self._payload(email, attempt), self.options(email))
+        payload = merge(self._payload(email, attempt), self.options(email))
         return json_request("/email", payload, self._login())
 
     def lookup(self, email: Email, attempt: Attempt) -> SendResult | None:
@@ -103,7 +103,7 @@ class Postmark(HttpVendor):
     def parse(self, response: Response, email: Email) -> SendResult:
         """Postmark's own rows; its errors are ``{"ErrorCode", "Message"}``."""
         code, message = _error_code(response), response.string("Message")
-        inactive = matching_recipients(email, _inactive(message))
+        inactive = matching_recipients(email, _inactive_addresses(message))
         if response.status == 200 and code in (None, 0):
             message_id = response.string("MessageID")
             if code is None or not message_id:
@@ -138,7 +138,7 @@ def _error_code(response: Response) -> int | None:
     return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 
-def _inactive(message: str) -> list[str]:
+def _inactive_addresses(message: str) -> list[str]:
     begin, end = _INACTIVE
     addresses, closed, _ = message.partition(begin)[2].partition(end)
     return [address.strip(" .\n\r") for address in addresses.split(",")] if closed else []

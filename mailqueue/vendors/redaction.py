@@ -60,9 +60,9 @@ def _redacted(detail: str, email: Email, secrets: tuple[str, ...]) -> str:
     if sum(map(len, _texts(email))) > _MAX_TEXT:
         return TOO_LONG
     unfolded = detail[:LOOKED_AT].replace("=\r\n", "").replace("=\n", "")
-    line = _one_line(_normal(html.unescape(unfolded)))
+    line = _one_line(_normalize(html.unescape(unfolded)))
     part = line[:_COMPARED]
-    hidden = _hidden(part, email, secrets)
+    hidden = _private_mask(part, email, secrets)
     end = len(line) if len(line) <= _COMPARED else _SHOWN
     shown = (
         char if not hidden[at] else "" if at and hidden[at - 1] else "*"
@@ -88,20 +88,20 @@ class _View:
         return slice(self.start, self.end) if self.decoded else slice(start, end)
 
 
-def _hidden(line: str, email: Email, secrets: Iterable[str]) -> bytearray:
+def _private_mask(line: str, email: Email, secrets: Iterable[str]) -> bytearray:
     """For each character, whether it is (a part of something) private."""
     hidden = bytearray(len(line))
-    views = [_View(0, len(line), _lower(line), decoded=False), *_decoded(line)]
+    views = [_View(0, len(line), _lower_case(line), decoded=False), *_decoded_views(line)]
     tokens = (token for token in _TOKEN.finditer(line) if "@" in token[0].strip("<>")[1:-1])
     places = [slice(*token.span()) for token in tokens]
-    places += _words_in(views, [*_private_words(email), *secrets])
-    places += _quoted(views, email)
+    places += _places_of_words(views, [*_private_words(email), *secrets])
+    places += _quoted_places(views, email)
     for place in places:
         hidden[place] = b"\1" * (place.stop - place.start)
     return hidden
 
 
-def _decoded(line: str) -> Iterator[_View]:
+def _decoded_views(line: str) -> Iterator[_View]:
     """What the line has in base64 (from any character on), or escaped: ``=XX``, ``%XX``."""
     for packed in _PACKED.finditer(line):
         octets = packed[1].translate(_URL_SAFE)
@@ -109,13 +109,13 @@ def _decoded(line: str) -> Iterator[_View]:
             chunk = octets[begin : len(octets) - ((len(octets) - begin) % 4 == 1)]
             text = b64decode(chunk + "=" * (-len(chunk) % 4)).decode("utf-8", "replace")
             if _is_text(text):
-                yield _View(*packed.span(), _lower(_normal(text)))
+                yield _View(*packed.span(), _lower_case(_normalize(text)))
     for escaped in re.finditer(r"\S+", line):
         if not _ESCAPE.search(escaped[0]):
             continue
         quoted = decodestring(escaped[0].encode()).decode("utf-8", "replace")
         for text in (quoted, unquote_plus(escaped[0])):
-            yield _View(*escaped.span(), _lower(_normal(text)))
+            yield _View(*escaped.span(), _lower_case(_normalize(text)))
 
 
 def _is_text(decoded: str) -> bool:
@@ -123,20 +123,20 @@ def _is_text(decoded: str) -> bool:
     return sum(c.isprintable() and c != "\ufffd" for c in decoded) > 0.6 * len(decoded)
 
 
-def _words_in(views: Sequence[_View], private: Iterable[str]) -> Iterator[slice]:
+def _places_of_words(views: Sequence[_View], private: Iterable[str]) -> Iterator[slice]:
     """The places of private words; a short word counts only if it stands alone."""
     everything = "\n".join(view.text for view in views)
-    words = {_lower(_normal(word)).strip() for word in private}
+    words = {_lower_case(_normalize(word)).strip() for word in private}
     present = [word for word in words if len(word) > 1 and word in everything]
     for view in views:
         if view.decoded and _ADDRESS.search(view.text):
             yield view.place(0, 0)
         for word in present:
-            for at in _places(word, view.text):
+            for at in _places_of(word, view.text):
                 yield view.place(at, at + len(word))
 
 
-def _places(word: str, text: str) -> Iterator[int]:
+def _places_of(word: str, text: str) -> Iterator[int]:
     at = text.find(word)
     while at >= 0:
         end = at + len(word)
@@ -146,7 +146,7 @@ def _places(word: str, text: str) -> Iterator[int]:
         at = text.find(word, end)
 
 
-def _quoted(views: Sequence[_View], email: Email) -> Iterator[slice]:
+def _quoted_places(views: Sequence[_View], email: Email) -> Iterator[slice]:
     """The places of three words in a row of the e-mail's texts, or of a line of one or two."""
     # The line's words are indexed first (a line is short), then each text of the e-mail is gone
     # through once: the work is linear in the e-mail.
@@ -158,7 +158,7 @@ def _quoted(views: Sequence[_View], email: Email) -> Iterator[slice]:
             for (start, _), (_, end) in zip(spans, spans[number - 1 :], strict=False):
                 places[_key(spaced[start:end], run=number == 3)].append(view.place(start, end))
     for text in _readings(email):
-        spaced = _lower(_normal(text)).translate(_blanks())
+        spaced = _lower_case(_normalize(text)).translate(_blanks())
         short = {" ".join(line.split()) for line in spaced.splitlines() if len(line) <= _COMPARED}
         flat = f" {' '.join(spaced.split())} "
         for key in lines.keys() & short:
@@ -179,10 +179,10 @@ def _key(words: str, *, run: bool) -> str:
 def _texts(email: Email) -> tuple[str, ...]:
     """The texts that people wrote, which an answer may quote in part."""
     values = (*email.headers.values(), *email.metadata.values())
-    return (email.text or "", email.html or "", email.subject, *values, *_forms(email))
+    return (email.text or "", email.html or "", email.subject, *values, *_text_forms(email))
 
 
-def _forms(email: Email) -> Iterator[str]:
+def _text_forms(email: Email) -> Iterator[str]:
     """The other forms of the text, and attached texts."""
     parts: tuple[Alternative | Attachment, ...] = (*email.alternatives, *email.attachments)
     for part in parts:
@@ -211,11 +211,11 @@ def _private_words(email: Email) -> Iterator[str]:
     yield from (file.filename for file in email.attachments)
 
 
-def _normal(text: str) -> str:
+def _normalize(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFKC", text)
 
 
-def _lower(text: str) -> str:
+def _lower_case(text: str) -> str:
     """In lower case and of the same length, so that places stay the same."""
     lower = text.lower()
     if len(lower) == len(text):

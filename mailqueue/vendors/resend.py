@@ -38,11 +38,11 @@ from mailqueue.vendors.payloads import (
     ascii_headers,
     base64_text,
     mailbox_text,
-    merged,
+    merge,
     unique_recipients,
     without_empty,
 )
-from mailqueue.vendors.values import joined
+from mailqueue.vendors.values import code_and_text
 
 _QUOTAS = {"daily_quota_exceeded", "monthly_quota_exceeded"}
 
@@ -55,7 +55,7 @@ class Resend(HttpVendor):
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """One JSON object. Mailboxes are header text."""
-        payload = merged(self._payload(email, attempt), self.options(email))
+        payload = merge(self._payload(email, attempt), self.options(email))
         headers = {
             "Authorization": f"Bearer {self.config.keys['api_key']}",
             "Idempotency-Key": attempt.key or attempt.email_id,
@@ -81,7 +81,7 @@ class Resend(HttpVendor):
     def parse(self, response: Response, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """Resend's own rows; its errors are ``{"statusCode", "name", "message"}``."""
         name, message = response.string("name"), response.string("message")
-        result = self.by_status(response, joined(name, message))
+        result = self.by_status(response, code_and_text(name, message))
         match response.status:
             case 200 if message_id := response.string("id"):
                 return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)

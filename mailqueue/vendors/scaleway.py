@@ -31,7 +31,7 @@ from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.payloads import (
     base64_text,
     encoded_headers,
-    merged,
+    merge,
     named_address,
     unique_recipients,
     without_empty,
@@ -49,7 +49,7 @@ class Scaleway(HttpVendor):
     def build(self, email: Email, attempt: Attempt) -> Request:
         """One JSON object. Reply-To is an additional header."""
         keys = self.config.keys
-        payload = merged(self._payload(email, attempt), self.options(email))
+        payload = merge(self._payload(email, attempt), self.options(email))
         region = quote(keys["region"], safe="")
         path = f"/transactional-email/v1alpha1/regions/{region}/emails"
         return json_request(path, payload, {"X-Auth-Token": keys["secret_key"]})

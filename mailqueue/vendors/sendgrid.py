@@ -39,7 +39,7 @@ from mailqueue.vendors.limits import bare_type
 from mailqueue.vendors.payloads import (
     ascii_headers,
     base64_text,
-    merged,
+    merge,
     named_address,
     unique_recipients,
     without_empty,
@@ -64,7 +64,7 @@ class SendGrid(HttpVendor):
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """One personalization: all recipients see the same To and Cc."""
-        payload = merged(self._payload(email, attempt), self.options(email))
+        payload = merge(self._payload(email, attempt), self.options(email))
         key = self.config.keys["api_key"]
         return json_request("/v3/mail/send", payload, {"Authorization": f"Bearer {key}"})
 

@@ -45,7 +45,7 @@ from mailqueue.vendors.aws.signing import Credentials, sign
 from mailqueue.vendors.base import Attempt
 from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import pairs
-from mailqueue.vendors.payloads import base64_text, created_at, merged, unique_recipients
+from mailqueue.vendors.payloads import base64_text, created_at, merge, unique_recipients
 
 SIMULATOR = "success@simulator.amazonses.com"
 
@@ -95,7 +95,7 @@ class Ses(HttpVendor):
         """The request with its signature, which depends on the time of day."""
         options = self.options(email)
         own_tags = options.pop("EmailTags", None) or []
-        payload = merged(self._payload(email, attempt), options)
+        payload = merge(self._payload(email, attempt), options)
         payload["EmailTags"] += own_tags if isinstance(own_tags, list | tuple) else [own_tags]
         unsigned = json_request(_PATH, payload, {})
         headers = {"Host": self._host, "Content-Type": unsigned.headers["Content-Type"]}

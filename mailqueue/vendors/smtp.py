@@ -127,7 +127,7 @@ class Smtp(Vendor):
         try:
             envelope = self._envelope(email, attempt)
         except Exception as error:  # noqa: BLE001  # whatever it is, nothing was sent
-            return base.raised_before_sending(self, attempt, error)
+            return base.result_of_our_exception(self, attempt, error)
         late = base.is_late(attempt, began)
         with Call(attempt.deadline) as call:
             try:
@@ -140,16 +140,16 @@ class Smtp(Vendor):
             except Exception as error:
                 if call.written:
                     raise
-                result = self._raised_before_sending(attempt, error)
+                result = self._result_of_exception(attempt, error)
             finally:
                 self._drop()
         return result
 
-    def _raised_before_sending(self, attempt: Attempt, error: Exception) -> SendResult:
+    def _result_of_exception(self, attempt: Attempt, error: Exception) -> SendResult:
         """A ValueError while there is no connection is due to the configuration."""
         if self._connection is None and isinstance(error, ValueError):
             return failures.result(failures.INVALID_REQUEST, written=False)
-        return base.raised_before_sending(self, attempt, error)
+        return base.result_of_our_exception(self, attempt, error)
 
     def _envelope(self, email: Email, attempt: Attempt) -> _Envelope:
         sender = self.sender(email)
@@ -172,8 +172,8 @@ class Smtp(Vendor):
 
     def _transaction(self, envelope: _Envelope, call: Call) -> SendResult:
         connection = self._begin(envelope, call)
-        self._rcpt(connection, envelope)
-        result = self._data(connection, envelope, call)
+        self._name_recipients(connection, envelope)
+        result = self._send_message(connection, envelope, call)
         self._keep()
         return result
 
@@ -202,7 +202,7 @@ class Smtp(Vendor):
         self._connection = self._pool.take(call, self.clock())
         return self._connection
 
-    def _rcpt(self, connection: Connection, envelope: _Envelope) -> None:
+    def _name_recipients(self, connection: Connection, envelope: _Envelope) -> None:
         """Name the recipients. Raises ``StepFailed`` if the server accepts none of them."""
         for number, (mailbox, recipient) in enumerate(envelope.recipients.items()):
             code, reply = connection.rcpt(mailbox)
@@ -221,15 +221,15 @@ class Smtp(Vendor):
                 break
             envelope.refusals[recipient] = refusal
         if len(envelope.refusals) == len(envelope.recipients):
-            raise StepFailed(_all_refused(envelope))
+            raise StepFailed(_result_of_refusals(envelope))
 
-    def _data(self, connection: Connection, envelope: _Envelope, call: Call) -> SendResult:
+    def _send_message(self, connection: Connection, envelope: _Envelope, call: Call) -> SendResult:
         """Send the message. After the final dot only the reply says whether it was accepted."""
         code, reply = connection.docmd("DATA")
         if code == 354:
             code, reply = _transfer(connection, envelope.message, call)
             if 200 <= code < 300:
-                return _accepted(reply, envelope)
+                return _result_of_acceptance(reply, envelope)
             if not 400 <= code < 600:
                 raise StepFailed(failures.result(failures.BAD_ANSWER, call.written))
         alone = len(envelope.recipients) == 1
@@ -289,11 +289,11 @@ def _mail_options(connection: Connection, envelope: _Envelope) -> list[str]:
     features = connection.esmtp_features
     limit = features.get("size", "").strip()
     if limit.isdigit() and 0 < int(limit) < len(envelope.message):
-        raise StepFailed(_unsuitable(base.SIZE, f"larger than {limit} bytes"))
+        raise StepFailed(_unsuitable_result(base.SIZE, f"larger than {limit} bytes"))
     options = [f"SIZE={len(envelope.message)}"] if "size" in features else []
     if envelope.unicode:
         if "smtputf8" not in features:
-            raise StepFailed(_unsuitable(base.SMTPUTF8, "non-ASCII mailbox"))
+            raise StepFailed(_unsuitable_result(base.SMTPUTF8, "non-ASCII mailbox"))
         options += ["SMTPUTF8", "BODY=8BITMIME"]
     return options
 
@@ -330,7 +330,7 @@ def _early_refusal(connection: Connection, call: Call) -> tuple[int, bytes] | No
     return None
 
 
-def _accepted(reply: bytes, envelope: _Envelope) -> SendResult:
+def _result_of_acceptance(reply: bytes, envelope: _Envelope) -> SendResult:
     return SendResult(
         outcome=Outcome.ACCEPTED,
         code=smtp_replies.reply_code(250),
@@ -342,7 +342,7 @@ def _accepted(reply: bytes, envelope: _Envelope) -> SendResult:
     )
 
 
-def _all_refused(envelope: _Envelope) -> SendResult:
+def _result_of_refusals(envelope: _Envelope) -> SendResult:
     """The result if no recipient was accepted: the best of their outcomes."""
     refusals = envelope.refusals.values()
     result = min(refusals, key=lambda each: _BEST_FIRST.index(each.outcome))
@@ -351,5 +351,5 @@ def _all_refused(envelope: _Envelope) -> SendResult:
     return result
 
 
-def _unsuitable(code: str, detail: str) -> SendResult:
+def _unsuitable_result(code: str, detail: str) -> SendResult:
     return SendResult(outcome=Outcome.UNSUITABLE, code=code, detail=detail)

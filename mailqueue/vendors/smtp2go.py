@@ -37,7 +37,7 @@ from mailqueue.vendors.payloads import (
     base64_text,
     encoded_headers,
     mailbox_text,
-    merged,
+    merge,
     unique_recipients,
     without_empty,
 )
@@ -57,7 +57,7 @@ class Smtp2Go(HttpVendor):
 
     def build(self, email: Email, attempt: Attempt) -> Request:
         """One JSON object. Reply-To is a custom header; a file name identifies an inline image."""
-        payload = merged(self._payload(email, attempt), self.options(email))
+        payload = merge(self._payload(email, attempt), self.options(email))
         key = self.config.keys["api_key"]
         return json_request("/v3/email/send", payload, {"X-Smtp2go-Api-Key": key})
 

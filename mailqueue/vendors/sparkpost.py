@@ -39,14 +39,14 @@ from mailqueue.vendors.payloads import (
     ascii_headers,
     base64_text,
     mailbox_list,
-    merged,
+    merge,
     unique_recipients,
     without_empty,
 )
 from mailqueue.vendors.values import (
+    code_and_text,
     every_recipient,
     identifier,
-    joined,
     mapping,
     mappings,
     matching_recipients,
@@ -77,7 +77,7 @@ class SparkPost(HttpVendor):
             "metadata": {**self.metadata(email), ID_KEY: attempt.email_id},
             "campaign_id": next(iter(self.tags(email)), None),
         }
-        payload = merged(without_empty(payload), self.options(email))
+        payload = merge(without_empty(payload), self.options(email))
         key = {"Authorization": self.config.keys["api_key"]}
         return json_request("/api/v1/transmissions", payload, key)
 
@@ -158,4 +158,4 @@ def _file(attachment: Attachment) -> dict[str, str]:
 
 def _detail(errors: list[Mapping[str, Any]]) -> str:
     error = errors[0] if errors else {}
-    return joined(*(text(error.get(name)) for name in ("code", "message", "description")))
+    return code_and_text(*(text(error.get(name)) for name in ("code", "message", "description")))

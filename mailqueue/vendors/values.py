@@ -46,7 +46,7 @@ def first(values: Any) -> Any:
     return values[0] if isinstance(values, list) and values else None
 
 
-def joined(*parts: str) -> str:
+def code_and_text(*parts: str) -> str:
     """Code and message as one text, without those that are empty: ``code: message``."""
     return ": ".join(filter(None, parts))
 

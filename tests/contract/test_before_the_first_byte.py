@@ -150,7 +150,7 @@ def test_a_bug_between_the_commands_of_smtp_is_not_called_unknown(
         check(made, plain, attempt, "ValueError")
         monkeypatch.undo()
         assert made.send(plain, attempt()).outcome is Outcome.ACCEPTED
-        monkeypatch.setattr(smtp, "_accepted", broken)
+        monkeypatch.setattr(smtp, "_result_of_acceptance", broken)
         with pytest.raises(RuntimeError):
             made.send(plain, attempt())
         made.close()

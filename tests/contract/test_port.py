@@ -21,7 +21,7 @@ from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, Email
 from mailqueue.vendors import base, http, limits, load, payloads, values
 from mailqueue.vendors.base import Vendor
-from mailqueue.vendors.payloads import merged
+from mailqueue.vendors.payloads import merge
 from mailqueue.vendors.redaction import redacted
 from mailqueue.vendors.simulated import Simulated
 from mailqueue.vendors.wire.deadline import Call, DeadlinePassed
@@ -301,7 +301,7 @@ def test_headers_for_apis_that_pass_them_on_are_plain_ascii_and_read_back() -> N
 
 def test_options_are_merged_deeply_and_lists_are_replaced() -> None:
     base_, over = {"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"c": [2]}, "d": {"e": 1}}
-    assert merged(base_, over) == {"a": {"b": 1, "c": [2]}, "d": {"e": 1}}
+    assert merge(base_, over) == {"a": {"b": 1, "c": [2]}, "d": {"e": 1}}
     assert base_ == {"a": {"b": 1, "c": [1]}, "d": 1}
 
 

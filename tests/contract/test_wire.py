@@ -203,7 +203,7 @@ def test_what_comes_between_two_emails_is_not_the_answer_to_the_second(
     assert kept is not None
     assert kept.is_quiet()
     answered.set()
-    wait_until(lambda: bool(kept._ready(select.POLLIN, 0)), 5)
+    wait_until(lambda: bool(kept._ready_events(select.POLLIN, 0)), 5)
     assert made.send(plain, attempt()).outcome is Outcome.UNSUITABLE
     assert len(seen) == 2
 

@@ -186,7 +186,7 @@ def test_a_yes_stays_a_yes_whatever_goes_wrong_with_its_words(
     def broken(*_: object) -> None:
         raise RecursionError
 
-    monkeypatch.setattr(redaction, "_hidden", broken)
+    monkeypatch.setattr(redaction, "_private_mask", broken)
     result = SendResult(outcome=Outcome.ACCEPTED, detail="queued", message_id="7")
     assert sanitize(result, email()) == replace(result, detail="")
 

@@ -103,7 +103,7 @@ class Connection:
         secured = self.sock if isinstance(self.sock, ssl.SSLSocket) else None
         if self.incoming or (secured is not None and secured.pending()):
             return False
-        if not self._ready(select.POLLIN, 0):
+        if not self._ready_events(select.POLLIN, 0):
             return True
         if secured is None:
             return False
@@ -133,7 +133,7 @@ class Connection:
 
     def _response_came(self, response: ResponseReader, seconds: float) -> bool:
         """Wait until more can be written; True if the response comes first."""
-        events = self._ready(select.POLLIN | select.POLLOUT, seconds)
+        events = self._ready_events(select.POLLIN | select.POLLOUT, seconds)
         if not events:
             raise TimeoutError("the server takes no more")
         if not events & select.POLLIN:
@@ -144,9 +144,9 @@ class Connection:
         except _NOT_READY:
             return False
         self.limit(seconds)
-        return response.arrived()
+        return response.has_begun()
 
-    def _ready(self, events: int, seconds: float) -> int:
+    def _ready_events(self, events: int, seconds: float) -> int:
         poll = select.poll()
         poll.register(self.sock, events)
         events_by_socket = poll.poll(math.ceil(seconds * 1000))

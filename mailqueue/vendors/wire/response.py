@@ -128,7 +128,7 @@ class ResponseReader:
             self._advance()
         return self._final
 
-    def arrived(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether the head of the response itself has come, at least its first bytes."""
         while self._final is None and self._incoming:
             self._advance()

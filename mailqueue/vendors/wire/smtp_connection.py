@@ -65,7 +65,7 @@ class Connection(smtplib.SMTP):
             super().__init__(keys["host"], port, local_hostname="", timeout=timeout)
         except smtplib.SMTPConnectError as error:
             reply = error.smtp_error
-            raise _failed(Step.CONNECT, error.smtp_code, _octets(reply)) from None
+            raise _step_failed(Step.CONNECT, error.smtp_code, _octets(reply)) from None
         self.local_hostname = keys.get("helo") or host_name() or self._literal
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
@@ -106,14 +106,14 @@ class Connection(smtplib.SMTP):
 
     def say_goodbye(self) -> bool:
         """QUIT and close; False: the server did not answer."""
-        answered = False
+        has_answer = False
         with suppress(OSError, smtplib.SMTPException, StepFailed):
             if self.sock is not None:
                 self.sock.settimeout(GOODBYE_SECONDS)
             self.docmd("QUIT")
-            answered = True
+            has_answer = True
         self.close()
-        return answered
+        return has_answer
 
     # Replies -----------------------------------------------------------------------------------
 
@@ -123,14 +123,14 @@ class Connection(smtplib.SMTP):
         sock = self.sock
         if self._received or sock is None:
             return True
-        return (isinstance(sock, ssl.SSLSocket) and bool(sock.pending())) or _readable(sock)
+        return (isinstance(sock, ssl.SSLSocket) and bool(sock.pending())) or _is_readable(sock)
 
     def putcmd(self, cmd: str, args: str = "") -> None:
         """Send a command. Unread bytes end the connection: they would be read as its reply."""
         if self._received:
             code, reply = self.getreply()
             self.close()
-            raise _failed(Step.CONNECT, code if code == CLOSING else NO_REPLY, reply)
+            raise _step_failed(Step.CONNECT, code if code == CLOSING else NO_REPLY, reply)
         super().putcmd(cmd, args)
 
     def getreply(self) -> tuple[int, bytes]:
@@ -176,22 +176,22 @@ class Connection(smtplib.SMTP):
         code, reply = self.ehlo()
         if 200 <= code < 300:
             return
-        refused = _failed(Step.CONNECT, code, reply)
+        failure = _step_failed(Step.CONNECT, code, reply)
         if code not in _NO_EHLO:
-            raise refused
+            raise failure
         try:
             code, reply = self.helo()
         except smtplib.SMTPServerDisconnected:
-            raise refused from None  # the reply to EHLO says more
+            raise failure from None  # the reply to EHLO says more
         if not 200 <= code < 300:
-            raise _failed(Step.CONNECT, code, reply)
+            raise _step_failed(Step.CONNECT, code, reply)
 
     def _start_tls(self) -> None:
         if not self.has_extn("starttls"):
-            raise _misconfigured(failures.TLS, "STARTTLS not offered")
+            raise _misconfiguration(failures.TLS, "STARTTLS not offered")
         code, reply = self.docmd("STARTTLS")
         if code != 220 or self.sock is None:
-            raise _failed(Step.CONNECT, code, reply)
+            raise _step_failed(Step.CONNECT, code, reply)
         self._received.clear()  # a third party may have put it there, to be read as part of TLS
         self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._config.keys["host"])
         self.esmtp_features = {}
@@ -200,19 +200,19 @@ class Connection(smtplib.SMTP):
 
     def _log_in(self) -> None:
         if not self.has_extn("auth"):
-            raise _misconfigured("smtp-auth", "AUTH not offered")
+            raise _misconfiguration("smtp-auth", "AUTH not offered")
         offered = self.esmtp_features["auth"].upper().split()
-        refused = _misconfigured("smtp-auth", "no usable login")
+        failure = _misconfiguration("smtp-auth", "no usable login")
         for mechanism, answers in self._logins().items():
             if mechanism not in offered:
                 continue
             code, reply = self._authenticate(mechanism, answers)
             if code in (235, 503):  # 503: we are logged in already
                 return
-            refused = _failed(Step.LOGIN, code, reply)
-            if refused.result.outcome is not Outcome.MISCONFIGURED:
+            failure = _step_failed(Step.LOGIN, code, reply)
+            if failure.result.outcome is not Outcome.MISCONFIGURED:
                 break
-        raise refused
+        raise failure
 
     def _logins(self) -> dict[str, tuple[_Answer, ...]]:
         """The answers to the challenges of each mechanism, the best first. UTF-8 (RFC 4616)."""
@@ -272,7 +272,7 @@ def host_name() -> str | None:
     return next((name for name in names if _FULL_NAME.fullmatch(name)), None)
 
 
-def _readable(sock: socket.socket) -> bool:
+def _is_readable(sock: socket.socket) -> bool:
     if hasattr(select, "poll"):
         poll = select.poll()
         poll.register(sock, select.POLLIN)
@@ -288,11 +288,11 @@ def _octets(reply: bytes | str) -> bytes:
     return reply.encode() if isinstance(reply, str) else reply
 
 
-def _failed(step: Step, code: int, reply: bytes) -> StepFailed:
+def _step_failed(step: Step, code: int, reply: bytes) -> StepFailed:
     return StepFailed(smtp_replies.result(step, code, reply))
 
 
-def _misconfigured(code: str, detail: str) -> StepFailed:
+def _misconfiguration(code: str, detail: str) -> StepFailed:
     return StepFailed(_result(Outcome.MISCONFIGURED, code, detail))
 
 

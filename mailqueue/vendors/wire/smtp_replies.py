@@ -79,7 +79,7 @@ def takes_no_more_recipients(reply: bytes) -> bool:
     It means that only if the server has accepted a recipient before.
     """
     text = reply[:_LENGTH].decode("utf-8", "replace")
-    codes = _enhanced(text)
+    codes = _enhanced_codes(text)
     if codes:
         return all(map(_RECIPIENT_LIMIT.fullmatch, codes))
     return bool(_TOO_MANY_RECIPIENTS.search(_plain_words(text)))
@@ -115,7 +115,7 @@ def _outcome_by_code(step: Step, code: int, text: str, words: str, alone: bool) 
 
 def _is_recipients_fault(step: Step, code: int, text: str, words: str, alone: bool) -> bool:
     """Whether a 5xx is surely about the recipient, so that no other vendor could help."""
-    codes = _enhanced(text)
+    codes = _enhanced_codes(text)
     if codes:
         about_one = step is Step.RECIPIENT or (step is Step.MESSAGE and alone)
         of_recipient = all(map(_RECIPIENT.fullmatch, codes))
@@ -142,12 +142,12 @@ def _is_about_a_mailbox(step: Step, text: str, words: str) -> bool:
     """Whether the words are about the recipient's quota, account or pace, not about ours."""
     if step in (Step.CONNECT, Step.LOGIN, Step.SENDER) or _OUR_SIDE.search(words):
         return False
-    if any(_MAILBOX_STATUS.fullmatch(code) for code in _enhanced(text)):
+    if any(_MAILBOX_STATUS.fullmatch(code) for code in _enhanced_codes(text)):
         return True
     return bool(_MAILBOX.search(words))
 
 
-def _enhanced(text: str) -> list[str]:
+def _enhanced_codes(text: str) -> list[str]:
     """The enhanced codes that begin a line, else all of them."""
     return _ENHANCED_FIRST.findall(text) or _ENHANCED.findall(text)
 

@@ -175,7 +175,7 @@ class Transport:
         if call.was_shut:  # then the end came from us, even if it looks like a proper one
             cut = failures.DEADLINE
         headers = head.headers
-        body = _decompressed(bytes(response.body), headers)
+        body = _decompress(bytes(response.body), headers)
         return RawResponse(head.status, headers, body, cut, early)
 
     def _is_loss_by_idling(self, used: Connection, code: str) -> bool:
@@ -185,7 +185,7 @@ class Transport:
         return self._idle_limit.note_loss(used.used_at, self.clock())
 
 
-def _decompressed(body: bytes, headers: Mapping[str, str]) -> bytes:
+def _decompress(body: bytes, headers: Mapping[str, str]) -> bytes:
     """The plain body. Some servers compress although we ask them not to."""
     if headers.get("Content-Encoding", "identity") == "identity":
         return body
