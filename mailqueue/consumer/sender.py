@@ -169,7 +169,8 @@ class Sender:
             seconds = self._config.delivery.settle_timeout
             self._store.record_late_yes(claim.id, claim.token + 1, claim.vendor, result, seconds)
         except StoreUnavailable:
-            event(logger, logging.ERROR, "results.not_recorded")
+            facts = {"id": str(claim.id), "vendor": claim.vendor}
+            event(logger, logging.ERROR, "results.not_recorded", **facts)
 
     # The queue ---------------------------------------------------------------------------------
 

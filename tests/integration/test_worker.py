@@ -278,6 +278,22 @@ def test_what_is_claimed_when_we_stop_is_given_back_unsent(
     assert bench.take() is False
 
 
+def test_what_no_sender_has_begun_is_recalled_and_the_senders_end_all_the_same(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    ids = producer.send_many(mails(3))
+    bench.take()
+    bench.worker.stopping.set()
+    bench.worker.sender.close(2)
+    bench.worker.writer.close()
+    while bench.worker.writer.turn(5):
+        pass
+    assert emails.distinct("status") == ["queued"]
+    assert sorted(ready_ids(config)) == sorted(ids)
+    assert [bench.worker.sender.deliver(bench.vendors) for _ in range(2)] == [False, False]
+    assert bench.asked == 0
+
+
 # No match: what becomes of the job (docs/design.md#jobs) ------------------------------------------
 
 
