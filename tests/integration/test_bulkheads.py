@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 import pytest
+from bson import ObjectId
 
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
@@ -200,6 +201,22 @@ def test_what_is_claimed_ahead_of_quick_vendors_does_not_fill_them(
         now[0] += EVERY * 1.01
     assert claimed[-1] > 3 * 8
     bench.close()
+
+
+def test_an_email_that_waits_for_its_vendor_keeps_no_slot_from_the_next(
+    bench: Bench, producer: Producer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = ObjectId(producer.send(mails(1)[0], priority="high"))
+    bench.store.emails.update_one({"_id": waits}, {"$set": {"round.tried": ["second"]}})
+    goes = ObjectId(producer.send(mails(1)[0]))
+    bulkheads: Bulkheads[str] = bench.routing.bulkheads
+    monkeypatch.setattr(bulkheads, "full", lambda name: name == "first")
+    monkeypatch.setattr(bulkheads, "worth_waiting", lambda _: True)
+    monkeypatch.setattr(type(bench.worker.slots), "free", 1)
+    assert bench.worker.fetcher.fetch(bench.tube)
+    bench.worker.writer.turn(5)
+    assert bench.worker.writer.blocked
+    assert bench.store.emails.distinct("_id", {"status": "sending"}) == [goes]
 
 
 # A vendor of the user's own ---------------------------------------------------------------------
