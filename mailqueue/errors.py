@@ -5,11 +5,13 @@ Decides: how trouble is named to a caller. Everything that mailqueue raises on p
 caller's own MongoDB transaction, see ``Producer.send``).
 
 ========================  =======================================================================
+``MailQueueError``        base of the others
 ``ConfigError``           the configuration cannot be used; names every key that is wrong
 ``InvalidEmail``          the e-mail is not accepted; names the field; nothing was stored
 ``MissingExtra``          an optional package is needed; names the extra to install
-``StoreUnavailable``      MongoDB did not answer in time; says what is stored and what is not known
-``QueueUnavailable``      beanstalkd did not answer in time
+``Unavailable``           a server did not answer in time; base of the next two
+``StoreUnavailable``      MongoDB; it says what is stored, and of what nobody knows
+``QueueUnavailable``      beanstalkd
 ``Unreadable``            a stored e-mail is damaged; caught inside, never raised to a caller
 ========================  =======================================================================
 """
@@ -36,7 +38,7 @@ class ConfigError(MailQueueError):
 
 
 class InvalidEmail(MailQueueError):
-    """The e-mail is not accepted; nothing was stored.
+    """The e-mail is not accepted, and it is not stored.
 
     ``field`` names the part (``to[1]``, ``headers.X-Tag``, ``attachments[0].content``); ``problem``
     says what is wrong with it and what to do instead. Neither quotes an address, a subject or a
@@ -71,8 +73,9 @@ class Unavailable(MailQueueError):
 class StoreUnavailable(Unavailable):
     """MongoDB did not answer within ``mongodb.timeout``.
 
-    ``ids_stored`` are certainly stored, durably; ``ids_unknown`` may be stored or not. Repeating
-    the call with the same ``idempotency_key`` is safe.
+    ``ids_stored``: the ids of e-mails that are stored durably. ``ids_unknown``: the ids of e-mails
+    that may be stored or not. The call may be repeated with the same ``idempotency_key``; without a
+    key an e-mail might then be sent twice.
     """
 
     def __init__(

@@ -1,4 +1,10 @@
-"""What a configuration may hold, and how it is read from a file."""
+"""What a configuration may hold, and how it is read from a file.
+
+``config`` has every section and key with its default and its range; ``section`` and ``keys`` turn
+them into checked values, ``checks`` says what is wrong with one. ``file`` reads JSON and replaces
+``${NAME}``. ``vendor_types`` is the table of vendors: the own keys of each, and what it can carry.
+``dicts`` repeats the keys for type checkers.
+"""
 
 from __future__ import annotations
 

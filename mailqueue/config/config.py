@@ -37,9 +37,9 @@ _HOUR, _DAY, _MIB = 3600, 86400, 2**20
 _FOR_EVER = 10**9  # seconds, about 30 years; every server can hold such a date
 
 
-def is_production(environ: Mapping[str, str] = os.environ) -> bool:
+def is_production(environ: Mapping[str, str] | None = None) -> bool:
     """True if vendors are really called (MAILQUEUE_ENV=production); else they are simulated."""
-    return environ.get("MAILQUEUE_ENV") == "production"
+    return (os.environ if environ is None else environ).get("MAILQUEUE_ENV") == "production"
 
 
 _SHORT, _LONG = checks.seconds(_DAY), checks.seconds(_FOR_EVER)
@@ -134,7 +134,7 @@ class VendorConfig(Section):
     def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
         own = attributes.get("keys", {})
         if row := VENDOR_TYPES.get(str(attributes.get("type"))):
-            problems.unknown(own, [*keys_of(VendorConfig), *row.keys])
+            problems.add_unknown(own, [*keys_of(VendorConfig), *row.keys])
             row.check(row.complete(own), problems)
 
 
@@ -278,9 +278,11 @@ class Sections(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, init=False)
 class Config:
-    """The whole configuration; each section may be given as an object or as a mapping.
+    """The whole configuration, frozen: ``Config(retry={"base": 5})``, ``Config.load("c.json")``.
 
-    Raises ``ConfigError``, which names every problem.
+    Each section may be given as an object or as a mapping; a section or key that is left out has
+    its default. docs/configuration.md has all of them, with units and ranges. Raises
+    ``ConfigError``, which names every problem and quotes no value.
     """
 
     mongodb: MongoDB
@@ -294,7 +296,7 @@ class Config:
     limits: Limits
 
     def __init__(self, **sections: Unpack[Sections]) -> None:
-        for name, value in _build(sections, secrets=True, environ=os.environ).items():
+        for name, value in _build(sections, secrets=True, environ=None).items():
             object.__setattr__(self, name, value)
 
     @classmethod
@@ -303,12 +305,13 @@ class Config:
         mapping: Mapping[str, Any],
         *,
         secrets: bool = True,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
     ) -> Self:
-        """The content of a file. Raises ``ConfigError``.
+        """From a mapping that holds what a file would hold. Raises ``ConfigError``.
 
-        ``secrets=False``: environment variables of vendors' entries may be missing, for processes
-        that call no vendor (a producer, a consumer outside production).
+        ``${NAME}`` in a string becomes the variable of ``environ``; None: of the process.
+        ``secrets=False``: the variables of vendors' entries may be missing, for processes that call
+        no vendor (a producer, a consumer outside production).
         """
         return cls(**_build(mapping, secrets, environ))
 
@@ -318,12 +321,15 @@ class Config:
         path: str | os.PathLike[str] | None = None,
         *,
         secrets: bool = True,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
     ) -> Self:
         """The JSON file at ``path``, else at $MAILQUEUE_CONFIG, else ./config.json.
 
-        Raises ``ConfigError``. Warns if others can read a file that holds secrets.
+        ``secrets`` and ``environ`` as in ``from_mapping``. Raises ``ConfigError``. Logs a warning,
+        ``config.exposed``, if all users of the host can read a file that holds a secret.
         """
+        # No default os.environ: ``help(Config)`` would print it, with all secrets in it.
+        environ = os.environ if environ is None else environ
         file = config_file.place(path, environ)
         mapping = config_file.read(file)
         config = cls.from_mapping(mapping, secrets=secrets, environ=environ)
@@ -337,16 +343,20 @@ class Config:
         return dataclasses.replace(self, **sections)  # type: ignore[arg-type]  # mappings as well
 
 
-def _build(mapping: Mapping[str, Any], secrets: bool, environ: Mapping[str, str]) -> dict[str, Any]:
+def _build(
+    mapping: Mapping[str, Any], secrets: bool, environ: Mapping[str, str] | None
+) -> dict[str, Any]:
     """All sections by name. Raises ``ConfigError`` with every problem."""
     problems = Problems()
-    problems.unknown(mapping, SECTIONS)
-    values = config_file.Environment(environ, problems, secrets).resolve(mapping)
+    problems.add_unknown(mapping, SECTIONS)
+    variables = os.environ if environ is None else environ
+    values = config_file.Environment(variables, problems, secrets).resolve(mapping)
     sections: dict[str, Any] = {"vendors": _vendors(values.get("vendors", []), secrets, problems)}
     for name, section in SECTIONS.items():
         if name not in sections:
             sections[name] = _section(section, values.get(name, {}), problems.under(name))
-    problems.settle()
+    problems.raise_all()
+    # Last, since both sections must be valid: the lease follows from the time of MongoDB's calls.
     sections["delivery"] = sections["delivery"].with_timeout_of(sections["mongodb"])
     return sections
 
@@ -381,7 +391,10 @@ def _vendors(entries: Any, secrets: bool, problems: Problems) -> tuple[Section |
 
 
 def _without_empty(entry: Any) -> Any:
-    """The entry without empty values of the keys that every vendor has."""
+    """The entry without empty values of the keys that every vendor has.
+
+    They come from variables that this process does not have, and need not have.
+    """
     if not isinstance(entry, Mapping):
         return entry
     shared = keys_of(VendorConfig)

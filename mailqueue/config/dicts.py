@@ -27,7 +27,7 @@ class BeanstalkdDict(TypedDict, total=False):
     tube: str
 
 
-_From = TypedDict("_From", {"from": str | None}, total=False)  # a word of Python
+_From = TypedDict("_From", {"from": str | None}, total=False)  # a keyword of Python
 
 
 class VendorDict(_From, total=False):

@@ -33,16 +33,17 @@ def read(file: Path) -> Mapping[str, Any]:
     """The JSON object in the file; raises ConfigError, which names the file."""
     duplicates: list[str] = []
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Python's parser keeps the last of two keys of one name, and drops the other without a word.
+    def note_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         counts = Counter(name for name, _ in pairs)
         duplicates.extend(name for name, count in counts.items() if count > 1)
         return dict(pairs)
 
     try:
-        content = json.loads(file.read_text("utf-8-sig"), object_pairs_hook=unique)
+        content = json.loads(file.read_text("utf-8-sig"), object_pairs_hook=note_duplicates)
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        hint = " (name another with --config or $MAILQUEUE_CONFIG)" if missing else ""
+        is_absent = isinstance(error, FileNotFoundError)
+        hint = " (name another with --config or $MAILQUEUE_CONFIG)" if is_absent else ""
         raise ConfigError([f"{file}: {error.strerror}{hint}"]) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
@@ -94,7 +95,7 @@ class Environment:
         return value
 
     def _text(self, text: str, path: str) -> str:
-        missing: list[str] = []
+        unset: list[str] = []
 
         def value_of(match: re.Match[str]) -> str:
             if match[0] == "${":
@@ -102,13 +103,14 @@ class Environment:
             if match[1] is None:
                 return "${"
             value = self._look_up(match[1])
-            missing.extend([match[1]] if value is None else [])
+            unset.extend([match[1]] if value is None else [])
             return value or ""
 
-        resolved = _REFERENCE.sub(value_of, text)
-        if missing and (self.secrets or not path.startswith("vendors[")):
-            self.problems.add(path, f"environment variable {', '.join(missing)} is not set")
-        return "" if missing else resolved
+        value = _REFERENCE.sub(value_of, text)
+        # A producer runs without the vendors' secrets: an unset one is then an empty value.
+        if unset and (self.secrets or not path.startswith("vendors[")):
+            self.problems.add(path, f"environment variable {', '.join(unset)} is not set")
+        return "" if unset else value
 
     def _look_up(self, name: str) -> str | None:
         folder = self.variables.get("CREDENTIALS_DIRECTORY")

@@ -45,7 +45,7 @@ class Key:
             return "required key is missing"
         if value is None and self.default is None:
             return None
-        fits = isinstance(value, bool) == (self.type is bool)
+        fits = isinstance(value, bool) == (self.type is bool)  # to Python, True is an integer
         if not fits or not isinstance(value, _TYPES[self.type][1]):
             return f"must be {_TYPES[self.type][0]}"
         if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", value):
@@ -74,13 +74,13 @@ class Problems(dict[str, str]):
             dot = "." if self._path and path else ""
             self._parent.add(f"{self._path}{dot}{path}", problem)
 
-    def unknown(self, names: Iterable[Any], keys: Iterable[str]) -> None:
+    def add_unknown(self, names: Iterable[Any], keys: Iterable[str]) -> None:
         """Add a problem for each name that is not among ``keys``."""
         for name in map(str, names):
             if name not in keys:
                 self.add(name, "unknown key" + did_you_mean(name, keys))
 
-    def settle(self) -> None:
+    def raise_all(self) -> None:
         """Raise ConfigError if there is a problem."""
         if self:
             raise ConfigError([f"{path}: {problem}" for path, problem in self.items()])

@@ -46,21 +46,21 @@ class Section:
     def __post_init__(self) -> None:
         problems = Problems()
         self._check({f.name: getattr(self, f.name) for f in _fields(type(self))}, problems)
-        problems.settle()
+        problems.raise_all()
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[Any, Any], problems: Problems) -> Self | None:
         """The section as a file holds it; None: something is wrong with it."""
         for name in mapping:
             problems.add(str(name), cls.derived.get(name))
-        problems.unknown(mapping, keys_of(cls))
+        problems.add_unknown(mapping, keys_of(cls))
         return cls._from_attributes(cls._attributes(mapping), problems)
 
     @classmethod
     def _attributes(cls, mapping: Mapping[Any, Any]) -> dict[str, Any]:
         """The values of the section's keys, by the names of its attributes."""
-        keyed = [attribute for attribute in _fields(cls) if attribute.metadata]
-        return {f.name: mapping[_name(f)] for f in keyed if _name(f) in mapping}
+        fields = [attribute for attribute in _fields(cls) if attribute.metadata]
+        return {f.name: mapping[_name(f)] for f in fields if _name(f) in mapping}
 
     @classmethod
     def _from_attributes(cls, attributes: Mapping[str, Any], problems: Problems) -> Self | None:

@@ -108,11 +108,11 @@ class VendorType:
 
     def check(self, own: Mapping[str, Any], problems: Problems) -> None:
         """Add what is wrong with completed own keys. The rule runs only if each key is right."""
-        alone = problems.under("")
+        key_problems = problems.under("")
         for name, key in self.keys.items():
             # "" is a value that was not needed when the file was read (secrets=False).
-            alone.add(name, key.problem(own[name]) if own[name] != "" else None)
-        if not alone and (problem := self.rule(own)):
+            key_problems.add(name, key.problem(own[name]) if own[name] != "" else None)
+        if not key_problems and (problem := self.rule(own)):
             problems.add(*problem)
 
 
@@ -127,8 +127,8 @@ def _smtp_port(keys: Mapping[str, Any]) -> int:
 def _smtp_rule(keys: Mapping[str, Any]) -> tuple[str, str] | None:
     if (keys["username"] is None) != (keys["password"] is None):
         return "password", "username and password belong together"
-    exposed = keys["tls"] == "none" and keys["password"] is not None
-    if exposed and keys["host"] and not checks.is_loopback(keys["host"]):
+    is_exposed = keys["tls"] == "none" and keys["password"] is not None
+    if is_exposed and keys["host"] and not checks.is_loopback(keys["host"]):
         return "tls", "a password without TLS is allowed for loopback hosts only"
     if keys["client_key"] is not None and keys["client_cert"] is None:
         return "client_key", "needs client_cert"

@@ -59,11 +59,12 @@ class ServerDidNotStart(MailQueueError):
     """A server ended or hung before it was ready; the text ends with its last 20 log lines."""
 
 
-def find(name: str, environ: Mapping[str, str] = os.environ) -> Path:
+def find(name: str, environ: Mapping[str, str] | None = None) -> Path:
     """The program: ``$MAILQUEUE_<NAME>``, on PATH, beside this Python, in mongod's PyPI wheel.
 
     Raises ``ServerNotFound``.
     """
+    environ = os.environ if environ is None else environ
     variable = f"MAILQUEUE_{name.upper()}"
     if chosen := environ.get(variable):
         if program := shutil.which(chosen):

@@ -35,7 +35,15 @@ def retry_priority(priority: int) -> int:
 
 
 class Status(StrEnum):
-    """Where an e-mail stands. Four are ends; ``uncertain`` waits for a person."""
+    """Where an e-mail stands. ``queued`` and ``sending`` go on; the other four are ends.
+
+    ``queued``: it waits for its time or for a vendor.
+    ``sending``: a consumer has claimed it and makes an attempt.
+    ``sent``: a vendor accepted it.
+    ``failed``: it was not sent, and no copy left our hands.
+    ``uncertain``: a copy may have left; a person decides.
+    ``cancelled``: the application or a person cancelled it, and no copy left our hands.
+    """
 
     QUEUED = "queued"
     SENDING = "sending"
@@ -51,7 +59,17 @@ class Status(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What one attempt at one vendor came to."""
+    """What came of one attempt at one vendor, and what follows.
+
+    ``accepted``: the vendor took the e-mail.
+    ``rejected``: no vendor would take it. The e-mail has failed.
+    ``unsuitable``: this vendor cannot take it. The next vendor is asked.
+    ``deferred``: the recipient's server asks us to wait. The e-mail waits.
+    ``throttled``: we are too fast for the vendor. The next one is asked; this one rests.
+    ``unavailable``: the vendor does not work. The next one is asked; this one rests.
+    ``misconfigured``: our account or key is refused. As ``unavailable``.
+    ``unknown``: the e-mail may have been taken or not. It is sent once more at most.
+    """
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
@@ -79,19 +97,23 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendResult:
-    """A vendor's answer, classified; vendor trouble is this value, never an exception.
+    """A vendor's answer, classified. Vendor trouble is this value, never an exception.
 
-    ``code`` and ``detail`` carry no address, subject or body. ``retry_after`` (seconds) is a time
-    that the vendor named itself. ``refused`` are recipients refused for good, ``pending`` those put
-    off; with ``accepted`` all others were taken, and a ``retry_after`` of 0 says that the pending
-    are the rest, which only waits for a transaction of its own. ``quota_held``: accepted, but kept
-    there since the account is suspended or its quota spent; the vendor is to get no more.
+    ``code``: the vendor's word or number for it, as text; ``detail``: what the vendor said. Neither
+    carries an address, a subject or a body.
+    ``message_id``: the vendor's own id for the e-mail.
+    ``retry_after``: seconds to wait that the vendor named itself. 0 with ``accepted``: the
+    ``pending`` recipients only wait for a transaction of their own.
+    ``refused``: recipients refused for good; ``pending``: recipients put off. With ``accepted`` all
+    others were taken.
+    ``quota_held``: accepted, but the vendor keeps it, since the account is suspended or its quota
+    spent; the vendor gets no more for now.
     ``replay``: accepted, since the vendor has seen the key before (see ``resolve_replay``).
-    ``answered`` is False when no complete answer came (refused connection, DNS, TLS, time-out,
-    reset). ``our_fault`` marks what our side caused; the vendor is not blamed for it.
-    ``content_suspect``: the answer may be due to what is in this e-mail (a firewall's page),
-    whatever the outcome says of the vendor; an answered ``unavailable`` or ``unknown`` always may
-    be.
+    ``answered``: False if no complete answer came (refused connection, DNS, TLS, time-out, reset).
+    ``our_fault``: our side caused it; the vendor is not blamed.
+    ``content_suspect``: what is in this e-mail may have drawn the answer (a firewall's page),
+    whatever the outcome says of the vendor. An answered ``unavailable`` or ``unknown`` always may
+    be such an answer.
     """
 
     outcome: Outcome

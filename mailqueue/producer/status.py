@@ -19,7 +19,12 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class AttemptStatus:
-    """One attempt to send an e-mail. ``outcome`` is None while it is under way."""
+    """One attempt to send an e-mail through one vendor. Times are aware (UTC).
+
+    ``ended_at`` and ``outcome`` are None while it is under way. ``outcome`` is a word of
+    ``mailqueue.vendors.Outcome``, or ``not_started``: nothing was sent. ``code`` and ``detail`` are
+    the vendor's words, without anything private.
+    """
 
     vendor: str
     started_at: datetime
@@ -31,13 +36,17 @@ class AttemptStatus:
 
 @dataclass(frozen=True, slots=True)
 class EmailStatus:
-    """Where an e-mail stands. Times are aware (UTC).
+    """Where an e-mail stands, as it was when it was read. Times are aware (UTC).
 
-    ``status`` is ``queued``, ``sending``, ``sent`` (a vendor accepted it), ``failed`` (no copy left
-    our hands; ``reason`` says why), ``uncertain`` (a copy may have left; a person decides) or
-    ``cancelled``. ``due_at`` is None if it is due at once. ``unknowns`` counts the attempts whose
-    outcome is not known. ``refused`` are the recipients that a vendor refused for good.
-    ``attempts`` are the newest 50, the oldest of these first.
+    ``id``: as ``send()`` returned it.
+    ``status``: see ``Status``; ``reason``: why it ended, unless a vendor accepted it.
+    ``due_at``: not sent before; None: due at once. ``sent_at``: when a vendor accepted it.
+    ``vendor`` and ``vendor_message_id``: who accepted it, and the vendor's own id for it.
+    ``message_id``: its Message-ID header.
+    ``unknowns``: how many attempts have an unknown outcome, so that a copy may have left.
+    ``simulated``: no vendor was called, it was outside production.
+    ``refused``: the recipients that a vendor refused for good.
+    ``attempts``: the newest 50, the oldest of these first.
     """
 
     id: str

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import pickle
+import pydoc
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -14,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+import mailqueue
 from mailqueue.config import (
     Beanstalkd,
     Config,
@@ -748,6 +750,13 @@ def test_no_error_quotes_a_value() -> None:
     found = problems(broken)
     assert len(found) == 10
     assert "hidden" not in "\n".join(found)
+
+
+def test_help_shows_no_variable_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``os.environ`` as the default of a parameter stands in its signature, with every secret."""
+    monkeypatch.setenv("SENDGRID_API_KEY", "planted")
+    for name in mailqueue.__all__:
+        assert "planted" not in pydoc.render_doc(getattr(mailqueue, name))
 
 
 def test_only_the_word_production_is_production() -> None:
