@@ -44,8 +44,10 @@ from mailqueue.lifecycle.outcomes import (
 Rand = Callable[[], float]
 REFUSES_ALL = "refuses_all"
 _FIRST = Round()
-FALLBACK_DELAY = 60.0  # seconds, as the next
-_NO_ROOM = _NOBODY_ASKED = 1.0
+# Seconds
+FALLBACK_DELAY = 60.0
+_NO_ROOM = 1.0  # all our connections to the vendor are in use
+_NOBODY_ASKED = 1.0  # an e-mail that came back at once would find nobody again, and turn for ever
 
 
 class Decider:
@@ -75,15 +77,19 @@ class Decider:
         accepted = result.outcome is Outcome.ACCEPTED
         if accepted and not (result.pending or result.refused or result.quota_held):
             return _sent(case.email)  # as nearly always: nothing else has to be looked at
-        case, pin = self._count(case, result), case.email.pin
+        case, pin = self._after_attempt(case, result), case.email.pin
         if pin is not None and not accepted:
             decision = self._repeat_pinned(case, pin, result)
         else:
             decision = self._rules[result.outcome](case, result)
         return self._unless_over(case.email, decision)
 
-    def _count(self, case: Case, result: SendResult) -> Case:
-        """The case with the attempt counted, and when its vendor may be asked again."""
+    def _after_attempt(self, case: Case, result: SendResult) -> Case:
+        """The case as the attempt leaves it, before any rule.
+
+        The attempt is counted, refused recipients are noted, and the vendor's own wait follows from
+        its answer where the case does not have it.
+        """
         blame, others = suspension(result, self._policy), dict(case.others)
         for vendor in case.asked:
             others.setdefault(vendor, self._own_wait(blame))
@@ -153,7 +159,7 @@ class Decider:
 
         A no to the repeat says nothing about the first request: that stays unknown.
         """
-        delay = self._jitter(self._policy.pin_base, pin.repeats)
+        delay = self._backoff(self._policy.pin_base, pin.repeats)
         delay = max(delay, _retry_after(result, self._policy) or 0.0)
         if result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE) or delay >= pin.remaining:
             return self._resend(case)
@@ -194,20 +200,20 @@ class Decider:
         return _decision(case, Status.QUEUED, delay=pause, round=onward)
 
     def _new_round(self, case: Case) -> tuple[Round, float]:
-        """The next round and the seconds until then: not before some vendor may be asked.
+        """The next round, and the seconds until it begins: the longest of three waits.
 
-        Without an attempt the back-off does not grow, but the pause is never nothing: an e-mail
-        that came back at once for nobody would turn in a hot loop.
+        The back-off of this round, if any vendor was tried in it; until some vendor may be asked;
+        and a second if there was no attempt. A round without a try does not count in the back-off.
         """
         current = case.email.round
         tried = bool(case.asked or current.tried)
         waits = [wait for name, wait in case.others.items() if name not in current.refused]
         pause = max(
-            self._jitter(self._policy.base, current.n) if tried else 0.0,
+            self._backoff(self._policy.base, current.n) if tried else 0.0,
             min(waits, default=self._policy.base),
             0.0 if case.asked else _NOBODY_ASKED,
         )
-        return replace(current, n=current.n + tried, tried=()), pause
+        return replace(current, n=current.n + int(tried), tried=()), pause
 
     def _unless_over(self, email: Snapshot, decision: Decision) -> Decision:
         """End what would be queued again when its time or its attempts are used up.
@@ -224,8 +230,11 @@ class Decider:
             return _end_queued(decision, Reason.EXHAUSTED)
         return decision
 
-    def _jitter(self, base: float, step: int) -> float:
-        """Full jitter: anything between nothing and the doubled base, at most the policy's cap."""
+    def _backoff(self, base: float, step: int) -> float:
+        """Seconds of back-off before a try: ``base`` doubled ``step`` times, at most ``cap``.
+
+        Of that a random part ("full jitter"), so that e-mails that failed together come back apart.
+        """
         return float(self._rand() * min(self._policy.cap, base * 2.0 ** min(step, 63)))
 
 
@@ -329,7 +338,11 @@ def _end(case: Case, reason: Reason) -> Decision:
 
 
 def _end_queued(decision: Decision, reason: Reason) -> Decision:
-    """The end of what was to be queued. A pin is an unknown outcome; a part was sent already."""
+    """End what would have been queued again.
+
+    A pin stands for one more unknown outcome. After any, a copy may have left: ``uncertain``. Where
+    some recipients have the e-mail, it is ``sent``, and those still pending count as refused.
+    """
     decision = replace(decision, delay=0.0)
     unknowns = decision.unknowns + (decision.pin is not None)
     if unknowns:

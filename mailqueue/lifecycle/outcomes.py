@@ -233,21 +233,22 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The numbers of the configuration that decide (durations in seconds)."""
+    """The numbers that decide (durations in seconds): the configuration's, then those we chose."""
 
     max_attempts: int = 25
     give_up_after: float = 259_200.0
-    base: float = 30.0
-    cap: float = 3600.0
+    base: float = 30.0  # the back-off between rounds: the first,
+    cap: float = 3600.0  # and the longest
     resend_unknown: bool = True
-    unavailable_for: float = 600.0
-    max_wait: float = 3600.0
-    silent_throttle: float = 60.0
-    least_pause: float = 1.0
-    probe_base: float = PROBE_STEP
-    lookup_after: float = 30.0
-    pin_base: float = 5.0
-    pin_life: float = 900.0
+    unavailable_for: float = 600.0  # how long a vendor is that failed
+    max_wait: float = 3600.0  # the longest time that is taken from a vendor's answer
+
+    least_pause: float = 1.0  # the shortest such time
+    silent_throttle: float = 60.0  # instead of it, where a vendor throttles and names none
+    probe_base: float = PROBE_STEP  # until the first early probe
+    lookup_after: float = 30.0  # until a vendor may know what became of an unknown outcome
+    pin_base: float = 5.0  # the back-off between repeats under a key: the first
+    pin_life: float = 900.0  # no repeats under a key after that
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
