@@ -59,7 +59,7 @@ def _vendor(state: Health, now: float, states: Mapping[str, Health]) -> dict[str
     if state.probe_until is not None and state.probe_until > now:
         probe = "under way"
     elif not state.available:
-        wait = probe_wait(state, now, alone=not any(s.available for s in states.values()))
+        wait = probe_wait(state, now, early=not any(s.available for s in states.values()))
         probe = f"in {age(wait)}" if wait > 0 else "with the next e-mail"
     return {
         "vendor": state.name,

@@ -181,7 +181,7 @@ class VendorHealth:
 
         def change(health: Health, now: float) -> Health:
             yes_at = self._yes_at[name] + self._server_ahead
-            return rotation.after(
+            return rotation.apply_verdict(
                 health, permit, verdict, now, email_id=email_id, yes_at=yes_at, quiet=quiet
             )
 
@@ -201,9 +201,14 @@ class VendorHealth:
                 self._health[name] = rotation.clear_hints(health)
         return suspect
 
-    def convict(self, name: str, email_id: str) -> None:
-        """Another vendor took an e-mail that had just failed here: it was not the e-mail."""
-        self._say(*self._change(name, lambda health, now: rotation.convict(health, now, email_id)))
+    def confirm_hint(self, name: str, email_id: str) -> None:
+        """Note that another vendor took an e-mail that drew a hint here: it was not the e-mail.
+
+        Raises ``StoreUnavailable``.
+        """
+        self._say(
+            *self._change(name, lambda health, now: rotation.confirm_hint(health, now, email_id))
+        )
 
     def win_probe(self, name: str, lease: float, in_doubt: bool = False) -> Permit | None:
         """A permit that holds the vendor's probe for ``lease`` seconds; None: another holds it.

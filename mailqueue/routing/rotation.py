@@ -123,10 +123,10 @@ def choose(
         holds = email.pin.remaining > 0 and email.pin.vendor in carriers
         return Choice(email.pin.vendor) if holds else None
     usable = [name for name in weights if name in carriers and name not in email.round.refused]
-    alone = not any(health[name].available for name in usable)
+    early = not any(health[name].available for name in usable)
     untried = [name for name in usable if name not in email.round.tried]
     doubt = email.in_doubt
-    due = [name for name in untried if probe_wait(health[name], now, alone, doubt) <= 0]
+    due = [name for name in untried if probe_wait(health[name], now, early, doubt) <= 0]
     listed = [name for name in untried if health[name].available for _ in range(weights[name])]
     if due and not (doubt and listed):
         return Choice(due[job_id % len(due)], probe=True)
@@ -137,21 +137,22 @@ def waits(
     names: Collection[str], health: Mapping[str, Health], now: float, in_doubt: bool = False
 ) -> dict[str, float]:
     """For each of ``names`` (those the e-mail can use) the seconds until it may be asked."""
-    alone = not any(health[name].available for name in names)
-    wait = {name: probe_wait(health[name], now, alone, in_doubt) for name in names}
+    early = not any(health[name].available for name in names)
+    wait = {name: probe_wait(health[name], now, early, in_doubt) for name in names}
     return {name: 0.0 if health[name].available else max(0.0, wait[name]) for name in names}
 
 
-def probe_wait(health: Health, now: float, alone: bool, in_doubt: bool = False) -> float:
+def probe_wait(health: Health, now: float, early: bool, in_doubt: bool = False) -> float:
     """Seconds until the vendor may be probed (<= 0: now); infinite for an available one.
 
-    ``alone``: no vendor is left for the e-mail, so the early probe's time counts, which is never
-    before a time that the vendor named itself. One ``in_doubt`` leaves it to others for a while.
+    ``early``: no vendor is available for the e-mail, so it need not wait until the vendor's time is
+    over: it may be the early probe, but never before a time that the vendor named itself. An e-mail
+    ``in_doubt`` leaves the probe to others for a while.
     """
     if health.unavailable_until is None:
         return float("inf")
     at = health.unavailable_until
-    if alone:
+    if early:
         at = min(at, max(health.probe_at or 0.0, health.retry_after_until or 0.0))
     if in_doubt:
         at = max(at, min(health.last_resort_at or 0.0, now + LAST_RESORT))
@@ -160,7 +161,7 @@ def probe_wait(health: Health, now: float, alone: bool, in_doubt: bool = False) 
     return at - now
 
 
-def after(
+def apply_verdict(
     health: Health,
     permit: Permit,
     verdict: Verdict,
@@ -172,11 +173,12 @@ def after(
 ) -> Health:
     """The health after a call under ``permit``; unchanged where the call has nothing to say.
 
-    ``yes_at``: when the caller last heard a yes of this vendor; ``quiet``: none of any lately.
+    ``yes_at``: when the caller last heard a yes of this vendor. ``quiet``: no vendor at all has
+    said yes lately.
     """
     if permit.probe is not None:
         mine = permit.probe == health.probe_token
-        return _after_probe(health, verdict, now, email_id) if mine else health
+        return _apply_probe_verdict(health, verdict, now, email_id) if mine else health
     # A pinned e-mail also asks an unavailable vendor: that must not put off or take its probe.
     if not health.available:
         return health
@@ -191,7 +193,7 @@ def after(
     return _add_hint(health, verdict, now, email_id, PROBE_STEP, FEW if quiet else HINTS)
 
 
-def _after_probe(health: Health, verdict: Verdict, now: float, email_id: str) -> Health:
+def _apply_probe_verdict(health: Health, verdict: Verdict, now: float, email_id: str) -> Health:
     """The health after its probe: available, suspended for longer, or free for another probe."""
     free = replace(health, probe_token=None, probe_until=None)
     if verdict is Sign.NONE:
@@ -201,13 +203,14 @@ def _after_probe(health: Health, verdict: Verdict, now: float, email_id: str) ->
     step = min(PROBE_STEP_MAX, max(PROBE_STEP, health.probe_step * 2))
     if not verdict.of_content:
         return suspend(health, verdict, now, step)
-    # It may be the e-mail's own fault: the next probe is for another e-mail, at once.
+    # It may be the e-mail's own fault: another e-mail may probe at once, one in doubt later.
     free = replace(free, last_resort_at=now + LAST_RESORT)
     if verdict.in_doubt:
         return free
-    # Where mail is rare a row would take minutes and wear out those who wait: a late hint ends it.
+    # Where mail is rare, ten e-mails take minutes, and each of them pays with its own back-off. So
+    # a hint that comes long after the probe was due suspends at once.
     early = now < (health.unavailable_until or 0.0)
-    late = -probe_wait(free, now, alone=early) >= ROW_SECONDS
+    late = -probe_wait(free, now, early=early) >= ROW_SECONDS
     return _add_hint(free, verdict, now, email_id, step, 1 if late else HINTS)
 
 
@@ -223,11 +226,12 @@ def clear_hints(health: Health) -> Health:
     return replace(health, hints=(), hint_at=None, hint_seconds=0.0, proven=False, reason=None)
 
 
-def convict(health: Health, now: float, email_id: str) -> Health:
-    """The health when another vendor took an e-mail that just failed here: it was not the e-mail.
+def confirm_hint(health: Health, now: float, email_id: str) -> Health:
+    """The health when another vendor took an e-mail that drew a hint here: it was not the e-mail.
 
-    The failure of a probe is as much as that of two e-mails: the vendor was unavailable before.
-    While another probe is under way, that one tells.
+    An available vendor with one hint is ``proven``: the next e-mail's hint suspends it. With two it
+    is suspended now, and an unavailable one with one already. While another probe is under way, the
+    answer to that probe decides.
     """
     if email_id not in health.hints:
         return health
@@ -243,10 +247,11 @@ def win_probe(
 ) -> Health | None:
     """The health with its probe held by ``token`` for ``lease`` seconds; None: not (any more) due.
 
-    Who lost the race must not probe right after the winner has failed. The first e-mail in doubt
-    does not get it, but lets others of its kind know when they may.
+    It was due when the vendor was chosen. It is asked again here, since a process that has lost the
+    race must not probe right after the winner's probe has failed.
+    The first e-mail in doubt does not get the probe: it sets the time from which such e-mails may.
     """
-    if probe_wait(health, now, alone=True, in_doubt=in_doubt) > 0:
+    if probe_wait(health, now, early=True, in_doubt=in_doubt) > 0:
         return None
     if in_doubt and health.last_resort_at is None:
         return replace(health, last_resort_at=now + LAST_RESORT)
@@ -254,16 +259,22 @@ def win_probe(
 
 
 def _add_hint(
-    health: Health, blame: Suspension, now: float, email_id: str, step: float, most: int = HINTS
+    health: Health, blame: Suspension, now: float, email_id: str, step: float, enough: int = HINTS
 ) -> Health:
-    """One hint more. It suspends after proof; as the ``most``-th of a row only for a ``step``."""
+    """The health with one more hint: at most one counts for each e-mail.
+
+    After proof it suspends the vendor for its full time. Without proof a row of ``enough`` hints
+    suspends it for ``step`` seconds only, until the early probe.
+    """
     if email_id in health.hints:
         return health
     if health.proven:
         return suspend(health, blame, now, step)
+    # A row stays after it has suspended the vendor: a yes elsewhere may still prove one of its
+    # hints (``confirm_hint``). Once it is full, the next hint begins another.
     row = health.hints if len(health.hints) < HINTS else ()
     hints = (*row, email_id)
-    if len(hints) >= most:
+    if len(hints) >= enough:
         brief = replace(blame, seconds=min(blame.seconds, step))
         health = suspend(health, brief, now, step)
     return replace(

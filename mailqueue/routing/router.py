@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 REFUSALS_IN_A_ROW = 10
 JITTER = 0.1
-_CROWDED = Choice("")
-NO_SLOT = Permit("")  # there are vendors to be asked, but each holds all the slots it may
+# There are vendors to be asked, but each holds all the slots it may: of a choice, and of a permit.
+_NO_SLOT_CHOICE, NO_SLOT = Choice(""), Permit("")
 LEASE_EXPIRED = SendResult(
     outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, our_fault=True
 )
@@ -65,11 +65,17 @@ def policy(config: Config) -> Policy:
 
 
 class VendorBroken(Exception):
-    """Who else cannot carry the e-mail does not matter: a vendor's class raised when asked."""
+    """No vendor can carry the e-mail, but the class of one raised when it was asked whether it can.
+
+    So it is not known that none can, and the e-mail must not end for that.
+    """
 
 
-def _most(config: Config) -> dict[str, int]:
-    """How many senders have a use where ``connections`` bounds them: as many again may wait."""
+def _call_limits(config: Config) -> dict[str, int]:
+    """The most calls under way at vendors with a bound on connections.
+
+    Twice the bound: as many e-mails again may wait for a connection.
+    """
     smtp = (vendor for vendor in config.vendors if vendor.type == "smtp")
     return {each.name: 2 * n for each in smtp if (n := each.keys.get("connections")) is not None}
 
@@ -88,7 +94,7 @@ class Router:
         self._weights = {vendor.name: vendor.weight for vendor in config.vendors}
         self._carriers = {v.name: Carrier.of(v, self._weights[v.name]) for v in vendors.values()}
         self.bulkheads: Bulkheads[Any] = Bulkheads(
-            config.consumer.concurrency, self._weights, most=_most(config)
+            config.consumer.concurrency, self._weights, most=_call_limits(config)
         )
         self._probe_lease = config.delivery.lease
         self._policy = policy(config)
@@ -153,13 +159,15 @@ class Router:
         choice = rotation.choose(job_id, self._weights, carriers, email, health, now)
         if choice is None or choice.probe or not self.bulkheads.crowded(choice.vendor):
             return choice
-        for away in (self.bulkheads.crowded, self.bulkheads.full):
-            tried = (*email.round.tried, *filter(away, self._carriers))
-            passing = replace(email, round=replace(email.round, tried=tried))
-            other = rotation.choose(job_id, self._weights, carriers, passing, health, now)
+        # First among those that are not crowded, then among those that are at least not full.
+        for is_busy in (self.bulkheads.crowded, self.bulkheads.full):
+            # The pure rule knows no busy vendors: they are passed over as if they had been tried.
+            tried = (*email.round.tried, *filter(is_busy, self._carriers))
+            without_busy = replace(email, round=replace(email.round, tried=tried))
+            other = rotation.choose(job_id, self._weights, carriers, without_busy, health, now)
             if other is not None and not self.bulkheads.full(other.vendor):
                 return other
-        return choice if self.bulkheads.worth_waiting(choice.vendor) else _CROWDED
+        return choice if self.bulkheads.worth_waiting(choice.vendor) else _NO_SLOT_CHOICE
 
     def look_around(self) -> None:
         """See how the calls under way go, for the choices to come; cheap, and not each time."""
@@ -181,7 +189,7 @@ class Router:
     ) -> Decision:
         """What follows for the e-mail, as the vendors' health is now."""
         if result is not None and result.outcome is Outcome.ACCEPTED and not result.pending:
-            # The usual case: whoever else could be asked, nobody will be.
+            # The usual case: no other vendor will be asked, so it need not be known which could.
             return self._decider.decide(Case(email=email, attempt=attempt), result)
         health = self.health.read()
         refused = set(email.round.refused)
@@ -243,9 +251,9 @@ class Router:
         try:
             self.health.report(permit, self._verdict(email, result), email_id)
             if accepted:
-                # In this round: what came of an earlier one says nothing of the vendor by now.
+                # Those of this round: an answer of an earlier round is too old to blame a vendor.
                 for other in email.failed_at.intersection(email.round.tried, self._carriers):
-                    self.health.convict(other, email_id)
+                    self.health.confirm_hint(other, email_id)
         except StoreUnavailable:
             event(logger, logging.WARNING, "vendor.health_not_written", vendor=permit.vendor)
 

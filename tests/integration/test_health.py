@@ -158,9 +158,9 @@ def test_one_email_that_fails_in_each_of_two_processes_suspends_the_vendor(
     assert other.read()["first"].available, "the same e-mail again"
     failed(other, "first", HINT, 0, "two")
     assert other.read()["first"].available, "both may draw it anywhere"
-    board.convict("first", "a stranger")
+    board.confirm_hint("first", "a stranger")
     assert board.read()["first"].available
-    board.convict("first", "one")
+    board.confirm_hint("first", "one")
     assert not board.read()["first"].available
     assert board.read()["first"].reason == "unavailable 503"
 
@@ -169,7 +169,7 @@ def test_an_email_that_another_vendor_took_has_the_next_that_fails_suspend_the_v
     board: VendorHealth, other: VendorHealth
 ) -> None:
     failed(board, "first", HINT, 0, "one")
-    other.convict("first", "one")
+    other.confirm_hint("first", "one")
     assert other.read()["first"].available
     failed(board, "first", HINT, 0, "two")
     assert not board.read()["first"].available
@@ -280,7 +280,7 @@ def test_what_an_older_or_a_newer_version_wrote_is_read(
     assert board.read()["first"].retry_after_until == named.timestamp()
     assert board.enable("first")
     failed(board, "second", HINT, 0, "one")
-    board.convict("second", "one")
+    board.confirm_hint("second", "one")
     failed(board, "second", HINT, 0, "two")
     assert not board.read()["second"].available
 
@@ -479,7 +479,7 @@ def test_a_vendor_is_suspended_for_no_time_that_is_none(
     past = datetime.now(UTC)
     suspended = {"unavailable_until": past, "since": past, "hints": ["one"], "generation": 1}
     vendors.update_one({"_id": "first"}, {"$set": {**suspended, field: value}}, upsert=True)
-    board.convict("first", "one")
+    board.confirm_hint("first", "one")
     assert board.read()["first"].available
 
 

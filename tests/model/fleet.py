@@ -113,7 +113,7 @@ class Fleet:
     def _report(self, permit: Permit, email: str, seen: Snapshot, result: SendResult) -> None:
         held = decide.suspension(result, self._policy, in_doubt=seen.in_doubt)
         accepted = result.outcome is Outcome.ACCEPTED
-        self.health[permit.vendor] = rotation.after(
+        self.health[permit.vendor] = rotation.apply_verdict(
             self.health[permit.vendor],
             permit,
             held or (Sign.YES if accepted else Sign.WORKS),
@@ -125,7 +125,7 @@ class Fleet:
         if accepted:
             self._yes_at = self._now
             for other in seen.failed_at.intersection(seen.round.tried):
-                self.health[other] = rotation.convict(self.health[other], self._now, email)
+                self.health[other] = rotation.confirm_hint(self.health[other], self._now, email)
 
     def _decide(self, seen: Snapshot, permit: Permit | None, result: SendResult | None) -> Decision:
         doubt = seen.in_doubt or (result is not None and result.may_be_content)

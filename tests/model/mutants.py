@@ -86,11 +86,13 @@ def _suspends_again(
     if permit.probe is None and permit.generation == health.generation and sure:
         assert isinstance(verdict, Suspension)
         return rotation.suspend(health, verdict, now, PROBE_STEP)
-    return rotation.after(health, permit, verdict, now, **known)
+    return rotation.apply_verdict(health, permit, verdict, now, **known)
 
 
 def _by_any_generation(health: Health, permit: Permit, *args: Any, **known: Any) -> Health:
-    return rotation.after(health, replace(permit, generation=health.generation), *args, **known)
+    return rotation.apply_verdict(
+        health, replace(permit, generation=health.generation), *args, **known
+    )
 
 
 def _wins_if_free(health: Health, now: float, lease: float, token: str, _: bool) -> Health | None:
@@ -104,7 +106,7 @@ def _leaves_the_time(
     health: Health, permit: Permit, verdict: Verdict, now: float, **known: Any
 ) -> Health:
     """After the failed probe of an e-mail in doubt another such may probe at once."""
-    after = rotation.after(health, permit, verdict, now, **known)
+    after = rotation.apply_verdict(health, permit, verdict, now, **known)
     doubtful = permit.probe is not None and isinstance(verdict, Suspension) and verdict.in_doubt
     return replace(after, last_resort_at=health.last_resort_at) if doubtful else after
 
@@ -123,7 +125,7 @@ def _judging(judge: Judge, *, probes: bool = False) -> Rules:
     def after(health: Health, permit: Permit, verdict: Verdict, now: float, **known: Any) -> Health:
         if isinstance(verdict, Suspension) and (permit.probe is not None) == probes:
             verdict = judge(verdict)
-        return rotation.after(health, permit, verdict, now, **known)
+        return rotation.apply_verdict(health, permit, verdict, now, **known)
 
     return Rules(after=after)
 
@@ -150,15 +152,15 @@ def _for_long_by_one(held: Suspension) -> Verdict:
 def _by_any_two(*args: Any, **known: Any) -> Health:
     """Two e-mails suspend a vendor, though no other has taken either."""
     with patch.object(rotation, "HINTS", 2):
-        return rotation.after(*args, **known)
+        return rotation.apply_verdict(*args, **known)
 
 
-def _never_convicted(health: Health, *_: Any) -> Health:
+def _never_confirmed(health: Health, *_: Any) -> Health:
     return health
 
 
 def _yes_is_forgotten(*args: Any, **known: Any) -> Health:
-    return rotation.after(*args, **known | {"yes_at": 0.0})
+    return rotation.apply_verdict(*args, **known | {"yes_at": 0.0})
 
 
 def _pinned_for_ever(*args: Any) -> Choice | None:
@@ -275,7 +277,7 @@ MUTANTS = (
     Mutant(
         "nobody is proven to be down",
         scenarios.POISON_THREE,
-        Rules(convict=_never_convicted),
+        Rules(confirm_hint=_never_confirmed),
         "still available after a second e-mail",
     ),
     Mutant(

@@ -41,9 +41,9 @@ class Rules:
     decide: Callable[[Decider, Case, SendResult | None], Decision] = Decider.decide
     choose: Callable[..., rotation.Choice | None] = rotation.choose
     waits: Callable[..., dict[str, float]] = rotation.waits
-    after: Callable[..., rotation.Health] = rotation.after
+    after: Callable[..., rotation.Health] = rotation.apply_verdict
     win_probe: Callable[..., rotation.Health | None] = rotation.win_probe
-    convict: Callable[..., rotation.Health] = rotation.convict
+    confirm_hint: Callable[..., rotation.Health] = rotation.confirm_hint
     claim_guarded: bool = True
     settle_guarded: bool = True
     gives_probe_back: bool = True

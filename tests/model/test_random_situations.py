@@ -26,7 +26,7 @@ from mailqueue.routing.rotation import (
     PROBE_STEP_MAX,
     Permit,
     Sign,
-    after,
+    apply_verdict,
     probe_wait,
     win_probe,
 )
@@ -107,7 +107,7 @@ def test_probes_come_at_growing_intervals_up_to_a_minute(events: list[str]) -> N
     health, now, before, at_once = resting(), NOW, 5.0, 0
     for n, event in enumerate(events):
         doubt = event == "doubt"
-        now += max(0.0, probe_wait(health, now, alone=True, in_doubt=doubt))
+        now += max(0.0, probe_wait(health, now, early=True, in_doubt=doubt))
         if doubt and health.last_resort_at is None:
             left = win_probe(health, now, 120, "t", in_doubt=True)
             assert left is not None
@@ -115,17 +115,17 @@ def test_probes_come_at_growing_intervals_up_to_a_minute(events: list[str]) -> N
         taken = win_probe(health, now, 120, "t", in_doubt=doubt)
         assert taken is not None
         if event == "give back":
-            health = after(taken, Permit("b", taken.generation, "t"), Sign.NONE, now)
+            health = apply_verdict(taken, Permit("b", taken.generation, "t"), Sign.NONE, now)
             continue
         named = 7.0 if event == "named" else None
         of_content = doubt or event == "hint"
         held = replace(DOWN, of_content=of_content, in_doubt=doubt, retry_after=named)
         permit = Permit("b", taken.generation, "t")
-        health = after(taken, permit, held, now, email_id=str(n))
+        health = apply_verdict(taken, permit, held, now, email_id=str(n))
         assert before <= health.probe_step <= PROBE_STEP_MAX
-        assert 0 < probe_wait(health, now, alone=True, in_doubt=of_content) <= PROBE_STEP_MAX
+        assert 0 < probe_wait(health, now, early=True, in_doubt=of_content) <= PROBE_STEP_MAX
         at_once += event == "hint"
-        if probe_wait(health, now, alone=True) > 0:
+        if probe_wait(health, now, early=True) > 0:
             at_once = 0
         assert at_once < HINTS
         before = health.probe_step

@@ -218,7 +218,7 @@ class World(Deciding):
             left = with_door(state, v, door(won, was, orphan=was.orphan))
             yield Step(f"{w} leaves the probe of {work.vendor} to others", again(left, w, work))
             return
-        early = rotation.probe_wait(now, NOW, alone=True) > 0
+        early = rotation.probe_wait(now, NOW, early=True) > 0
         lost = with_works(
             state, lambda o: o.vendor == work.vendor and o.probe == "held", probe="lost"
         )
@@ -248,7 +248,7 @@ class World(Deciding):
             return state
         v = VENDORS.index(work.vendor)
         held = health(work.vendor, state.doors[v])
-        given = rotation.after(held, self._permit(work, held), Sign.NONE, NOW)
+        given = rotation.apply_verdict(held, self._permit(work, held), Sign.NONE, NOW)
         return with_door(state, v, door(given, state.doors[v], orphan=False))
 
     def _send(self, state: State, w: int, work: Work) -> Iterator[Step]:
@@ -335,7 +335,7 @@ class World(Deciding):
             if name not in failed or not (was.drew or was.hints):
                 continue
             before = health(name, was)
-            after = self.rules.convict(before, NOW, str(work.email))
+            after = self.rules.confirm_hint(before, NOW, str(work.email))
             shown = was.shown or work.email in was.drew
             truth = was._replace(shown=shown)
             if after.generation != before.generation:
@@ -386,7 +386,7 @@ class World(Deciding):
             return "the probe's slot was taken from its holder"
         email = state.emails[work.email]
         doubt = snapshot(email).in_doubt or RESULTS[work.answer].may_be_content
-        if not after.available and rotation.probe_wait(after, NOW, alone=True, in_doubt=doubt) <= 0:
+        if not after.available and rotation.probe_wait(after, NOW, early=True, in_doubt=doubt) <= 0:
             return "unavailable, but its probe is due at once"
         poison = self.scenario.always.get((work.email, work.vendor)) == "5xx"
         if poison and len(email.suspended) > 1:

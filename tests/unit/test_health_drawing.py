@@ -42,12 +42,12 @@ def changes(health: Health) -> Iterator[Health | None]:
     yield rotation.win_probe(health, NOW, 60, "mine", in_doubt=True)
     yield rotation.restore(health)  # an operator
     for permit, sign in product((call, probe), Sign):
-        yield rotation.after(health, permit, sign, NOW, yes_at=NOW)
+        yield rotation.apply_verdict(health, permit, sign, NOW, yes_at=NOW)
     for email_id, of_content, in_doubt in product(("1", "new"), (False, True), (False, True)):
         held = Suspension(seconds=600, reason="x", of_content=of_content, in_doubt=in_doubt)
-        yield rotation.after(health, call, held, NOW, email_id=email_id)
-        yield rotation.after(health, probe, held, NOW, email_id=email_id)
-        yield rotation.convict(health, NOW, email_id)
+        yield rotation.apply_verdict(health, call, held, NOW, email_id=email_id)
+        yield rotation.apply_verdict(health, probe, held, NOW, email_id=email_id)
+        yield rotation.confirm_hint(health, NOW, email_id)
 
 
 def test_the_drawing_shows_the_changes_of_a_vendors_health() -> None:

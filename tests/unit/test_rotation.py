@@ -19,9 +19,9 @@ from mailqueue.routing.rotation import (
     Permit,
     Sign,
     Verdict,
-    after,
+    apply_verdict,
     choose,
-    convict,
+    confirm_hint,
     probe_wait,
     waits,
     win_probe,
@@ -45,13 +45,13 @@ def failed(
 ) -> Health:
     """After a failed call that was begun in this generation."""
     permit = Permit(health.name, generation)
-    return after(health, permit, held, now, email_id=email_id, **known)
+    return apply_verdict(health, permit, held, now, email_id=email_id, **known)
 
 
 def probed(health: Health, verdict: Verdict, now: float, token: str, email_id: str = "") -> Health:
     """After a probe, whose token was this one."""
     permit = Permit(health.name, health.generation, token)
-    return after(health, permit, verdict, now, email_id=email_id)
+    return apply_verdict(health, permit, verdict, now, email_id=email_id)
 
 
 def resting() -> Health:
@@ -132,21 +132,21 @@ def test_the_waits_tell_when_each_vendor_may_be_asked() -> None:
 def test_no_early_probe_before_the_time_that_the_vendor_named() -> None:
     named = replace(DOWN, seconds=60, retry_after=60)
     health = failed(Health(name="a"), named, NOW, 0)
-    assert probe_wait(health, NOW, alone=True) == 60
-    assert probe_wait(resting(), NOW, alone=True) == 5
+    assert probe_wait(health, NOW, early=True) == 60
+    assert probe_wait(resting(), NOW, early=True) == 5
 
 
 def test_an_available_vendor_is_not_probed() -> None:
-    assert probe_wait(Health(name="a"), NOW, alone=True) == float("inf")
+    assert probe_wait(Health(name="a"), NOW, early=True) == float("inf")
     assert win_probe(Health(name="a"), NOW, 120, "t") is None
 
 
 def test_others_look_again_soon_while_a_probe_is_in_flight() -> None:
     held = win_probe(resting(), NOW + 600, 120, "t")
     assert held is not None
-    assert probe_wait(held, NOW + 601, alone=False) == PROBE_RESULT_WAIT
-    assert probe_wait(held, NOW + 719, alone=False) == 1
-    assert probe_wait(held, NOW + 720, alone=False) <= 0
+    assert probe_wait(held, NOW + 601, early=False) == PROBE_RESULT_WAIT
+    assert probe_wait(held, NOW + 719, early=False) == 1
+    assert probe_wait(held, NOW + 720, early=False) <= 0
 
 
 def test_one_process_at_a_time_wins_the_probe() -> None:
@@ -194,8 +194,8 @@ def test_after_a_probe_that_drew_a_hint_another_email_may_probe_at_once() -> Non
     now = NOW + 600
     first = drew(resting(), now, "one")
     assert (first.unavailable_until, first.hints) == (now, ("one",))
-    assert probe_wait(first, now, alone=False) <= 0
-    assert probe_wait(first, now, alone=False, in_doubt=True) == LAST_RESORT
+    assert probe_wait(first, now, early=False) <= 0
+    assert probe_wait(first, now, early=False, in_doubt=True) == LAST_RESORT
     assert not first.available
     assert drew(first, now, "one").hints == ("one",), "the same e-mail again"
 
@@ -225,15 +225,15 @@ def test_a_hint_that_comes_late_ends_the_row_of_probes() -> None:
     late = drew(prompt, due + ROW_SECONDS, "two")
     assert (late.unavailable_until, late.hints) == (due + ROW_SECONDS + 10, ("one", "two"))
     early = drew(resting(), NOW + 5, "one")
-    assert probe_wait(early, NOW + 5, alone=True) <= 0
-    assert probe_wait(drew(early, NOW + 10, "two"), NOW + 10, alone=True) == 10
+    assert probe_wait(early, NOW + 5, early=True) <= 0
+    assert probe_wait(drew(early, NOW + 10, "two"), NOW + 10, early=True) == 10
 
 
 def test_a_probes_hint_suspends_for_long_once_it_is_proven() -> None:
     over = drew(resting(), NOW + 600, "one", "two")
-    proven = convict(over, NOW + 601, "two")
+    proven = confirm_hint(over, NOW + 601, "two")
     assert (proven.unavailable_until, proven.probe_step) == (NOW + 1201, 5)
-    again = convict(held(over, NOW + 600), NOW + 601, "two")
+    again = confirm_hint(held(over, NOW + 600), NOW + 601, "two")
     assert again.probe_token == "t", "its probe is under way"
     assert probed(again, HINT, NOW + 602, "t", "three").unavailable_until == NOW + 1202
     assert probed(again, Sign.WORKS, NOW, "t").available
@@ -242,8 +242,8 @@ def test_a_probes_hint_suspends_for_long_once_it_is_proven() -> None:
 def test_a_failed_probe_of_an_email_in_doubt_leaves_the_next_to_others() -> None:
     doubtful = replace(HINT, in_doubt=True)
     over = probed(held(resting(), NOW + 600), doubtful, NOW + 600, "t", "one")
-    assert probe_wait(over, NOW + 600, alone=False) <= 0
-    assert probe_wait(over, NOW + 600, alone=False, in_doubt=True) == LAST_RESORT
+    assert probe_wait(over, NOW + 600, early=False) <= 0
+    assert probe_wait(over, NOW + 600, early=False, in_doubt=True) == LAST_RESORT
     assert not over.available
 
 
@@ -305,12 +305,12 @@ def test_what_may_be_the_emails_own_fault_suspends_nobody_by_one_email() -> None
 
 def test_two_emails_suspend_a_vendor_if_another_took_one_of_them() -> None:
     assert failed(SUSPECT, HINT, NOW + 1, 0, "two").available, "both may draw it anywhere"
-    proven = convict(SUSPECT, NOW + 1, "one")
+    proven = confirm_hint(SUSPECT, NOW + 1, "one")
     assert proven.available
     assert failed(proven, HINT, NOW + 1, 0, "two").unavailable_until == NOW + 601
     both = failed(SUSPECT, HINT, NOW + 1, 0, "two")
-    assert convict(both, NOW + 2, "another") is both
-    late = convict(both, NOW + 2, "two")
+    assert confirm_hint(both, NOW + 2, "another") is both
+    late = confirm_hint(both, NOW + 2, "two")
     assert (late.unavailable_until, late.reason) == (NOW + 602, "unavailable 503")
 
 
@@ -320,7 +320,7 @@ def test_without_any_proof_it_takes_some_more_which_suspend_it_until_an_early_pr
         assert vendor.available
         vendor = failed(vendor, HINT, NOW, 0, str(n))
     assert (vendor.unavailable_until, vendor.probe_at) == (NOW + 5, NOW + 5)
-    proven = convict(vendor, NOW + 1, "0")
+    proven = confirm_hint(vendor, NOW + 1, "0")
     assert proven.unavailable_until == NOW + 601
 
 
@@ -338,11 +338,13 @@ def test_where_no_vendor_has_said_yes_lately_a_few_suspend_it_until_an_early_pro
 
 def test_a_yes_in_between_clears_the_vendor() -> None:
     permit = Permit("a")
-    assert after(SUSPECT, permit, Sign.YES, NOW + 1, yes_at=NOW) == Health(name="a")
-    assert after(SUSPECT, permit, Sign.YES, NOW + 1, yes_at=NOW - 1) is SUSPECT, "it came before"
-    proven = convict(SUSPECT, NOW, "one")
-    assert after(proven, permit, Sign.YES, NOW + 1, yes_at=NOW) == Health(name="a")
-    proven = convict(SUSPECT, NOW, "one")
+    assert apply_verdict(SUSPECT, permit, Sign.YES, NOW + 1, yes_at=NOW) == Health(name="a")
+    assert apply_verdict(SUSPECT, permit, Sign.YES, NOW + 1, yes_at=NOW - 1) is SUSPECT, (
+        "it came before"
+    )
+    proven = confirm_hint(SUSPECT, NOW, "one")
+    assert apply_verdict(proven, permit, Sign.YES, NOW + 1, yes_at=NOW) == Health(name="a")
+    proven = confirm_hint(SUSPECT, NOW, "one")
     heard = failed(proven, HINT, NOW + 2, 0, "two", yes_at=NOW + 1)
     assert heard.available
     assert (heard.hints, heard.hint_at) == (("two",), NOW + 2)
