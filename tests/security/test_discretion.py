@@ -197,8 +197,8 @@ def test_a_write_error_of_mongodb_that_quotes_the_document_is_not_passed_on(
         database = producer.client[config.mongodb.database]
         none_is_valid = {"subject": "another"}
         database.command("collMod", config.mongodb.collection, validator=none_is_valid)
-        words = trouble(lambda: producer.send_many([EMAIL] * 2), StoreUnavailable)
-        words += trouble(lambda: producer.send(EMAIL), StoreUnavailable)
+        words = trouble(lambda: producer.send_many([EMAIL] * 2), InvalidEmail)
+        words += trouble(lambda: producer.send(EMAIL), InvalidEmail)
     assert PLANTED not in words
     assert PLANTED not in said().lower()
 
