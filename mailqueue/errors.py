@@ -97,9 +97,9 @@ class Unreadable(MailQueueError):
     """What is stored of an e-mail is damaged: it cannot be sent."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name; empty if no known name is similar."""
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name; empty if none of ``names`` is similar."""
     from difflib import get_close_matches  # only a mistake needs it
 
-    close = get_close_matches(name, known, 1)
+    close = get_close_matches(name, names, 1)
     return f', did you mean "{close[0]}"?' if close else ""

@@ -182,7 +182,9 @@ MUTANTS = (
         "no relay",
         (
             Edit(
-                "consumer/sweeper.py", 'done["announced"] = self._relay()', 'done["announced"] = 0'
+                "consumer/sweeper.py",
+                'counts["announced"] = self._relay()',
+                'done["announced"] = 0',
             ),
         ),
         (CRASHES, "-k", "put"),

@@ -67,27 +67,27 @@ class Sweeper:
         """
         if not self._lease.take(2 * self._config.consumer.sweep_every):  # two rounds
             return {}
-        done = {"rescued": self._rescue(), "expired": self._expire()}
+        counts = {"rescued": self._rescue(), "expired": self._expire()}
         try:
-            done["announced"] = self._relay()
+            counts["announced"] = self._relay()
         except QueueUnavailable as error:
             event(logger, logging.INFO, "sweep.not_announced", error=str(error))
-        done["pruned"] = self._prune()
-        if any(done.values()):
-            event(logger, logging.INFO, "sweep.finished", **done)
-        return done
+        counts["pruned"] = self._prune()
+        if any(counts.values()):
+            event(logger, logging.INFO, "sweep.finished", **counts)
+        return counts
 
     def run_once(self) -> Mapping[str, int]:
         """Do one round outside a consumer, and let another process sweep at once."""
         self._store.ensure_indexes()
-        done = self.sweep()
+        counts = self.sweep()
         self.close()
-        return done
+        return counts
 
     def preview(self) -> Mapping[str, int]:
         """What a round would do now, each counted up to its page; nothing is changed."""
         now = self._store.now()
-        found = {
+        counts = {
             "rescued": self._store.count(self._over(), RESCUED),
             "expired": self._store.count(self._past(now), PRUNED),
             "pruned": sum(self._store.count(match, PRUNED) for _, match in self._old(now)),
@@ -95,9 +95,9 @@ class Sweeper:
         try:
             unannounced = {stored.id for stored in self._unannounced(now)}
         except QueueUnavailable:
-            return found
+            return counts
         overdue = {stored.id for stored in self._overdue(now)}
-        return found | {"announced": len(unannounced | overdue)}
+        return counts | {"announced": len(unannounced | overdue)}
 
     def close(self) -> None:
         """Let another process sweep at once."""
@@ -117,21 +117,21 @@ class Sweeper:
         over = self._store.find_jobs(self._over(), RESCUED, "due_at", "_id")
         for start in range(0, len(over), PAGE):
             ids = [stored.id for stored in over[start : start + PAGE]]
-            found = self._store.read(ids, most=LARGE).values()
-            rescued += self._rescue_all([stored for stored in found if stored.size <= LARGE])
-            for large in (stored for stored in found if stored.size > LARGE):
+            emails = self._store.read(ids, most=LARGE).values()
+            rescued += self._rescue_all([stored for stored in emails if stored.size <= LARGE])
+            for large in (stored for stored in emails if stored.size > LARGE):
                 rescued += self._rescue_all(self._store.read([large.id]).values())  # one in memory
         return rescued
 
-    def _rescue_all(self, found: Iterable[Stored]) -> int:
-        changes = {s.id: (s, c) for s in found if (c := self._rescued(s))}
-        done, _ = self._store.write([c for _, c in changes.values()])
-        return sum(self._announce(*changes[email_id]) for email_id in done)
+    def _rescue_all(self, emails: Iterable[Stored]) -> int:
+        changes = {s.id: (s, c) for s in emails if (c := self._plan_rescue(s))}
+        ids, _ = self._store.write([c for _, c in changes.values()])
+        return sum(self._announce(*changes[email_id]) for email_id in ids)
 
     def _over(self) -> dict[str, Any]:
         return self._mine(Status.SENDING) | {"$expr": lease_has_ended("$lease.until")}
 
-    def _rescued(self, stored: Stored) -> Change | Aside | None:
+    def _plan_rescue(self, stored: Stored) -> Change | Aside | None:
         """What follows for one of them; None: its lease was renewed, or it has to wait."""
         try:
             if stored.id in self._store.unwritable:
@@ -164,10 +164,10 @@ class Sweeper:
         expired = 0
         match = self._past(self._store.now())
         while page := self._store.find(match, PAGE):
-            changes = [_ended(s) for s in page if s.id not in self._store.unwritable]
-            done, _ = self._store.write(changes)
-            expired += len(done)
-            if len(page) < PAGE or not done:
+            changes = [_expiry(s) for s in page if s.id not in self._store.unwritable]
+            ids, _ = self._store.write(changes)
+            expired += len(ids)
+            if len(page) < PAGE or not ids:
                 break
         return expired
 
@@ -194,8 +194,8 @@ class Sweeper:
         Raises ``QueueUnavailable``.
         """
         jobs = tube.depth(self._config.beanstalkd)
-        there = jobs["ready"] + jobs["reserved"]
-        missing = self._backlog(now - JUST_NOW, there + RELAYED_MOST) - there
+        on_tube = jobs["ready"] + jobs["reserved"]
+        missing = self._backlog(now - JUST_NOW, on_tube + RELAYED_MOST) - on_tube
         if missing <= 0:
             return []
         lately = {"announced.at": {"$gt": now - ANNOUNCED_LATELY}}
@@ -221,9 +221,9 @@ class Sweeper:
         unique = list({s.id: s for s in page if s.id not in unwritable}.values())
         if not unique:
             return 0
-        done = self._announcer.announce([_announcement(stored) for stored in unique])
-        self._store.mark_announced([one.email_id for one in done])
-        return len(done)
+        on_tube = self._announcer.announce([_announcement(stored) for stored in unique])
+        self._store.mark_announced([one.email_id for one in on_tube])
+        return len(on_tube)
 
     # Retention ---------------------------------------------------------------------------------
 
@@ -233,13 +233,13 @@ class Sweeper:
 
     def _old(self, now: datetime) -> Iterator[tuple[Status, dict[str, Any]]]:
         days = self._config.retention
-        kept = {
+        limits = {
             Status.SENT: days.sent_days,
             Status.FAILED: days.failed_days,
             Status.CANCELLED: days.failed_days,
         }
-        for status, kept_for in kept.items():
-            before = now - timedelta(days=kept_for)
+        for status, limit in limits.items():
+            before = now - timedelta(days=limit)
             yield status, self._mine(status) | {"updated_at": {"$lt": before}}
 
     def _prune_page(self, status: Status, match: Mapping[str, Any]) -> int:
@@ -270,7 +270,7 @@ def is_leased(store: Store) -> bool:
     return ProcessLease(store, lease_name(store)).is_held()
 
 
-def _ended(stored: Stored) -> Change | Aside:
+def _expiry(stored: Stored) -> Change | Aside:
     """The end of an e-mail whose time has passed."""
     try:
         return end_queued(stored, decide.end(stored.snapshot(), Reason.EXPIRED))

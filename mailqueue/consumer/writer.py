@@ -252,18 +252,18 @@ class Writer:
 
         Returns the results to look after (refused, or an answer to note), and the plans refused.
         """
-        done: list[Delivery] = []
+        durable: list[Delivery] = []
         results: list[Delivery] = []
         plans: list[Delivery] = []
         for each in finished:
             change = each.finish.change if each.finish else None
             if (change is None or change.id in written) and not isinstance(each.plan, Ask):
-                done.append(each)
+                durable.append(each)
             else:
                 (plans if isinstance(each.plan, Finish) else results).append(each)
-        end_jobs(done)
-        if planned := sum(isinstance(each.plan, Finish) for each in done):
-            self._slots.reserve(-planned)
+        end_jobs(durable)
+        if plans_ended := sum(isinstance(each.plan, Finish) for each in durable):
+            self._slots.reserve(-plans_ended)
         return results, plans
 
     def _read_again(self, lost: Sequence[Delivery]) -> None:

@@ -107,12 +107,12 @@ class Decider:
 
     def _on_accepted(self, case: Case, result: SendResult) -> Decision:
         """Only those who were put off are tried again, by a vendor that can send to a part."""
-        taken = case.with_email(pin=None, pending=result.pending or None)
+        rest = case.with_email(pin=None, pending=result.pending or None)
         if not result.pending:
-            return _decision(taken, Status.SENT)
+            return _decision(rest, Status.SENT)
         if _rest_at_once(case.email, result):
-            return _decision(taken, Status.QUEUED)
-        return self._on_deferred(taken, result)
+            return _decision(rest, Status.QUEUED)
+        return self._on_deferred(rest, result)
 
     def _on_rejected(self, case: Case, _: SendResult) -> Decision:
         """The e-mail itself is refused for good: other vendors would refuse it as well."""

@@ -189,14 +189,14 @@ def _addr_spec(address: str, field: str) -> str:
     if len(domain) > _DOMAIN_LENGTH:
         raise InvalidEmail(field, _TOO_LONG)
     try:
-        encoded = domain if domain.isascii() else _idna(domain)
+        ascii_domain = domain if domain.isascii() else _idna(domain)
     except UnicodeError:
         problem = "has an invalid domain: IDNA 2008 does not allow its characters"
         raise InvalidEmail(field, problem) from None
-    if not _DOMAIN.fullmatch(encoded):
+    if not _DOMAIN.fullmatch(ascii_domain):
         raise InvalidEmail(field, "has an invalid domain: give one such as example.org")
     octets = len(local.encode())
-    if octets > _LOCAL_OCTETS or octets + 1 + len(encoded) > 254:
+    if octets > _LOCAL_OCTETS or octets + 1 + len(ascii_domain) > 254:
         raise InvalidEmail(field, _TOO_LONG)
     return f"{local}@{domain}"
 

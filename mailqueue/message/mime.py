@@ -166,9 +166,9 @@ def _text(subtype: str, value: str) -> bytes:
     octets = value.replace("\r\n", "\n").replace("\r", "\n").encode()
     encoding, body = "quoted-printable", binascii.b2a_qp(octets).replace(b"\n", b"\r\n")
     if not value.isascii():
-        packed = _base64(octets.replace(b"\n", b"\r\n"))
-        if len(packed) < len(body):
-            encoding, body = "base64", packed
+        base64 = _base64(octets.replace(b"\n", b"\r\n"))
+        if len(base64) < len(body):
+            encoding, body = "base64", base64
     head = _header("Content-Type", f"text/{subtype}; charset=utf-8")
     return head + _header("Content-Transfer-Encoding", encoding) + b"\r\n" + body
 

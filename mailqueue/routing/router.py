@@ -227,8 +227,8 @@ class Router:
         if result.outcome is Outcome.ACCEPTED:
             self._refusals.pop(vendor, None)
             return result
-        asked = result.code not in LOCAL_CODES
-        refused = asked and result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE)
+        was_asked = result.code not in LOCAL_CODES
+        refused = was_asked and result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE)
         if refused and self._refuses_all(vendor, email_id, result):
             return decide.refuses_all(result)
         return result

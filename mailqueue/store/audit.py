@@ -163,9 +163,10 @@ def _resent_lines(document: Document) -> list[Line]:
     ]
 
 
-def _number_of_copies(accepted: Sequence[Line]) -> int:
+def _number_of_copies(lines: Sequence[Line]) -> int:
+    """Of these accepted lines: a repeat under one key, or of a part, is no further copy."""
     copies, identities, partial = 0, set[tuple[str, str]](), False
-    for line in accepted:
+    for line in lines:
         same = (line["vendor"], line.get("key") or str(line["n"]))
         copies += not partial and same not in identities
         identities.add(same)
@@ -224,14 +225,14 @@ def _check_sending(stored: Stored, _grace: float) -> Iterator[str]:
 def _check_sent(stored: Stored, _grace: float) -> Iterator[str]:
     document = stored.document
     lines = document["attempts"]
-    marked = document.get("reason") == Reason.MARKED_SENT
+    is_marked = document.get("reason") == Reason.MARKED_SENT
     if document.get("sent_at") is None:
         yield "sent_at is missing"
-    if document.get("reason") is not None and not marked:
+    if document.get("reason") is not None and not is_marked:
         yield "it is sent, but its reason belongs to another status"
     if document.get("pending") is not None and not any(line.get("late") for line in lines):
         yield "it is sent, but recipients are pending"
-    if marked:
+    if is_marked:
         entries = document.get("interventions") or ()
         if all(entry["verb"] != Verb.MARK_SENT for entry in entries):
             yield "it is marked as sent, but no intervention says so"

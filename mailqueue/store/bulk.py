@@ -54,6 +54,7 @@ class BulkWriter:
         matched, indexes = self._write_together(writes, seconds)
         if indexes is None:
             return matched, set()
+        # One write may be for many e-mails, and the server does not say which of them it refused.
         suspects = [writes[i] for i in indexes] or writes
         return -1, {
             email_id
@@ -84,11 +85,12 @@ class BulkWriter:
         self, changes: Iterable[Change | Aside], refused: Container[ObjectId], seconds: float
     ) -> None:
         """Write refused changes once more, with only this attempt's line of the ledger."""
-        again = [c for c in changes if isinstance(c, Change) and c.id in refused]
+        retries = [c for c in changes if isinstance(c, Change) and c.id in refused]
+        # An aside asks for so little that there is no shorter form of it.
         asides = {c.id for c in changes if isinstance(c, Aside) and c.id in refused}
-        for change in again:
+        for change in retries:
             event(logger, logging.ERROR, "email.shortened", id=str(change.id))
-        writes = change_writes(again, simulated=self._env == SIMULATED, small=True)
+        writes = change_writes(retries, simulated=self._env == SIMULATED, small=True)
         _, still_refused = self.write(writes, seconds)
         self.give_up(asides | still_refused)
 

@@ -61,7 +61,7 @@ def aside_writes(asides: Iterable[Aside], *, simulated: bool) -> Iterator[Write]
 
 
 def _group_alike(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[list[T]]:
-    groups: dict[Hashable, list[T]] = {}
+    groups: dict[Hashable, list[T]] = {}  # in the order in which each kind came first
     for item in items:
         groups.setdefault(kind(item), []).append(item)
     return groups.values()
@@ -69,12 +69,16 @@ def _group_alike(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[
 
 def _claim_kind(claim: Claim) -> Hashable:
     """Claims of the same kind make the same update; the usual key is the e-mail's own id."""
+    # Written out, every key would be another one, and no two claims alike. So the usual key is
+    # computed by the server out of each document's ``_id`` (``claim_update``).
     own_key = claim.key == str(claim.id)
     return claim.token, claim.vendor, claim.probe, own_key, None if own_key else claim.key
 
 
 def _change_kind(change: Change) -> Hashable:
     """All of a change but the e-mail and the vendor's id for it."""
+    # The recipients that a vendor refused are part of it: such a change is alike to hardly another,
+    # and is written alone. The usual 202 has none.
     guard = (change.token, change.nonce, change.sending, change.expired, change.vendor)
     result = change.result
     if result is None:

@@ -205,13 +205,13 @@ class Mongo:
         except PyMongoError:  # the usual case needs nothing of what follows
             if time.monotonic() >= _DEADLINE.get():
                 raise
-        again = Retrying(
+        retrying = Retrying(
             stop=lambda state: time.monotonic() + state.upcoming_sleep >= _DEADLINE.get(),
             wait=wait_random_exponential(multiplier=0.05, max=1.0),
             retry=retry_if_exception_type(PyMongoError),
             reraise=True,
         )
-        return again(write)
+        return retrying(write)
 
 
 @contextmanager

@@ -275,8 +275,8 @@ def _secrets(config: VendorConfig) -> tuple[str, ...]:
     if not user or not password:
         return ()
     plain = (f"\0{user}\0{password}", user, password)
-    encoded = (base64_text(secret.encode()) for secret in plain)
-    return tuple(sorted((*plain, *encoded), key=len, reverse=True))
+    base64 = (base64_text(secret.encode()) for secret in plain)
+    return tuple(sorted((*plain, *base64), key=len, reverse=True))
 
 
 def _mailbox(address: str) -> str:

@@ -58,6 +58,6 @@ def every_recipient(email: Email) -> tuple[str, ...]:
 
 def matching_recipients(email: Email, addresses: Iterable[Any]) -> tuple[str, ...]:
     """The recipients among ``addresses``, as the e-mail has them. Vendors answer in lower case."""
-    wanted = {address.lower() for address in addresses if isinstance(address, str)}
-    people = email.recipients if wanted else ()
-    return tuple(p.address for p in people if wanted & {p.address.lower(), p.ascii.lower()})
+    lower = {address.lower() for address in addresses if isinstance(address, str)}
+    people = email.recipients if lower else ()
+    return tuple(p.address for p in people if lower & {p.address.lower(), p.ascii.lower()})

@@ -35,6 +35,16 @@ SHARED_BY_ADAPTERS = {
 
 LONGEST = 500  # lines of a module
 
+# A participle says that something happened to a value, not what the value is.
+NO_NAMES = {
+    *("asked", "done", "found", "given", "gone", "got", "heard", "kept", "known", "left", "made"),
+    *("said", "seen", "taken", "told"),
+}
+GOOD_ALL_THE_SAME = {
+    "consumer.slots: done",  # as a future says it: the slot's work is over
+    "lifecycle.outcomes: asked",  # a property, the vendors that were asked
+}
+
 
 def modules() -> dict[str, ast.Module]:
     """Every module by its name in the package; that of a folder ends in ``__init__``."""
@@ -45,8 +55,9 @@ def modules() -> dict[str, ast.Module]:
 
 
 MODULES = modules()
+ALL_NODES = {name: list(ast.walk(tree)) for name, tree in MODULES.items()}
 ASKED_FOR = (ast.Import, ast.ImportFrom, ast.Call, ast.keyword)
-NODES = {name: [n for n in ast.walk(t) if isinstance(n, ASKED_FOR)] for name, t in MODULES.items()}
+NODES = {name: [n for n in nodes if isinstance(n, ASKED_FOR)] for name, nodes in ALL_NODES.items()}
 ADAPTERS = {
     name
     for name in MODULES
@@ -152,6 +163,24 @@ def test_the_drivers_own_ids_are_nobodys_identity() -> None:
 
 def _last_name(node: ast.expr) -> str | None:
     return getattr(node, "attr", None) or getattr(node, "id", None)
+
+
+def test_functions_parameters_and_locals_have_no_participle_for_a_name() -> None:
+    found = {
+        f"{module}: {name}"
+        for module, nodes in ALL_NODES.items()
+        for name in {_name_in(node) for node in nodes} & NO_NAMES
+    }
+    assert found == GOOD_ALL_THE_SAME
+
+
+def _name_in(node: ast.AST) -> str | None:
+    """The name that a definition, a parameter or an assignment gives, without underscores."""
+    if isinstance(node, ast.Name):
+        return node.id.strip("_") if isinstance(node.ctx, ast.Store) else None
+    if isinstance(node, ast.arg):
+        return node.arg.strip("_")
+    return node.name.strip("_") if isinstance(node, ast.FunctionDef) else None
 
 
 def test_every_exception_of_ours_is_raised_somewhere() -> None:

@@ -58,11 +58,11 @@ class Incoming:
 
     def line(self, most: int) -> bytes:
         """The next line with its end, if that came before the connection's."""
-        seen = 0  # bytes without a line end, which need not be searched again
-        while (at := self._buffer.find(b"\n", seen)) < 0:
-            seen = len(self._buffer)
-            if seen > most or not self.fill():
-                at = seen - 1
+        start = 0  # what is before it has no line end, and need not be searched again
+        while (at := self._buffer.find(b"\n", start)) < 0:
+            start = len(self._buffer)
+            if start > most or not self.fill():
+                at = start - 1
                 break
         if at >= most:
             raise BadResponse("too many lines")
@@ -141,11 +141,12 @@ class ResponseReader:
     def _head(self) -> Head:
         """The next head, which may be interim: status and headers, whole."""
         minor, status = self._status()
+        # 101 ends HTTP on this connection: what follows would be read as the next response.
         if status == 101:
             raise BadResponse("another protocol, which nobody asked for")
         fields: list[tuple[str, str]] = []
         while line := self._line():
-            if (folded := _FOLDED.fullmatch(line)) and fields:
+            if (folded := _FOLDED.fullmatch(line)) and fields:  # obsolete, but still sent
                 name, value = fields.pop()
                 fields.append((name, f"{value} {_text(folded[1])}"[:MAX_VALUE]))
             elif field := _FIELD.fullmatch(line):
@@ -196,10 +197,10 @@ class ResponseReader:
         return _without_end(line)
 
     def _octets(self, number: int) -> None:
-        wanted = min(number, MAX_BODY + 1 - len(self.body))
-        octets = self._incoming.read(wanted)
+        size = min(number, MAX_BODY + 1 - len(self.body))  # one too many shows that it is too long
+        octets = self._incoming.read(size)
         self.body += octets
-        if len(octets) < wanted:
+        if len(octets) < size:
             raise ConnectionAbortedError("ended within the body")
         self._check_size()
 
