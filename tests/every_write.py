@@ -72,13 +72,13 @@ def decisions(*, sending: bool) -> set[Status]:
         for outcome, pending, our_fault in product(Outcome, ((), PEOPLE), (False, True))
     ]
     policies = [Policy(), Policy(resend_unknown=False)]
-    others = {"a": 0.0, "b": 0.0}
+    waits = {"a": 0.0, "b": 0.0}
     found: set[Status] = set()
     attempt = CurrentAttempt(vendor="a") if sending else None
     for email, policy in product(emails, policies):
         decider, case = (
             Decider(policy, lambda: 0.5),
-            Case(email=email, attempt=attempt, others=others),
+            Case(email=email, attempt=attempt, waits=waits),
         )
         found |= {decider.decide(case, r).status for r in (results if sending else [None])}
         if sending:

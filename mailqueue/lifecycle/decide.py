@@ -70,7 +70,7 @@ class Decider:
     def decide(self, case: Case, result: SendResult | None) -> Decision:
         """Say what follows for an e-mail after ``result``; None: no vendor could be asked.
 
-        After a full yes ``case.others`` do not matter, and may be empty.
+        After a full yes ``case.waits`` do not matter, and may be empty.
         """
         if result is None:
             return self._unless_over(case.email, self._on_nobody_asked(case))
@@ -90,12 +90,12 @@ class Decider:
         The attempt is counted, refused recipients are noted, and the vendor's own wait follows from
         its answer where the case does not have it.
         """
-        blame, others = suspension(result, self._policy), dict(case.others)
+        blame, waits = suspension(result, self._policy), dict(case.waits)
         for vendor in case.asked:
-            others.setdefault(vendor, self._own_wait(blame))
+            waits.setdefault(vendor, self._own_wait(blame))
         counted = case.email.counted + _counts(case.email, result, blame)
         refused = _merge(case.email.refused, result.refused)
-        return replace(case, others=others).with_email(counted=counted, refused=refused)
+        return replace(case, waits=waits).with_email(counted=counted, refused=refused)
 
     def _own_wait(self, blame: Suspension | None) -> float:
         """Seconds until the early probe of the vendor that was just asked."""
@@ -207,10 +207,10 @@ class Decider:
         """
         current = case.email.round
         tried = bool(case.asked or current.tried)
-        waits = [wait for name, wait in case.others.items() if name not in current.refused]
+        left = [wait for name, wait in case.waits.items() if name not in current.refused]
         pause = max(
             self._backoff(self._policy.base, current.n) if tried else 0.0,
-            min(waits, default=self._policy.base),
+            min(left, default=self._policy.base),
             0.0 if case.asked else _NOBODY_ASKED,
         )
         return replace(current, n=current.n + int(tried), tried=()), pause
@@ -411,7 +411,7 @@ def _decision(
 def _has_untried(case: Case, current: Round) -> bool:
     """Whether a vendor may be asked now that this round has not asked."""
     names = (*current.tried, *current.refused)
-    return any(wait <= 0 and name not in names for name, wait in case.others.items())
+    return any(wait <= 0 and name not in names for name, wait in case.waits.items())
 
 
 def _merge(first: tuple[str, ...], more: Sequence[str]) -> tuple[str, ...]:

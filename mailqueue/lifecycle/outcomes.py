@@ -205,16 +205,16 @@ class CurrentAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What a decision is taken on: the e-mail, its attempt, and who else could carry it.
+    """What a decision is taken on: the e-mail, its attempt, and when which vendor may be asked.
 
-    ``attempt`` None: no vendor was asked. ``others`` are all configured vendors that can carry the
-    e-mail, each with the seconds until it may be asked (0: now). That of the attempt's own vendor
-    follows from its answer, where it is not among them.
+    ``attempt`` None: no vendor was asked. ``waits`` has every configured vendor that can carry the
+    e-mail, with the seconds until it may be asked (0: now). The attempt's own vendor is one of
+    them; if it is missing, its wait follows from its answer.
     """
 
     email: Snapshot
     attempt: CurrentAttempt | None = None
-    others: Mapping[str, float] = field(default_factory=dict)
+    waits: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -224,7 +224,7 @@ class Case:
     @property
     def refused_by_all(self) -> bool:
         """True when every vendor found the e-mail unsuitable."""
-        return self.others.keys() <= set(self.email.round.refused)
+        return self.waits.keys() <= set(self.email.round.refused)
 
     def with_email(self, **changes: Any) -> Case:
         """The same case, the e-mail with these fields changed."""

@@ -169,9 +169,11 @@ class Router:
                 return other
         return choice if self.bulkheads.worth_waiting(choice.vendor) else _NO_SLOT_CHOICE
 
-    def look_around(self) -> None:
-        """See how the calls under way go, for the choices to come; cheap, and not each time."""
-        self.bulkheads.look(lambda: [h.name for h in self.health.read().values() if h.available])
+    def refresh_limits(self) -> None:
+        """Compute anew how many calls each vendor may have, if that is due. Cheap."""
+        self.bulkheads.refresh_limits(
+            lambda: [h.name for h in self.health.read().values() if h.available]
+        )
 
     def idle_for(self) -> float | None:
         """Seconds until any vendor may be asked; 0: one probe may; None: a vendor is available."""
@@ -197,9 +199,9 @@ class Router:
         if result is not None and result.outcome is Outcome.UNSUITABLE and attempt is not None:
             refused.add(attempt.vendor)  # it may be available, but is of no use to this e-mail
         usable = [name for name in carriers if name not in refused]
-        wait = rotation.waits(usable, health, self.health.now(), doubt or bool(refused))
-        others = {name: wait.get(name, 0.0) for name in carriers}
-        return self._decider.decide(Case(email=email, attempt=attempt, others=others), result)
+        usable_waits = rotation.waits(usable, health, self.health.now(), doubt or bool(refused))
+        waits = {name: usable_waits.get(name, 0.0) for name in carriers}
+        return self._decider.decide(Case(email=email, attempt=attempt, waits=waits), result)
 
     def after_expired_lease(self, stored: Stored, email: Email) -> Decision:
         """What follows for an e-mail whose lease ran out: its outcome is not known."""
@@ -214,14 +216,16 @@ class Router:
 
     # What came of a call -----------------------------------------------------------------------
 
-    def resolve_replay(
+    def interpret(
         self, email: Snapshot, vendor: str, email_id: str, result: SendResult
     ) -> SendResult:
-        """What the answer proves, beside those that the vendor gave to other e-mails.
+        """The result that an answer is worth, given what this e-mail and others got there before.
 
-        One that refuses one e-mail after the other, with no yes between, refuses us: from the
-        ``REFUSALS_IN_A_ROW``-th on this ends no e-mail, and the vendor is suspended. A list of
-        addresses that are all bad looks the same; then the first e-mail that it takes restores it.
+        Two answers are not believed. A yes to a key that was seen before: see
+        ``decide.resolve_replay``. And a no of a vendor that refuses one e-mail after the other,
+        with no yes between: it refuses us. From the ``REFUSALS_IN_A_ROW``-th on its no ends no
+        e-mail, and the vendor is suspended. A list of addresses that are all bad looks the same;
+        then the first e-mail that the vendor takes restores it.
         """
         result = decide.resolve_replay(email, vendor, result)
         if result.outcome is Outcome.ACCEPTED:
@@ -234,14 +238,15 @@ class Router:
         return result
 
     def _refuses_all(self, vendor: str, email_id: str, result: SendResult) -> bool:
-        run = self._refusals.setdefault(vendor, set())
-        new = email_id not in run and len(run) < REFUSALS_IN_A_ROW
+        """Note the refusal of one more e-mail, and say whether it is one too many."""
+        in_a_row = self._refusals.setdefault(vendor, set())
+        new = email_id not in in_a_row and len(in_a_row) < REFUSALS_IN_A_ROW
         if new:
-            run.add(email_id)
-        if len(run) < REFUSALS_IN_A_ROW:
+            in_a_row.add(email_id)
+        if len(in_a_row) < REFUSALS_IN_A_ROW:  # here; another process may have counted as many
             return decide.REFUSES_ALL in (self.health.current(vendor).reason or "")
         if new:
-            facts = {"vendor": vendor, "in_a_row": len(run), "code": result.code}
+            facts = {"vendor": vendor, "in_a_row": len(in_a_row), "code": result.code}
             event(logger, logging.ERROR, "vendor.refused_all", **facts)
         return True
 

@@ -131,6 +131,6 @@ class Fleet:
         doubt = seen.in_doubt or (result is not None and result.may_be_content)
         usable = [name for name in self.health if name not in seen.round.refused]
         waits = rotation.waits(usable, self.health, self._now, doubt)
-        others = {name: waits.get(name, 0.0) for name in self.health}
+        waits = {name: waits.get(name, 0.0) for name in self.health}
         attempt = CurrentAttempt(vendor=permit.vendor) if permit else None
-        return self._decider.decide(Case(email=seen, attempt=attempt, others=others), result)
+        return self._decider.decide(Case(email=seen, attempt=attempt, waits=waits), result)

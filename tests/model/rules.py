@@ -69,12 +69,12 @@ class Deciding:
             result = RESULTS[answer] if answer else None
             doubt = known.in_doubt or (result is not None and result.may_be_content)
             tried = attempt(email, vendor, vendor in self.scenario.keyed) if vendor else None
-            case = Case(email=known, attempt=tried, others=self._others(state, known, doubt))
+            case = Case(email=known, attempt=tried, waits=self._waits(state, known, doubt))
             decisions = [self.rules.decide(each, case, result) for each in self._deciders]
             self._decided[key] = tuple(dict.fromkeys(decisions))
         return self._decided[key]
 
-    def _others(self, state: State, known: Snapshot, in_doubt: bool) -> dict[str, float]:
+    def _waits(self, state: State, known: Snapshot, in_doubt: bool) -> dict[str, float]:
         seen = {n: health(n, d) for n, d in zip(VENDORS, state.doors, strict=True)}
         usable = [n for n in VENDORS if n not in known.round.refused]
         waits = self.rules.waits(usable, seen, NOW, in_doubt)

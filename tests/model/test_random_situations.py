@@ -79,8 +79,8 @@ def test_in_every_situation_the_promises_hold(
     resend: bool,
 ) -> None:
     policy = replace(POLICY, resend_unknown=resend)
-    others = {"b": wait}
-    case = Case(email=email, attempt=attempt if result else None, others=others)
+    waits = {"b": wait}
+    case = Case(email=email, attempt=attempt if result else None, waits=waits)
     decision = Decider(policy, lambda: rand).decide(case, result)
     yes = result is not None and result.outcome is Outcome.ACCEPTED
     assert 0 <= decision.delay < 1e5

@@ -115,7 +115,7 @@ def test_what_follows_an_outcome_is_what_the_page_says(outcome: Outcome) -> None
     case = Case(
         email=Snapshot(priority=NORMAL),
         attempt=CurrentAttempt(vendor="a"),
-        others={"b": 0.0},
+        waits={"b": 0.0},
     )
     decision = Decider(Policy(), lambda: 0.5).decide(case, result)
     assert decision.status.final == email.strip().startswith("`")

@@ -52,12 +52,12 @@ def decide(case: Case, result: SendResult | None, policy: Policy = POLICY) -> De
 def after(
     outcome: Outcome,
     email: Snapshot = EMAIL,
-    others: Mapping[str, float] = B_AVAILABLE,
+    waits: Mapping[str, float] = B_AVAILABLE,
     policy: Policy = POLICY,
     attempt: CurrentAttempt | None = AT_A,
     **result: Any,
 ) -> Decision:
-    case = Case(email=email, attempt=attempt, others=others)
+    case = Case(email=email, attempt=attempt, waits=waits)
     return decide(case, SendResult(outcome=outcome, **result), policy)
 
 
@@ -68,9 +68,9 @@ def held(outcome: Outcome, *, in_doubt: bool = False, **result: Any) -> Suspensi
     return found
 
 
-def asked(email: Snapshot = EMAIL, others: Mapping[str, float] = B_UNAVAILABLE) -> Decision:
+def asked(email: Snapshot = EMAIL, waits: Mapping[str, float] = B_UNAVAILABLE) -> Decision:
     """What follows when no vendor could be asked."""
-    return decide(Case(email=email, others=others), None)
+    return decide(Case(email=email, waits=waits), None)
 
 
 TABLE = {  # another vendor is available; no other vendor may be asked; two unknowns at most
@@ -87,8 +87,8 @@ TABLE = {  # another vendor is available; no other vendor may be asked; two unkn
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_the_table_of_statuses_and_delays(outcome: Outcome) -> None:
-    for others, (status, delay) in zip((B_AVAILABLE, B_UNAVAILABLE), TABLE[outcome], strict=True):
-        decision = after(outcome, others=others)
+    for waits, (status, delay) in zip((B_AVAILABLE, B_UNAVAILABLE), TABLE[outcome], strict=True):
+        decision = after(outcome, waits=waits)
         assert (decision.status.value, decision.delay) == (status, delay)
         assert decision.priority == RETRY_PRIORITIES[NORMAL]
 
@@ -196,14 +196,14 @@ def test_what_a_vendor_says_that_refuses_everything_is_held_against_it_and_for_a
     said = SendResult(outcome=Outcome.REJECTED, code="smtp-550", refused=("x",), pending=("y",))
     result = refuses_all(said)
     assert (result.outcome, result.refused, result.pending) == (Outcome.MISCONFIGURED, (), ())
-    decision = decide(Case(email=EMAIL, attempt=AT_A, others=B_AVAILABLE), result)
+    decision = decide(Case(email=EMAIL, attempt=AT_A, waits=B_AVAILABLE), result)
     assert (decision.status, decision.round.tried) == (Status.QUEUED, ("a",))
     assert (decision.counted, decision.refused) == (0, ())
     against = suspension(result, POLICY)
     assert against is not None
     assert (against.seconds, against.of_content) == (60.0, True)
     assert against.reason == "misconfigured refuses_all smtp-550"
-    alone = decide(Case(email=EMAIL, attempt=AT_A, others={"a": 0.0}), result)
+    alone = decide(Case(email=EMAIL, attempt=AT_A, waits={"a": 0.0}), result)
     assert (alone.status, alone.delay) == (Status.QUEUED, 15)
 
 
@@ -211,14 +211,14 @@ def test_what_a_vendor_says_that_refuses_everything_is_held_against_it_and_for_a
 def test_no_outage_however_often_it_comes_back_uses_up_an_email(failed_at: frozenset[str]) -> None:
     email = replace(EMAIL, counted=24, failed_at=failed_at)
     for outcome in (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.MISCONFIGURED):
-        decision = after(outcome, email, others=B_UNAVAILABLE)
+        decision = after(outcome, email, waits=B_UNAVAILABLE)
         assert (decision.status, decision.counted) == (Status.QUEUED, 24)
 
 
 def test_a_vendor_without_room_for_now_is_not_to_blame_and_nothing_is_counted() -> None:
     email = replace(EMAIL, counted=24, round=Round(n=3, tried=("c",)))
     passed = after(Outcome.THROTTLED, email, our_fault=True)
-    waits = after(Outcome.THROTTLED, email, others=B_UNAVAILABLE, our_fault=True)
+    waits = after(Outcome.THROTTLED, email, waits=B_UNAVAILABLE, our_fault=True)
     for decision in (passed, waits):
         assert decision.status is Status.QUEUED
         assert (decision.counted, decision.round.n) == (24, 3)
@@ -256,13 +256,13 @@ def test_one_vendors_refusal_does_not_kill_an_email_but_that_of_all_does() -> No
     assert (first.status, first.round.refused) == (Status.QUEUED, ("a",))
     last = after(Outcome.UNSUITABLE, replace(EMAIL, round=Round(refused=("b",))))
     assert (last.status, last.reason) == (Status.FAILED, Reason.REFUSED_BY_ALL)
-    assert asked(others={}).reason == Reason.REFUSED_BY_ALL
+    assert asked(waits={}).reason == Reason.REFUSED_BY_ALL
 
 
 def test_who_refused_is_not_asked_again_in_the_next_round() -> None:
     email = replace(EMAIL, round=Round(refused=("a",)))
-    others = {"a": 0.0}
-    decision = after(Outcome.UNAVAILABLE, email, others, attempt=CurrentAttempt(vendor="b"))
+    waits = {"a": 0.0}
+    decision = after(Outcome.UNAVAILABLE, email, waits, attempt=CurrentAttempt(vendor="b"))
     assert decision.round == Round(n=1, refused=("a",))
 
 
@@ -270,7 +270,7 @@ def test_a_wait_because_nobody_was_free_counts_as_nothing() -> None:
     decision = asked()
     assert (decision.delay, decision.counted, decision.round) == (400, 0, Round())
     assert decision.priority == NORMAL, "an e-mail that nobody was asked for is no retry"
-    assert asked(others=B_AVAILABLE).delay == 1, "never at once: that would be a hot loop"
+    assert asked(waits=B_AVAILABLE).delay == 1, "never at once: that would be a hot loop"
 
 
 def test_what_is_left_of_a_round_ends_with_it_when_nobody_is_free() -> None:
@@ -319,9 +319,9 @@ def test_a_pin_ends_with_a_yes_or_with_its_time_as_an_ordinary_unknown() -> None
     brief = replace(PIN, remaining=1)
     over = after(Outcome.UNAVAILABLE, replace(EMAIL, pin=brief))
     assert (over.pin, over.unknowns, over.round.tried) == (None, 1, ("a",))
-    waited = asked(replace(EMAIL, pin=replace(PIN, remaining=0)), others=B_AVAILABLE)
+    waited = asked(replace(EMAIL, pin=replace(PIN, remaining=0)), waits=B_AVAILABLE)
     assert (waited.pin, waited.unknowns, waited.status) == (None, 1, Status.QUEUED)
-    parked = decide(Case(email=replace(EMAIL, pin=PIN), others=B_AVAILABLE), None, PARK)
+    parked = decide(Case(email=replace(EMAIL, pin=PIN), waits=B_AVAILABLE), None, PARK)
     assert parked.status is Status.UNCERTAIN
 
 
