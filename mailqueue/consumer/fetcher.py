@@ -96,7 +96,7 @@ class Fetcher:
 
     def _plan(self, deliveries: Sequence[Delivery]) -> None:
         try:
-            self._router.look_around()
+            self._router.refresh_limits()
             for each in deliveries:
                 each.plan = self._planner.plan(each)
         except StoreUnavailable:

@@ -122,7 +122,7 @@ class Sender:
             _say_raised(attempt, send.vendor, error)
             return answers.from_exception(error)
         result = answers.sanitize(answer, send.email, vendor)
-        return self._router.resolve_replay(send.snapshot, send.vendor, attempt.email_id, result)
+        return self._router.interpret(send.snapshot, send.vendor, attempt.email_id, result)
 
     def _look_up(self, ask: Ask, attempt: Attempt, own: Mapping[str, Vendor]) -> SendResult | None:
         """A yes, if the vendor knows the e-mail. None proves nothing."""

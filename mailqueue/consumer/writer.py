@@ -136,7 +136,7 @@ class Writer:
         """Each e-mail is claimed once; one that finds its vendor full is ``blocked``."""
         free = self._slots.free if self.waiting else 0
         if free:
-            self._router.look_around()
+            self._router.refresh_limits()
         while self.waiting and len(claims) < free:
             each = self.waiting[0]
             self._plan_again(each, twice=each.job.email_id in claims)

@@ -117,44 +117,45 @@ class Bulkheads(Generic[T]):
         self._given_up: set[Call[T]] = set()
         self._usual: dict[str, float] = {}
         self._ended = dict.fromkeys(weights, 0)  # calls, since ``_counted_at``
-        self._looked_at = self._counted_at = self._last_back = -math.inf
-        # What the last look found
+        self._refreshed_at = self._counted_at = self._last_back = -math.inf
+        # Of the last refresh
         self._available: Collection[str] = ()
-        self._limits: dict[str, float] = dict.fromkeys(weights, math.inf)
-        self._most_claimed = self._limits
+        self._call_limits: dict[str, float] = dict.fromkeys(weights, math.inf)
+        self._claim_limits = self._call_limits
         self._quick: frozenset[str] = frozenset()
         self._long: frozenset[str] = frozenset()
 
     # Whose turn it may be ----------------------------------------------------------------------
 
-    def look(self, available: Callable[[], Collection[str]]) -> None:
+    def refresh_limits(self, available: Callable[[], Collection[str]]) -> None:
         """Compute the limits anew, if that is due, from the calls and who is ``available``."""
         now = self._clock()
-        if now - self._looked_at < EVERY:
+        if now - self._refreshed_at < EVERY:
             return
-        self._looked_at = now
+        self._refreshed_at = now
         self._available = available()
         usual = (self._usual[name] for name in self._available if name in self._usual)
         quickest = min(usual, default=0.0)
         paces = {name: replace(self.pace(name), quickest=quickest) for name in self._weights}
-        self._limits = {name: self._limit(name, pace) for name, pace in paces.items()}
+        self._call_limits = {name: self._limit(name, pace) for name, pace in paces.items()}
         self._quick = frozenset(name for name, pace in paces.items() if pace.quick)
         self._long = frozenset(name for name, pace in paces.items() if pace.long)
-        self._look_ahead(now)
+        self._refresh_claim_limits(now)
 
     def _limit(self, vendor: str, pace: Pace) -> float:
         others = [self._weights[name] for name in self._available if name != vendor]
         share = limit(self._number, self._weights[vendor], others, pace)
         return min(self._most.get(vendor, math.inf), share)
 
-    def _look_ahead(self, now: float) -> None:
+    def _refresh_claim_limits(self, now: float) -> None:
+        """Beside its calls, claim for a quick vendor what it will answer in ``AHEAD`` seconds."""
         with self._lock:
             ended, self._ended = self._ended, dict.fromkeys(self._weights, 0)
-        looks = AHEAD / max(EVERY, now - self._counted_at)
+        times = AHEAD / max(EVERY, now - self._counted_at)
         self._counted_at = now
-        self._most_claimed = {
-            name: most + (looks * ended[name] if name in self._quick else 0)
-            for name, most in self._limits.items()
+        self._claim_limits = {
+            name: most + (times * ended[name] if name in self._quick else 0)
+            for name, most in self._call_limits.items()
         }
 
     def pace(self, vendor: str) -> Pace:
@@ -166,7 +167,7 @@ class Bulkheads(Generic[T]):
 
     def full(self, vendor: str) -> bool:
         """Whether as much is claimed for it as may be."""
-        return self._claimed[vendor] >= self._most_claimed[vendor]
+        return self._claimed[vendor] >= self._claim_limits[vendor]
 
     def crowded(self, vendor: str) -> bool:
         """Whether another is to be preferred."""
@@ -218,7 +219,7 @@ class Bulkheads(Generic[T]):
         return call
 
     def _has_no_place(self, vendor: str) -> bool:
-        return len(self._calls[vendor]) >= self._limits[vendor]
+        return len(self._calls[vendor]) >= self._call_limits[vendor]
 
     def end(self, call: Call[T], *, measured: bool) -> bool:
         """It is over; False: it was given up. ``measured``: its time tells the vendor's pace."""
@@ -238,7 +239,7 @@ class Bulkheads(Generic[T]):
         self._usual[call.vendor] = usual = before + NEWEST * (seconds - before)
         was_quick = call.vendor in self._quick
         if (usual <= QUICK and not was_quick) or (usual > LONG and was_quick):
-            self._looked_at = -math.inf  # much has changed: look again
+            self._refreshed_at = -math.inf  # much has changed: do not wait for the next refresh
 
     def overdue(self, grace: float) -> list[Call[T]]:
         """Give up the calls whose deadline passed ``grace`` seconds ago; returns them."""

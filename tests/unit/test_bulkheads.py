@@ -29,13 +29,13 @@ def clock() -> Clock:
 def three(clock: Clock) -> Bulkheads[str]:
     """Sixteen senders and three vendors of equal weight, all available."""
     made: Bulkheads[str] = Bulkheads(16, {"a": 1, "b": 1, "c": 1}, clock)
-    made.look(lambda: ["a", "b", "c"])
+    made.refresh_limits(lambda: ["a", "b", "c"])
     return made
 
 
 def look(made: Bulkheads[str], clock: Clock, available: Sequence[str] = ("a", "b", "c")) -> None:
     clock.now += bulkheads.EVERY * 1.01
-    made.look(lambda: available)
+    made.refresh_limits(lambda: available)
 
 
 def began(
@@ -206,7 +206,7 @@ def test_what_waits_for_a_quick_vendor_need_not_go_away(
     three: Bulkheads[str], clock: Clock
 ) -> None:
     three.end(began(three, "a"), measured=True)
-    three.look(lambda: "abc")  # at once: it has become quick
+    three.refresh_limits(lambda: "abc")  # at once: it has become quick
     assert (three.worth_waiting("a"), three.worth_waiting("b")) == (True, False)
 
 
@@ -230,7 +230,7 @@ def test_a_look_is_taken_twenty_times_a_second_however_often_it_is_asked_for(
 
     for _ in range(1000):
         clock.now += 0.001
-        three.look(available)
+        three.refresh_limits(available)
     assert len(looked) <= 20
 
 
