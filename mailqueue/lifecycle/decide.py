@@ -207,10 +207,10 @@ class Decider:
         """
         current = case.email.round
         tried = bool(case.asked or current.tried)
-        left = [wait for name, wait in case.waits.items() if name not in current.refused]
+        usable = [wait for name, wait in case.waits.items() if name not in current.refused]
         pause = max(
             self._backoff(self._policy.base, current.n) if tried else 0.0,
-            min(left, default=self._policy.base),
+            min(usable, default=self._policy.base),
             0.0 if case.asked else _NOBODY_ASKED,
         )
         return replace(current, n=current.n + int(tried), tried=()), pause
