@@ -32,7 +32,7 @@ def configure(level: int = logging.INFO) -> None:
 
 
 def event(logger: logging.Logger, level: int, name: str, /, **facts: object) -> None:
-    """Write a line; costs nothing where nobody listens to the level."""
+    """Write a line. It costs nothing if the logger's level is higher."""
     if logger.isEnabledFor(level):
         # Collectors of errors group records by ``msg``: it is the same for each kind of event.
         line = " ".join([name, *(f"{key}=%s" for key in facts)])

@@ -34,7 +34,7 @@ class Outage:
 
     @property
     def duration(self) -> float:
-        """Seconds since it began; 0: there is none."""
+        """Seconds since it began; 0: there is no outage."""
         since = self._since.get("")
         return 0.0 if since is None else max(self._clock() - since, 1e-9)
 
@@ -44,7 +44,7 @@ class Outage:
         return self._clock() - self._last_answer
 
     def begin(self, error: str) -> None:
-        """The server did not answer; logged for the first failure of a row only."""
+        """The server did not answer. Only the first failure in a row is logged."""
         now = self._clock()
         if self._since.setdefault("", now) is now:
             facts = {"server": self._server, "error": error}
@@ -60,7 +60,7 @@ class Outage:
             )
 
     def claim(self, seconds: float) -> bool:
-        """Whether this caller may try; nobody else may for so long, or until ``release``."""
+        """Whether this caller may try. Then no other may for ``seconds``, or until ``release``."""
         now = self._clock()
         if self._claimed_until > now:
             return False

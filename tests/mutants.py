@@ -184,7 +184,7 @@ MUTANTS = (
             Edit(
                 "consumer/sweeper.py",
                 'counts["announced"] = self._relay()',
-                'done["announced"] = 0',
+                'counts["announced"] = 0',
             ),
         ),
         (CRASHES, "-k", "put"),

@@ -150,7 +150,7 @@ class Failover(Section):
 
 @dataclass(frozen=True, slots=True)
 class Retry(Section):
-    """When an e-mail is tried again, and when no more."""
+    """When an e-mail is tried again, and when it is given up."""
 
     max_attempts: int = key(
         int, 25, "attempts that count against the e-mail; outages do not", checks.between(1, 10_000)

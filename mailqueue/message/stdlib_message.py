@@ -38,7 +38,8 @@ from mailqueue.message.headers import GENERATED, escape
 from mailqueue.message.parameters import Parameters, parameters
 from mailqueue.message.raw_headers import check, free_text, mailboxes, source
 
-# An email.message.Message: what its methods give depends on how it was made, whatever is annotated.
+# An email.message.Message. What its methods return depends on how it was made, so the library's
+# annotations do not hold.
 Part = Any
 _CID = re.compile(r"""cid:([^\s"'<>)]+)""")
 _TYPE = re.compile(r"[!#$&^_.+a-z0-9-]+/[!#$&^_.+a-z0-9-]+")

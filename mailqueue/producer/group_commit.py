@@ -108,7 +108,7 @@ class GroupCommit(Generic[Item, Result]):
             lingering = self._lingering
             if lingering is not None and len(self._waiting) >= self._expected:
                 lingering.wake()
-            follows = self._leader is not None  # at first; later whoever is woken may lead
+            follows = self._leader is not None  # only at first: a follower that is woken may lead
             while not entry.done:
                 remaining = entry.deadline - self._clock()
                 if remaining <= 0:
@@ -179,7 +179,7 @@ class GroupCommit(Generic[Item, Result]):
         self._release_followers(batch, start)
 
     def _linger(self, own: _Entry[Item, Result]) -> None:
-        """Wait for those who were there the last time, while they are likely to come."""
+        """Wait for the callers of the last batch, while they are likely to come back."""
         seconds = min(self._linger_until, own.deadline) - self._clock()
         if seconds > 0 and len(self._waiting) < self._expected:
             self._lingering = own

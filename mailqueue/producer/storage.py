@@ -101,7 +101,7 @@ class Storage:
         self.announcer.announce([_announcement(document, now) for document in documents])
 
     def announce_queued(self, email_ids: Sequence[ObjectId]) -> int:
-        """Put the jobs of those that are stored and queued; returns how many were put."""
+        """Put the jobs of the e-mails that are stored and queued; returns how many were put."""
         announcements = []
         for stored in self.store.read(email_ids, ["email", "attempts"]).values():
             with suppress(Unreadable):  # the sweeper announces it, so that it is set aside

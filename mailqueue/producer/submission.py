@@ -26,7 +26,7 @@ from mailqueue.producer.group_commit import MAX_BYTES
 from mailqueue.store import document, ids
 from mailqueue.vendors import limits
 
-if TYPE_CHECKING:  # importing it takes 8 ms, and only those who use it need it
+if TYPE_CHECKING:  # importing it takes 8 ms, and few applications need it
     from email.message import EmailMessage
 
 MAX_KEY_LENGTH = 512

@@ -1,11 +1,11 @@
-"""What a beanstalkd answers, read within bounds: whoever listens there may say anything.
+"""What a beanstalkd server answers, read within bounds: any program may be listening there.
 
 Decides: how much is read, and for how long. A line has 1 KiB at most and what follows it 64 KiB;
 the replies to what was asked come within one time budget (a quarter more at the most), however
 they drip.
 
-Promises: no more memory than that. What the protocol does not have raises ``ValueError``; what
-ends, or takes too long, raises ``OSError``.
+Promises: memory stays within these bounds. An answer that is not of the protocol raises
+``ValueError``; a connection that ends or takes too long raises ``OSError``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Replies:
         self._clock = clock
 
     def within(self, seconds: float) -> None:
-        """From now on."""
+        """Let the next replies take ``seconds`` together, from now on."""
         self._raw.until = self._clock() + seconds
 
     def line(self) -> list[bytes]:
@@ -43,7 +43,7 @@ class Replies:
         return line.split() or [b""]
 
     def body(self, size: int) -> bytes:
-        """So many bytes, and the line's end that follows; empty if more than is worth reading."""
+        """``size`` bytes, and the line end after them; empty if there are too many to keep."""
         if size > SKIPPED:
             raise ValueError("too large")
         remaining = size + 2
@@ -61,12 +61,12 @@ class Replies:
         return body
 
     def close(self) -> None:
-        """The socket is closed by whoever opened it."""
+        """Close the reader, but not the socket."""
         self._buffered.close()
 
 
 class _Timed(io.RawIOBase):
-    """The bytes of a socket, until a moment."""
+    """The bytes of a socket, up to the moment ``until``."""
 
     def __init__(self, sock: socket.socket, clock: Callable[[], float]) -> None:
         self._socket = sock

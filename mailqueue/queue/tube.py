@@ -34,8 +34,8 @@ line ended by CR LF::
     S  RESERVED 9 24
     S  6b09608f33974bc99bbf66b5
 
-So a connection remembers the replies that the server owes it (``_owed``), and whoever wants to read
-a reply of its own reads these first.
+So a connection remembers the replies that the server owes it (``_owed``). Before it reads the reply
+to a new command, it reads these.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ class Connection:
             self._socket.close()
 
     def _allow(self, replies: int) -> None:
-        """Give so many replies their time, from now on."""
+        """Give this many replies their time, from now on."""
         if self._socket.gettimeout() != self._timeout:
             self._socket.settimeout(self._timeout)
         self._replies.within(self._timeout + PER_REPLY * replies)
@@ -314,7 +314,7 @@ class Connection:
 
 
 class Tube:
-    """The consumer's side of one server: connections of which one at a time waits for jobs.
+    """The consumer's side of one server: some connections. One at a time waits for jobs.
 
     While it waits, its lock is held, and nothing could be ended on it. So a connection waits only
     while no job is reserved on it; where all have some, one more is opened.

@@ -152,7 +152,7 @@ def _check_outcomes(document: Document) -> Iterator[str]:
 
 
 def _resent_lines(document: Document) -> list[Line]:
-    """The lines whose outcome was unknown and after which something was sent unasked."""
+    """The lines with an unknown outcome, if the next attempt was made without a person's retry."""
     started = [line for line in document["attempts"] if line["outcome"] != NOT_STARTED]
     retry_tokens = [entry["token"] for entry in _retries(document)]
     return [

@@ -1,10 +1,10 @@
-"""Bulk writes to the e-mails, and what becomes of those that a document refuses.
+"""Bulk writes to the e-mails, and what follows when MongoDB refuses one of them.
 
-Decides: how one refused document is kept from failing the others. A server refuses a write whose
-document would become too large or cannot hold what the update makes of it, however often that is
-repeated. Which of many it was is found out by writing each alone. Then a settlement is written in
-short, so that what left our hands is known all the same; an e-mail that takes no claim is set aside
-as ``unreadable``; and what takes no write at all is remembered by this process, and left alone.
+Decides: how one refused write is kept from failing the others. MongoDB refuses an update that would
+make a document too large, or that fails on what the document holds, however often it is repeated.
+To find out which of many it was, each is written alone. Then a settlement is written in short, so
+that MongoDB still learns what left our hands. An e-mail that takes no claim is set aside as
+``unreadable``. An e-mail that takes no write at all is remembered by this process, and left alone.
 
 Assumes: every write is guarded, so that it may be repeated.
 

@@ -1,4 +1,4 @@
-"""Identities made here: of e-mails, and of whoever writes to one.
+"""Identities made here: the ids of e-mails, and the nonces of calls that write to one.
 
 Decides: an identity begins with the time: 4 bytes of seconds, as in every ObjectId, and 3 bytes of
 their fraction, so that what is newer sorts later. The other 5 are random: from a generator that
@@ -30,7 +30,7 @@ def new() -> ObjectId:
 
 
 def several(number: int) -> list[ObjectId]:
-    """So many of them, of one moment."""
+    """``number`` identities of one moment."""
     begin = ((time.time_ns() << 24) // _SECOND & 2**56 - 1) << _BITS
     own = process()
     random = _generators.get(own) or _generators.setdefault(own, Random())  # noqa: S311  # no secret

@@ -1,11 +1,12 @@
 """The indexes of the collection of e-mails (MongoDB 6.0 or newer).
 
-Decides: which there are: ``idempotency_key`` unique where present; ``(status, env, due_at)`` of
+Decides: which indexes exist. ``idempotency_key`` unique where present; ``(status, env, due_at)`` of
 what is queued or being sent, for the backlog, the relay and the leases; ``(env, overdue_at)`` for
 what the relay repeats; ``(status, env, expires_at)`` where present; ``(status, env, updated_at)``
 of what ended, for retention. A transition writes to as few of them as can be.
 
-Promises: one that the server refuses is a ``ConfigError`` that names it: waiting would not help.
+Promises: an index that the server refuses is a ``ConfigError`` that names it: waiting would not
+help.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _REFUSALS: Mapping[int, str] = {
 
 
 def create(emails: Collection[dict[str, Any]]) -> None:
-    """Create those that are missing. Raises ``ConfigError`` and the driver's exceptions."""
+    """Create the missing indexes. Raises ``ConfigError`` and the driver's exceptions."""
     for name, options in INDEXES.items():
         try:
             emails.create_index([(field, 1) for field in name.split()], **options)
@@ -57,7 +58,7 @@ def create(emails: Collection[dict[str, Any]]) -> None:
 
 
 def find_missing(emails: Collection[dict[str, Any]]) -> list[str]:
-    """Those that nobody has created yet, by their fields."""
+    """The indexes that nobody has created yet, by their fields."""
     fields = [
         " ".join(field for field, _ in index["key"])
         for index in emails.index_information().values()

@@ -9,7 +9,7 @@ Promises: every intervention is written into the e-mail's own list, with the led
 ``audit`` can tell what was asked for. ``nonce`` makes a repeated write change nothing. A retry
 keeps ``unknowns``: a copy may have left before it, so that no later end is called failed, and the
 next unknown outcome parks the e-mail again; one retry is one more copy at most. It also keeps
-``pending``: recipients who have got the e-mail are not sent it again.
+``pending``: recipients that have received the e-mail do not get it again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Verb(StrEnum):
 
 
 def guard(verb: Verb) -> Filter:
-    """Which e-mails a person may change so."""
+    """The e-mails that a person may change in this way."""
     match: Filter = {"status": {"$in": [status.value for status in verb.statuses]}}
     if verb is Verb.CANCEL:
         return {**match, "pending": None}  # what some have received goes on to the others
@@ -86,7 +86,7 @@ def guard(verb: Verb) -> Filter:
 
 
 def update(verb: Verb, nonce: ObjectId) -> Pipeline:
-    """Write it down, and in the list of interventions what the e-mail was before."""
+    """Make the change, and note in the list of interventions what the e-mail was before."""
     entry = {
         "n": {"$add": [_number({"$last": {"$map": {"input": _LIST, "in": "$$this.n"}}}), 1]},
         "verb": verb.value,
@@ -123,7 +123,8 @@ def _fields(verb: Verb) -> dict[str, Any]:
 def retry_fields() -> dict[str, Any]:
     """Queued with clocks, round and count anew.
 
-    Who was refused is forgotten, as all are asked again; not while ``pending`` says who is left.
+    The refused recipients are forgotten, since all are tried again; but not while ``pending`` lists
+    those that are left.
     """
     asks_all = {"$eq": [{"$ifNull": ["$pending", None]}, None]}
     return {

@@ -2,7 +2,7 @@
 
 Decides: who holds it. Taking, keeping and giving back are one guarded write each.
 
-Assumes: whoever holds it takes it again before it ends, and does no harm where it is late.
+Assumes: the holder takes it again before it ends; a holder that is late does no harm.
 
 Promises: all times are the server's. A lease that a damaged document gives for ever ends all the
 same. Raises ``StoreUnavailable``.
@@ -72,9 +72,9 @@ class ProcessLease:
 
 
 def lease_has_ended(until: str) -> dict[str, Any]:
-    """An expression: the lease ``until`` this field has ended, or its end is not a believable one.
+    """An expression: whether the lease that lasts until the time in this field has ended.
 
-    What is no time sorts before or behind all times; no lease is longer than ``LONGEST_LEASE``.
+    A value that is no time, or a time further off than ``LONGEST_LEASE``, is damage: it has ended.
     """
     latest = {"$add": ["$$NOW", round(LONGEST_LEASE * 1000)]}
     return {"$or": [{"$lt": [until, "$$NOW"]}, {"$gt": [until, latest]}]}

@@ -1,7 +1,7 @@
 """The ledger of an e-mail, ``attempts``: one line per attempt, as expressions in an update. Pure.
 
 Decides: what a line holds when an attempt begins and when it ends. An attempt is written down
-before it is made, so that whoever finds an open line knows that a copy may have left.
+before it is made, so that an open line always means that a copy may have left.
 
 Promises: the server computes each line from the document that it changes. Only the line of the
 given token is touched, and a yes is never overwritten. A line is bounded, so that the ledger of an

@@ -87,7 +87,7 @@ def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
 
 
 class NotDurable(PyMongoError):
-    """What was found is not durable: do it again."""
+    """What was read is not durable yet: write it again."""
 
 
 def _weak_concern(client: MongoClient[dict[str, Any]]) -> list[str]:
@@ -139,7 +139,7 @@ class Mongo:
     ) -> Iterator[None]:
         """End operations that last, together, longer than ``seconds`` (``mongodb.timeout``).
 
-        Nested in another, it shares that one's time: a call has one clock, whatever it repeats.
+        A nested one has no time of its own: a call has one clock, whatever it repeats.
         The driver's exceptions become ours; those inside the caller's own transaction, and its
         time, are the caller's.
         """
@@ -177,7 +177,7 @@ class Mongo:
         looks gets it within a second if nothing answers; else it goes on in the time that it has.
         """
         if not self._outage.claim(self.timeout):
-            raise StoreUnavailable("MongoDB: is away")
+            raise StoreUnavailable("MongoDB: does not answer")
         try:
             self._look()
             yield
@@ -216,7 +216,7 @@ class Mongo:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Give all that is done inside so many seconds together; a nested one cannot add to them."""
+    """Give everything inside ``seconds`` together; a nested limit cannot add to them."""
     now = time.monotonic()
     deadline = min(_DEADLINE.get(), now + seconds)
     token = _DEADLINE.set(deadline)

@@ -1,6 +1,6 @@
 """The e-mails in MongoDB: the truth, and the only module that writes it.
 
-Decides: how a lost reply is told from a lost claim, and what counts as stored. The fields stand in
+Decides: how to tell a lost reply from a lost claim, and what counts as stored. The fields stand in
 ``document``, the guarded updates in ``transitions`` and ``interventions``; ``bulk`` deals with
 documents that take no write any more, ``mongo`` makes writes durable.
 
@@ -116,7 +116,7 @@ class Store(Mongo):
             return self.persist(lambda: self._insert(documents))
 
     def _insert(self, documents: Sequence[dict[str, Any]]) -> tuple[set[str], dict[ObjectId, int]]:
-        """One try; what is there already may be from the one before, whose reply was lost."""
+        """One try. A document that is there already may be from an earlier try, its reply lost."""
         try:
             self._write_new(documents)
         except (WriteError, BulkWriteError) as error:
@@ -155,7 +155,7 @@ class Store(Mongo):
     #
     # Rule: a write to which a majority agrees proves that all it matched was durable before it. So
     # a field that no document has is removed: that changes nothing, and MongoDB waits for the
-    # majority all the same. What has been rolled back does not match.
+    # majority nevertheless. What has been rolled back does not match.
     #
     #   before  {_id: 1, nonce: N, status: "queued", …}
     #   after   {_id: 1, nonce: N, status: "queued", …}
@@ -343,7 +343,7 @@ class Store(Mongo):
         return self._load(steps, self._durable)
 
     def find_jobs(self, match: Mapping[str, Any], limit: int, *sort: str) -> list[Stored]:
-        """The same, but only what tells the job's priority: many fit into memory."""
+        """The same with only the fields of a job's priority, so that many fit into memory."""
         steps: list[dict[str, Any]] = [
             {"$match": match},
             {"$sort": dict.fromkeys(sort, 1)},

@@ -8,7 +8,7 @@ between the two, and every time is the server's (``$$NOW``).
 
 Promises: every transition is guarded by status and fencing token, so that writing it twice, or by a
 worker that lost its lease, changes nothing. Only a yes needs no lease: it always counts.
-An update evaluates whatever else the document holds, of whatever type. What it cannot do without
+An update works on every document, of whatever types its other fields are. What it cannot do without
 was checked by the reader of the document (``document.Stored``). Where the update is refused all the
 same, a ``small`` settlement or an ``Aside`` ends the e-mail without asking the document for more.
 """
@@ -107,7 +107,7 @@ class Change:
 class Aside:
     """The end of an e-mail whose document is damaged; its ``guard`` is what was read of it.
 
-    What it becomes is told by what is left of it: ``failed`` if surely no copy left our hands.
+    What it becomes follows from the rest of it: ``failed`` if surely no copy left our hands.
     """
 
     id: ObjectId

@@ -1,4 +1,4 @@
-"""Reading documents of which some cannot be decoded.
+"""Reading documents, some of which cannot be decoded.
 
 Decides: what is still known of such a document: its ``_id``, and its status and lease where these
 can be decoded. The driver decodes a reply as a whole, so one damaged document hides all others;

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from urllib.parse import unquote_plus
 
-# Lower case: what an option may hold without being dropped; None: it is dropped whatever it holds.
+# Options in lower case, each with the value that does no harm. With another value the option is
+# dropped. None: every value is dropped.
 _DURABILITY: dict[str, str | None] = {
     "w": "majority",
     "journal": "true",

@@ -94,13 +94,13 @@ def _is_usual(answer: object) -> TypeGuard[SendResult]:
 
 
 def text(value: object, most: int) -> str:
-    """At most so many characters of printable text; a question mark for each that is not."""
+    """At most ``most`` characters of printable text; each other one is a question mark."""
     plain = _plain_text(value, most)
     return plain if plain.isprintable() else "".join(c if c.isprintable() else "?" for c in plain)
 
 
 def _plain_text(value: object, most: int) -> str:
-    """At most so many characters of a text, of bytes or of a number; else none."""
+    """At most ``most`` characters of a text, of bytes or of a number; of anything else none."""
     if isinstance(value, bytes | bytearray):
         value = value[: 4 * most].decode("utf-8", "replace")
     elif isinstance(value, int) and not isinstance(value, bool):

@@ -69,7 +69,7 @@ class Incoming:
         return self._pop(at + 1)
 
     def read(self, number: int) -> bytes:
-        """So many bytes, fewer at the connection's end."""
+        """``number`` bytes; fewer if the connection ends."""
         while len(self._buffer) < number and self.fill():
             pass
         return self._pop(number)
