@@ -65,8 +65,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A vendor. ``told_by_status``: its 2xx means acceptance, whatever becomes of the body.
+    """A vendor, as the contract suite knows it.
 
+    ``keys`` are its own keys in the configuration; ``secret`` may appear in no log. Requests go to
+    ``path``; ``accepted`` is a yes to one, with this ``message_id``. ``parse`` reads a request back
+    into what it carries, ``authorized`` says whether it has the credentials, and ``violations``
+    what in it the published API description (in a folder) forbids. ``rows`` is the table in the
+    adapter's docstring. ``told_by_status``: a 2xx means acceptance, whatever becomes of the body.
     ``narrowed``: fields of the rich e-mail as this vendor can carry them. ``own_message_id``: our
     Message-ID is sent. ``sandboxed`` is None where there is no sandbox; ``sandbox_options`` are
     the options without which there is none. ``sender_names``: the sender's display name is sent.
