@@ -22,7 +22,7 @@ from mailqueue.vendors.base import Vendor
 from mailqueue.vendors.values import matching_recipients
 
 CODE, DETAIL, MESSAGE_ID = 100, redaction.LENGTH, 512  # characters
-NO_ANSWER = "no_answer"
+NO_ANSWER = "no_answer"  # the class returned something else than a SendResult
 _ADDRESS = 400  # characters
 _MAX_NAMED = 2000  # recipients that are looked at: twice as many as an e-mail can have
 _MAX_SECONDS = 1e9  # seconds
@@ -76,6 +76,7 @@ def _storable_result(answer: Any, email: Email, secrets: tuple[str, ...]) -> Sen
 
 def _is_usual(answer: object) -> TypeGuard[SendResult]:
     """An ordinary ``accepted``, which can be stored as it is."""
+    # Nearly every answer is one. This looks at all fields in less time than it takes to rebuild it.
     return (
         type(answer) is SendResult
         and answer.outcome is Outcome.ACCEPTED
@@ -122,6 +123,7 @@ def _people(addresses: Any, email: Email) -> tuple[str, ...]:
     """The recipients among these addresses: spelt the same, else in another case."""
     if not addresses or isinstance(addresses, str | bytes):
         return ()
+    # Two recipients may differ in case only: a name that is spelt like one of them means that one.
     own = {person.address for person in email.recipients}
     texts = dict.fromkeys(text(each, _ADDRESS) for each in islice(addresses, _MAX_NAMED))
     exact = [each for each in texts if each in own]

@@ -213,6 +213,8 @@ def _from_address(config: VendorConfig) -> Address | None:
 
 def refuse_injection(email: Email, attempt: Attempt) -> SendResult | None:
     """A result if a header of this e-mail, decoded or not, could inject another; else None."""
+    # The producer checked this. But a document may have been stored by an older version, or changed
+    # by hand.
     values = (attempt.message_id, *_header_values(email))
     problem = next(filter(None, map(header_problem, values)), None)
     if problem is None:

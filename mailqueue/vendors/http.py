@@ -80,7 +80,7 @@ __all__ = ["HttpVendor", "Request", "Response", "json_request"]
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]*)?) *(?:,|$)")
 _ACCOUNT_ERRORS = {401, 402, 403, 404, 405, 406, 410, 415}
 _GATEWAY_ERRORS = {408, 502, 504, 520, 524}
-_FIREWALL_IF_HTML = {400, 403, 422}
+_FIREWALL_IF_HTML = {400, 403, 422}  # it stands before the API, and has not understood the e-mail
 _NEVER_CONTENT = {401, 402, 407, 429}  # not due to what is in the e-mail
 
 
@@ -207,7 +207,7 @@ class HttpVendor(Vendor):
     def _send(self, email: Email, attempt: Attempt) -> SendResult:
         began = time.monotonic()
         request = self.build(email, attempt)
-        late = base.is_late(attempt, began)
+        late = base.is_late(attempt, began)  # a large e-mail took ``build`` most of the time
         try:
             raw = self.transport.post(request, attempt.deadline, self.config.timeout)
         except NoResponse as failure:
@@ -276,6 +276,7 @@ def _outcome_of_status(status: int) -> Outcome:
         return Outcome.THROTTLED
     if status in _ACCOUNT_ERRORS or 300 <= status < 400:
         return Outcome.MISCONFIGURED
+    # 2xx: the vendor's own table would know a real yes.
     if status in _GATEWAY_ERRORS or status < 300:
         return Outcome.UNKNOWN
     return Outcome.UNSUITABLE if status < 500 else Outcome.UNAVAILABLE

@@ -43,6 +43,7 @@ def _tag(limit: Capacity, tag: str) -> str | None:
         return tag
     if not limit.encoded_tags:
         return None
+    # The digest is for a tag that is too long: it still counts equal tags together.
     forms = (_encode(tag), "sha256-" + sha256(tag.encode()).hexdigest())
     return next((form for form in forms if _tag_fits(limit, form)), None)
 
@@ -52,9 +53,10 @@ def metadata(type_: str, email: Email) -> dict[str, str]:
     if not email.metadata:
         return {}
     limit, room = capacity(type_), _room(type_, email)
+    # In the order of the e-mail. An entry that does not fit is left out, and a later one may fit.
     entries, names = dict[str, str](), {ID_KEY}
     for name, value in email.metadata.items():
-        size = _json_size(name) + _json_size(value) + 4
+        size = _json_size(name) + _json_size(value) + 4  # ": " and ", "
         if len(entries) == limit.metadata:
             break
         if name.lower() in names or size > room or not _entry_fits(limit, name, value):

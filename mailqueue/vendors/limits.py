@@ -26,6 +26,7 @@ from mailqueue.message.parameters import charset
 
 CUSTOM_HEADERS = "custom_headers"  # an option: the account's plan allows them
 
+# A class of the user's own: it has ``can_carry`` for what it cannot take.
 _UNKNOWN_TYPE = Capacity(unicode_mailboxes=True, quoted_mailboxes=True)
 _SPECIALS = re.compile(r'[()<>\[\]:;@\\,."]')
 _PUNCTUATION = frozenset('@,;:()[]\\"')
@@ -35,6 +36,7 @@ OWN_OPTIONS = 200  # bytes that our id, Message-ID and sandbox take of ``options
 
 def capacity(type_: str, options: Mapping[str, Any] = _NO_OPTIONS) -> Capacity:
     """What this type of vendor can carry with these options of its configuration."""
+    # Some plans of MailerSend lack custom headers; the option says that this account has them.
     row = VENDOR_TYPES.get(type_)
     limit = row.capacity if row else _UNKNOWN_TYPE
     if not limit.headers and options.get(CUSTOM_HEADERS) is True:
@@ -45,6 +47,7 @@ def capacity(type_: str, options: Mapping[str, Any] = _NO_OPTIONS) -> Capacity:
 def can_carry(type_: str, email: Email, options: Mapping[str, Any] = _NO_OPTIONS) -> str | None:
     """None if vendors of this type can carry the e-mail, else a short phrase that says why not."""
     limit = capacity(type_, options)
+    # The first problem is enough. Each check is a generator, so what follows is not computed.
     for check in _CHECKS:
         for problem in check(limit, email):
             return problem
@@ -67,6 +70,7 @@ def _numbers(limit: Capacity, email: Email) -> Iterator[str]:
     if email.entries == 1:  # nearly always
         return
     bounds = {"to": limit.to, "cc": limit.cc, "bcc": limit.bcc}
+    # A mailbox may stand in two entries. They are compared only if there are too many entries.
     maxima = [bound for bound in (limit.recipients, *bounds.values()) if bound is not None]
     if not maxima or email.entries <= min(maxima):
         return
@@ -207,6 +211,7 @@ def _wire_size(email: Email) -> int:
     bodies = len((email.text or "").encode()) + len((email.html or "").encode())
     contents = [file.content for file in email.attachments]
     contents += [form.content for form in email.alternatives]
+    # Base64 makes four characters of three octets. Headers are small beside it.
     return bodies + sum([len(content) * 4 // 3 for content in contents])
 
 

@@ -73,7 +73,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``base`` with ``over`` laid on it: mappings are merged, anything else is replaced."""
     result = dict(base)
     for key, value in over.items():
-        present = result.get(key)
+        present = result.get(key)  # a list is replaced: which of its entries are meant is unknown
         if isinstance(present, Mapping) and isinstance(value, Mapping):
             result[key] = merge(present, value)
         else:
@@ -83,4 +83,4 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def created_at(email_id: str) -> datetime:
     """When the e-mail was stored, out of its id: a date that is the same in every attempt."""
-    return datetime.fromtimestamp(int(email_id[:8], 16), UTC)
+    return datetime.fromtimestamp(int(email_id[:8], 16), UTC)  # see ``store.ids``

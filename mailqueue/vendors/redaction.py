@@ -64,6 +64,7 @@ def _redacted(detail: str, email: Email, secrets: tuple[str, ...]) -> str:
     part = line[:_COMPARED]
     hidden = _private_mask(part, email, secrets)
     end = len(line) if len(line) <= _COMPARED else _SHOWN
+    # A private stretch is one asterisk, which does not tell how long it was.
     shown = (
         char if not hidden[at] else "" if at and hidden[at - 1] else "*"
         for at, char in enumerate(part[:end])
@@ -92,6 +93,7 @@ def _private_mask(line: str, email: Email, secrets: Iterable[str]) -> bytearray:
     """For each character, whether it is (a part of something) private."""
     hidden = bytearray(len(line))
     views = [_View(0, len(line), _lower_case(line), decoded=False), *_decoded_views(line)]
+    # All that looks like an address is hidden, also what is not in the e-mail.
     tokens = (token for token in _TOKEN.finditer(line) if "@" in token[0].strip("<>")[1:-1])
     places = [slice(*token.span()) for token in tokens]
     places += _places_of_words(views, [*_private_words(email), *secrets])
@@ -105,6 +107,8 @@ def _decoded_views(line: str) -> Iterator[_View]:
     """What the line has in base64 (from any character on), or escaped: ``=XX``, ``%XX``."""
     for packed in _PACKED.finditer(line):
         octets = packed[1].translate(_URL_SAFE)
+        # Four characters are three octets. The vendor may have cut the text anywhere, so it is read
+        # from each of the first four; a single character at the end is no octet.
         for begin in range(4):
             chunk = octets[begin : len(octets) - ((len(octets) - begin) % 4 == 1)]
             text = b64decode(chunk + "=" * (-len(chunk) % 4)).decode("utf-8", "replace")
@@ -127,6 +131,7 @@ def _places_of_words(views: Sequence[_View], private: Iterable[str]) -> Iterator
     """The places of private words; a short word counts only if it stands alone."""
     everything = "\n".join(view.text for view in views)
     words = {_lower_case(_normalize(word)).strip() for word in private}
+    # Most words of the e-mail are not in the answer at all: one search tells, for all views.
     present = [word for word in words if len(word) > 1 and word in everything]
     for view in views:
         if view.decoded and _ADDRESS.search(view.text):
@@ -172,6 +177,7 @@ def _key(words: str, *, run: bool) -> str:
     key = " ".join(words.split())
     if not run:
         return key
+    # A run is looked for inside a whole text, where "art of" must not be found in "part of".
     before, after = ("" if _IDEOGRAPH.match(key[at]) else " " for at in (0, -1))
     return before + key + after
 

@@ -96,6 +96,7 @@ class Ses(HttpVendor):
         options = self.options(email)
         own_tags = options.pop("EmailTags", None) or []
         payload = merge(self._payload(email, attempt), options)
+        # Options replace what they name; tags are added instead, or our id would be lost.
         payload["EmailTags"] += own_tags if isinstance(own_tags, list | tuple) else [own_tags]
         unsigned = json_request(_PATH, payload, {})
         headers = {"Host": self._host, "Content-Type": unsigned.headers["Content-Type"]}

@@ -64,13 +64,14 @@ from mailqueue.vendors.wire.smtp_replies import CLOSING, Step
 EARLY_SECONDS = 1.0  # to wait for the reply of a server that closed during the message
 _EMAIL_OUTCOMES = {Outcome.REJECTED, Outcome.UNSUITABLE, Outcome.DEFERRED}
 _RETRY_OUTCOMES = {Outcome.DEFERRED, Outcome.UNSUITABLE}
-_BEST_FIRST = (
+_BEST_FIRST = (  # what leaves the e-mail the most chances
     Outcome.MISCONFIGURED,
     Outcome.THROTTLED,
     Outcome.DEFERRED,
     Outcome.UNSUITABLE,
     Outcome.REJECTED,
 )
+# A line that begins with a dot gets another: a dot alone ends the message (RFC 5321, 4.5.2).
 _LINE_START_DOT = re.compile(rb"^\.", re.MULTILINE)
 
 
@@ -179,6 +180,8 @@ class Smtp(Vendor):
 
     def _begin(self, envelope: _Envelope, call: Call) -> Connection:
         """A connection on which MAIL was accepted."""
+        # The server may have closed a connection that idled, which shows only at its first command.
+        # Nothing of the e-mail was sent then, so another connection is tried; a fresh one decides.
         while True:
             connection = self._take_connection(call)
             options = _mail_options(connection, envelope)
@@ -234,6 +237,7 @@ class Smtp(Vendor):
                 raise StepFailed(failures.result(failures.BAD_ANSWER, call.written))
         alone = len(envelope.recipients) == 1
         result = smtp_replies.result(Step.MESSAGE, code, reply, alone=alone)
+        # The whole e-mail is tried again, without those whom RCPT has refused for good.
         if result.outcome is Outcome.DEFERRED:
             result = replace(result, refused=envelope.refused)
         elif result.outcome is Outcome.REJECTED:
@@ -253,6 +257,7 @@ class Smtp(Vendor):
         if throttled and smtp_replies.has_too_many_connections(result.detail):
             return replace(result, our_fault=self._pool.note_too_many())
         if result.outcome in _EMAIL_OUTCOMES:
+            # RSET ends the transaction, so that the next e-mail can have the connection.
             with suppress(OSError, smtplib.SMTPException, StepFailed):
                 if self._connection.rset()[0] == 250:
                     self._keep()
@@ -274,6 +279,7 @@ def _secrets(config: VendorConfig) -> tuple[str, ...]:
     user, password = config.keys.get("username"), config.keys.get("password")
     if not user or not password:
         return ()
+    # A server may quote the command that it refuses: ``AUTH PLAIN`` and its base64.
     plain = (f"\0{user}\0{password}", user, password)
     base64 = (base64_text(secret.encode()) for secret in plain)
     return tuple(sorted((*plain, *base64), key=len, reverse=True))
