@@ -73,7 +73,7 @@ class Planner:
         except Exception as error:  # noqa: BLE001  # a bug of ours must not end an e-mail
             facts = {"id": str(stored.id), "error": type(error).__name__, "at": place(error)}
             event(logger, self._bugs.level(facts["at"]), "email.not_planned", **facts)
-            return later(stored, BUG_DELAY)
+            return release(stored, BUG_DELAY)
 
     def _without_email(self, job: Job) -> Finish:
         if job.email_id is None:
@@ -87,19 +87,19 @@ class Planner:
         """What follows where the e-mail is not to be sent now."""
         if stored.env != self._env:
             event(logger, logging.ERROR, "email.skipped", id=str(stored.id), env=stored.env)
-            return later(stored, OTHER_ENV_DELAY)
+            return release(stored, OTHER_ENV_DELAY)
         if (status := stored.status).final:
             return Finish(DELETED)
         if status is Status.SENDING:
             return self._leased(stored)
         if stored.expires_in is not None and stored.expires_in <= 0:
-            return _after(end_queued(stored, decide.end(stored.snapshot(), Reason.EXPIRED)))
-        return later(stored, stored.due_in) if stored.due_in > 0 else None
+            return _finish(end_queued(stored, decide.end(stored.snapshot(), Reason.EXPIRED)))
+        return release(stored, stored.due_in) if stored.due_in > 0 else None
 
     def _leased(self, stored: Stored) -> Finish:
         if stored.leased_for > 0:
-            return later(stored, stored.leased_for)
-        return _after(rescue(stored, self._router.after_expired_lease(stored, stored.email)))
+            return release(stored, stored.leased_for)
+        return _finish(rescue(stored, self._router.after_expired_lease(stored, stored.email)))
 
     def _read(self, job: Job, stored: Stored) -> Plan:
         email, snapshot = stored.email, stored.snapshot()
@@ -116,7 +116,7 @@ class Planner:
         permit = self._router.choose(job.id, carriers, snapshot)
         if permit is None:
             nobody = self._router.decide(snapshot, None, None, carriers)
-            return _after(end_queued(stored, nobody))
+            return _finish(end_queued(stored, nobody))
         if permit is NO_SLOT:
             return self.put_off(stored)
         key = snapshot.pin.key if snapshot.pin is not None else str(stored.id)
@@ -142,19 +142,22 @@ class Planner:
 
     def put_off(self, stored: Stored) -> Finish:
         """Out of the way of what can be sent now."""
-        return later(stored, self._router.bulkheads.delay())
+        return release(stored, self._router.bulkheads.delay())
 
-    def twice(self, stored: Stored) -> Finish:
+    def put_off_duplicate(self, stored: Stored) -> Finish:
         """Another job of the same e-mail is claimed in the same write."""
-        return later(stored, self._lease)
+        return release(stored, self._lease)
 
     # After -------------------------------------------------------------------------------------
 
     def settle(self, delivery: Delivery) -> Finish:
-        """What follows from the ``result``. Raises ``StoreUnavailable``: settle it later."""
+        """What follows from the ``result``; without one the permit is given back.
+
+        Raises ``StoreUnavailable``: settle it later.
+        """
         send = delivery.plan
         if isinstance(send, Ask):
-            return later(send.stored, 0.0)
+            return release(send.stored, 0.0)
         if not isinstance(send, Send) or delivery.lease is None:
             raise TypeError(send)
         if delivery.result is None:
@@ -162,7 +165,7 @@ class Planner:
             decision = decide.requeue_unsent(send.snapshot)
         else:
             decision = self._decide(send, delivery.result)
-        return _after(
+        return _finish(
             Change(
                 id=send.stored.id,
                 token=send.claim.token + 1,
@@ -186,9 +189,12 @@ class Planner:
 
 
 def set_aside(stored: Stored, error: Unreadable) -> Change | Aside:
-    """End what can never be sent, so that a person sees it: as it must be, where that is known."""
+    """The change that ends what can never be sent, so that a person sees it.
+
+    As far as the document can be read it is an ordinary end; otherwise an ``Aside``.
+    """
     event(logger, logging.ERROR, "email.unreadable", id=str(stored.id), error=str(error))
-    with suppress(Unreadable):  # so may be what is needed for that
+    with suppress(Unreadable):  # what the ordinary end needs may be damaged, too
         snapshot, expired = stored.snapshot(), stored.leased_for <= 0
         if stored.status is Status.QUEUED:
             return end_queued(stored, decide.end(snapshot, Reason.UNREADABLE))
@@ -216,13 +222,13 @@ def end_queued(stored: Stored, decision: Decision) -> Change:
     return Change(id=stored.id, token=stored.token, decision=decision, sending=False)
 
 
-def later(stored: Stored, delay: float) -> Finish:
+def release(stored: Stored, delay: float) -> Finish:
     """Put the job back; nothing is written."""
     return Finish(release_end(stored.job_priority, delay))
 
 
-def _after(change: Change) -> Finish:
-    """Put back the job of an e-mail that is queued again; delete any other."""
+def _finish(change: Change) -> Finish:
+    """Write the change; then release the job of an e-mail that is queued again, or delete it."""
     decision = change.decision
     again = decision.status is Status.QUEUED
     return Finish(release_end(decision.priority, decision.delay) if again else DELETED, change)

@@ -26,7 +26,7 @@ from bson import ObjectId
 
 from mailqueue.consumer.delivery import Ask, Delivery, Finish, Send, Shared, end_jobs
 from mailqueue.consumer.fetcher import BATCH, Fetcher
-from mailqueue.consumer.planner import Planner, later
+from mailqueue.consumer.planner import Planner, release
 from mailqueue.consumer.sender import Sender
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
@@ -61,17 +61,20 @@ class Writer:
     def turn(self, seconds: float) -> bool:
         """Write what came of deliveries and claim the next, in one write; False: no more comes.
 
-        Raises ``StoreUnavailable`` after ``seconds``; the results are kept for the next turn.
+        ``finished`` are the deliveries whose change, if any, is to be written; ``claims`` are those
+        to be sent. Raises ``StoreUnavailable`` after ``seconds``; the results are kept for the next
+        turn.
         """
         self._recall()
         finished = self._drain()
         try:
-            claims = self._claim(finished)
+            claims = self._choose_claims(finished)
             written, won = self._write(finished, claims, seconds)
             missed = self._hand_out(claims, won)
+            # From here on ``finished`` is only what is not done: the jobs of the others have ended.
             finished, overtaken = self._end(finished, written)
             self._read_again([*missed, *overtaken])
-            self._look_after(finished, seconds)
+            self._note_answers(finished, seconds)
         except StoreUnavailable:
             self._keep(finished)
             raise
@@ -83,12 +86,17 @@ class Writer:
 
     def _recall(self) -> None:
         """Give back what was claimed ahead of senders, or of vendors, that did not come free."""
-        self._give_back(self._sender.recall(self._patience))
+        self._undo_claims(self._sender.recall(self._patience))
 
     # In ----------------------------------------------------------------------------------------
 
     def _drain(self) -> list[Delivery]:
-        """What was finished meanwhile; where more will come in a moment, that too."""
+        """What was finished meanwhile; where more will come in a moment, that too.
+
+        At an empty inbox it waits: without a limit if nothing is claimed or waits, else until
+        something may be late. Not at all if something can be claimed now; a moment, until the
+        limits are computed anew, if that is only ``blocked``.
+        """
         wait = None if self._bulkheads.idle and not self.waiting else PATIENCE
         if self._ending or (self.waiting and self._slots.free):
             wait = bulkheads.EVERY if self.blocked and not self._ending else 0.0
@@ -112,28 +120,34 @@ class Writer:
 
     # Claims ------------------------------------------------------------------------------------
 
-    def _claim(self, finished: list[Delivery]) -> list[Delivery]:
-        """As many of those that wait as there are slots; what can go nowhere joins ``finished``."""
-        self._lose_patience()
+    def _choose_claims(self, finished: list[Delivery]) -> list[Delivery]:
+        """Choose what the next write claims: as many of those that wait as there are slots.
+
+        What is not to be sent after all joins ``finished``.
+        """
+        self._put_back_late()
         claims: dict[ObjectId | None, Delivery] = {}
         blocked: list[Delivery] = []
         try:
-            self._choose(claims, blocked, finished)
+            self._add_claims(claims, blocked, finished)
         except StoreUnavailable:
-            self._free(claims.values())
+            self._free_slots(claims.values())
             self._fetcher.drop([*claims.values(), *blocked, self.waiting.popleft()])
             raise
         self.waiting.extendleft(reversed(blocked))
         self.blocked = bool(blocked)
         return list(claims.values())
 
-    def _choose(
+    def _add_claims(
         self,
         claims: dict[ObjectId | None, Delivery],
         blocked: list[Delivery],
         finished: list[Delivery],
     ) -> None:
-        """Each e-mail is claimed once; one that finds its vendor full is ``blocked``."""
+        """Move what waits to one of the three; one that finds its vendor full is ``blocked``.
+
+        Two jobs of one e-mail make one claim.
+        """
         free = self._slots.free if self.waiting else 0
         if free:
             self._router.refresh_limits()
@@ -158,7 +172,7 @@ class Writer:
             return
         if twice:
             self._fetcher.give_back_permits([each])
-            each.plan = self._planner.twice(plan.stored)
+            each.plan = self._planner.put_off_duplicate(plan.stored)
         elif isinstance(plan, Send) and self._is_outdated(each, plan):
             self._fetcher.give_back_permits([each])
             each.plan = self._planner.plan(each)
@@ -166,7 +180,10 @@ class Writer:
             each.plan = self._planner.put_off(plan.stored)
 
     def _is_outdated(self, each: Delivery, send: Send) -> bool:
-        """Whether the vendor failed since, or another is to be preferred by now."""
+        """Whether the vendor failed since, or another is to be preferred by now.
+
+        The latter is looked at once in a while for each delivery, and noted in it.
+        """
         if self._router.health.suspended_since(send.permit):
             return True
         if each.probe or not self._bulkheads.crowded(send.vendor):
@@ -177,7 +194,7 @@ class Writer:
         each.planned_again_at = now
         return True
 
-    def _lose_patience(self) -> None:
+    def _put_back_late(self) -> None:
         """Put back what waits for too long; another process may be free."""
         since = self._clock() - self._patience
         if self.waiting and self.waiting[0].fetched_at <= since:
@@ -218,9 +235,9 @@ class Writer:
         try:
             result = self._store.write(changes, intents, lease=lease, seconds=seconds)
         except StoreUnavailable:  # they may be claimed all the same
-            self._free(claims)
+            self._free_slots(claims)
             self._fetcher.drop(claims)
-            self._give_back([each for each in claims if isinstance(each.plan, Send)])
+            self._undo_claims([each for each in claims if isinstance(each.plan, Send)])
             raise
         self._slots.write_took(self._clock() - began)
         return result
@@ -241,7 +258,7 @@ class Writer:
             for each in claims
             if isinstance(send := each.plan, Send) and send.claim.id not in won
         ]
-        self._free(missed)
+        self._free_slots(missed)
         self._sender.put([each for each in claims if each not in missed] if missed else claims)
         return missed
 
@@ -250,7 +267,8 @@ class Writer:
     ) -> tuple[list[Delivery], list[Delivery]]:
         """End the jobs of what is written.
 
-        Returns the results to look after (refused, or an answer to note), and the plans refused.
+        Returns the results that are not done (the lease is lost, or a look-up is to be noted), and
+        the plans whose change another worker made impossible.
         """
         durable: list[Delivery] = []
         results: list[Delivery] = []
@@ -274,15 +292,16 @@ class Writer:
         self._fetcher.give_back_permits(lost)
         for each in lost:
             each.lost += 1
-        tired = [each for each in lost if each.lost >= MAX_LOST]
-        for each in tired:
+        too_often = [each for each in lost if each.lost >= MAX_LOST]
+        for each in too_often:
+            # The guard of an Aside is the damage itself: it may be of a kind that matches nothing.
             aside = isinstance(each.plan, Finish) and isinstance(each.plan.change, Aside)
-            self._fetcher.put_back([each], 1.0, bury=aside)  # it cannot even be said what to guard
+            self._fetcher.put_back([each], 1.0, bury=aside)
         if again := [each for each in lost if each.lost < MAX_LOST]:
             self._inbox.put(self._fetcher.read(again))
 
-    def _look_after(self, results: Sequence[Delivery], seconds: float) -> None:
-        """Note what vendors said that were asked, and each yes whose lease is another worker's."""
+    def _note_answers(self, results: Sequence[Delivery], seconds: float) -> None:
+        """Note the answers that no settlement holds: to look-ups, and where the lease is lost."""
         for each in results:
             if isinstance(plan := each.plan, Ask):
                 self._note(plan, plan.token, each.result, seconds)
@@ -292,7 +311,7 @@ class Writer:
                 self._note(plan, plan.claim.token + 1, each.result, seconds)
         for each in results:
             if isinstance(plan := each.plan, Send):
-                each.finish = later(plan.stored, 1.0)
+                each.finish = release(plan.stored, 1.0)
         end_jobs(results)
 
     def _note(
@@ -306,14 +325,17 @@ class Writer:
 
     # Giving back -------------------------------------------------------------------------------
 
-    def _free(self, claims: Collection[Delivery]) -> None:
-        """They are only reserved again."""
+    def _free_slots(self, claims: Collection[Delivery]) -> None:
+        """Give the slots of claims back; their jobs stay reserved."""
         self._slots.claim(-len(claims))
         for each in claims:
             self._bulkheads.release(each.vendor)
 
-    def _give_back(self, deliveries: Iterable[Delivery]) -> None:
-        """Have claims of which nothing was sent undone, and leave questions to others."""
+    def _undo_claims(self, deliveries: Iterable[Delivery]) -> None:
+        """Undo claims of which nothing was sent, through the inbox, so that a turn writes it.
+
+        A look-up has no claim; its job goes back to the tube.
+        """
         for each in deliveries:
             each.finish = self._planner.settle(each)
             if isinstance(each.plan, Send):
