@@ -54,7 +54,7 @@ class InvalidEmail(MailQueueError):
 
 
 class MissingExtra(MailQueueError):
-    """An optional package is needed, which mailqueue's extra ``extra`` brings.
+    """An optional package is missing, which mailqueue's extra ``extra`` would install.
 
     ``reason`` says in a few words what needs it. The text has the package to install, too: on an
     index the name mailqueue may be somebody else's.
@@ -67,7 +67,7 @@ class MissingExtra(MailQueueError):
 
 
 class Unavailable(MailQueueError):
-    """A server that mailqueue needs did not answer in time."""
+    """A server that mailqueue needs did not answer in time. Base of Store- and QueueUnavailable."""
 
 
 class StoreUnavailable(Unavailable):
@@ -90,7 +90,11 @@ class StoreUnavailable(Unavailable):
 
 
 class QueueUnavailable(Unavailable):
-    """beanstalkd did not answer, or gave an answer that ends the connection."""
+    """beanstalkd did not answer, or gave an answer that ends the connection.
+
+    A ``Producer`` never raises it: an e-mail is stored without beanstalkd. ``Consumer.run`` raises
+    it if no server answers at the start.
+    """
 
 
 class Unreadable(MailQueueError):

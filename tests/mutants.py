@@ -316,7 +316,7 @@ MUTANTS = (
     ),
     Mutant(
         "an interim answer is the answer",
-        (Edit("vendors/wire/response.py", "None if head.interim else head", "head"),),
+        (Edit("vendors/wire/response.py", "None if head.is_interim else head", "head"),),
         (WIRE, "-k", "interim_answers_are_not"),
     ),
     Mutant(
@@ -324,7 +324,7 @@ MUTANTS = (
         (
             Edit(
                 "vendors/wire/response.py",
-                "head.persistent and not (codings and lengths) and not self._incoming",
+                "head.is_persistent and not (codings and lengths) and not self._incoming",
                 "True",
             ),
             Edit("vendors/wire/connection.py", "if self.incoming or (", "if ("),

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             while not signals:
                 time.sleep(0.2)
                 for server in (servers.mongod, servers.beanstalkd):
-                    if not server.running:
+                    if not server.is_running:
                         print(f"{server.name} ended by itself: both are stopped", file=sys.stderr)
                         return 1
     except (ServerNotFound, ServerDidNotStart) as problem:

@@ -146,7 +146,7 @@ class Server(ABC):
         return self._process.pid
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> Self:
@@ -205,7 +205,7 @@ class Server(ABC):
         """False when it ended by itself: most likely another process took the port."""
         _forker.submit(self._spawn, binary).result()
         give_up_at = time.monotonic() + START_TIMEOUT
-        while self.running:
+        while self.is_running:
             if self._is_ready():
                 return True
             if time.monotonic() > give_up_at:

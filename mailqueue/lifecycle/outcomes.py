@@ -82,7 +82,18 @@ class Outcome(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an e-mail ended without a yes; ``marked_sent``: a person says that it was sent."""
+    """Why an e-mail ended without a vendor's yes.
+
+    ``rejected``: a vendor says that nobody can deliver it.
+    ``refused_by_all``: every vendor found it unsuitable.
+    ``exhausted``: it had ``retry.max_attempts`` attempts.
+    ``gave_up``: ``retry.give_up_after`` has passed.
+    ``expired``: its ``expires_at`` has passed.
+    ``unknown``: nobody knows whether a copy left.
+    ``unreadable``: its document is damaged.
+    ``cancelled``: the application or a person cancelled it.
+    ``marked_sent``: a person says that it was sent.
+    """
 
     REJECTED = "rejected"
     REFUSED_BY_ALL = "refused_by_all"

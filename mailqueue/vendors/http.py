@@ -85,9 +85,10 @@ _NEVER_CONTENT = {401, 402, 407, 429}  # not due to what is in the e-mail
 
 
 class Response:
-    """A vendor's answer. Whatever is missing in it, or of another type, reads as empty.
+    """A vendor's answer. A value that is missing, or of another type, reads as empty.
 
-    ``headers`` are found in whatever case. ``cut`` says what ended the body too early, if anything.
+    ``status``: the number. ``headers``: a mapping, in which case does not matter. ``body``: bytes,
+    at most 1 MiB. ``cut``: a word of ``wire.failures`` if the body ended too early, else "".
     """
 
     def __init__(self, raw: RawResponse) -> None:

@@ -188,7 +188,7 @@ class Smtp(Vendor):
             try:
                 code, reply = connection.mail(envelope.sender, options)
             except smtplib.SMTPServerDisconnected:
-                if connection.fresh or call.expired:
+                if connection.fresh or call.has_expired:
                     raise
                 code, reply = CLOSING, b""
             if code == 250:
@@ -306,9 +306,9 @@ def _mail_options(connection: Connection, envelope: _Envelope) -> list[str]:
 
 def _transfer(connection: Connection, message: bytes, call: Call) -> tuple[int, bytes]:
     sock = connection.sock
-    if sock is None or call.expired:
+    if sock is None or call.has_expired:
         raise DeadlinePassed(failures.DEADLINE)
-    if connection.unread:  # it would be read as the reply to the message
+    if connection.has_unread:  # it would be read as the reply to the message
         connection.close()
         return smtp_replies.NO_REPLY, b""
     sock.settimeout(call.remaining)  # for the whole message
@@ -327,7 +327,7 @@ def _transfer(connection: Connection, message: bytes, call: Call) -> tuple[int, 
 
 def _early_refusal(connection: Connection, call: Call) -> tuple[int, bytes] | None:
     """The reply of a server that refused the message before it had read all of it."""
-    if connection.sock is not None and not call.expired:
+    if connection.sock is not None and not call.has_expired:
         connection.sock.settimeout(EARLY_SECONDS)
         with suppress(smtplib.SMTPException):
             code, reply = connection.getreply()

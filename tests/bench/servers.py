@@ -192,7 +192,7 @@ class RabbitMQ(WithChildren):
 
     def start(self) -> Self:
         find_server(self.name)
-        if not self._epmd.running:
+        if not self._epmd.is_running:
             self._epmd.start()
         try:
             return super().start()

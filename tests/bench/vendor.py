@@ -64,7 +64,7 @@ class HttpVendor(Server):
             socket.create_connection((HOST, self.port), 1).close()
         except OSError:
             return False
-        return self.running
+        return self.is_running
 
 
 class Nginx(HttpVendor):

@@ -353,7 +353,7 @@ def test_the_watchdog_wakes_whoever_waits_at_the_deadline(pair: Any) -> None:
         call.attach(left)
         assert left.recv(1) == b""
         assert call.was_shut
-        assert call.expired
+        assert call.has_expired
 
 
 def test_the_earliest_of_several_deadlines_is_kept_first(pair: Any) -> None:

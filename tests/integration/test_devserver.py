@@ -64,7 +64,7 @@ def test_mongod_keeps_port_and_data_when_it_is_killed_and_started_again() -> Non
         things.insert_one({"_id": 1})
         uri = server.uri
         server.kill()
-        assert not server.running
+        assert not server.is_running
         server.start()
         assert server.uri == uri
         assert things.count_documents({}) == 1
@@ -107,7 +107,7 @@ def test_a_paused_server_answers_again_when_it_is_resumed_and_can_be_stopped() -
         assert ask(server, "stats").startswith("OK")
         server.pause()
         server.stop()
-        assert not server.running
+        assert not server.is_running
 
 
 def test_extra_arguments_reach_the_server() -> None:
@@ -133,7 +133,7 @@ def test_a_port_that_somebody_else_took_first_is_given_up_for_another(
         monkeypatch.setattr("random.choice", lambda _: next(ports))
         with kind() as server:
             assert server.port == free
-            assert other.running
+            assert other.is_running
 
 
 @pytest.mark.parametrize("kind", [BreakableMongod, BreakableBeanstalkd])
@@ -161,7 +161,7 @@ def test_a_server_that_does_not_stop_when_told_is_killed(
     monkeypatch.setattr(Beanstalkd, "_is_ready", lambda _: ready.exists())
     with Beanstalkd() as server:
         server.stop()
-        assert not server.running
+        assert not server.is_running
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_server_that_hangs_is_given_up_with_its_last_words(
     server = Beanstalkd()
     with pytest.raises(ServerDidNotStart, match="no disk today"):
         server.start()
-    assert not server.running
+    assert not server.is_running
     assert list(folder.iterdir()) == [hanging]
 
 

@@ -74,7 +74,7 @@ def test_a_server_that_was_not_started_has_no_pid_and_nothing_to_close() -> None
     with pytest.raises(RuntimeError, match="beanstalkd was not started"):
         _ = server.pid
     server.close()
-    assert not server.running
+    assert not server.is_running
 
 
 def test_servers_start_also_where_the_kernel_cannot_end_them(

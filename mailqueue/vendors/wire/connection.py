@@ -68,7 +68,7 @@ def _connect_directly(host: str, port: int, call: Call) -> socket.socket:
         except OSError as error:
             sock.close()
             last_error = error
-            if call.expired:
+            if call.has_expired:
                 break
     raise last_error
 

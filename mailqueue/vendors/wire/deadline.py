@@ -56,7 +56,7 @@ class Call:
                 self._handle = None
 
     @property
-    def expired(self) -> bool:
+    def has_expired(self) -> bool:
         """True when the deadline has passed. An error may then come from the watchdog."""
         return self.was_shut or time.monotonic() >= self.deadline
 
@@ -75,12 +75,12 @@ class Call:
                 self._handle.close()
             self._handle = handle
         # The watchdog may have come by when there was nothing to shut yet.
-        if self.expired:
+        if self.has_expired:
             self.shut()
 
     def writing(self, sock: socket.socket) -> None:
         """Note that bytes which may send the e-mail go out now. Raises DeadlinePassed."""
-        if not self.written and self.expired:
+        if not self.written and self.has_expired:
             raise DeadlinePassed("deadline")
         if self._handle is None:
             self.attach(sock)

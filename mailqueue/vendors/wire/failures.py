@@ -62,7 +62,7 @@ _ANSWERING: _Table = (
 
 def code(error: BaseException, call: Call) -> str:
     """The word for this exception, out of the table above."""
-    if call.expired:
+    if call.has_expired:
         return DEADLINE
     if isinstance(error, ProxyRefused):
         return error.code

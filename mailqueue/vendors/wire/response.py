@@ -89,7 +89,7 @@ class Head:
     fields: tuple[tuple[str, str], ...]
 
     @property
-    def interim(self) -> bool:
+    def is_interim(self) -> bool:
         """True for 1xx: the response itself is yet to come."""
         return self.status < 200
 
@@ -99,7 +99,7 @@ class Head:
         return CaseInsensitiveDict(reversed(self.fields))
 
     @property
-    def persistent(self) -> bool:
+    def is_persistent(self) -> bool:
         """Whether the server keeps the connection open, as far as the headers say."""
         return self.minor >= 1 and "close" not in self.tokens("connection")
 
@@ -136,7 +136,7 @@ class ResponseReader:
 
     def _advance(self) -> None:
         head = self._head()
-        self._final = None if head.interim else head
+        self._final = None if head.is_interim else head
 
     def _head(self) -> Head:
         """The next head, which may be interim: status and headers, whole."""
@@ -176,7 +176,7 @@ class ResponseReader:
             self.body += self._incoming.read(MAX_BODY + 1)
             self._check_size()
             return
-        self.clean = head.persistent and not (codings and lengths) and not self._incoming
+        self.clean = head.is_persistent and not (codings and lengths) and not self._incoming
 
     def _status(self) -> tuple[int, int]:
         line = self._incoming.line(self._spare)

@@ -94,7 +94,7 @@ class Connection(smtplib.SMTP):
     def take_over(self, call: Call) -> bool:
         """Serve another e-mail under its own deadline; False: the server has closed it."""
         try:
-            if self.sock is None or self.unread:
+            if self.sock is None or self.has_unread:
                 return False
             call.attach(self.sock)
             self.limit(self.sock, call)
@@ -118,7 +118,7 @@ class Connection(smtplib.SMTP):
     # Replies -----------------------------------------------------------------------------------
 
     @property
-    def unread(self) -> bool:
+    def has_unread(self) -> bool:
         """Whether something came that no command asked for, or the end of the connection."""
         sock = self.sock
         if self._received or sock is None:

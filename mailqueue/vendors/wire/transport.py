@@ -38,7 +38,7 @@ _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Request:
-    """Path and query, headers, body. No repr: it holds keys and an e-mail."""
+    """What to send: path and query, body, headers. No repr, since it holds keys and an e-mail."""
 
     path: str
     body: bytes
