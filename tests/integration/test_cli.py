@@ -721,7 +721,7 @@ def test_the_doctor_sees_buried_jobs_and_a_draining_server(
     jobs = {"ready": 0, "reserved": 0, "delayed": 0, "buried": 2}
     numbers = {"draining": "true", "binlog-current-index": 1}
     monkeypatch.setattr(tube.Connection, "stats", lambda _: jobs)
-    monkeypatch.setattr(tube.Connection, "server", lambda _: numbers)
+    monkeypatch.setattr(tube.Connection, "server_stats", lambda _: numbers)
     said = {said for level, _, said in findings(console) if level == "WARN"}
     server = config.beanstalkd.servers[0]
     assert {f"{server}: 2 buried jobs", f"{server}: is draining, it takes no new jobs"} <= said
