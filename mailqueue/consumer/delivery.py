@@ -57,7 +57,7 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class LookUp:
     """Ask the vendor of an unknown outcome, of the attempt ``token``, whether it has the e-mail."""
 
     stored: Stored
@@ -74,15 +74,16 @@ class Finish:
     change: Change | Aside | None = None
 
 
-Plan: TypeAlias = Send | Ask | Finish
+Plan: TypeAlias = Send | LookUp | Finish
 
 
 @dataclass(slots=True, eq=False)
 class Delivery:
     """From the job's reserve to the job's end.
 
-    ``result`` None with a ``finish``: nothing was sent, or the vendor that was asked does not know.
-    ``lost`` counts how often another worker was faster.
+    ``result`` None with a ``finish``: nothing was sent, or the look-up found nothing.
+    ``lost`` counts how often another worker was faster. ``planned_again_at``: when it was last
+    looked at whether another vendor is to be preferred by now.
     """
 
     job: Job
@@ -108,7 +109,7 @@ class Delivery:
     @property
     def vendor(self) -> str:
         """Who is to be asked, if anybody is."""
-        return self.plan.vendor if isinstance(self.plan, (Send, Ask)) else ""
+        return self.plan.vendor if isinstance(self.plan, (Send, LookUp)) else ""
 
     @property
     def probe(self) -> bool:

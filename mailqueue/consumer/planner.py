@@ -1,7 +1,7 @@
 """What to do about one delivery: before it is sent (``plan``), and after it was (``settle``).
 
 Decides: whether the e-mail of a reserved job is sent (``Send``: through which vendor), is asked for
-first (``Ask``), or what else follows (``Finish``: a change to write, then the end of the job).
+first (``LookUp``), or what else follows (``Finish``: a change to write, then the end of the job).
 
 Assumes: the document was just read; the claim's guard will tell if it has changed since.
 
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from mailqueue.consumer.delivery import Ask, Delivery, Finish, Plan, Send
+from mailqueue.consumer.delivery import Delivery, Finish, LookUp, Plan, Send
 from mailqueue.errors import StoreUnavailable, Unreadable
 from mailqueue.lifecycle import decide
 from mailqueue.lifecycle.outcomes import (
@@ -65,7 +65,7 @@ class Planner:
             if isinstance(before, Send):
                 email, snapshot, carriers = before.email, before.snapshot, before.carriers
                 return self._route(delivery.job, stored, email, snapshot, carriers)
-            return self._not_now(stored) or self._read(delivery.job, stored)
+            return self._not_now(stored) or self._plan_due(delivery.job, stored)
         except StoreUnavailable:
             raise
         except Unreadable as error:
@@ -101,11 +101,11 @@ class Planner:
             return release(stored, stored.leased_for)
         return _finish(rescue(stored, self._router.after_expired_lease(stored, stored.email)))
 
-    def _read(self, job: Job, stored: Stored) -> Plan:
+    def _plan_due(self, job: Job, stored: Stored) -> Plan:
         email, snapshot = stored.email, stored.snapshot()
-        line = stored.unasked
+        line = stored.line_to_look_up
         if line is not None and self._router.can_look_up(line["vendor"]):
-            return Ask(stored=stored, email=email, vendor=line["vendor"], token=line["token"])
+            return LookUp(stored=stored, email=email, vendor=line["vendor"], token=line["token"])
         carriers = self._router.carriers(email, snapshot)
         return self._route(job, stored, email, snapshot, carriers)
 
@@ -156,7 +156,7 @@ class Planner:
         Raises ``StoreUnavailable``: settle it later.
         """
         send = delivery.plan
-        if isinstance(send, Ask):
+        if isinstance(send, LookUp):
             return release(send.stored, 0.0)
         if not isinstance(send, Send) or delivery.lease is None:
             raise TypeError(send)

@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from mailqueue import vendors
 from mailqueue.config import VendorConfig
-from mailqueue.consumer.delivery import Ask, Delivery, Send, Shared
+from mailqueue.consumer.delivery import Delivery, LookUp, Send, Shared
 from mailqueue.consumer.meter import Meter
 from mailqueue.consumer.planner import Planner
 from mailqueue.errors import StoreUnavailable
@@ -52,7 +52,8 @@ class Sender:
         self._meter = meter
         self._bulkheads: Bulkheads[Delivery] = shared.router.bulkheads
         self.queue: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
-        self._moved_at = shared.clock()  # when the queue was last empty, or a sender came
+        # When a sender last took a delivery up, or the queue was last empty
+        self._progress_at = shared.clock()
 
     # In the sender threads ---------------------------------------------------------------------
 
@@ -65,11 +66,11 @@ class Sender:
         delivery = self._next()
         if delivery is None:
             return False
-        self._moved_at = self._clock()
-        if isinstance(delivery.plan, Ask):
-            delivery.deadline = self._moved_at + LOOKUP_SECONDS
+        self._progress_at = self._clock()
+        if isinstance(delivery.plan, LookUp):
+            delivery.deadline = self._progress_at + LOOKUP_SECONDS
         elif not self._may_begin(delivery):
-            self._return(delivery, None)
+            self._finish(delivery, None)
             return True
         call = self._bulkheads.begin(
             delivery.vendor, delivery, delivery.deadline, probe=delivery.probe
@@ -94,14 +95,14 @@ class Sender:
         return isinstance(send, Send) and not self._router.health.suspended_since(send.permit)
 
     def _call(self, call: Call[Delivery], own: Mapping[str, Vendor]) -> bool:
-        """Ask the vendor; False: it came back too late, and another thread has this one's place."""
+        """Call the vendor; False: it came back too late, another thread has this one's place."""
         delivery, result = call.what, None
         if isinstance(plan := delivery.plan, Send):
             result = self._send(plan, _attempt(plan, delivery.deadline), own)
-        elif isinstance(plan, Ask):
+        elif isinstance(plan, LookUp):
             result = self._look_up(plan, _attempt(plan, delivery.deadline), own)
         if self._bulkheads.end(call, measured=isinstance(plan, Send)):
-            self._return(delivery, result)
+            self._finish(delivery, result)
             return True
         if isinstance(plan, Send) and result and result.outcome is Outcome.ACCEPTED:
             self._record_late(plan.claim, result)
@@ -111,7 +112,7 @@ class Sender:
         try:
             vendor = own[send.vendor]
         except BaseException as error:  # noqa: BLE001  # this thread's own could not be made
-            _say_raised(attempt, send.vendor, error)
+            _log_raised(attempt, send.vendor, error)
             return NOT_MADE
         try:
             if self._meter is None:
@@ -119,24 +120,29 @@ class Sender:
             else:
                 answer = self._meter.measure(lambda: vendor.send(send.email, attempt))
         except BaseException as error:  # noqa: BLE001  # whatever a vendor's class raises: not known
-            _say_raised(attempt, send.vendor, error)
+            _log_raised(attempt, send.vendor, error)
             return answers.from_exception(error)
         result = answers.sanitize(answer, send.email, vendor)
         return self._router.interpret(send.snapshot, send.vendor, attempt.email_id, result)
 
-    def _look_up(self, ask: Ask, attempt: Attempt, own: Mapping[str, Vendor]) -> SendResult | None:
+    def _look_up(
+        self, look_up: LookUp, attempt: Attempt, own: Mapping[str, Vendor]
+    ) -> SendResult | None:
         """A yes, if the vendor knows the e-mail. None proves nothing."""
         try:
-            vendor = own[ask.vendor]
-            answer = vendor.lookup(ask.email, attempt) if vendor.lookup is not None else None
+            vendor = own[look_up.vendor]
+            answer = vendor.lookup(look_up.email, attempt) if vendor.lookup is not None else None
         except BaseException as error:  # noqa: BLE001  # the e-mail is not to wait for a question
-            _say_raised(attempt, ask.vendor, error)
+            _log_raised(attempt, look_up.vendor, error)
             return None
-        result = answers.sanitize(answer, ask.email, vendor)
+        result = answers.sanitize(answer, look_up.email, vendor)
         return result if result.outcome is Outcome.ACCEPTED else None
 
-    def _return(self, delivery: Delivery, result: SendResult | None) -> None:
-        """To the writer, with what follows; where MongoDB is away the writer decides later."""
+    def _finish(self, delivery: Delivery, result: SendResult | None) -> None:
+        """Report the result, free the slot, decide what follows, and hand it to the writer.
+
+        If MongoDB is away, the writer decides later.
+        """
         send, delivery.result = delivery.plan, result
         if isinstance(send, Send) and result is not None:
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
@@ -157,11 +163,14 @@ class Sender:
         return self._bulkheads.overdue(min(1.0, self._config.delivery.settle_timeout / 10))
 
     def give_up(self, call: Call[Delivery]) -> None:
-        """Settle what a vendor was given in time; its thread goes on, but is no sender any more."""
+        """Finish a call in the place of its thread, in time for the lease.
+
+        That thread is no sender any more: it ends when the vendor comes back (``_call``).
+        """
         delivery = call.what
         facts = {"id": str(delivery.job.email_id), "vendor": delivery.vendor}
         event(logger, logging.ERROR, "vendor.overran", **facts)
-        self._return(delivery, OVERDUE if isinstance(delivery.plan, Send) else None)
+        self._finish(delivery, OVERDUE if isinstance(delivery.plan, Send) else None)
 
     def _record_late(self, claim: Claim, result: SendResult) -> None:
         """A call that was given up was answered after all. A yes counts all the same."""
@@ -177,16 +186,20 @@ class Sender:
     def put(self, deliveries: Sequence[Delivery]) -> None:
         """Hand out what is claimed; the writer calls."""
         if self.queue.empty():
-            self._moved_at = self._clock()  # nobody waits for longer than from now on
+            self._progress_at = self._clock()  # what waits begins to wait now
         for each in deliveries:
             self.queue.put(each)
 
     def recall(self, patience: float) -> list[Delivery]:
-        """What has waited for so long, for a sender or parked for its vendor; the writer calls."""
+        """Take back what has waited for ``patience`` seconds; the writer calls.
+
+        That is what is parked for its vendor for so long, and the whole queue if no sender has
+        taken a delivery up for so long.
+        """
         late = self._bulkheads.recall(patience)
-        if self._clock() - self._moved_at < patience:
+        if self._clock() - self._progress_at < patience:
             return late
-        ends = 0
+        ends = 0  # those that ``close`` has put for the senders
         with suppress(queue.Empty):
             while True:
                 if (each := self.queue.get_nowait()) is None:
@@ -195,7 +208,7 @@ class Sender:
                 self._slots.park(1)
                 self._bulkheads.release(each.vendor)
                 late.append(each)
-        self.close(ends)  # those are the senders'
+        self.close(ends)
         return late
 
     def close(self, senders: int) -> None:
@@ -229,7 +242,7 @@ class ThreadVendors(dict[str, Vendor]):
                 event(logger, logging.ERROR, "vendor.raised", **facts)
 
 
-def _attempt(plan: Send | Ask, deadline: float) -> Attempt:
+def _attempt(plan: Send | LookUp, deadline: float) -> Attempt:
     return Attempt(
         email_id=str(plan.stored.id),
         message_id=plan.stored.document["message_id"],
@@ -240,6 +253,6 @@ def _attempt(plan: Send | Ask, deadline: float) -> Attempt:
     )
 
 
-def _say_raised(attempt: Attempt, vendor: str, error: BaseException) -> None:
+def _log_raised(attempt: Attempt, vendor: str, error: BaseException) -> None:
     facts = {"id": attempt.email_id, "vendor": vendor, "error": type(error).__name__}
     event(logger, logging.ERROR, "vendor.raised", **facts)

@@ -24,7 +24,7 @@ from contextlib import suppress
 
 from bson import ObjectId
 
-from mailqueue.consumer.delivery import Ask, Delivery, Finish, Send, Shared, end_jobs
+from mailqueue.consumer.delivery import Delivery, Finish, LookUp, Send, Shared, end_jobs
 from mailqueue.consumer.fetcher import BATCH, Fetcher
 from mailqueue.consumer.planner import Planner, release
 from mailqueue.consumer.sender import Sender
@@ -168,7 +168,7 @@ class Writer:
     def _plan_again(self, each: Delivery, *, twice: bool) -> None:
         """Plan anew what cannot, or should not, be done any more as it was planned."""
         plan = each.plan
-        if not isinstance(plan, (Send, Ask)):
+        if not isinstance(plan, (Send, LookUp)):
             return
         if twice:
             self._fetcher.give_back_permits([each])
@@ -176,7 +176,7 @@ class Writer:
         elif isinstance(plan, Send) and self._is_outdated(each, plan):
             self._fetcher.give_back_permits([each])
             each.plan = self._planner.plan(each)
-        elif isinstance(plan, Ask) and self._bulkheads.full(plan.vendor):
+        elif isinstance(plan, LookUp) and self._bulkheads.full(plan.vendor):
             each.plan = self._planner.put_off(plan.stored)
 
     def _is_outdated(self, each: Delivery, send: Send) -> bool:
@@ -275,7 +275,7 @@ class Writer:
         plans: list[Delivery] = []
         for each in finished:
             change = each.finish.change if each.finish else None
-            if (change is None or change.id in written) and not isinstance(each.plan, Ask):
+            if (change is None or change.id in written) and not isinstance(each.plan, LookUp):
                 durable.append(each)
             else:
                 (plans if isinstance(each.plan, Finish) else results).append(each)
@@ -303,7 +303,7 @@ class Writer:
     def _note_answers(self, results: Sequence[Delivery], seconds: float) -> None:
         """Note the answers that no settlement holds: to look-ups, and where the lease is lost."""
         for each in results:
-            if isinstance(plan := each.plan, Ask):
+            if isinstance(plan := each.plan, LookUp):
                 self._note(plan, plan.token, each.result, seconds)
             elif isinstance(plan, Send):
                 facts = {"id": str(plan.claim.id), "vendor": plan.vendor}
@@ -315,12 +315,12 @@ class Writer:
         end_jobs(results)
 
     def _note(
-        self, plan: Send | Ask, token: int, result: SendResult | None, seconds: float
+        self, plan: Send | LookUp, token: int, result: SendResult | None, seconds: float
     ) -> None:
         """A yes always counts. Where the vendor does not know the e-mail, it may be sent again."""
         if result is not None and result.outcome is Outcome.ACCEPTED:
             self._store.record_late_yes(plan.stored.id, token, plan.vendor, result, seconds)
-        elif isinstance(plan, Ask):
+        elif isinstance(plan, LookUp):
             self._store.record_look_up(plan.stored.id, token)
 
     # Giving back -------------------------------------------------------------------------------

@@ -234,8 +234,8 @@ class Stored:
         return _lines(self.document)
 
     @property
-    def unasked(self) -> Mapping[str, Any] | None:
-        """The newest ledger line whose outcome is unknown and whose vendor was not yet asked."""
+    def line_to_look_up(self) -> Mapping[str, Any] | None:
+        """The newest ledger line with an unknown outcome, unless it was looked up already."""
         unknown = (line for line in reversed(self.lines) if line["outcome"] == Outcome.UNKNOWN)
         newest = next(unknown, None)
         return None if newest is None or newest.get("looked_up") else newest

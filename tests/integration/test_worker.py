@@ -236,7 +236,7 @@ def test_what_waits_for_a_sender_for_long_is_given_back_unsent(
 ) -> None:
     email_id = producer.send(MAIL)
     bench.take()
-    bench.worker.sender._moved_at -= 5
+    bench.worker.sender._progress_at -= 5
     bench.worker.writer._recall()
     bench.settle()
     assert the(emails)["status"] == "queued"
@@ -257,7 +257,7 @@ def test_a_question_that_waits_for_a_sender_for_long_is_left_to_others(
     put(config, email_id)
     bench.take()
     assert bench.worker.sender.queue.qsize() == 1
-    bench.worker.sender._moved_at -= 5
+    bench.worker.sender._progress_at -= 5
     bench.worker.writer._recall()
     assert bench.worker.sender.queue.empty()
     assert ready_ids(config) == [email_id]

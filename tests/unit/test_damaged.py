@@ -103,7 +103,7 @@ READ: list[Callable[[Stored], Any]] = [
     lambda stored: stored.expires_in,
     lambda stored: stored.leased_for,
     lambda stored: stored.email,
-    lambda stored: stored.unasked,
+    lambda stored: stored.line_to_look_up,
     lambda stored: stored.key_age("first", "k"),
     lambda stored: stored.snapshot(),
     lambda stored: stored.attempt,

@@ -133,9 +133,9 @@ def test_only_answers_that_it_may_have_drawn_make_an_email_suspect() -> None:
 
 def test_the_newest_unknown_is_asked_about_once() -> None:
     lines = [line(1, "unknown"), line(2, "unknown"), line(3, "deferred")]
-    unasked = stored(attempts=lines).unasked
-    assert unasked is not None
-    assert unasked["token"] == 2
+    newest = stored(attempts=lines).line_to_look_up
+    assert newest is not None
+    assert newest["token"] == 2
     lines[1]["looked_up"] = True
-    assert stored(attempts=lines).unasked is None
-    assert stored().unasked is None
+    assert stored(attempts=lines).line_to_look_up is None
+    assert stored().line_to_look_up is None
