@@ -1,6 +1,6 @@
 """What may stand in a header: safe values, encoded words, folding.
 
-Decides: which values are refused (``unsafe``), and how names and texts look on the wire.
+Decides: which values are refused (``header_problem``), and how names and texts look on the wire.
 
 Assumes: nothing. The producer checks with these functions, and so does the last step before the
 wire.

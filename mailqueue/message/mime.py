@@ -7,8 +7,8 @@ last step before the wire.
 
 Promises: the message is 7-bit (only a mailbox outside ASCII goes out as UTF-8, RFC 6532), has CRLF
 line ends and no line over 998 octets. It is the same, byte for byte, for the same input on every
-host: a repeat under a vendor's idempotency key must match. So the standard library is not used,
-whose folding changes with patch releases of Python.
+host: a repeat under a vendor's idempotency key must match. So the standard library is not used: its
+folding changes with patch releases of Python.
 """
 
 from __future__ import annotations

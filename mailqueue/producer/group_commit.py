@@ -10,9 +10,9 @@ Assumes: writing an item twice does no harm. A thread may be interrupted at any 
 that runs for long or by an exception, and may die there.
 
 Promises: a call returns the result of its own item, or raises its own error, or raises
-``CommitTimeout`` at the end of its own time. No lock is held but the leadership, and that only
-during a write. A leader that is gone, or over its time, is replaced by a follower. What a failed
-thread began is written again by another: no item's error, and no thread's, reaches another caller.
+``CommitTimeout`` at the end of its own time. The leadership is the only lock, and is held only
+during a write. A follower replaces a leader that is gone or over its time, and writes again what
+that one began: the error of one item or of one thread never reaches another caller.
 Any thread may call; an instance belongs to one process.
 """
 
@@ -74,10 +74,10 @@ class GroupCommit(Generic[Item, Result]):
     """Collects the items of concurrent callers and writes them together.
 
     ``write`` gets items and returns a result for each, in their order, or raises. ``Unavailable``
-    is nobody's fault: it is raised to the leader and to callers whose time is over, the others wait
-    for the next write. Any other exception may be the fault of one item: each is then written
-    alone. ``after`` gets the results when nothing can change them any more: callers wait for it
-    ``POLL`` seconds at most, except the leader that runs it.
+    is no item's fault: it is raised to the leader and to callers whose time is over, and the others
+    wait for the next write. Any other exception may be the fault of one item, so each is then
+    written alone. ``after`` gets the results once they are final. The leader runs it, and the
+    followers wait for it for ``POLL`` seconds at most.
     """
 
     def __init__(

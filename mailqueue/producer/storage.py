@@ -95,7 +95,7 @@ class Storage:
         }
 
     def announce(self, outcomes: Iterable[Outcome]) -> None:
-        """Put the jobs of e-mails that were inserted; what is not put the sweeper finds."""
+        """Put the jobs of new e-mails; the sweeper finds those that cannot be put now."""
         now = datetime.now(UTC)
         documents = [each.document for each in outcomes if isinstance(each, Inserted)]
         self.announcer.announce([_announcement(document, now) for document in documents])

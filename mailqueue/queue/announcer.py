@@ -2,7 +2,7 @@
 
 Decides: which server gets which job, and how a producer behaves while a server is away.
 
-Assumes: an announcement is harmless when doubled, and what is forgotten here the sweeper finds.
+Assumes: an announcement is harmless when doubled, and the sweeper finds what is forgotten here.
 
 Promises: announcing never raises. An outage costs the caller one failed try, then nothing. There is
 no lock that an interrupted thread could hold: what threads share changes in single steps. A signal
@@ -30,8 +30,8 @@ class Announcer:
     """The producer's side of all servers. Any thread may call; each has its own connections.
 
     After a failed put a server is left alone for 1 s, doubling to 30 s. What could not be put waits
-    in a backlog of the newest 10,000 (or ``keep``) and goes out with the next success. What is
-    dropped from it, the sweeper finds in MongoDB.
+    in a backlog of the newest 10,000 (or ``keep``) and goes out with the next success. The sweeper
+    finds in MongoDB what the backlog drops.
     """
 
     REST, REST_MAX, BACKLOG = 1.0, 30.0, 10_000
@@ -99,8 +99,8 @@ class Announcer:
     def _put_on(self, server: str, announcements: Sequence[Announcement]) -> None:
         """Put jobs on this server.
 
-        A connection that breaks was perhaps broken before: the server was restarted, and nobody
-        used it since. So one more is tried on a new one, unless the server is there and hangs.
+        A connection that breaks may have been broken for long: the server was restarted since its
+        last use. So a second try is made on a new one, unless the server hangs.
         """
         used_before = self._connections.get((server, reentrancy.depth()))
         connection = self._connection(server)

@@ -7,8 +7,8 @@ Assumes: a job may be doubled, early, late or lost. A job id means something onl
 that reserved it: after a restart of the server it may be another e-mail's.
 
 Promises: a connection is never used again after anything but complete server replies within bounds
-(``replies``). All that can go wrong is ``QueueUnavailable``. A connection that waits for a job has
-none reserved, so no job comes near its time to run while its connection waits. A body is the 24 hex
+(``replies``). Every failure is ``QueueUnavailable``. A connection that waits for a job has no other
+one reserved, so no job comes near its time to run while its connection waits. A body is the 24 hex
 characters of the e-mail's id.
 
 The exchange. greenstalk's client writes one command and waits for its reply; to delete 500 jobs it

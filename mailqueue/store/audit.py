@@ -4,7 +4,7 @@ Decides: what is legal. ``problems`` looks at one document, ``walk`` at all of t
 ``_id``, a page at a time.
 
 Assumes: a document that was read in one piece, with the server's time of the reading. The ledger
-keeps the newest 50 lines; of what was cut off nothing is demanded.
+keeps the newest 50 lines; nothing is demanded of older ones.
 
 Promises: nothing is changed, and no finding holds an address, a subject or a body.
 Copies accepted, per recipient, are at most 1 + unknown outcomes that were resent + a person's

@@ -1,13 +1,13 @@
 """Identities made here: the ids of e-mails, and the nonces of calls that write to one.
 
 Decides: an identity begins with the time: 4 bytes of seconds, as in every ObjectId, and 3 bytes of
-their fraction, so that what is newer sorts later. The other 5 are random: from a generator that
-each process seeds from the system for itself, since to ask the system for each lets other threads
-go first, which costs ``send()`` by many threads more than all else here. They are no secret.
+their fraction, so that a newer one sorts later. The other 5 are random, and no secret. They come
+from a generator that each process seeds from the system once. To ask the system for each identity
+would let other threads go first, and cost ``send()`` by many threads more than all else here.
 
-Assumes: ``process`` tells a process from the one it was forked from, so that no two use the same
-generator; threads of one may, as it takes single steps. (``bson.ObjectId`` counts up from a number
-of its process, and two children of one process were seen to begin with the same one.)
+Assumes: ``process`` tells a process from its parent, so that no two processes use one generator.
+The threads of a process share theirs, which takes single steps. (``bson.ObjectId`` counts up from a
+number of its process, and two children of one process were seen to begin with the same one.)
 """
 
 from __future__ import annotations

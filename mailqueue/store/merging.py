@@ -3,8 +3,8 @@
 Decides: which are alike. A bulk write costs the server about the same for each of its updates,
 however many documents an update matches. So transitions that differ in nothing but the e-mail
 become one update with ``{"_id": {"$in": [...]}}`` beside the guard, which costs each e-mail a
-quarter of an update of its own. A turn of a worker that was told 100 times "202 accepted" and
-claims 100 new e-mails for the same vendor is two updates.
+quarter of an update of its own. A worker that got 100 answers "202 accepted" and claims 100 new
+e-mails for the same vendor writes two updates.
 
 Assumes: the server evaluates guard and update for each document by itself, so that merged writes do
 exactly what single ones would. An e-mail occurs once among those that are merged.

@@ -2,8 +2,8 @@
 
 Decides: the write concern (majority and journaled, always both), how long a call may take
 (``within``: one clock for all that it does), what follows while MongoDB is known to be away, and
-which of the driver's exceptions an idempotent write is repeated for: those of an outage, but not a
-refusal of single operations, which is due to what these would make of a document.
+after which of the driver's exceptions an idempotent write is repeated. It is after those of an
+outage. It is not if MongoDB refuses what the write would make of a document.
 
 Promises: a write that returns is durable. A driver's exception becomes ``StoreUnavailable``, except
 inside the caller's own transaction.

@@ -54,7 +54,7 @@ UNEXPIRED = {"$gt": [{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]}
 # step. "$name" is a field and "$$NAME" a variable, so what came from outside (a vendor's code, a
 # recipient) is wrapped in $literal and stays what it is. $literal also makes an object replace the
 # one that is there: without it {token: 1} would be merged into the lease. A field is removed
-# ($$REMOVE) where an index is on its being there; elsewhere null is as good, and shorter.
+# ($$REMOVE) where an index has only the documents with that field; elsewhere null is as good.
 
 Pipeline = list[dict[str, Any]]
 Filter = dict[str, Any]

@@ -1,8 +1,8 @@
 """Reading documents, some of which cannot be decoded.
 
 Decides: what is still known of such a document: its ``_id``, and its status and lease where these
-can be decoded. The driver decodes a reply as a whole, so one damaged document hides all others;
-they are read one at a time then.
+can be decoded. The driver decodes a reply as a whole, so one damaged document hides all others. So
+they are then read one at a time.
 
 Promises: nothing is changed.
 """

@@ -4,8 +4,8 @@ Decides: what is kept of an answer. A vendor's class may be the user's own, and 
 comes from an unknown server: any field may be of any type and of any size.
 
 Promises: never raises. Texts are printable and bounded. Recipients are the e-mail's own, as the
-e-mail has them, each once. Numbers are finite. What is no ``SendResult`` at all is ``unknown``, and
-our fault.
+e-mail has them, each once. Numbers are finite. An answer that is no ``SendResult`` is ``unknown``,
+and our fault.
 """
 
 from __future__ import annotations

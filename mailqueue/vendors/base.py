@@ -10,7 +10,7 @@ validated when it was stored.
 Promises: vendor trouble is a value, never an exception. The worker takes whatever ``send`` returns
 or raises: ``answers`` makes it storable. It cuts ``code`` to 100 characters and ``detail`` to 200,
 and hides addresses, names, quotes of the e-mail and ``secrets`` in ``detail``. A header that could
-inject another one is refused here once more, whatever the producer that stored it checked.
+inject another one is refused here, although the producer has checked it before.
 
 What one attempt did is in MongoDB only after ``send`` returned. If the process dies before that,
 the outcome is recorded as ``unknown``.

@@ -74,7 +74,7 @@ _BEST_FIRST = (  # the first of these that any recipient has is the e-mail's out
 
 
 class Mandrill(HttpVendor):
-    """Own key: ``api_key``. There is no sandbox but a test key, which sends nothing."""
+    """Own key: ``api_key``. There is no sandbox; with a test key nothing is sent."""
 
     default_base_url = "https://mandrillapp.com"
 
