@@ -99,7 +99,7 @@ class Decider:
 
     def _own_wait(self, blame: Suspension | None) -> float:
         """Seconds until the early probe of the vendor that was just asked."""
-        if blame is None or blame.of_content:
+        if blame is None or blame.is_hint:
             return 0.0
         return min(blame.seconds, max(blame.retry_after or 0.0, self._policy.probe_base))
 
@@ -247,7 +247,7 @@ def resolve_replay(email: Snapshot, vendor: str, result: SendResult) -> SendResu
     After an unknown outcome there, that the e-mail was sent. Else nothing: an earlier request that
     the vendor refused may have used the key up, so the outcome is unknown.
     """
-    if result.replay and vendor not in email.unknown_at:
+    if result.replay and vendor not in email.unknown_vendors:
         return replace(result, outcome=Outcome.UNKNOWN, replay=False)
     return result
 
@@ -289,7 +289,7 @@ def suspension(result: SendResult, policy: Policy, *, in_doubt: bool = False) ->
         seconds=seconds,
         reason=f"{outcome} {result.code}".strip(),
         retry_after=pause,
-        of_content=result.may_be_content,
+        is_hint=result.may_be_content,
         in_doubt=result.may_be_content and in_doubt,
     )
 

@@ -142,7 +142,7 @@ class SendResult:
 
     @property
     def may_be_content(self) -> bool:
-        """True when what is in the e-mail may have drawn this answer."""
+        """True when what is in the e-mail may have drawn this answer: a hint about the vendor."""
         failed = self.outcome in (Outcome.UNAVAILABLE, Outcome.UNKNOWN)
         return self.content_suspect or (failed and self.answered)
 
@@ -175,8 +175,8 @@ class Snapshot:
     """An e-mail as a decision sees it. Durations are seconds.
 
     ``age`` counts from when a consumer first had it, due, or from an operator's retry.
-    ``failed_at`` are the vendors that gave this e-mail an answer that its content may have drawn,
-    ``unknown_at`` those at which the outcome of an attempt is unknown.
+    ``hint_vendors`` gave this e-mail an answer that is only a hint (``Suspension.is_hint``),
+    ``unknown_vendors`` are those at which the outcome of an attempt is unknown.
     ``pending`` is None until a vendor took the e-mail for some recipients only.
     """
 
@@ -189,13 +189,13 @@ class Snapshot:
     pin: Pin | None = None
     pending: tuple[str, ...] | None = field(default=None, repr=False)
     refused: tuple[str, ...] = field(default=(), repr=False)
-    failed_at: frozenset[str] = frozenset()
-    unknown_at: frozenset[str] = frozenset()
+    hint_vendors: frozenset[str] = frozenset()
+    unknown_vendors: frozenset[str] = frozenset()
 
     @property
     def in_doubt(self) -> bool:
         """True when the e-mail itself may be why it was not taken before."""
-        return bool(self.failed_at or self.round.refused)
+        return bool(self.hint_vendors or self.round.refused)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,15 +266,15 @@ class Policy:
 class Suspension:
     """What is held against a vendor: unavailable for ``seconds``.
 
-    ``retry_after`` are the seconds that the vendor named itself. ``of_content``: the content of the
-    e-mail may have drawn the answer, so one e-mail alone suspends nobody. ``in_doubt``: this e-mail
-    may have drawn such an answer before, and counts for nothing.
+    ``retry_after`` are the seconds that the vendor named itself. ``is_hint``: the content of the
+    e-mail may have drawn the answer, so one e-mail alone suspends no vendor. ``in_doubt``: the
+    e-mail has drawn such an answer before, or was refused, so its hint counts for nothing.
     """
 
     seconds: float
     reason: str
     retry_after: float | None = None
-    of_content: bool = False
+    is_hint: bool = False
     in_doubt: bool = False
 
 

@@ -188,7 +188,7 @@ def apply_verdict(
         return health
     if permit.generation != health.generation:  # it was suspended, and restored, since
         return health
-    if not verdict.of_content:
+    if not verdict.is_hint:
         return suspend(health, verdict, now, PROBE_STEP)
     return _add_hint(health, verdict, now, email_id, PROBE_STEP, FEW if quiet else HINTS)
 
@@ -201,7 +201,7 @@ def _apply_probe_verdict(health: Health, verdict: Verdict, now: float, email_id:
     if not isinstance(verdict, Suspension):
         return restore(health)
     step = min(PROBE_STEP_MAX, max(PROBE_STEP, health.probe_step * 2))
-    if not verdict.of_content:
+    if not verdict.is_hint:
         return suspend(health, verdict, now, step)
     # It may be the e-mail's own fault: another e-mail may probe at once, one in doubt later.
     free = replace(free, last_resort_at=now + LAST_RESORT)

@@ -257,7 +257,7 @@ class Router:
             self.health.report(permit, self._verdict(email, result), email_id)
             if accepted:
                 # Those of this round: an answer of an earlier round is too old to blame a vendor.
-                for other in email.failed_at.intersection(email.round.tried, self._carriers):
+                for other in email.hint_vendors.intersection(email.round.tried, self._carriers):
                     self.health.confirm_hint(other, email_id)
         except StoreUnavailable:
             event(logger, logging.WARNING, "vendor.health_not_written", vendor=permit.vendor)

@@ -270,8 +270,8 @@ class Stored:
             pin=self._pin(),
             pending=None if pending is None else _texts(pending),
             refused=_texts(document.get("refused") or []),
-            failed_at=_failed_at(lines) if lines else frozenset(),
-            unknown_at=_unknown_at(lines) if lines else frozenset(),
+            hint_vendors=_hint_vendors(lines) if lines else frozenset(),
+            unknown_vendors=_unknown_vendors(lines) if lines else frozenset(),
         )
 
     @property
@@ -326,8 +326,8 @@ def _round(value: Mapping[str, Any]) -> Round:
     return Round(n=_natural(value["n"]), tried=_texts(tried), refused=_texts(refused))
 
 
-def _failed_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    """The vendors whose answer the e-mail itself may have drawn."""
+def _hint_vendors(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The vendors whose answer is only a hint, as ``SendResult.may_be_content`` tells of one."""
     failures = (Outcome.UNAVAILABLE.value, Outcome.UNKNOWN.value)
     return frozenset(
         line["vendor"]
@@ -336,7 +336,7 @@ def _failed_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     )
 
 
-def _unknown_at(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+def _unknown_vendors(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
     unknown = Outcome.UNKNOWN.value
     return frozenset(line["vendor"] for line in attempts if line["outcome"] == unknown)
 

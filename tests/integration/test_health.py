@@ -28,7 +28,7 @@ from tests.logged import event
 from tests.waiting import wait_until
 
 DOWN = Suspension(seconds=600, reason="unavailable dns")
-HINT = Suspension(seconds=600, reason="unavailable 503", of_content=True)
+HINT = Suspension(seconds=600, reason="unavailable 503", is_hint=True)
 LEASE = 120.0
 
 

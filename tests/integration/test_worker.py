@@ -786,7 +786,7 @@ def test_a_yes_proves_of_a_vendor_only_what_it_answered_in_the_same_round(
     """An earlier round's failure may be of an outage that is over."""
     server_error = SendResult(outcome=Outcome.UNAVAILABLE, code="503")
     bench.routing.report(Permit("first"), EMAIL, server_error, "one")
-    later = replace(EMAIL, failed_at=frozenset({"first"}), round=Round(n=1, tried=tried))
+    later = replace(EMAIL, hint_vendors=frozenset({"first"}), round=Round(n=1, tried=tried))
     bench.routing.report(Permit("second"), later, SendResult(outcome=Outcome.ACCEPTED), "one")
     bench.board.refresh()
     assert bench.board.current("first").hints == ("one",)

@@ -51,7 +51,7 @@ def blames(result: SendResult) -> bool:
     return result.may_be_content
 
 
-def settled(email: Email, decision: Decision, failed_at: str) -> Email:
+def settled(email: Email, decision: Decision, hint_vendor: str) -> Email:
     """Write the decision down; a late yes in the meantime wins."""
     pin: tuple[str | int, ...] = ()
     if decision.pin:
@@ -69,7 +69,7 @@ def settled(email: Email, decision: Decision, failed_at: str) -> Email:
         rounds=min(1, decision.round.n),
         tried=tuple(sorted(decision.round.tried)),
         refused=tuple(sorted(decision.round.refused)),
-        failed_at=tuple(sorted({*email.failed_at, failed_at} - {""})),
+        hint_vendors=tuple(sorted({*email.hint_vendors, hint_vendor} - {""})),
         pin=pin,
         resent=email.resent + resent,
     )

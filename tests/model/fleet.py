@@ -89,7 +89,7 @@ class Fleet:
             seen,
             round=decision.round,
             counted=decision.counted,
-            failed_at=seen.failed_at | drew,
+            hint_vendors=seen.hint_vendors | drew,
         )
         self.send(email, self._now + decision.delay, after)
 
@@ -124,7 +124,7 @@ class Fleet:
         )
         if accepted:
             self._yes_at = self._now
-            for other in seen.failed_at.intersection(seen.round.tried):
+            for other in seen.hint_vendors.intersection(seen.round.tried):
                 self.health[other] = rotation.confirm_hint(self.health[other], self._now, email)
 
     def _decide(self, seen: Snapshot, permit: Permit | None, result: SendResult | None) -> Decision:

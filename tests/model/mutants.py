@@ -75,14 +75,14 @@ def _all_but_throttled(_: Snapshot, result: SendResult, __: Suspension | None) -
 
 
 def _suspected_server_errors(_: Snapshot, __: SendResult, held: Suspension | None) -> bool:
-    return held is None or held.of_content
+    return held is None or held.is_hint
 
 
 def _suspends_again(
     health: Health, permit: Permit, verdict: Verdict, now: float, **known: Any
 ) -> Health:
     """An unavailable vendor that a pinned e-mail asks is suspended anew, and its probe lost."""
-    sure = isinstance(verdict, Suspension) and not verdict.of_content
+    sure = isinstance(verdict, Suspension) and not verdict.is_hint
     if permit.probe is None and permit.generation == health.generation and sure:
         assert isinstance(verdict, Suspension)
         return rotation.suspend(health, verdict, now, PROBE_STEP)
@@ -132,7 +132,7 @@ def _judging(judge: Judge, *, probes: bool = False) -> Rules:
 
 def _without_doubts(held: Suspension) -> Verdict:
     """As the first design had it: whatever the answer, one e-mail suspends a vendor."""
-    return replace(held, of_content=False, in_doubt=False)
+    return replace(held, is_hint=False, in_doubt=False)
 
 
 def _twice_by_one(held: Suspension) -> Verdict:
@@ -141,12 +141,12 @@ def _twice_by_one(held: Suspension) -> Verdict:
 
 
 def _never_by_content(held: Suspension) -> Verdict:
-    return Sign.WORKS if held.of_content else held
+    return Sign.WORKS if held.is_hint else held
 
 
 def _for_long_by_one(held: Suspension) -> Verdict:
     """A probe that draws a failure suspends for long, whoever drew it."""
-    return replace(held, of_content=held.in_doubt)
+    return replace(held, is_hint=held.in_doubt)
 
 
 def _by_any_two(*args: Any, **known: Any) -> Health:

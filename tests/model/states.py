@@ -82,7 +82,7 @@ class Email(NamedTuple):
     rounds: int = 0
     tried: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
-    failed_at: tuple[str, ...] = ()
+    hint_vendors: tuple[str, ...] = ()
     pin: tuple[str | int, ...] = ()  # vendor, ticks left, repeats
     jobs: tuple[int, ...] = (0,)  # the delay of each
     copies: int = 0
@@ -239,7 +239,7 @@ def snapshot(email: Email) -> Snapshot:
         unknowns=email.unknowns,
         round=Round(n=email.rounds, tried=email.tried, refused=email.refused),
         pin=pin,
-        failed_at=frozenset(email.failed_at),
+        hint_vendors=frozenset(email.hint_vendors),
     )
 
 
@@ -298,6 +298,6 @@ def _email_swapped(email: Email) -> Email:
         vendor=_other(email.vendor),
         tried=others(email.tried),
         refused=others(email.refused),
-        failed_at=others(email.failed_at),
+        hint_vendors=others(email.hint_vendors),
         suspended=others(email.suspended),
     )

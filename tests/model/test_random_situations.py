@@ -52,7 +52,7 @@ EMAILS = st.builds(
         Round, n=st.integers(0, 99), tried=st.just(("b",)) | st.just(()), refused=st.just(())
     ),
     pin=st.none() | st.just(PIN),
-    failed_at=st.frozensets(st.sampled_from(["a", "b"])),
+    hint_vendors=st.frozensets(st.sampled_from(["a", "b"])),
 )
 ATTEMPTS = st.builds(
     CurrentAttempt,
@@ -118,12 +118,12 @@ def test_probes_come_at_growing_intervals_up_to_a_minute(events: list[str]) -> N
             health = apply_verdict(taken, Permit("b", taken.generation, "t"), Sign.NONE, now)
             continue
         named = 7.0 if event == "named" else None
-        of_content = doubt or event == "hint"
-        held = replace(DOWN, of_content=of_content, in_doubt=doubt, retry_after=named)
+        is_hint = doubt or event == "hint"
+        held = replace(DOWN, is_hint=is_hint, in_doubt=doubt, retry_after=named)
         permit = Permit("b", taken.generation, "t")
         health = apply_verdict(taken, permit, held, now, email_id=str(n))
         assert before <= health.probe_step <= PROBE_STEP_MAX
-        assert 0 < probe_wait(health, now, early=True, in_doubt=of_content) <= PROBE_STEP_MAX
+        assert 0 < probe_wait(health, now, early=True, in_doubt=is_hint) <= PROBE_STEP_MAX
         at_once += event == "hint"
         if probe_wait(health, now, early=True) > 0:
             at_once = 0

@@ -329,7 +329,7 @@ class World(Deciding):
     def _proven(self, state: State, work: Work) -> State:
         """A yes shows of the vendors that failed in this round that it was not the e-mail."""
         email = state.emails[work.email]
-        failed = {*email.failed_at} & {*email.tried} if work.answer == "yes" else set()
+        failed = {*email.hint_vendors} & {*email.tried} if work.answer == "yes" else set()
         for u, name in enumerate(VENDORS):
             was = state.doors[u]
             if name not in failed or not (was.drew or was.hints):

@@ -126,7 +126,7 @@ def test_only_answers_that_it_may_have_drawn_make_an_email_suspect() -> None:
         line(6, "misconfigured", answered=True, content_suspect=True),
     ]
     record = stored(attempts=lines).snapshot()
-    assert record.failed_at == {"v1", "v3", "v6"}
+    assert record.hint_vendors == {"v1", "v3", "v6"}
     assert record.in_doubt
     assert not stored(attempts=lines[1:2]).snapshot().in_doubt
 

@@ -43,8 +43,8 @@ def changes(health: Health) -> Iterator[Health | None]:
     yield rotation.restore(health)  # an operator
     for permit, sign in product((call, probe), Sign):
         yield rotation.apply_verdict(health, permit, sign, NOW, yes_at=NOW)
-    for email_id, of_content, in_doubt in product(("1", "new"), (False, True), (False, True)):
-        held = Suspension(seconds=600, reason="x", of_content=of_content, in_doubt=in_doubt)
+    for email_id, is_hint, in_doubt in product(("1", "new"), (False, True), (False, True)):
+        held = Suspension(seconds=600, reason="x", is_hint=is_hint, in_doubt=in_doubt)
         yield rotation.apply_verdict(health, call, held, NOW, email_id=email_id)
         yield rotation.apply_verdict(health, probe, held, NOW, email_id=email_id)
         yield rotation.confirm_hint(health, NOW, email_id)

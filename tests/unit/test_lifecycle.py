@@ -171,11 +171,11 @@ def test_an_answer_that_content_may_have_drawn_is_a_hint(
     result: dict[str, Any], in_doubt: bool
 ) -> None:
     against = held(**result, in_doubt=in_doubt)
-    assert (against.of_content, against.in_doubt) == (True, in_doubt)
+    assert (against.is_hint, against.in_doubt) == (True, in_doubt)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"failed_at": frozenset({"a"})}, {"round": Round(refused=("b",))}]
+    "changes", [{"hint_vendors": frozenset({"a"})}, {"round": Round(refused=("b",))}]
 )
 def test_an_email_that_drew_such_an_answer_or_was_refused_is_in_doubt(
     changes: dict[str, Any],
@@ -189,7 +189,7 @@ def test_a_failure_that_no_content_draws_counts_at_once_whoever_it_hits(
     result: dict[str, Any],
 ) -> None:
     against = held(**result, in_doubt=True)
-    assert (against.of_content, against.in_doubt) == (False, False)
+    assert (against.is_hint, against.in_doubt) == (False, False)
 
 
 def test_what_a_vendor_says_that_refuses_everything_is_held_against_it_and_for_a_minute() -> None:
@@ -201,15 +201,17 @@ def test_what_a_vendor_says_that_refuses_everything_is_held_against_it_and_for_a
     assert (decision.counted, decision.refused) == (0, ())
     against = suspension(result, POLICY)
     assert against is not None
-    assert (against.seconds, against.of_content) == (60.0, True)
+    assert (against.seconds, against.is_hint) == (60.0, True)
     assert against.reason == "misconfigured refuses_all smtp-550"
     alone = decide(Case(email=EMAIL, attempt=AT_A, waits={"a": 0.0}), result)
     assert (alone.status, alone.delay) == (Status.QUEUED, 15)
 
 
-@pytest.mark.parametrize("failed_at", [frozenset[str](), frozenset({"b"})])
-def test_no_outage_however_often_it_comes_back_uses_up_an_email(failed_at: frozenset[str]) -> None:
-    email = replace(EMAIL, counted=24, failed_at=failed_at)
+@pytest.mark.parametrize("hint_vendors", [frozenset[str](), frozenset({"b"})])
+def test_no_outage_however_often_it_comes_back_uses_up_an_email(
+    hint_vendors: frozenset[str],
+) -> None:
+    email = replace(EMAIL, counted=24, hint_vendors=hint_vendors)
     for outcome in (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.MISCONFIGURED):
         decision = after(outcome, email, waits=B_UNAVAILABLE)
         assert (decision.status, decision.counted) == (Status.QUEUED, 24)
@@ -410,7 +412,7 @@ def test_only_what_is_queued_or_being_sent_is_not_final(status: Status) -> None:
 def test_a_replayed_key_is_a_yes_only_after_an_unknown_at_that_vendor() -> None:
     """A request that was refused may have used the key up: then nothing was sent."""
     replay = SendResult(outcome=Outcome.ACCEPTED, code="400", replay=True)
-    unknown_before = replace(EMAIL, unknown_at=frozenset({"brevo"}))
+    unknown_before = replace(EMAIL, unknown_vendors=frozenset({"brevo"}))
     assert resolve_replay(EMAIL, "brevo", replay).outcome is Outcome.UNKNOWN
     assert resolve_replay(unknown_before, "brevo", replay) is replay
     fresh = SendResult(outcome=Outcome.ACCEPTED, code="201")

@@ -31,7 +31,7 @@ NOW = 1_000_000.0
 NAMES = ("a", "b", "c")
 WEIGHTS = dict.fromkeys(NAMES, 1)
 DOWN = Suspension(seconds=600, reason="unavailable dns")
-HINT = Suspension(seconds=600, reason="unavailable 503", of_content=True)
+HINT = Suspension(seconds=600, reason="unavailable 503", is_hint=True)
 FRESH = Snapshot(priority=NORMAL)
 
 
@@ -263,7 +263,7 @@ def test_an_email_in_doubt_probes_only_when_no_other_has_for_a_while() -> None:
 
 
 @pytest.mark.parametrize(
-    "doubt", [{"failed_at": frozenset({"a"})}, {"round": Round(refused=("c",))}]
+    "doubt", [{"hint_vendors": frozenset({"a"})}, {"round": Round(refused=("c",))}]
 )
 def test_an_email_in_doubt_asks_who_is_available_before_it_probes(doubt: dict[str, Any]) -> None:
     health = board(b=resting())
