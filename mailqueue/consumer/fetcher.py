@@ -23,11 +23,13 @@ from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import NORMAL
 from mailqueue.queue.tube import BURIED, Tube, release_end
 
+# Seconds
 RESERVE_TIMEOUT = 1
-IDLE_LOOK = 0.1
-LARGE_PATIENCE = 5.0
-LARGE_LOOK = 0.02
-BATCH = 256
+IDLE_LOOK = 0.1  # between two looks whether a vendor may be asked again
+LARGE_PATIENCE = 5.0  # how long a job is kept whose e-mail waits for memory
+LARGE_LOOK = 0.02  # between two looks for that memory
+
+BATCH = 256  # jobs reserved together, or results written together
 NOT_NEEDED = ("content_hash", "updated_at", "overdue_at")  # for sending
 
 

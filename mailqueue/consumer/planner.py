@@ -168,7 +168,7 @@ class Planner:
         return _finish(
             Change(
                 id=send.stored.id,
-                token=send.claim.token + 1,
+                token=send.claim.new_token,
                 nonce=delivery.lease.nonce,
                 decision=decision,
                 result=delivery.result,

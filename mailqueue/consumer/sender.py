@@ -176,7 +176,7 @@ class Sender:
         """A call that was given up was answered after all. A yes counts all the same."""
         try:
             seconds = self._config.delivery.settle_timeout
-            self._store.record_late_yes(claim.id, claim.token + 1, claim.vendor, result, seconds)
+            self._store.record_late_yes(claim.id, claim.new_token, claim.vendor, result, seconds)
         except StoreUnavailable:
             facts = {"id": str(claim.id), "vendor": claim.vendor}
             event(logger, logging.ERROR, "results.not_recorded", **facts)

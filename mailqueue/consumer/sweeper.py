@@ -37,15 +37,15 @@ from mailqueue.store.transitions import Aside, Change
 
 logger = logging.getLogger(__name__)
 
-PAGE = 100
+PAGE = 100  # e-mails read at once
 LARGE = 2**18  # bytes; one that is larger is read alone
-RESCUED = 20_000
-RELAYED = 1000
+RESCUED = 20_000  # at most in a round, and so are
 RELAYED_MOST = 20_000
-RELAY_SECONDS = 5.0
-PRUNED = 20_000
-JUST_NOW = timedelta(seconds=1)
-ANNOUNCED_LATELY = timedelta(seconds=60)
+PRUNED = 20_000  # of each status
+RELAYED = 1000  # jobs announced together, or e-mails pruned together
+RELAY_SECONDS = 5.0  # for announcing, at least
+JUST_NOW = timedelta(seconds=1)  # what became due only now may have its job on the way
+ANNOUNCED_LATELY = timedelta(seconds=60)  # and is not announced again
 
 
 class Sweeper:

@@ -37,8 +37,8 @@ from mailqueue.store.transitions import Aside, Lease
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 1.0  # seconds
-GATHER = 0.005
+PATIENCE = 1.0  # seconds that an e-mail waits for a slot, for a sender, or for its vendor
+GATHER = 0.005  # seconds for more results, where many are about to come
 MAX_LOST = 3
 
 
@@ -308,7 +308,7 @@ class Writer:
             elif isinstance(plan, Send):
                 facts = {"id": str(plan.claim.id), "vendor": plan.vendor}
                 event(logger, logging.WARNING, "lease.lost", **facts)
-                self._note(plan, plan.claim.token + 1, each.result, seconds)
+                self._note(plan, plan.claim.new_token, each.result, seconds)
         for each in results:
             if isinstance(plan := each.plan, Send):
                 each.finish = release(plan.stored, 1.0)

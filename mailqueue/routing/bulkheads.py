@@ -42,14 +42,16 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-QUICK = 0.5  # seconds
+# Seconds; the first ones are explained above
+QUICK = 0.5
 LONG = 2.0
-TIMES_LONGER = 4
-EVERY = 0.05
 AHEAD = 0.2
+EVERY = 0.05  # between two computations of the limits
+LONGEST_WAIT = 60.0  # of a job that goes back to the tube since every vendor is full
+
+TIMES_LONGER = 4
 NEWEST = 0.25  # the weight of the newest call in what is usual
 PER_SECOND = 50  # so many e-mails come back from their wait
-LONGEST_WAIT = 60.0
 
 
 @dataclass(frozen=True, slots=True)

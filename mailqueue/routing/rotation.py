@@ -32,10 +32,10 @@ from mailqueue.lifecycle.outcomes import PROBE_STEP, Snapshot, Suspension
 # Early probes come ever rarer, but not rarer than this: they run only while no vendor is left, and
 # all mail waits for the first of them that succeeds.
 PROBE_STEP_MAX = 60.0
-PROBE_RESULT_WAIT = 5.0
-LAST_RESORT = 15.0
-HINTS, FEW = 10, 3
-ROW_SECONDS = 5.0
+PROBE_RESULT_WAIT = 5.0  # seconds until an e-mail looks again what came of another's probe
+LAST_RESORT = 15.0  # seconds for which an e-mail in doubt leaves a due probe to others
+HINTS, FEW = 10, 3  # hints without proof that suspend: usually, and if no vendor says yes
+ROW_SECONDS = 5.0  # a probe's hint that comes so long after the probe was due suspends alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,7 @@ from mailqueue.vendors.base import LOCAL_CODES, Vendor
 logger = logging.getLogger(__name__)
 
 REFUSALS_IN_A_ROW = 10
-JITTER = 0.1
+JITTER = 0.1  # seconds at most, after a time that a vendor named
 # There are vendors to be asked, but each holds all the slots it may: of a choice, and of a permit.
 _NO_SLOT_CHOICE, NO_SLOT = Choice(""), Permit("")
 LEASE_EXPIRED = SendResult(

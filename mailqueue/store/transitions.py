@@ -63,13 +63,18 @@ Write = tuple[Filter, Pipeline]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """The intent to send one e-mail through one vendor; ``token`` is the one that was seen."""
+    """The intent to send one e-mail through one vendor; ``token`` is the one that was read."""
 
     id: ObjectId
     token: int
     vendor: str
     key: str | None = None
     probe: bool = False
+
+    @property
+    def new_token(self) -> int:
+        """The token of the e-mail once it is claimed, and of the ledger line that this opens."""
+        return self.token + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +149,7 @@ def claim_update(claim: Claim, lease: Lease) -> Pipeline:
     """Take the lease and open the ledger line (the intent) in one write."""
     own_key = claim.key == str(claim.id)  # the usual one: computed, so that claims are alike
     key = {"$toString": "$_id"} if own_key else {"$literal": claim.key}
-    token = claim.token + 1
+    token = claim.new_token
     new_lease = {
         "token": token,
         "owner": {"$literal": lease.owner},
