@@ -98,6 +98,7 @@ def host_and_port(authority: str) -> tuple[str, int]:
 
     The port is 0 when there is none; the host is empty when it is none of these.
     """
+    # An IPv6 address in brackets, or a name or an IPv4 address; then perhaps a port.
     match = re.fullmatch(r"(?:\[([^\]]*:[^\]]*)\]|([^:\[\]]+))(?::([0-9]{1,5}))?", authority)
     if not match or host(match[1] or match[2]) or not 0 < int(match[3] or 1) < 65536:
         return "", 0

@@ -95,10 +95,10 @@ def read_attachment(value: object, field: str) -> Attachment:
     if len(content_type) > _MAX_TYPE or not _CONTENT_TYPE.fullmatch(content_type):
         problem = "is not a valid content type: give one such as application/pdf (RFC 2045)"
         raise InvalidEmail(f"{field}.content_type", problem)
-    content_id = content_id.removeprefix("<").removesuffix(">")
+    content_id = content_id.removeprefix("<").removesuffix(">")  # as it stands in a header
     if content_id and not _CONTENT_ID.fullmatch(content_id):
         raise InvalidEmail(f"{field}.content_id", "must be printable ASCII without spaces")
-    filename = filename or name_of(content_type)
+    filename = filename or name_of(content_type)  # several vendors drop a file without a name
     return Attachment(filename, bytes(content), content_type, content_id or None)
 
 

@@ -137,6 +137,7 @@ def _retries(document: Document) -> list[Mapping[str, Any]]:
 def _check_outcomes(document: Document) -> Iterator[str]:
     """The counters against the ledger."""
     lines, unknowns = document["attempts"], document["unknowns"]
+    # With a key it is repeated under the same key, and counted only when that has failed.
     unkeyed = sum(line.get("key") is None for line in _unknown_lines(lines))
     if unknowns < unkeyed:
         yield f"{unkeyed} outcomes are unknown, but {unknowns} are counted"
@@ -182,6 +183,8 @@ def _check_copies(document: Document) -> Iterator[str]:
         yield "it was sent again after an unknown outcome more than once"
     if not _is_cut(lines) and copies > 1 + len(resent) + retries:
         yield f"{copies} copies were accepted, but at most {1 + len(resent) + retries} may be"
+    # The e-mail is resent once. A second unknown outcome ends it, until a person retries it; so an
+    # e-mail that is queued or being sent has had one less.
     most = 2 + retries - (document["status"] in (Status.QUEUED, Status.SENDING))
     if document["unknowns"] > most:
         yield f"{document['unknowns']} unknown outcomes are counted, but at most {most} may be"

@@ -22,6 +22,8 @@ from mailqueue.lifecycle.outcomes import Status
 from mailqueue.store.transitions import FINAL
 
 _PENDING = [status.value for status in Status if not status.final]
+# By the names of their fields in order. Partial where that will do: an e-mail that has ended leaves
+# the index, so that it stays as small as the queue.
 INDEXES: Mapping[str, Mapping[str, Any]] = {
     "idempotency_key": {
         "unique": True,

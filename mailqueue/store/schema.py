@@ -17,7 +17,7 @@ from mailqueue.store.document import PRODUCTION, SIMULATED, Document
 from mailqueue.store.interventions import Verb
 from mailqueue.store.ledger import NOT_STARTED
 
-_MISSING = object()
+_MISSING = object()  # absent; in some fields null is not as good
 
 
 def text(value: Any) -> bool:

@@ -54,6 +54,7 @@ def sign(
     scope = f"{stamp[:8]}/{region}/{service}/{_ENDING}"
     text = "\n".join([_ALGORITHM, stamp, scope, sha256(request.encode()).hexdigest()])
     key = f"AWS4{credentials.secret_access_key}".encode()
+    # The key for this day, region and service, derived from the secret one.
     for word in scope.split("/"):
         key = _hmac(key, word)
     credential = f"Credential={credentials.access_key_id}/{scope}"
@@ -63,6 +64,7 @@ def sign(
 
 def _canonical(path: str, headers: Mapping[str, str], body: bytes) -> tuple[str, str]:
     """The names of the signed headers, and the request in the form that both sides hash."""
+    # Names in lower case and in order, blanks reduced: a proxy may change any of these.
     lines = sorted((name.lower(), " ".join(value.split())) for name, value in headers.items())
     names = ";".join(name for name, _ in lines)
     head = "".join(f"{name}:{value}\n" for name, value in lines)

@@ -176,6 +176,7 @@ _OUR_SIDE = _any_of(
     r"\byour (?:[\w-]+ )?(?:account|quota|plan|limits?|subscription|credits?|domain|ip)\b",
     r"\bsend limit",
 )
+# The recipient's mailbox, quota or account.
 _MAILBOX = _any_of(
     r"mail ?box|inbox|storage|\bdisk\b|\bfull\b|over ?quota|receiving mail",
     r"tried to reach|trying to (?:reach|contact)",
@@ -187,16 +188,19 @@ _TOO_MANY_RECIPIENTS = _any_of(
     r"too many (?:[\w-]+ ){0,2}(?:recipients|rcpts?|addresses)\b",
     r"(?:max\w*|limit) (?:\w+ ){0,3}recipients\b|recipients? (?:\w+ ){0,3}limit",
 )
+# The size of the message; ``_ONE_MESSAGE`` is any limit of a single one, which is no quota.
 _SIZE = _any_of(
     r"\bsize|too (?:large|big|long)|\blength|\bbytes?\b|\b[kmg]i?b\b",
     r"größe|groesse|zu groß|\btaille|tamaño|dimension|大小|过大|サイズ",
 )
 _ONE_MESSAGE = _any_of(_SIZE.pattern, r"\bhops?\b|\blines?\b|\brecipients\b|recipient limit")
+# A period that is too long to wait for, and what is counted in it: the quota is spent.
 _PERIOD = _any_of(
     r"\b(?:daily|monthly|weekly|today|24[ -]?h(?:ou)?rs?|trial|free (?:plan|tier|accounts?))\b",
     r"(?:\bper|\ba|\beach|\bevery|\bthis|/) ?-?(?:day|week|month)\b|\byour (?:\w+ )?plan\b",
 )
 _COUNTED = _any_of(r"limit|quota|\bmax|exceed|messages|e-?mails|\bsent\b|reached|credits|allowed")
+# We are too fast: it passes within minutes.
 _PACE = _any_of(
     r"too (?:many|much) (?:[\w-]+ ){0,3}(?:requests?|messages?|e-?mails?|mails?|deliver\w+)\b",
     r"too (?:many|much) (?:[\w-]+ ){0,3}(?:submissions?|log ?-?ins?\b|auth\w*|recipients from)",
@@ -217,9 +221,11 @@ _TOO_MANY_CONNECTIONS = _any_of(
     r"zu viele (?:\w+ )?verbindungen|trop de connexions|demasiadas conexiones",
     r"连接数|连接过多|接続数",
 )
+# A limit of this connection: the e-mail may go over another one.
 _PER_CONNECTION = _any_of(
     r"\b(?:an?|each|one|per|same|single|the|this|your) (?:smtp |tcp )?(?:connection|session)\b",
 )
+# The account's quota or its money is spent.
 _QUOTA = _any_of(
     r"quota|kontingent|\bcuota\b|\bcredits?\b|(?:tages|versand|sende|monats)limit",
     r"\bl[ií]mite?s?\b (?:\S+ ){0,4}(?:überschritten|erreicht|atteint|dépassé|alcanzad|excedid)",
