@@ -9,6 +9,9 @@ bulkheads keep one hole from sinking it. The rules, for a process with a number 
 * A quick vendor may have three quarters. Quick means that no call takes longer than ``QUICK``, of
   late and under way, or (up to ``LONG``) than twice what is usual with the quickest vendor. So
   where all are alike, none starves another. A vendor that has not answered yet is not quick.
+* The last free slots, up to half of all, are reserved for available vendors that have few calls:
+  together the others have a quarter, each at least one. So two that begin to hang at the same
+  moment, each quick until then, do not have all slots between them.
 * A vendor that takes only so many calls at a time (``most``) has no use for more slots.
 * A vendor whose oldest call takes long already (``LONG``, or ``TIMES_LONGER`` times the usual) is
   passed over where another can be asked, before that call has failed.
@@ -124,6 +127,7 @@ class Bulkheads(Generic[T]):
         self._available: Collection[str] = ()
         self._call_limits: dict[str, float] = dict.fromkeys(weights, math.inf)
         self._claim_limits = self._call_limits
+        self._reserved_each = 1  # slots that an available vendor always finds
         self._quick: frozenset[str] = frozenset()
         self._long: frozenset[str] = frozenset()
 
@@ -136,6 +140,7 @@ class Bulkheads(Generic[T]):
             return
         self._refreshed_at = now
         self._available = available()
+        self._reserved_each = max(1, self._number // 4 // max(1, len(self._available) - 1))
         usual = (self._usual[name] for name in self._available if name in self._usual)
         quickest = min(usual, default=0.0)
         paces = {name: replace(self.pace(name), quickest=quickest) for name in self._weights}
@@ -221,7 +226,20 @@ class Bulkheads(Generic[T]):
         return call
 
     def _has_no_place(self, vendor: str) -> bool:
-        return len(self._calls[vendor]) >= self._call_limits[vendor]
+        """Whether it has all its calls, or the slots that are left are reserved for others.
+
+        Nothing is reserved from a vendor that has fewer calls than are reserved for each: what is
+        parked always has calls of its vendor before it, whose end brings a sender back to it.
+        """
+        calls = len(self._calls[vendor])
+        if calls >= self._call_limits[vendor]:
+            return True
+        if calls < self._reserved_each:
+            return False
+        others = (len(self._calls[name]) for name in self._available if name != vendor)
+        reserved = sum(max(0, self._reserved_each - number) for number in others)
+        free = self._number - sum(map(len, self._calls.values()))
+        return reserved > 0 and free <= min(reserved, self._number // 2)
 
     def end(self, call: Call[T], *, measured: bool) -> bool:
         """It is over; False: it was given up. ``measured``: its time tells the vendor's pace."""

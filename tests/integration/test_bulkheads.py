@@ -95,6 +95,25 @@ def test_two_of_three_that_hang_leave_the_third_its_part(
     assert stage.copies == Counter(ids)
 
 
+@pytest.mark.parametrize("concurrency", [4, 16])
+def test_two_of_three_that_begin_to_hang_leave_the_third_its_part(
+    concurrency: int, stage: Stage, three: list[CountingVendor]
+) -> None:
+    *hang, works = three
+    with at_work(stage, concurrency):
+        first = stage.send(60)
+        stage.until(sent=60)
+        for vendor in hang:
+            vendor.hold()
+        before = len(works.calls)
+        ids = stage.send(300)
+        wait_until(lambda: len(works.calls) >= before + len(ids) - concurrency)
+        for vendor in hang:
+            vendor.let_go()
+        stage.until(sent=360)
+    assert stage.copies == Counter(first + ids)
+
+
 def test_a_vendor_that_is_alone_has_all_senders(stage: Stage) -> None:
     alone = stage.vendor("alone")
     alone.hold()

@@ -296,6 +296,41 @@ def test_what_finds_its_vendor_full_of_calls_is_parked_until_one_is_over(
     assert three.unpark() is None
 
 
+def test_the_last_slots_are_reserved_for_available_vendors_with_few_calls(
+    three: Bulkheads[str], clock: Clock
+) -> None:
+    for vendor in ("a", "b", "c"):
+        answer(three, clock, vendor, 1)
+    look(three, clock)
+    for vendor in ["a"] * 7 + ["b"] * 7:
+        began(three, vendor)
+    assert three.begin("a", "parked", math.inf) is None
+    assert three.begin("b", "parked too", math.inf) is None
+    assert three.unpark() is None
+    calls = [began(three, "c") for _ in range(2)]
+    three.end(calls.pop(), measured=True)
+    assert three.unpark() is None
+    began(three, "c")
+    look(three, clock, ["a", "b"])
+    assert three.unpark() == "parked"
+
+
+@pytest.mark.parametrize("number", range(1, 40))
+def test_whoever_hangs_every_available_vendor_finds_a_slot(number: int, clock: Clock) -> None:
+    names = ["a", "b", "c"][: max(1, number // 2 + 1)]
+    made: Bulkheads[str] = Bulkheads(number, dict.fromkeys(names, 1), clock)
+    look(made, clock, names)
+    for vendor in names:
+        answer(made, clock, vendor, 1)
+    look(made, clock, names)
+    *hang, works = names
+    for vendor in hang * number:
+        made.begin(vendor, "", math.inf)
+    under_way = sum(len(calls) for calls in made._calls.values())
+    assert under_way < number or not hang
+    assert made.begin(works, "", math.inf) is not None
+
+
 def test_a_call_that_is_given_up_makes_room_for_what_is_parked(
     three: Bulkheads[str], clock: Clock
 ) -> None:
