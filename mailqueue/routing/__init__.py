@@ -3,5 +3,5 @@
 ``router`` is the door: it chooses a vendor, gives a permit with it, and takes the report of what
 came of it. ``carrier`` is a vendor as routing sees it, ``rotation`` the pure rules of choice and of
 health, ``health`` keeps them in MongoDB, and ``bulkheads`` keep one slow vendor from taking all
-delivery threads.
+senders.
 """
