@@ -7,7 +7,12 @@
     with Producer("config.json") as producer:
         email_id = producer.send({"from": ..., "to": [...], "subject": ..., "text": ...})
 
-and, as many processes as you like, ``python -m mailqueue.consumer``.
+``send()`` returns when a majority of MongoDB has the e-mail in its journal. Then processes of
+``python -m mailqueue.consumer``, as many as you like, send it through the vendors. ``mailqueue
+--help`` lists what an operator can look at and do.
+
+To read the code, begin with ``message`` and ``producer``, then ``store``, ``queue``, ``consumer``,
+``routing``, ``vendors`` and ``lifecycle``: the order in which an e-mail meets them.
 """
 
 from __future__ import annotations
