@@ -117,8 +117,8 @@ def full_writes(email_id: ObjectId) -> Iterator[Write]:
         status=Status.QUEUED, priority=NORMAL, pin=PIN, pending=PEOPLE, refused=PEOPLE
     )
     change = Change(id=email_id, token=TOKEN, decision=decision, result=suspect)
-    for small in (False, True):
-        yield from change_writes([change], simulated=True, small=small)
+    for short in (False, True):
+        yield from change_writes([change], simulated=True, short=short)
 
 
 def situations(email_id: ObjectId) -> Iterator[dict[str, Any]]:

@@ -262,8 +262,8 @@ MUTANTS = (
         (REFUSED, "-k", "no_room_is_sent"),
     ),
     Mutant(
-        "a refused settlement is not made small",
-        (Edit("store/transitions.py", "only_closed_line if small else ledger.", ""),),
+        "a refused settlement is not made short",
+        (Edit("store/transitions.py", "only_closed_line if short else ledger.", ""),),
         (REFUSED, "-k", "no_room_is_sent"),
     ),
     Mutant(

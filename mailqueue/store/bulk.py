@@ -90,7 +90,7 @@ class BulkWriter:
         asides = {c.id for c in changes if isinstance(c, Aside) and c.id in refused}
         for change in retries:
             event(logger, logging.ERROR, "email.shortened", id=str(change.id))
-        writes = change_writes(retries, simulated=self._env == SIMULATED, small=True)
+        writes = change_writes(retries, simulated=self._env == SIMULATED, short=True)
         _, still_refused = self.write(writes, seconds)
         self.give_up(asides | still_refused)
 

@@ -45,12 +45,12 @@ def claim_writes(claims: Iterable[Claim], env: str, lease: Lease) -> Iterator[Wr
 
 
 def change_writes(
-    changes: Iterable[Change], *, simulated: bool, small: bool = False
+    changes: Iterable[Change], *, simulated: bool, short: bool = False
 ) -> Iterator[Write]:
     """As few updates as these changes need."""
     for alike in _group_alike(changes, _change_kind):
         guard = change_filter(alike[0]) | _any_of(alike)
-        yield guard, change_update(alike, simulated=simulated, small=small)
+        yield guard, change_update(alike, simulated=simulated, short=short)
 
 
 def aside_writes(asides: Iterable[Aside], *, simulated: bool) -> Iterator[Write]:

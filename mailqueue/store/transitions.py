@@ -10,7 +10,7 @@ Promises: every transition is guarded by status and fencing token, so that writi
 worker that lost its lease, changes nothing. Only a yes needs no lease: it always counts.
 An update works on every document, of whatever types its other fields are. What it cannot do without
 was checked by the reader of the document (``document.Stored``). Where the update is refused all the
-same, a ``small`` settlement or an ``Aside`` ends the e-mail without asking the document for more.
+same, a ``short`` settlement or an ``Aside`` ends the e-mail without asking the document for more.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ CLOCK_FROM = {"$ifNull": ["$clock_from", "$$NOW"]}
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 FINAL = [status.value for status in Status if status.final]
 UNEXPIRED = {"$gt": [{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]}
+_HAS_LATE_YES = {"$eq": [{"$type": "$late_accept"}, "object"]}
+_TRACES_OF_A_COPY = ("pin", "pending", "late_accept", "sent_at")
 
 # How to read the pipelines. All expressions of one $set read the document as it was before that
 # step. "$name" is a field and "$$NAME" a variable, so what came from outside (a vendor's code, a
@@ -210,11 +212,11 @@ def change_filter(change: Change) -> Filter:
     return guard
 
 
-def change_update(alike: Sequence[Change], *, simulated: bool, small: bool = False) -> Pipeline:
+def change_update(alike: Sequence[Change], *, simulated: bool, short: bool = False) -> Pipeline:
     """Write the decision down; a yes that came late in the meantime wins over it.
 
     ``alike`` differ in nothing but the e-mail and the vendor's id for it, so that one update writes
-    them all. ``small``: of the ledger only this line is kept, in short.
+    them all. ``short``: of the ledger only the line of this attempt is kept, without what is long.
     """
     change = alike[0]
     decision = change.decision
@@ -239,7 +241,7 @@ def change_update(alike: Sequence[Change], *, simulated: bool, small: bool = Fal
         "updated_at": "$$NOW",
     }
     if change.sending:
-        attempts = ledger.only_closed_line if small else ledger.with_closed_line
+        attempts = ledger.only_closed_line if short else ledger.with_closed_line
         fields["attempts"] = attempts(change.token, ledger.line_end(change.result, message_id))
     else:
         fields["clock_from"] = CLOCK_FROM
@@ -260,7 +262,9 @@ def _late_yes_wins(simulated: bool) -> dict[str, Any]:
         refused="$late_accept.refused",
         simulated=simulated,
     )
-    return {field: {"$cond": [_LATE, value, _current(field)]} for field, value in sent.items()}
+    return {
+        field: {"$cond": [_HAS_LATE_YES, value, _current(field)]} for field, value in sent.items()
+    }
 
 
 def _becomes_sent(*, vendor: Any, message_id: Any, refused: Any, simulated: bool) -> dict[str, Any]:
@@ -301,7 +305,7 @@ def _current(field: str) -> dict[str, Any]:
 def aside_update(simulated: bool) -> Pipeline:
     """End what cannot be read, and leave all else as it is for a person to look at."""
     sending = {"$eq": ["$status", Status.SENDING.value]}
-    yes = {"$and": [sending, _LATE]}
+    yes = {"$and": [sending, _HAS_LATE_YES]}
     end = {"$cond": [_no_copy_left(), Status.FAILED.value, Status.UNCERTAIN.value]}
     sent: dict[str, Any] = {
         "vendor": "$late_accept.vendor",
@@ -321,13 +325,11 @@ def _no_copy_left() -> dict[str, Any]:
     outcome = {"$ifNull": ["$$line.outcome", None]}
     may_be_copy = {"$in": [outcome, [None, Outcome.UNKNOWN.value, Outcome.ACCEPTED.value]]}
     has_copy = {"$anyElementTrue": [{"$map": {"input": lines, "as": "line", "in": may_be_copy}}]}
-    no_traces = [{"$in": [{"$type": f"${name}"}, ["missing", "null"]]} for name in _TRACES]
+    no_traces = [
+        {"$in": [{"$type": f"${name}"}, ["missing", "null"]]} for name in _TRACES_OF_A_COPY
+    ]
     is_queued = {"$eq": ["$status", Status.QUEUED.value]}
     return {"$and": [is_queued, {"$eq": ["$unknowns", 0]}, *no_traces, {"$not": [has_copy]}]}
-
-
-_LATE = {"$eq": [{"$type": "$late_accept"}, "object"]}
-_TRACES = ("pin", "pending", "late_accept", "sent_at")  # of a copy
 
 
 # Late yes: anything → sent -----------------------------------------------------------------------
