@@ -177,7 +177,7 @@ def _json(value: object, field: str, depth: int, budget: Iterator[int]) -> Any:
     if not depth:
         raise InvalidEmail(field, f"is nested too deeply: {_MAX_DEPTH} levels are allowed")
     if next(budget, None) is None:
-        raise InvalidEmail(field, f"is one value too many: {MAX_OPTIONS} are allowed")
+        raise InvalidEmail(field, f"is one value too many: at most {MAX_OPTIONS} are allowed")
     if isinstance(value, Mapping):
         items = _items(value, field)
         return {key: _json(item, place, depth - 1, budget) for key, item, place in items}

@@ -173,7 +173,7 @@ class Email:
             _set(self, attribute, reader(mapping.get(field), field))
         _move_message_id(self)
         if self.text is None and self.html is None:
-            raise InvalidEmail("text", "is missing: give text or html, be it empty")
+            raise InvalidEmail("text", "is missing: give text or html, which may be empty")
         if not 0 < self.entries <= MAX_RECIPIENTS:
             count = f"has {self.entries} recipients, with cc and bcc"
             raise InvalidEmail("to", f"{count}: give 1 to {MAX_RECIPIENTS}")

@@ -86,5 +86,5 @@ def _join(name: str, sections: Mapping[int, tuple[str, bool]]) -> str:
         return octets.decode(charset or "utf-8")
     except (LookupError, UnicodeError):
         raise InvalidEmail(
-            "attachments", f"has a {name} that its charset cannot decode: use UTF-8"
+            "attachments", f"has a {name} that cannot be decoded by its charset: use UTF-8"
         ) from None

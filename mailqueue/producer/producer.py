@@ -232,10 +232,11 @@ class Producer:
 
         Raises ``InvalidEmail`` with the ``index`` of the first bad e-mail. Nothing was stored: all
         e-mails are validated and all keys looked up before the first write. One exception: if
-        another caller takes a key for another content in between, or if MongoDB refuses one e-mail
-        (a validator of yours does, say), the others are still stored. Raises ``StoreUnavailable``
-        within ``mongodb.timeout`` after MongoDB stopped answering: ``ids_stored`` are stored
-        durably, ``ids_unknown`` may be stored or not, and all others were not stored.
+        another caller takes a key for a different e-mail in between, or if MongoDB refuses an
+        e-mail (a validator of yours does, say), the others are still stored. Raises
+        ``StoreUnavailable`` within ``mongodb.timeout`` after MongoDB stopped answering:
+        ``ids_stored`` are stored durably, ``ids_unknown`` may be stored or not, and all others were
+        not stored.
         """
         options = SendOptions(priority, send_at, expires_at)
         submissions = self._prepare_all(read_all(list(emails), options, idempotency_keys))

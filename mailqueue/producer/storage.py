@@ -70,7 +70,7 @@ class Storage:
             taken_keys, refusals = self.store.insert([each.document for each in new], session)
             for each in new:
                 if (code := refusals.get(each.document["_id"])) is not None:
-                    problem = f"MongoDB does not take it (error {code})"
+                    problem = f"MongoDB refuses it (error {code})"
                     outcomes[each] = each.refuse("email", problem)
                 elif each.key not in taken_keys:
                     outcomes[each] = Inserted(each.document)
@@ -121,7 +121,7 @@ def _key_outcome(submission: Submission, holder: Mapping[str, Any]) -> Outcome:
     if holder["_id"] == submission.document["_id"]:
         return Inserted(submission.document)
     if holder.get("content_hash") != submission.document["content_hash"]:
-        problem = "was used before for another content: use one key for each content"
+        problem = "was used before for a different e-mail: use one key for each e-mail"
         return submission.refuse("idempotency_key", problem)
     return KeyTaken(holder["_id"])
 

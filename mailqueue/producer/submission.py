@@ -251,7 +251,7 @@ def _message_id(submission: Submission) -> str:
 def merge_keys(submissions: Iterable[Submission]) -> list[Submission]:
     """The same, with the first e-mail of a key in the place of all others with that key.
 
-    They must be prepared. Raises ``InvalidEmail`` where one key stands for different contents.
+    They must be prepared. Raises ``InvalidEmail`` where two e-mails that differ have one key.
     """
     first_of_key: dict[str, Submission] = {}
     merged = []
@@ -259,7 +259,7 @@ def merge_keys(submissions: Iterable[Submission]) -> list[Submission]:
         key = submission.key
         first = submission if key is None else first_of_key.setdefault(key, submission)
         if first.document["content_hash"] != submission.document["content_hash"]:
-            problem = "is given twice for different contents: use one key for each content"
+            problem = "was given to two e-mails that differ: use one key for each e-mail"
             raise submission.refuse("idempotency_key", problem).error
         merged.append(first)
     return merged

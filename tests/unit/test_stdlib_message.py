@@ -237,7 +237,7 @@ def test_a_file_has_the_name_that_its_writer_meant(disposition: str, name: str) 
 
 def test_a_name_that_cannot_be_decoded_is_refused() -> None:
     part = leaf(PDF, "x", Content_Disposition="attachment; filename*=no-such''%E4.pdf")
-    with pytest.raises(InvalidEmail, match="has a filename that its charset cannot decode"):
+    with pytest.raises(InvalidEmail, match="has a filename that cannot be decoded by its charset"):
         read(tree("mixed", leaf(PLAIN), part))
 
 

@@ -113,7 +113,7 @@ def test_the_same_key_twice_is_the_first_email_and_with_other_content_names_the_
     prepared(*submissions)
     first, without, *_ = submissions
     assert merge_keys(submissions[:3]) == [first, without, first]
-    with pytest.raises(InvalidEmail, match="is given twice") as caught:
+    with pytest.raises(InvalidEmail, match="was given to two e-mails") as caught:
         merge_keys(submissions)
     assert (caught.value.field, caught.value.index) == ("idempotency_key", 3)
 
