@@ -57,7 +57,7 @@ class Fetcher:
         room = self._slots.room(LARGE_LOOK if self._large else 1.0)
         if not room or self._stopping.is_set():
             return False
-        # Who probes takes one job, and leaves the others where they are.
+        # 0: no vendor is available, but one may be probed, by one e-mail. The others stay there.
         jobs = tube.reserve(0, min(room, BATCH) if idle_for is None else 1)
         if not jobs and not self._large:
             jobs = tube.reserve(RESERVE_TIMEOUT)
@@ -86,6 +86,7 @@ class Fetcher:
         return small
 
     def _load(self, deliveries: Sequence[Delivery], most: int | None = None) -> None:
+        """Read their e-mails, for a plan from the start; above ``most`` bytes without content."""
         ids = [each.job.email_id for each in deliveries if each.job.email_id is not None]
         try:
             documents = self._store.read(ids, NOT_NEEDED, most)
@@ -97,6 +98,7 @@ class Fetcher:
             each.memory = each.plan = each.finish = None
 
     def _plan(self, deliveries: Sequence[Delivery]) -> None:
+        """Give each its plan; what takes no write in this process is left to a person."""
         try:
             self._router.refresh_limits()
             for each in deliveries:
@@ -107,7 +109,7 @@ class Fetcher:
         for each in deliveries:
             if self._store.unwritable and each.job.email_id in self._store.unwritable:
                 self.give_back_permits([each])
-                each.plan = Finish(BURIED)  # else it would come again and again
+                each.plan = Finish(BURIED)  # released, it would come again and again
 
     # Large e-mails -----------------------------------------------------------------------------
 
