@@ -309,8 +309,9 @@ def _transfer(connection: Connection, message: bytes, call: Call) -> tuple[int, 
     if sock is None or call.has_expired:
         raise DeadlinePassed(failures.DEADLINE)
     if connection.has_unread:  # it would be read as the reply to the message
+        refusal = _early_refusal(connection, call)
         connection.close()
-        return smtp_replies.NO_REPLY, b""
+        return refusal or (smtp_replies.NO_REPLY, b"")
     sock.settimeout(call.remaining)  # for the whole message
     end = b".\r\n" if message.endswith(b"\r\n") else b"\r\n.\r\n"
     try:

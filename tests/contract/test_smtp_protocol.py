@@ -419,6 +419,22 @@ def test_a_farewell_that_came_ahead_is_taken_for_what_it_is(
     assert (result.outcome, result.code) == (Outcome.THROTTLED, "smtp-421")
 
 
+@pytest.mark.parametrize(
+    "reply, outcome",
+    [
+        (b"452 4.3.1 insufficient storage", Outcome.DEFERRED),
+        (b"552 5.3.4 too big", Outcome.UNSUITABLE),
+        (b"421 4.3.2 shutting down", Outcome.THROTTLED),
+    ],
+)
+def test_a_refusal_before_the_message_has_begun_is_an_answer(
+    reply: bytes, outcome: Outcome, say: Say, make: Make, attempt: Attempts, plain: Email
+) -> None:
+    server = say(polite_but(DATA=b"354 go on\r\n" + reply + b"\r\n"))
+    result = make(server.port).send(plain, attempt())
+    assert (result.outcome, result.code) == (outcome, f"smtp-{reply[:3].decode()}")
+
+
 def test_a_refusal_before_the_message_is_through_is_an_answer(
     stack: ExitStack, make: Make, attempt: Attempts, plain: Email
 ) -> None:
