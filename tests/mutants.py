@@ -32,6 +32,7 @@ WIRE = "tests/contract/test_wire.py"
 DETAIL = "tests/unit/test_detail.py"
 REFUSED = "tests/integration/test_refused_writes.py"
 STORE = "tests/integration/test_store.py"
+TUBE = "tests/integration/test_tube.py"
 DAMAGE = "tests/integration/test_damage.py"
 WILD = "tests/integration/test_wild_vendor.py"
 ENDS_WITHIN = 300.0
@@ -254,7 +255,7 @@ MUTANTS = (
                 '            raise QueueUnavailable(f"beanstalkd:',
             ),
         ),
-        (WEATHER, "-k", "cut"),
+        (TUBE, "-k", "no_complete_answer or bad_answer"),
     ),
     Mutant(
         "one refused write fails all that are written with it",
