@@ -332,6 +332,30 @@ def test_they_are_waited_for_no_longer_than_the_last_time_took() -> None:
     assert timed.batches == [[3], [4]]
 
 
+def test_what_comes_after_a_write_makes_nobody_wait_for_longer() -> None:
+    timed = Timed(0.01)
+
+    def hang(_: object) -> None:
+        timed.now += 60.0
+
+    timed.group._after = hang
+    assert timed.call(3) == 6
+    assert timed.group._linger_until == pytest.approx(timed.now + 0.01)
+
+
+def test_nobody_is_waited_for_after_a_failure() -> None:
+    timed = Timed(60.0)
+
+    def fail(_: list[int]) -> list[int]:
+        timed.now += 60.0
+        raise Unavailable
+
+    timed.group._write = fail
+    with pytest.raises(Unavailable):
+        timed.call(3)
+    assert timed.group._linger_until == 0.0
+
+
 def test_nobody_is_waited_for_who_would_come_late() -> None:
     timed = Timed(60.0)
     with ThreadPoolExecutor(2) as pool:
