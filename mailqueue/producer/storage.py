@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from mailqueue.errors import Unreadable
 from mailqueue.lifecycle.outcomes import Status
+from mailqueue.producer.group_commit import GroupCommit
 from mailqueue.producer.submission import Inserted, KeyTaken, Outcome, Submission
 from mailqueue.queue.announcer import Announcer
 from mailqueue.queue.tube import Announcement
@@ -35,10 +36,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """The connections of one process to MongoDB and beanstalkd. Any of its threads may call."""
+    """The connections of one process to MongoDB and beanstalkd. Any of its threads may call.
+
+    ``commits``: what its threads store together over them; large e-mails (True) for themselves.
+    """
 
     store: Store
     announcer: Announcer
+    commits: dict[bool, GroupCommit[Submission, Outcome]] = field(default_factory=dict)
 
     @classmethod
     def open(

@@ -55,10 +55,12 @@ class SendOptions:
         value: object = self.priority
         if not isinstance(value, str) or (priority := str.__str__(value)) not in PRIORITIES:
             raise InvalidEmail("priority", f"must be one of {', '.join(PRIORITIES)}")
+        _set(self, "priority", priority)
+        if self.send_at is None and self.expires_at is None:  # the usual case
+            return
         send_at, expires_at = _time(self.send_at, "send_at"), _time(self.expires_at, "expires_at")
         if send_at is not None and expires_at is not None and expires_at <= send_at:
             raise InvalidEmail("expires_at", "must be later than send_at")
-        _set(self, "priority", priority)
         _set(self, "send_at", send_at)
         _set(self, "expires_at", expires_at)
 
