@@ -11,11 +11,12 @@ only ``store`` turns them into times. What is not known is ``unknown``. An e-mai
 yes as ``failed`` only if surely no copy left our hands; otherwise it is ``uncertain``.
 
 Who is to blame? A failed attempt is held against the vendor (``suspension``) or against the e-mail
-(it counts towards ``max_attempts``), never both. So an outage, however often it comes back, cannot
-use up an e-mail's attempts; only ``give_up_after`` ends it. An answer that the e-mail's content may
-have drawn is a hint: it suspends the vendor only together with hints of other e-mails (see
-``rotation``). A vendor that refuses one e-mail after the other refuses us: its word about the
-e-mails does not count (``refuses_all``). They wait for another vendor, or until it takes one again.
+(it counts towards ``max_attempts``). Only an unknown outcome is held against both. So an outage,
+however often it comes back, cannot use up an e-mail's attempts; only ``give_up_after`` ends it. An
+answer that the e-mail's content may have drawn is a hint: it suspends the vendor only together with
+hints of other e-mails (see ``rotation``). A vendor that refuses one e-mail after the other refuses
+us: its word about the e-mails does not count (``refuses_all``). They wait for another vendor, or
+until it takes one again.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ class Decider:
         if accepted and not (result.pending or result.refused or result.quota_held):
             return _sent(case.email)  # as nearly always: nothing else has to be looked at
         case, pin = self._after_attempt(case, result), case.email.pin
+        # Only the pinned vendor knows the key. Any other vendor would make a second copy, so the
+        # usual rules (the next vendor, a new round) do not hold while the pin lasts.
         if pin is not None and not accepted:
             decision = self._repeat_pinned(case, pin, result)
         else:
@@ -99,6 +102,7 @@ class Decider:
 
     def _own_wait(self, blame: Suspension | None) -> float:
         """Seconds until the early probe of the vendor that was just asked."""
+        # A hint alone suspends no vendor, so this one may be asked again in the next round.
         if blame is None or blame.is_hint:
             return 0.0
         return min(blame.seconds, max(blame.retry_after or 0.0, self._policy.probe_base))
@@ -126,6 +130,8 @@ class Decider:
 
     def _on_deferred(self, case: Case, result: SendResult) -> Decision:
         """The recipients' server wants us to wait, whichever vendor asks it: the round ends."""
+        # The server of the recipient says no to whoever delivers there now. Another vendor at once
+        # would most likely get the same answer, and would use up one more attempt.
         fresh, pause = self._new_round(case)
         pause = max(pause, _retry_after(result, self._policy) or 0.0)
         return _decision(case, Status.QUEUED, delay=pause, round=fresh)
@@ -148,6 +154,7 @@ class Decider:
         attempt = case.attempt
         if attempt is None or attempt.key is None:
             return self._resend(case)
+        # The vendor counts a key's life from its first use, so a repeat does not make it longer.
         life = min(self._policy.pin_life, attempt.key_life) - attempt.key_age
         if life <= 0:  # the vendor may have forgotten it
             return self._resend(case)
@@ -161,6 +168,8 @@ class Decider:
         """
         delay = self._backoff(self._policy.pin_base, pin.repeats)
         delay = max(delay, _retry_after(result, self._policy) or 0.0)
+        # A vendor that refuses the repeat would most likely refuse the next one too. After the
+        # pin's end it may have forgotten the key, and would take the repeat for a new e-mail.
         if result.outcome in (Outcome.REJECTED, Outcome.UNSUITABLE) or delay >= pin.remaining:
             return self._resend(case)
         again = replace(pin, repeats=pin.repeats + 1)
@@ -181,6 +190,8 @@ class Decider:
     def _resend(self, case: Case) -> Decision:
         """An unknown outcome that no key makes safe: one more copy at most, or none."""
         case = case.with_email(pin=None, unknowns=case.email.unknowns + 1)
+        # Each unknown outcome may be a copy. The promise is two copies at most (one with "park"),
+        # so nobody but a person may send it after that.
         if not self._policy.resend_unknown or case.email.unknowns > 1:
             return _decision(case, Status.UNCERTAIN, reason=Reason.UNKNOWN)
         decision = self._next_vendor(case)
@@ -195,6 +206,8 @@ class Decider:
             return _end(case, Reason.REFUSED_BY_ALL)
         onward, pause = case.email.round, 0.0
         onward = replace(onward, tried=_merge(onward.tried, case.asked))
+        # All were asked in this round, or cannot be asked now. To ask them again at once would be a
+        # hot loop over vendors that have just failed.
         if not _has_untried(case, onward):
             onward, pause = self._new_round(case)
         return _decision(case, Status.QUEUED, delay=pause, round=onward)
@@ -254,6 +267,8 @@ def resolve_replay(email: Snapshot, vendor: str, result: SendResult) -> SendResu
 
 def refuses_all(result: SendResult) -> SendResult:
     """The answer of a vendor that refuses everything: the account's trouble, not the e-mail's."""
+    # Ten bad addresses in a row look the same, so it stays a hint. Its refusals of recipients are
+    # not believed either.
     return replace(
         result,
         outcome=Outcome.MISCONFIGURED,
@@ -281,6 +296,7 @@ def suspension(result: SendResult, policy: Policy, *, in_doubt: bool = False) ->
         case Outcome.THROTTLED:
             seconds = policy.silent_throttle if pause is None else pause
         case Outcome.UNAVAILABLE | Outcome.UNKNOWN | Outcome.MISCONFIGURED:
+            # The suspicion may be wrong (a list of bad addresses), so the vendor is soon probed.
             if result.code.startswith(REFUSES_ALL):
                 seconds = min(seconds, policy.silent_throttle)
         case _:
@@ -344,6 +360,7 @@ def _end_queued(decision: Decision, reason: Reason) -> Decision:
     some recipients have the e-mail, it is ``sent``, and those still pending count as refused.
     """
     decision = replace(decision, delay=0.0)
+    # A pinned e-mail's unknown outcome is not counted yet, since a repeat may still clear it up.
     unknowns = decision.unknowns + (decision.pin is not None)
     if unknowns:
         return replace(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+# Seconds until the first early probe: ``decide`` and ``rotation`` have to agree on it.
 PROBE_STEP = 5.0
 # A retry comes before what is new in its own class, never before a more urgent class.
 RETRY_HIGH, RETRY_NORMAL, RETRY_BULK = 512, 32_768, 524_288
@@ -20,6 +21,9 @@ HIGH, NORMAL, BULK = 2048, 65_536, 1_048_576
 PRIORITIES = {"high": HIGH, "normal": NORMAL, "bulk": BULK}
 RETRY_PRIORITIES = {HIGH: RETRY_HIGH, NORMAL: RETRY_NORMAL, BULK: RETRY_BULK}
 
+# A lost job shows in the number of jobs, unless doubled jobs of other e-mails make up for it. So an
+# e-mail is announced again, whatever the tube holds, when it is so many seconds late: so many
+# times.
 OVERDUE = {HIGH: 60.0, NORMAL: 900.0, BULK: 900.0}
 ANNOUNCEMENTS = 5
 
@@ -143,6 +147,8 @@ class SendResult:
     @property
     def may_be_content(self) -> bool:
         """True when what is in the e-mail may have drawn this answer: a hint about the vendor."""
+        # Without a complete answer the vendor has not judged the e-mail, so that is no hint. The
+        # other outcomes say plainly whom they blame.
         failed = self.outcome in (Outcome.UNAVAILABLE, Outcome.UNKNOWN)
         return self.content_suspect or (failed and self.answered)
 
@@ -195,6 +201,8 @@ class Snapshot:
     @property
     def in_doubt(self) -> bool:
         """True when the e-mail itself may be why it was not taken before."""
+        # It may draw the same answer from a vendor that is well. Its failure there tells nothing,
+        # so neither a hint nor a probe should come from it.
         return bool(self.hint_vendors or self.round.refused)
 
 

@@ -81,6 +81,7 @@ class Pace:
 
 def limit(number: int, weight: int, others: Collection[int], pace: Pace) -> float:
     """How many of ``number`` slots a vendor may have beside available ``others`` (weights)."""
+    # One slot cannot be shared. With nobody else to ask, free slots would help no one.
     if number == 1 or not others:
         return math.inf
     if pace.quick:
@@ -117,6 +118,7 @@ class Bulkheads(Generic[T]):
         self._clock = clock
         self._lock = threading.Lock()
         self._claimed = dict.fromkeys(weights, 0)
+        # A dict keeps the order in which the calls began, so the first is the oldest.
         self._calls: dict[str, dict[Call[T], None]] = {name: {} for name in weights}
         self._parked: dict[str, deque[tuple[float, T]]] = {}  # by vendor, none empty
         self._given_up: set[Call[T]] = set()
@@ -174,6 +176,7 @@ class Bulkheads(Generic[T]):
 
     def full(self, vendor: str) -> bool:
         """Whether as much is claimed for it as may be."""
+        # No lock: a count that is old by a moment moves the limit by an e-mail or two.
         return self._claimed[vendor] >= self._claim_limits[vendor]
 
     def crowded(self, vendor: str) -> bool:
@@ -190,6 +193,8 @@ class Bulkheads(Generic[T]):
     def delay(self) -> float:
         """Seconds for which an e-mail that finds every vendor full is out of the way."""
         with self._lock:
+            # Each e-mail gets a time of its own, so that they come back one after the other and do
+            # not find every vendor full together.
             now = self._clock()
             self._last_back = max(now, self._last_back) + 1 / PER_SECOND
             return min(LONGEST_WAIT, 1.0 + self._last_back - now)
@@ -219,6 +224,9 @@ class Bulkheads(Generic[T]):
         """A call of this thread begins; None: its vendor has no place, and ``what`` is parked."""
         call = Call(vendor, what, self._clock(), deadline)
         with self._lock:
+            # It is claimed already: to give it back would cost a write now, and another claim
+            # later. In the line it costs no thread, so a vendor that hangs holds only the senders
+            # of its own calls.
             if not probe and self._has_no_place(vendor):
                 self._parked.setdefault(vendor, deque()).append((call.began, what))
                 return None
@@ -236,6 +244,9 @@ class Bulkheads(Generic[T]):
             return True
         if calls < self._reserved_each:
             return False
+        # 16 slots, three vendors, 2 reserved for each. Two hang with 7 calls each: the last 2 slots
+        # are for the third, however many e-mails of the two wait. Where there are more vendors than
+        # slots, the reserve would be everything, so it is half at most.
         others = (len(self._calls[name]) for name in self._available if name != vendor)
         reserved = sum(max(0, self._reserved_each - number) for number in others)
         free = self._number - sum(map(len, self._calls.values()))
@@ -269,6 +280,8 @@ class Bulkheads(Generic[T]):
             over = over[: self._number - len(self._given_up)]
             for call in over:
                 del self._calls[call.vendor][call]
+                # It counts as slow. Else a vendor whose calls never end would stay as quick as it
+                # was.
                 self._measure(call)
             self._given_up.update(over)
         return over
@@ -286,6 +299,8 @@ class Bulkheads(Generic[T]):
         with self._lock:
             for vendor, line in self._parked.items():
                 if not self._has_no_place(vendor):
+                    # Out, and in again at the end of the dict: so the next sender takes of another
+                    # vendor.
                     del self._parked[vendor]
                     _, what = line.popleft()
                     if line:

@@ -49,6 +49,8 @@ _TIMES = (
 _SECONDS = ("probe_step", "hint_seconds")
 _LARGEST = 2**31  # generation, and of seconds
 # One of them changes with every write; null, or not there, in what an older version wrote.
+# ``generation``: suspended or restored; ``probe_token``: a probe won, or given back; ``hint_at``: a
+# hint noted, or the row cleared; ``proven`` and ``last_resort_at``: set while all else stays.
 _CHANGING = ("_id", "generation", "probe_token", "hint_at", "proven", "last_resort_at")
 _Change = Callable[[Health, float], Health | None]
 
@@ -134,8 +136,11 @@ class VendorHealth:
         with self._store.operation():
             try:
                 documents = list(collection.aggregate(steps))
+            # One document that cannot be decoded must not hide the other vendors.
             except BSONError:
                 documents = list(read_each(steps, collection))
+        # The reply was on its way for a while, so the server's clock is taken for a little slower
+        # than it is: a probe comes late rather than early.
         for document in documents[:1]:
             self._server_ahead = document["now"].timestamp() - self._clock()
         healths = {
@@ -191,7 +196,10 @@ class VendorHealth:
         """Whether the verdict on a call that was no probe can change the vendor's health."""
         name = permit.vendor
         if isinstance(verdict, Suspension):
+            # What this process knows may be a second old. The rule is asked again with the stored
+            # health.
             return self._health[name].generation <= permit.generation
+        # Nearly every yes ends here, without a lock and without I/O.
         if verdict is not Sign.YES or not self._health[name].hints:
             return False
         with self._lock:
@@ -228,6 +236,10 @@ class VendorHealth:
 
     def _change(self, name: str, change: _Change) -> tuple[Health, Health]:
         """Read, change, and write if nobody wrote in between; else once more from the start."""
+        # A lost turn means that another process has written, so not all of them can be held up. The
+        # rule is asked anew each time, because what it said may be wrong for the other's document:
+        # a suspension finds the vendor suspended already, a probe finds that it is held. The
+        # reading may be old (a plain read, no majority): then the swap matches nothing.
         while True:
             before = self._load([name])[name]
             after = change(before, self.now())
@@ -277,6 +289,8 @@ class VendorHealth:
         if written.matched_count:
             return True
         # A repeated write whose first reply was lost matches nothing: it may be ours all the same.
+        # A probe's token is only ours, so two processes never both win it here. Any other change
+        # that somebody wrote exactly so is as good as our own.
         mine = self._load([before.name], majority=True)[before.name]
         return mine == _from_document(document)
 

@@ -38,6 +38,8 @@ HINTS, FEW = 10, 3  # hints without proof that suspend: usually, and if no vendo
 ROW_SECONDS = 5.0  # a probe's hint that comes so long after the probe was due suspends alone
 
 
+# Why a generation: calls fail late. Two calls begin in generation 4. The first times out (5), and a
+# probe restores the vendor (6). Then the second times out, which tells of a time that is over.
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """One vendor's health. Unavailable while ``unavailable_until`` is set, even when that passed.
@@ -123,11 +125,14 @@ def choose(
         holds = email.pin.remaining > 0 and email.pin.vendor in carriers
         return Choice(email.pin.vendor) if holds else None
     usable = [name for name in weights if name in carriers and name not in email.round.refused]
+    # An available vendor that was tried in this round counts here too: the next round can go there,
+    # so there is no need for an early probe.
     early = not any(health[name].available for name in usable)
     untried = [name for name in usable if name not in email.round.tried]
     doubt = email.in_doubt
     due = [name for name in untried if probe_wait(health[name], now, early, doubt) <= 0]
     listed = [name for name in untried if health[name].available for _ in range(weights[name])]
+    # The job's id stands for a counter that all processes would have to share.
     if due and not (doubt and listed):
         return Choice(due[job_id % len(due)], probe=True)
     return Choice(listed[job_id % len(listed)]) if listed else None
@@ -156,6 +161,8 @@ def probe_wait(health: Health, now: float, early: bool, in_doubt: bool = False) 
         at = min(at, max(health.probe_at or 0.0, health.retry_after_until or 0.0))
     if in_doubt:
         at = max(at, min(health.last_resort_at or 0.0, now + LAST_RESORT))
+    # Another's probe may take as long as its lease, but mostly is over in a moment: look again
+    # soon. A holder that died never reports, so after ``probe_until`` the probe is free again.
     if health.probe_until is not None and health.probe_until > now:
         at = max(at, min(health.probe_until, now + PROBE_RESULT_WAIT))
     return at - now
@@ -182,6 +189,8 @@ def apply_verdict(
     # A pinned e-mail also asks an unavailable vendor: that must not put off or take its probe.
     if not health.available:
         return health
+    # A yes is not written while this process knows of no hint. If it came after the newest hint
+    # that is stored now, it ends that row here.
     if (health.hint_at or 0.0) <= yes_at:
         health = clear_hints(health)
     if not isinstance(verdict, Suspension) or verdict.in_doubt:
@@ -190,6 +199,7 @@ def apply_verdict(
         return health
     if not verdict.is_hint:
         return suspend(health, verdict, now, PROBE_STEP)
+    # Proof is another vendor's yes. Where no vendor gives any, fewer hints have to do.
     return _add_hint(health, verdict, now, email_id, PROBE_STEP, FEW if quiet else HINTS)
 
 
@@ -242,6 +252,14 @@ def confirm_hint(health: Health, now: float, email_id: str) -> Health:
     return suspend(health, blame, now, step)
 
 
+# Rule: the probe is mine if it is due and nobody holds it, in the document that I replace.
+#   before  {generation: 4, probe_token: null, probe_until: null, unavailable_until: 12:00:00}
+#   after   {generation: 4, probe_token: "A", probe_until: 12:02:01, unavailable_until: 12:00:00}
+# Two processes read the first document, and both find the probe due. A's write matches, B's does
+# not: the token is another by now. B reads again, finds that the probe is held or over, and chooses
+# anew. B may probe at once only if A's probe drew a hint or was given back.
+
+
 def win_probe(
     health: Health, now: float, lease: float, token: str, in_doubt: bool = False
 ) -> Health | None:
@@ -256,6 +274,13 @@ def win_probe(
     if in_doubt and health.last_resort_at is None:
         return replace(health, last_resort_at=now + LAST_RESORT)
     return replace(health, probe_token=token, probe_until=now + lease)
+
+
+# Rule: hints suspend the vendor once it is likely that no e-mail is to blame.
+#   before   {generation: 4, hints: ["e1"], hint_at: 12:00:00, proven: null}
+#   e2 503   {generation: 4, hints: ["e1", "e2"], hint_at: 12:00:02, proven: null}
+#   e2 sent  {generation: 5, hints: [], unavailable_until: 12:10:03, probe_at: 12:00:08}
+# The last line is ``confirm_hint``: another vendor took e2, so the answer was not its fault.
 
 
 def _add_hint(
@@ -280,6 +305,12 @@ def _add_hint(
     return replace(
         health, hints=hints, hint_at=now, hint_seconds=blame.seconds, reason=blame.reason
     )
+
+
+# Rule: calls begun before say nothing any more. A 429 with Retry-After: 60, at 12:00:00:
+#   before  {generation: 4, unavailable_until: null, retry_after_until: null, probe_at: null}
+#   after   {generation: 5, unavailable_until: 12:01:00, retry_after_until: 12:01:00,
+#            probe_at: 12:00:05}, which waits for 12:01:00: the vendor named that time itself
 
 
 def suspend(health: Health, blame: Suspension, now: float, step: float) -> Health:

@@ -46,6 +46,7 @@ REFUSALS_IN_A_ROW = 10
 JITTER = 0.1  # seconds at most, after a time that a vendor named
 # There are vendors to be asked, but each holds all the slots it may: of a choice, and of a permit.
 _NO_SLOT_CHOICE, NO_SLOT = Choice(""), Permit("")
+# The process died or hung, which is no fault of the vendor.
 LEASE_EXPIRED = SendResult(
     outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, our_fault=True
 )
@@ -159,6 +160,9 @@ class Router:
         choice = rotation.choose(job_id, self._weights, carriers, email, health, now)
         if choice is None or choice.probe or not self.bulkheads.crowded(choice.vendor):
             return choice
+        # "Tried" is for this choice only and is not stored. Without the busy vendors among the
+        # carriers, it may seem that no vendor is available, and an unavailable one would get an
+        # early probe. As "refused" they would put the e-mail in doubt.
         # First among those that are not crowded, then among those that are at least not full.
         for is_busy in (self.bulkheads.crowded, self.bulkheads.full):
             # The pure rule knows no busy vendors: they are passed over as if they had been tried.
@@ -199,6 +203,7 @@ class Router:
         if result is not None and result.outcome is Outcome.UNSUITABLE and attempt is not None:
             refused.add(attempt.vendor)  # it may be available, but is of no use to this e-mail
         usable = [name for name in carriers if name not in refused]
+        # The e-mail will be in doubt when it comes back, so it waits as one that is.
         usable_waits = rotation.waits(usable, health, self.health.now(), doubt or bool(refused))
         waits = {name: usable_waits.get(name, 0.0) for name in carriers}
         return self._decider.decide(Case(email=email, attempt=attempt, waits=waits), result)
@@ -260,6 +265,9 @@ class Router:
                 for other in email.hint_vendors.intersection(email.round.tried, self._carriers):
                     self.health.confirm_hint(other, email_id)
         except StoreUnavailable:
+            # The e-mail's own result counts, and is still to be recorded. Health that is not
+            # written costs some calls: the next failure writes it, and a probe that nobody reported
+            # ends by its lease.
             event(logger, logging.WARNING, "vendor.health_not_written", vendor=permit.vendor)
 
     def give_back(self, permit: Permit) -> None:
@@ -294,6 +302,8 @@ class Router:
 
     def with_vendor(self, attempt: CurrentAttempt) -> CurrentAttempt:
         """The attempt with what its vendor offers: a key that it knows, a look-up."""
+        # The ledger may name a vendor, or hold a key, that the configuration no longer knows. Then
+        # a repeat under the key is not safe.
         carrier = self._carriers.get(attempt.vendor)
         if carrier is None or carrier.key_life is None:
             return replace(attempt, key=None, lookup=self.can_look_up(attempt.vendor))
