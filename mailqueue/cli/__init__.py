@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Unavailable as error:
         return _fail(EXIT_NOT_REACHED, f"{error} (see mailqueue doctor)")
     except BrokenPipeError:  # the reader, `head` for example, has seen enough
+        # Python flushes standard output once more at its end, and would fail there again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except KeyboardInterrupt:
@@ -78,6 +79,7 @@ def _run(options: argparse.Namespace) -> int:
     file = config_file.place(options.config, os.environ)
     context = Context(
         options=options,
+        # Most verbs send nothing, and an operator's shell seldom has the secrets.
         config=Config.load(file, secrets=False),
         file=file,
         environ=os.environ,
@@ -102,6 +104,7 @@ def _fail(code: int, *lines: str) -> int:
 
 
 def _confirm(question: str) -> bool:
+    # Standard output may go to a file or to another program.
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

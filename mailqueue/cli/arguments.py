@@ -111,6 +111,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog=_epilog("mailqueue doctor", "see the verb's own help: mailqueue VERB --help"),
     )
     _common(parser, default=None)
+    # They may stand before the verb or behind it. What is absent behind it must not replace what
+    # stands before it.
     anywhere = _Parser(add_help=False)
     _common(anywhere, default=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -129,6 +131,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _epilog(example: str, exit_1: str) -> str:
     codes = {0: "done, all is well", 1: exit_1, 2: "wrong usage or configuration"}
     codes |= {3: "a server was not reached"}
+    # A verb that never ends with 1 has no line for it.
     lines = "".join(f"\n  {code}  {meaning}" for code, meaning in codes.items() if meaning)
     return f"example:\n  {example}\n\nexit codes:{lines}"
 
@@ -192,6 +195,7 @@ def _intervention(parser: argparse.ArgumentParser) -> None:
     _filters(parser)
     text = "change only the oldest N of them"
     parser.add_argument("--limit", metavar="N", type=_number, help=text)
+    # For scripts: without a terminal there is nobody to ask, and the verb refuses.
     text = "do not ask before several e-mails are changed"
     parser.add_argument("--yes", action="store_true", help=text)
     _dry_run(parser)
@@ -209,6 +213,7 @@ def _filters(parser: argparse.ArgumentParser) -> None:
 
 def _vendors(parser: argparse.ArgumentParser) -> None:
     text = "make this vendor available for all consumers now"
+    # Two words that are only there together: ``system.vendors`` checks them.
     parser.add_argument("enable", metavar="enable NAME", nargs="*", help=text)
     _dry_run(parser)
 

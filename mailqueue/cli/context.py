@@ -31,9 +31,9 @@ EXIT_USAGE = 2
 EXIT_NOT_REACHED = 3
 EXIT_INTERRUPTED = 130  # as a shell has it for a program that Ctrl-C ended
 
-PAGE = 500
-UNLIMITED = 10**9
-FIRST_ID = ObjectId(b"\0" * 12)
+PAGE = 500  # e-mails read at once
+UNLIMITED = 10**9  # more than there are
+FIRST_ID = ObjectId(b"\0" * 12)  # before all others
 
 
 class UsageError(Exception):
@@ -86,6 +86,8 @@ class Context:
     @cached_property
     def announcer(self) -> Announcer:
         """The way to the consumers."""
+        # Opened by ``retry`` only, after its change. MongoDB has the truth, so a beanstalkd that is
+        # away stops no change: a sweeper announces the e-mails later.
         announcer = Announcer(self.config.beanstalkd, self.config.delivery.ttr)
         self._opened.append(announcer.close)
         return announcer
@@ -106,6 +108,7 @@ class Context:
         if options.vendor:
             match["attempts.vendor"] = options.vendor
         if options.older_than is not None:
+            # By the server's clock: the operator's host may have another time.
             before = self.store.now() - timedelta(seconds=options.older_than)
             match["created_at"] = {"$lte": before}
         return match

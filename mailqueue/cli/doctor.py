@@ -31,7 +31,7 @@ from mailqueue.routing.health import VendorHealth
 from mailqueue.store import uri as mongo_uri
 from mailqueue.store.document import PRODUCTION, SIMULATED
 
-SKEW = 5.0
+SKEW = 5.0  # seconds between the clocks of two hosts
 DAY = timedelta(days=1)
 # Too many failed within a day: more than 50, or 5 and more that are over 2 % of all that ended.
 FAILED_MANY, FAILED_FEW, FAILED_SHARE = 50, 5, 0.02
@@ -151,6 +151,7 @@ def _beanstalkd(context: Context) -> Iterator[Finding]:
 def _weak(
     server: str, numbers: Mapping[str, int | str], jobs: Mapping[str, int]
 ) -> Iterator[Finding]:
+    # beanstalkd says 0 where no binlog is active (its protocol.txt).
     if numbers.get("binlog-current-index") == 0:
         todo = "start it with -b DIR; without, a restart loses jobs and e-mails are sent later"
         yield Finding(Level.WARN, "beanstalkd", f"{server}: has no binlog", todo)
@@ -170,6 +171,7 @@ def _mongodb(context: Context) -> Iterator[Finding]:
     with context.store.operation():
         hello = context.store.client.admin.command("hello")
     yield Finding(Level.OK, "mongodb", "reached")
+    # A member of a replica set names the set; the router of a cluster says "isdbgrid".
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
         todo = "make it a replica set (of one node): transactions and safe retries need it"
         yield Finding(Level.WARN, "mongodb", "is a standalone server", todo)
@@ -192,6 +194,7 @@ def _clock(context: Context) -> Iterator[Finding]:
     before = datetime.now(UTC)
     server = context.store.now()
     after = datetime.now(UTC)
+    # The server looked at its clock somewhere between. Half of the span is the margin.
     ahead = (server - (before + (after - before) / 2)).total_seconds()
     if abs(ahead) - (after - before).total_seconds() / 2 > SKEW:
         direction = "ahead of" if ahead > 0 else "behind"
@@ -214,6 +217,7 @@ def _health(context: Context) -> Iterator[Finding]:
     health = VendorHealth(context.store, [vendor.name for vendor in context.config.vendors])
     states, now = health.read(), health.now()
     unavailable = [state for state in states.values() if not state.available]
+    # As long as one is available, e-mails leave.
     level = Level.FAIL if len(unavailable) == len(states) else Level.WARN
     for state in unavailable:
         todo = f"wait for a probe, or: mailqueue vendors enable {state.name}"
@@ -225,6 +229,7 @@ def _health(context: Context) -> Iterator[Finding]:
 
 def _uncertain(context: Context) -> Iterator[Finding]:
     match = {"status": Status.UNCERTAIN.value}
+    # Nothing else ends them: neither a consumer nor the sweeper touches them.
     todo = "ask the vendors, then mailqueue mark-sent or retry"
     if uncertain := context.store.count(match, UNLIMITED):
         text = f"{uncertain} uncertain: a person must decide"

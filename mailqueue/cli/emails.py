@@ -86,6 +86,7 @@ def show(context: Context) -> Report:
     if content:
         stored = context.store.read([email_id]).get(email_id)
     else:
+        # This one leaves the content in MongoDB.
         stored = next(iter(context.store.find({"_id": email_id}, 1)), None)
     if stored is None:
         return Report(None, [], EXIT_FOUND, [f"{email_id}: there is no such e-mail"])
@@ -184,8 +185,10 @@ def intervene(context: Context) -> Report:
     """Retry, mark as sent or cancel: e-mails by id, or by what they have in common."""
     options = context.options
     verb = Verb(options.verb)
+    # With the guard of the verb: what is counted, previewed and changed is the same.
     allowed = {"$and": [_selection(context, verb), interventions.guard(verb)]}
     if not options.dry_run and not options.ids:
+        # Whoever names ids has counted them. A filter may match more than was thought.
         number = min(context.store.count(allowed, UNLIMITED), options.limit or UNLIMITED)
         if number > 1 and not _is_confirmed(context, verb, number):
             return Report(None, [], EXIT_FOUND, ["nothing was changed"])
@@ -195,6 +198,7 @@ def intervene(context: Context) -> Report:
         emails = page if options.dry_run else _change(context, verb, page)
         changed += emails
         if verb is Verb.RETRY and not options.dry_run:
+            # Page by page: if this is interrupted, what was changed so far has its jobs.
             jobs = [Announcement(stored.id, stored.job_priority) for stored in emails]
             announced += len(context.announcer.announce(jobs))
     unannounced = verb is Verb.RETRY and not options.dry_run and announced < len(changed)
@@ -248,6 +252,7 @@ def _report(
     }
     would = "would be " if dry_run else ""
     lines = [f"{verb}: {count(len(changed), 'e-mail')} {would}changed", *_changes(verb, changed)]
+    # A script sees by the code that something is left to look at.
     all_done = changed and not unchanged and not uncertain
     return Report(data, lines if changed else [], EXIT_OK if all_done else EXIT_FOUND, notes)
 

@@ -59,6 +59,7 @@ def _vendor(state: Health, now: float, states: Mapping[str, Health]) -> dict[str
     if state.probe_until is not None and state.probe_until > now:
         probe = "under way"
     elif not state.available:
+        # While no vendor is available, probes come earlier.
         wait = probe_wait(state, now, early=not any(s.available for s in states.values()))
         probe = f"in {age(wait)}" if wait > 0 else "with the next e-mail"
     return {
@@ -112,6 +113,7 @@ def stats(context: Context) -> Report:
     try:
         jobs = tube.depth(context.config.beanstalkd)
     except QueueUnavailable as error:
+        # MongoDB's numbers are worth showing all the same. The exit code tells a script.
         notes = [str(error)]
     head = ("STATUS", "E-MAILS", "SIMULATED", "UNKNOWN")
     lines = table(head, [list(row.values()) for row in rows])
@@ -180,6 +182,7 @@ def sweep(context: Context) -> Report:
     code, notes = EXIT_OK, []
     if "announced" not in counts:
         code, notes = EXIT_NOT_REACHED, ["beanstalkd was not reached: nothing was announced"]
+    # Easily forgotten in a shell, and otherwise the round looks like a success.
     if not context.production and _waits_in_production(config):
         note = "only simulated e-mails were swept: for the others set MAILQUEUE_ENV=production"
         code, notes = EXIT_FOUND, [note, *notes]

@@ -47,6 +47,7 @@ def table(
 
 
 def _fold(text: str, room: int) -> list[str]:
+    # Whole words: an id in two pieces could not be copied.
     return wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
 
 
@@ -57,6 +58,7 @@ def _records(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def _is_number(value: Any) -> bool:
+    # To Python, True is a number.
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         consumer = Consumer(**vars(options))
         return_freed_blocks()
         signals = Signals(consumer.stop)
+        # SIGINT, too: Python would raise KeyboardInterrupt in the middle of the main thread's work,
+        # and a job that a shell started in the background would ignore it.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signals.handle)
         with CpuAffinity() if consumer.config.consumer.one_core else nullcontext():

@@ -63,6 +63,7 @@ class CpuAffinity:
         free = {core: (idle[core] - self._idle.get(core, 0.0)) / seconds for core in idle}
         busy = (used - self._used) / seconds > BUSY
         self._at, self._idle, self._used = now, idle, used
+        # One that has little to do gains nothing by moving.
         if busy and free:
             self._choose(free)
 
@@ -75,6 +76,7 @@ class CpuAffinity:
 
     def _pin(self, core: int) -> None:
         """Every thread there is; those to come inherit it."""
+        # The call sets the cores of one thread, not of the process (sched_setaffinity(2)).
         for task in (self._proc / "self" / "task").iterdir():
             with suppress(OSError):  # it has just ended
                 os.sched_setaffinity(int(task.name), {core})
@@ -86,6 +88,7 @@ class CpuAffinity:
             for line in (self._proc / "stat").read_text().splitlines():
                 name, *ticks = line.split()
                 if name[:3] == "cpu" and name[3:].isdigit() and int(name[3:]) in self._cores:
+                    # idle and iowait: a core that waits for a disk is free for us, too.
                     times[int(name[3:])] = (int(ticks[3]) + int(ticks[4])) / _TICKS
         return times
 

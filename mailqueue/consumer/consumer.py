@@ -87,6 +87,7 @@ class Consumer:
         ]
         self._stopping = self._worker.stopping
         self._stops: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # The main thread alone reads and changes this, and the list of the senders.
         self._stop_asked = False
         self._abandoning = threading.Event()
         self._failed = threading.Event()
@@ -107,6 +108,8 @@ class Consumer:
         for an index that MongoDB refuses.
         """
         try:
+            # A server that is away now ends the process, with its own exit code: whoever starts it
+            # is to know. Later outages are waited for.
             self._store.ensure_indexes()
             self._router.health.refresh()
             tube.depth(self.config.beanstalkd)
@@ -142,6 +145,8 @@ class Consumer:
             while not self._stopping.is_set():
                 self._heed(TICK)
                 self._replace_senders()
+                # Without a sign of life systemd starts the process anew: give none if a thread is
+                # missing.
                 if all(thread.is_alive() for thread in (*threads, *self._senders)):
                     manager.keep_alive()
                 if self._burst and self._is_done():
@@ -184,6 +189,7 @@ class Consumer:
         self._worker.sender.close(len(self._senders))
         self._join(self._senders)
         self._worker.writer.close()
+        # Not for ever: what is not written by then is left to its lease.
         writer.join(self.config.delivery.settle_timeout + self.config.mongodb.timeout)
         self._join([sweeper])
         for each in self._tubes:
@@ -211,6 +217,7 @@ class Consumer:
     # The other threads -------------------------------------------------------------------------
 
     def _start(self, name: str, role: Callable[..., None], *arguments: object) -> threading.Thread:
+        # A daemon: one that a vendor keeps for ever does not keep the process from its end.
         thread = threading.Thread(
             target=self._guarded, args=(role, *arguments), name=name, daemon=True
         )
@@ -246,6 +253,7 @@ class Consumer:
                     self._failed.set()
                     event(logger, logging.ERROR, "results.not_recorded")
                     return
+                # A second later, or at once when we stop; then the next try is the last.
                 last_try = self._stopping.wait(1.0)
 
     def _send(self) -> None:
@@ -262,6 +270,7 @@ class Consumer:
         every = self.config.consumer.sweep_every
         while not self._stopping.is_set():
             self._through_outages(self._sweeper.sweep)
+            # A burst waits until nothing is leased, so leases that ran out are to be ended soon.
             self._stopping.wait(min(every, BURST_SWEEP) if self._burst else every)
         try:
             self._sweeper.close()
@@ -272,6 +281,7 @@ class Consumer:
         """Do a step, again after a pause while a server is away, until we stop."""
         again = Retrying(
             retry=retry_if_exception_type(Unavailable),
+            # At random: many processes must not all come back at the same moment.
             wait=wait_random_exponential(multiplier=0.1, max=5.0),
             stop=stop_when_event_set(self._stopping),
             sleep=sleep_using_event(self._stopping),
@@ -307,5 +317,6 @@ def _opened(config: Config, *, simulated: bool) -> tuple[Store, Router, str]:
     env = document.SIMULATED if simulated else document.PRODUCTION
     store = Store(config.mongodb, env=env)
     health = VendorHealth(store, list(mine), env=env)
+    # Host and process id come again, above all in containers.
     owner = f"{socket.gethostname()}:{os.getpid()}:{ids.new()}"
     return store, Router(config, health, mine), owner

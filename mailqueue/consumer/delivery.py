@@ -90,6 +90,7 @@ class Delivery:
     fetched_at: float
     # The fetcher's
     stored: Stored | None = None
+    # Freed when nothing refers to it any more: keep no delivery for longer than needed.
     memory: Held | None = field(default=None, repr=False)
     plan: Plan | None = None
     # The writer's
@@ -139,6 +140,7 @@ def end_jobs(deliveries: Iterable[Delivery]) -> None:
 
     Where a connection broke, the server has taken its jobs back by itself.
     """
+    # A job can only be ended on the connection that reserved it.
     ends: dict[Connection, dict[int, End]] = {}
     for each in deliveries:
         if each.finish is not None:

@@ -78,6 +78,7 @@ class Memory:
     def share(self, emails: int) -> int:
         """The size up to which so many e-mails may be read at once."""
         with self._lock:
+            # As if all were of that size: the real sizes are known only after the reading.
             free = self._most - self._small.used - self._large.used
             return max(0, free) // (COPIES * max(1, emails))
 
@@ -90,6 +91,7 @@ class Memory:
         """The memory of a large one, which is to be read; None: there is no room now."""
         cost = min(COPIES * size, self._for_large)
         with self._lock:
+            # Without another large one it may go, however large: otherwise it would never be sent.
             others = self._large.used
             if others and others + self._small.used + cost > self._for_large:
                 return None

@@ -27,6 +27,7 @@ class Meter:
 
     def measure(self, call: Callable[[], T]) -> T:
         """Do it, and count it."""
+        # No lock: each of these is one operation of a set or a list.
         me = threading.get_ident()
         self._under_way.add(me)
         began = self._clock()

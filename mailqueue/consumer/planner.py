@@ -37,6 +37,7 @@ from mailqueue.store.transitions import Aside, Change, Claim
 
 logger = logging.getLogger(__name__)
 
+# Seconds. A job that is released at once would come again and again.
 OTHER_ENV_DELAY = 60.0
 BUG_DELAY = 60.0
 
@@ -97,6 +98,7 @@ class Planner:
         return release(stored, stored.due_in) if stored.due_in > 0 else None
 
     def _leased(self, stored: Stored) -> Finish:
+        # Another worker has it. The job stays until the lease is over, in case that worker dies.
         if stored.leased_for > 0:
             return release(stored, stored.leased_for)
         return _finish(rescue(stored, self._router.after_expired_lease(stored, stored.email)))
@@ -119,6 +121,7 @@ class Planner:
             return _finish(end_queued(stored, nobody))
         if permit is NO_SLOT:
             return self.put_off(stored)
+        # After an unknown outcome the same key again: under a new one it may make a copy.
         key = snapshot.pin.key if snapshot.pin is not None else str(stored.id)
         age = stored.key_age(permit.vendor, key)
         attempt = self._router.with_vendor(
@@ -157,6 +160,7 @@ class Planner:
         """
         send = delivery.plan
         if isinstance(send, LookUp):
+            # The writer notes the answer; then the e-mail is read and planned anew.
             return release(send.stored, 0.0)
         if not isinstance(send, Send) or delivery.lease is None:
             raise TypeError(send)

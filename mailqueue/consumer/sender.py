@@ -101,6 +101,7 @@ class Sender:
             result = self._send(plan, _attempt(plan, delivery.deadline), own)
         elif isinstance(plan, LookUp):
             result = self._look_up(plan, _attempt(plan, delivery.deadline), own)
+        # False: the call was given up, and the delivery belongs to the thread in place.
         if self._bulkheads.end(call, measured=isinstance(plan, Send)):
             self._finish(delivery, result)
             return True
@@ -196,6 +197,7 @@ class Sender:
         That is what is parked for its vendor for so long, and the whole queue if no sender has
         taken a delivery up for so long.
         """
+        # What is claimed is for this process only. Another one may have a free sender for it.
         late = self._bulkheads.recall(patience)
         if self._clock() - self._progress_at < patience:
             return late

@@ -65,6 +65,7 @@ class Sweeper:
 
         Raises ``StoreUnavailable``. Without beanstalkd the rest of the round is done all the same.
         """
+        # One at a time: rounds of several would read the same e-mails for nothing.
         if not self._lease.take(2 * self._config.consumer.sweep_every):  # two rounds
             return {}
         counts = {"rescued": self._rescue(), "expired": self._expire()}
@@ -155,6 +156,7 @@ class Sweeper:
         event(logger, logging.WARNING, "lease.expired", id=str(stored.id))
         decision = change.decision
         if decision.status is Status.QUEUED:
+            # At once. The relay finds it only if jobs are missing, and perhaps in a later round.
             one = Announcement(stored.id, decision.priority, decision.delay)
             self._announcer.announce([one])
         return True
@@ -167,6 +169,7 @@ class Sweeper:
             changes = [_expiry(s) for s in page if s.id not in self._store.unwritable]
             ids, _ = self._store.write(changes)
             expired += len(ids)
+            # A page of which nothing could be changed would be found again for ever.
             if len(page) < PAGE or not ids:
                 break
         return expired

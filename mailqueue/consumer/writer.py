@@ -224,6 +224,7 @@ class Writer:
             if each.finish is None:  # MongoDB was away when its sender would have decided
                 each.finish = self._planner.settle(each)
         lease = Lease(owner=self._owner, nonce=ids.new(), seconds=self._config.delivery.lease)
+        # From before the write on, so that the deadline passes before the lease does.
         deadline = self._clock() + self._config.delivery.deadline
         for each in claims:
             each.lease, each.deadline = lease, deadline
@@ -279,6 +280,7 @@ class Writer:
                 durable.append(each)
             else:
                 (plans if isinstance(each.plan, Finish) else results).append(each)
+        # Only now: with an earlier end, a lost write would leave an e-mail without a job.
         end_jobs(durable)
         if plans_ended := sum(isinstance(each.plan, Finish) for each in durable):
             self._slots.reserve(-plans_ended)

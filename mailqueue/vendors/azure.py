@@ -58,9 +58,11 @@ class Azure(HttpVendor):
     """Own key: ``access_key``. ``base_url`` is the resource's endpoint."""
 
     def __init__(self, config: VendorConfig) -> None:
+        # Each resource has a host of its own, so there is no default.
         if not config.base_url:
             raise ConfigError([f"vendors.{config.name}.base_url: required key is missing"])
         super().__init__(config)
+        # It is signed, too: Azure answers ``Denied`` if it is not the host that was asked.
         self._host = urlsplit(config.base_url).netloc
         self.clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -116,6 +118,7 @@ class Azure(HttpVendor):
 
 def _operation(attempt: Attempt) -> str:
     """The id of the operation: a UUID made of ours, the same in every attempt."""
+    # Azure wants a UUID here.
     return str(uuid.uuid5(uuid.NAMESPACE_OID, attempt.email_id))
 
 

@@ -72,7 +72,7 @@ class Brevo(HttpVendor):
         payload = {
             "sender": _person(self.sender(email)),
             **{field: list(map(_person, addresses)) for field, addresses in people},
-            "replyTo": next(map(_person, email.reply_to), None),
+            "replyTo": next(map(_person, email.reply_to), None),  # it takes one
             "subject": email.subject,
             "htmlContent": email.html,
             "textContent": email.text,
@@ -99,6 +99,7 @@ class Brevo(HttpVendor):
         code, message = response.string("code"), response.string("message")
         result = self.by_status(response, code_and_text(code, message))
         match response.status:
+            # 202 where an option asks for a later time (``scheduledAt``).
             case 201 | 202 if message_id := response.string("messageId"):
                 return SendResult(outcome=Outcome.ACCEPTED, code=result.code, message_id=message_id)
             case 400 if code == "duplicate_parameter":
@@ -108,12 +109,14 @@ class Brevo(HttpVendor):
             case 409 if code == "duplicate_request":
                 return replace(result, outcome=Outcome.UNKNOWN, our_fault=True)
             case 429 if result.retry_after is None:
+                # Brevo documents no Retry-After, only this header.
                 reset = response.headers.get("x-sib-ratelimit-reset", "").strip()
                 return replace(result, retry_after=response.seconds(reset))
         return result
 
 
 def _person(address: Address) -> dict[str, str]:
+    # Brevo drops a name with non-ASCII letters and punctuation, unless it is encoded.
     return named_address(Address(brevo_name(address.name), address.address))
 
 

@@ -61,6 +61,7 @@ class MailerSend(HttpVendor):
     def build(self, email: Email, attempt: Attempt) -> Request:
         """One JSON object. Each address is in only one of to, cc and bcc."""
         options = self.options(email)
+        # An option of ours, which MailerSend does not know.
         options.pop(CUSTOM_HEADERS, None)
         payload = merge(self._payload(email, attempt), options)
         key = self.config.keys["api_key"]
@@ -71,7 +72,7 @@ class MailerSend(HttpVendor):
         payload = {
             "from": named_address(self.sender(email)),
             **{field: list(map(named_address, addresses)) for field, addresses in people},
-            "reply_to": next(map(named_address, email.reply_to), None),
+            "reply_to": next(map(named_address, email.reply_to), None),  # it takes one
             "subject": email.subject,
             "text": email.text,
             "html": email.html,
@@ -96,16 +97,19 @@ class MailerSend(HttpVendor):
         if response.status == 202:
             return self._parse_success(response, email)
         result = self.by_status(response, _message(response))
+        # The code has no field of its own: it is the end of the text.
         if response.status in (422, 429) and _QUOTAS & set(re.findall(r"MS\d{5}", response.text)):
             return replace(result, outcome=Outcome.MISCONFIGURED)
         return result
 
     def _parse_success(self, response: Response, email: Email) -> SendResult:
+        # A 202 has JSON only if there are warnings.
         entries = response.object.get("warnings") or []
         warnings = mappings(entries)
         kinds = {text(warning.get("type")) for warning in warnings}
         message_id = response.headers.get("X-Message-Id")
         readable = isinstance(entries, list) and len(warnings) == len(entries)
+        # What another warning means is not documented: the e-mail may have left.
         unclear = bool(response.object.get("errors") or kinds - _SUPPRESSED or not readable)
         if not unclear and message_id:
             return SendResult(

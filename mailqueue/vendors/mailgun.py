@@ -75,6 +75,7 @@ class Mailgun(HttpVendor):
         query = {
             "event": "accepted",
             "recipient": email.recipients[0].ascii,
+            # Its events cannot be earlier than the e-mail itself.
             "begin": str(int(created_at(attempt.email_id).timestamp())),
             "ascending": "yes",
             "limit": "300",
@@ -87,6 +88,7 @@ class Mailgun(HttpVendor):
         return None
 
     def _path(self, resource: str) -> str:
+        # A slash in the domain would name another resource.
         return f"/v3/{quote(self.config.keys['domain'], safe='')}/{resource}"
 
     def _login(self) -> Mapping[str, str]:
@@ -124,6 +126,7 @@ class Mailgun(HttpVendor):
                 of_recipients = "authorized recipients" in message
                 outcome = Outcome.UNSUITABLE if of_recipients else Outcome.MISCONFIGURED
                 return replace(result, outcome=outcome)
+            # The domain may be in another region, or not known everywhere yet.
             case 404 if message.startswith("Domain not found"):
                 return replace(result, outcome=Outcome.UNSUITABLE)
             case 429 if result.retry_after is None:
@@ -178,6 +181,7 @@ def _message_id(event: Mapping[str, Any], email_id: str) -> str | None:
     message_id = text(headers.get("message-id"))
     if mapping(event.get("user-variables")).get(ID_KEY) != email_id or not message_id:
         return None
+    # Events have the id without brackets, the answer to a request with them.
     return f"<{message_id.strip('<>')}>"
 
 

@@ -97,6 +97,7 @@ class Mailjet(HttpVendor):
     def parse(self, response: Response, email: Email) -> SendResult:  # noqa: ARG002  # the port's
         """Mailjet's own rows; errors are ``{"ErrorCode", "ErrorMessage", "StatusCode"}``."""
         message = mapping(first(response.object.get("Messages")))
+        # A list with an error gets a 400, also if some of its messages went out.
         if response.status in {200, 400} and message.get("Status") == "success":
             return SendResult(
                 outcome=Outcome.ACCEPTED, code=str(response.status), message_id=_message_id(message)
@@ -106,6 +107,7 @@ class Mailjet(HttpVendor):
         result = self.by_status(response, code_and_text(code, text(error.get("ErrorMessage"))))
         if code in _ACCOUNT_ERRORS and 400 <= response.status < 429:
             return replace(result, outcome=Outcome.MISCONFIGURED)
+        # 429 and 5xx are about the whole request.
         if message.get("Status") != "error" or response.status >= 429:
             return result
         status = error.get("StatusCode")

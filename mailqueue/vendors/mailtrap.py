@@ -91,6 +91,7 @@ class Mailtrap(HttpVendor):
         domain = self.sender(email).ascii.rpartition("@")[2].lower()
         errors = response.object.get("errors")
         success = response.object.get("success") is True and not errors
+        # One id for each recipient, in the order to, cc, bcc. The sandbox gives one.
         message_id = identifier(first(response.object.get("message_ids")))
         if response.status == 200 and success and message_id:
             self._accepted_domain = domain
@@ -100,7 +101,7 @@ class Mailtrap(HttpVendor):
         result = self.by_status(response, ", ".join(words))
         if (
             response.status in (401, 403)
-            and not response.is_html
+            and not response.is_html  # HTML is no answer of the API
             and self._is_domains_fault(domain)
         ):
             return replace(result, outcome=Outcome.UNSUITABLE)

@@ -81,6 +81,7 @@ class Mandrill(HttpVendor):
     def build(self, email: Email, attempt: Attempt) -> Request:
         """Options lie over the whole call: ``{"message": {"subaccount": "x"}, "ip_pool": "y"}``."""
         payload = merge({"message": self._message(email, attempt)}, self.options(email))
+        # It travels in the body. Options cannot replace it.
         payload["key"] = self.config.keys["api_key"]
         return json_request("/api/1.4/messages/send", payload, {})
 
@@ -95,6 +96,7 @@ class Mandrill(HttpVendor):
             "html": email.html,
             "headers": encoded_headers(email),
             "attachments": [_file(a, a.filename) for a in email.attachments if not a.content_id],
+            # An inline image is found by its name.
             "images": [_file(a, a.content_id) for a in email.attachments if a.content_id],
             "tags": list(self.tags(email)),
             "metadata": {**self.metadata(email), ID_KEY: attempt.email_id},
@@ -108,6 +110,7 @@ class Mandrill(HttpVendor):
             return self._by_recipient(response, email)
         name, message = (response.string(key) for key in ("name", "message"))
         result = self.by_status(response, f"{name} {message}".strip())
+        # Scheduling needs a balance; without a schedule the account may be fine.
         if name == "PaymentRequired" and "send_at" in self.options(email):
             return replace(result, outcome=Outcome.UNSUITABLE)
         return replace(result, outcome=_ERRORS.get(name, result.outcome))
@@ -129,6 +132,7 @@ class Mandrill(HttpVendor):
             message_id=text(entries[outcomes.index(outcome)].get("_id")) or None,
             refused=recipients(Outcome.REJECTED),
             pending=recipients(Outcome.MISCONFIGURED, Outcome.UNSUITABLE),
+            # It is held there and may still go out, so no other vendor gets it.
             quota_held=any(text(entry.get("queued_reason")) in _QUOTA_REASONS for entry in entries),
         )
 

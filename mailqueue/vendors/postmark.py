@@ -114,6 +114,8 @@ class Postmark(HttpVendor):
         result = self.by_status(response, f"{code}: {message}" if code else message)
         if code == _RECIPIENTS_INACTIVE:
             recipients = every_recipient(email)
+            # Nothing was sent to anybody. If only some are inactive, another vendor may reach the
+            # others.
             if len(recipients) in {1, len(inactive)}:
                 return replace(result, outcome=Outcome.REJECTED, refused=recipients)
             return replace(result, outcome=Outcome.UNSUITABLE)
@@ -129,6 +131,7 @@ def _attachment(attachment: Attachment) -> dict[str, str]:
         "ContentType": attachment.content_type,
     }
     cid = attachment.content_id
+    # Postmark wants the prefix.
     return {**entry, "ContentID": f"cid:{cid}"} if cid else entry
 
 
@@ -139,6 +142,7 @@ def _error_code(response: Response) -> int | None:
 
 
 def _inactive_addresses(message: str) -> list[str]:
+    # No field has them, only the text, in lower case.
     begin, end = _INACTIVE
     addresses, closed, _ = message.partition(begin)[2].partition(end)
     return [address.strip(" .\n\r") for address in addresses.split(",")] if closed else []

@@ -58,6 +58,7 @@ class Resend(HttpVendor):
         payload = merge(self._payload(email, attempt), self.options(email))
         headers = {
             "Authorization": f"Bearer {self.config.keys['api_key']}",
+            # Under the same key the body must be the same, or Resend answers 409.
             "Idempotency-Key": attempt.key or attempt.email_id,
         }
         return json_request("/emails", payload, headers)
@@ -85,6 +86,7 @@ class Resend(HttpVendor):
         match response.status:
             case 200 if message_id := response.string("id"):
                 return SendResult(outcome=Outcome.ACCEPTED, code="200", message_id=message_id)
+            # Documented as a 403; a 400 with this text has been seen.
             case 400 if "api key is invalid" in message.lower():
                 return replace(result, outcome=Outcome.MISCONFIGURED)
             case 403 if name == "validation_error":
@@ -94,6 +96,7 @@ class Resend(HttpVendor):
             case 429 if name in _QUOTAS:
                 return replace(result, outcome=Outcome.MISCONFIGURED)
             case 429 if result.retry_after is None:
+                # In seconds, as ``retry-after``.
                 reset = response.headers.get("ratelimit-reset", "").strip()
                 return replace(result, retry_after=response.seconds(reset))
         return result

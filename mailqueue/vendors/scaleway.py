@@ -50,6 +50,7 @@ class Scaleway(HttpVendor):
         """One JSON object. Reply-To is an additional header."""
         keys = self.config.keys
         payload = merge(self._payload(email, attempt), self.options(email))
+        # A slash in the region would name another resource.
         region = quote(keys["region"], safe="")
         path = f"/transactional-email/v1alpha1/regions/{region}/emails"
         return json_request(path, payload, {"X-Auth-Token": keys["secret_key"]})
@@ -84,9 +85,11 @@ class Scaleway(HttpVendor):
 
     def _parse_success(self, response: Response, email: Email) -> SendResult:
         entries = mappings(response.object.get("emails"))
+        # One entry for each recipient, with a status of its own.
         unsent = [entry for entry in entries if text(entry.get("status")) in _NOT_SENT]
         accepted = [entry for entry in entries if text(entry.get("status")) not in _NOT_SENT]
         message_id = next(filter(None, (text(entry.get("id")) for entry in accepted)), None)
+        # Failed at once: no copy left, so another vendor may try.
         if entries and not accepted:
             result = self.by_status(response, "failed at once")
             return replace(result, outcome=Outcome.UNSUITABLE)

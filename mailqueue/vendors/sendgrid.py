@@ -88,6 +88,7 @@ class SendGrid(HttpVendor):
 
     def parse(self, response: Response, email: Email) -> SendResult:
         """SendGrid's own rows; its errors are ``{"errors": [{"message", "field"}]}``."""
+        # In sandbox mode the yes is a 200. Without it, 200 is no documented answer.
         if response.status == 202 or (response.status == 200 and self._sandbox(email)):
             message_id = response.headers.get("X-Message-Id")
             return SendResult(
@@ -99,6 +100,7 @@ class SendGrid(HttpVendor):
             return replace(result, outcome=Outcome.UNSUITABLE)
         if response.status == 403 and "too many bad requests" in message.lower():
             return replace(result, outcome=Outcome.UNAVAILABLE)
+        # The account's data are in another region than this host.
         if response.status == 451:
             return replace(result, outcome=Outcome.MISCONFIGURED)
         if response.status == 429 and result.retry_after is None:
@@ -139,6 +141,7 @@ def _attachment(attachment: Attachment) -> dict[str, str]:
     return entry
 
 
+# SendGrid takes neither in a file name.
 _FORBIDDEN_IN_NAMES = str.maketrans(";,", "__")
 
 

@@ -85,6 +85,7 @@ class Ses(HttpVendor):
             credentials = aws_credentials.chain(region).current(attempt.deadline)
         if isinstance(credentials, SendResult):
             return credentials
+        # Those of botocore are renewed, so each request signs with the present ones.
         self._credentials, self.secrets = credentials, credentials.secrets
         return super()._send(email, attempt)
 
@@ -139,6 +140,7 @@ class Ses(HttpVendor):
         if kind in _EMAIL_ERRORS and not _PAUSED.search(message):
             return replace(result, outcome=Outcome.UNSUITABLE)
         if kind.startswith("Throttling"):
+            # One kind for the rate and for the quota of the day: only the text tells them apart.
             quota_spent = "daily" in message.lower()
             outcome = Outcome.MISCONFIGURED if quota_spent else Outcome.THROTTLED
             return replace(result, outcome=outcome)
@@ -148,6 +150,7 @@ class Ses(HttpVendor):
 
 
 def _destination(email: Email) -> dict[str, list[str]]:
+    # Bcc recipients stand only here: the message has no such header.
     fields = unique_recipients(email).items()
     return {f"{name.capitalize()}Addresses": [p.ascii for p in people] for name, people in fields}
 

@@ -74,6 +74,7 @@ class Smtp2Go(HttpVendor):
             "attachments": [_file(a, a.filename) for a in email.attachments if not a.content_id],
             "inlines": [_file(a, a.content_id) for a in email.attachments if a.content_id],
         }
+        # Added at the end: False counts as empty.
         return without_empty(payload) | {"fastaccept": False}
 
     def parse(self, response: Response, email: Email) -> SendResult:
@@ -83,6 +84,7 @@ class Smtp2Go(HttpVendor):
         error = text(data.get("error")) or response.string("error")
         if response.status == 200 and not code:
             return self._parse_success(response, data, email)
+        # With a prefix: ``E_ApiResponseCodes.API_EXCEPTION``.
         word = text(code).rpartition(".")[2]
         result = self.by_status(response, f"{word} {error}".strip())
         if response.status in (200, 400):
@@ -98,6 +100,7 @@ class Smtp2Go(HttpVendor):
         succeeded, failed = _count(data, "succeeded"), _count(data, "failed")
         if succeeded == 0 and failed > 0:
             return replace(self.by_status(response, failures), outcome=Outcome.UNSUITABLE)
+        # With ``fastaccept`` or ``schedule``, which an option may ask for, there are no counts.
         uncounted = "succeeded" not in data and "failed" not in data
         if not message_id or not (uncounted or succeeded > 0):
             return self.by_status(response, "200 without an id")
@@ -106,6 +109,7 @@ class Smtp2Go(HttpVendor):
             code="200",
             detail=failures,
             message_id=message_id,
+            # The reasons are free text: addresses are looked for among its words.
             refused=matching_recipients(
                 email, failures.replace("<", " ").replace(">", " ").split()
             ),

@@ -75,9 +75,10 @@ class SparkPost(HttpVendor):
             "recipients": _recipients(email),
             "content": self._content(email),
             "metadata": {**self.metadata(email), ID_KEY: attempt.email_id},
-            "campaign_id": next(iter(self.tags(email)), None),
+            "campaign_id": next(iter(self.tags(email)), None),  # it takes one
         }
         payload = merge(without_empty(payload), self.options(email))
+        # The bare key, without a scheme.
         key = {"Authorization": self.config.keys["api_key"]}
         return json_request("/api/v1/transmissions", payload, key)
 
@@ -85,6 +86,7 @@ class SparkPost(HttpVendor):
         sender = self.sender(email)
         name = {"name": sender.name} if sender.name else {}
         copied = unique_recipients(email).get("cc")
+        # Each recipient is an entry without a field: this header alone shows the Cc.
         headers = ascii_headers(email) | ({"CC": mailbox_list(copied)} if copied else {})
         content = {
             "from": {"email": sender.ascii, **name},
@@ -127,6 +129,7 @@ class SparkPost(HttpVendor):
             code="200",
             detail=result.detail if results.get("total_rejected_recipients") else "",
             message_id=message_id,
+            # Some were accepted, so a text that names all is no list of the refused.
             refused=refused if len(refused) < len(email.recipients) else (),
         )
 
