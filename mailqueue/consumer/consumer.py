@@ -192,6 +192,7 @@ class Consumer:
         # Not for ever: what is not written by then is left to its lease.
         writer.join(self.config.delivery.settle_timeout + self.config.mongodb.timeout)
         self._join([sweeper])
+        # Last, since beanstalkd takes the jobs of a closed connection back.
         for each in self._tubes:
             each.close()
         self._store.close()

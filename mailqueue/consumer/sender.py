@@ -70,6 +70,7 @@ class Sender:
         if isinstance(delivery.plan, LookUp):
             delivery.deadline = self._progress_at + LOOKUP_SECONDS
         elif not self._may_begin(delivery):
+            # Settled without a result: nothing was sent, and the e-mail is queued again.
             self._finish(delivery, None)
             return True
         call = self._bulkheads.begin(
@@ -201,6 +202,7 @@ class Sender:
         late = self._bulkheads.recall(patience)
         if self._clock() - self._progress_at < patience:
             return late
+        # Calls that take long hold all senders: what is queued would only wait for its deadline.
         ends = 0  # those that ``close`` has put for the senders
         with suppress(queue.Empty):
             while True:

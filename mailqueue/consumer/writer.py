@@ -254,6 +254,7 @@ class Writer:
 
     def _hand_out(self, claims: Sequence[Delivery], won: Collection[ObjectId]) -> list[Delivery]:
         """What is claimed goes to the senders; returns what another worker was faster at."""
+        # A claim is lost if anything else was written first. Nothing was sent, so it is read again.
         missed = [
             each
             for each in claims
