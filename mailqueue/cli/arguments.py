@@ -22,6 +22,7 @@ from mailqueue.store import audit
 from mailqueue.store.interventions import Verb
 
 WIDTH = 78  # of a paragraph in the help
+LONGEST_AGE = 5200 * 7 * 86_400.0  # seconds; a date so long ago can still be written
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -152,7 +153,10 @@ def _age(text: str) -> float:
     match = re.fullmatch(r"(\d{1,9})([smhdw]?)", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"invalid age {text!r} (examples: 90s, 30m, 2h, 7d)")
-    return float(match[1]) * _UNITS[match[2]]
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > LONGEST_AGE:
+        raise argparse.ArgumentTypeError(f"age {text!r} is too long (at most 5200w)")
+    return seconds
 
 
 def _id(text: str) -> ObjectId:

@@ -196,6 +196,7 @@ WRONG: Sequence[Sequence[str]] = (
     ("deliver",),
     ("list", "--status", "delivered"),
     ("list", "--older-than", "yesterday"),
+    ("list", "--older-than", "999999999w"),
     ("list", "--limit", "0"),
     ("show", "4711"),
     ("retry",),
