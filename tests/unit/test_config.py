@@ -619,6 +619,13 @@ def test_a_producer_needs_everything_else() -> None:
     ]
 
 
+def test_a_vendor_that_is_no_mapping_is_named_for_a_producer_too() -> None:
+    mapping = {"vendors": ["sendgrid"]}
+    assert (
+        problems(mapping, secrets=False) == problems(mapping) == ["vendors[0]: must be an object"]
+    )
+
+
 # Files
 
 
