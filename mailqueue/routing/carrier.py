@@ -23,19 +23,17 @@ class Carrier:
     """
 
     name: str
-    weight: int
     partial_recipients: bool
     key_life: float | None
     has_lookup: bool
     can_carry: Callable[[Email], str | None]
 
     @classmethod
-    def of(cls, vendor: Vendor, weight: int) -> Carrier:
+    def of(cls, vendor: Vendor) -> Carrier:
         """The carrier that this vendor is."""
         life = answers.seconds(_offer(vendor, "key_life"))
         return cls(
             name=vendor.name,
-            weight=weight,
             partial_recipients=limits.capacity(vendor.config.type).partial_recipients,
             key_life=None if life is None else life / 2,
             has_lookup=_offer(vendor, "lookup") is not None,

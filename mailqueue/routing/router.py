@@ -93,7 +93,7 @@ class Router:
     ) -> None:
         self.health = health
         self._weights = {vendor.name: vendor.weight for vendor in config.vendors}
-        self._carriers = {v.name: Carrier.of(v, self._weights[v.name]) for v in vendors.values()}
+        self._carriers = {v.name: Carrier.of(v) for v in vendors.values()}
         self.bulkheads: Bulkheads[Any] = Bulkheads(
             config.consumer.concurrency, self._weights, most=_call_limits(config)
         )

@@ -189,7 +189,7 @@ class Bench:
         """Let every vendor be asked whether it has an e-mail; it has none."""
         for vendor in self.vendors.values():
             vendor.lookup = lambda *_: None
-        self.routing._carriers = {v.name: Carrier.of(v, 1) for v in self.vendors.values()}
+        self.routing._carriers = {v.name: Carrier.of(v) for v in self.vendors.values()}
 
     def take(self) -> bool:
         """Reserve and claim."""
