@@ -88,8 +88,7 @@ class Consumer:
         self._stopping = self._worker.stopping
         self._stops: queue.SimpleQueue[None] = queue.SimpleQueue()
         # The main thread alone reads and changes this, and the list of the senders.
-        self._stop_asked = False
-        self._abandoning = threading.Event()
+        self._stops_heeded = 0
         self._failed = threading.Event()
         self._senders: list[threading.Thread] = []
 
@@ -156,10 +155,13 @@ class Consumer:
         """Wait for a call of ``stop()``."""
         with suppress(queue.Empty):
             self._stops.get(timeout=seconds)
-            if self._stop_asked:
-                self._abandoning.set()
-            self._stop_asked = True
+            self._stops_heeded += 1
             self._stopping.set()
+
+    @property
+    def _is_abandoning(self) -> bool:
+        """Whether what is being sent is left to its lease."""
+        return self._stops_heeded > 1
 
     def _replace_senders(self) -> None:
         """Another thread in the place of each that a vendor keeps beyond the deadline."""
@@ -196,14 +198,14 @@ class Consumer:
         for each in self._tubes:
             each.close()
         self._store.close()
-        clean = not (self._abandoning.is_set() or self._failed.is_set() or writer.is_alive())
+        clean = not (self._is_abandoning or self._failed.is_set() or writer.is_alive())
         event(logger, logging.INFO, "consumer.stopped", clean=clean)
         return 0 if clean else 1
 
     def _join(self, threads: Sequence[threading.Thread]) -> None:
         """Wait for their end; not for ever, as they may be in a class of the user's own."""
         give_up_at = time.monotonic() + self.config.delivery.deadline + self.config.mongodb.timeout
-        while not self._abandoning.is_set():
+        while not self._is_abandoning:
             alive = next((thread for thread in threads if thread.is_alive()), None)
             if alive is None:
                 return
