@@ -145,8 +145,7 @@ class Mailgun(HttpVendor):
 class Mailbox:
     """The SMTP server's part: it counts and accepts every message."""
 
-    # aiosmtpd finds it by this name
-    async def handle_DATA(  # noqa: N802
+    async def handle_DATA(  # noqa: N802  # aiosmtpd finds it by this name
         self, _server: SMTP, _session: Session, envelope: Envelope
     ) -> str:
         count(envelope.original_content or b"")

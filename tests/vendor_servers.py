@@ -287,7 +287,7 @@ class Handler:
         self.most = 1000
         self.steps: list[str] = []
 
-    async def handle_MAIL(  # noqa: N802
+    async def handle_MAIL(  # noqa: N802  # the name is aiosmtpd's
         self, _: SMTP, __: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         self.steps.append("MAIL")
@@ -297,7 +297,7 @@ class Handler:
         envelope.mail_options.extend(options)
         return "250 2.1.0 Ok"
 
-    async def handle_RCPT(  # noqa: N802
+    async def handle_RCPT(  # noqa: N802  # the name is aiosmtpd's
         self, _: SMTP, __: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         self.steps.append("RCPT")
@@ -309,13 +309,13 @@ class Handler:
         envelope.rcpt_options.extend(options)
         return "250 2.1.5 Ok"
 
-    async def handle_RSET(  # noqa: N802
+    async def handle_RSET(  # noqa: N802  # the name is aiosmtpd's
         self, _: SMTP, __: Session, ___: Envelope
     ) -> str:
         self.steps.append("RSET")
         return "250 2.0.0 Ok"
 
-    async def handle_DATA(  # noqa: N802
+    async def handle_DATA(  # noqa: N802  # the name is aiosmtpd's
         self, _: SMTP, __: Session, envelope: Envelope
     ) -> str:
         self.steps.append("DATA")

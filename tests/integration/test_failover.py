@@ -418,8 +418,9 @@ def test_when_no_vendor_is_left_each_is_probed_at_growing_intervals_and_never_in
                 stage.edit_health(vendor.name, probe_at=datetime.now(UTC))
                 stage.emails.update_many({}, {"$set": {"due_at": None}})
                 make_jobs_ready(stage)
-            # ``step`` is the one of this turn: the call waits for it
-            wait_until(lambda: all(stage.health(v.name)["probe_step"] == step for v in vendors))  # noqa: B023
+            wait_until(
+                lambda: all(stage.health(v.name)["probe_step"] == step for v in vendors)  # noqa: B023  # ``step`` is this turn's: the call waits
+            )
             # Each e-mail may have drawn the 503 itself: as many probe in a row as tell.
             assert [len(vendor.calls) for vendor in vendors] == [n + row for n in asked]
             for vendor in vendors:

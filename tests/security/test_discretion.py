@@ -182,7 +182,7 @@ def test_an_unavailable_store_does_not_quote_the_email_or_the_password(
     for uri in (refused, away):
         settings = {**config_mapping["mongodb"], "uri": uri, "timeout": 0.5}
         producer = Producer(Config.from_mapping({**config_mapping, "mongodb": settings}))
-        words = trouble(lambda made=producer: made.send(EMAIL), StoreUnavailable)  # type: ignore[misc]
+        words = trouble(lambda made=producer: made.send(EMAIL), StoreUnavailable)  # type: ignore[misc]  # mypy cannot tell the lambda's type
         words += repr([producer, producer.config]).lower()
         producer.close()
         assert PLANTED not in words

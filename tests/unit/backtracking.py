@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from re import _constants as c  # type: ignore[attr-defined]  # what a pattern is made of
-from re import _parser  # type: ignore[attr-defined]
+from re import _parser  # type: ignore[attr-defined]  # private, without types
 from typing import Any
 
 Then = Iterator[int]

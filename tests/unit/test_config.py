@@ -106,9 +106,9 @@ def test_it_is_frozen_and_does_not_share_the_callers_data() -> None:
     options["deep"]["x"] = 2
     assert config.vendors[0].options == {"deep": {"x": 1}}
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.retry = Retry()  # type: ignore[misc]
+        config.retry = Retry()  # type: ignore[misc]  # it is frozen
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.retry.base = 1  # type: ignore[misc]
+        config.retry.base = 1  # type: ignore[misc]  # the same
 
 
 def test_it_can_be_copied_hashed_and_sent_to_another_process() -> None:

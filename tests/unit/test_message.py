@@ -529,4 +529,4 @@ def test_the_hash_is_the_same_in_every_process_and_release() -> None:
 
 def test_only_emails_mappings_and_messages_are_taken() -> None:
     with pytest.raises(InvalidEmail, match="not list"):
-        Email.of([])  # type: ignore[arg-type]
+        Email.of([])  # type: ignore[arg-type]  # what a caller may hand in
