@@ -60,6 +60,10 @@ helo = pattern(
 region = pattern(r"[a-z0-9]+(-[a-z0-9]+)+", "must be a region name, for example eu-west-1")
 
 
+def strings(values: Sequence[Any]) -> str | None:
+    return None if all(isinstance(value, str) for value in values) else "must be a list of strings"
+
+
 def database(name: str) -> str | None:
     if name in {"admin", "config", "local"}:
         return "must not be one of MongoDB's own databases"

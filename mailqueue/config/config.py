@@ -116,6 +116,13 @@ class VendorConfig(Section):
         dict, {}, "passed on to the vendor's class", repr=False, hash=False
     )
     sandbox: bool = key(bool, False, "the vendor only checks e-mails; refused if it has no sandbox")
+    events: Mapping[str, Any] | None = key(
+        dict,
+        None,
+        "how the vendor's events are verified; without it they are not received",
+        repr=False,
+        hash=False,
+    )
     keys: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
@@ -136,6 +143,12 @@ class VendorConfig(Section):
         if row := VENDOR_TYPES.get(str(attributes.get("type"))):
             problems.add_unknown(own, [*keys_of(VendorConfig), *row.keys])
             row.check(row.complete(own), problems)
+        events = attributes.get("events")
+        if isinstance(events, Mapping):
+            if row is None or row.events is None:
+                problems.add("events", "events of this type of vendor are not read: remove it")
+            else:
+                row.events.check(events, problems.under("events"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,16 @@ class BeanstalkdDict(TypedDict, total=False):
     tube: str
 
 
+class EventsDict(TypedDict, total=False):
+    """``events`` of one of ``vendors``: the keys of all types."""
+
+    secret: str
+    secrets: Sequence[str]
+    basic_auth: str
+    topic_arn: str
+    url: str
+
+
 _From = TypedDict("_From", {"from": str | None}, total=False)  # a keyword of Python
 
 
@@ -45,6 +55,7 @@ class VendorDict(_From, total=False):
     timeout: float
     options: Mapping[str, Any]
     sandbox: bool
+    events: EventsDict | None
 
     access_key: str
     access_key_id: str | None

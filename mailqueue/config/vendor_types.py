@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mailqueue.config import checks
+from mailqueue.config.event_readers import EventReader
 from mailqueue.config.keys import Key, Problems
 from mailqueue.errors import did_you_mean
 
@@ -89,7 +90,8 @@ class VendorType:
 
     ``rule`` checks keys that depend on each other: key and problem, or None. ``needs_base_url``:
     the API has no address that all accounts share. What else belongs to one vendor stands here too,
-    as a path if it needs a client, so that the table stays free of them.
+    as a path if it needs a client, so that the table stays free of them. ``events``: how its events
+    are read; None: they are not.
     """
 
     path: str
@@ -97,6 +99,7 @@ class VendorType:
     capacity: Capacity
     rule: Callable[[Mapping[str, Any]], tuple[str, str] | None] = checks.anything
     needs_base_url: bool = False
+    events: EventReader | None = None
 
     def complete(self, own: Mapping[str, Any]) -> dict[str, Any]:
         """The own keys with their defaults; a default may depend on the keys before it."""

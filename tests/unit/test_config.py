@@ -152,8 +152,8 @@ def described(hint: Any) -> tuple[type, bool]:
     plain = parts[0] if optional else hint
     if get_origin(plain) is Literal:
         return type(get_args(plain)[0]), optional
-    abstract: Mapping[Any, type] = {Sequence: tuple, Mapping: dict}
-    return abstract.get(get_origin(plain), plain), optional
+    abstract: Mapping[Any, type] = {Sequence: tuple, Mapping: dict, dicts.EventsDict: dict}
+    return abstract.get(get_origin(plain) or plain, plain), optional
 
 
 # What is reported, and how

@@ -30,7 +30,7 @@ HEIGHT = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.sp
 # These import no other of their kind: an adapter is read, added and deleted by itself.
 SHARED_BY_ADAPTERS = {
     *("__init__", "base", "http", "limits", "labels", "payloads", "values", "redaction", "answers"),
-    *("aws", "wire"),
+    *("aws", "events", "wire"),
 }
 
 LONGEST = 500  # lines of a module
