@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mailqueue.config import checks
-from mailqueue.config.event_readers import EventReader
+from mailqueue.config.event_readers import EventReader, signed
 from mailqueue.config.keys import Key, Problems
 from mailqueue.errors import did_you_mean
 
@@ -258,6 +258,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             encoded_tags=True,
             options_size=16 * 1024,  # o:, h:, v: and t: fields
         ),
+        events=signed("mailgun:MailgunEvents"),
     ),
     "mailjet": VendorType(
         "mailqueue.vendors.mailjet:Mailjet",
@@ -375,6 +376,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             ascii_tags=True,
             metadata_size=9_000,  # 10,000 less what the names may get in front of them
         ),
+        events=signed("sendgrid:SendGridEvents"),
     ),
     "ses": VendorType(
         "mailqueue.vendors.ses:Ses",

@@ -177,7 +177,7 @@ def equal(value: str | bytes, right: str | bytes) -> bool:
 
 
 def _octets(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
 
 
 def json_of(body: bytes) -> Any:
