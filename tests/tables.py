@@ -17,6 +17,7 @@ from statistics import median
 from mailqueue.config.config import SECTIONS
 from mailqueue.config.keys import Key
 from mailqueue.config.section import keys_of
+from mailqueue.config.services import ApiKeyConfig
 from mailqueue.config.vendor_types import MIB, VENDOR_TYPES, Capacity
 from mailqueue.vendors.base import Vendor
 from tests.bench import report
@@ -24,7 +25,14 @@ from tests.bench.contenders import CONTENDERS
 from tests.bench.report import TIMES
 
 REPO = Path(__file__).parents[1]
-TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
+TYPES = {
+    str: "string",
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    dict: "object",
+    list: "list of objects",
+}
 
 
 def config_table() -> str:
@@ -38,6 +46,9 @@ def rows() -> Iterator[str]:
         place = "vendors[]" if section == "vendors" else section
         for name, key in keys_of(kind).items():
             yield row(f"`{place}.{name}`", key)
+        if section == "http":
+            for name, key in keys_of(ApiKeyConfig).items():
+                yield row(f"`{place}.keys[].{name}`", key)
         if section == "vendors":
             for type_, vendor in VENDOR_TYPES.items():
                 for name, key in vendor.keys.items():

@@ -20,9 +20,10 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
 from mailqueue import logs
-from mailqueue.cli import emails, system
+from mailqueue.cli import emails, servers, system
 from mailqueue.cli.arguments import parse
 from mailqueue.cli.context import (
     EXIT_FOUND,
@@ -50,7 +51,9 @@ VERBS: Mapping[str, Callable[[Context], Report]] = {
     "doctor": system.examine,
     "sweep": system.sweep,
     "audit": system.check,
+    "key": servers.key,
 }
+WITHOUT_CONFIG = {"key"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,8 +82,7 @@ def _run(options: argparse.Namespace) -> int:
     file = config_file.place(options.config, os.environ)
     context = Context(
         options=options,
-        # Most verbs send nothing, and an operator's shell seldom has the secrets.
-        config=Config.load(file, secrets=False),
+        config=_config(options.verb, file),
         file=file,
         environ=os.environ,
         confirm=_confirm if sys.stdin is not None and sys.stdin.isatty() else None,
@@ -96,6 +98,11 @@ def _run(options: argparse.Namespace) -> int:
         sys.stdout.writelines(line + "\n" for line in report.lines)
     sys.stdout.flush()
     return _fail(report.code, *report.notes)
+
+
+def _config(verb: str, file: Path) -> Config:
+    # Most verbs send nothing, and an operator's shell seldom has the secrets.
+    return Config() if verb in WITHOUT_CONFIG else Config.load(file, secrets=False)
 
 
 def _fail(code: int, *lines: str) -> int:

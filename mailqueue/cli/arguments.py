@@ -12,15 +12,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import fill
-from typing import Any, Never
+from typing import Any, Never, TypeVar
 
 from bson import ObjectId
 
 from mailqueue.cli.context import UsageError
+from mailqueue.config import checks
+from mailqueue.config.services import SCOPES
 from mailqueue.lifecycle.outcomes import Reason, Status
-from mailqueue.store import audit
+from mailqueue.store import audit, ids
 from mailqueue.store.interventions import Verb
 
+T = TypeVar("T")
 WIDTH = 78  # of a paragraph in the help
 LONGEST_AGE = 5200 * 7 * 86_400.0  # seconds; a date so long ago can still be written
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -101,6 +104,13 @@ HELP: Mapping[str, Help] = {
         "mailqueue audit --grace 10m",
         "an e-mail is in an illegal state",
     ),
+    "key": Help(
+        "make an API key for the HTTP and SMTP services",
+        "Prints the secret, for the caller, and the entry for http.keys of the configuration, "
+        "which has only its SHA-256. send: new e-mails; read: look at them; operate: change them.",
+        "mailqueue key new shop --scope send --from '*@example.com'",
+        "",
+    ),
 }
 
 
@@ -160,15 +170,36 @@ def _age(text: str) -> float:
 
 
 def _id(text: str) -> ObjectId:
-    if re.fullmatch(r"[0-9a-fA-F]{24}", text) is None:
-        raise argparse.ArgumentTypeError("an e-mail's id has 24 hexadecimal characters")
-    return ObjectId(text)
+    try:
+        return ids.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _number(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,8}", text):
         raise argparse.ArgumentTypeError(f"invalid number {text!r} (at least 1)")
     return int(text)
+
+
+def _key_name(text: str) -> str:
+    return _checked(text, checks.vendor_name(text))
+
+
+def _scope(text: str) -> list[str]:
+    scopes = text.split(",")
+    return _checked(scopes, checks.several_of(*SCOPES)(scopes))
+
+
+def _sender(text: str) -> str:
+    return _checked(text, checks.senders([text]))
+
+
+def _checked(value: T, problem: str | None) -> T:
+    """The value, which goes into a configuration, if it is valid there."""
+    if problem is not None:
+        raise argparse.ArgumentTypeError(problem)
+    return value
 
 
 # Options ------------------------------------------------------------------------------------------
@@ -227,6 +258,17 @@ def _audit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grace", metavar="AGE", type=_age, default=audit.GRACE, help=text)
 
 
+def _key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("new", choices=["new"], help="make one")
+    parser.add_argument("name", metavar="NAME", type=_key_name, help="says in logs who it was")
+    text = f"what it is for, separated by commas: {', '.join(SCOPES)} (default: send,read)"
+    parser.add_argument("--scope", type=_scope, default=["send", "read"], help=text)
+    text = "a sender that it may use: an address or *@DOMAIN; may be repeated (default: all)"
+    parser.add_argument(
+        "--from", dest="senders", metavar="SENDER", type=_sender, action="append", help=text
+    )
+
+
 def _dry_run(parser: argparse.ArgumentParser) -> None:
     text = "change nothing, only show what would be done"
     parser.add_argument("--dry-run", action="store_true", help=text)
@@ -245,4 +287,5 @@ _OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "doctor": _nothing,
     "sweep": _dry_run,
     "audit": _audit,
+    "key": _key,
 }

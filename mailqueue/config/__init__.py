@@ -1,9 +1,9 @@
 """What a configuration may hold, and how it is read from a file.
 
-``config`` has every section and key with its default and its range; ``section`` and ``keys`` turn
-them into checked values, ``checks`` says what is wrong with one. ``file`` reads JSON and replaces
-``${NAME}``. ``vendor_types`` is the table of vendors: the own keys of each, and what it can carry.
-``dicts`` repeats the keys for type checkers.
+``config`` has every section and key with its default and its range, ``services`` those of HTTP and
+SMTP; ``section`` and ``keys`` turn them into checked values, ``checks`` says what is wrong with
+one. ``file`` reads JSON and replaces ``${NAME}``. ``vendor_types`` is the table of vendors: the own
+keys of each, and what it can carry. ``dicts`` repeats the keys for type checkers.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ from mailqueue.config.config import (
     VendorConfig,
     is_production,
 )
+from mailqueue.config.services import ApiKeyConfig, Http, Smtp
 
 __all__ = [
+    "ApiKeyConfig",
     "Beanstalkd",
     "Config",
     "ConsumerConfig",
     "Delivery",
     "Failover",
+    "Http",
     "Limits",
     "MongoDB",
     "Retention",
     "Retry",
+    "Smtp",
     "VendorConfig",
     "is_production",
 ]

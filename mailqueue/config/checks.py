@@ -52,6 +52,12 @@ sender = pattern(
     "must be one address, for example Ann <ann@x.org>",
 )
 
+sha256 = pattern(r"[0-9a-f]{64}", "must be 64 hexadecimal digits, as `mailqueue key new` prints it")
+_SENDERS = pattern(
+    r"(\*?|[^<>@\s,]+)@[^<>@\s,]+",
+    "must be one address, or *@ and a domain, for example *@example.org",
+)
+
 path = pattern(r".+", "must be the path of a file")
 helo = pattern(
     r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[A-Za-z0-9:.]+\]",
@@ -118,6 +124,17 @@ def servers(addresses: Sequence[Any]) -> str | None:
         return "must be a list of strings"
     distinct = len(set(addresses)) == len(addresses)
     return None if distinct and addresses else "must list at least one server, each once"
+
+
+def several_of(*values: str) -> Check:
+    problem = f"must list one or more of {', '.join(values)}"
+    return lambda chosen: None if chosen and all(value in values for value in chosen) else problem
+
+
+def senders(patterns: Sequence[Any]) -> str | None:
+    if not all(isinstance(each, str) for each in patterns):
+        return "must be a list of strings"
+    return next(filter(None, map(_SENDERS, patterns)), None)
 
 
 def base_url(url: str) -> str | None:

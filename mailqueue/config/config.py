@@ -26,7 +26,8 @@ from typing import Any, ClassVar, Literal, Self, TypedDict, Unpack
 from mailqueue.config import checks, dicts
 from mailqueue.config import file as config_file
 from mailqueue.config.keys import Problems
-from mailqueue.config.section import Section, key, keys_of
+from mailqueue.config.section import Section, key, keys_of, section_list, section_of
+from mailqueue.config.services import Http, Smtp
 from mailqueue.config.vendor_types import VENDOR_TYPES, vendor_type
 from mailqueue.logs import event
 
@@ -272,6 +273,8 @@ SECTIONS: Mapping[str, type[Section]] = {
     "consumer": ConsumerConfig,
     "retention": Retention,
     "limits": Limits,
+    "http": Http,
+    "smtp": Smtp,
 }
 
 
@@ -287,6 +290,8 @@ class Sections(TypedDict, total=False):
     consumer: ConsumerConfig | dicts.ConsumerDict
     retention: Retention | dicts.RetentionDict
     limits: Limits | dicts.LimitsDict
+    http: Http | dicts.HttpDict
+    smtp: Smtp | dicts.SmtpDict
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -307,6 +312,8 @@ class Config:
     consumer: ConsumerConfig
     retention: Retention
     limits: Limits
+    http: Http
+    smtp: Smtp
 
     def __init__(self, **sections: Unpack[Sections]) -> None:
         for name, value in _build(sections, secrets=True, environ=None).items():
@@ -367,40 +374,22 @@ def _build(
     sections: dict[str, Any] = {"vendors": _vendors(values.get("vendors", []), secrets, problems)}
     for name, section in SECTIONS.items():
         if name not in sections:
-            sections[name] = _section(section, values.get(name, {}), problems.under(name))
+            sections[name] = section_of(section, values.get(name, {}), problems.under(name))
     problems.raise_all()
     # Last, since both sections must be valid: the lease follows from the time of MongoDB's calls.
     sections["delivery"] = sections["delivery"].with_timeout_of(sections["mongodb"])
     return sections
 
 
-def _section(section: type[Section], value: Any, problems: Problems) -> Section | None:
-    """The section, made from a mapping if it is one; None: something is wrong with it."""
-    if isinstance(value, section):
-        return value
-    if isinstance(value, Mapping):
-        return section.from_mapping(value, problems)
-    problems.add("", "must be an object")
-    return None
-
-
 def _vendors(entries: Any, secrets: bool, problems: Problems) -> tuple[Section | None, ...]:
     if not isinstance(entries, list):
         problems.add("vendors", "must be a list")
         return ()
-    vendors, places = [], dict[str, str]()
-    for i, entry in enumerate(entries):
-        place = f"vendors[{i}]"
-        own_problems = problems.under(place)
-        name = entry.get("name") if isinstance(entry, Mapping) else getattr(entry, "name", None)
-        if name and (first := places.setdefault(str(name), place)) != place:
-            own_problems.add("name", f"duplicate name: {first} has it too")
-        if secrets and isinstance(entry, Mapping):
-            _check_required(entry, own_problems)
-        vendors.append(
-            _section(VendorConfig, entry if secrets else _without_empty(entry), own_problems)
-        )
-    return tuple(vendors)
+    for i, entry in enumerate(entries if secrets else ()):
+        if isinstance(entry, Mapping):
+            _check_required(entry, problems.under(f"vendors[{i}]"))
+    entries = entries if secrets else [_without_empty(entry) for entry in entries]
+    return section_list("vendors", VendorConfig, entries, problems)
 
 
 def _without_empty(entry: Any) -> Any:

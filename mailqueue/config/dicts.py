@@ -121,3 +121,32 @@ class LimitsDict(TypedDict, total=False):
     """``limits``."""
 
     max_size: int
+
+
+_Senders = TypedDict("_Senders", {"from": Sequence[str]}, total=False)
+
+
+class ApiKeyDict(_Senders, total=False):
+    """One of ``http.keys``."""
+
+    name: Required[str]
+    sha256: Required[str]
+    scope: Sequence[str]
+
+
+class HttpDict(TypedDict, total=False):
+    """``http``."""
+
+    host: str
+    port: int
+    keys: Sequence[ApiKeyDict]
+
+
+class SmtpDict(TypedDict, total=False):
+    """``smtp``."""
+
+    host: str
+    port: int
+    tls: Literal["starttls", "implicit", "none"]
+    certificate: str | None
+    key: str | None

@@ -21,6 +21,7 @@ _TYPES: Mapping[type, tuple[str, type | tuple[type, ...]]] = {
     bool: ("true or false", bool),
     tuple: ("a list of strings", (list, tuple)),
     dict: ("an object", Mapping),
+    list: ("a list of objects", (list, tuple)),
 }
 
 

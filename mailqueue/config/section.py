@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any, ClassVar, Self
 
@@ -78,6 +78,30 @@ class Section:
     @classmethod
     def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
         """Add the problems that no single key shows."""
+
+
+def section_of(section: type[Section], value: Any, problems: Problems) -> Section | None:
+    """The section, made from a mapping if it is one; None: something is wrong with it."""
+    if isinstance(value, section):
+        return value
+    if isinstance(value, Mapping):
+        return section.from_mapping(value, problems)
+    problems.add("", "must be an object")
+    return None
+
+
+def section_list(
+    place: str, section: type[Section], entries: Sequence[Any], problems: Problems
+) -> tuple[Section | None, ...]:
+    """The sections in the list at ``place``, of which no two have the same name."""
+    sections, places = [], dict[str, str]()
+    for i, entry in enumerate(entries):
+        own, own_problems = f"{place}[{i}]", problems.under(f"{place}[{i}]")
+        name = entry.get("name") if isinstance(entry, Mapping) else getattr(entry, "name", None)
+        if name and (first := places.setdefault(str(name), own)) != own:
+            own_problems.add("name", f"duplicate name: {first} has it too")
+        sections.append(section_of(section, entry, own_problems))
+    return tuple(sections)
 
 
 def _fields(section: type[Section]) -> tuple[dataclasses.Field[Any], ...]:

@@ -1,6 +1,7 @@
 """``python -m mailqueue.consumer [--config FILE] [--concurrency N] [--burst] [--meter]``.
 
-SIGTERM or SIGINT stops it gracefully, a second signal (``systemd`` says what counts as one) at
+SIGTERM or SIGINT stops it gracefully, a second signal (``service.systemd`` says what
+counts as one) at
 once. SIGINT is heeded also where it was ignored at the start, as a shell's background jobs have it.
 
 Exit codes: 0 clean · 1 second signal, or not everything was recorded · 2 bad arguments or
@@ -19,9 +20,9 @@ from contextlib import nullcontext
 from mailqueue.consumer.affinity import CpuAffinity
 from mailqueue.consumer.consumer import Consumer
 from mailqueue.consumer.memory import return_freed_blocks
-from mailqueue.consumer.systemd import Signals
 from mailqueue.errors import ConfigError, Unavailable
 from mailqueue.logs import configure
+from mailqueue.service.systemd import Signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -37,7 +37,6 @@ from mailqueue.consumer.delivery import Delivery
 from mailqueue.consumer.meter import Meter
 from mailqueue.consumer.sender import ThreadVendors
 from mailqueue.consumer.sweeper import Sweeper
-from mailqueue.consumer.systemd import ServiceManager
 from mailqueue.consumer.worker import Worker
 from mailqueue.errors import ConfigError, MailQueueError, Unavailable
 from mailqueue.logs import event, place
@@ -45,6 +44,7 @@ from mailqueue.queue import tube
 from mailqueue.routing.bulkheads import Call
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.router import Router
+from mailqueue.service.systemd import ServiceManager
 from mailqueue.store import document, ids
 from mailqueue.store.store import Store
 

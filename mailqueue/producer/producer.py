@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from bson import ObjectId
-from bson.errors import InvalidId
 
 from mailqueue import reentrancy
 from mailqueue.config import Config, is_production
@@ -370,7 +369,4 @@ def _email_id(outcome: Outcome) -> str:
 
 
 def _object_id(email_id: str) -> ObjectId:
-    try:
-        return ObjectId(str(email_id))  # ObjectId(None) would make a new one
-    except InvalidId:
-        raise ValueError("an e-mail's id has 24 hexadecimal characters") from None
+    return ids.parse(str(email_id))

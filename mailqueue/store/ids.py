@@ -8,18 +8,26 @@ would let other threads go first, and cost ``send()`` by many threads more than 
 Assumes: ``process`` tells a process from its parent, so that no two processes use one generator.
 The threads of a process share theirs, which takes single steps. (``bson.ObjectId`` counts up from a
 number of its process, and two children of one process were seen to begin with the same one.)
+
+An id is also written as a UUID, for programs that take nothing else. It is of version 8 (RFC 9562:
+the maker's own layout): the first 6 bytes of the id, ``8000-8000``, the last 6. So the digits can
+be read in it, UUIDs sort as their ids do, and no other UUID is mistaken for one.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from random import Random
+from uuid import UUID
 
 from bson import ObjectId
 
 _SECOND = 10**9  # in nanoseconds
 _BITS = 40  # of an id that are random
+_UUID = re.compile(r"(\w{8})-(\w{4})-8000-8000-(\w{12})", re.ASCII)
+_DIGITS = re.compile(r"[0-9a-f]{24}", re.IGNORECASE)
 _generators: dict[tuple[int, int], Random] = {}  # by process
 _forks = 0
 
@@ -37,6 +45,20 @@ def several(number: int) -> list[ObjectId]:
     return [
         ObjectId((begin | random.getrandbits(_BITS)).to_bytes(12, "big")) for _ in range(number)
     ]
+
+
+def to_uuid(email_id: ObjectId | str) -> UUID:
+    """The id as a UUID of version 8. Raises ``ValueError`` as ``parse`` does."""
+    digits = str(parse(str(email_id)))
+    return UUID(f"{digits[:12]}80008000{digits[12:]}")
+
+
+def parse(text: str) -> ObjectId:
+    """The id that ``text`` writes, in one of the two forms. Raises ``ValueError``."""
+    digits = _UUID.sub(r"\1\2\3", text)
+    if _DIGITS.fullmatch(digits) is None:
+        raise ValueError("an e-mail's id has 24 hexadecimal characters, or is a UUID")
+    return ObjectId(digits)
 
 
 def process() -> tuple[int, int]:

@@ -20,6 +20,7 @@ from mailqueue.config import (
     Beanstalkd,
     Config,
     Delivery,
+    Http,
     MongoDB,
     Retry,
     VendorConfig,
@@ -127,6 +128,8 @@ DICTS: Mapping[str, Any] = {
     "consumer": dicts.ConsumerDict,
     "retention": dicts.RetentionDict,
     "limits": dicts.LimitsDict,
+    "http": dicts.HttpDict,
+    "smtp": dicts.SmtpDict,
 }
 
 
@@ -152,6 +155,8 @@ def described(hint: Any) -> tuple[type, bool]:
     plain = parts[0] if optional else hint
     if get_origin(plain) is Literal:
         return type(get_args(plain)[0]), optional
+    if get_origin(plain) is Sequence and get_args(plain) != (str,):
+        return list, optional
     abstract: Mapping[Any, type] = {Sequence: tuple, Mapping: dict, dicts.EventsDict: dict}
     return abstract.get(get_origin(plain) or plain, plain), optional
 
@@ -624,6 +629,67 @@ def test_a_vendor_that_is_no_mapping_is_named_for_a_producer_too() -> None:
     assert (
         problems(mapping, secrets=False) == problems(mapping) == ["vendors[0]: must be an object"]
     )
+
+
+# Services
+
+
+KEY = {"name": "shop", "sha256": "0f" * 32}
+
+
+def test_the_keys_of_callers_are_sections_of_their_own() -> None:
+    entry = {**KEY, "scope": ["send"], "from": ["*@example.org", "ann@example.com"]}
+    http = {"keys": [entry, {**KEY, "name": "b"}]}
+    key, other = Config.from_mapping({"http": http}).http.keys
+    assert (key.name, key.scope, key.from_) == ("shop", ("send",), tuple(entry["from"]))
+    assert (other.scope, other.from_) == (("send", "read"), ())
+    assert key.sha256 not in repr(key)
+    assert "example" not in repr(key)
+    assert hash(Http(keys=(key, other))) == hash(Http(keys=(key, other)))
+
+
+@pytest.mark.parametrize(
+    "http, problem",
+    [
+        ({"keys": {}}, "http.keys: must be a list of objects"),
+        ({"keys": ["mq_secret"]}, "http.keys[0]: must be an object"),
+        ({"keys": [{"name": "a"}]}, "http.keys[0].sha256: required key is missing"),
+        (
+            {"keys": [{**KEY, "sha256": "mq_secret"}]},
+            "http.keys[0].sha256: must be 64 hexadecimal digits, as `mailqueue key new` prints it",
+        ),
+        ({"keys": [KEY, KEY]}, "http.keys[1].name: duplicate name: keys[0] has it too"),
+        (
+            {"keys": [{**KEY, "scope": ["sned"]}]},
+            "http.keys[0].scope: must list one or more of send, read, operate",
+        ),
+        ({"keys": [{**KEY, "scope": []}]}, "http.keys[0].scope: must list one or more of send,"),
+        ({"keys": [{**KEY, "from": ["ann"]}]}, "http.keys[0].from: must be one address, or *@ and"),
+        ({"keys": [{**KEY, "from": [1]}]}, "http.keys[0].from: must be a list of strings"),
+        ({"keys": [{**KEY, "secret": "x"}]}, "http.keys[0].secret: unknown key"),
+        ({"port": 65_536}, "http.port: must be between 0 and 65,535"),
+        ({"host": "http://x"}, "http.host: must be a host name or an IP address"),
+    ],
+)
+def test_a_wrong_key_of_http_is_refused(http: Mapping[str, Any], problem: str) -> None:
+    (found,) = problems({"http": http})
+    assert found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "smtp, problem",
+    [
+        ({"tls": "implicit"}, "smtp.certificate: required key is missing: tls is implicit"),
+        ({"key": "k.pem"}, "smtp.certificate: required key is missing: key belongs to it"),
+        ({"tls": "ssl"}, "smtp.tls: must be one of starttls, implicit, none"),
+    ],
+)
+def test_a_wrong_key_of_smtp_is_refused(smtp: Mapping[str, Any], problem: str) -> None:
+    assert problems({"smtp": smtp}) == [problem]
+
+
+def test_a_certificate_may_hold_its_private_key() -> None:
+    assert Config(smtp={"tls": "implicit", "certificate": "both.pem"}).smtp.key_ is None
 
 
 # Files

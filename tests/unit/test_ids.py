@@ -7,6 +7,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from types import SimpleNamespace
+from uuid import RFC_4122
 
 import pytest
 from bson import ObjectId
@@ -74,3 +75,36 @@ def _made_at_once() -> list[bytes]:
     for thread in threads:
         thread.join()
     return made
+
+
+# The two forms
+
+
+def test_an_id_can_be_read_in_its_uuid_and_the_uuid_says_its_version() -> None:
+    uuid = ids.to_uuid("65f1c0ffee6512345678abcd")
+    assert str(uuid) == "65f1c0ff-ee65-8000-8000-12345678abcd"
+    assert (uuid.version, uuid.variant) == (8, RFC_4122)
+    assert ids.to_uuid(str(uuid)) == uuid
+
+
+def test_every_id_comes_back_from_both_forms_and_uuids_sort_as_ids_do() -> None:
+    made = ids.several(1000)
+    assert [ids.parse(str(one)) for one in made] == made
+    assert [ids.parse(str(ids.to_uuid(one)).upper()) for one in made] == made
+    assert sorted(made) == sorted(made, key=ids.to_uuid)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "4711", "x" * 24, "65f1c0ffee65f1c0ffee65f1\n", " 65f1c0ffee65f1c0ffee65f1"),
+        *("65f1c0ffee65800080001234567890ab", "65f1c0ff-ee65-4000-8000-12345678abcd"),
+        *("65f1c0ff-ee65-8001-8000-12345678abcd", "65f1c0ff-ee65-8000-9000-12345678abcd"),
+        *("{65f1c0ff-ee65-8000-8000-12345678abcd}", "\uff11" * 24),
+        "9b2ab6bc-5e1b-4f8e-9d6a-0123456789ab",
+    ],
+)
+def test_what_is_neither_form_is_refused(text: str) -> None:
+    for reader in (ids.parse, ids.to_uuid):
+        with pytest.raises(ValueError, match="24 hexadecimal characters, or is a UUID"):
+            reader(text)

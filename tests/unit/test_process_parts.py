@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from mailqueue import logs
-from mailqueue.consumer.systemd import ServiceManager, Signals
 from mailqueue.logs import Once
 from mailqueue.outage import Outage
+from mailqueue.service.systemd import ServiceManager, Signals
 from tests.logged import event
 
 

@@ -19,7 +19,7 @@ FLOORS = [
     "logs",
     "outage message lifecycle",
     "config",
-    "vendors store queue",
+    "vendors store queue service",
     "routing producer",
     "consumer devserver",
     "cli",

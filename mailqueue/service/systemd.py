@@ -41,7 +41,10 @@ class Signals:
 
 
 class ServiceManager:
-    """Says READY on entering, WATCHDOG while ``keep_alive`` is called, STOPPING on leaving."""
+    """Hears READY, WATCHDOG while ``keep_alive`` is called, and STOPPING. Takes no lock.
+
+    As a context manager: READY on entering, STOPPING on leaving.
+    """
 
     def __init__(
         self,
@@ -54,10 +57,18 @@ class ServiceManager:
         self._sent_at = -self._every
 
     def __enter__(self) -> Self:
-        self._send("READY=1")
+        self.ready()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stopping()
+
+    def ready(self) -> None:
+        """The process serves from now on."""
+        self._send("READY=1")
+
+    def stopping(self) -> None:
+        """It finishes what is under way, and ends."""
         self._send("STOPPING=1")
 
     def keep_alive(self) -> None:

@@ -1,0 +1,23 @@
+"""The verbs for the ways in: new API keys.
+
+Decides: what a person is told about a key. A secret is shown once, and stored nowhere.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mailqueue.cli.context import Context, Report
+from mailqueue.service import keys
+
+
+def key(context: Context) -> Report:
+    """A new secret, and the entry of ``http.keys`` that lets it in."""
+    options, secret = context.options, keys.new_secret()
+    entry: dict[str, Any] = {"name": options.name, "sha256": keys.digest_of(secret)}
+    entry |= {"scope": options.scope}
+    if options.senders:
+        entry["from"] = options.senders
+    note = "the first line is the secret, shown only now; the second belongs into http.keys"
+    return Report({"secret": secret, "entry": entry}, [secret, json.dumps(entry)], notes=[note])

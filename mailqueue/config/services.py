@@ -1,0 +1,89 @@
+"""The sections of the services through which e-mails come in: HTTP and SMTP.
+
+Decides: their keys, as ``config`` does for the others, and what an API key may be.
+Promises: no repr shows a digest or an address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mailqueue.config import checks
+from mailqueue.config.keys import Problems
+from mailqueue.config.section import Section, key, section_list, section_of
+
+SCOPES = ("send", "read", "operate")  # what a key may be for
+_HOST, _PORT = "address to listen at", checks.between(0, 65_535)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyConfig(Section):
+    """Who may use the service, and for what. Of the secret there is only the digest."""
+
+    name: str = key(str, ..., "unique; says who it was", checks.vendor_name)
+    sha256: str = key(
+        str, ..., "SHA-256 of the secret: `mailqueue key new`", checks.sha256, repr=False
+    )
+    scope: tuple[str, ...] = key(
+        tuple,
+        ("send", "read"),
+        "`send`: new e-mails; `read`: look at them; `operate`: change them",
+        checks.several_of(*SCOPES),
+    )
+    from_: tuple[str, ...] = key(
+        tuple,
+        (),
+        "senders that it may use: addresses, or `*@example.org`; none: all",
+        checks.senders,
+        repr=False,
+    )
+
+    def __post_init__(self) -> None:
+        Section.__post_init__(self)
+        object.__setattr__(self, "scope", tuple(self.scope))
+        object.__setattr__(self, "from_", tuple(self.from_))
+
+
+@dataclass(frozen=True, slots=True)
+class Http(Section):
+    """The HTTP service. Its keys are also the passwords of the SMTP service."""
+
+    host: str = key(str, "127.0.0.1", _HOST, checks.host)
+    port: int = key(int, 8080, "its port; 0: any", _PORT)
+    keys: tuple[ApiKeyConfig, ...] = key(list, (), "who may use it; none: all, from this host only")
+
+    def __post_init__(self) -> None:
+        Section.__post_init__(self)
+        keys = (section_of(ApiKeyConfig, entry, Problems()) for entry in self.keys)
+        object.__setattr__(self, "keys", tuple(keys))
+
+    @classmethod
+    def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
+        entries = () if "keys" in problems else attributes.get("keys", ())
+        section_list("keys", ApiKeyConfig, entries, problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Smtp(Section):
+    """The SMTP service."""
+
+    host: str = key(str, "127.0.0.1", _HOST, checks.host)
+    port: int = key(int, 2525, "its port; 0: any", _PORT)
+    tls: Literal["starttls", "implicit", "none"] = key(
+        str,
+        "starttls",
+        "`starttls`, where there is a certificate; `implicit` or `none`",
+        checks.one_of("starttls", "implicit", "none"),
+    )
+    certificate: str | None = key(str, None, "PEM file of its certificate", checks.path)
+    key_: str | None = key(str, None, "PEM file of the private key, if it is separate", checks.path)
+
+    @classmethod
+    def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
+        if attributes.get("certificate") is None:
+            if attributes.get("tls") == "implicit":
+                problems.add("certificate", "required key is missing: tls is implicit")
+            if attributes.get("key_") is not None:
+                problems.add("certificate", "required key is missing: key belongs to it")

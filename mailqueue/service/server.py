@@ -1,0 +1,133 @@
+"""The frame of a server process: its socket, its first line, its signals, its end.
+
+Decides: what all of them do alike. ``run`` is for a server that has threads, ``run_async`` for one
+with an event loop. Both return the exit code 0; the command line has the codes of what they raise:
+``ConfigError`` (a port that is in use) is 2, ``Unavailable`` is 3.
+
+SIGTERM and SIGINT: the server finishes what is under way. A second signal (``systemd`` says what
+counts as one) ends the process at once with 1. Nothing is lost by it: what was not answered was
+not promised.
+
+Promises: a handler takes no lock, which the thread that it interrupts may hold.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from mailqueue.errors import ConfigError
+from mailqueue.service.systemd import ServiceManager, Signals
+
+if TYPE_CHECKING:
+    import asyncio
+
+EXIT_OK = 0
+EXIT_ABANDONED = 1  # what was under way was left
+BACKLOG = 2048  # connections that wait until they are accepted; the kernel may allow fewer
+TICK = 0.5  # seconds between two signs of life of an event loop
+
+
+class Service:
+    """What a server process is told, and what it tells."""
+
+    def __init__(self, name: str, manager: ServiceManager | None = None) -> None:
+        self._name = name
+        self._manager = manager or ServiceManager()
+        self._wake: Callable[[], object] = bool
+        self.is_stopping = False
+
+    def ready(self, place: str) -> None:
+        """It serves from now on: ``NAME: listening on PLACE`` is the first line of output."""
+        sys.stdout.write(f"{self._name}: listening on {place}\n")
+        sys.stdout.flush()
+        self._manager.ready()
+
+    def keep_alive(self) -> None:
+        """A sign of life, twice a second or so; without one systemd starts the process anew."""
+        self._manager.keep_alive()
+
+    def stop(self) -> None:
+        """Finish what is under way; called again: end at once. A signal handler may call it."""
+        if self.is_stopping:
+            os._exit(EXIT_ABANDONED)
+        self.is_stopping = True
+        self._manager.stopping()
+        self._wake()
+
+    def handle_signals(self, wake: Callable[[], object] = bool) -> None:
+        """Call ``stop`` for each that counts, and ``wake`` after the first. For the main thread.
+
+        They stay: a supervisor may say it twice, and the second may come when all is finished.
+        """
+        self._wake = wake
+        signals = Signals(self.stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signals.handle)
+
+
+def run(name: str, serve: Callable[[Service], None]) -> int:
+    """Call ``serve``, which returns when ``service.is_stopping`` and all is finished.
+
+    It calls ``service.ready`` once, and ``service.keep_alive`` while all is well. For the main
+    thread: the handlers of signals are set meanwhile. Returns the exit code.
+    """
+    service = Service(name)
+    service.handle_signals()
+    serve(service)
+    return EXIT_OK
+
+
+def run_async(
+    name: str,
+    serve: Callable[[Service, asyncio.Event], Awaitable[None]],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
+    """The same on an event loop: ``serve`` returns when its event is set and all is finished.
+
+    The signs of life are given here, as long as the loop turns.
+    """
+    import asyncio
+
+    service = Service(name)
+
+    async def live() -> None:
+        while True:
+            service.keep_alive()
+            await asyncio.sleep(TICK)
+
+    async def main() -> None:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        service.handle_signals(lambda: loop.call_soon_threadsafe(stopping.set))
+        life = loop.create_task(live())
+        try:
+            await serve(service, stopping)
+        finally:
+            life.cancel()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+    return EXIT_OK
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises ``ConfigError`` when the address or port cannot be had."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError([f"cannot listen on port {port} of {host}: {reason}"]) from None
+
+
+def url(scheme: str, listener: socket.socket) -> str:
+    """Where a listening socket is reached: ``http://127.0.0.1:8080``, with its real port."""
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

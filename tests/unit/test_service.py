@@ -1,0 +1,233 @@
+"""The frame of a server process, and the keys of those who call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from mailqueue import cli
+from mailqueue.config import ApiKeyConfig, Config
+from mailqueue.errors import ConfigError
+from mailqueue.service import is_loopback, listen, url
+from mailqueue.service.keys import ApiKey, KeyRing, digest_of, new_secret
+
+# Processes ----------------------------------------------------------------------------------------
+
+THREADED = """
+import sys, time
+from mailqueue.service import run
+
+def serve(service):
+    service.ready("a tube")
+    while not service.is_stopping:
+        service.keep_alive()
+        time.sleep(0.01)
+    print("finishing", flush=True)
+    while FOR_EVER:
+        time.sleep(0.01)
+
+sys.exit(run("mailqueue test", serve))
+"""
+ASYNC = """
+import asyncio, sys, uvloop
+from mailqueue.service import listen, run_async, url
+
+async def serve(service, stopping):
+    listener = listen("127.0.0.1", 0)
+    service.ready(url("http", listener))
+    await stopping.wait()
+    print("finishing", flush=True)
+    while FOR_EVER:
+        await asyncio.sleep(0.01)
+
+sys.exit(run_async("mailqueue test", serve, LOOP))
+"""
+PROGRAMS = {
+    "threads": THREADED,
+    "asyncio": ASYNC.replace("LOOP", "None"),
+    "uvloop": ASYNC.replace("LOOP", "uvloop.new_event_loop"),
+}
+Child = subprocess.Popen[str]
+
+
+@contextmanager
+def child(program: str, notify: str = "", *, for_ever: bool = False) -> Iterator[Child]:
+    """A process that has said its first line."""
+    code = PROGRAMS[program].replace("FOR_EVER", str(for_ever))
+    environ = os.environ | {"NOTIFY_SOCKET": notify, "WATCHDOG_USEC": "20000"}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line(process: Child) -> str:
+    assert process.stdout
+    return process.stdout.readline()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_tells_where_it_is_finishes_at_a_signal_and_exits_with_0(
+    tmp_path: Path, program: str, number: signal.Signals
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        with child(program, manager.getsockname()) as process:
+            assert line(process).startswith("mailqueue test: listening on ")
+            assert manager.recv(100) == b"READY=1"
+            assert manager.recv(100) == b"WATCHDOG=1"
+            process.send_signal(number)
+            assert line(process) == "finishing\n"
+            assert process.wait(30) == 0
+        heard = set()
+        while (state := manager.recv(100)) != b"STOPPING=1":
+            heard.add(state)
+        assert heard <= {b"WATCHDOG=1"}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_second_signal_ends_a_server_that_does_not_finish_with_1(program: str) -> None:
+    with child(program, for_ever=True) as process:
+        line(process)
+        process.terminate()
+        assert line(process) == "finishing\n"
+        while process.poll() is None:  # those within a second of the first are the first
+            process.terminate()
+        assert process.returncode == 1
+
+
+# Places -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_port_0_is_any_and_the_url_has_the_real_one(host: str) -> None:
+    with listen(host, 0) as listener:
+        place = url("http", listener)
+        assert place == f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        socket.create_connection(listener.getsockname()[:2]).close()
+
+
+def test_a_port_that_is_in_use_is_a_problem_of_the_configuration() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"^cannot listen on port {port} of 127.0.0.1: Addr"):
+            listen("127.0.0.1", port)
+
+
+def test_an_address_of_another_host_is_one_too() -> None:
+    with pytest.raises(ConfigError, match=r"^cannot listen on port 0 of 192\.0\.2\.1: "):
+        listen("192.0.2.1", 0)
+
+
+def test_only_addresses_of_this_host_alone_are_loopback() -> None:
+    assert all(map(is_loopback, ["127.0.0.1", "127.9.9.9", "::1", "localhost"]))
+    assert not any(
+        map(is_loopback, ["0.0.0.0", "::", "192.0.2.1", "mail.example.org"])
+    )  # nothing is bound
+
+
+# Keys ---------------------------------------------------------------------------------------------
+
+
+def key(*senders: str) -> ApiKey:
+    return ApiKey("shop", digest_of("mq_x"), frozenset({"send"}), senders)
+
+
+def test_a_ring_finds_the_key_of_a_secret_and_of_no_other() -> None:
+    secrets = [new_secret() for _ in range(3)]
+    ring = KeyRing([ApiKeyConfig(f"k{i}", digest_of(each)) for i, each in enumerate(secrets)])
+    assert [found.name for each in secrets if (found := ring.find(each))] == ["k0", "k1", "k2"]
+    for wrong in ("", secrets[0][:-1], secrets[0] + " ", digest_of(secrets[0]), "\udc80\xfc"):
+        assert ring.find(wrong) is None
+    assert ring
+    assert not KeyRing([])
+
+
+def test_a_secret_has_32_random_bytes_and_its_digest_is_of_all_its_letters() -> None:
+    secret = new_secret()
+    assert len(secret) == len("mq_") + 43
+    assert digest_of(secret) == sha256(secret.encode()).hexdigest()
+
+
+def test_a_key_is_for_its_scopes_only_and_does_not_show_its_digest() -> None:
+    assert (key().may("send"), key().may("read"), key().may("operate")) == (True, False, False)
+    assert repr(key("ann@example.org")) == "ApiKey('shop')"
+
+
+@pytest.mark.parametrize(
+    "sender, address, may",
+    [
+        ("*@example.org", "ann@example.org", True),
+        ("*@example.org", "Ann@EXAMPLE.org", True),
+        ("@example.org", "ann@example.org", True),
+        ("*@example.org", "ann@mail.example.org", False),
+        ("*@example.org", "ann@badexample.org", False),
+        ("*@example.org", "ann@example.org.evil.com", False),
+        ("*@example.org", '"ann@example.org"@evil.com', False),
+        ("*@b\xfccher.example", "ann@xn--bcher-kva.example", True),
+        ("*@xn--bcher-kva.example", "ann@B\xdcCHER.example", True),
+        ("ann@example.org", "ann@example.org", True),
+        ("ann@example.org", "Ann@Example.org", True),
+        ("ann@example.org", "joann@example.org", False),
+        ("ann@example.org", "*@example.org", False),
+        ("*@example.org", "no address", False),
+        ("*@example.org", "", False),
+    ],
+)
+def test_a_key_may_send_from_its_own_addresses_and_domains(
+    sender: str, address: str, may: bool
+) -> None:
+    assert key("x@other.example", sender).may_send_from(address) is may
+    assert key().may_send_from(address)
+
+
+def test_the_command_line_makes_a_key_that_the_configuration_takes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And needs no configuration for it."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--scope", "send,operate", "--from", "*@example.com", "--from", "ann@example.org"]
+    assert cli.main(["key", "new", "shop", *options]) == 0
+    secret, entry = capsys.readouterr().out.splitlines()
+    config = Config.from_mapping({"http": {"keys": [json.loads(entry)]}})
+    found = KeyRing(config.http.keys).find(secret)
+    assert found
+    assert found.scopes == {"send", "operate"}
+    assert found.senders == ("*@example.com", "ann@example.org")
+
+
+def test_a_key_is_for_sending_and_reading_unless_something_else_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["key", "new", "shop", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["entry"].keys() == {"name", "sha256", "scope"}
+    assert data["entry"]["scope"] == ["send", "read"]
+    assert digest_of(data["secret"]) == data["entry"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("shop", "--scope", "sned"), ("shop", "--from", "ann"), ("a b",), (), ("shop", "--scope", "")],
+)
+def test_a_key_that_the_configuration_would_refuse_is_not_made(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["key", "new", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
