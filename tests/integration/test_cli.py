@@ -28,6 +28,7 @@ from mailqueue.producer import Producer
 from mailqueue.queue.tube import depth
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.rotation import Permit
+from mailqueue.store.ids import to_uuid
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
 from tests.integration.bench import emptied, ready
@@ -259,6 +260,11 @@ def test_there_is_no_traceback_whatever_happens(
 
 
 # --- looking
+
+
+def test_an_id_may_be_written_as_a_uuid(console: Console, shelf: Shelf) -> None:
+    email_id = shelf.put()
+    assert console.data("show", str(to_uuid(email_id)))["id"] == email_id
 
 
 def test_list_filters_by_status_reason_vendor_and_age(console: Console, shelf: Shelf) -> None:

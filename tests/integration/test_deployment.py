@@ -1,4 +1,4 @@
-"""What examples/ offers for running mailqueue: the systemd unit, the Compose file, the scripts."""
+"""What examples/ offers for running mailqueue: the systemd units, the Compose file, the scripts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import yaml
 from mailqueue.config import Config, Delivery, MongoDB
 
 REPO = Path(__file__).parents[2]
-UNIT = REPO / "examples" / "systemd" / "mailqueue-consumer@.service"
+UNITS = REPO / "examples" / "systemd"
 COMPOSE = REPO / "examples" / "docker-compose.yml"
 
 
@@ -28,55 +28,102 @@ def run(*command: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
 
 # systemd -----------------------------------------------------------------------------------------
 
+CONSUMER = "mailqueue-consumer@.service"
+# What each unit runs, in the words of its command line; how long it takes to end, at most.
+COMMANDS = {
+    CONSUMER: ("mailqueue.consumer", 3 * MongoDB().timeout + Delivery().deadline),
+    "mailqueue-http@.service": ("mailqueue http --port %i", MongoDB().timeout),
+    "mailqueue-smtp@.service": ("mailqueue smtp --port %i", MongoDB().timeout),
+    "mailqueue-intake@.service": ("mailqueue intake", MongoDB().timeout),
+}
+each_unit = pytest.mark.parametrize("name", COMMANDS)
 
-def directives() -> dict[str, list[str]]:
+
+def unit(name: str) -> str:
+    return (UNITS / name).read_text()
+
+
+def directives(name: str) -> dict[str, list[str]]:
     found = defaultdict(list)
-    for line in UNIT.read_text().splitlines():
-        name, is_one, value = line.partition("=")
+    for line in unit(name).splitlines():
+        key, is_one, value = line.partition("=")
         if is_one and not line.startswith("#"):
-            found[name].append(value)
+            found[key].append(value)
     return found
 
 
+def test_every_unit_is_looked_at() -> None:
+    assert {path.name for path in UNITS.iterdir()} == COMMANDS.keys()
+
+
+@each_unit
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not on this machine")
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
-    installed = tmp_path / UNIT.name.replace("@", "@1")
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, name: str) -> None:
+    installed = tmp_path / name.replace("@", "@1")
     # Everything but the place where the package is installed, which need not exist here.
-    installed.write_text(UNIT.read_text().replace("/opt/mailqueue/bin/python", sys.executable))
+    installed.write_text(unit(name).replace("/opt/mailqueue/bin/python", sys.executable))
     checked = run("systemd-analyze", "verify", installed)
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_the_unit_gives_a_consumer_the_time_to_finish_what_it_is_sending() -> None:
-    longest = MongoDB().timeout + Delivery().deadline + Delivery().settle_timeout
-    assert int(directives()["TimeoutStopSec"][0]) > longest
-    assert directives()["KillMode"] == ["mixed"]
+@each_unit
+def test_the_unit_gives_the_process_the_time_to_finish_what_is_under_way(name: str) -> None:
+    assert int(directives(name)["TimeoutStopSec"][0]) > COMMANDS[name][1]
+    assert directives(name)["KillMode"] == ["mixed"]
 
 
-def test_the_unit_runs_in_production_and_does_not_repeat_a_wrong_configuration() -> None:
-    assert "MAILQUEUE_ENV=production" in directives()["Environment"]
-    assert directives()["Restart"] == ["always"]
-    assert directives()["RestartPreventExitStatus"] == ["2"]
+@each_unit
+def test_the_unit_runs_in_production_and_does_not_repeat_a_wrong_configuration(name: str) -> None:
+    assert "MAILQUEUE_ENV=production" in directives(name)["Environment"]
+    assert directives(name)["Restart"] == ["always"]
+    assert directives(name)["RestartPreventExitStatus"] == ["2"]
+    assert directives(name)["Type"] == ["notify"]
+    assert directives(name)["WatchdogSec"] == ["60"]
 
 
-def test_the_unit_reads_the_configuration_that_it_loads() -> None:
-    names = [credential.partition(":")[0] for credential in directives()["LoadCredential"]]
+@each_unit
+def test_the_unit_reads_the_configuration_that_it_loads(name: str) -> None:
+    names = [credential.partition(":")[0] for credential in directives(name)["LoadCredential"]]
     assert "config.json" in names
-    assert directives()["ExecStart"][0].endswith("--config ${CREDENTIALS_DIRECTORY}/config.json")
+    command = directives(name)["ExecStart"][0]
+    assert command.endswith("--config ${CREDENTIALS_DIRECTORY}/config.json")
 
 
-def test_the_unit_imports_nothing_from_where_it_is_started_and_leaves_no_core_file() -> None:
-    assert "/bin/python -P -m mailqueue.consumer" in directives()["ExecStart"][0]
-    assert directives()["LimitCORE"] == ["0"]
-    assert directives()["MemoryMax"] == ["1G"]
+@each_unit
+def test_the_unit_imports_nothing_from_where_it_is_started_and_leaves_no_core_file(
+    name: str,
+) -> None:
+    assert f"/bin/python -P -m {COMMANDS[name][0]} " in directives(name)["ExecStart"][0]
+    assert directives(name)["LimitCORE"] == ["0"]
+    assert directives(name)["MemoryMax"] == ["1G" if name == CONSUMER else "512M"]
 
 
-def test_the_unit_tells_nobody_to_install_a_name_from_an_index() -> None:
+@each_unit
+def test_every_unit_is_confined_as_the_consumers_is(name: str) -> None:
+    assert unit(name).partition("DynamicUser=")[2] == unit(CONSUMER).partition("DynamicUser=")[2]
+
+
+def test_only_the_consumer_has_the_vendors_secrets() -> None:
+    for name in COMMANDS.keys() - {CONSUMER}:
+        assert directives(name)["LoadCredential"] == ["config.json:/etc/mailqueue/config.json"]
+
+
+@each_unit
+def test_the_unit_tells_nobody_to_install_a_name_from_an_index(name: str) -> None:
     """Somebody else may own it there."""
-    assert "pip install mailqueue" not in UNIT.read_text()
+    assert "pip install mailqueue" not in unit(name)
 
 
 # Docker Compose ----------------------------------------------------------------------------------
+
+
+OURS = {  # with the command of each; None: the image's own
+    "consumer": None,
+    "http": "mailqueue http --host 0.0.0.0 --config /config.json",
+    "smtp": "mailqueue smtp --host 0.0.0.0 --config /config.json",
+    "intake": "mailqueue intake --config /config.json",
+}
+KEYS = "${MAILQUEUE_KEYS:-[]}"
 
 
 @pytest.fixture
@@ -86,24 +133,36 @@ def compose() -> Any:
 
 def test_compose_gives_mongodb_a_replica_set_and_beanstalkd_a_binlog(compose: Any) -> None:
     services = compose["services"]
-    assert set(services) == {"mongo", "beanstalkd", "consumer"}
+    assert set(services) == {"mongo", "beanstalkd", *OURS}
     assert "--replSet" in services["mongo"]["command"]
     assert "rs.initiate" in services["mongo"]["healthcheck"]["test"][-1]
     assert {"-b", "-f0"} <= set(services["beanstalkd"]["command"])
-    assert services["consumer"]["depends_on"]["mongo"] == {"condition": "service_healthy"}
+    for name in OURS:
+        assert services[name]["depends_on"]["mongo"] == {"condition": "service_healthy"}
 
 
-def test_the_consumers_configuration_in_compose_is_valid_and_leads_to_its_services(
-    compose: Any,
+def test_compose_starts_each_process_of_ours_by_its_command(compose: Any) -> None:
+    for name, command in OURS.items():
+        service = compose["services"][name]
+        assert " ".join(service.get("command", ())) == (command or "")
+        # The ways in need a key, which nobody has at first: they start when they are asked for.
+        assert service.get("profiles", []) == ([] if name == "consumer" else ["in"])
+        assert service["configs"] == [{"source": "mailqueue", "target": "/config.json"}]
+
+
+@pytest.mark.parametrize("keys", ["[]", f'[{{"name": "shop", "sha256": "{"0f" * 32}"}}]'])
+def test_the_configuration_in_compose_is_valid_and_leads_to_its_services(
+    compose: Any, keys: str
 ) -> None:
-    written = compose["configs"]["mailqueue"]["content"].replace("$$", "$")
+    written = compose["configs"]["mailqueue"]["content"].replace(KEYS, keys).replace("$$", "$")
     config = Config.from_mapping(json.loads(written), secrets=False, environ={})
     assert "//mongo:27017/" in config.mongodb.uri
     assert config.beanstalkd.servers == ("beanstalkd:11300",)
+    assert len(config.http.keys) == len(json.loads(keys))
 
 
 def test_compose_builds_what_the_dockerfile_offers(compose: Any) -> None:
-    for service in ("beanstalkd", "consumer"):
+    for service in ("beanstalkd", *OURS):
         build = compose["services"][service]["build"]
         dockerfile = (COMPOSE.parent / build["context"] / build["dockerfile"]).read_text()
         assert f" AS {build['target']}\n" in dockerfile
@@ -133,6 +192,8 @@ def test_compose_hands_secrets_over_as_files(compose: Any) -> None:
     written = compose["configs"]["mailqueue"]["content"]
     assert set(re.findall(r"\$\$\{(\w+)\}", written)) == set(consumer["secrets"])
     assert set(compose["secrets"]) == set(consumer["secrets"])
+    for name in OURS.keys() - {"consumer"}:
+        assert "secrets" not in compose["services"][name]
 
 
 def compose_is_here() -> bool:

@@ -31,6 +31,7 @@ from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Email
 from mailqueue.producer import Priority, Producer
 from mailqueue.queue.announcer import Announcer
+from mailqueue.store.ids import to_uuid
 from tests.integration.bench import (
     MAIL,
     OTHER_MAIL,
@@ -357,6 +358,16 @@ def test_a_malformed_id_is_a_value_error(producer: Producer, bad: Any) -> None:
     for ask in (producer.status, producer.cancel, lambda i: producer.announce([i])):
         with pytest.raises(ValueError, match="24 hexadecimal"):
             ask(bad)
+
+
+def test_an_id_may_be_written_as_a_uuid(producer: Producer) -> None:
+    email_id = producer.send(MAIL)
+    uuid = str(to_uuid(email_id))
+    status = producer.status(uuid)
+    assert status is not None
+    assert status.id == email_id
+    assert producer.announce([uuid]) == 1
+    assert producer.cancel(uuid)
 
 
 def test_a_queued_email_can_be_cancelled_and_cancelling_again_is_harmless(
