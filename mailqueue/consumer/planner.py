@@ -20,14 +20,7 @@ from dataclasses import replace
 from mailqueue.consumer.delivery import Delivery, Finish, LookUp, Plan, Send
 from mailqueue.errors import StoreUnavailable, Unreadable
 from mailqueue.lifecycle import decide
-from mailqueue.lifecycle.outcomes import (
-    CurrentAttempt,
-    Decision,
-    Reason,
-    SendResult,
-    Snapshot,
-    Status,
-)
+from mailqueue.lifecycle.outcomes import Decision, Reason, SendResult, Snapshot, Status
 from mailqueue.logs import Once, event, place
 from mailqueue.message import Email
 from mailqueue.queue.tube import BURIED, DELETED, Job, release_end
@@ -123,10 +116,7 @@ class Planner:
             return self.put_off(stored)
         # After an unknown outcome the same key again: under a new one it may make a copy.
         key = snapshot.pin.key if snapshot.pin is not None else str(stored.id)
-        age = stored.key_age(permit.vendor, key)
-        attempt = self._router.with_vendor(
-            CurrentAttempt(vendor=permit.vendor, key=key, key_age=age)
-        )
+        attempt = self._router.attempt(stored, permit.vendor, key)
         return Send(
             stored=stored,
             email=email,

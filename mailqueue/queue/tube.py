@@ -98,12 +98,11 @@ class End:
 
     def command(self, job_id: int) -> bytes:
         """The line that says so."""
-        words = {
-            "delete": b"delete %d\r\n" % job_id,
-            "release": b"release %d %d %d\r\n" % (job_id, self.priority, self.delay),
-            "bury": b"bury %d %d\r\n" % (job_id, self.priority),
-        }
-        return words[self.word]
+        if self.word == "delete":
+            return b"delete %d\r\n" % job_id
+        if self.word == "bury":
+            return b"bury %d %d\r\n" % (job_id, self.priority)
+        return b"release %d %d %d\r\n" % (job_id, self.priority, self.delay)
 
 
 DELETED, BURIED = End("delete"), End("bury")

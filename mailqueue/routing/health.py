@@ -72,7 +72,8 @@ class VendorHealth:
         self._clock = clock
         self._lock = threading.Condition()
         self._reading = False
-        self._health = {name: Health(name=name) for name in names}
+        # Replaced as a whole by every change, so that who reads it needs no lock and no copy
+        self._health: Mapping[str, Health] = {name: Health(name=name) for name in names}
         self._learned_at = dict.fromkeys(self._health, clock())
         self._server_ahead = time.time() - clock()
         self._read_at = -REFRESH
@@ -84,23 +85,24 @@ class VendorHealth:
 
     def read(self) -> Mapping[str, Health]:
         """Every vendor's health, at most a second old. Raises ``StoreUnavailable``."""
+        now = self._clock()
+        if now - self._read_at >= REFRESH or self._reading:
+            self._read(now)
+        return self._health
+
+    def _read(self, now: float) -> None:
+        """One thread reads; the others wait a moment, then use what is known."""
         with self._lock:
-            fresh = self._clock() - self._read_at < REFRESH
-            if not fresh:
-                self._read_at = self._clock()  # one thread reads
-                self._reading = True
-            elif self._reading:  # the others wait a moment, then use what is known
+            if now - self._read_at < REFRESH:
                 self._lock.wait_for(lambda: not self._reading, WAIT)
-            if fresh:
-                return dict(self._health)
+                return
+            self._reading, self._read_at = True, now
         try:
             self.refresh()
         finally:
             with self._lock:
                 self._reading = False
                 self._lock.notify_all()
-        with self._lock:
-            return dict(self._health)
 
     def current(self, name: str) -> Health:
         """The vendor's health as this process knows it. No I/O."""
@@ -124,7 +126,7 @@ class VendorHealth:
         """
         with self._lock:
             if at >= self._learned_at[health.name]:
-                self._health[health.name] = health
+                self._health = {**self._health, health.name: health}
                 self._learned_at[health.name] = at
 
     def _load(self, names: list[str], *, majority: bool = False) -> dict[str, Health]:
@@ -206,7 +208,7 @@ class VendorHealth:
             health = self._health[name]
             suspect = bool(health.hints) and health.available
             if suspect:  # one thread writes it down
-                self._health[name] = rotation.clear_hints(health)
+                self._health = {**self._health, name: rotation.clear_hints(health)}
         return suspect
 
     def confirm_hint(self, name: str, email_id: str) -> None:

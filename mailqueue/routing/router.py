@@ -210,9 +210,8 @@ class Router:
 
     def after_expired_lease(self, stored: Stored, email: Email) -> Decision:
         """What follows for an e-mail whose lease ran out: its outcome is not known."""
-        snapshot, attempt = stored.snapshot(), stored.attempt
-        if attempt is not None:
-            attempt = self.with_vendor(attempt)
+        snapshot, line = stored.snapshot(), stored.open_line
+        attempt = None if line is None else self.attempt(stored, line["vendor"], line.get("key"))
         try:
             carriers = self.carriers(email, snapshot)
         except VendorBroken:  # asked again before it is sent
@@ -300,11 +299,18 @@ class Router:
         """Whether this vendor can be asked if it has an e-mail."""
         return name in self._carriers and self._carriers[name].has_lookup
 
-    def with_vendor(self, attempt: CurrentAttempt) -> CurrentAttempt:
-        """The attempt with what its vendor offers: a key that it knows, a look-up."""
+    def attempt(self, stored: Stored, vendor: str, key: str | None) -> CurrentAttempt:
+        """An attempt of the e-mail under ``key``, with what the vendor offers."""
+        age = stored.key_age(vendor, key)
+        carrier = self._carriers.get(vendor)
         # The ledger may name a vendor, or hold a key, that the configuration no longer knows. Then
         # a repeat under the key is not safe.
-        carrier = self._carriers.get(attempt.vendor)
         if carrier is None or carrier.key_life is None:
-            return replace(attempt, key=None, lookup=self.can_look_up(attempt.vendor))
-        return replace(attempt, key_life=carrier.key_life, lookup=carrier.has_lookup)
+            return CurrentAttempt(vendor=vendor, lookup=self.can_look_up(vendor))
+        return CurrentAttempt(
+            vendor=vendor,
+            key=key,
+            key_life=carrier.key_life,
+            key_age=age,
+            lookup=carrier.has_lookup,
+        )

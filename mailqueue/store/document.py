@@ -42,7 +42,6 @@ from bson.errors import BSONError
 from mailqueue.errors import Unreadable
 from mailqueue.lifecycle.outcomes import (
     NORMAL,
-    CurrentAttempt,
     Outcome,
     Pin,
     Round,
@@ -276,15 +275,15 @@ class Stored:
 
     @property
     @_raise_unreadable
-    def attempt(self) -> CurrentAttempt | None:
-        """The attempt that is under way, by its open ledger line."""
-        line = open_line(self.document)
-        if line is None:
+    def open_line(self) -> Mapping[str, Any] | None:
+        """The ledger line of the claim that holds the lease, unless it is closed."""
+        if self.status is not Status.SENDING:
             return None
-        vendor, key = _text(line["vendor"]), line.get("key")
-        if key is None:
-            return CurrentAttempt(vendor=vendor)
-        return CurrentAttempt(vendor=vendor, key=_text(key), key_age=self.key_age(vendor, key))
+        of_claim = (x for x in reversed(self.lines) if x["token"] == self.token)
+        line = next((x for x in of_claim if x["outcome"] is None), None)
+        if line is not None and line.get("key") is not None:
+            _text(line["key"])
+        return line
 
     def _pin(self) -> Pin | None:
         pin = self.document.get("pin")
@@ -296,14 +295,6 @@ class Stored:
             remaining=(pin["until"] - self.now).total_seconds(),
             repeats=_natural(pin["repeats"]),
         )
-
-
-def open_line(document: Document) -> Mapping[str, Any] | None:
-    """The ledger line of the claim that holds the lease, unless it is closed."""
-    if document["status"] != Status.SENDING:
-        return None
-    token, lines = document["lease"]["token"], reversed(document["attempts"])
-    return next((x for x in lines if x["token"] == token and x["outcome"] is None), None)
 
 
 def _lines(document: Document) -> Sequence[Mapping[str, Any]]:

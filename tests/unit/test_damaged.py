@@ -106,7 +106,7 @@ READ: list[Callable[[Stored], Any]] = [
     lambda stored: stored.line_to_look_up,
     lambda stored: stored.key_age("first", "k"),
     lambda stored: stored.snapshot(),
-    lambda stored: stored.attempt,
+    lambda stored: stored.open_line,
 ]
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from mailqueue.lifecycle.outcomes import NORMAL, CurrentAttempt, Pin, Round, Status
+from mailqueue.lifecycle.outcomes import NORMAL, Pin, Round, Status
 from mailqueue.store import document
-from mailqueue.store.document import Stored, open_line
+from mailqueue.store.document import Stored
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ID = ObjectId("65f0a1b2c3d4e5f6a7b8c9d0")
@@ -48,7 +48,7 @@ def test_a_new_email_is_queued_and_due_at_once() -> None:
     record = fresh.snapshot()
     assert (record.priority, record.age, record.counted, record.unknowns) == (NORMAL, 0, 0, 0)
     assert (record.round, record.pin, record.pending, record.refused) == (Round(), None, None, ())
-    assert fresh.attempt is None
+    assert fresh.open_line is None
 
 
 def test_what_was_not_asked_for_is_not_written_down() -> None:
@@ -98,7 +98,7 @@ def test_the_record_tells_the_round_the_pin_and_what_is_pending() -> None:
 def test_the_open_line_of_the_holder_is_the_attempt_to_decide() -> None:
     lines = [line(1, "unknown"), line(2, None, key="k", probe=True, started_at=NOW)]
     sending = stored(status="sending", lease={"token": 2}, attempts=lines)
-    assert sending.attempt == CurrentAttempt(vendor="v2", key="k")
+    assert sending.open_line == lines[1]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_open_line_of_the_holder_is_the_attempt_to_decide() -> None:
 )
 def test_any_other_line_is_not(status: str, lines: list[dict[str, Any]]) -> None:
     one = {**new(), "status": status, "lease": {"token": 2}, "attempts": lines}
-    assert open_line(one) is None
+    assert Stored(one, NOW).open_line is None
 
 
 def test_only_answers_that_it_may_have_drawn_make_an_email_suspect() -> None:
