@@ -37,7 +37,7 @@ from mailqueue.consumer.delivery import Delivery
 from mailqueue.consumer.meter import Meter
 from mailqueue.consumer.sender import ThreadVendors
 from mailqueue.consumer.sweeper import Sweeper
-from mailqueue.consumer.worker import Worker
+from mailqueue.consumer.writer import Writer
 from mailqueue.errors import ConfigError, MailQueueError, Unavailable
 from mailqueue.logs import event, place
 from mailqueue.queue import tube
@@ -79,13 +79,13 @@ class Consumer:
         self._burst = burst
         self._store, self._router, owner = _opened(config, simulated=self._simulated)
         self._meter = Meter() if meter else None
-        self._worker = Worker(config, self._store, self._router, owner=owner, meter=self._meter)
+        self._writer = Writer(config, self._store, self._router, owner=owner, meter=self._meter)
         self._sweeper = Sweeper(config, self._store, self._router, owner=owner)
         self._tubes = [
             tube.Tube(server, config.beanstalkd.tube, self._sweeper.outage(server))
             for server in config.beanstalkd.servers
         ]
-        self._stopping = self._worker.stopping
+        self._stopping = self._writer.stopping
         self._stops: queue.SimpleQueue[None] = queue.SimpleQueue()
         # The main thread alone reads and changes this, and the list of the senders.
         self._stops_heeded = 0
@@ -165,7 +165,7 @@ class Consumer:
 
     def _replace_senders(self) -> None:
         """Another thread in the place of each that a vendor keeps beyond the deadline."""
-        for call in self._worker.sender.overdue():
+        for call in self._writer.sender.overdue():
             self._senders.remove(call.thread)
             self._senders.append(self._start(call.thread.name, self._send_instead, call))
 
@@ -188,9 +188,9 @@ class Consumer:
         then the writer writes those and ends. Connections close last: jobs end through them.
         """
         self._join(fetchers)
-        self._worker.sender.close(len(self._senders))
+        self._writer.sender.close(len(self._senders))
         self._join(self._senders)
-        self._worker.writer.close()
+        self._writer.close()
         # Not for ever: what is not written by then is left to its lease.
         writer.join(self.config.delivery.settle_timeout + self.config.mongodb.timeout)
         self._join([sweeper])
@@ -241,15 +241,15 @@ class Consumer:
 
     def _fetch(self, from_tube: tube.Tube) -> None:
         while not self._stopping.is_set():
-            self._through_outages(lambda: self._worker.fetcher.fetch(from_tube))
-        self._worker.fetcher.stop()
+            self._through_outages(lambda: self._writer.fetcher.fetch(from_tube))
+        self._writer.fetcher.stop()
 
     def _write(self) -> None:
         """Results are kept through an outage of MongoDB; once we stop, for ``settle_timeout``."""
         last_try = False
         while True:
             try:
-                if not self._worker.writer.turn(self.config.delivery.settle_timeout):
+                if not self._writer.turn(self.config.delivery.settle_timeout):
                     return
             except Unavailable:
                 if last_try:
@@ -261,12 +261,12 @@ class Consumer:
 
     def _send(self) -> None:
         own = ThreadVendors(self.config.vendors, simulated=self._simulated)
-        while self._worker.sender.deliver(own):
+        while self._writer.sender.deliver(own):
             pass
         own.close()
 
     def _send_instead(self, call: Call[Delivery]) -> None:
-        self._worker.sender.give_up(call)
+        self._writer.sender.give_up(call)
         self._send()
 
     def _sweep(self) -> None:

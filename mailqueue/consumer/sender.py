@@ -63,7 +63,8 @@ class Sender:
         One whose vendor is full is parked and holds no sender: another call of that vendor is
         under way, whose sender takes it up afterwards.
         """
-        delivery = self._next()
+        # What was parked for its vendor and may go now; else what is claimed next
+        delivery = self._bulkheads.unpark() or self.queue.get()
         if delivery is None:
             return False
         self._progress_at = self._clock()
@@ -77,17 +78,9 @@ class Sender:
             delivery.vendor, delivery, delivery.deadline, probe=delivery.probe
         )
         if call is None:
-            self._slots.park(1)
+            self._slots.wake()
             return True
         return self._call(call, own)
-
-    def _next(self) -> Delivery | None:
-        """What was parked for its vendor and may go now; else what is claimed next."""
-        delivery = self._bulkheads.unpark()
-        if delivery is None:
-            return self.queue.get()
-        self._slots.park(-1)
-        return delivery
 
     def _may_begin(self, delivery: Delivery) -> bool:
         if self._stopping.is_set() or self._clock() >= delivery.deadline:
@@ -149,8 +142,7 @@ class Sender:
         if isinstance(send, Send) and result is not None:
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
             self._router.report(send.permit, send.snapshot, result, str(send.stored.id))
-        self._bulkheads.release(delivery.vendor)
-        self._slots.done()
+        self._slots.done(delivery.vendor)
         with suppress(StoreUnavailable):
             delivery.finish = self._planner.settle(delivery)
         self._inbox.put([delivery])
@@ -209,9 +201,9 @@ class Sender:
                 if (each := self.queue.get_nowait()) is None:
                     ends += 1
                     continue
-                self._slots.park(1)
                 self._bulkheads.release(each.vendor)
                 late.append(each)
+        self._slots.wake()
         self.close(ends)
         return late
 

@@ -5,7 +5,8 @@ are claimed, so that the next one is there when a sender is free. At most as man
 during the last four writes, or in a fifth of a second. Where calls take long those are few, and an
 e-mail is left to a process that has a sender free.
 
-A job is first reserved (it waits for its claim), then busy (claimed), then done.
+A job is first reserved (it waits for its claim), then busy, then done. Busy are the claimed e-mails
+that are not parked, as the bulkheads count them.
 
 Promises: any thread may call; nothing here waits for longer than it is told to.
 """
@@ -15,6 +16,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Any
+
+from mailqueue.routing.bulkheads import Bulkheads
 
 WRITES_AHEAD = 4
 MOST_AHEAD = 0.2  # seconds
@@ -23,12 +27,12 @@ MOST_AHEAD = 0.2  # seconds
 class Slots:
     """``number`` slots, all free at first."""
 
-    def __init__(self, number: int, clock: Callable[[], float]) -> None:
+    def __init__(self, number: int, bulkheads: Bulkheads[Any], clock: Callable[[], float]) -> None:
         self._clock = clock
         self._changed = threading.Condition(threading.Lock())
         self._number = number
         self._few = max(1, number // 4)
-        self._busy = 0
+        self._bulkheads = bulkheads
         self._reserved = 0
         self._ahead = 0.0  # seconds
         self._done_at: deque[float] = deque()  # of the last moment
@@ -53,7 +57,7 @@ class Slots:
 
     def _room(self) -> int:
         """Twice as far ahead as claims go: reading comes before claiming."""
-        return self._number + 2 * self._soon() - self._busy - self._reserved
+        return self._number + 2 * self._soon() - self._bulkheads.busy - self._reserved
 
     def reserve(self, jobs: int) -> None:
         """So many jobs are reserved and wait for their claim; fewer if it is below 0."""
@@ -61,28 +65,21 @@ class Slots:
             self._reserved += jobs
             self._changed.notify()
 
+    def wake(self) -> None:
+        """Fewer are busy, so there may be room."""
+        with self._changed:
+            self._changed.notify()
+
     @property
     def free(self) -> int:
         """How many e-mails may be claimed now."""
         with self._changed:
-            return max(0, self._number + self._soon() - self._busy)
+            return max(0, self._number + self._soon() - self._bulkheads.busy)
 
-    def claim(self, jobs: int) -> None:
-        """So many of the reserved are busy now; fewer if it is below 0."""
+    def done(self, vendor: str) -> None:
+        """One of the vendor's has been sent."""
+        self._bulkheads.release(vendor)
         with self._changed:
-            self._busy += jobs
-            self._reserved -= jobs
-
-    def park(self, emails: int) -> None:
-        """So many of the busy wait for their vendor, or are given up; they are back if below 0."""
-        with self._changed:
-            self._busy -= emails
-            self._changed.notify()
-
-    def done(self) -> None:
-        """One has been sent."""
-        with self._changed:
-            self._busy -= 1
             self._done_at.append(self._clock())
             # Where more will follow in a moment, fewer are not worth a look at the tube.
             if self._room() >= min(self._few, self._soon()):
@@ -91,4 +88,4 @@ class Slots:
     def expects(self, results: int) -> bool:
         """Whether many more results than these will come in a moment, and nobody is idle."""
         with self._changed:
-            return self._busy >= self._number and results < self._few <= self._soon()
+            return self._bulkheads.busy >= self._number and results < self._few <= self._soon()

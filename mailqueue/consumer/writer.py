@@ -19,20 +19,25 @@ import logging
 import queue
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 
 from bson import ObjectId
 
+from mailqueue.config import Config
 from mailqueue.consumer.delivery import Delivery, Finish, LookUp, Send, Shared, end_jobs
 from mailqueue.consumer.fetcher import BATCH, Fetcher
+from mailqueue.consumer.meter import Meter
 from mailqueue.consumer.planner import Planner, release
 from mailqueue.consumer.sender import Sender
+from mailqueue.consumer.slots import Slots
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.logs import event
 from mailqueue.routing import bulkheads
+from mailqueue.routing.router import Router
 from mailqueue.store import ids
+from mailqueue.store.store import Store
 from mailqueue.store.transitions import Aside, Lease
 
 logger = logging.getLogger(__name__)
@@ -43,17 +48,31 @@ MAX_LOST = 3
 
 
 class Writer:
-    """Owns the ``inbox``, and the deliveries that wait for a slot."""
+    """Owns the ``inbox``, and the deliveries that wait for a slot.
+
+    ``turn`` is called by the writer's thread, ``fetcher.fetch`` by those of the fetchers, and
+    ``sender.deliver`` by the senders'. ``stopping`` tells all of them to begin nothing more.
+    """
 
     def __init__(
-        self, shared: Shared, planner: Planner, fetcher: Fetcher, sender: Sender, owner: str
+        self,
+        config: Config,
+        store: Store,
+        router: Router,
+        *,
+        owner: str,
+        clock: Callable[[], float] = time.monotonic,
+        meter: Meter | None = None,
     ) -> None:
-        self._config, self._store, self._router = shared.config, shared.store, shared.router
-        self._slots, self._inbox = shared.slots, shared.inbox
-        self._stopping, self._clock = shared.stopping, shared.clock
-        self._planner, self._fetcher, self._sender = planner, fetcher, sender
-        self._owner = owner
-        self._bulkheads = shared.router.bulkheads
+        self._bulkheads = router.bulkheads
+        self.slots = Slots(config.consumer.concurrency, self._bulkheads, clock)
+        shared = Shared(config, store, router, self.slots, clock)
+        self.inbox, self.stopping = shared.inbox, shared.stopping
+        self._config, self._store, self._router = config, store, router
+        self._owner, self._clock = owner, clock
+        self._planner = Planner(store.env, config.delivery.lease, router)
+        self.fetcher = Fetcher(shared, self._planner)
+        self.sender = Sender(shared, self._planner, meter)
         self.waiting: deque[Delivery] = deque()
         self.blocked = False  # some wait although slots are free: their vendor is full
         self._ending = False
@@ -78,15 +97,15 @@ class Writer:
         except StoreUnavailable:
             self._keep(finished)
             raise
-        return not (self._ending and self._inbox.empty() and not self.waiting)
+        return not (self._ending and self.inbox.empty() and not self.waiting)
 
     @property
     def _patience(self) -> float:
-        return 0.0 if self._stopping.is_set() else PATIENCE
+        return 0.0 if self.stopping.is_set() else PATIENCE
 
     def _recall(self) -> None:
         """Give back what was claimed ahead of senders, or of vendors, that did not come free."""
-        self._undo_claims(self._sender.recall(self._patience))
+        self._undo_claims(self.sender.recall(self._patience))
 
     # In ----------------------------------------------------------------------------------------
 
@@ -98,15 +117,15 @@ class Writer:
         limits are computed anew, if that is only ``blocked``.
         """
         wait = None if self._bulkheads.idle and not self.waiting else PATIENCE
-        if self._ending or (self.waiting and self._slots.free):
+        if self._ending or (self.waiting and self.slots.free):
             wait = bulkheads.EVERY if self.blocked and not self._ending else 0.0
         finished: list[Delivery] = []
         with suppress(queue.Empty):
-            self._sort(self._inbox.get(timeout=wait), finished)
-            if self._slots.expects(1 + self._inbox.qsize()):
+            self._sort(self.inbox.get(timeout=wait), finished)
+            if self.slots.expects(1 + self.inbox.qsize()):
                 time.sleep(GATHER)
             while len(finished) < BATCH:
-                self._sort(self._inbox.get_nowait(), finished)
+                self._sort(self.inbox.get_nowait(), finished)
         return finished
 
     def _sort(self, message: Sequence[Delivery] | None, finished: list[Delivery]) -> None:
@@ -132,8 +151,10 @@ class Writer:
             self._add_claims(claims, blocked, finished)
         except StoreUnavailable:
             self._free_slots(claims.values())
-            self._fetcher.drop([*claims.values(), *blocked, self.waiting.popleft()])
+            self.fetcher.drop([*claims.values(), *blocked, self.waiting.popleft()])
             raise
+        finally:
+            self.slots.reserve(-len(claims))
         self.waiting.extendleft(reversed(blocked))
         self.blocked = bool(blocked)
         return list(claims.values())
@@ -148,7 +169,7 @@ class Writer:
 
         Two jobs of one e-mail make one claim.
         """
-        free = self._slots.free if self.waiting else 0
+        free = self.slots.free if self.waiting else 0
         if free:
             self._router.refresh_limits()
         while self.waiting and len(claims) < free:
@@ -162,7 +183,6 @@ class Writer:
                 blocked.append(each)
             else:
                 claims[each.job.email_id] = each
-                self._slots.claim(1)
                 self._bulkheads.claim(each.vendor)
 
     def _plan_again(self, each: Delivery, *, twice: bool) -> None:
@@ -171,10 +191,10 @@ class Writer:
         if not isinstance(plan, (Send, LookUp)):
             return
         if twice:
-            self._fetcher.give_back_permits([each])
+            self.fetcher.give_back_permits([each])
             each.plan = self._planner.put_off_duplicate(plan.stored)
         elif isinstance(plan, Send) and self._is_outdated(each, plan):
-            self._fetcher.give_back_permits([each])
+            self.fetcher.give_back_permits([each])
             each.plan = self._planner.plan(each)
         elif isinstance(plan, LookUp) and self._bulkheads.full(plan.vendor):
             each.plan = self._planner.put_off(plan.stored)
@@ -200,7 +220,7 @@ class Writer:
         if self.waiting and self.waiting[0].fetched_at <= since:
             late = [each for each in self.waiting if each.fetched_at <= since]
             self.waiting = deque(each for each in self.waiting if each.fetched_at > since)
-            self._fetcher.put_back(late)
+            self.fetcher.put_back(late)
 
     # The write ---------------------------------------------------------------------------------
     #
@@ -237,18 +257,18 @@ class Writer:
             result = self._store.write(changes, intents, lease=lease, seconds=seconds)
         except StoreUnavailable:  # they may be claimed all the same
             self._free_slots(claims)
-            self._fetcher.drop(claims)
+            self.fetcher.drop(claims)
             self._undo_claims([each for each in claims if isinstance(each.plan, Send)])
             raise
-        self._slots.write_took(self._clock() - began)
+        self.slots.write_took(self._clock() - began)
         return result
 
     def _keep(self, finished: Sequence[Delivery]) -> None:
         """Results are kept for the next turn; what was only planned goes back to the tube."""
         results = [each for each in finished if not isinstance(each.plan, Finish)]
-        self._fetcher.drop([each for each in finished if isinstance(each.plan, Finish)])
+        self.fetcher.drop([each for each in finished if isinstance(each.plan, Finish)])
         if results:
-            self._inbox.put(results)
+            self.inbox.put(results)
 
     # Out ---------------------------------------------------------------------------------------
 
@@ -261,7 +281,7 @@ class Writer:
             if isinstance(send := each.plan, Send) and send.claim.id not in won
         ]
         self._free_slots(missed)
-        self._sender.put([each for each in claims if each not in missed] if missed else claims)
+        self.sender.put([each for each in claims if each not in missed] if missed else claims)
         return missed
 
     def _end(
@@ -284,7 +304,7 @@ class Writer:
         # Only now: with an earlier end, a lost write would leave an e-mail without a job.
         end_jobs(durable)
         if plans_ended := sum(isinstance(each.plan, Finish) for each in durable):
-            self._slots.reserve(-plans_ended)
+            self.slots.reserve(-plans_ended)
         return results, plans
 
     def _read_again(self, lost: Sequence[Delivery]) -> None:
@@ -292,16 +312,16 @@ class Writer:
 
         Raises ``StoreUnavailable``; the jobs are back on the tube then.
         """
-        self._fetcher.give_back_permits(lost)
+        self.fetcher.give_back_permits(lost)
         for each in lost:
             each.lost += 1
         too_often = [each for each in lost if each.lost >= MAX_LOST]
         for each in too_often:
             # The guard of an Aside is the damage itself: it may be of a kind that matches nothing.
             aside = isinstance(each.plan, Finish) and isinstance(each.plan.change, Aside)
-            self._fetcher.put_back([each], 1.0, bury=aside)
+            self.fetcher.put_back([each], 1.0, bury=aside)
         if again := [each for each in lost if each.lost < MAX_LOST]:
-            self._inbox.put(self._fetcher.read(again))
+            self.inbox.put(self.fetcher.read(again))
 
     def _note_answers(self, results: Sequence[Delivery], seconds: float) -> None:
         """Note the answers that no settlement holds: to look-ups, and where the lease is lost."""
@@ -330,9 +350,9 @@ class Writer:
 
     def _free_slots(self, claims: Collection[Delivery]) -> None:
         """Give the slots of claims back; their jobs stay reserved."""
-        self._slots.claim(-len(claims))
         for each in claims:
             self._bulkheads.release(each.vendor)
+        self.slots.reserve(len(claims))
 
     def _undo_claims(self, deliveries: Iterable[Delivery]) -> None:
         """Undo claims of which nothing was sent, through the inbox, so that a turn writes it.
@@ -342,7 +362,7 @@ class Writer:
         for each in deliveries:
             each.finish = self._planner.settle(each)
             if isinstance(each.plan, Send):
-                self._inbox.put([each])
+                self.inbox.put([each])
             else:
                 end_jobs([each])
 
@@ -352,4 +372,4 @@ class Writer:
         What they have left is recalled in the last turn: nothing is claimed after we stop, so no
         turn hands anything out after this.
         """
-        self._inbox.put(None)
+        self.inbox.put(None)

@@ -118,6 +118,7 @@ class Bulkheads(Generic[T]):
         self._clock = clock
         self._lock = threading.Lock()
         self._claimed = dict.fromkeys(weights, 0)
+        self.busy = 0  # how many of them are not parked
         # A dict keeps the order in which the calls began, so the first is the oldest.
         self._calls: dict[str, dict[Call[T], None]] = {name: {} for name in weights}
         self._parked: dict[str, deque[tuple[float, T]]] = {}  # by vendor, none empty
@@ -210,11 +211,13 @@ class Bulkheads(Generic[T]):
         """An e-mail is to be claimed for the vendor."""
         with self._lock:
             self._claimed[vendor] += 1
+            self.busy += 1
 
     def release(self, vendor: str) -> None:
         """It is not the vendor's any more."""
         with self._lock:
             self._claimed[vendor] -= 1
+            self.busy -= 1
 
     # Calls -------------------------------------------------------------------------------------
 
@@ -229,6 +232,7 @@ class Bulkheads(Generic[T]):
             # of its own calls.
             if not probe and self._has_no_place(vendor):
                 self._parked.setdefault(vendor, deque()).append((call.began, what))
+                self.busy -= 1
                 return None
             self._calls[vendor][call] = None
         return call
@@ -305,6 +309,7 @@ class Bulkheads(Generic[T]):
                     _, what = line.popleft()
                     if line:
                         self._parked[vendor] = line
+                    self.busy += 1
                     return what
         return None
 

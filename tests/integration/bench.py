@@ -14,7 +14,7 @@ from pymongo.errors import AutoReconnect
 
 from mailqueue.config import Config, VendorConfig
 from mailqueue.consumer.sweeper import Sweeper
-from mailqueue.consumer.worker import Worker
+from mailqueue.consumer.writer import Writer
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email, EmailDict
 from mailqueue.queue.tube import Tube
@@ -181,7 +181,7 @@ class Bench:
         self.vendors: dict[str, Fake] = {v.name: Fake(v) for v in config.vendors}
         self.board = VendorHealth(self.store, self.vendors)
         self.routing = Router(config, self.board, self.vendors, rand=lambda: 0.5)
-        self.worker = Worker(config, self.store, self.routing, owner=str(id(self)))
+        self.worker = Writer(config, self.store, self.routing, owner=str(id(self)))
         self.tube = Tube(config.beanstalkd.servers[0], config.beanstalkd.tube)
         self.sweeper = Sweeper(config, self.store, self.routing, owner=str(id(self)))
 
@@ -194,8 +194,8 @@ class Bench:
     def take(self) -> bool:
         """Reserve and claim."""
         found = self.worker.fetcher.fetch(self.tube)
-        while not self.worker.inbox.empty() or self.worker.writer.waiting:
-            self.worker.writer.turn(5)
+        while not self.worker.inbox.empty() or self.worker.waiting:
+            self.worker.turn(5)
         return found
 
     def deliver(self) -> None:
@@ -206,7 +206,7 @@ class Bench:
     def settle(self) -> None:
         """Record what came of it."""
         while not self.worker.inbox.empty():
-            self.worker.writer.turn(5)
+            self.worker.turn(5)
 
     def work(self) -> None:
         """Do all three once."""

@@ -183,7 +183,7 @@ def test_what_waits_for_a_vendor_to_have_a_place_is_given_back_unsent(
         bench.worker.stopping.set()
     else:
         bench.routing.bulkheads._clock = lambda: time.monotonic() + 5
-    bench.worker.writer._recall()
+    bench.worker._recall()
     bench.settle()
     assert len(ready_ids(config)) == 5
     assert bench.routing.bulkheads.idle
@@ -203,7 +203,7 @@ def test_what_is_claimed_ahead_of_quick_vendors_does_not_fill_them(
         worker.slots,
         bench.routing.bulkheads,
         worker.fetcher,
-        worker.writer,
+        worker,
         worker.sender,
     ):
         monkeypatch.setattr(each, "_clock", lambda: now[0])
@@ -213,8 +213,8 @@ def test_what_is_claimed_ahead_of_quick_vendors_does_not_fill_them(
     claimed = []
     for _ in range(5):
         assert worker.fetcher.fetch(bench.tube)
-        worker.writer.turn(5)
-        assert not worker.writer.blocked
+        worker.turn(5)
+        assert not worker.blocked
         claimed.append(worker.sender.queue.qsize())
         bench.deliver()
         now[0] += EVERY * 1.01
@@ -233,8 +233,8 @@ def test_an_email_that_waits_for_its_vendor_keeps_no_slot_from_the_next(
     monkeypatch.setattr(bulkheads, "worth_waiting", lambda _: True)
     monkeypatch.setattr(type(bench.worker.slots), "free", 1)
     assert bench.worker.fetcher.fetch(bench.tube)
-    bench.worker.writer.turn(5)
-    assert bench.worker.writer.blocked
+    bench.worker.turn(5)
+    assert bench.worker.blocked
     assert bench.store.emails.distinct("_id", {"status": "sending"}) == [goes]
 
 

@@ -237,7 +237,7 @@ def test_what_waits_for_a_sender_for_long_is_given_back_unsent(
     email_id = producer.send(MAIL)
     bench.take()
     bench.worker.sender._progress_at -= 5
-    bench.worker.writer._recall()
+    bench.worker._recall()
     bench.settle()
     assert the(emails)["status"] == "queued"
     assert the(emails)["attempts"][0]["outcome"] == "not_started"
@@ -258,7 +258,7 @@ def test_a_question_that_waits_for_a_sender_for_long_is_left_to_others(
     bench.take()
     assert bench.worker.sender.queue.qsize() == 1
     bench.worker.sender._progress_at -= 5
-    bench.worker.writer._recall()
+    bench.worker._recall()
     assert bench.worker.sender.queue.empty()
     assert ready_ids(config) == [email_id]
     assert "looked_up" not in the(emails)["attempts"][0]
@@ -285,8 +285,8 @@ def test_what_no_sender_has_begun_is_recalled_and_the_senders_end_all_the_same(
     bench.take()
     bench.worker.stopping.set()
     bench.worker.sender.close(2)
-    bench.worker.writer.close()
-    while bench.worker.writer.turn(5):
+    bench.worker.close()
+    while bench.worker.turn(5):
         pass
     assert emails.distinct("status") == ["queued"]
     assert sorted(ready_ids(config)) == sorted(ids)
@@ -404,7 +404,7 @@ def test_what_needs_no_vendor_is_ended_also_where_the_worker_stops_before_its_tu
     bench.worker.fetcher.fetch(bench.tube)
     bench.worker.stopping.set()
     while not bench.worker.inbox.empty():
-        bench.worker.writer.turn(5)
+        bench.worker.turn(5)
     assert tube.depth(config.beanstalkd)["buried"] == 1
     assert the(emails)["reason"] == "unreadable"
     assert ready(config) == []
@@ -639,7 +639,7 @@ def test_a_result_that_cannot_be_stored_is_kept_until_it_can(
     bench.take()
     bench.deliver()
     with failing(mongo_client, "update", closeConnection=True), pytest.raises(StoreUnavailable):
-        bench.worker.writer.turn(0.3)
+        bench.worker.turn(0.3)
     assert the(emails)["status"] == "sending"
     assert tube.depth(config.beanstalkd)["reserved"] == 1
     bench.settle()

@@ -1,4 +1,4 @@
-"""The product's own Worker and Sweeper, moved one outside call at a time by a test.
+"""The product's own threads and Sweeper, moved one outside call at a time by a test.
 
 Decides: where an actor can be stopped. Before each look at MongoDB, each write, each call of a
 vendor and each word to the tube it waits until it is told to go on, and with what result. So an
@@ -25,7 +25,7 @@ from bson import ObjectId
 
 from mailqueue.config import VendorConfig
 from mailqueue.consumer.sweeper import Sweeper
-from mailqueue.consumer.worker import Worker
+from mailqueue.consumer.writer import Writer
 from mailqueue.errors import StoreUnavailable, Unavailable
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
@@ -270,10 +270,9 @@ class WorkerActor(Actor):
         super().__init__()
         self.now = 0.0
 
-    def begin(self, worker: Worker, line: Line, vendors: dict[str, FakeVendor]) -> None:
+    def begin(self, worker: Writer, line: Line, vendors: dict[str, FakeVendor]) -> None:
         self._worker, self.line, self._vendors = worker, line, vendors
-        for role in (worker.fetcher, worker.writer, worker.sender):
-            role._stopping = _NoWaiting()
+        worker.stopping = worker.fetcher._stopping = worker.sender._stopping = _NoWaiting()
         self.start(self._work)
 
     def kill(self) -> None:
@@ -288,7 +287,7 @@ class WorkerActor(Actor):
                 worker.fetcher.fetch(self.line)  # type: ignore[arg-type]  # stands in for a tube
             with suppress(Unavailable):
                 if not worker.inbox.empty():
-                    worker.writer.turn(1.0)
+                    worker.turn(1.0)
             for _ in range(worker.sender.queue.qsize()):
                 self.now += 61 if self.pause("deliver") == LATE else 0
                 worker.sender.deliver(self._vendors)

@@ -23,7 +23,7 @@ from pymongo import MongoClient
 
 from mailqueue.config import Config, VendorConfig
 from mailqueue.consumer.sweeper import Sweeper
-from mailqueue.consumer.worker import Worker
+from mailqueue.consumer.writer import Writer
 from mailqueue.lifecycle.outcomes import NORMAL, Status
 from mailqueue.message import Email
 from mailqueue.routing.health import VendorHealth
@@ -105,7 +105,7 @@ class StoreMachine(RuleBasedStateMachine):
     def _worker(self) -> WorkerActor:
         actor = WorkerActor()
         store, routing, vendors = self._parts(actor.pause)
-        worker = Worker(self.config, store, routing, owner=str(ObjectId()), clock=lambda: actor.now)
+        worker = Writer(self.config, store, routing, owner=str(ObjectId()), clock=lambda: actor.now)
         actor.begin(worker, Line(self.tube, actor.pause), vendors)
         return actor
 
