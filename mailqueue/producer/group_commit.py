@@ -33,6 +33,7 @@ Result = TypeVar("Result")
 
 MAX_BATCH = 64  # items
 MAX_BYTES = 16 * 2**20
+LARGE = MAX_BYTES // MAX_BATCH  # bytes; of smaller e-mails a full batch always fits into one write
 POLL = 0.25  # seconds; how often a follower checks that there still is a leader
 GRACE = 1.0  # seconds that a leader may take beyond its own time, before it is replaced
 
@@ -41,22 +42,86 @@ class CommitTimeout(MailQueueError):
     """The item was not written in time; or it was, and nobody knows."""
 
 
-class _Entry(Generic[Item, Result]):
+class Entry(Generic[Item, Result]):
     """One caller's item, and its result or error once it is ``done``."""
 
-    __slots__ = (
-        *("__weakref__", "deadline", "done", "error", "item"),
-        *("lead_until", "removed", "result", "signal", "size"),
-    )
-    lead_until: float  # when its thread may be replaced as the leader; set when it leads
+    __slots__ = ("deadline", "done", "error", "item", "result", "size")
 
     def __init__(self, item: Item, size: int, deadline: float) -> None:
         self.item, self.size, self.deadline = item, size, deadline
-        self.signal = threading.Lock()
-        self.signal.acquire()  # released by ``wake``: a lock is the cheapest event
-        self.done = self.removed = False
+        self.done = False
         self.error: Exception | None = None
         self.result: Result | None = None
+
+
+def write_batch(
+    write: Callable[[list[Item]], Sequence[Result]],
+    batch: Sequence[Entry[Item, Result]],
+    clock: Callable[[], float],
+    *,
+    callers_thread: bool = True,
+) -> None:
+    """Write the items of a batch, so that no entry is done with the error of another.
+
+    ``write`` is as ``GroupCommit`` has it. ``callers_thread``: it is run by the thread of the first
+    entry's caller, which an exception of the application may strike.
+    """
+    try:
+        results = write([entry.item for entry in batch])
+    except Unavailable as error:
+        now = clock()
+        for entry in batch:
+            if entry is batch[0] or entry.deadline <= now:
+                entry.error, entry.done = error, True
+    except Exception as error:
+        if len(batch) == 1 and callers_thread:
+            raise
+        _write_each(write, batch, error, callers_thread)
+    else:
+        for entry, result in zip(batch, results, strict=True):
+            entry.result = result
+            entry.done = True
+
+
+def _write_each(
+    write: Callable[[list[Item]], Sequence[Result]],
+    batch: Sequence[Entry[Item, Result]],
+    error: Exception,
+    callers_thread: bool,
+) -> None:
+    """Write the items one by one, so that only the caller of a bad item gets its error.
+
+    If none fails alone, ``error`` was meant for this thread (a time-out of the application, say)
+    and is raised here. In a caller's thread an item of another caller that fails stays in line:
+    this thread may have been interrupted once more, and the caller's own thread finds out.
+    """
+    failed = False
+    for entry in batch:
+        try:
+            (entry.result,) = write([entry.item])
+        except Unavailable:
+            return
+        except Exception as own_error:  # noqa: BLE001  # raised to the caller of this item
+            failed = True
+            if callers_thread and entry is not batch[0]:  # another caller's: it stays in line
+                continue
+            entry.error = own_error
+        entry.done = True
+    if not failed:
+        raise error
+
+
+class _Entry(Entry[Item, Result]):
+    """An entry with what its caller's thread needs to wait, and to lead."""
+
+    __slots__ = ("__weakref__", "lead_until", "removed", "signal")
+    lead_until: float  # when its thread may be replaced as the leader; set when it leads
+
+    def __init__(self, item: Item, size: int, deadline: float) -> None:
+        super().__init__(item, size, deadline)
+        self.signal = threading.Lock()
+        self.signal.acquire()  # released by ``wake``: a lock is the cheapest event
+        self.removed = False
 
     def wake(self) -> None:
         try:  # noqa: SIM105  # suppress would take several times as long
@@ -172,7 +237,7 @@ class GroupCommit(Generic[Item, Result]):
         self._linger(own)
         start = self._clock()
         batch = self._choose_batch(own)
-        self._write_batch(batch, own)
+        write_batch(self._write, batch, self._clock)
         seconds = self._clock() - start
         for entry in batch:
             if entry.done:
@@ -204,47 +269,6 @@ class GroupCommit(Generic[Item, Result]):
                 break
             batch.append(entry)
         return batch
-
-    def _write_batch(
-        self, batch: Sequence[_Entry[Item, Result]], own: _Entry[Item, Result]
-    ) -> None:
-        try:
-            results = self._write([entry.item for entry in batch])
-        except Unavailable as error:
-            now = self._clock()
-            for entry in batch:
-                if entry is own or entry.deadline <= now:
-                    entry.error, entry.done = error, True
-        except Exception as error:
-            if len(batch) == 1:
-                raise
-            self._write_each(batch, error)
-        else:
-            for entry, result in zip(batch, results, strict=True):
-                entry.result = result
-                entry.done = True
-
-    def _write_each(self, batch: Sequence[_Entry[Item, Result]], error: Exception) -> None:
-        """Write the items one by one, so that only the caller of a bad item gets its error.
-
-        If none fails alone, ``error`` was meant for this thread (a time-out of the application,
-        say) and is raised here. An item of another caller that fails stays in line: this thread may
-        have been interrupted once more, and the caller's own thread finds out.
-        """
-        failed = False
-        for entry in batch:
-            try:
-                (entry.result,) = self._write([entry.item])
-            except Unavailable:
-                return
-            except Exception as own_error:  # noqa: BLE001  # raised to the caller of this item
-                failed = True
-                if entry is not batch[0]:  # another caller's: it stays in line
-                    continue
-                entry.error = own_error
-            entry.done = True
-        if not failed:
-            raise error
 
     def _release_followers(self, batch: Sequence[_Entry[Item, Result]], seconds: float) -> None:
         """Run ``after``, then wake the followers; if it takes long, their poll finds them done.

@@ -18,45 +18,39 @@ call raises within a second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from bson import ObjectId
 
 from mailqueue import reentrancy
 from mailqueue.config import Config, is_production
 from mailqueue.errors import StoreUnavailable
-from mailqueue.outage import Outage
-from mailqueue.producer.group_commit import MAX_BATCH, MAX_BYTES, CommitTimeout, GroupCommit
+from mailqueue.producer.connections import Connections
+from mailqueue.producer.group_commit import LARGE, CommitTimeout, GroupCommit
 from mailqueue.producer.status import EmailStatus, status_of
 from mailqueue.producer.submission import (
-    Inserted,
-    KeyTaken,
     Outcome,
     Priority,
     Refused,
     Sendable,
     SendOptions,
     Submission,
+    id_of,
     merge_keys,
     pages,
     prepare,
     read_all,
 )
-from mailqueue.store import document, ids
+from mailqueue.store import document
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
     from pymongo.client_session import ClientSession
 
     from mailqueue.producer.storage import Storage
-    from mailqueue.store.store import Store
-
-LARGE = MAX_BYTES // MAX_BATCH  # bytes; of smaller e-mails a full batch always fits into one write
-T = TypeVar("T")
-Process = tuple[int, int]
 
 
 class Producer:
@@ -81,10 +75,7 @@ class Producer:
     ) -> None:
         self.config = config if isinstance(config, Config) else Config.load(config, secrets=False)
         self.env = document.PRODUCTION if is_production() else document.SIMULATED
-        self._application_client = client
-        self._outage = Outage("mongodb")
-        # By process, since connections do not survive a fork, and by depth (see ``reentrancy``).
-        self._opened: dict[tuple[Process, int], Storage] = {}
+        self._connections = Connections(self.config, self.env, client)
 
     # Connections -------------------------------------------------------------------------------
 
@@ -96,7 +87,7 @@ class Producer:
         Raises ``StoreUnavailable`` within ``mongodb.timeout``, and ``ConfigError`` for an index
         that the server refuses. beanstalkd need not be there.
         """
-        self._call(lambda storage: storage.store.ensure_indexes())
+        self._connections.call(lambda storage: storage.store.ensure_indexes())
         return self
 
     def close(self) -> None:
@@ -105,9 +96,7 @@ class Producer:
         Nothing is lost: an e-mail whose id ``send()`` returned is stored. A later call opens new
         connections. Any thread may call.
         """
-        process = ids.process()
-        for key in [key for key in self._opened if key[0] == process]:
-            self._opened.pop(key).close()
+        self._connections.close()
 
     quit = close
 
@@ -124,50 +113,7 @@ class Producer:
     @property
     def client(self) -> MongoClient[dict[str, Any]]:
         """This process's MongoDB client: start sessions for ``send(..., session=...)`` on it."""
-        return self._store.client
-
-    def _open(self) -> Storage:
-        """This process's connections. Those inherited through a fork are the parent's.
-
-        ``storage`` is imported here: it loads pymongo and greenstalk, and an application that only
-        imports us need not wait for them.
-        """
-        process, depth = ids.process(), reentrancy.depth()
-        storage = self._opened.get((process, depth))
-        if storage is None:
-            from mailqueue.producer.storage import Storage
-
-            outer = self._opened.get((process, 0))
-            announcer = outer.announcer if outer else None  # has its connections by depth itself
-            new = Storage.open(
-                self.config, self.env, self._application_client, self._outage, announcer
-            )
-            # No lock: a child forked while another thread holds it could never take it.
-            storage = self._opened.setdefault((process, depth), new)
-            if storage is not new:  # another thread was faster
-                new.store.close()
-        return storage
-
-    @property
-    def _store(self) -> Store:
-        return self._open().store
-
-    def _call(self, work: Callable[[Storage], T], *, one_clock: bool = True) -> T:
-        """Run ``work`` as one call of the application, within ``mongodb.timeout`` if ``one_clock``.
-
-        Otherwise each write of it has that time.
-        """
-        return reentrancy.run(self._run, work, one_clock)
-
-    def _run(self, work: Callable[[Storage], T], one_clock: bool) -> T:
-        storage = self._open()
-        store = storage.store
-        if one_clock:
-            store.start_clock()
-        if store.is_away:
-            with store.unless_away():
-                return work(storage)
-        return work(storage)
+        return self._connections.storage().store.client
 
     # Sending -----------------------------------------------------------------------------------
 
@@ -206,7 +152,7 @@ class Producer:
         if session is not None:
             return self._store_all(self._prepare_all([submission]), session)[0]
         try:
-            return self._call(lambda storage: self._store_one(storage, submission))
+            return self._connections.call(lambda storage: self._store_one(storage, submission))
         except StoreUnavailable as error:
             unknown = submission.document.get("_id", submission.id)
             raise StoreUnavailable(str(error), (), [str(unknown)]) from error
@@ -238,7 +184,7 @@ class Producer:
         submissions = self._prepare_all(read_all(list(emails), options, idempotency_keys))
         if session is not None:
             return self._store_all(submissions, session)
-        return self._call(lambda _: self._store_all(submissions, None), one_clock=False)
+        return self._connections.call(lambda _: self._store_all(submissions, None), one_clock=False)
 
     def announce(self, ids: Iterable[str]) -> int:
         """Announce stored e-mails, right after the commit of the transaction that stored them.
@@ -249,7 +195,7 @@ class Producer:
         malformed id, and ``StoreUnavailable``.
         """
         email_ids = [_object_id(email_id) for email_id in ids]
-        return self._call(lambda storage: storage.announce_queued(email_ids))
+        return self._connections.call(lambda storage: storage.announce_queued(email_ids))
 
     # Looking -----------------------------------------------------------------------------------
 
@@ -260,7 +206,7 @@ class Producer:
         ``ValueError`` for a malformed id, and ``StoreUnavailable``.
         """
         match = {"_id": _object_id(email_id)}
-        emails = self._call(lambda storage: storage.store.find(match, 1))
+        emails = self._connections.call(lambda storage: storage.store.find(match, 1))
         return status_of(emails[0].document) if emails else None
 
     def cancel(self, email_id: str) -> bool:
@@ -270,40 +216,29 @@ class Producer:
         call. Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
         """
         object_id = _object_id(email_id)
-        return self._call(lambda storage: storage.store.cancel(object_id))
+        return self._connections.call(lambda storage: storage.store.cancel(object_id))
 
     # Storing one e-mail ------------------------------------------------------------------------
 
     def _store_one(self, storage: Storage, submission: Submission) -> str:
         """Store and announce one e-mail, together with those that other threads send meanwhile."""
-        if submission.key is not None and not storage.store.indexed:
-            storage.store.ensure_indexes()
         if reentrancy.depth():  # waits for no other thread
-            (outcome,) = outcomes = self._write([submission])
-            self._announce(outcomes)
+            (outcome,) = outcomes = self._connections.write([submission])
+            self._connections.announce(outcomes)
         else:
             outcome = self._commit(storage, submission)
-        return _email_id(outcome)
+        return id_of(outcome)
 
     def _commit(self, storage: Storage, submission: Submission) -> Outcome:
         size = submission.size
         commits, large = storage.commits, size > LARGE
         commit = commits.get(large) or commits.setdefault(
-            large, GroupCommit(self._write, self._announce)
+            large, GroupCommit(self._connections.write, self._connections.announce)
         )
         try:
             return commit.submit(submission, storage.store.time_left(), size)
         except CommitTimeout:
             raise StoreUnavailable("MongoDB: no answer in time") from None
-
-    def _write(self, submissions: list[Submission]) -> list[Outcome]:
-        """Store the e-mails of several callers as one page; returns the outcome of each."""
-        outcomes: dict[Submission, Outcome] = {**prepare(submissions, self.config, self.env)}
-        outcomes |= self._open().store_page([each for each in submissions if each not in outcomes])
-        return [outcomes[each] for each in submissions]
-
-    def _announce(self, outcomes: Iterable[Outcome]) -> None:
-        self._open().announce(outcomes)
 
     # Storing many ------------------------------------------------------------------------------
 
@@ -320,9 +255,8 @@ class Producer:
         One new e-mail alone needs no look-up: its write finds out. In a transaction it does, since
         a taken key would end the transaction.
         """
-        storage = self._open()
-        if not storage.store.indexed and any(each.key is not None for each in submissions):
-            storage.store.ensure_indexes()
+        storage = self._connections.storage()
+        storage.ensure_indexes(submissions)
         outcomes: dict[Submission, Outcome] = {}
         parts = list(pages(dict.fromkeys(submissions)))
         if session is not None or len(submissions) > 1:
@@ -332,7 +266,7 @@ class Producer:
         for page in parts:
             new = [each for each in page if each not in outcomes]
             outcomes |= self._store_page(storage, new, session, outcomes)
-        return [_email_id(outcomes[each]) for each in submissions]
+        return [id_of(outcomes[each]) for each in submissions]
 
     def _store_page(
         self,
@@ -346,7 +280,7 @@ class Producer:
             with storage.store.operation(session):
                 outcomes = storage.store_page(page, session)
         except StoreUnavailable as error:
-            stored = [_email_id(each) for each in earlier.values() if not isinstance(each, Refused)]
+            stored = [id_of(each) for each in earlier.values() if not isinstance(each, Refused)]
             unknown = [str(each.document["_id"]) for each in page]
             raise StoreUnavailable(str(error), stored, unknown) from error
         if session is None:
@@ -358,14 +292,6 @@ def _raise_refused(outcomes: Mapping[Submission, Outcome]) -> None:
     for outcome in outcomes.values():
         if isinstance(outcome, Refused):
             raise outcome.error
-
-
-def _email_id(outcome: Outcome) -> str:
-    if isinstance(outcome, Inserted):  # a match statement would take several times as long
-        return str(outcome.document["_id"])
-    if isinstance(outcome, KeyTaken):
-        return str(outcome.id)
-    raise outcome.error
 
 
 def _object_id(email_id: str) -> ObjectId:

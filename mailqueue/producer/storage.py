@@ -58,6 +58,11 @@ class Storage:
         store = Store(config.mongodb, env=env, client=client, outage=outage)
         return cls(store, announcer or Announcer(config.beanstalkd, config.delivery.ttr))
 
+    def ensure_indexes(self, submissions: Iterable[Submission]) -> None:
+        """Before the first key is stored, there must be the index that makes it unique."""
+        if not self.store.indexed and any(each.key is not None for each in submissions):
+            self.store.ensure_indexes()
+
     def store_page(
         self, submissions: Sequence[Submission], session: ClientSession | None = None
     ) -> dict[Submission, Outcome]:

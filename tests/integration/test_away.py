@@ -20,7 +20,7 @@ from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Decision, Status
 from mailqueue.message import EmailDict
 from mailqueue.producer import Producer
-from mailqueue.producer.producer import LARGE
+from mailqueue.producer.group_commit import LARGE
 from mailqueue.producer.storage import Storage
 from mailqueue.store import mongo
 from mailqueue.store.document import SIMULATED
@@ -59,8 +59,8 @@ def hasty(servers_to_break: BreakableServers) -> Iterator[Producer]:
 
 def goes_away(producer: Producer) -> None:
     """As far as the producer knows."""
-    producer._outage.begin("Timeout")
-    producer._outage._last_answer = -inf
+    producer._connections.outage.begin("Timeout")
+    producer._connections.outage._last_answer = -inf
 
 
 def test_when_mongodb_hangs_every_thread_raises_in_its_own_time_and_then_at_once(
@@ -114,13 +114,13 @@ def test_while_one_looks_whether_it_is_over_the_others_do_not_try(config: Config
     with client_of(config, event_listeners=[heard]) as client:
         producer = Producer(config, client=client).connect()
         goes_away(producer)
-        assert producer._outage.claim(60)
+        assert producer._connections.outage.claim(60)
         heard.commands.clear()
         with pytest.raises(StoreUnavailable) as caught:
             producer.send(MAIL)
         assert len(caught.value.ids_unknown) == 1
         assert heard.commands == []
-        producer._outage.release()
+        producer._connections.outage.release()
         assert producer.send(MAIL)
         assert [next(iter(command)) for command in heard.commands] == ["ping", "insert"]
         producer.send(MAIL)
@@ -151,8 +151,8 @@ def test_a_look_that_is_too_slow_is_not_believed_for_long(
 def test_a_call_that_is_late_where_others_are_served_is_no_outage(producer: Producer) -> None:
     """Of many large e-mails, say: whoever comes last has no time left, and fails."""
     producer.send(MAIL)
-    producer._outage.begin("Timeout")
-    assert producer._outage.claim(60)
+    producer._connections.outage.begin("Timeout")
+    assert producer._connections.outage.claim(60)
     assert producer.send(MAIL)
 
 
@@ -186,9 +186,9 @@ class Slow(Store):
 def test_a_small_email_does_not_wait_behind_a_large_one(
     producer: Producer, config: Config, emails: Collection[Document]
 ) -> None:
-    ((key, storage),) = producer._opened.items()
+    ((key, storage),) = producer._connections.opened.items()
     slow = Slow(config.mongodb, env=SIMULATED, client=storage.store.client)
-    producer._opened[key] = Storage(slow, storage.announcer)
+    producer._connections.opened[key] = Storage(slow, storage.announcer)
     with ThreadPoolExecutor(1) as pool:
         large = pool.submit(producer.send, {**MAIL, "text": "x" * (LARGE + 1)})
         assert Slow.begun.wait(10)

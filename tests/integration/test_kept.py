@@ -84,11 +84,11 @@ def producing(config: Config) -> Iterator[Make]:
 
     def make(kind: type[Store]) -> Producer:
         producer = Producer(config)
-        opened = producer._open()
+        opened = producer._connections.storage()
         opened.store.close()
         tricky = kind(config.mongodb, env=SIMULATED)
-        for key in producer._opened:
-            producer._opened[key] = Storage(tricky, opened.announcer)
+        for key in producer._connections.opened:
+            producer._connections.opened[key] = Storage(tricky, opened.announcer)
         made.append(producer.connect())
         return producer
 

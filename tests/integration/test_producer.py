@@ -505,7 +505,7 @@ def test_a_key_that_is_taken_for_another_content_meanwhile_keeps_no_other_email_
 ) -> None:
     """Between the look-up of the keys and the first of two writes."""
     keys = [f"order-{n}" for n in range(600)]
-    look_up = producer._store.by_key
+    look_up = producer._connections.storage().store.by_key
     looks = []
 
     def too_early(keys: list[str], session: ClientSession | None = None) -> Document:
@@ -515,7 +515,7 @@ def test_a_key_that_is_taken_for_another_content_meanwhile_keeps_no_other_email_
             producer.send(OTHER_MAIL, idempotency_key="order-7")
         return found
 
-    monkeypatch.setattr(producer._store, "by_key", too_early)
+    monkeypatch.setattr(producer._connections.storage().store, "by_key", too_early)
     with pytest.raises(InvalidEmail) as caught:
         producer.send_many([MAIL] * 600, idempotency_keys=keys)
     assert (caught.value.field, caught.value.index) == ("idempotency_key", 7)
@@ -538,13 +538,13 @@ def test_a_key_that_appears_between_the_look_up_and_the_insert_gives_the_first_i
 ) -> None:
     first = producer.send(MAIL, idempotency_key="order-1")
     asked = []
-    look_up = producer._store.by_key
+    look_up = producer._connections.storage().store.by_key
 
     def too_early(keys: list[str], session: ClientSession | None = None) -> Document:
         asked.append(keys)
         return {} if len(asked) == 1 else look_up(keys, session)
 
-    monkeypatch.setattr(producer._store, "by_key", too_early)
+    monkeypatch.setattr(producer._connections.storage().store, "by_key", too_early)
     ids = producer.send_many([MAIL, MAIL], idempotency_keys=["order-1", "order-2"])
     assert ids[0] == first
     assert emails.count_documents({}) == 2
@@ -555,13 +555,13 @@ def test_an_id_is_never_given_for_an_email_that_is_not_stored(
 ) -> None:
     """The first e-mail of a key is pruned between the failed insert and the look-up."""
     producer.send(MAIL, idempotency_key="order-1")
-    look_up = producer._store.by_key
+    look_up = producer._connections.storage().store.by_key
 
     def after_pruning(keys: list[str], session: ClientSession | None = None) -> Document:
         emails.delete_many({})
         return look_up(keys, session)
 
-    monkeypatch.setattr(producer._store, "by_key", after_pruning)
+    monkeypatch.setattr(producer._connections.storage().store, "by_key", after_pruning)
     email_id = producer.send(MAIL, idempotency_key="order-1")
     assert emails.distinct("_id") == [ObjectId(email_id)]
 
@@ -978,9 +978,9 @@ def test_a_process_that_was_given_the_number_of_an_ancestor_opens_its_own_connec
 
     def send() -> str:
         monkeypatch.setattr(os, "getpid", lambda: number)
-        opened = len(producer._opened)
+        opened = len(producer._connections.opened)
         email_id = producer.send(MAIL)
-        assert len(producer._opened) == opened + 1
+        assert len(producer._connections.opened) == opened + 1
         return email_id
 
     child = in_a_child(send)
