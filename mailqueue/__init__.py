@@ -35,6 +35,7 @@ from mailqueue.producer import Priority, Producer
 from mailqueue.producer.status import AttemptStatus, EmailStatus
 
 if TYPE_CHECKING:
+    from mailqueue.aio import AsyncProducer
     from mailqueue.consumer import Consumer
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Address",
     "Alternative",
+    "AsyncProducer",
     "Attachment",
     "AttemptStatus",
     "Config",
@@ -65,9 +67,13 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker would believe that any name is there
 
     def __getattr__(name: str) -> Any:
-        """Import ``Consumer`` when it is asked for: an application that sends need not load it."""
+        """Import these when they are asked for: few applications need them."""
         if name == "Consumer":
             from mailqueue.consumer import Consumer
 
             return Consumer
+        if name == "AsyncProducer":
+            from mailqueue.aio import AsyncProducer
+
+            return AsyncProducer
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

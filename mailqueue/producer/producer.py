@@ -44,7 +44,7 @@ from mailqueue.producer.submission import (
     prepare,
     read_all,
 )
-from mailqueue.store import document
+from mailqueue.store import document, ids
 
 if TYPE_CHECKING:
     from pymongo import MongoClient

@@ -106,9 +106,7 @@ class Storage:
 
     def announce(self, outcomes: Iterable[Outcome]) -> None:
         """Put the jobs of new e-mails; the sweeper finds those that cannot be put now."""
-        now = datetime.now(UTC)
-        documents = [each.document for each in outcomes if isinstance(each, Inserted)]
-        self.announcer.announce([_announcement(document, now) for document in documents])
+        self.announcer.announce(announcements(outcomes))
 
     def announce_queued(self, email_ids: Sequence[ObjectId]) -> int:
         """Put the jobs of the e-mails that are stored and queued; returns how many were put."""
@@ -134,6 +132,13 @@ def _key_outcome(submission: Submission, holder: Mapping[str, Any]) -> Outcome:
         problem = "was used before for a different e-mail: use one key for each e-mail"
         return submission.refuse("idempotency_key", problem)
     return KeyTaken(holder["_id"])
+
+
+def announcements(outcomes: Iterable[Outcome]) -> list[Announcement]:
+    """The jobs that new e-mails need."""
+    now = datetime.now(UTC)
+    documents = [each.document for each in outcomes if isinstance(each, Inserted)]
+    return [_announcement(document, now) for document in documents]
 
 
 def _announcement(document: Mapping[str, Any], now: datetime) -> Announcement:

@@ -155,9 +155,10 @@ class Mongo:
             raise StoreUnavailable(_description(error)) from None
         self._outage.end()
 
-    def start_clock(self) -> None:
-        """Give all that follows in this context ``mongodb.timeout`` together."""
-        _DEADLINE.set(time.monotonic() + self.timeout)
+    def start_clock(self, seconds: float = math.inf) -> None:
+        """Give all that follows in this context ``mongodb.timeout`` together, or fewer seconds."""
+        deadline = time.monotonic() + min(seconds, self.timeout)
+        _DEADLINE.set(min(deadline, _DEADLINE.get()))
 
     @staticmethod
     def time_left() -> float:

@@ -21,7 +21,7 @@ FLOORS = [
     "config",
     "vendors store queue service",
     "routing producer",
-    "consumer devserver",
+    "consumer devserver aio",
     "cli",
     "__init__ __main__",
 ]

@@ -1,0 +1,192 @@
+"""The thread that stores what the event loops of one process hand in.
+
+Decides: what is stored together. All that waits when a write begins makes the next batch, so that
+a lone task waits for nobody, and many are served by one write. Large e-mails have a writer of their
+own, so that the others do not wait behind them; jobs are announced by another thread, so that
+beanstalkd delays nobody.
+
+Assumes: writing an e-mail twice does no harm (its id is made once, when it is read).
+
+Promises: a call stays in line until it is done, whatever strikes the thread. A call whose time is
+over is not begun. No call gets the error of another. When the interpreter ends, or ``close`` is
+called, what waits is written first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from mailqueue import reentrancy
+from mailqueue.aio.pending import NO_ANSWER, Pending, SendCall
+from mailqueue.errors import InvalidEmail, Unavailable
+from mailqueue.producer.connections import Connections
+from mailqueue.producer.group_commit import LARGE, MAX_BATCH, MAX_BYTES, write_batch
+from mailqueue.producer.submission import Outcome, id_of
+from mailqueue.store import ids
+
+if TYPE_CHECKING:
+    from mailqueue.queue.tube import Announcement
+
+MAX_UNANNOUNCED = 10_000  # jobs; the sweeper finds the others
+
+
+class JobThread:
+    """Puts the jobs of what was stored on the tube."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._waiting: deque[Announcement] = deque(maxlen=MAX_UNANNOUNCED)
+        self._executor = ThreadPoolExecutor(1, "mailqueue-announcer")
+
+    def put(self, announcements: Iterable[Announcement]) -> None:
+        """Announce these soon; at once, in this thread, when the interpreter is about to end."""
+        self._waiting.extend(announcements)
+        try:
+            self._executor.submit(self._announce)
+        except RuntimeError:
+            self._announce()
+
+    def _announce(self) -> None:
+        page = []
+        with suppress(IndexError):
+            while True:
+                page.append(self._waiting.popleft())
+        if page:
+            self._connections.storage().announcer.announce(page)
+
+    def close(self) -> None:
+        """Return when all is announced."""
+        self._executor.shutdown()
+
+
+class Writer:
+    """One thread, and the calls that wait for it. Any thread may ``put`` and ``start``."""
+
+    def __init__(
+        self, connections: Connections, jobs: JobThread, large: Writer | None = None
+    ) -> None:
+        self._connections, self._jobs, self._large = connections, jobs, large
+        self._process = ids.process()
+        self._waiting: deque[SendCall] = deque()
+        self._executor = ThreadPoolExecutor(1, "mailqueue-writer" + ("" if large else "-large"))
+
+    def put(self, call: SendCall) -> None:
+        """Put it in line; ``start`` must follow."""
+        self._waiting.append(call)
+
+    def start(self) -> None:
+        """Have the thread write what waits. Does nothing after ``close``, or beyond a fork."""
+        if ids.process() == self._process:
+            with suppress(RuntimeError):
+                self._executor.submit(self._write_all)
+
+    def close(self) -> None:
+        """Return when all that waits is written or given up."""
+        self.start()
+        self._executor.shutdown()
+
+    def give_up(self) -> None:
+        """Leave the thread alone, which is stuck or gone."""
+        self._executor.shutdown(wait=False)
+
+    def _write_all(self) -> None:
+        try:
+            while self._waiting:
+                reentrancy.run(self._commit)
+        finally:
+            if self._waiting:  # something struck this thread, and not the calls
+                self.start()
+
+    def _commit(self) -> None:
+        """Write one batch; what could not be written stays in line."""
+        batch = self._choose_batch()
+        unwritten = [call for call in batch if not call.done]
+        if unwritten:
+            self._write(unwritten)
+        self._resolve([call for call in batch if call.done])
+
+    def _choose_batch(self) -> list[SendCall]:
+        """The first calls in line, read; as many as fit into one write."""
+        batch: list[SendCall] = []
+        size, now = 0, time.monotonic()
+        for call in list(islice(self._waiting, MAX_BATCH)):
+            self._read(call, now)
+            if self._large is not None and call.size > LARGE and not call.done:
+                self._large.put(call)
+                self._waiting.remove(call)
+                self._large.start()
+                continue
+            size += call.size
+            if batch and size > MAX_BYTES:
+                break
+            batch.append(call)
+        return batch
+
+    def _read(self, call: SendCall, now: float) -> None:
+        """Validate the e-mail, once; end the call if its time is over."""
+        if call.done:
+            return
+        if call.deadline <= now:
+            call.error, call.done = call.unavailable(NO_ANSWER), True
+        elif call.read is not None:
+            try:
+                call.item = call.read()
+                call.size = call.item.size
+            except Exception as error:  # noqa: BLE001  # a caller's own object raises anything
+                call.error, call.done = _for_future(error), True
+            call.read = None
+
+    def _write(self, calls: Sequence[SendCall]) -> None:
+        try:
+            store = self._connections.storage().store
+        except Exception as error:  # noqa: BLE001  # the configuration cannot be used, say
+            for call in calls:
+                call.error, call.done = error, True
+            return
+        store.start_clock(calls[0].deadline - time.monotonic())
+        write_batch(self._connections.write, calls, time.monotonic, callers_thread=False)
+
+    def _resolve(self, calls: Sequence[SendCall]) -> None:
+        """Tell the loops, then have the jobs announced."""
+        outcomes = [call.result for call in calls if call.result is not None]
+        by_loop: dict[Pending, list[SendCall]] = {}
+        for call in calls:
+            _conclude(call)
+            by_loop.setdefault(call.pending, []).append(call)
+        for pending, own in by_loop.items():
+            try:
+                own[0].future.get_loop().call_soon_threadsafe(pending.resolve, own)
+            except RuntimeError:  # it is closed
+                pending.forget()
+        for call in calls:
+            self._waiting.remove(call)
+        if outcomes:
+            self._jobs.put(_announcements(outcomes))
+
+
+def _announcements(outcomes: Sequence[Outcome]) -> list[Announcement]:
+    from mailqueue.producer.storage import announcements  # loads pymongo, as the write did
+
+    return announcements(outcomes)
+
+
+def _conclude(call: SendCall) -> None:
+    """The id or the error that the task gets."""
+    if isinstance(call.error, Unavailable):
+        call.error = call.unavailable(str(call.error))
+    elif call.result is not None:
+        try:
+            call.id = id_of(call.result)
+        except InvalidEmail as error:
+            call.error = error
+
+
+def _for_future(error: Exception) -> Exception:
+    """A future takes any exception but this one."""
+    return RuntimeError("StopIteration") if isinstance(error, StopIteration) else error
