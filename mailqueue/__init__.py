@@ -30,7 +30,7 @@ from mailqueue.errors import (
     Unavailable,
 )
 from mailqueue.lifecycle.outcomes import Status
-from mailqueue.message import Address, Alternative, Attachment, Email, EmailDict
+from mailqueue.message import Address, Alternative, Attachment, Email, EmailDict, Envelope
 from mailqueue.producer import Priority, Producer
 from mailqueue.producer.status import AttemptStatus, EmailStatus
 
@@ -52,6 +52,7 @@ __all__ = [
     "Email",
     "EmailDict",
     "EmailStatus",
+    "Envelope",
     "InvalidEmail",
     "MailQueueError",
     "MissingExtra",

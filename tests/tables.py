@@ -89,6 +89,10 @@ def size(limit: Capacity) -> str:
     return "any" if limit.size is None else f"{limit.size // MIB} MiB"
 
 
+def bounce_address(limit: Capacity) -> str:
+    return "any" if limit.null_sender else yes(limit.bounce_address)
+
+
 def inline(limit: Capacity) -> str:
     return "images" if limit.inline_images_only else yes(limit.inline)
 
@@ -130,6 +134,8 @@ CAPABILITIES: Mapping[str, Callable[[Capacity, type[Vendor]], str]] = {
     "keeps tags": lambda limit, _: tags(limit),
     "keeps metadata": lambda limit, _: metadata(limit),
     "non-ASCII mailboxes": lambda limit, _: yes(limit.unicode_mailboxes),
+    "envelope": lambda limit, _: yes(limit.envelope_recipients),
+    "bounce address": lambda limit, _: bounce_address(limit),
     "some recipients only": lambda limit, _: yes(limit.partial_recipients),
     "de-duplicates for": lambda _, vendor: key(vendor),
     "look-up": lambda _, vendor: yes(vendor.lookup),

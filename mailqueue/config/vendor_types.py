@@ -35,6 +35,9 @@ class Capacity:
     reply_to: int | None = None
     needs_to: bool = False
     partial_recipients: bool = False  # an attempt may go to some of those that the headers show
+    envelope_recipients: bool = False  # the headers may show some who are not sent to
+    bounce_address: bool = False  # it may be another one than the From
+    null_sender: bool = False
     unicode_mailboxes: bool = False
     quoted_mailboxes: bool = False  # punctuation in quotes: "a@b, c"@example.com
     name_length: int | None = None  # of a display name, in the form that Brevo takes
@@ -250,6 +253,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
         {"api_key": _API_KEY, "domain": Key(str, "the sending domain", checks.host, required=True)},
         Capacity(
             recipients=1000,
+            envelope_recipients=True,
             size=25 * MIB,
             needs_to=True,
             tags=3,
@@ -298,6 +302,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
         "mailqueue.vendors.mandrill:Mandrill",
         {"api_key": _API_KEY},
         Capacity(
+            envelope_recipients=True,
             subject_length=998,
             inline_images_only=True,
             tag_length=50,
@@ -391,6 +396,8 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
         Capacity(
             alternatives=True,
             recipients=50,
+            envelope_recipients=True,
+            bounce_address=True,  # it forwards bounces there
             quoted_mailboxes=True,  # in MIME, and it speaks of RFC 2822 addresses
             size=40 * MIB,
             word_size=189,  # 256 characters, in base64 with its mark
@@ -435,6 +442,9 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
         },
         Capacity(
             partial_recipients=True,
+            envelope_recipients=True,
+            bounce_address=True,
+            null_sender=True,
             unicode_mailboxes=True,
             quoted_mailboxes=True,
             alternatives=True,
@@ -447,6 +457,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
         "mailqueue.vendors.sparkpost:SparkPost",
         {"api_key": _API_KEY},
         Capacity(
+            envelope_recipients=True,
             sender_name_size=255,
             size=20 * MIB,
             needs_subject=True,

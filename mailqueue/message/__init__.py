@@ -6,6 +6,7 @@ and its limits. The others hold the parts:
 ==================  ===============================================================================
 ``fields``          what each field may hold: one function for each
 ``addresses``       ``Address``: which addresses are valid
+``envelope``        ``Envelope``: who is really sent to, and who hears of bounces
 ``attachments``     ``Attachment`` and ``Alternative``: which files and other forms are valid
 ``headers``         what may stand in a header; encoded words
 ``structured``      headers with a grammar of their own, such as List-Unsubscribe
@@ -20,7 +21,14 @@ from __future__ import annotations
 
 from mailqueue.message.addresses import Address
 from mailqueue.message.attachments import Alternative, Attachment
-from mailqueue.message.message import AlternativeDict, AttachmentDict, Email, EmailDict
+from mailqueue.message.envelope import Envelope
+from mailqueue.message.message import (
+    AlternativeDict,
+    AttachmentDict,
+    Email,
+    EmailDict,
+    EnvelopeDict,
+)
 
 __all__ = [
     "Address",
@@ -30,4 +38,6 @@ __all__ = [
     "AttachmentDict",
     "Email",
     "EmailDict",
+    "Envelope",
+    "EnvelopeDict",
 ]

@@ -26,6 +26,7 @@ from mailqueue.message.attachments import (
     read_alternative,
     read_attachment,
 )
+from mailqueue.message.envelope import NULL_SENDER, Envelope
 from mailqueue.message.headers import FIELD_NAME, GENERATED, body_text, header_text, is_text
 
 MAX_ENTRIES = 1000
@@ -42,6 +43,7 @@ RESERVED = GENERATED | {
 ``X-Mailqueue-*``."""
 _RESERVED_PREFIXES = ("content-", "resent-", "x-mailqueue-")
 
+_ENVELOPE_KEYS = frozenset({"from", "recipients"})
 _MAX_BITS = 1024  # of a whole number, as in a float; Python takes very long to print longer ones
 _MAX_DEPTH = 32  # of nested ``vendor_options``
 SHOWN_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -109,6 +111,33 @@ def _items(value: object, field: str) -> Iterator[tuple[str, Any, str]]:
             problem = "has a key that begins with $, which MongoDB cannot store: rename it"
             raise InvalidEmail(place, problem)
         yield name, item, place
+
+
+def _envelope(value: object, field: str) -> Envelope | None:
+    """What the envelope was given; only the whole e-mail tells what of it the headers say."""
+    if value is None:
+        return None
+    if isinstance(value, Envelope):
+        value = {"from": value.from_, "recipients": value.recipients or None}
+    if not isinstance(value, Mapping) or value.keys() - _ENVELOPE_KEYS:
+        keys = ", ".join(sorted(_ENVELOPE_KEYS))
+        raise InvalidEmail(field, f"must be an Envelope or a mapping of {keys}")
+    people = value.get("recipients")
+    recipients = _addresses(people, f"{field}.recipients")
+    if people is not None and not recipients:
+        problem = "is empty: name who is sent to, or leave it out"
+        raise InvalidEmail(f"{field}.recipients", problem)
+    return Envelope(_bounce_address(value.get("from"), f"{field}.from"), recipients)
+
+
+def _bounce_address(value: object, field: str) -> Address | None:
+    if value is None:
+        return None
+    if isinstance(value, Address):
+        value = value.address
+    if is_text(value) and value in ("", "<>"):
+        return NULL_SENDER
+    return Address("", _sender(value, field).address)
 
 
 def _subject(value: object, field: str) -> str:
@@ -217,6 +246,7 @@ READERS: Mapping[str, Callable[[object, str], object]] = {
     "cc": _addresses,
     "bcc": _addresses,
     "reply_to": _addresses,
+    "envelope": _envelope,
     "subject": _subject,
     "text": _body,
     "html": _body,

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Required, TypedDict
 from mailqueue.errors import InvalidEmail, did_you_mean
 from mailqueue.message.addresses import Address
 from mailqueue.message.attachments import Alternative, Attachment
+from mailqueue.message.envelope import Envelope, normalize
 from mailqueue.message.fields import READERS, SHOWN_KEY
 from mailqueue.message.structured import MESSAGE_ID
 
@@ -65,6 +66,10 @@ class AlternativeDict(TypedDict):
 
 
 # "from" is a keyword of Python, so that only this form of a TypedDict can have it.
+EnvelopeDict = TypedDict(
+    "EnvelopeDict", {"from": Mailbox | None, "recipients": Mailboxes | None}, total=False
+)
+"""An ``Envelope`` as a mapping: ``from`` is the bounce address, ``""`` is the null sender."""
 _From = TypedDict("_From", {"from": Required[Mailbox]}, total=False)
 
 
@@ -84,6 +89,9 @@ class EmailDict(_From, total=False):
     cc: Mailboxes | None
     bcc: Mailboxes | None
     reply_to: Mailboxes | None
+    #: Who is really sent to, and who hears of bounces, where the headers say something else. Names
+    #: are left out.
+    envelope: Envelope | EnvelopeDict | None
     subject: str | None
     text: str | None
     html: str | None
@@ -107,6 +115,10 @@ class Email:
     ``message_id`` is the Message-ID that every attempt hands to the vendor; it may also be given
     among the headers. None: it is made from the e-mail's id. Raises ``InvalidEmail``, which names
     the field and quotes nothing. Nothing is stored by making one: ``Producer.send`` stores it.
+
+    ``envelope`` is None unless it differs from the headers: if it names everyone in ``to`` and
+    ``cc``, the others whom it names are the ``bcc``, and nothing else is left of it but a bounce
+    address. If it leaves someone out, ``bcc`` is empty, and its recipients are all who are sent to.
     """
 
     from_: Address
@@ -114,6 +126,7 @@ class Email:
     cc: tuple[Address, ...]
     bcc: tuple[Address, ...]
     reply_to: tuple[Address, ...]
+    envelope: Envelope | None
     subject: str
     text: str | None
     html: str | None
@@ -133,6 +146,7 @@ class Email:
         cc: Mailboxes | None = None,
         bcc: Mailboxes | None = None,
         reply_to: Mailboxes | None = None,
+        envelope: Envelope | EnvelopeDict | None = None,
         subject: str | None = None,
         text: str | None = None,
         html: str | None = None,
@@ -152,6 +166,7 @@ class Email:
             "cc": cc,
             "bcc": bcc,
             "reply_to": reply_to,
+            "envelope": envelope,
             "subject": subject,
             "text": text,
             "html": html,
@@ -174,9 +189,15 @@ class Email:
         _move_message_id(self)
         if self.text is None and self.html is None:
             raise InvalidEmail("text", "is missing: give text or html, which may be empty")
-        if not 0 < self.entries <= MAX_RECIPIENTS:
-            count = f"has {self.entries} recipients, with cc and bcc"
+        entries = len(self.to) + len(self.cc) + len(self.bcc)
+        if entries > MAX_RECIPIENTS or not self.entries:
+            count = f"has {entries} recipients, with cc and bcc"
             raise InvalidEmail("to", f"{count}: give 1 to {MAX_RECIPIENTS}")
+        if self.envelope is not None:
+            shown = (*self.to, *self.cc)
+            envelope, bcc = normalize(self.envelope, self.from_, shown, self.bcc)
+            _set(self, "envelope", envelope)
+            _set(self, "bcc", bcc)
 
     def __repr__(self) -> str:
         return f"Email({len(self.recipients)} recipients, {len(self.attachments)} attachments)"
@@ -199,11 +220,16 @@ class Email:
         return email
 
     @classmethod
-    def from_message(cls, message: Message[Any, Any]) -> Email:
-        """From a stdlib ``EmailMessage`` (or an older ``Message``). Raises ``InvalidEmail``."""
+    def from_message(
+        cls, message: Message[Any, Any], *, envelope: Envelope | EnvelopeDict | None = None
+    ) -> Email:
+        """From a stdlib ``EmailMessage`` (or an older ``Message``). Raises ``InvalidEmail``.
+
+        ``envelope``: the one that it came in, by SMTP say.
+        """
         from mailqueue.message.stdlib_message import read
 
-        return cls.from_mapping(read(message))
+        return cls.from_mapping({**read(message), "envelope": envelope})
 
     @classmethod
     def from_document(cls, mapping: Mapping[str, Any]) -> Email:
@@ -212,6 +238,8 @@ class Email:
         _set(email, "from_", Address.from_canonical(mapping["from"]))
         for field in ("to", "cc", "bcc", "reply_to"):
             _set(email, field, tuple(map(Address.from_canonical, mapping.get(field, ()))))
+        envelope = mapping.get("envelope")
+        _set(email, "envelope", None if envelope is None else Envelope.from_document(envelope))
         for field in ("text", "html"):
             _set(email, field, mapping.get(field))
         for field in ("headers", "metadata", "vendor_options"):
@@ -242,35 +270,73 @@ class Email:
 
     @property
     def entries(self) -> int:
-        """The number of entries in to, cc and bcc; a mailbox counts each time it is there."""
+        """The number of entries that name who is sent to; a mailbox counts each time."""
+        if self.envelope is not None and self.envelope.recipients:
+            return len(self.envelope.recipients)
         return len(self.to) + len(self.cc) + len(self.bcc)
 
     @property
     def people(self) -> tuple[Address, ...]:
-        """All addresses: sender, recipients, and reply_to."""
-        return (self.from_, *self.to, *self.cc, *self.bcc, *self.reply_to)
+        """All addresses: of the sender, recipients, reply_to and the envelope."""
+        headers = (self.from_, *self.to, *self.cc, *self.bcc, *self.reply_to)
+        return headers if self.envelope is None else headers + self.envelope.people
 
     @property
     def recipients(self) -> tuple[Address, ...]:
-        """The mailboxes in to, cc and bcc, in this order, each once."""
+        """The mailboxes that are sent to, each once: in the order of to, cc and bcc."""
         return tuple(person for people in self.unique_recipients().values() for person in people)
 
-    def unique_recipients(self, *, ignore_case: bool = False) -> dict[str, list[Address]]:
-        """By field (to, cc, bcc), each mailbox only where it comes first; without empty fields.
+    @property
+    def bounce_address(self) -> Address | None:
+        """Who hears of bounces, with an empty address if nobody does; None: the From."""
+        return None if self.envelope is None else self.envelope.from_
 
-        Only the receiving server knows what a local part means (RFC 5321, 2.4): ``Bob@`` and
-        ``bob@`` are two mailboxes, to an SMTP server and in the ledger. With ``ignore_case`` they
-        are one, as to every vendor's API and its limits.
+    @property
+    def display_only(self) -> tuple[Address, ...]:
+        """Those in to and cc whom the envelope does not name: shown, and never sent to.
+
+        Mailboxes are compared as vendors' APIs do: without regard to case.
         """
+        if self.envelope is None or not self.envelope.recipients:
+            return ()
+        identities = {person.identity.lower() for person in self.envelope.recipients}
+        shown = (*self.to, *self.cc)
+        return tuple([p for p in shown if p.identity.lower() not in identities])
+
+    def unique_recipients(self, *, ignore_case: bool = False) -> dict[str, list[Address]]:
+        """By field, each mailbox that is sent to only where it comes first; no empty fields.
+
+        The fields are to, cc, and bcc for those that no header shows. Only the receiving server
+        knows what a local part means (RFC 5321, 2.4): ``Bob@`` and ``bob@`` are two mailboxes, to
+        an SMTP server and in the ledger. With ``ignore_case`` they are one, as to every vendor's
+        API and its limits.
+        """
+        fields: list[tuple[str, Iterable[Address]]]
+        fields = [("to", self.to), ("cc", self.cc), ("bcc", self.bcc)]
+        if self.envelope is not None and self.envelope.recipients:
+            fields = self._envelope_fields(ignore_case)
         identities: set[str] = set()
-        fields: dict[str, list[Address]] = {}
-        for name, people in (("to", self.to), ("cc", self.cc), ("bcc", self.bcc)):
+        unique: dict[str, list[Address]] = {}
+        for name, people in fields:
             for person in people:
                 identity = person.identity.lower() if ignore_case else person.identity
                 if identity not in identities:
                     identities.add(identity)
-                    fields.setdefault(name, []).append(person)
-        return fields
+                    unique.setdefault(name, []).append(person)
+        return unique
+
+    def _envelope_fields(self, ignore_case: bool) -> list[tuple[str, Iterable[Address]]]:
+        recipients = () if self.envelope is None else self.envelope.recipients
+        identities = {_identity(person, ignore_case) for person in recipients}
+        to, cc = (
+            [person for person in people if _identity(person, ignore_case) in identities]
+            for people in (self.to, self.cc)
+        )
+        return [("to", to), ("cc", cc), ("bcc", recipients)]
+
+
+def _identity(person: Address, ignore_case: bool) -> str:
+    return person.identity.lower() if ignore_case else person.identity
 
 
 def _texts(addresses: Iterable[Address]) -> list[str]:
@@ -283,6 +349,7 @@ def _mappings(parts: Iterable[Attachment | Alternative]) -> list[dict[str, Any]]
 
 _STORED: Mapping[str, Callable[[Any], object]] = {  # how a value that is not empty is stored
     **dict.fromkeys(("to", "cc", "bcc", "reply_to"), _texts),
+    "envelope": Envelope.to_mapping,
     "subject": str,
     **dict.fromkeys(("headers", "metadata", "vendor_options"), dict),
     "tags": list,

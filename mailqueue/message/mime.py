@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -52,10 +53,12 @@ def mime(
     date: datetime | None = None,
     email_id: str | None = None,
     sender: Address | None = None,
+    extra_headers: Mapping[str, str] = MappingProxyType({}),
 ) -> bytes:
     """The message: without a Bcc header, equal bytes for equal arguments.
 
-    ``sender`` replaces the From. Tags, metadata and vendor options are not part of it.
+    ``sender`` replaces the From; ``extra_headers`` are ASCII. Tags, metadata and vendor options are
+    not part of it. Nor is the envelope: the headers show what they show.
     """
     message_id = f"<{message_id.strip().strip('<>')}>"
     headers = [*_heading(email, sender or email.from_), ("Message-ID", message_id)]
@@ -65,7 +68,7 @@ def mime(
         headers.append(("Date", format_datetime(date)))
     if email_id is not None:
         headers.append(("X-Mailqueue-Id", email_id))
-    headers += _own_headers(email)
+    headers += (*_own_headers(email), *extra_headers.items())
     bodies = (email.text, email.html, email.attachments, email.alternatives)
     return write(headers, *bodies, seed=message_id)
 

@@ -230,7 +230,7 @@ def _prepare_page(
             problem = f"{size} bytes are more than limits.max_size ({config.limits.max_size})"
             refusals[submission] = submission.refuse("email", problem)
         elif reason is not None:
-            refusals[submission] = submission.refuse("email", reason)
+            refusals[submission] = submission.refuse(*reason)
         else:
             submission.document = _document(submission, mapping, content_hash, env, now)
     return refusals

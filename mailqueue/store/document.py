@@ -377,6 +377,8 @@ def _content(email: Any) -> Mapping[str, Any]:
         memoryview(form["content"])  # TypeError
     for options in email.get("vendor_options", {}).values():
         options.items()  # AttributeError
+    if "envelope" in email:
+        texts += _envelope_texts(email["envelope"])
     if {*map(type, texts)} != {str}:
         raise TypeError
     if not (email.get("to") or email.get("cc") or email.get("bcc")):
@@ -384,3 +386,13 @@ def _content(email: Any) -> Mapping[str, Any]:
     if "text" not in email and "html" not in email:
         raise LookupError
     return email  # type: ignore[no-any-return]  # a mapping, as was seen
+
+
+def _envelope_texts(envelope: Mapping[str, Any]) -> list[Any]:
+    """Its addresses. Recipients that cannot be read must not become those of the headers."""
+    recipients = envelope.get("recipients", [""])
+    if not envelope or envelope.keys() - {"from", "recipients"} or type(recipients) is not list:
+        raise TypeError
+    if not recipients:
+        raise LookupError
+    return [envelope.get("from", ""), *recipients]

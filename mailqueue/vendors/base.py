@@ -35,7 +35,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
@@ -46,8 +46,9 @@ from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.logs import event, place
 from mailqueue.message import Address, Email
 from mailqueue.message.headers import encode_unstructured, header_problem
+from mailqueue.message.mime import mime
 from mailqueue.vendors import labels, limits
-from mailqueue.vendors.payloads import merge
+from mailqueue.vendors.payloads import created_at, merge
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,8 @@ class Vendor(ABC):
         than ``send``, and must not wait for anything. The phrase quotes nothing of the e-mail. If
         it raises, the vendor counts as one that cannot carry this e-mail. An override asks
         ``super().can_carry(email)`` as well, which knows the capacity of the type; of a type of
-        your own, that it carries no ``alternatives``. A producer does not load classes of your own,
+        your own, that it carries no ``alternatives``, and no ``envelope`` with a bounce address or
+        without some of the recipients that are shown. A producer does not load classes of your own,
         and accepts what only the override refuses.
         """
         return limits.can_carry(self.config.type, email, self.config.options)
@@ -173,6 +175,19 @@ class Vendor(ABC):
         """Vendor-specific extras: the configured ones, with the e-mail's own on top."""
         options = merge(self.config.options, email.vendor_options.get(self.name, {}))
         return {name: value for name, value in options.items() if name not in _LOCAL_OPTIONS}
+
+    def mime(
+        self, email: Email, attempt: Attempt, extra_headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        """The e-mail as a MIME message: the same, byte for byte, in every attempt."""
+        return mime(
+            email,
+            message_id=attempt.message_id,
+            date=attempt.date or created_at(attempt.email_id),
+            email_id=attempt.email_id,
+            sender=self.sender(email),
+            extra_headers=extra_headers or {},
+        )
 
     def tags(self, email: Email) -> tuple[str, ...]:
         """The tags that this vendor can keep to itself, each once; others are left out."""

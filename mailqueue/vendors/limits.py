@@ -5,7 +5,7 @@ skipped without a call, and stays available. A producer refuses an e-mail that n
 Tags and metadata are no reason (``labels``).
 
 Assumes: a class of your own, whose type is not in the table, can carry everything except
-alternatives; its own ``can_carry`` may say more.
+alternatives and an envelope of its own; its own ``can_carry`` may say more.
 
 Promises: no I/O and no clients; the phrases name no address, subject or body.
 """
@@ -24,6 +24,7 @@ from mailqueue.message.file_types import types_of
 from mailqueue.message.headers import encode_unstructured
 from mailqueue.message.parameters import charset
 
+ENVELOPE = "envelope"  # the field, and the first word of what is wrong with it
 CUSTOM_HEADERS = "custom_headers"  # an option: the account's plan allows them
 
 # A class of the user's own: it has ``can_carry`` for what it cannot take.
@@ -54,15 +55,22 @@ def can_carry(type_: str, email: Email, options: Mapping[str, Any] = _NO_OPTIONS
     return None
 
 
-def nobody_carries(vendors: Sequence[VendorConfig], email: Email) -> str | None:
-    """Why no vendor can carry the e-mail; None: one can, or no vendor is configured."""
-    reasons = []
+def nobody_carries(vendors: Sequence[VendorConfig], email: Email) -> tuple[str, str] | None:
+    """The field and the problem for which no vendor can carry the e-mail.
+
+    None: one can, or no vendor is configured.
+    """
+    reasons: list[tuple[str, str]] = []
     for vendor in vendors:
         reason = can_carry(vendor.type, email, vendor.options)
         if reason is None:
             return None
-        reasons.append(f"{vendor.name}: {reason}")
-    return "no vendor can carry it (" + "; ".join(reasons) + ")" if reasons else None
+        reasons.append((vendor.name, reason))
+    if not reasons:
+        return None
+    by_envelope = any(reason.startswith(ENVELOPE) for _, reason in reasons)
+    each = "; ".join(f"{name}: {reason}" for name, reason in reasons)
+    return ENVELOPE if by_envelope else "email", f"no vendor can carry it ({each})"
 
 
 def _numbers(limit: Capacity, email: Email) -> Iterator[str]:
@@ -81,6 +89,18 @@ def _numbers(limit: Capacity, email: Email) -> Iterator[str]:
     for field, maximum in bounds.items():
         if maximum is not None and counts.get(field, 0) > maximum:
             yield f"more than {maximum} {field} recipients"
+
+
+def _envelope(limit: Capacity, email: Email) -> Iterator[str]:
+    if email.envelope is None:
+        return
+    if email.display_only and not limit.envelope_recipients:
+        yield f"{ENVELOPE} without some of the shown recipients"
+    sender = email.bounce_address
+    if sender is not None and not limit.bounce_address:
+        yield f"{ENVELOPE} with a bounce address"
+    if sender is not None and not sender.address and not limit.null_sender:
+        yield f"{ENVELOPE} with the null sender"
 
 
 def _people(limit: Capacity, email: Email) -> Iterator[str]:
@@ -238,4 +258,4 @@ def _is_plain(value: str) -> bool:
     return value.isascii() and "=?" not in value
 
 
-_CHECKS = (_numbers, _people, _parts, _templates, _files, _names, _headers)
+_CHECKS = (_envelope, _numbers, _people, _parts, _templates, _files, _names, _headers)

@@ -1,5 +1,8 @@
 """Mailgun: ``POST /v3/{domain}/messages``, multipart; ``lookup`` by ``GET .../events``.
 
+An e-mail whose envelope leaves out someone whom it shows goes to ``.../messages.mime``: the message
+as SMTP gets it, with the fields ``to`` for those who are sent to.
+
 Decides: what a request to Mailgun looks like and what its answers mean. Facts: Mailgun's
 openapi.yaml and api-sending.rst, "Error codes".
 
@@ -61,11 +64,15 @@ class Mailgun(HttpVendor):
     def build(self, email: Email, attempt: Attempt) -> Request:
         """A multipart form. An option replaces the fields of its name."""
         options = self.options(email)
-        parts = [part for part in self._parts(email, attempt) if part[0] not in options]
+        in_mime = bool(email.display_only)
+        message = self._mime_parts if in_mime else self._message_parts
+        own_parts = (*message(email, attempt), *self._option_parts(email, attempt))
+        parts = [part for part in own_parts if part[0] not in options]
         parts += [(n, str(v)) for n, value in options.items() for v in _each(value)]
         body, content_type = form(parts)
         own = {"Content-Type": content_type, **self._login()}
-        return Request(self._path("messages"), body, {**common_headers(), **own})
+        path = self._path("messages.mime" if in_mime else "messages")
+        return Request(path, body, {**common_headers(), **own})
 
     def lookup(self, email: Email, attempt: Attempt) -> SendResult | None:
         """The e-mail under our id among what was accepted for its first recipient.
@@ -94,7 +101,13 @@ class Mailgun(HttpVendor):
     def _login(self) -> Mapping[str, str]:
         return basic_login("api", self.config.keys["api_key"])
 
-    def _parts(self, email: Email, attempt: Attempt) -> Iterator[Part]:
+    def _mime_parts(self, email: Email, attempt: Attempt) -> Iterator[Part]:
+        people = (person for field in unique_recipients(email).values() for person in field)
+        yield from (("to", person.ascii) for person in people)
+        message = self.mime(email, attempt)
+        yield "message", ("message.eml", message, "message/rfc822")
+
+    def _message_parts(self, email: Email, attempt: Attempt) -> Iterator[Part]:
         yield "from", mailbox_text(self.sender(email))
         for name, people in unique_recipients(email).items():
             yield from ((name, mailbox_text(person)) for person in people)
@@ -108,6 +121,8 @@ class Mailgun(HttpVendor):
         if email.reply_to:
             yield "h:Reply-To", mailbox_list(email.reply_to)
         yield "h:Message-Id", attempt.message_id
+
+    def _option_parts(self, email: Email, attempt: Attempt) -> Iterator[Part]:
         yield from (("o:tag", tag) for tag in self.tags(email))
         if flag(self.config, EXPOSE_METADATA) is not False:
             yield from ((f"v:{name}", value) for name, value in self.metadata(email).items())

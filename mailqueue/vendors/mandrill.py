@@ -1,7 +1,12 @@
 """Mandrill (Mailchimp Transactional): ``POST /api/1.4/messages/send``.
 
 Decides: what a request to Mandrill looks like and what its answers mean. Facts: Mailchimp's
-transactional.openapi.json.
+transactional.openapi.json, "Use SMTP headers to customize your messages".
+
+An e-mail whose envelope leaves out someone whom it shows goes to ``/messages/send-raw``: the
+message as SMTP gets it, with ``to`` for those who are sent to, and with ``X-MC-*`` headers, which
+Mandrill reads as options. Options for ``message`` have no place there, so such an e-mail with such
+options, or with such headers of its own, does not go to Mandrill.
 
 A 200 is a list with one entry per recipient, each with its own status:
 
@@ -33,6 +38,7 @@ the status varies: an invalid key has been seen with 401 and with 500.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -78,12 +84,35 @@ class Mandrill(HttpVendor):
 
     default_base_url = "https://mandrillapp.com"
 
+    def can_carry(self, email: Email) -> str | None:
+        """Not an envelope together with options for the message."""
+        if email.display_only and (
+            "message" in self.options(email)
+            or any(name.lower().startswith("x-mc-") for name in email.headers)
+        ):
+            return "envelope with options for the message"
+        return super().can_carry(email)
+
     def build(self, email: Email, attempt: Attempt) -> Request:
         """Options lie over the whole call: ``{"message": {"subaccount": "x"}, "ip_pool": "y"}``."""
-        payload = merge({"message": self._message(email, attempt)}, self.options(email))
+        in_mime = bool(email.display_only)
+        own = self._raw(email, attempt) if in_mime else {"message": self._message(email, attempt)}
+        payload = merge(own, self.options(email))
         # It travels in the body. Options cannot replace it.
         payload["key"] = self.config.keys["api_key"]
-        return json_request("/api/1.4/messages/send", payload, {})
+        return json_request(f"/api/1.4/messages/{'send-raw' if in_mime else 'send'}", payload, {})
+
+    def _raw(self, email: Email, attempt: Attempt) -> dict[str, Any]:
+        """The call for a MIME message, which has its options among its headers."""
+        tags = ", ".join(tag for tag in self.tags(email) if tag.isascii() and "," not in tag)
+        options = {
+            "X-MC-PreserveRecipients": "true",  # else it rewrites To and Cc
+            "X-MC-Metadata": json.dumps({**self.metadata(email), ID_KEY: attempt.email_id}),
+            **({"X-MC-Tags": tags} if tags else {}),
+        }
+        message = self.mime(email, attempt, options).decode("ascii")
+        people = (person for field in unique_recipients(email).values() for person in field)
+        return {"raw_message": message, "to": [p.ascii for p in people]}
 
     def _message(self, email: Email, attempt: Attempt) -> dict[str, Any]:
         sender = self.sender(email)

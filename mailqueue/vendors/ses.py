@@ -5,7 +5,8 @@ sesv2, the SES developer guide, django-anymail.
 
 Every e-mail goes as ``Content.Raw``, the MIME message that SMTP gets too. (``Simple`` would be a
 second form to maintain, with at most 15 headers, in ASCII.) Recipients see the headers of the
-message; ``Destination`` names each mailbox once. SES replaces ``Message-ID`` and ``Date``.
+message; ``Destination`` names each mailbox once. SES replaces ``Message-ID`` and ``Date``. Its own
+address is the sender of the envelope; what bounces is forwarded to the e-mail's bounce address.
 
 ``EmailTags`` hold our id, the tags and the metadata, in the form of ``labels.pairs``. Options are
 merged into the request, their ``EmailTags`` are added. ``sandbox``: to SES's mailbox simulator.
@@ -39,13 +40,12 @@ from urllib.parse import urlsplit
 from mailqueue.config import VendorConfig
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.message.mime import mime
 from mailqueue.vendors.aws import credentials as aws_credentials
 from mailqueue.vendors.aws.signing import Credentials, sign
 from mailqueue.vendors.base import Attempt
 from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import pairs
-from mailqueue.vendors.payloads import base64_text, created_at, merge, unique_recipients
+from mailqueue.vendors.payloads import base64_text, merge, unique_recipients
 
 SIMULATOR = "success@simulator.amazonses.com"
 
@@ -113,19 +113,15 @@ class Ses(HttpVendor):
         return Request(_PATH, unsigned.body, {**unsigned.headers, **signed})
 
     def _payload(self, email: Email, attempt: Attempt) -> dict[str, Any]:
-        message = mime(
-            email,
-            message_id=attempt.message_id,
-            date=attempt.date or created_at(attempt.email_id),
-            email_id=attempt.email_id,
-            sender=self.sender(email),
-        )
+        message = self.mime(email, attempt)
         simulator = {"ToAddresses": [SIMULATOR]}
+        bounces = email.bounce_address
         tags = pairs(self.tags(email), self.metadata(email), attempt.email_id)
         return {
             "Destination": simulator if self.config.sandbox else _destination(email),
             "Content": {"Raw": {"Data": base64_text(message)}},
             "EmailTags": [{"Name": name, "Value": value} for name, value in tags],
+            **({} if bounces is None else {"FeedbackForwardingEmailAddress": bounces.ascii}),
         }
 
     def parse(self, response: Response, email: Email) -> SendResult:  # noqa: ARG002  # the port's
@@ -150,7 +146,7 @@ class Ses(HttpVendor):
 
 
 def _destination(email: Email) -> dict[str, list[str]]:
-    # Bcc recipients stand only here: the message has no such header.
+    # Bcc recipients stand only here: the message has no such header. SES sends to these alone.
     fields = unique_recipients(email).items()
     return {f"{name.capitalize()}Addresses": [p.ascii for p in people] for name, people in fields}
 

@@ -52,10 +52,9 @@ from dataclasses import dataclass, field, replace
 from mailqueue.config import VendorConfig
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, Email
-from mailqueue.message.mime import mime
 from mailqueue.vendors import base
 from mailqueue.vendors.base import Attempt, Vendor
-from mailqueue.vendors.payloads import base64_text, created_at
+from mailqueue.vendors.payloads import base64_text
 from mailqueue.vendors.wire import failures, smtp_pool, smtp_replies
 from mailqueue.vendors.wire.deadline import Call, DeadlinePassed
 from mailqueue.vendors.wire.smtp_connection import Connection, StepFailed
@@ -154,22 +153,17 @@ class Smtp(Vendor):
 
     def _envelope(self, email: Email, attempt: Attempt) -> _Envelope:
         sender = self.sender(email)
-        message = mime(
-            email,
-            message_id=attempt.message_id,
-            date=attempt.date or created_at(attempt.email_id),
-            email_id=attempt.email_id,
-            sender=sender,
-        )
+        message = self.mime(email, attempt)
         recipients = attempt.recipients
         if recipients is None:
             recipients = tuple(r.address for r in email.recipients)
         mailboxes: dict[str, str] = {}
         for recipient in recipients:  # one IDN may be there in two spellings
             mailboxes.setdefault(_mailbox(recipient), recipient)
-        unicode = not all(map(str.isascii, (sender.ascii, *mailboxes)))
+        mail_from = (email.bounce_address or sender).ascii
+        unicode = not all(map(str.isascii, (mail_from, *mailboxes)))
         unicode = unicode or not message.isascii()
-        return _Envelope(attempt.message_id, sender.ascii, mailboxes, message, unicode)
+        return _Envelope(attempt.message_id, mail_from, mailboxes, message, unicode)
 
     def _transaction(self, envelope: _Envelope, call: Call) -> SendResult:
         connection = self._begin(envelope, call)

@@ -19,18 +19,20 @@ answer                                           outcome
 
 A template engine reads every e-mail. ``perform_substitutions`` turns it off for the bodies. In
 headers it stays on, without a way to escape, so e-mails with ``{{`` in subject, names or headers do
-not go to SparkPost (``limits``). It ignores unknown fields silently.
+not go to SparkPost (``limits``). It ignores unknown fields silently. ``recipients`` are those who
+are sent to; ``header_to`` and the header ``CC`` say whom they see. There is no bounce address: most
+accounts keep only the domain of a ``return_path``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
-from mailqueue.message import Attachment, Email
+from mailqueue.message import Address, Attachment, Email
 from mailqueue.vendors.base import Attempt
 from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import ID_KEY
@@ -85,7 +87,7 @@ class SparkPost(HttpVendor):
     def _content(self, email: Email) -> dict[str, Any]:
         sender = self.sender(email)
         name = {"name": sender.name} if sender.name else {}
-        copied = unique_recipients(email).get("cc")
+        copied = _shown(email, "cc")
         # Each recipient is an entry without a field: this header alone shows the Cc.
         headers = ascii_headers(email) | ({"CC": mailbox_list(copied)} if copied else {})
         content = {
@@ -144,10 +146,17 @@ def _addresses_in(errors: Any) -> list[str]:
 
 def _recipients(email: Email) -> list[dict[str, Any]]:
     """All see the same To. Without a To, each recipient sees their own address there."""
-    fields = unique_recipients(email)
-    header = {"header_to": mailbox_list(fields["to"])} if "to" in fields else {}
-    people = (person for field in fields.values() for person in field)
+    shown = _shown(email, "to")
+    header = {"header_to": mailbox_list(shown)} if shown else {}
+    people = (person for field in unique_recipients(email).values() for person in field)
     return [{"address": {"email": person.ascii, **header}} for person in people]
+
+
+def _shown(email: Email, field: str) -> Sequence[Address]:
+    """Whom the header of this field shows: with an envelope also some who are not sent to."""
+    if email.display_only:
+        return email.to if field == "to" else email.cc
+    return unique_recipients(email).get(field, ())
 
 
 def _file(attachment: Attachment) -> dict[str, str]:

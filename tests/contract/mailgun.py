@@ -73,7 +73,8 @@ def _parse(request: Received) -> Carried:
 def _violations(specs: Path, request: Received) -> list[str]:
     # The loader leaves every value as text.
     document = specification(specs / "mailgun" / "openapi.yaml", loader="CBaseLoader")
-    body = "POST-v3-domain_name-messages-multipart-form-data-RequestBody"
+    resource = request.path.rpartition("/")[2].replace(".", "-")  # messages, or messages.mime
+    body = f"POST-v3-domain_name-{resource}-multipart-form-data-RequestBody"
     schema = document["components"]["schemas"][body]
     form = request.form
     names = [name for name, _ in form]

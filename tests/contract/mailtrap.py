@@ -36,7 +36,7 @@ def _parse(request: Received) -> Carried:
     metadata = dict(payload["custom_variables"])
     return Carried(
         sender=_person(payload["from"]),
-        to=[_person(entry) for entry in payload["to"]],
+        to=[_person(entry) for entry in payload.get("to", [])],
         cc=[_person(entry) for entry in payload.get("cc", [])],
         bcc=[_person(entry) for entry in payload.get("bcc", [])],
         reply_to=[(a.name, a.address) for a in reply_to],

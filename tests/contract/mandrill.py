@@ -51,7 +51,8 @@ def _parse(request: Received) -> Carried:
 
 def _violations(specs: Path, request: Received) -> list[str]:
     document = specification(specs / "mandrill" / "transactional.openapi.json")
-    schema = closed({"$ref": "#/components/schemas/MessagesSendRequest"}, document)
+    name = "MessagesSendRawRequest" if request.path.endswith("raw") else "MessagesSendRequest"
+    schema = closed({"$ref": f"#/components/schemas/{name}"}, document)
     return problems(schema, request)
 
 

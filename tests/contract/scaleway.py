@@ -29,7 +29,7 @@ def _parse(request: Received) -> Carried:
     files = payload.get("attachments", [])
     return Carried(
         sender=_person(payload["from"]),
-        to=[_person(entry) for entry in payload["to"]],
+        to=[_person(entry) for entry in payload.get("to", [])],
         cc=[_person(entry) for entry in payload.get("cc", [])],
         bcc=[_person(entry) for entry in payload.get("bcc", [])],
         reply_to=[(a.name, a.address) for a in reply_to],

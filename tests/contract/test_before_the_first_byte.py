@@ -17,7 +17,7 @@ import pytest
 from mailqueue.errors import InvalidEmail
 from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Email
-from mailqueue.vendors import smtp
+from mailqueue.vendors import base, smtp
 from mailqueue.vendors.base import Vendor
 from mailqueue.vendors.http import HttpVendor
 from mailqueue.vendors.smtp import Smtp
@@ -134,7 +134,7 @@ def test_what_the_smtp_vendor_cannot_write_was_not_sent_and_is_not_its_fault(
     plain: Email,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(smtp, "mime", bug)
+    monkeypatch.setattr(base, "mime", bug)
     made: Smtp = vendor("smtp", keys={"host": HOST, "port": 1, "tls": "none"})
     check(made, plain, attempt, kind)
 
@@ -187,8 +187,7 @@ def test_a_deadline_that_was_used_up_by_ourselves_is_not_held_against_the_vendor
         time.sleep(0.15)
         return b"Subject: x\r\n\r\nx\r\n"
 
-    monkeypatch.setattr(smtp, "mime", slow)
-    monkeypatch.setattr("mailqueue.vendors.ses.mime", slow)
+    monkeypatch.setattr(base, "mime", slow)
     own = {"smtp": {"host": HOST, "port": 1}, "ses": SES.keys}[type_]
     made = vendor(type_, base_url=None if type_ == "smtp" else f"http://{HOST}:1", keys=own)
     result = made.send(plain, attempt(0.1))

@@ -255,9 +255,8 @@ def test_why_nobody_carries_an_email_is_told_vendor_by_vendor() -> None:
     eai = _email(to=["dörte@example.org"])
     assert limits.nobody_carries(vendors, _email()) is None
     assert limits.nobody_carries([], eai) is None
-    assert limits.nobody_carries(vendors, eai) == (
-        "no vendor can carry it (sendgrid: non-ASCII mailbox; mailgun: non-ASCII mailbox)"
-    )
+    problem = "no vendor can carry it (sendgrid: non-ASCII mailbox; mailgun: non-ASCII mailbox)"
+    assert limits.nobody_carries(vendors, eai) == ("email", problem)
 
 
 # --- what is said

@@ -74,6 +74,7 @@ def test_every_python_block_says_which_test_runs_it() -> None:
     assert [block["name"] for block in BLOCKS if block["kind"] == "python"] == [
         "producer",
         "mapping",
+        "envelope",
     ]
 
 
@@ -82,6 +83,15 @@ def test_the_mapping_with_its_type_is_a_legal_email() -> None:
     names: dict[str, Any] = {}
     exec(block["code"], names)
     assert Email.of(names["email"]).recipients == (Address("Bob", "bob@example.org"),)
+
+
+def test_the_mapping_with_an_envelope_goes_to_its_recipients_only() -> None:
+    (block,) = [block for block in BLOCKS if block["name"] == "envelope"]
+    names: dict[str, Any] = {}
+    exec(block["code"], names)
+    email = Email.of(names["notice"])
+    assert [str(person) for person in email.recipients] == ["bob@example.org"]
+    assert str(email.bounce_address) == "bounce+4711@example.com"
 
 
 def test_the_producers_code_stores_an_email_that_a_consumer_sends(

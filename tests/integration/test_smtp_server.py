@@ -242,3 +242,19 @@ def test_where_the_connections_are_bounded_the_senders_do_not_crowd_for_them(
         stage.until(sent=30)
     assert len(server.letters) == 30
     assert [stage.outcomes(id_) for id_ in ids] == [[("smtp", "accepted")]] * 30
+
+
+def test_the_envelope_goes_to_its_recipients_and_bounces_to_its_sender(
+    postfix: Postfix, vendor: Smtp
+) -> None:
+    """What is shown is another thing; Postfix says on top of the mail who sent it."""
+    named = {"from": "bounce+4711@example.com", "recipients": ["eve@example.net"]}
+    assert vendor.send(email(envelope=named), attempt()).outcome is Outcome.ACCEPTED
+    assert vendor.send(email(envelope={**named, "from": ""}), attempt()).outcome is Outcome.ACCEPTED
+    assert delivered(postfix, 2) == ["eve@example.net", "eve@example.net"]
+    mails = [mail for _, mail in postfix.mails()]
+    senders = sorted(str(mail["Return-Path"]) for mail in mails)
+    assert senders == ["<>", "<bounce+4711@example.com>"]
+    assert {(str(mail["To"]), str(mail["From"])) for mail in mails} == {
+        ("bob@example.net", "Ann <ann@example.com>")
+    }
