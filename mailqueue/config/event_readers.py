@@ -39,7 +39,8 @@ SECRETS = {
     "secrets": Key(tuple, "several, while it changes: each is good", checks.strings, secret=True),
 }
 BASIC_AUTH = {"basic_auth": Key(str, "`user:password` of HTTP Basic", secret=True)}
-TOPIC_ARN = {"topic_arn": Key(str, "the only topic that is believed")}
+EVENTS_URL = Key(str, "the webhook's URL as it is set at the vendor", required=True)
+_TOPIC_ARN = {"topic_arn": Key(str, "the only topic that is believed")}
 
 
 def signed(path: str, **keys: Key) -> EventReader:
@@ -51,3 +52,13 @@ def unsigned(path: str) -> EventReader:
     """For a vendor that signs nothing: its requests carry a secret."""
     keys = SECRETS | BASIC_AUTH
     return EventReader(f"mailqueue.vendors.events.{path}", keys, tuple(keys))
+
+
+SES_EVENTS = EventReader(
+    "mailqueue.vendors.events.ses:SesEvents",
+    _TOPIC_ARN | SECRETS | BASIC_AUTH,
+    (*_TOPIC_ARN, *SECRETS, *BASIC_AUTH),
+)
+SCALEWAY_EVENTS = EventReader(
+    "mailqueue.vendors.events.scaleway:ScalewayEvents", _TOPIC_ARN, tuple(_TOPIC_ARN)
+)

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mailqueue.config import checks
-from mailqueue.config.event_readers import EventReader, signed
+from mailqueue.config.event_readers import (
+    EVENTS_URL,
+    SCALEWAY_EVENTS,
+    SES_EVENTS,
+    EventReader,
+    signed,
+    unsigned,
+)
 from mailqueue.config.keys import Key, Problems
 from mailqueue.errors import did_you_mean
 
@@ -205,6 +212,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
         },
         Capacity(recipients=50, size=10 * MIB, needs_to=True, tags=0, metadata=0),
         needs_base_url=True,
+        events=unsigned("azure:AzureEvents"),
     ),
     "brevo": VendorType(
         "mailqueue.vendors.brevo:Brevo",
@@ -227,6 +235,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             ),
             metadata=0,
         ),
+        events=unsigned("brevo:BrevoEvents"),
     ),
     "mailersend": VendorType(
         "mailqueue.vendors.mailersend:MailerSend",
@@ -247,6 +256,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             tags=4,  # of five, one is our id
             metadata=0,
         ),
+        events=signed("mailersend:MailerSendEvents"),
     ),
     "mailgun": VendorType(
         "mailqueue.vendors.mailgun:Mailgun",
@@ -285,6 +295,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             reserved_headers=_MAILJET_HEADERS,
             tags=1,
         ),
+        events=unsigned("mailjet:MailjetEvents"),
     ),
     "mailtrap": VendorType(
         "mailqueue.vendors.mailtrap:Mailtrap",
@@ -297,6 +308,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             tag_length=255,
             metadata_size=1000,
         ),
+        events=signed("mailtrap:MailtrapEvents"),
     ),
     "mandrill": VendorType(
         "mailqueue.vendors.mandrill:Mandrill",
@@ -309,6 +321,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             metadata_size=250,
             underscore_labels=False,
         ),
+        events=signed("mandrill:MandrillEvents", url=EVENTS_URL),
     ),
     "postmark": VendorType(
         "mailqueue.vendors.postmark:Postmark",
@@ -328,6 +341,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             metadata_value=80,
             caseless_metadata=True,
         ),
+        events=unsigned("postmark:PostmarkEvents"),
     ),
     "resend": VendorType(
         "mailqueue.vendors.resend:Resend",
@@ -343,6 +357,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             metadata=50,
             word_size=189,  # 256 characters, in base64 with its mark
         ),
+        events=signed("resend:ResendEvents"),
     ),
     "scaleway": VendorType(
         "mailqueue.vendors.scaleway:Scaleway",
@@ -362,6 +377,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             tags=0,
             metadata=0,
         ),
+        events=SCALEWAY_EVENTS,
     ),
     "sendgrid": VendorType(
         "mailqueue.vendors.sendgrid:SendGrid",
@@ -403,6 +419,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             word_size=189,  # 256 characters, in base64 with its mark
         ),
         rule=_ses_rule,
+        events=SES_EVENTS,
     ),
     "smtp2go": VendorType(
         "mailqueue.vendors.smtp2go:Smtp2Go",
@@ -418,6 +435,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             tags=0,
             metadata=0,
         ),
+        events=unsigned("smtp2go:Smtp2GoEvents"),
     ),
     "smtp": VendorType(
         "mailqueue.vendors.smtp:Smtp",
@@ -469,6 +487,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             tag_size=64,
             metadata_size=10_000,
         ),
+        events=unsigned("sparkpost:SparkPostEvents"),
     ),
 }
 

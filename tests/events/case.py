@@ -5,6 +5,7 @@ A new vendor joins by a file beside ``sendgrid.py`` with a ``CASE``, and a line 
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,8 @@ class EventsCase:
     ``request`` wraps a body in a request that is authentic under ``settings``; ``body`` writes
     events as the vendor does. ``forgeries`` are changes of an authentic request, by name, each of
     which must be refused. ``batch``: a body may hold several events. ``vectors`` are published
-    requests (settings, request), all authentic.
+    requests (settings, request), all authentic. ``prepare`` gives a reader what it would ask other
+    servers for.
     """
 
     config: Mapping[str, Any]
@@ -59,12 +61,14 @@ class EventsCase:
     batch: bool = False
     vectors: Sequence[tuple[Mapping[str, Any], EventRequest]] = ()
     away_status: int = 503
+    prepare: Callable[[EventSource], object] = lambda _: None
 
     def source(self, settings: Mapping[str, Any] | None = None) -> EventSource:
         """The reader under these settings (usual: ``settings``)."""
         entry = {**self.config, "events": dict(self.settings if settings is None else settings)}
         source = events.load(Config.from_mapping({"vendors": [entry]}).vendors[0])
         assert source is not None
+        self.prepare(source)
         return source
 
     def authentic(self, *samples: Any) -> EventRequest:
@@ -99,3 +103,30 @@ def changed(original: EventRequest, **fields: Any) -> EventRequest:
     """The request with these attributes instead."""
     names = ("method", "target", "headers", "body", "now")
     return EventRequest(**{name: getattr(original, name) for name in names} | fields)
+
+
+# Vendors that sign nothing -----------------------------------------------------------------------
+
+PLAIN = {"basic_auth": "user:invented-word"}
+PLAIN_OTHER = {"basic_auth": "user:another-word", "secret": "another-word"}
+PLAIN_BOTH = {"basic_auth": "user:invented-word", "secrets": ["another-word", "third-word"]}
+
+
+def basic(credentials: str) -> str:
+    return "Basic " + base64.b64encode(credentials.encode()).decode()
+
+
+def plain(body: bytes) -> EventRequest:
+    """A request with the credentials of ``PLAIN``."""
+    return request(body, {"Authorization": basic("user:invented-word")})
+
+
+PLAIN_FORGERIES = {
+    "no credentials": without("authorization"),
+    "another user": with_header("authorization", basic("root:invented-word")),
+    "another password": with_header("authorization", basic("user:invented-wordy")),
+    "no base64": with_header("authorization", "Basic ?"),
+    "not ASCII": with_header("authorization", "Basic \xe4\udcff"),
+    "an empty token": with_header("authorization", "Bearer "),
+    "the password as a token": with_header("authorization", "Bearer invented-word"),
+}

@@ -34,6 +34,7 @@ from typing import Any
 from mailqueue.config import VendorConfig
 from mailqueue.vendors.events.signatures import verify_hex
 from mailqueue.vendors.events.source import (
+    SUPPRESSION,
     EventRequest,
     EventSource,
     EventType,
@@ -148,11 +149,7 @@ def _suppress(
         # A permanent failure may be for content or reputation, too: those have other codes.
         no_mailbox = code in _NO_MAILBOX or code in ("", "550")
         return "bounced" if reason == "bounce" and no_mailbox else None
-    if kind is EventType.COMPLAINED:
-        return "complained"
-    if kind is EventType.UNSUBSCRIBED:
-        return "unsubscribed"
-    return own_list if kind is EventType.REJECTED else None
+    return own_list if kind is EventType.REJECTED else SUPPRESSION.get(kind)
 
 
 def _key(event: Mapping[str, Any]) -> str:

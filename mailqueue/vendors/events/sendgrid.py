@@ -33,6 +33,7 @@ from typing import Any
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError, MissingExtra
 from mailqueue.vendors.events.source import (
+    SUPPRESSION,
     EventRequest,
     EventSource,
     EventType,
@@ -60,11 +61,6 @@ _TYPES = {
     "unsubscribe": EventType.UNSUBSCRIBED,
     "group_unsubscribe": EventType.UNSUBSCRIBED,
     "group_resubscribe": EventType.RESUBSCRIBED,
-}
-_SUPPRESS: Mapping[EventType, SuppressionReason] = {
-    EventType.BOUNCED_HARD: "bounced",
-    EventType.COMPLAINED: "complained",
-    EventType.UNSUBSCRIBED: "unsubscribed",
 }
 _OWN_LISTS: Mapping[str, SuppressionReason] = {
     "Bounced Address": "bounced",
@@ -117,7 +113,7 @@ def _event(event: Mapping[str, Any]) -> VendorEvent:
         message_id=_message_id(text(event.get("sg_message_id"))),
         code=text(event.get("status")) or text(event.get("type")),
         detail=brief(next(filter(None, map(text, details)), "")),
-        suppress=own_list or _SUPPRESS.get(kind),
+        suppress=own_list or SUPPRESSION.get(kind),
         by_vendor_list=own_list is not None,
         lift=kind is EventType.RESUBSCRIBED,
     )

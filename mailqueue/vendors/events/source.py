@@ -6,9 +6,10 @@ secret in a header), and that an old and a new secret are both good while they c
 Assumes: ``Request.body`` are the bytes as they came. A signature is over them, not over what was
 parsed and written again.
 
-Promises: nothing is fetched and nothing is stored here. ``verify`` comes before ``read`` and
-compares in constant time. ``read`` never raises for one odd event among others: what it cannot
-read is of the type ``unknown``. No repr shows an address, a secret or a body.
+Promises: nothing is stored here, and only readers that say so (``fetches``) ask another server.
+``verify`` comes before ``read`` and compares in constant time; only ``verify`` and ``confirm`` may
+raise ``Away``. ``read`` never raises for one odd event among others: what it cannot read is of the
+type ``unknown``. No repr shows an address, a secret or a body.
 """
 
 from __future__ import annotations
@@ -58,6 +59,14 @@ class EventType(StrEnum):
     CLICKED = "clicked"
     AUTORESPONDED = "autoresponded"
     UNKNOWN = "unknown"
+
+
+SUPPRESSION: Mapping[EventType, SuppressionReason] = {
+    EventType.BOUNCED_HARD: "bounced",
+    EventType.COMPLAINED: "complained",
+    EventType.UNSUBSCRIBED: "unsubscribed",
+}
+"""Why an address should get no more e-mail after an event; the other types are no reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +128,18 @@ class Malformed(Exception):
     """The request is authentic, but no such thing as this vendor sends. It quotes nothing."""
 
 
+class Away(Exception):
+    """What is needed to verify the request cannot be reached now: the vendor is to repeat it."""
+
+
 class EventSource(ABC):
-    """Reads the events of one configured vendor. Any thread may call."""
+    """Reads the events of one configured vendor. Any thread may call.
+
+    A request goes through ``greet``, ``verify``, ``confirm`` and ``read``, in this order.
+    """
+
+    fetches: ClassVar[bool] = False
+    """Whether ``verify`` or ``confirm`` may ask another server, so that they take their time."""
 
     away_status: ClassVar[int] = 503
     """The answer while the events cannot be stored, after which the vendor repeats them."""
@@ -150,6 +169,11 @@ class EventSource(ABC):
         """
         if request.method == "HEAD":
             return Answer()
+        return None
+
+    def confirm(self, request: EventRequest) -> Answer | None:
+        """The answer to a verified request that is no event but a handshake; None: it is none."""
+        del request
         return None
 
     # For the files of vendors -----------------------------------------------------------------
