@@ -14,11 +14,12 @@ from importlib import import_module
 from pathlib import Path
 from statistics import median
 
+from mailqueue.config.capacity import Capacity
 from mailqueue.config.config import SECTIONS
 from mailqueue.config.keys import Key
 from mailqueue.config.section import keys_of
 from mailqueue.config.services import ApiKeyConfig
-from mailqueue.config.vendor_types import MIB, VENDOR_TYPES, Capacity
+from mailqueue.config.vendor_types import MIB, VENDOR_TYPES
 from mailqueue.vendors.base import Vendor
 from tests.bench import report
 from tests.bench.contenders import CONTENDERS

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from math import inf
 
-from mailqueue.config.vendor_types import Capacity
+from mailqueue.config.capacity import Capacity
 from mailqueue.message import Email
 from mailqueue.vendors.limits import OWN_OPTIONS, capacity, headers_size
 

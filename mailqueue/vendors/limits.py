@@ -18,7 +18,8 @@ from dataclasses import replace
 from typing import Any
 
 from mailqueue.config import VendorConfig
-from mailqueue.config.vendor_types import MIB, VENDOR_TYPES, Capacity
+from mailqueue.config.capacity import Capacity
+from mailqueue.config.vendor_types import MIB, VENDOR_TYPES
 from mailqueue.message import Address, Attachment, Email
 from mailqueue.message.file_types import types_of
 from mailqueue.message.headers import encode_unstructured

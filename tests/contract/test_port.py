@@ -15,7 +15,8 @@ import pytest
 
 from mailqueue import vendors
 from mailqueue.config import VendorConfig
-from mailqueue.config.vendor_types import VENDOR_TYPES, Capacity, VendorType
+from mailqueue.config.capacity import Capacity
+from mailqueue.config.vendor_types import VENDOR_TYPES, VendorType
 from mailqueue.errors import ConfigError
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, Email
