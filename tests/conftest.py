@@ -34,6 +34,8 @@ from tests.servers import BreakableMongod, BreakableServers, breakable_servers
 if TYPE_CHECKING:
     from tests.stage import Stage
 
+pytest_plugins = ["pytest_mailqueue"]  # by its entry point too, where we are installed anew
+
 TEST_PREFIX = "mailqueue_test_"
 UNIT = Path(__file__).parent / "unit"
 SERVERS = {"mongod", "beanstalkd", "servers_to_break"}

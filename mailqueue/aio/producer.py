@@ -195,7 +195,7 @@ class _Threads:
 
     def __init__(self, connections: Connections, give_up: Callable[[], object]) -> None:
         self.calls = ThreadPoolExecutor(THREADS, "mailqueue-call")
-        self._jobs = JobThread(connections)
+        self._jobs = JobThread()
         self._large = Writer(connections, self._jobs)
         self.writer = Writer(connections, self._jobs, self._large)
         self._give_up = give_up

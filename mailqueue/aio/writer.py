@@ -31,6 +31,7 @@ from mailqueue.producer.submission import Outcome, id_of
 from mailqueue.store import ids
 
 if TYPE_CHECKING:
+    from mailqueue.producer.storage import Announces
     from mailqueue.queue.tube import Announcement
 
 MAX_UNANNOUNCED = 10_000  # jobs; the sweeper finds the others
@@ -39,26 +40,25 @@ MAX_UNANNOUNCED = 10_000  # jobs; the sweeper finds the others
 class JobThread:
     """Puts the jobs of what was stored on the tube."""
 
-    def __init__(self, connections: Connections) -> None:
-        self._connections = connections
+    def __init__(self) -> None:
         self._waiting: deque[Announcement] = deque(maxlen=MAX_UNANNOUNCED)
         self._executor = ThreadPoolExecutor(1, "mailqueue-announcer")
 
-    def put(self, announcements: Iterable[Announcement]) -> None:
+    def put(self, announcements: Iterable[Announcement], announcer: Announces) -> None:
         """Announce these soon; at once, in this thread, when the interpreter is about to end."""
         self._waiting.extend(announcements)
         try:
-            self._executor.submit(self._announce)
+            self._executor.submit(self._announce, announcer)
         except RuntimeError:
-            self._announce()
+            self._announce(announcer)
 
-    def _announce(self) -> None:
+    def _announce(self, announcer: Announces) -> None:
         page = []
         with suppress(IndexError):
             while True:
                 page.append(self._waiting.popleft())
         if page:
-            self._connections.storage().announcer.announce(page)
+            announcer.announce(page)
 
     def close(self) -> None:
         """Return when all is announced."""
@@ -74,6 +74,7 @@ class Writer:
         self._connections, self._jobs, self._large = connections, jobs, large
         self._process = ids.process()
         self._waiting: deque[SendCall] = deque()
+        self._announcer: Announces | None = None  # beside the store of the last write
         self._executor = ThreadPoolExecutor(1, "mailqueue-writer" + ("" if large else "-large"))
 
     def put(self, call: SendCall) -> None:
@@ -144,12 +145,13 @@ class Writer:
 
     def _write(self, calls: Sequence[SendCall]) -> None:
         try:
-            store = self._connections.storage().store
+            storage = self._connections.storage()
         except Exception as error:  # noqa: BLE001  # the configuration cannot be used, say
             for call in calls:
                 call.error, call.done = error, True
             return
-        store.start_clock(calls[0].deadline - time.monotonic())
+        self._announcer = storage.announcer
+        storage.store.start_clock(calls[0].deadline - time.monotonic())
         write_batch(self._connections.write, calls, time.monotonic, callers_thread=False)
 
     def _resolve(self, calls: Sequence[SendCall]) -> None:
@@ -166,8 +168,8 @@ class Writer:
                 pending.forget()
         for call in calls:
             self._waiting.remove(call)
-        if outcomes:
-            self._jobs.put(_announcements(outcomes))
+        if outcomes and self._announcer is not None:
+            self._jobs.put(_announcements(outcomes), self._announcer)
 
 
 def _announcements(outcomes: Sequence[Outcome]) -> list[Announcement]:

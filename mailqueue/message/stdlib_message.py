@@ -100,6 +100,15 @@ def _mapping(message: Part) -> dict[str, Any]:
     return mapping
 
 
+def read_file(part: Part, field: str, html: str) -> dict[str, Any]:
+    """An attachment's mapping, from a stdlib part that is a file; the ``html`` may show it.
+
+    Raises ``InvalidEmail``, and whatever the library raises on a malformed part.
+    """
+    _check_headers(part)
+    return _attachment(_node(part, 1), field, _shown_ids(html))
+
+
 # Headers -----------------------------------------------------------------------------------------
 
 
@@ -278,9 +287,9 @@ def _message(part: Part, encoding: str, field: str) -> bytes:
     """An attached message as it was parsed: the library would change how its headers are folded."""
     inner = part.get_payload()
     if isinstance(inner, list) and part.get_content_subtype() == "rfc822":
-        octets = _message_bytes(inner[0])
+        octets = message_bytes(inner[0])
     else:
-        octets = _message_bytes(part).partition(b"\r\n\r\n")[2]
+        octets = message_bytes(part).partition(b"\r\n\r\n")[2]
     try:
         if encoding == "base64":
             return b64decode(b"".join(octets.split()), validate=True)
@@ -289,7 +298,7 @@ def _message(part: Part, encoding: str, field: str) -> bytes:
         raise InvalidEmail(field, _BROKEN_ENCODING) from None
 
 
-def _message_bytes(message: Part) -> bytes:
+def message_bytes(message: Part) -> bytes:
     """The message's bytes. Its ``as_bytes()`` is not used: Django's messages have another one."""
     from email.generator import BytesGenerator
     from email.policy import EmailPolicy

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mailqueue import reentrancy
 from mailqueue.outage import Outage
+from mailqueue.producer import stand_in
 from mailqueue.producer.submission import Outcome, Submission, prepare
 from mailqueue.store import ids
 
@@ -49,6 +50,8 @@ class Connections:
         ``storage`` is imported here: it loads pymongo and greenstalk, and an application that only
         imports us need not wait for them.
         """
+        if stand_in.present is not None:
+            return stand_in.present.storage(self)
         process, depth = ids.process(), reentrancy.depth()
         storage = self.opened.get((process, depth))
         if storage is None:
@@ -64,6 +67,12 @@ class Connections:
             if storage is not new:  # another thread was faster
                 new.store.close()
         return storage
+
+    @property
+    def client(self) -> MongoClient[dict[str, Any]]:
+        """The application's own client, or this process's."""
+        own = self._application_client
+        return self.storage().store.client if own is None else own
 
     def close(self) -> None:
         """Close this process's connections, except those of the application's own client."""

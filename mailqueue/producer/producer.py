@@ -21,13 +21,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from bson import ObjectId
 
 from mailqueue import reentrancy
 from mailqueue.config import Config, is_production
-from mailqueue.errors import StoreUnavailable
+from mailqueue.errors import InvalidEmail, StoreUnavailable
+from mailqueue.producer import stand_in
 from mailqueue.producer.connections import Connections
 from mailqueue.producer.group_commit import LARGE, CommitTimeout, GroupCommit
 from mailqueue.producer.status import EmailStatus, status_of
@@ -36,6 +37,7 @@ from mailqueue.producer.submission import (
     Priority,
     Refused,
     Sendable,
+    SendCall,
     SendOptions,
     Submission,
     id_of,
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
     from mailqueue.producer.storage import Storage
+
+CallResult: TypeAlias = str | InvalidEmail | StoreUnavailable
 
 
 class Producer:
@@ -73,7 +77,7 @@ class Producer:
         *,
         client: MongoClient[dict[str, Any]] | None = None,
     ) -> None:
-        self.config = config if isinstance(config, Config) else Config.load(config, secrets=False)
+        self.config = stand_in.load(config)
         self.env = document.PRODUCTION if is_production() else document.SIMULATED
         self._connections = Connections(self.config, self.env, client)
 
@@ -113,7 +117,7 @@ class Producer:
     @property
     def client(self) -> MongoClient[dict[str, Any]]:
         """This process's MongoDB client: start sessions for ``send(..., session=...)`` on it."""
-        return self._connections.storage().store.client
+        return self._connections.client
 
     # Sending -----------------------------------------------------------------------------------
 
@@ -185,6 +189,32 @@ class Producer:
         if session is not None:
             return self._store_all(submissions, session)
         return self._connections.call(lambda _: self._store_all(submissions, None), one_clock=False)
+
+    def send_each(self, calls: Iterable[SendCall]) -> list[CallResult]:
+        """Store e-mails that do not depend on each other, up to 500 in a write, and announce them.
+
+        ``calls``: the arguments of one ``send()`` each. Returns for each, in order, what ``send()``
+        would return or raise for it; an ``InvalidEmail`` has its ``index``. So a bad e-mail keeps
+        no other from being stored, and when MongoDB stops answering, it is known of each whether it
+        is stored. Durability, time and threads as in ``send_many()``.
+        """
+        results: dict[int, CallResult] = {}
+        submissions: dict[int, Submission] = {}
+        for index, call in enumerate(calls):
+            try:
+                submissions[index] = Submission.of_call(call, index)
+            except InvalidEmail as error:
+                results[index] = InvalidEmail(error.field, error.problem, index)
+        try:
+            self._connections.call(
+                lambda storage: self._store_each(storage, submissions.values(), results),
+                one_clock=False,
+            )
+        except StoreUnavailable as error:
+            for index, each in submissions.items():
+                unknown = {str(each.document.get("_id"))}.intersection(error.ids_unknown)
+                results.setdefault(index, StoreUnavailable(str(error), (), [*unknown]))
+        return [results[index] for index in range(len(results))]
 
     def announce(self, ids: Iterable[str]) -> int:
         """Announce stored e-mails, right after the commit of the transaction that stored them.
@@ -268,6 +298,17 @@ class Producer:
             outcomes |= self._store_page(storage, new, session, outcomes)
         return [id_of(outcomes[each]) for each in submissions]
 
+    def _store_each(
+        self, storage: Storage, submissions: Iterable[Submission], results: dict[int, CallResult]
+    ) -> None:
+        """Store page by page what is not refused, and note what came of each."""
+        refused = prepare(submissions, self.config, self.env)
+        new = [each for each in submissions if each not in refused]
+        storage.ensure_indexes(new)
+        _note(refused, results)
+        for page in pages(new):
+            _note(self._store_page(storage, page, None, {}), results)
+
     def _store_page(
         self,
         storage: Storage,
@@ -286,6 +327,13 @@ class Producer:
         if session is None:
             storage.announce(outcomes.values())
         return outcomes
+
+
+def _note(outcomes: Mapping[Submission, Outcome], results: dict[int, CallResult]) -> None:
+    for each, outcome in outcomes.items():
+        if each.index is not None:
+            refusal = outcome.error if isinstance(outcome, Refused) else None
+            results[each.index] = refusal or id_of(outcome)
 
 
 def _raise_refused(outcomes: Mapping[Submission, Outcome]) -> None:

@@ -3,6 +3,7 @@
 Decides: what is stored in one write, and what becomes of an e-mail whose idempotency key is taken.
 
 Assumes: e-mails are prepared, and the unique index on idempotency keys exists where one has a key.
+What is asked of MongoDB and of the queue is in ``EmailStore`` and ``Announces``.
 
 Promises: ``store_page`` is the one way to store. Each outcome it returns is durable: a majority of
 MongoDB has the e-mail in its journal (in a caller's transaction: once the caller has committed).
@@ -12,10 +13,10 @@ Announcing never raises.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from mailqueue.errors import Unreadable
 from mailqueue.lifecycle.outcomes import Status
@@ -32,6 +33,40 @@ if TYPE_CHECKING:
 
     from mailqueue.config import Config
     from mailqueue.outage import Outage
+    from mailqueue.store.document import Stored
+
+
+class EmailStore(Protocol):
+    """What a producer asks of a ``Store``; while an application is tested, one in memory."""
+
+    indexed: bool
+
+    @property
+    def is_away(self) -> bool: ...
+    @property
+    def client(self) -> MongoClient[dict[str, Any]]: ...
+    def start_clock(self, seconds: float = ...) -> None: ...
+    def time_left(self) -> float: ...
+    def unless_away(self) -> AbstractContextManager[None]: ...
+    def operation(self, session: ClientSession | None = None) -> AbstractContextManager[None]: ...
+    def ensure_indexes(self) -> None: ...
+    def insert(
+        self, documents: Sequence[dict[str, Any]], session: ClientSession | None = None
+    ) -> tuple[set[str], dict[ObjectId, int]]: ...
+    def by_key(
+        self, keys: Sequence[str], session: ClientSession | None = None
+    ) -> dict[str, Mapping[str, Any]]: ...
+    def read(self, ids: Sequence[ObjectId], without: Sequence[str]) -> dict[ObjectId, Stored]: ...
+    def find(self, match: Mapping[str, Any], limit: int) -> list[Stored]: ...
+    def cancel(self, email_id: ObjectId) -> bool: ...
+    def close(self) -> None: ...
+
+
+class Announces(Protocol):
+    """What a producer asks of an ``Announcer``."""
+
+    def announce(self, announcements: Sequence[Announcement]) -> Sequence[Announcement]: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +76,8 @@ class Storage:
     ``commits``: what its threads store together over them; large e-mails (True) for themselves.
     """
 
-    store: Store
-    announcer: Announcer
+    store: EmailStore
+    announcer: Announces
     commits: dict[bool, GroupCommit[Submission, Outcome]] = field(default_factory=dict)
 
     @classmethod
@@ -52,7 +87,7 @@ class Storage:
         env: str,
         client: MongoClient[dict[str, Any]] | None,
         outage: Outage,
-        announcer: Announcer | None = None,
+        announcer: Announces | None = None,
     ) -> Self:
         """New connections, except those of ``client`` and ``announcer``, if given."""
         store = Store(config.mongodb, env=env, client=client, outage=outage)

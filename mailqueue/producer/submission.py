@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Required, TypeAlias, TypedDict
 
 from bson import ObjectId
 
@@ -37,6 +37,16 @@ _set = object.__setattr__  # for frozen dataclasses
 
 Priority = Literal["high", "normal", "bulk"]
 Sendable: TypeAlias = "Email | EmailDict | EmailMessage"
+
+
+class SendCall(TypedDict, total=False):
+    """The arguments of one ``send()``, as ``send_each()`` takes them."""
+
+    email: Required[Sendable]
+    priority: Priority
+    send_at: datetime | None
+    expires_at: datetime | None
+    idempotency_key: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +156,13 @@ class Submission:
         valid, valid_key = Email.of(email), _key(key)
         email_id, nonce = ids.several(2)
         return cls(valid, options, valid_key, email_id, nonce, index)
+
+    @classmethod
+    def of_call(cls, call: SendCall, index: int) -> Submission:
+        """The same, with the arguments of one ``send()``. Raises ``InvalidEmail``."""
+        times = (call.get("send_at"), call.get("expires_at"))
+        options = SendOptions(call.get("priority", "normal"), *times)
+        return cls.of(call["email"], options, call.get("idempotency_key"), index)
 
     def refuse(self, field: str, problem: str) -> Refused:
         """This e-mail is not accepted."""

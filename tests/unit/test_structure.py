@@ -22,6 +22,7 @@ FLOORS = [
     "vendors store queue service",
     "routing producer",
     "consumer devserver aio",
+    "testing django",
     "cli",
     "__init__ __main__",
 ]
