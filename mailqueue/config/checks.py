@@ -64,6 +64,7 @@ helo = pattern(
     "must be a host name or an address in brackets",
 )
 region = pattern(r"[a-z0-9]+(-[a-z0-9]+)+", "must be a region name, for example eu-west-1")
+configuration_set = pattern(r"[A-Za-z0-9_-]{1,64}", "must have 1 to 64 letters, digits, _ or -")
 
 
 def strings(values: Sequence[Any]) -> str | None:

@@ -62,6 +62,7 @@ class VendorDict(_From, total=False):
     api_key: str
     client_cert: str | None
     client_key: str | None
+    configuration_set: str | None
     connections: int | None
     domain: str
     helo: str | None

@@ -342,6 +342,9 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             ),
             "secret_access_key": Key(str, "needs `access_key_id`", secret=True),
             "session_token": Key(str, "for temporary keys", secret=True),
+            "configuration_set": Key(
+                str, "the configuration set that publishes events", checks.configuration_set
+            ),
         },
         Capacity(
             alternatives=True,

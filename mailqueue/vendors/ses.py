@@ -60,7 +60,8 @@ _PAUSED = re.compile(r"[Ss]ending (?:paused|suspended) for this account")
 
 
 class Ses(HttpVendor):
-    """Own keys: ``region``; ``access_key_id``, ``secret_access_key``, ``session_token``.
+    """Own keys: ``region``; ``access_key_id``, ``secret_access_key``, ``session_token``;
+    ``configuration_set``, without which no event has our id.
 
     Without keys: those of the environment, else those of botocore's chain (the extra ``ses``).
     ``base_url`` for FIPS or dual-stack hosts. Raises MissingExtra if there are no keys and botocore
@@ -116,12 +117,14 @@ class Ses(HttpVendor):
         message = self.mime(email, attempt)
         simulator = {"ToAddresses": [SIMULATOR]}
         bounces = email.bounce_address
+        configuration_set = self.config.keys.get("configuration_set")
         tags = pairs(self.tags(email), self.metadata(email), attempt.email_id)
         return {
             "Destination": simulator if self.config.sandbox else _destination(email),
             "Content": {"Raw": {"Data": base64_text(message)}},
             "EmailTags": [{"Name": name, "Value": value} for name, value in tags],
             **({} if bounces is None else {"FeedbackForwardingEmailAddress": bounces.ascii}),
+            **({"ConfigurationSetName": configuration_set} if configuration_set else {}),
         }
 
     def parse(self, response: Response, email: Email) -> SendResult:  # noqa: ARG002  # the port's

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
-from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
+from mailqueue.store.ids import to_uuid
 from tests.contract import azure, mailgun, mailjet, postmark
 from tests.contract.case import Case
 from tests.contract.cases import CASES
@@ -34,7 +34,7 @@ from tests.vendor_servers import (
 POSTMARK_ID = "0ac29aee-e1cd-480d-b08d-4f48548ff48d"
 MAILGUN_ID = "20130503182626.18666.16540@mg.example.org"
 MAILJET_ID = 70650219165027410
-AZURE_ID = str(uuid5(NAMESPACE_OID, EMAIL_ID))
+AZURE_ID = str(to_uuid(EMAIL_ID))
 
 ABLE = (azure.CASE, mailgun.CASE, mailjet.CASE, postmark.CASE)
 asked = pytest.mark.parametrize("case", ABLE, ids=[case.type for case in ABLE])

@@ -12,6 +12,7 @@ from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError
 from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Email
+from mailqueue.store.ids import to_uuid
 from mailqueue.vendors import load
 from mailqueue.vendors.azure import Azure
 from mailqueue.vendors.ses import Ses
@@ -95,12 +96,24 @@ def test_blind_copies_are_in_the_destination_alone_and_nobody_is_twice(
     assert b"eve@example.net" not in b64decode(payload["Content"]["Raw"]["Data"])
 
 
+def test_a_configuration_set_is_named_where_there_is_one(
+    vendor: Vendors, plain: Email, attempt: Attempts
+) -> None:
+    names = []
+    for more in ({}, {"configuration_set": "mq"}):
+        made = vendor("ses", base_url="http://127.0.0.1:1", keys={**ses.CASE.keys, **more})
+        assert isinstance(made, Ses)
+        names.append(json.loads(made.build(plain, attempt()).body).get("ConfigurationSetName"))
+    assert names == [None, "mq"]
+
+
 def test_azures_operation_is_the_same_over_all_attempts_and_yet_no_key(
     an_azure: Azure, plain: Email, attempt: Attempts
 ) -> None:
     ids = [attempt().email_id, attempt().email_id, "6" * 24]
     sent = [an_azure.build(plain, attempt(email_id=each)).headers["Operation-Id"] for each in ids]
     assert sent[0] == sent[1] != sent[2]
+    assert sent[2] == str(to_uuid("6" * 24))  # so that an event with it leads to the e-mail
     assert an_azure.key_life is None
 
 

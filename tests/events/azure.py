@@ -9,6 +9,7 @@ from typing import Any
 from mailqueue.vendors.events.source import EventType
 from tests.events.case import (
     ANN,
+    EMAIL_ID,
     PLAIN,
     PLAIN_BOTH,
     PLAIN_FORGERIES,
@@ -18,7 +19,7 @@ from tests.events.case import (
     plain,
 )
 
-OPERATION = "33333333-3333-4333-8333-333333333333"
+OPERATION = "68f0c0ff-ee00-8000-8000-00000000a001"  # EMAIL_ID as a UUID
 
 
 def _body(events: Sequence[Any]) -> bytes:
@@ -58,7 +59,7 @@ CASE = EventsCase(
                 1, "Delivered", deliveryAttemptTimeStamp="2026-05-28T20:26:42.9900000+00:00"
             ),
             type=EventType.DELIVERED,
-            more={"message_id": OPERATION, "email_id": None},
+            more={"message_id": OPERATION, "email_id": EMAIL_ID},
         ),
         Sample(
             event=_report(2, "Bounced", deliveryStatusDetails={"statusMessage": "550"}),
@@ -75,6 +76,11 @@ CASE = EventsCase(
         Sample(event=_report(6, "Failed"), type=EventType.FAILED),
         Sample(event=_report(7, "Expanded"), type=EventType.SENT),
         Sample(event=_report(8, "SomethingNew"), type=EventType.UNKNOWN),
+        Sample(
+            event=_report(11, "Delivered", messageId="33333333-3333-4333-8333-333333333333"),
+            type=EventType.DELIVERED,
+            more={"email_id": None},
+        ),
         Sample(
             event=_event(9, "EmailEngagementTrackingReportReceived", engagementType="view"),
             type=EventType.OPENED,

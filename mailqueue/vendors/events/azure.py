@@ -16,13 +16,14 @@ secret was seen; the address in it is never asked.
     engagement, click                      clicked
     anything else                          unknown
 
-Nothing of ours comes back, but ``messageId`` is the operation's id, and we choose that one. Event
-Grid repeats for 24 hours; 400, 401 and 413 end an event at once.
+Nothing of ours comes back, but ``messageId`` is the operation's id: we choose it, and our id can be
+read in it. Event Grid repeats for 24 hours; 400, 401 and 413 end an event at once.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ from mailqueue.vendors.values import first, identifier, mapping, mappings, text
 
 _VALIDATION = "Microsoft.EventGrid.SubscriptionValidationEvent"
 _REPORT = "Microsoft.Communication.EmailDeliveryReportReceived"
+_OPERATION = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-8000-8000-([0-9a-f]{12})")
 _STATUSES = {
     "Delivered": EventType.DELIVERED,
     "Expanded": EventType.SENT,
@@ -115,9 +117,16 @@ def _event(event: Mapping[str, Any]) -> VendorEvent:
         type=kind,
         at=at or time_of(event.get("eventTime")) or time_of(event.get("time")),
         recipient=identifier(data.get("recipient")),
+        email_id=_email_id(text(data.get("messageId"))),
         message_id=identifier(data.get("messageId")),
         code=status,
         detail=brief(text(details.get("statusMessage")) or text(data.get("engagementContext"))),
         suppress="bounced" if own_list else SUPPRESSION.get(kind),
         by_vendor_list=own_list,
     )
+
+
+def _email_id(operation: str) -> str | None:
+    """Our id in that of the operation, as the adapter makes it."""
+    match = _OPERATION.fullmatch(operation)
+    return "".join(match.groups()) if match else None
