@@ -30,7 +30,7 @@ def _parse(request: Received) -> Carried:
     payload = request.json
     people, headers = payload["recipients"], dict(payload["headers"])
     files = payload.get("attachments", [])
-    assert uuid.UUID(request.headers["operation-id"]).version == 5
+    assert uuid.UUID(request.headers["operation-id"]).version == 8
     return Carried(
         sender=("", payload["senderAddress"]),
         to=[_person(entry) for entry in people["to"]],
