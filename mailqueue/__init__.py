@@ -32,7 +32,7 @@ from mailqueue.errors import (
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Address, Alternative, Attachment, Email, EmailDict, Envelope
 from mailqueue.producer import Priority, Producer
-from mailqueue.producer.status import AttemptStatus, EmailStatus
+from mailqueue.producer.status import AttemptStatus, EmailStatus, StoredEmail
 
 if TYPE_CHECKING:
     from mailqueue.aio import AsyncProducer
@@ -61,6 +61,7 @@ __all__ = [
     "QueueUnavailable",
     "Status",
     "StoreUnavailable",
+    "StoredEmail",
     "Unavailable",
 ]
 

@@ -103,6 +103,9 @@ def writes(email_id: ObjectId) -> Iterator[Write]:
             yield from change_writes([change], simulated=True)
     yield late_yes_filter(email_id, TOKEN), late_yes_update(TOKEN, "a", YES, simulated=True)
     yield look_up_filter(email_id, TOKEN), look_up_update(TOKEN)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    reschedule = interventions.reschedule_filter(email_id, later)
+    yield reschedule, interventions.reschedule_update(later)
     for verb in Verb:
         guard = {"_id": email_id, **interventions.guard(verb)}
         yield guard, interventions.update(verb, nonce)

@@ -30,7 +30,7 @@ from mailqueue.aio.writer import JobThread, Writer
 from mailqueue.config import Config
 from mailqueue.producer import Priority, Producer
 from mailqueue.producer.connections import Connections, Process
-from mailqueue.producer.status import EmailStatus
+from mailqueue.producer.status import EmailStatus, StoredEmail
 from mailqueue.producer.submission import Sendable, SendOptions, Submission
 from mailqueue.store import ids as identities
 
@@ -165,6 +165,24 @@ class AsyncProducer:
     async def cancel(self, email_id: str) -> bool:
         """``Producer.cancel``. When the task is cancelled, the e-mail may be cancelled or not."""
         return await self._call(partial(self._producer.cancel, email_id))
+
+    async def reschedule(self, email_id: str, send_at: datetime) -> bool:
+        """``Producer.reschedule``. When the task is cancelled, either time may be the e-mail's."""
+        return await self._call(partial(self._producer.reschedule, email_id, send_at))
+
+    async def find(self, email_id: str) -> StoredEmail | None:
+        """``Producer.find``: an e-mail with its content; None: there is no such e-mail."""
+        return await self._call(partial(self._producer.find, email_id))
+
+    async def recent(
+        self, limit: int = 20, *, after: str | None = None, before: str | None = None
+    ) -> list[StoredEmail]:
+        """``Producer.recent``: the newest e-mails, page by page."""
+        return await self._call(partial(self._producer.recent, limit, after=after, before=before))
+
+    async def check_writable(self) -> None:
+        """``Producer.check_writable``: raises ``StoreUnavailable`` where nothing can be stored."""
+        await self._call(self._producer.check_writable)
 
     # Threads -----------------------------------------------------------------------------------
 

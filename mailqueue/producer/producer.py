@@ -30,8 +30,8 @@ from mailqueue.config import Config, is_production
 from mailqueue.errors import InvalidEmail, StoreUnavailable
 from mailqueue.producer import stand_in
 from mailqueue.producer.connections import Connections
-from mailqueue.producer.group_commit import LARGE, CommitTimeout, GroupCommit
-from mailqueue.producer.status import EmailStatus, status_of
+from mailqueue.producer.group_commit import LARGE, MAX_BYTES, CommitTimeout, GroupCommit
+from mailqueue.producer.status import EmailStatus, StoredEmail, status_of
 from mailqueue.producer.submission import (
     Outcome,
     Priority,
@@ -45,6 +45,7 @@ from mailqueue.producer.submission import (
     pages,
     prepare,
     read_all,
+    time_of,
 )
 from mailqueue.store import document, ids
 
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from mailqueue.producer.storage import Storage
 
 CallResult: TypeAlias = str | InvalidEmail | StoreUnavailable
+MAX_RECENT = 100  # e-mails
+MAX_LISTED = 2**20  # bytes
 
 
 class Producer:
@@ -247,6 +250,70 @@ class Producer:
         """
         object_id = _object_id(email_id)
         return self._connections.call(lambda storage: storage.store.cancel(object_id))
+
+    def reschedule(self, email_id: str, send_at: datetime) -> bool:
+        """Have an e-mail sent at ``send_at`` instead (an aware datetime). True: durably.
+
+        False: it is not queued any more, was tried before, would have expired by then, or there is
+        no such e-mail. A consumer may be faster where the old time has come. Any thread may call.
+        Raises ``InvalidEmail`` for a time that ``send()`` would refuse, ``ValueError`` for a
+        malformed id, and ``StoreUnavailable``: then the e-mail has the one time or the other.
+        """
+        object_id, time = _object_id(email_id), time_of(send_at, "send_at")
+        return self._connections.call(lambda storage: storage.reschedule(object_id, time))
+
+    def find(self, email_id: str) -> StoredEmail | None:
+        """An e-mail with its content, as a majority of MongoDB knows it; None: there is none.
+
+        Any thread may call. Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
+        """
+        emails = self._find_content({"_id": _object_id(email_id)}, 1, most=MAX_BYTES)
+        return emails[0] if emails else None
+
+    def recent(
+        self, limit: int = 20, *, after: str | None = None, before: str | None = None
+    ) -> list[StoredEmail]:
+        """The newest e-mails, the newest of them first; at most ``limit`` (1 to 100).
+
+        To turn pages, give the id of the last one as ``after``: the next older ones follow; or that
+        of the first one as ``before``: those that are next newer. Neither is in the list, nor need
+        be stored any more. The content of an e-mail of more than 1 MiB is left out: see ``find``.
+
+        Any thread may call. Raises ``ValueError`` for a malformed id, another limit, or both ids,
+        and ``StoreUnavailable``.
+        """
+        if not 1 <= limit <= MAX_RECENT:
+            raise ValueError(f"limit must be 1 to {MAX_RECENT}")
+        if after is not None and before is not None:
+            raise ValueError("after and before exclude each other")
+        if before is not None:
+            newer = {"_id": {"$gt": _object_id(before)}}
+            return self._find_content(newer, limit, newest_first=False)[::-1]
+        older = {} if after is None else {"_id": {"$lt": _object_id(after)}}
+        return self._find_content(older, limit)
+
+    def _find_content(
+        self,
+        match: Mapping[str, Any],
+        limit: int,
+        *,
+        newest_first: bool = True,
+        most: int = MAX_LISTED,
+    ) -> list[StoredEmail]:
+        emails = self._connections.call(
+            lambda storage: storage.store.find_content(
+                match, limit, newest_first=newest_first, most=most
+            )
+        )
+        return [StoredEmail.of(stored) for stored in emails]
+
+    def check_writable(self) -> None:
+        """Return if MongoDB takes writes to which a majority agrees; beanstalkd is not asked.
+
+        Any thread may call. Raises ``StoreUnavailable`` within ``mongodb.timeout``, and within a
+        second while MongoDB is known to be away.
+        """
+        self._connections.call(lambda storage: storage.store.check_writable())
 
     # Storing one e-mail ------------------------------------------------------------------------
 

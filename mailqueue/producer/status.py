@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self, cast
 
-from mailqueue.lifecycle.outcomes import Reason, Status
+from mailqueue.errors import Unreadable
+from mailqueue.lifecycle.outcomes import PRIORITIES, Reason, Status
+from mailqueue.message import Email
+from mailqueue.producer.submission import Priority
+from mailqueue.store.document import Stored
 
 _STATUSES = frozenset(Status)
+_PRIORITIES = {number: cast("Priority", name) for name, number in PRIORITIES.items()}
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -62,6 +67,43 @@ class EmailStatus:
     simulated: bool
     refused: tuple[str, ...] = field(repr=False)
     attempts: tuple[AttemptStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEmail:
+    """An e-mail with its content, as it was when it was read. Times are aware (UTC).
+
+    ``id``: as ``send()`` returned it; ``status``: where it stands.
+    ``email``: what was handed in, in its normal form; None: it cannot be read, or was left out.
+    ``priority``, ``expires_at``, ``idempotency_key``: as they were given to ``send()``.
+    """
+
+    id: str
+    status: EmailStatus
+    email: Email | None = field(repr=False)
+    priority: Priority
+    expires_at: datetime | None
+    idempotency_key: str | None = field(repr=False)
+
+    @classmethod
+    def of(cls, stored: Stored) -> Self:
+        """The view of a stored e-mail."""
+        document = stored.document
+        return cls(
+            id=str(stored.id),
+            status=status_of(document),
+            email=_email(stored),
+            priority=_PRIORITIES.get(stored.priority, "normal"),
+            expires_at=_time(document.get("expires_at")),
+            idempotency_key=_text(document.get("idempotency_key")),
+        )
+
+
+def _email(stored: Stored) -> Email | None:
+    try:
+        return stored.email
+    except Unreadable:
+        return None
 
 
 def status_of(stored: Mapping[str, Any]) -> EmailStatus:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from mailqueue.errors import Unreadable
+from mailqueue.errors import StoreUnavailable, Unreadable
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.producer.group_commit import GroupCommit
 from mailqueue.producer.submission import Inserted, KeyTaken, Outcome, Submission
@@ -151,6 +151,14 @@ class Storage:
                 if stored.status is Status.QUEUED:
                     announcements.append(Announcement(stored.id, stored.priority, stored.due_in))
         return len(self.announcer.announce(announcements))
+
+    def reschedule(self, email_id: ObjectId, send_at: datetime) -> bool:
+        """Give an e-mail that was never tried another time, and a job for it."""
+        if not self.store.reschedule(email_id, send_at):
+            return False
+        with suppress(StoreUnavailable):  # the sweeper announces it
+            self.announce_queued([email_id])
+        return True
 
     def close(self) -> None:
         """Close the connections to MongoDB, and this thread's connections to beanstalkd."""

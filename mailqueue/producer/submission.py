@@ -76,9 +76,11 @@ class SendOptions:
 
 
 def _time(value: object, field: str) -> datetime | None:
+    return None if value is None else time_of(value, field)
+
+
+def time_of(value: object, field: str) -> datetime:
     """The time in UTC. Its class and time zone may be the caller's own and raise anything."""
-    if value is None:
-        return None
     try:
         if not isinstance(value, datetime) or value.utcoffset() is None:
             raise InvalidEmail(field, "must be an aware datetime: one with a time zone")

@@ -1,4 +1,4 @@
-"""What a person does with e-mails: retry, mark as sent, cancel. Pure.
+"""What a person or an application does with e-mails: retry, mark as sent, cancel, reschedule. Pure.
 
 Decides: which e-mails each of these may change (the guard), what it writes, and why an e-mail was
 not changed.
@@ -14,6 +14,7 @@ next unknown outcome parks the e-mail again; one retry is one more copy at most.
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, assert_never
 
@@ -167,6 +168,47 @@ def cancel_fields() -> dict[str, Any]:
         "pin": None,
         "updated_at": "$$NOW",
     }
+
+
+# Reschedule: queued stays queued -----------------------------------------------------------------
+#
+# Rule: an e-mail that is queued, has no line in its ledger, and does not expire before its new time
+# is sent at that time instead. The token grows as with a claim: what a consumer has read of the
+# e-mail is out of date. It may be about to claim it, or, where no vendor could be asked, to put it
+# off for less. The age of the e-mail, for ``retry.give_up_after``, begins anew at the new time.
+#
+#   before  {status: "queued", attempts: [], lease: {token: 0}, send_at: T, due_at: T,
+#            overdue_at: T + 900 s, clock_from: null}
+#   after   {status: "queued", attempts: [], lease: {token: 1}, send_at: U, due_at: U,
+#            overdue_at: U + 900 s, clock_from: null}
+
+
+def reschedule_filter(email_id: ObjectId, send_at: datetime) -> Filter:
+    """Queued, never tried, and not expired by then."""
+    return {
+        "_id": email_id,
+        "status": Status.QUEUED.value,
+        "attempts": [],
+        "lease.token": {"$gte": 0, "$lt": _LARGEST},
+        "$or": [{"expires_at": None}, {"expires_at": {"$gt": send_at}}],
+    }
+
+
+def reschedule_update(send_at: datetime) -> Pipeline:
+    """Due at another time, and nobody's decision about it counts any more."""
+    return [
+        {
+            "$set": {
+                "send_at": send_at,
+                "due_at": send_at,
+                "lease.token": {"$add": ["$lease.token", 1]},
+                "clock_from": None,
+                "announced": None,
+                "overdue_at": {"$add": [{"$max": ["$$NOW", send_at]}, OVERDUE_MS]},
+                "updated_at": "$$NOW",
+            }
+        }
+    ]
 
 
 def refusal(verb: Verb, stored: Stored | None) -> str:

@@ -155,6 +155,19 @@ class Mongo:
             raise StoreUnavailable(_description(error)) from None
         self._outage.end()
 
+    # Writable: any → the same, later
+    #
+    # Rule: a document of its own takes a write to which a majority agrees. Nobody reads it.
+    #
+    #   before  {_id: "writable", at: NOW - 10 s}
+    #   after   {_id: "writable", at: NOW}
+
+    def check_writable(self) -> None:
+        """Return if MongoDB takes durable writes, else raise ``StoreUnavailable``."""
+        with self.operation():
+            update = [{"$set": {"at": "$$NOW"}}]
+            self.collection(".leases").update_one({"_id": "writable"}, update, upsert=True)
+
     def start_clock(self, seconds: float = math.inf) -> None:
         """Give all that follows in this context ``mongodb.timeout`` together, or fewer seconds."""
         deadline = time.monotonic() + min(seconds, self.timeout)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, cast
 
 from bson import ObjectId
@@ -204,6 +205,17 @@ class Store(Mongo):
             cancelled = {"_id": email_id, "status": Status.CANCELLED.value}
             return self._durable.find_one(cancelled, {"_id": 1}) is not None
 
+    def reschedule(self, email_id: ObjectId, send_at: datetime) -> bool:
+        """Let an e-mail that was never tried be due at another time (``interventions``).
+
+        False: nothing was changed.
+        """
+        match = interventions.reschedule_filter(email_id, send_at)
+        write = match, interventions.reschedule_update(send_at)
+        with self.operation():
+            matched, _ = self.bulk.write([write], self.timeout)
+        return matched == 1
+
     # Working -----------------------------------------------------------------------------------
 
     def read(
@@ -215,11 +227,7 @@ class Store(Mongo):
         text). With ``most`` each comes with its size in bytes, and a larger one without its
         ``email``. What is read need not be durable: the guards of what is then written decide.
         """
-        fields: dict[str, Any] = {"now": "$$NOW"} | dict.fromkeys(without, "$$REMOVE")
-        if most is not None:
-            size = {"$bsonSize": "$$ROOT"}
-            fields["size"] = size
-            fields["email"] = {"$cond": [{"$lte": [size, most]}, "$email", "$$REMOVE"]}
+        fields = dict.fromkeys(without, "$$REMOVE") | _fields(most)
         steps: list[dict[str, Any]] = [{"$match": {"_id": {"$in": list(ids)}}}, {"$set": fields}]
         return {stored.id: stored for stored in self._load(steps, self.emails, len(ids) + 1)}
 
@@ -342,6 +350,21 @@ class Store(Mongo):
         steps += [{"$limit": limit}, {"$unset": "email"}, {"$set": {"now": "$$NOW"}}]
         return self._load(steps, self._durable)
 
+    def find_content(
+        self, match: Mapping[str, Any], limit: int, *, newest_first: bool = True, most: int
+    ) -> list[Stored]:
+        """Up to ``limit`` durable documents in order of ``_id``, whole.
+
+        Those of more than ``most`` bytes come without their ``email``.
+        """
+        steps: list[dict[str, Any]] = [
+            {"$match": match},
+            {"$sort": {"_id": -1 if newest_first else 1}},
+            {"$limit": limit},
+            {"$set": _fields(most)},
+        ]
+        return self._load(steps, self._durable)
+
     def find_jobs(self, match: Mapping[str, Any], limit: int, *sort: str) -> list[Stored]:
         """The same with only the fields of a job's priority, so that many fit into memory."""
         steps: list[dict[str, Any]] = [
@@ -378,3 +401,12 @@ class Store(Mongo):
         leased = {"status": Status.SENDING.value}
         # In one question: between two of them an e-mail goes from the one to the other.
         return self.count({"env": self.env, "$or": [queued, leased]}, 1) > 0
+
+
+def _fields(most: int | None) -> dict[str, Any]:
+    """What is added to a document that is read, and left out of one that has more bytes."""
+    if most is None:
+        return {"now": "$$NOW"}
+    size = {"$bsonSize": "$$ROOT"}
+    email = {"$cond": [{"$lte": [size, most]}, "$email", "$$REMOVE"]}
+    return {"now": "$$NOW", "size": size, "email": email}

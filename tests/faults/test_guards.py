@@ -152,3 +152,48 @@ def test_a_yes_that_came_late_wins_over_what_the_next_worker_settles(desk: Desk)
     assert desk.change(2, DOWN, QUEUED)
     assert desk.now["status"] == "sent"
     assert [line["outcome"] for line in desk.now["attempts"]] == ["accepted", "unavailable"]
+
+
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def test_what_a_worker_decides_about_an_email_at_its_old_time_is_not_written(desk: Desk) -> None:
+    """Nobody could be asked, so it would wait a minute: less than until its new time."""
+    desk.stored()
+    assert desk.store.reschedule(desk.id, LATER)
+    a_minute = Decision(status=Status.QUEUED, priority=512, delay=60)
+    assert not desk.change(0, DOWN, a_minute, sending=False)
+    assert desk.now["due_at"] == LATER
+
+
+def test_an_email_that_was_rescheduled_is_claimed_by_nobody_who_read_it_before(desk: Desk) -> None:
+    desk.stored()
+    assert desk.store.reschedule(desk.id, NOW)
+    assert not desk.claim(0, ObjectId())
+    assert desk.claim(1, ObjectId())
+
+
+def test_an_email_that_is_being_sent_is_not_rescheduled(desk: Desk) -> None:
+    desk.stored()
+    assert desk.claim(0, ObjectId())
+    assert not desk.store.reschedule(desk.id, LATER)
+    assert desk.now["due_at"] is None
+
+
+def test_an_email_that_was_tried_is_not_rescheduled(desk: Desk) -> None:
+    desk.claimed_and_lost(ObjectId())
+    assert desk.change(2, DOWN, QUEUED)
+    assert not desk.store.reschedule(desk.id, LATER)
+
+
+def test_an_email_is_not_rescheduled_beyond_its_expiry(desk: Desk) -> None:
+    desk.stored(expires_at=datetime(2099, 1, 1, tzinfo=UTC))
+    assert not desk.store.reschedule(desk.id, LATER)
+    assert not desk.store.reschedule(desk.id, datetime(2099, 1, 1, tzinfo=UTC))
+    assert desk.store.reschedule(desk.id, datetime(2098, 1, 1, tzinfo=UTC))
+
+
+def test_an_email_whose_token_is_damaged_is_not_rescheduled(desk: Desk) -> None:
+    desk.stored()
+    desk.store.emails.update_one({"_id": desk.id}, {"$set": {"lease.token": "one"}})
+    assert not desk.store.reschedule(desk.id, LATER)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ def test_the_guards_are_those_of_the_code() -> None:
         "late yes": late_yes_filter(email_id, TOKEN),
         "looked up": look_up_filter(email_id, TOKEN),
         **{verb.value: interventions.guard(verb) for verb in Verb},
+        "reschedule": interventions.reschedule_filter(email_id, datetime.now(UTC)),
     }
     told = {row[0]: sorted(codes(row[2])) for row in table("guard")}
     assert told == {name: sorted({*guarded(f)} - {"_id"}) for name, f in filters.items()}

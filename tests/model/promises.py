@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -107,6 +108,8 @@ def _queued(document: Document) -> None:
     assert document.get("reason") is None
     assert "late_accept" not in document
     assert "sent_at" not in document
+    if send_at := document.get("send_at"):
+        assert (document["due_at"] or datetime.now(UTC)) >= send_at, "is due before its time"
 
 
 def _sending(document: Document) -> None:

@@ -270,6 +270,18 @@ class StoreMachine(RuleBasedStateMachine):
             self.promises.retries[email_id] += status == Status.UNCERTAIN
             self.tube.put(email_id, NORMAL)
 
+    @rule(n=emails, seconds=st.sampled_from([-10, 100, 5000]))
+    def reschedule(self, n: int, seconds: int) -> None:
+        """Of what nobody has tried yet; workers that have read it may not know (``promises``)."""
+        email_id = self.ids[n % len(self.ids)]
+        before, send_at = self._document(email_id), self.store.now() + timedelta(seconds=seconds)
+        rescheduled = self.store.reschedule(email_id, send_at)
+        never_tried = before["status"] == Status.QUEUED and not before["attempts"]
+        expires_at = before.get("expires_at")
+        assert rescheduled == (never_tried and (expires_at is None or expires_at > send_at))
+        if rescheduled:
+            self.tube.put(email_id, NORMAL, max(0, seconds))
+
     # What must hold ----------------------------------------------------------------------------
 
     @invariant()
