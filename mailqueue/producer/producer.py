@@ -30,7 +30,7 @@ from mailqueue.config import Config, is_production
 from mailqueue.errors import InvalidEmail, StoreUnavailable
 from mailqueue.producer import stand_in
 from mailqueue.producer.connections import Connections
-from mailqueue.producer.group_commit import LARGE, MAX_BYTES, CommitTimeout, GroupCommit
+from mailqueue.producer.group_commit import LARGE, CommitTimeout, GroupCommit
 from mailqueue.producer.status import EmailStatus, StoredEmail, status_of
 from mailqueue.producer.submission import (
     Outcome,
@@ -267,8 +267,9 @@ class Producer:
 
         Any thread may call. Raises ``ValueError`` for a malformed id, and ``StoreUnavailable``.
         """
-        emails = self._find_content({"_id": _object_id(email_id)}, 1, most=MAX_BYTES)
-        return emails[0] if emails else None
+        object_id = _object_id(email_id)
+        stored = self._connections.call(lambda storage: storage.store.find_whole(object_id))
+        return None if stored is None else StoredEmail.of(stored)
 
     def recent(
         self, limit: int = 20, *, after: str | None = None, before: str | None = None
@@ -286,24 +287,10 @@ class Producer:
             raise ValueError(f"limit must be 1 to {MAX_RECENT}")
         if after is not None and before is not None:
             raise ValueError("after and before exclude each other")
-        if before is not None:
-            newer = {"_id": {"$gt": _object_id(before)}}
-            return self._find_content(newer, limit, newest_first=False)[::-1]
-        older = {} if after is None else {"_id": {"$lt": _object_id(after)}}
-        return self._find_content(older, limit)
-
-    def _find_content(
-        self,
-        match: Mapping[str, Any],
-        limit: int,
-        *,
-        newest_first: bool = True,
-        most: int = MAX_LISTED,
-    ) -> list[StoredEmail]:
+        cursors = {"after": after, "before": before}
+        bounds = {name: _object_id(each) for name, each in cursors.items() if each is not None}
         emails = self._connections.call(
-            lambda storage: storage.store.find_content(
-                match, limit, newest_first=newest_first, most=most
-            )
+            lambda storage: storage.store.page(limit, **bounds, most=MAX_LISTED)
         )
         return [StoredEmail.of(stored) for stored in emails]
 

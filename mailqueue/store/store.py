@@ -350,20 +350,33 @@ class Store(Mongo):
         steps += [{"$limit": limit}, {"$unset": "email"}, {"$set": {"now": "$$NOW"}}]
         return self._load(steps, self._durable)
 
-    def find_content(
-        self, match: Mapping[str, Any], limit: int, *, newest_first: bool = True, most: int
-    ) -> list[Stored]:
-        """Up to ``limit`` durable documents in order of ``_id``, whole.
+    def find_whole(self, email_id: ObjectId) -> Stored | None:
+        """This durable document with its ``email``; None: it is not there."""
+        steps: list[dict[str, Any]] = [{"$match": {"_id": email_id}}, {"$set": {"now": "$$NOW"}}]
+        return next(iter(self._load(steps, self._durable)), None)
 
-        Those of more than ``most`` bytes come without their ``email``.
+    def page(
+        self,
+        limit: int,
+        *,
+        after: ObjectId | None = None,
+        before: ObjectId | None = None,
+        most: int,
+    ) -> list[Stored]:
+        """Up to ``limit`` durable documents, the newest first.
+
+        Those that are older than ``after``, or those that are just newer than ``before``. A
+        document of more than ``most`` bytes comes without its ``email``.
         """
+        order = -1 if before is None else 1
+        bound = {"$lt": after} if before is None else {"$gt": before}
         steps: list[dict[str, Any]] = [
-            {"$match": match},
-            {"$sort": {"_id": -1 if newest_first else 1}},
+            {"$match": {"_id": bound} if after or before else {}},
+            {"$sort": {"_id": order}},
             {"$limit": limit},
             {"$set": _fields(most)},
         ]
-        return self._load(steps, self._durable)
+        return self._load(steps, self._durable)[::-order]
 
     def find_jobs(self, match: Mapping[str, Any], limit: int, *sort: str) -> list[Stored]:
         """The same with only the fields of a job's priority, so that many fit into memory."""

@@ -167,6 +167,23 @@ class MemoryStore:
             document |= {"due_at": None, "updated_at": datetime.now(UTC)}
             return True
 
+    def reschedule(self, email_id: ObjectId, send_at: datetime) -> bool:
+        """Give what is queued another time, if it does not expire before. False: nothing done."""
+        with self._call():
+            document = self._documents.get(email_id, {})
+            expires_at = document.get("expires_at")
+            if document.get("status") != Status.QUEUED.value or (
+                expires_at is not None and expires_at <= send_at
+            ):
+                return False
+            document |= {"send_at": send_at, "due_at": send_at, "updated_at": datetime.now(UTC)}
+            return True
+
+    def check_writable(self) -> None:
+        """Return; while failures are to come, fail."""
+        with self._call():
+            pass
+
     # Looking -----------------------------------------------------------------------------------
 
     def find(self, match: Mapping[str, Any], limit: int, *sort: str) -> list[Stored]:  # noqa: ARG002  # as a store's
@@ -179,6 +196,27 @@ class MemoryStore:
         with self._call():
             now = datetime.now(UTC)
             return {i: Stored(self._documents[i], now) for i in ids if i in self._documents}
+
+    def find_whole(self, email_id: ObjectId) -> Stored | None:
+        """The document; None: it is not there."""
+        return self.read([email_id]).get(email_id)
+
+    def page(
+        self,
+        limit: int,
+        *,
+        after: ObjectId | None = None,
+        before: ObjectId | None = None,
+        most: int,  # noqa: ARG002  # as a store's; here it is in memory anyway
+    ) -> list[Stored]:
+        """The newest, the newest first: those older than ``after``, or newer than ``before``."""
+        with self._lock:
+            ids = sorted(self._documents, reverse=True)
+        if before is not None:
+            ids = [i for i in ids if i > before][-limit:]
+        elif after is not None:
+            ids = [i for i in ids if i < after]
+        return list(self.read(ids[:limit]).values())
 
 
 class NoQueue:

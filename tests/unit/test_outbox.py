@@ -276,6 +276,31 @@ def test_a_client_is_only_there_if_the_application_has_one(mailqueue_outbox: Out
         _ = Producer().client
 
 
+def test_what_was_sent_is_found_listed_and_given_another_time(mailqueue_outbox: Outbox) -> None:
+    at = datetime(2027, 1, 1, 9, tzinfo=UTC)
+    producer = Producer()
+    ids = [producer.send(MAIL, expires_at=at) for _ in range(3)]
+    found = producer.find(ids[0])
+    assert found is not None
+    assert found.email == mailqueue_outbox[0].email
+    assert [each.id for each in producer.recent(2)] == [ids[2], ids[1]]
+    assert [each.id for each in producer.recent(after=ids[1])] == [ids[0]]
+    assert [each.id for each in producer.recent(1, before=ids[0])] == [ids[1]]
+    assert producer.reschedule(ids[0], at - timedelta(hours=1))
+    assert mailqueue_outbox[0].send_at == at - timedelta(hours=1)
+    assert not producer.reschedule(ids[1], at)
+    assert producer.cancel(ids[2])
+    assert not producer.reschedule(ids[2], at - timedelta(hours=1))
+
+
+def test_the_outbox_is_writable_until_it_is_told_to_fail(mailqueue_outbox: Outbox) -> None:
+    producer = Producer()
+    producer.check_writable()
+    mailqueue_outbox.fail_next(StoreUnavailable)
+    with pytest.raises(StoreUnavailable):
+        producer.check_writable()
+
+
 # Other frameworks --------------------------------------------------------------------------------
 
 
