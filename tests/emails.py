@@ -113,6 +113,14 @@ def json_objects(words: Strategy[str]) -> Strategy[dict[str, Any]]:
     return st.dictionaries(_keys(words), json_values(words), max_size=3)
 
 
+def envelopes() -> Strategy[dict[str, Any]]:
+    """Others, or some of those who are shown; each address here is one of few."""
+    recipients = st.none() | st.lists(people(), min_size=1, max_size=3)
+    return st.fixed_dictionaries({"from": st.none() | st.just("") | people()}).flatmap(
+        lambda some: recipients.map(lambda given: {**some, "recipients": given})
+    )
+
+
 @st.composite
 def emails(draw: st.DrawFn) -> Email:
     """Any legal e-mail without options for vendors."""
@@ -121,6 +129,7 @@ def emails(draw: st.DrawFn) -> Email:
     fields |= {name: draw(some) for name in ("to", "cc", "bcc", "reply_to")}
     if not (fields["to"] or fields["cc"] or fields["bcc"]):
         fields["to"] = [draw(people())]
+    fields["envelope"] = draw(st.none() | envelopes())
     bodies = st.none() | st.sampled_from(["", "Hello\r\n.\r\nünicode\n"]) | texts()
     fields |= {"text": draw(bodies), "html": draw(bodies | st.just('<img src="cid:logo@example">'))}
     if fields["text"] is fields["html"] is None:

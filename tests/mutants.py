@@ -29,6 +29,7 @@ BULKHEADS = "tests/integration/test_bulkheads.py"
 KEPT = "tests/integration/test_kept.py"
 WEATHER = "tests/faults/test_weather.py"
 WIRE = "tests/contract/test_wire.py"
+ENVELOPE = "tests/contract/test_envelope.py"
 DETAIL = "tests/unit/test_detail.py"
 REFUSED = "tests/integration/test_refused_writes.py"
 STORE = "tests/integration/test_store.py"
@@ -363,6 +364,51 @@ MUTANTS = (
         "the detail is not compared with the bodies",
         (Edit("vendors/redaction.py", "    places += _quoted_places(views, email)\n", ""),),
         (DETAIL, "-k", "three_words or line_of_one"),
+    ),
+    Mutant(
+        "an envelope is no reason to pass over a vendor",
+        (Edit("vendors/limits.py", "_CHECKS = (_envelope, ", "_CHECKS = ("),),
+        (ENVELOPE, "-k", "passed_over"),
+    ),
+    Mutant(
+        "who is shown is sent to as well",
+        (
+            Edit(
+                "message/message.py",
+                'return [("to", to), ("cc", cc), ("bcc", recipients)]',
+                'return [("to", self.to), ("cc", self.cc), ("bcc", recipients)]',
+            ),
+        ),
+        (ENVELOPE, "-k", "sent_to_and_the_headers or on_the_wire"),
+    ),
+    Mutant(
+        "an envelope that names one of those shown is taken for a bcc",
+        (
+            Edit(
+                "message/envelope.py",
+                "if not visible <= by_identity.keys():",
+                "if visible.isdisjoint(by_identity):",
+            ),
+        ),
+        (ENVELOPE, "-k", "on_the_wire"),
+    ),
+    Mutant(
+        "bounces go to the From",
+        (Edit("vendors/smtp.py", "(email.bounce_address or sender)", "sender"),),
+        (ENVELOPE, "-k", "bounce_address"),
+    ),
+    Mutant(
+        "an envelope that cannot be read is one of the headers",
+        (
+            Edit(
+                "store/document.py",
+                """    if not recipients:
+        raise LookupError
+    return [envelope""",
+                "    return [envelope",
+            ),
+        ),
+        ("tests/unit/test_envelope.py", "-k", "damaged"),
     ),
 )
 

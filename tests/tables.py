@@ -91,6 +91,8 @@ def size(limit: Capacity) -> str:
 
 
 def bounce_address(limit: Capacity) -> str:
+    if limit.by_plan is not None and limit.by_plan[1] == "bounce_address":
+        return "by plan"
     return "any" if limit.null_sender else yes(limit.bounce_address)
 
 

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 class Capacity:
     """What one type of vendor takes. None: no documented limit.
 
-    Lengths are in characters, sizes in bytes.
+    Lengths are in characters, sizes in bytes. ``by_plan``: an option of the configuration that says
+    what the account's plan has, and the name of what is then true.
     """
+
+    by_plan: tuple[str, str] | None = None
 
     # Addresses
     recipients: int | None = None  # of all kinds together

@@ -26,6 +26,7 @@ from mailqueue.config.keys import Key, Problems
 from mailqueue.errors import did_you_mean
 
 MIB = 1024 * 1024
+CUSTOM_HEADERS, OWN_RETURN_PATH = "custom_headers", "own_return_path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             utf8_files=True,
             reply_to=1,
             headers=False,  # on its largest plans only
+            by_plan=(CUSTOM_HEADERS, "headers"),
             tags=4,  # of five, one is our id
             metadata=0,
         ),
@@ -413,6 +415,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
         {"api_key": _API_KEY},
         Capacity(
             envelope_recipients=True,
+            by_plan=(OWN_RETURN_PATH, "bounce_address"),  # others keep only its domain
             sender_name_size=255,
             size=20 * MIB,
             needs_subject=True,

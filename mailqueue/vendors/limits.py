@@ -26,7 +26,6 @@ from mailqueue.message.headers import encode_unstructured
 from mailqueue.message.parameters import charset
 
 ENVELOPE = "envelope"  # the field, and the first word of what is wrong with it
-CUSTOM_HEADERS = "custom_headers"  # an option: the account's plan allows them
 
 # A class of the user's own: it has ``can_carry`` for what it cannot take.
 _UNKNOWN_TYPE = Capacity(unicode_mailboxes=True, quoted_mailboxes=True)
@@ -38,12 +37,13 @@ OWN_OPTIONS = 200  # bytes that our id, Message-ID and sandbox take of ``options
 
 def capacity(type_: str, options: Mapping[str, Any] = _NO_OPTIONS) -> Capacity:
     """What this type of vendor can carry with these options of its configuration."""
-    # Some plans of MailerSend lack custom headers; the option says that this account has them.
     row = VENDOR_TYPES.get(type_)
     limit = row.capacity if row else _UNKNOWN_TYPE
-    if not limit.headers and options.get(CUSTOM_HEADERS) is True:
-        return replace(limit, headers=True)
-    return limit
+    if limit.by_plan is None:
+        return limit
+    option, name = limit.by_plan
+    more: dict[str, Any] = {name: True}
+    return replace(limit, **more) if options.get(option) is True else limit
 
 
 def can_carry(type_: str, email: Email, options: Mapping[str, Any] = _NO_OPTIONS) -> str | None:

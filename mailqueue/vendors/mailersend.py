@@ -29,12 +29,12 @@ from dataclasses import replace
 from typing import Any
 
 from mailqueue.config import VendorConfig
+from mailqueue.config.vendor_types import CUSTOM_HEADERS
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Attachment, Email
 from mailqueue.vendors.base import Attempt, flag
 from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import ID_KEY
-from mailqueue.vendors.limits import CUSTOM_HEADERS
 from mailqueue.vendors.payloads import (
     ascii_headers,
     base64_text,

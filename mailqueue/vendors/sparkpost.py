@@ -20,8 +20,9 @@ answer                                           outcome
 A template engine reads every e-mail. ``perform_substitutions`` turns it off for the bodies. In
 headers it stays on, without a way to escape, so e-mails with ``{{`` in subject, names or headers do
 not go to SparkPost (``limits``). It ignores unknown fields silently. ``recipients`` are those who
-are sent to; ``header_to`` and the header ``CC`` say whom they see. There is no bounce address: most
-accounts keep only the domain of a ``return_path``.
+are sent to; ``header_to`` and the header ``CC`` say whom they see. Most accounts keep only the
+domain of a ``return_path``, so a bounce address is for those that the option ``own_return_path``
+says are others.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mailqueue.config import VendorConfig
+from mailqueue.config.vendor_types import OWN_RETURN_PATH
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, Attachment, Email
-from mailqueue.vendors.base import Attempt
+from mailqueue.vendors.base import Attempt, flag
 from mailqueue.vendors.http import HttpVendor, Request, Response, json_request
 from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.limits import bare_type
@@ -70,6 +73,10 @@ class SparkPost(HttpVendor):
 
     default_base_url = "https://api.sparkpost.com"
 
+    def __init__(self, config: VendorConfig) -> None:
+        super().__init__(config)
+        flag(config, OWN_RETURN_PATH)
+
     def build(self, email: Email, attempt: Attempt) -> Request:
         """One transmission; each recipient gets a separate e-mail with the same To and Cc."""
         payload = {
@@ -78,8 +85,12 @@ class SparkPost(HttpVendor):
             "content": self._content(email),
             "metadata": {**self.metadata(email), ID_KEY: attempt.email_id},
             "campaign_id": next(iter(self.tags(email)), None),  # it takes one
+            "return_path": None if email.bounce_address is None else email.bounce_address.ascii,
         }
-        payload = merge(without_empty(payload), self.options(email))
+        options = self.options(email)
+        # An option of ours, which SparkPost does not know.
+        options.pop(OWN_RETURN_PATH, None)
+        payload = merge(without_empty(payload), options)
         # The bare key, without a scheme.
         key = {"Authorization": self.config.keys["api_key"]}
         return json_request("/api/v1/transmissions", payload, key)

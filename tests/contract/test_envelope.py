@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mailqueue.config import VendorConfig
 from mailqueue.config.vendor_types import VENDOR_TYPES
-from mailqueue.errors import InvalidEmail
+from mailqueue.errors import ConfigError, InvalidEmail
 from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Address, Email
 from mailqueue.vendors import limits, load
@@ -45,10 +45,11 @@ def email(**fields: Any) -> Email:
     return Email.from_mapping({**LONG, **fields})
 
 
+NAMED = {"recipients": ["eve@example.net", "carol@bücher.example", "bob@example.net"]}
 LISTED = email(
     to=["The list <list@example.net>", "Bob <bob@example.net>"],
     cc=["desk@example.net", "Carol <carol@bücher.example>"],
-    envelope={"recipients": ["eve@example.net", "carol@bücher.example", "bob@example.net"]},
+    envelope=NAMED,
     headers={"X-Campaign": "spring"},
     attachments=[{"filename": "plan.pdf", "content": b"%PDF"}],
     tags=["welcome", "one, two"],
@@ -298,9 +299,6 @@ def test_a_server_gets_both_and_the_rest_of_the_recipients_under_the_same_sender
     }
 
 
-NAMED = LISTED.to_mapping()["envelope"]
-
-
 def test_ses_forwards_bounces_to_the_bounce_address(vendor: Vendors, attempt: Attempts) -> None:
     case = BY_TYPE["ses"]
     whole = email(to="bob@example.net", envelope={"from": "b@bücher.example"})
@@ -313,6 +311,30 @@ def test_ses_forwards_bounces_to_the_bounce_address(vendor: Vendors, attempt: At
     specs = os.environ.get("MAILQUEUE_VENDOR_SPECS")
     if specs:
         assert case.violations(Path(specs), server.requests[0]) == []
+
+
+def test_sparkpost_has_a_bounce_address_where_the_plan_does(
+    vendor: Vendors, attempt: Attempts
+) -> None:
+    case, whole = BY_TYPE["sparkpost"], email(to="bob@example.net", envelope={"from": VERP})
+    silent = email(to="bob@example.net", envelope={"from": ""})
+    options = {"own_return_path": True}
+    assert limits.can_carry("sparkpost", whole) == "envelope with a bounce address"
+    assert limits.can_carry("sendgrid", whole, options) == "envelope with a bounce address"
+    assert limits.can_carry("sparkpost", silent, options) == "envelope with the null sender"
+    with HttpServer(case.accepted) as server:
+        made = vendor("sparkpost", base_url=server.url, keys=case.keys, options=options)
+        assert made.can_carry(whole) is None
+        made.send(whole, attempt())
+        made.send(email(to="bob@example.net"), attempt())
+    first, second = server.requests
+    assert (first.json["return_path"], "return_path" in second.json) == (VERP, False)
+    assert "own_return_path" not in first.json
+    specs = os.environ.get("MAILQUEUE_VENDOR_SPECS")
+    if specs:
+        assert case.violations(Path(specs), first) == []
+    with pytest.raises(ConfigError, match="own_return_path: must be true or false"):
+        vendor("sparkpost", keys=case.keys, options={"own_return_path": "yes"})
 
 
 # --- who cannot

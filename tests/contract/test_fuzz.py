@@ -92,6 +92,7 @@ PEOPLE = {"from": "ann@example.org", "to": ["bob@example.net"], "cc": [], "bcc":
 TEXTS = {"subject": "A plain subject", "text": "A plain text.", "html": "<p>A plain text.</p>"}
 EXTRAS: dict[str, Any] = {"headers": {}, "metadata": {}, "tags": []}
 PLAIN: tuple[dict[str, Any], ...] = (  # what an e-mail has instead of what a vendor does not take
+    {"envelope": None},
     *({name: []} for name in ("reply_to", "attachments")),
     *({name: nothing} for name, nothing in EXTRAS.items()),
     *({name: text} for name, text in TEXTS.items()),

@@ -220,3 +220,9 @@ def test_hostile_megabytes_are_worked_off_in_their_time(part: str) -> None:
     for fields in ({}, {"text": many, "html": many}):
         assert len(told(many, **fields)) <= LENGTH
     assert told(many, metadata={f"m{n}": "a" * n for n in range(1, 500)}) is not None
+
+
+def test_an_address_of_the_envelope_is_hidden_like_any_other() -> None:
+    envelope = {"from": "verp+4711@example.org", "recipients": ["hidden.reader@example.net"]}
+    text = "no hidden.reader here, hidden.reader@example.net, by verp+4711 in aGlkZGVuLnJlYWRlcg=="
+    assert told(text, envelope=envelope) == "no * here, *, by * in *"
