@@ -7,6 +7,8 @@ consumer in the test's own process, vendors that answer by a script, and no bean
 
 from __future__ import annotations
 
+from mailqueue.testing.fake_vendor import FakeVendor, VendorCall
+from mailqueue.testing.memory_queue import MemoryQueue
 from mailqueue.testing.outbox import Outbox, SentEmail
 
-__all__ = ["Outbox", "SentEmail"]
+__all__ = ["FakeVendor", "MemoryQueue", "Outbox", "SentEmail", "VendorCall"]

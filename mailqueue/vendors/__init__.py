@@ -40,6 +40,7 @@ __all__ = [
     "values",
 ]
 
+FAKE = "mailqueue.testing.fake_vendor:ScriptedVendor"  # answers by a test's script, sends nothing
 _SUBMODULES = ("payloads", "values")
 _NAMES = {
     "mailqueue.lifecycle.outcomes": ("Outcome", "SendResult"),
@@ -64,11 +65,15 @@ def load(config: VendorConfig, *, simulated: bool) -> Vendor:
     """A new instance for this config entry, or the simulation under its name.
 
     Each thread makes its own. Raises ConfigError if a class of your own cannot be imported or
-    raises when it is called, and if a vendor needs an extra that is not installed.
+    raises when it is called, if a vendor needs an extra that is not installed, and if a fake one is
+    asked for in production.
     """
     row = VENDOR_TYPES.get(config.type)
     path = row.path if row else config.type
-    vendor = _class("mailqueue.vendors.simulated:Simulated" if simulated else path, config)
+    if path == FAKE and not simulated:
+        raise ConfigError([f"vendors.{config.name}.type: sends nothing: not for production"])
+    is_replaced = simulated and path != FAKE
+    vendor = _class("mailqueue.vendors.simulated:Simulated" if is_replaced else path, config)
     try:
         return vendor(config)
     except ConfigError:
