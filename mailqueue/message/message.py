@@ -189,15 +189,15 @@ class Email:
         _move_message_id(self)
         if self.text is None and self.html is None:
             raise InvalidEmail("text", "is missing: give text or html, which may be empty")
-        entries = len(self.to) + len(self.cc) + len(self.bcc)
-        if entries > MAX_RECIPIENTS or not self.entries:
-            count = f"has {entries} recipients, with cc and bcc"
-            raise InvalidEmail("to", f"{count}: give 1 to {MAX_RECIPIENTS}")
         if self.envelope is not None:
             shown = (*self.to, *self.cc)
             envelope, bcc = normalize(self.envelope, self.from_, shown, self.bcc)
             _set(self, "envelope", envelope)
             _set(self, "bcc", bcc)
+        entries = len(self.to) + len(self.cc) + len(self.bcc)
+        if entries > MAX_RECIPIENTS or not self.entries:
+            count = f"has {entries} recipients, with cc and bcc"
+            raise InvalidEmail("to", f"{count}: give 1 to {MAX_RECIPIENTS}")
 
     def __repr__(self) -> str:
         return f"Email({len(self.recipients)} recipients, {len(self.attachments)} attachments)"

@@ -278,6 +278,23 @@ def test_smtp_names_the_bounce_address_and_shows_the_from(
     assert letter.message["Return-Path"] is None
 
 
+def test_a_bounce_address_outside_ascii_needs_a_server_that_knows_such(
+    vendor: Vendors, attempt: Attempts
+) -> None:
+    whole = email(to="bob@example.net", envelope={"from": "dörte@example.org"})
+    assert limits.can_carry("ses", whole) == "non-ASCII mailbox"
+    with SmtpServer() as able, SmtpServer(smtputf8=False) as unable:
+        results = [
+            vendor("smtp", keys={"host": HOST, "port": server.port, "tls": "none"}).send(
+                whole, attempt()
+            )
+            for server in (able, unable)
+        ]
+    assert [result.code for result in results] == ["smtp-250", "smtputf8"]
+    assert [letter.sender for letter in able.letters] == ["dörte@example.org"]
+    assert unable.letters == []
+
+
 def test_a_server_gets_both_and_the_rest_of_the_recipients_under_the_same_sender(
     vendor: Vendors, attempt: Attempts
 ) -> None:

@@ -214,3 +214,9 @@ def test_what_is_wrong_is_named_and_not_quoted(envelope: Any, field: str) -> Non
 def test_nobody_to_send_to_is_refused_though_there_is_a_bounce_address() -> None:
     assert refused(to=[], envelope={"from": VERP}).field == "to"
     assert refused(to=["x@x.org"] * 1001, envelope={"recipients": ["a@x.org"]}).field == "to"
+
+
+def test_a_bcc_that_the_envelope_makes_counts_among_the_recipients() -> None:
+    people = [f"p{n}@example.org" for n in range(1000)]
+    assert len(enveloped(*people, to=people[0]).bcc) == 999
+    assert refused(to=people[:1] * 1000, envelope={"recipients": people}).field == "to"
