@@ -34,6 +34,7 @@ DETAIL = "tests/unit/test_detail.py"
 REFUSED = "tests/integration/test_refused_writes.py"
 STORE = "tests/integration/test_store.py"
 TUBE = "tests/integration/test_tube.py"
+INTAKE = "tests/integration/test_intake.py"
 DAMAGE = "tests/integration/test_damage.py"
 WILD = "tests/integration/test_wild_vendor.py"
 ENDS_WITHIN = 300.0
@@ -409,6 +410,33 @@ MUTANTS = (
             ),
         ),
         ("tests/unit/test_envelope.py", "-k", "damaged"),
+    ),
+    Mutant(
+        "an event is deleted before its e-mail is stored",
+        (
+            Edit(
+                "intake/intake.py",
+                "        try:\n            outcomes = self._store(",
+                "        self.tube.end(list(submissions), DELETED)\n"
+                "        try:\n            outcomes = self._store(",
+            ),
+        ),
+        (CRASHES, "-k", "intake and insert"),
+    ),
+    Mutant(
+        "an outage buries events",
+        (Edit("intake/intake.py", "        except Unavailable:\n            raise\n", ""),),
+        (INTAKE, "-k", "while_mongodb_is_away"),
+    ),
+    Mutant(
+        "the key of an event does not know the server's instance",
+        (Edit("queue/events.py", 'f"intake:{self._instance}:', 'f"intake:{self.server}:'),),
+        (INTAKE, "-k", "without_a_binlog"),
+    ),
+    Mutant(
+        "the key of an event dies with the server's instance",
+        (Edit("queue/events.py", 'server.get("binlog-current-index") != 0', "False"),),
+        (INTAKE, "-k", "outlives"),
     ),
 )
 

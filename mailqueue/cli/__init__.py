@@ -52,6 +52,7 @@ VERBS: Mapping[str, Callable[[Context], Report]] = {
     "sweep": system.sweep,
     "audit": system.check,
     "key": servers.key,
+    "intake": servers.intake,
 }
 WITHOUT_CONFIG = {"key"}
 

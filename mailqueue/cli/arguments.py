@@ -111,6 +111,13 @@ HELP: Mapping[str, Help] = {
         "mailqueue key new shop --scope send --from '*@example.com'",
         "",
     ),
+    "intake": Help(
+        "store the events that other programs put on the intake tube",
+        'An event is a JSON object, {"email": {...}}, on the tube <beanstalkd.tube>.intake. Runs '
+        "until SIGTERM or SIGINT. An event that is not valid is buried, and logged.",
+        "MAILQUEUE_ENV=production mailqueue intake",
+        "a second signal",
+    ),
 }
 
 
@@ -288,4 +295,5 @@ _OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "sweep": _dry_run,
     "audit": _audit,
     "key": _key,
+    "intake": _nothing,
 }

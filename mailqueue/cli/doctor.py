@@ -11,6 +11,7 @@ Promises: nothing is changed, except that a new vendor gets its health document 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -27,6 +28,7 @@ from mailqueue.consumer import sweeper
 from mailqueue.errors import ConfigError, QueueUnavailable, StoreUnavailable
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.queue import tube
+from mailqueue.queue.events import SUFFIX
 from mailqueue.routing.health import VendorHealth
 from mailqueue.store import uri as mongo_uri
 from mailqueue.store.document import PRODUCTION, SIMULATED
@@ -135,6 +137,7 @@ def _beanstalkd(context: Context) -> Iterator[Finding]:
                 paused = connection.tube_stats().get("pause-time-left", 0)
             finally:
                 connection.close()
+            events = list(_events(server, context.config.beanstalkd.tube + SUFFIX))
         except QueueUnavailable as error:
             todo = "start it; until then e-mails are stored, and sent when it is back"
             yield Finding(Level.FAIL, "beanstalkd", f"{server}: not reached ({error})", todo)
@@ -146,6 +149,20 @@ def _beanstalkd(context: Context) -> Iterator[Finding]:
             todo = "a beanstalkd client paused it: pause-tube with 0 seconds ends that"
             text = f"{server}: the tube is paused for {age(float(paused))}, no consumer gets a job"
             yield Finding(Level.WARN, "beanstalkd", text, todo)
+        yield from events
+
+
+def _events(server: str, name: str) -> Iterator[Finding]:
+    """What other programs have put there; nothing where none does. Raises ``QueueUnavailable``."""
+    with closing(tube.Connection(server, name)) as connection:
+        jobs, watching = connection.stats(), connection.tube_stats().get("current-watching", 0)
+    if jobs["ready"] and watching in (0, 1):  # one of them is this connection
+        text = f"{server}: {count(jobs['ready'], 'event')} on {name}, and nobody stores them"
+        yield Finding(Level.FAIL, "intake", text, "start one: mailqueue intake")
+    if jobs["buried"]:
+        todo = "the log says why (event.buried); docs/intake.md says how to look at them and kick"
+        text = f"{server}: {count(jobs['buried'], 'buried event')} on {name}"
+        yield Finding(Level.WARN, "intake", text, todo)
 
 
 def _weak(

@@ -8,8 +8,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mailqueue import logs
 from mailqueue.cli.context import Context, Report
 from mailqueue.service import keys
+
+
+def intake(context: Context) -> Report:
+    """Store the events of other programs, until a signal."""
+    from mailqueue.intake import run
+
+    logs.configure()
+    return Report(None, [], run(context.config))
 
 
 def key(context: Context) -> Report:

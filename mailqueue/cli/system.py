@@ -31,6 +31,7 @@ from mailqueue.consumer import build_sweeper
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.queue import tube
+from mailqueue.queue.events import SUFFIX
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.rotation import Health, probe_wait
 from mailqueue.store import audit
@@ -109,19 +110,27 @@ def stats(context: Context) -> Report:
     rows = [_counts(context, status) for status in Status]
     oldest = _oldest_due(context)
     jobs: Mapping[str, int] | None = None
+    events: Mapping[str, int] | None = None
     notes: list[str] = []
     try:
         jobs = tube.depth(context.config.beanstalkd)
+        events = tube.depth(context.config.beanstalkd, SUFFIX)
     except QueueUnavailable as error:
         # MongoDB's numbers are worth showing all the same. The exit code tells a script.
         notes = [str(error)]
     head = ("STATUS", "E-MAILS", "SIMULATED", "UNKNOWN")
     lines = table(head, [list(row.values()) for row in rows])
     waits = f"{oldest['id']}, for {age(oldest['seconds'])}" if oldest else "none"
-    depth = "not reached" if jobs is None else ", ".join(f"{n} {s}" for s, n in jobs.items())
-    lines += ["", *fields({"oldest e-mail due": waits, "jobs in beanstalkd": depth})]
-    data = {"emails": rows, "oldest_due": oldest, "tube": jobs}
+    shown = {"oldest e-mail due": waits, "jobs in beanstalkd": _depth(jobs)}
+    if events and any(events.values()):  # else nobody may use it
+        shown["events for mailqueue intake"] = _depth(events)
+    lines += ["", *fields(shown)]
+    data = {"emails": rows, "oldest_due": oldest, "tube": jobs, "intake": events}
     return Report(data, lines, EXIT_NOT_REACHED if jobs is None else EXIT_OK, notes)
+
+
+def _depth(jobs: Mapping[str, int] | None) -> str:
+    return "not reached" if jobs is None else ", ".join(f"{n} {s}" for s, n in jobs.items())
 
 
 def _counts(context: Context, status: Status) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def pattern(regex: str, problem: str) -> Check:
 
 uri = pattern(r"mongodb(\+srv)?://[^/?]+.*", "must be mongodb://host or mongodb+srv://host")
 tube = pattern(
-    r"[A-Za-z0-9+/;.$_()][A-Za-z0-9+/;.$_()-]{0,199}",
-    "must have 1 to 200 letters, digits or any of -+/;.$_() and not begin with -",
+    r"[A-Za-z0-9+/;.$_()][A-Za-z0-9+/;.$_()-]{0,189}",
+    "must have 1 to 190 letters, digits or any of -+/;.$_() and not begin with -",
 )
 vendor_name = pattern(r"[A-Za-z0-9_.-]{1,64}", "must have 1 to 64 letters, digits or any of _.-")
 sender = pattern(

@@ -10,4 +10,7 @@ nothing here needs to be durable, and ``send()`` does not fail while all servers
 ``announcer`` is the producer's side and ``tube`` the consumer's; ``replies`` reads what a server
 says. Another kind of queue would have to do what these do: announce e-mails, reserve jobs up to a
 limit, end them, tell its depth.
+
+``events`` is the one thing that is no hint: jobs of other programs, which are to become e-mails.
+They are lost where the server loses them.
 """

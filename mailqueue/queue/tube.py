@@ -115,11 +115,15 @@ def release_end(priority: int, delay: float) -> End:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A reserved job; ``connection`` ends it. ``email_id`` is None for a body that is not ours."""
+    """A reserved job; ``connection`` ends it. ``email_id`` is None for a body that is not ours.
+
+    ``body`` is empty if it has more than ``replies.BODY`` bytes.
+    """
 
     id: int
     email_id: ObjectId | None
     connection: Connection
+    body: bytes
 
 
 class Connection:
@@ -174,19 +178,27 @@ class Connection:
         with self._lock, self._exchange(limit + len(self._owed)):
             self._socket.sendall(b"reserve-with-timeout %d\r\n%b" % (timeout, at_once))
             self._read_owed()
-            return [job for _ in range(limit) if (job := self._read_job()) is not None]
+            jobs: list[Job] = []
+            for _ in range(limit):
+                try:
+                    jobs.append(self._read_job())
+                except greenstalk.TimedOutError:
+                    pass
+                except greenstalk.DeadlineSoonError:
+                    # One of these has a second to run: whoever put it wanted that. It is harmless,
+                    # unless the job was reserved earlier.
+                    if not jobs:
+                        raise
+            return jobs
 
-    def _read_job(self) -> Job | None:
-        try:
-            job_id, size = map(number, self._read(b"RESERVED"))
-        except greenstalk.TimedOutError:
-            return None
+    def _read_job(self) -> Job:
+        job_id, size = map(number, self._read(b"RESERVED"))
         body = self._replies.body(size)
         if job_id in self.reserved:
             raise ValueError("reserved twice")
         self.reserved.add(job_id)
         email_id = _BODY.fullmatch(body)
-        return Job(job_id, ObjectId(email_id[1].decode()) if email_id else None, self)
+        return Job(job_id, ObjectId(email_id[1].decode()) if email_id else None, self, body[:-2])
 
     def finish(self, ends: Mapping[int, End]) -> None:
         """End jobs that are reserved here, by their ids, in one write; nothing is waited for.
@@ -268,8 +280,23 @@ class Connection:
         with self._lock, self._exchange(len(self._owed)):
             return self._numbers("stats")
 
+    def ages(self, job_ids: Sequence[int]) -> dict[int, int]:
+        """How many seconds ago jobs were put; those that are gone are left out."""
+        ages = {}
+        with self._lock, self._exchange(len(self._owed) + len(job_ids)):
+            self._socket.sendall(b"".join([b"stats-job %d\r\n" % job_id for job_id in job_ids]))
+            self._read_owed()
+            for job_id in job_ids:
+                with suppress(greenstalk.NotFoundError):
+                    age = self._body_of_numbers(self._read(b"OK")).get("age", "")
+                    ages[job_id] = number(str(age).encode())
+        return ages
+
     def _numbers(self, command: str) -> Mapping[str, int | str]:
-        (size,) = map(number, self._ask(command, b"OK"))
+        return self._body_of_numbers(self._ask(command, b"OK"))
+
+    def _body_of_numbers(self, reply: list[bytes]) -> Mapping[str, int | str]:
+        (size,) = map(number, reply)
         return numbers(self._replies.body(size))
 
     # When it is over ---------------------------------------------------------------------------
@@ -361,13 +388,16 @@ class Tube:
             self._connections = []
 
 
-def depth(settings: Beanstalkd) -> dict[str, int]:
-    """Jobs by state over all servers that answer; raises ``QueueUnavailable`` if none does."""
+def depth(settings: Beanstalkd, suffix: str = "") -> dict[str, int]:
+    """Jobs by state over all servers that answer; raises ``QueueUnavailable`` if none does.
+
+    ``suffix`` makes the name of another tube of that of ours.
+    """
     totals: Counter[str] = Counter()
     trouble: QueueUnavailable | None = None
     for server in settings.servers:
         try:
-            with closing(Connection(server, settings.tube)) as connection:
+            with closing(Connection(server, settings.tube + suffix)) as connection:
                 totals.update(connection.stats())
         except QueueUnavailable as error:
             trouble = error

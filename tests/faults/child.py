@@ -1,4 +1,4 @@
-"""A process that may crash: ``python -m tests.faults.child consumer|producer CONFIG POINT``.
+"""A process that may crash: ``python -m tests.faults.child consumer|producer|intake CONFIG POINT``.
 
 The consumer sends one e-mail at a time. The producer is an application that sends three
 e-mails under idempotency keys and prints each id that it was given. ``POINT``: see ``seams``, or -.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from mailqueue import Producer, logs
+from mailqueue import Producer, intake, logs
+from mailqueue.config import Config
 from mailqueue.consumer import Consumer
 from mailqueue.queue.announcer import Announcer
 from tests.faults import seams
@@ -22,6 +23,8 @@ def main(role: str, config: str, point: str) -> int:
     seams.crash_at(point)
     if role == "consumer":
         return Consumer(config, concurrency=1).run()
+    if role == "intake":
+        return intake.run(Config.load(config))
     Announcer.REST = Announcer.REST_MAX = 0.0
     with Producer(config) as producer:
         for number in range(EMAILS):

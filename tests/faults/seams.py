@@ -17,7 +17,7 @@ from mailqueue.consumer import consumer
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import SendResult
 from mailqueue.message import Email
-from mailqueue.queue import tube
+from mailqueue.queue import events, tube
 from mailqueue.store import store
 from mailqueue.store.transitions import Aside, Change, Claim
 from mailqueue.vendors.base import Attempt
@@ -35,6 +35,7 @@ def crash_at(point: str) -> None:
     consumer.Store = CrashingStore  # type: ignore[attr-defined]  # imported there
     store.Store = CrashingStore  # type: ignore[misc]  # a class is replaced
     tube.Connection = CrashingConnection  # type: ignore[misc]  # the same
+    events.Connection = CrashingConnection  # type: ignore[attr-defined]  # imported there
 
 
 @contextmanager

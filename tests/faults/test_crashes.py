@@ -14,15 +14,21 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
+import greenstalk
 import pytest
 
 from mailqueue.devserver.process import dies_with_parent
+from mailqueue.queue.events import SUFFIX
+from mailqueue.queue.tube import STATES, depth
 from tests.faults.child import EMAILS
 from tests.faults.invariants import broken, unknowns
 from tests.faults.seams import CRASHED, CrashingVendor
-from tests.process.consumer_process import REPO, ConsumerProcess
-from tests.stage import DOWN, Stage
+from tests.process.consumer_process import REPO, ConsumerProcess, IntakeProcess
+from tests.stage import DOWN, Stage, letter
+from tests.waiting import wait_until
 
+AFTER_THE_DELETE = ("after:delete", "before:bury", "after:bury", "before:put", "after:put")
+NO_JOBS = dict.fromkeys(STATES, 0)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 ENDS_WITHIN = 30
 
@@ -133,6 +139,45 @@ def test_a_producer_that_ends_anywhere_loses_and_doubles_nothing(
 
     check(impatient)
     assert impatient.copies == Counter(after)
+
+
+@pytest.mark.parametrize(
+    "point, stored",
+    [
+        ("after:reserve", 0),
+        ("before:insert", 0),
+        ("after:insert", EMAILS),
+        ("before:delete", EMAILS),
+        ("after:delete", EMAILS),
+        ("before:bury", EMAILS),
+        ("after:bury", EMAILS),
+        ("before:put", EMAILS),
+        ("after:put", EMAILS),
+    ],
+)
+def test_an_intake_that_ends_anywhere_loses_and_doubles_nothing(
+    point: str, stored: int, impatient: Stage, tmp_path: Path
+) -> None:
+    impatient.vendor("first")
+    impatient.settings["consumer"] = {"sweep_every": 0.5, "concurrency": 1}
+    settings = impatient.config.beanstalkd
+    with greenstalk.Client(settings.addresses[0], use=settings.tube + SUFFIX) as program:
+        for body in (*({"email": letter(number)} for number in range(EMAILS)), {"email": 5}):
+            program.put(json.dumps(body))
+    code, _ = run_child("intake", impatient, tmp_path, point)
+    assert code == CRASHED
+    assert impatient.emails.count_documents({}) == stored
+    remaining = sum(depth(settings, SUFFIX).values())
+    assert remaining == (1 if point in AFTER_THE_DELETE else EMAILS + 1)
+    with (
+        IntakeProcess(impatient.settings, tmp_path / "restarted"),
+        ConsumerProcess(impatient.settings, tmp_path / "consumer"),
+    ):
+        impatient.until(sent=EMAILS)
+        wait_until(lambda: depth(settings, SUFFIX) == {**NO_JOBS, "buried": 1})
+
+    check(impatient)
+    assert Counter(impatient.copies.values()) == {1: EMAILS}
 
 
 @pytest.mark.parametrize("on_unknown, kills", [("resend", 2), ("park", 1)])

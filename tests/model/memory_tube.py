@@ -86,7 +86,7 @@ class Line:
         n = self._tube.take(self)
         if n is None:
             return None
-        return Job(n, self._tube.email_of(n), self)  # type: ignore[arg-type]  # stands in for it
+        return Job(n, self._tube.email_of(n), self, b"")  # type: ignore[arg-type]  # stands in for it
 
     def finish(self, ends: Mapping[int, End]) -> None:
         """End jobs, unless the server has taken them back meanwhile."""

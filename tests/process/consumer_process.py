@@ -8,9 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from mailqueue.devserver.process import dies_with_parent
 from tests.waiting import wait_until
@@ -25,6 +25,8 @@ class ConsumerProcess:
     happened. What it wrote is printed then, for pytest to show when the test failed.
     """
 
+    COMMAND: ClassVar[Sequence[str]] = ("mailqueue.consumer",)
+
     def __init__(
         self, settings: Mapping[str, Any], folder: Path, *arguments: str, **environ: str
     ) -> None:
@@ -38,7 +40,7 @@ class ConsumerProcess:
         config = folder / "config.json"
         config.write_text(json.dumps(settings))
         config.chmod(0o600)
-        module = [sys.executable, "-m", "mailqueue.consumer", "--config", str(config)]
+        module = [sys.executable, "-m", *self.COMMAND, "--config", str(config)]
         surroundings = {"MAILQUEUE_ENV": "production", "NOTIFY_SOCKET": address, **environ}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -122,3 +124,9 @@ class ConsumerProcess:
         """SIGTERM, and wait for the end."""
         self.terminate()
         return self.exit_code()
+
+
+class IntakeProcess(ConsumerProcess):
+    """``mailqueue intake``."""
+
+    COMMAND = ("mailqueue", "intake")

@@ -290,12 +290,12 @@ def test_both_uri_schemes_are_accepted(uri: str) -> None:
     assert Config.from_mapping({"mongodb": {"uri": uri}}, environ={}).mongodb.uri == uri
 
 
-@pytest.mark.parametrize("name", ["", "-a", "a b", "ä", "x" * 201, "a\n"])
+@pytest.mark.parametrize("name", ["", "-a", "a b", "ä", "x" * 191, "a\n"])
 def test_a_tube_name_outside_of_the_protocol_is_refused(name: str) -> None:
     assert problems({"beanstalkd": {"tube": name}})[0].startswith("beanstalkd.tube: must ")
 
 
-@pytest.mark.parametrize("name", ["x" * 200, "a-b", "+/;.$_()-0"])
+@pytest.mark.parametrize("name", ["x" * 190, "a-b", "+/;.$_()-0"])
 def test_every_tube_name_of_the_protocol_is_accepted(name: str) -> None:
     assert Beanstalkd(tube=name).tube == name
 

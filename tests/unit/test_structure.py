@@ -22,7 +22,7 @@ FLOORS = [
     "vendors store queue service",
     "routing producer",
     "consumer devserver aio",
-    "testing django",
+    "intake testing django",
     "cli",
     "__init__ __main__",
 ]

@@ -1,0 +1,64 @@
+"""The process of ``mailqueue intake``: one thread for each beanstalkd server.
+
+Decides: when it starts (MongoDB and a beanstalkd must be reached), and how it stops: what was
+reserved is stored and ended. Later outages are waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing
+
+from mailqueue import service
+from mailqueue.config import Config, is_production
+from mailqueue.intake.intake import Intake
+from mailqueue.logs import event
+from mailqueue.producer.connections import Connections
+from mailqueue.queue import tube
+from mailqueue.queue.events import SUFFIX, EventTube
+from mailqueue.service import Service
+from mailqueue.store import document
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.2  # seconds
+
+
+def run(config: Config) -> int:
+    """Store events until SIGTERM or SIGINT; returns the exit code.
+
+    Raises ``Unavailable`` when MongoDB or all beanstalkd servers cannot be reached at the start,
+    and ``ConfigError``.
+    """
+    return service.run("mailqueue intake", lambda frame: _serve(config, frame))
+
+
+def _serve(config: Config, frame: Service) -> None:
+    servers, name = config.beanstalkd.servers, config.beanstalkd.tube
+    stopping = threading.Event()
+    level, env = logging.INFO, document.PRODUCTION
+    if not is_production():
+        level, env = logging.WARNING, document.SIMULATED
+    connections = Connections(config, env, None)
+    with closing(connections), ThreadPoolExecutor(len(servers)) as threads:
+        connections.storage().store.ensure_indexes()
+        tube.depth(config.beanstalkd, SUFFIX)  # raises if none is reached
+        intakes = [Intake(EventTube(server, name), connections) for server in servers]
+        loops = [threads.submit(intake.run, stopping) for intake in intakes]
+        try:
+            event(logger, level, "intake.started", mode=env)
+            frame.ready(f"tube {name}{SUFFIX} of {', '.join(servers)}")
+            while not frame.is_stopping and not any(loop.done() for loop in loops):
+                frame.keep_alive()
+                wait(loops, TICK, FIRST_COMPLETED)
+        finally:
+            stopping.set()
+    for loop in loops:
+        loop.result()  # raises what ended it
+    counts: Counter[str] = Counter()
+    for intake in intakes:
+        counts.update(intake.counts)
+    event(logger, logging.INFO, "intake.stopped", **counts)
