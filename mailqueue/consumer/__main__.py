@@ -11,6 +11,7 @@ configuration · 3 MongoDB or beanstalkd could not be reached at the start.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         consumer = Consumer(**vars(options))
         return_freed_blocks()
+        # What is here by now stays: the collector need not look through it again and again.
+        gc.freeze()
         signals = Signals(consumer.stop)
         # SIGINT, too: Python would raise KeyboardInterrupt in the middle of the main thread's work,
         # and a job that a shell started in the background would ignore it.

@@ -65,6 +65,11 @@ class Slots:
             self._reserved += jobs
             self._changed.notify()
 
+    def claim(self, jobs: int) -> None:
+        """The e-mails of so many reserved jobs are claimed; fewer if it is below 0."""
+        with self._changed:
+            self._reserved -= jobs
+
     def wake(self) -> None:
         """Fewer are busy, so there may be room."""
         with self._changed:

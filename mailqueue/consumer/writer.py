@@ -154,7 +154,7 @@ class Writer:
             self.fetcher.drop([*claims.values(), *blocked, self.waiting.popleft()])
             raise
         finally:
-            self.slots.reserve(-len(claims))
+            self.slots.claim(len(claims))
         self.waiting.extendleft(reversed(blocked))
         self.blocked = bool(blocked)
         return list(claims.values())
@@ -352,7 +352,7 @@ class Writer:
         """Give the slots of claims back; their jobs stay reserved."""
         for each in claims:
             self._bulkheads.release(each.vendor)
-        self.slots.reserve(len(claims))
+        self.slots.claim(-len(claims))
 
     def _undo_claims(self, deliveries: Iterable[Delivery]) -> None:
         """Undo claims of which nothing was sent, through the inbox, so that a turn writes it.
