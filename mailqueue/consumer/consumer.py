@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import random
 import socket
 import sys
 import threading
@@ -21,15 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-
-from tenacity import (
-    RetryError,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_when_event_set,
-    wait_random_exponential,
-)
 
 from mailqueue import vendors
 from mailqueue.config import Config, is_production
@@ -282,17 +274,16 @@ class Consumer:
 
     def _through_outages(self, step: Callable[[], object]) -> None:
         """Do a step, again after a pause while a server is away, until we stop."""
-        again = Retrying(
-            retry=retry_if_exception_type(Unavailable),
-            # At random: many processes must not all come back at the same moment.
-            wait=wait_random_exponential(multiplier=0.1, max=5.0),
-            stop=stop_when_event_set(self._stopping),
-            sleep=sleep_using_event(self._stopping),
-        )
-        try:
-            again(step)
-        except RetryError:
-            logger.debug("stopped while a server was away")
+        longest = 0.1
+        while True:
+            try:
+                step()
+                return
+            except Unavailable:
+                # At random: many processes must not all come back at the same moment.
+                if self._stopping.wait(random.uniform(0.0, longest)):  # noqa: S311  # no secret
+                    return
+                longest = min(5.0, 2 * longest)
 
 
 @contextmanager

@@ -36,11 +36,10 @@ BUG_DELAY = 60.0
 
 
 class Planner:
-    """Plans for consumers of one kind (``env``), whose claims hold for ``lease`` seconds."""
+    """Plans for consumers of one kind (``env``)."""
 
-    def __init__(self, env: str, lease: float, router: Router) -> None:
+    def __init__(self, env: str, router: Router) -> None:
         self._env = env
-        self._lease = lease
         self._router = router
         self._bugs = Once()
         self._odd_jobs = Once()  # whoever reaches the tube may put as many as they like
@@ -136,10 +135,6 @@ class Planner:
     def put_off(self, stored: Stored) -> Finish:
         """Out of the way of what can be sent now."""
         return release(stored, self._router.bulkheads.delay())
-
-    def put_off_duplicate(self, stored: Stored) -> Finish:
-        """Another job of the same e-mail is claimed in the same write."""
-        return release(stored, self._lease)
 
     # After -------------------------------------------------------------------------------------
 

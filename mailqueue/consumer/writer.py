@@ -70,7 +70,7 @@ class Writer:
         self.inbox, self.stopping = shared.inbox, shared.stopping
         self._config, self._store, self._router = config, store, router
         self._owner, self._clock = owner, clock
-        self._planner = Planner(store.env, config.delivery.lease, router)
+        self._planner = Planner(store.env, router)
         self.fetcher = Fetcher(shared, self._planner)
         self.sender = Sender(shared, self._planner, meter)
         self.waiting: deque[Delivery] = deque()
@@ -192,7 +192,7 @@ class Writer:
             return
         if twice:
             self.fetcher.give_back_permits([each])
-            each.plan = self._planner.put_off_duplicate(plan.stored)
+            each.plan = release(plan.stored, self._config.delivery.lease)
         elif isinstance(plan, Send) and self._is_outdated(each, plan):
             self.fetcher.give_back_permits([each])
             each.plan = self._planner.plan(each)

@@ -74,24 +74,20 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The vendor whose turn it is; as a ``probe`` the caller must first win its slot."""
-
-    vendor: str
-    probe: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Permit:
     """Leave to ask a vendor once, given in this ``generation`` of its health.
 
-    ``probe`` is the token of its probe, where the vendor is unavailable. What came of the call is
-    to be reported under the permit, or else the permit is to be given back.
+    ``probe`` is the token of its probe, where the vendor is unavailable; ``WANTED``: it is still to
+    be won. What came of the call is to be reported under the permit, or else the permit is to be
+    given back.
     """
 
     vendor: str
     generation: int = 0
     probe: str | None = None
+
+
+WANTED = "wanted"
 
 
 class Sign(Enum):
@@ -112,7 +108,7 @@ def choose(
     email: Snapshot,
     health: Mapping[str, Health],
     now: float,
-) -> Choice | None:
+) -> Permit | None:
     """Choose for one e-mail among ``carriers`` (those that can carry it); None: nobody now.
 
     A vendor comes as often as its weight says, in the order of ``weights``.
@@ -122,8 +118,9 @@ def choose(
     pin has run out, to nobody: decide anew.
     """
     if email.pin is not None:
-        holds = email.pin.remaining > 0 and email.pin.vendor in carriers
-        return Choice(email.pin.vendor) if holds else None
+        name = email.pin.vendor
+        holds = email.pin.remaining > 0 and name in carriers
+        return Permit(name, health[name].generation) if holds else None
     usable = [name for name in weights if name in carriers and name not in email.round.refused]
     # An available vendor that was tried in this round counts here too: the next round can go there,
     # so there is no need for an early probe.
@@ -133,9 +130,12 @@ def choose(
     due = [name for name in untried if probe_wait(health[name], now, early, doubt) <= 0]
     listed = [name for name in untried if health[name].available for _ in range(weights[name])]
     # The job's id stands for a counter that all processes would have to share.
-    if due and not (doubt and listed):
-        return Choice(due[job_id % len(due)], probe=True)
-    return Choice(listed[job_id % len(listed)]) if listed else None
+    probe = bool(due) and not (doubt and listed)
+    names = due if probe else listed
+    if not names:
+        return None
+    name = names[job_id % len(names)]
+    return Permit(name, health[name].generation, WANTED if probe else None)
 
 
 def waits(

@@ -34,18 +34,17 @@ from mailqueue.logs import Once, event, place
 from mailqueue.message import Email
 from mailqueue.routing import rotation
 from mailqueue.routing.bulkheads import Bulkheads
-from mailqueue.routing.carrier import Carrier
 from mailqueue.routing.health import VendorHealth
-from mailqueue.routing.rotation import Choice, Health, Permit, Sign, Verdict
+from mailqueue.routing.rotation import Health, Permit, Sign, Verdict
 from mailqueue.store.document import Stored
+from mailqueue.vendors import answers, limits
 from mailqueue.vendors.base import LOCAL_CODES, Vendor
 
 logger = logging.getLogger(__name__)
 
 REFUSALS_IN_A_ROW = 10
 JITTER = 0.1  # seconds at most, after a time that a vendor named
-# There are vendors to be asked, but each holds all the slots it may: of a choice, and of a permit.
-_NO_SLOT_CHOICE, NO_SLOT = Choice(""), Permit("")
+NO_SLOT = Permit("")  # there are vendors to be asked, but each holds all the slots it may
 # The process died or hung, which is no fault of the vendor.
 LEASE_EXPIRED = SendResult(
     outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, our_fault=True
@@ -93,7 +92,11 @@ class Router:
     ) -> None:
         self.health = health
         self._weights = {vendor.name: vendor.weight for vendor in config.vendors}
-        self._carriers = {v.name: Carrier.of(v) for v in vendors.values()}
+        self._vendors = vendors
+        offers = {name: answers.seconds(_offer(v, "key_life")) for name, v in vendors.items()}
+        # The seconds for which a key is surely known: half of what the vendor says
+        self._key_lives = {name: life / 2 for name, life in offers.items() if life is not None}
+        self._lookups = {name for name, v in vendors.items() if _offer(v, "lookup") is not None}
         self.bulkheads: Bulkheads[Any] = Bulkheads(
             config.consumer.concurrency, self._weights, most=_call_limits(config)
         )
@@ -106,25 +109,22 @@ class Router:
 
     def carriers(self, email: Email, snapshot: Snapshot) -> list[str]:
         """The vendors that can take this e-mail, or what a partial yes has left of it."""
-        partial = snapshot.pending is not None
         broken: list[str] = []
-        able = [
-            carrier.name
-            for carrier in self._carriers.values()
-            if self._can_carry(carrier, email, broken)
-            and (carrier.partial_recipients or not partial)
-        ]
+        able = [name for name, v in self._vendors.items() if self._can_carry(v, email, broken)]
+        if snapshot.pending is not None:
+            types = {name: self._vendors[name].config.type for name in able}
+            able = [name for name in able if limits.capacity(types[name]).partial_recipients]
         if broken and not able:  # the e-mail is not to end because of that
             raise VendorBroken(f"can_carry of {', '.join(broken)} raised")
         return able
 
-    def _can_carry(self, carrier: Carrier, email: Email, broken: list[str]) -> bool:
+    def _can_carry(self, vendor: Vendor, email: Email, broken: list[str]) -> bool:
         """A vendor whose class raises counts as unable; said once for each place where it does."""
         try:
-            return carrier.can_carry(email) is None
+            return vendor.can_carry(email) is None
         except BaseException as error:  # noqa: BLE001  # it may be a class of the user's own
-            broken.append(carrier.name)
-            facts = {"vendor": carrier.name, "error": type(error).__name__, "at": place(error)}
+            broken.append(vendor.name)
+            facts = {"vendor": vendor.name, "error": type(error).__name__, "at": place(error)}
             level = self._once.level(*facts.values())
             event(logger, level, "vendor.raised", **facts)
             return False
@@ -135,15 +135,10 @@ class Router:
         None: nobody may be asked now; ``NO_SLOT``: a moment later. Raises ``StoreUnavailable``.
         """
         for _ in range(len(carriers) + 1):  # each probe may be lost to another process
-            health = self.health.read()
-            choice = self._choice(job_id, carriers, email, health)
-            if choice is None:
-                return None
-            if not choice.vendor:
-                return NO_SLOT
-            if not choice.probe:
-                return Permit(choice.vendor, health[choice.vendor].generation)
-            permit = self.health.win_probe(choice.vendor, self._probe_lease, email.in_doubt)
+            permit = self._choice(job_id, carriers, email, self.health.read())
+            if permit is None or permit.probe is None:
+                return permit
+            permit = self.health.win_probe(permit.vendor, self._probe_lease, email.in_doubt)
             if permit is not None:
                 return permit
         return None
@@ -154,7 +149,7 @@ class Router:
         carriers: Sequence[str],
         email: Snapshot,
         health: Mapping[str, Health],
-    ) -> Choice | None:
+    ) -> Permit | None:
         """The choice of ``rotation``; another, if there is one, where a vendor is crowded."""
         now = self.health.now()
         choice = rotation.choose(job_id, self._weights, carriers, email, health, now)
@@ -166,12 +161,12 @@ class Router:
         # First among those that are not crowded, then among those that are at least not full.
         for is_busy in (self.bulkheads.crowded, self.bulkheads.full):
             # The pure rule knows no busy vendors: they are passed over as if they had been tried.
-            tried = (*email.round.tried, *filter(is_busy, self._carriers))
+            tried = (*email.round.tried, *filter(is_busy, self._vendors))
             without_busy = replace(email, round=replace(email.round, tried=tried))
             other = rotation.choose(job_id, self._weights, carriers, without_busy, health, now)
             if other is not None and not self.bulkheads.full(other.vendor):
                 return other
-        return choice if self.bulkheads.worth_waiting(choice.vendor) else _NO_SLOT_CHOICE
+        return choice if self.bulkheads.worth_waiting(choice.vendor) else NO_SLOT
 
     def refresh_limits(self) -> None:
         """Compute anew how many calls each vendor may have, if that is due. Cheap."""
@@ -215,7 +210,7 @@ class Router:
         try:
             carriers = self.carriers(email, snapshot)
         except VendorBroken:  # asked again before it is sent
-            carriers = list(self._carriers)
+            carriers = list(self._vendors)
         return self.decide(snapshot, attempt, LEASE_EXPIRED, carriers)
 
     # What came of a call -----------------------------------------------------------------------
@@ -261,7 +256,7 @@ class Router:
             self.health.report(permit, self._verdict(email, result), email_id)
             if accepted:
                 # Those of this round: an answer of an earlier round is too old to blame a vendor.
-                for other in email.hint_vendors.intersection(email.round.tried, self._carriers):
+                for other in email.hint_vendors.intersection(email.round.tried, self._vendors):
                     self.health.confirm_hint(other, email_id)
         except StoreUnavailable:
             # The e-mail's own result counts, and is still to be recorded. Health that is not
@@ -297,20 +292,22 @@ class Router:
 
     def can_look_up(self, name: str) -> bool:
         """Whether this vendor can be asked if it has an e-mail."""
-        return name in self._carriers and self._carriers[name].has_lookup
+        return name in self._lookups
 
     def attempt(self, stored: Stored, vendor: str, key: str | None) -> CurrentAttempt:
         """An attempt of the e-mail under ``key``, with what the vendor offers."""
-        age = stored.key_age(vendor, key)
-        carrier = self._carriers.get(vendor)
+        age, life = stored.key_age(vendor, key), self._key_lives.get(vendor)
         # The ledger may name a vendor, or hold a key, that the configuration no longer knows. Then
         # a repeat under the key is not safe.
-        if carrier is None or carrier.key_life is None:
+        if life is None:
             return CurrentAttempt(vendor=vendor, lookup=self.can_look_up(vendor))
-        return CurrentAttempt(
-            vendor=vendor,
-            key=key,
-            key_life=carrier.key_life,
-            key_age=age,
-            lookup=carrier.has_lookup,
-        )
+        lookup = self.can_look_up(vendor)
+        return CurrentAttempt(vendor=vendor, key=key, key_life=life, key_age=age, lookup=lookup)
+
+
+def _offer(vendor: Vendor, name: str) -> Any:
+    """What a vendor offers; where its class raises when it is asked, it offers nothing."""
+    try:
+        return getattr(vendor, name, None)
+    except BaseException:  # noqa: BLE001  # it may be a property of the user's own
+        return None

@@ -82,33 +82,31 @@ class BulkWriter:
     # What is refused ---------------------------------------------------------------------------
 
     def write_in_short(
-        self, changes: Iterable[Change | Aside], refused: Container[ObjectId], seconds: float
+        self,
+        changes: Iterable[Change | Aside],
+        claims: Iterable[Claim],
+        refused: Container[ObjectId],
+        seconds: float,
     ) -> None:
-        """Write refused changes once more, with only this attempt's line of the ledger."""
-        retries = [c for c in changes if isinstance(c, Change) and c.id in refused]
-        # An aside asks for so little that there is no shorter form of it.
-        asides = {c.id for c in changes if isinstance(c, Aside) and c.id in refused}
-        for change in retries:
-            event(logger, logging.ERROR, "email.shortened", id=str(change.id))
-        writes = change_writes(retries, simulated=self._env == SIMULATED, short=True)
-        _, still_refused = self.write(writes, seconds)
-        self.give_up(asides | still_refused)
+        """Write what was refused as briefly as can be.
 
-    def set_aside(
-        self, claims: Iterable[Claim], refused: Container[ObjectId], seconds: float
-    ) -> None:
-        """End the e-mails whose claims were refused."""
-        asides = [
-            Aside(id=c.id, guard={"lease.token": c.token, "env": self._env})
-            for c in claims
-            if c.id in refused
-        ]
+        Of the ledger of a change only this attempt's line; the e-mail of a claim is set aside.
+        """
+        simulated = self._env == SIMULATED
+        again = [c for c in changes if c.id in refused]
+        shorter = [c for c in again if isinstance(c, Change)]
+        guards = {c.id: {"lease.token": c.token, "env": self._env} for c in claims}
+        asides = [Aside(id=i, guard=guard) for i, guard in guards.items() if i in refused]
+        for change in shorter:
+            event(logger, logging.ERROR, "email.shortened", id=str(change.id))
         for aside in asides:
             facts = {"id": str(aside.id), "error": "takes no claim"}
             event(logger, logging.ERROR, "email.unreadable", **facts)
-        writes = aside_writes(asides, simulated=self._env == SIMULATED)
+        short = change_writes(shorter, simulated=simulated, short=True)
+        writes = [*short, *aside_writes(asides, simulated=simulated)]
         _, still_refused = self.write(writes, seconds)
-        self.give_up(still_refused)
+        # An aside asks for so little that there is no shorter form of it.
+        self.give_up(still_refused | {c.id for c in again if isinstance(c, Aside)})
 
     def give_up(self, ids: Iterable[ObjectId]) -> None:
         """Remember what takes no write at all, and log it once."""

@@ -255,8 +255,7 @@ class Store(Mongo):
             if matched == len(changes) + len(claims):
                 return {c.id for c in changes}, {c.id for c in claims}
             if refused:
-                self.bulk.write_in_short(changes, refused, limit)
-                self.bulk.set_aside(claims, refused, limit)
+                self.bulk.write_in_short(changes, claims, refused, limit)
             return self._ids_written(changes), self._ids_won(claims, lease)
 
     def _change_writes(self, changes: Sequence[Change | Aside]) -> list[Write]:

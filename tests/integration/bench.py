@@ -18,7 +18,6 @@ from mailqueue.consumer.writer import Writer
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email, EmailDict
 from mailqueue.queue.tube import Tube
-from mailqueue.routing.carrier import Carrier
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.router import Router
 from mailqueue.store.document import SIMULATED
@@ -189,7 +188,7 @@ class Bench:
         """Let every vendor be asked whether it has an e-mail; it has none."""
         for vendor in self.vendors.values():
             vendor.lookup = lambda *_: None
-        self.routing._carriers = {v.name: Carrier.of(v) for v in self.vendors.values()}
+        self.routing._lookups = set(self.vendors)
 
     def take(self) -> bool:
         """Reserve and claim."""

@@ -103,7 +103,7 @@ class Fleet:
                 return None
             health = self.health[choice.vendor]
             if not choice.probe:
-                return Permit(choice.vendor, health.generation)
+                return choice
             won = rotation.win_probe(health, self._now, LEASE, str(n), seen.in_doubt)
             self.health[choice.vendor] = won or health
             if won is not None and won.probe_token == str(n):

@@ -24,7 +24,7 @@ from mailqueue.lifecycle.outcomes import (
     Suspension,
 )
 from mailqueue.routing import rotation
-from mailqueue.routing.rotation import Choice, Health, Permit, Sign, Verdict
+from mailqueue.routing.rotation import Health, Permit, Sign, Verdict
 from tests.model import scenarios
 from tests.model.rules import Rules
 from tests.model.states import Scenario
@@ -163,9 +163,9 @@ def _yes_is_forgotten(*args: Any, **known: Any) -> Health:
     return rotation.apply_verdict(*args, **known | {"yes_at": 0.0})
 
 
-def _pinned_for_ever(*args: Any) -> Choice | None:
+def _pinned_for_ever(*args: Any) -> Permit | None:
     email: Snapshot = args[3]
-    return Choice(email.pin.vendor) if email.pin else rotation.choose(*args)
+    return Permit(email.pin.vendor) if email.pin else rotation.choose(*args)
 
 
 def _no_wait_for_a_probe(health: Health, *args: Any) -> float:
@@ -176,7 +176,7 @@ def _no_wait_for_a_probe(health: Health, *args: Any) -> float:
 _probe_wait = rotation.probe_wait
 
 
-def _blind_choice(*args: Any) -> Choice | None:
+def _blind_choice(*args: Any) -> Permit | None:
     with patch.object(rotation, "probe_wait", _no_wait_for_a_probe):
         return rotation.choose(*args)
 

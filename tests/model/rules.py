@@ -39,7 +39,7 @@ class Rules:
     """The product's functions, and the guards of the I/O around them."""
 
     decide: Callable[[Decider, Case, SendResult | None], Decision] = Decider.decide
-    choose: Callable[..., rotation.Choice | None] = rotation.choose
+    choose: Callable[..., rotation.Permit | None] = rotation.choose
     waits: Callable[..., dict[str, float]] = rotation.waits
     after: Callable[..., rotation.Health] = rotation.apply_verdict
     win_probe: Callable[..., rotation.Health | None] = rotation.win_probe

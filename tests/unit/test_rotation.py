@@ -14,7 +14,7 @@ from mailqueue.routing.rotation import (
     LAST_RESORT,
     PROBE_RESULT_WAIT,
     ROW_SECONDS,
-    Choice,
+    WANTED,
     Health,
     Permit,
     Sign,
@@ -76,13 +76,13 @@ def asked(*tried: str, refused: tuple[str, ...] = ()) -> Snapshot:
 
 def test_a_resting_vendor_is_never_picked() -> None:
     picked = {choose(n, WEIGHTS, NAMES, FRESH, board(b=resting()), NOW) for n in range(100)}
-    assert picked == {Choice("a"), Choice("c")}
+    assert picked == {Permit("a"), Permit("c")}
 
 
 @pytest.mark.parametrize("away", [{}, {"b": resting()}])
 def test_a_thousand_emails_are_spread_evenly_over_those_available(away: dict[str, Health]) -> None:
     names = [choose(n, WEIGHTS, NAMES, FRESH, board(**away), NOW) for n in range(1200)]
-    counts = [names.count(Choice(name)) for name in NAMES if name not in away]
+    counts = [names.count(Permit(name)) for name in NAMES if name not in away]
     assert max(counts) - min(counts) == 0
     assert sum(counts) == 1200
 
@@ -90,34 +90,34 @@ def test_a_thousand_emails_are_spread_evenly_over_those_available(away: dict[str
 def test_a_vendor_comes_as_often_as_its_weight_says() -> None:
     weights = {"a": 3, "b": 1}
     picked = [choose(n, weights, ["a", "b"], FRESH, board(), NOW) for n in range(8)]
-    assert picked.count(Choice("a")) == 6
+    assert picked.count(Permit("a")) == 6
 
 
 def test_who_was_tried_who_refused_and_who_cannot_carry_is_left_out() -> None:
     email = asked("a", refused=("b",))
-    assert choose(7, WEIGHTS, NAMES, email, board(), NOW) == Choice("c")
+    assert choose(7, WEIGHTS, NAMES, email, board(), NOW) == Permit("c")
     assert choose(7, WEIGHTS, ["a", "b"], email, board(), NOW) is None
 
 
 def test_a_vendor_whose_time_has_passed_is_probed_before_anyone_else_is_asked() -> None:
     health = board(b=resting())
-    assert choose(0, WEIGHTS, NAMES, FRESH, health, NOW + 600) == Choice("b", probe=True)
+    assert choose(0, WEIGHTS, NAMES, FRESH, health, NOW + 600) == Permit("b", 1, WANTED)
 
 
 def test_the_early_probe_is_for_emails_that_no_available_vendor_is_left_for() -> None:
     health = board(b=resting())
     later = NOW + 5
-    assert choose(0, WEIGHTS, ["a", "b"], FRESH, health, later) == Choice("a")
-    assert choose(0, WEIGHTS, ["b"], FRESH, health, later) == Choice("b", probe=True)
+    assert choose(0, WEIGHTS, ["a", "b"], FRESH, health, later) == Permit("a")
+    assert choose(0, WEIGHTS, ["b"], FRESH, health, later) == Permit("b", 1, WANTED)
     refused = asked(refused=("a",))
-    assert choose(0, WEIGHTS, ["a", "b"], refused, health, later) == Choice("b", probe=True)
+    assert choose(0, WEIGHTS, ["a", "b"], refused, health, later) == Permit("b", 1, WANTED)
     assert choose(0, WEIGHTS, ["a", "b"], asked("a"), health, later) is None
 
 
 def test_a_pinned_email_goes_to_its_vendor_available_or_not_until_the_pin_ends() -> None:
     pin = Pin(vendor="b", key="k", remaining=1)
     email = replace(asked("b"), pin=pin)
-    assert choose(0, WEIGHTS, NAMES, email, board(b=resting()), NOW) == Choice("b")
+    assert choose(0, WEIGHTS, NAMES, email, board(b=resting()), NOW) == Permit("b", 1)
     assert choose(0, WEIGHTS, ["a"], email, board(), NOW) is None
     over = replace(email, pin=replace(pin, remaining=0))
     assert choose(0, WEIGHTS, NAMES, over, board(), NOW) is None
@@ -268,9 +268,9 @@ def test_an_email_in_doubt_probes_only_when_no_other_has_for_a_while() -> None:
 def test_an_email_in_doubt_asks_who_is_available_before_it_probes(doubt: dict[str, Any]) -> None:
     health = board(b=resting())
     email = replace(FRESH, **doubt)
-    assert choose(0, WEIGHTS, NAMES, email, health, NOW + 600) == Choice("a")
+    assert choose(0, WEIGHTS, NAMES, email, health, NOW + 600) == Permit("a")
     tried = replace(email, round=replace(email.round, tried=("a", "c")))
-    assert choose(0, WEIGHTS, NAMES, tried, health, NOW + 600) == Choice("b", probe=True)
+    assert choose(0, WEIGHTS, NAMES, tried, health, NOW + 600) == Permit("b", 1, WANTED)
     named = replace(health["b"], last_resort_at=NOW + 610)
     assert choose(0, WEIGHTS, NAMES, tried, board(b=named), NOW + 600) is None
     assert waits(["b"], board(b=named), NOW + 600, in_doubt=True) == {"b": 10}
