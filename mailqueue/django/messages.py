@@ -7,8 +7,9 @@ and decoded again, and an error names the field. Anymail's attributes have the s
 Assumes: nothing about the message; any attribute may be lazy, or of the wrong type.
 
 Promises: what cannot be kept is ``InvalidEmail`` that names the attribute, and quotes nothing of
-it. As in Django, a ``From`` or ``Reply-To`` among the headers is the one that is shown;
-``from_email`` is then the envelope's. A text that is attached as a string is stored as UTF-8.
+it. As in Django, a ``From``, ``To``, ``Cc`` or ``Reply-To`` among the headers is what is shown, and
+the message's own addresses are then the envelope's. A text that is attached as a string is stored
+as UTF-8.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from mailqueue.message.raw_headers import mailboxes
 from mailqueue.producer.submission import SendCall
 
 _BODIES = {"text/plain": "text", "text/html": "html"}
+_SHOWN = {"from": "from", "to": "to", "cc": "cc", "reply-to": "reply_to"}
 _PER_RECIPIENT = "is not supported: render each message in Django, and send one for each recipient"
 _TRACKING = "is not supported: use vendor_options, or the vendor's own settings"
 _UNSUPPORTED = {
@@ -111,20 +113,19 @@ def _moment(value: Any, field: str) -> Any:
 
 def _mapping(message: Any) -> dict[str, Any]:
     headers = {str(name): force_str(value) for name, value in message.extra_headers.items()}
-    shown = {name.lower(): name for name in headers}
-    sender = headers.pop(shown.get("from", ""), None)
-    reply_to = headers.pop(shown.get("reply-to", ""), None)
+    shown = {name.lower(): headers.pop(name) for name in list(headers) if name.lower() in _SHOWN}
     mapping = {
-        "from": str(message.from_email) if sender is None else sender,
-        **{field: _people(getattr(message, field)) for field in ("to", "cc", "bcc")},
-        "reply_to": _people(message.reply_to) if reply_to is None else _listed(reply_to),
+        "from": shown.get("from", str(message.from_email)),
+        **{_SHOWN[name]: _listed(header, name) for name, header in shown.items() if name != "from"},
         "subject": str(message.subject),
         "headers": headers,
         **{name: _extra(message, name) for name in ("tags", "metadata", "vendor_options")},
         **_bodies(message),
     }
+    for field in ("to", "cc", "bcc", "reply_to"):
+        mapping.setdefault(field, _people(getattr(message, field)))
     mapping["attachments"] = list(_files(message.attachments, mapping.get("html", "")))
-    return mapping | _envelope(message, hidden_sender=sender is not None)
+    return mapping | {"envelope": _envelope(message, shown)}
 
 
 def _people(values: Iterable[Any]) -> list[str]:
@@ -132,16 +133,19 @@ def _people(values: Iterable[Any]) -> list[str]:
     return [str(value) for value in values if value]
 
 
-def _listed(header: str) -> list[str]:
-    return mailboxes(header, "headers.Reply-To")
+def _listed(header: str, name: str) -> list[str]:
+    return mailboxes(header, f"headers.{name.title()}")
 
 
-def _envelope(message: Any, *, hidden_sender: bool) -> dict[str, Any]:
-    """The envelope's sender where it is not the one that is shown."""
+def _envelope(message: Any, shown: Mapping[str, str]) -> dict[str, Any]:
+    """Who is sent to, and who hears of bounces, where headers show others."""
+    envelope: dict[str, Any] = {}
     sender = _extra(message, "envelope_sender")
-    if sender is None and hidden_sender:
-        sender = str(message.from_email)
-    return {} if sender is None else {"envelope": {"from": sender}}
+    if sender is not None or "from" in shown:
+        envelope["from"] = str(message.from_email) if sender is None else sender
+    if not shown.keys().isdisjoint({"to", "cc"}):
+        envelope["recipients"] = _people(message.recipients())
+    return envelope
 
 
 def _bodies(message: Any) -> dict[str, Any]:

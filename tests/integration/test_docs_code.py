@@ -38,6 +38,7 @@ TESTED = {  # what is in examples/, and which test runs it
     "Dockerfile": "integration/test_deployment.py",
     "Dockerfile.dockerignore": "integration/test_deployment.py",
     "custom_vendor.py": "integration/test_custom_vendor.py",
+    "django_settings.py": "integration/test_django.py",
     "docker-compose.yml": "integration/test_deployment.py",
     "event.mjs": "process/test_intake.py",
     "event.sh": "process/test_intake.py",

@@ -111,6 +111,36 @@ def test_headers_are_kept_and_those_that_django_shows_instead_are_shown(outbox: 
     assert got.message_id == "<own@example.com>"
 
 
+def test_addresses_in_headers_are_shown_and_the_messages_own_are_its_envelope(
+    outbox: Outbox,
+) -> None:
+    headers = {"From": "Ann <ann@example.com>", "to": "List <list@example.org>"}
+    got = email(outbox, from_email="bounces@example.com", extra_headers=headers)
+    assert (got.from_, got.to) == (
+        Address("Ann", "ann@example.com"),
+        (Address("List", "list@example.org"),),
+    )
+    assert got.envelope is not None
+    assert got.envelope.to_mapping() == {
+        "from": "bounces@example.com",
+        "recipients": ["bob@example.org"],
+    }
+    assert [person.address for person in got.recipients] == ["bob@example.org"]
+
+
+def test_recipients_need_not_be_shown(outbox: Outbox) -> None:
+    got = email(outbox, extra_headers={"To": "undisclosed-recipients:;"})
+    assert (got.to, got.envelope) == ((), None)
+    assert [person.address for person in got.bcc] == ["bob@example.org"]
+
+
+@pytest.mark.parametrize("sender", ["bounces@example.com", ""], ids=["another", "nobody"])
+def test_the_envelopes_sender_is_who_hears_of_bounces(outbox: Outbox, sender: str) -> None:
+    envelope = email(outbox, envelope_sender=sender).envelope
+    assert envelope is not None
+    assert envelope.to_mapping() == {"from": sender}
+
+
 def test_a_body_of_html_alone_has_no_text(outbox: Outbox) -> None:
     got = email(outbox, content_subtype="html", body="<p>Hi</p>")
     assert (got.text, got.html) == (None, "<p>Hi</p>")
@@ -282,7 +312,8 @@ def test_the_class_of_anymail_works_and_its_unset_attributes_are_absent(outbox: 
     [
         ({"to": ["bob@example.org", "nobody"]}, "to[1]"),
         ({"subject": "Hi\nBcc: eve@example.net"}, "subject"),
-        ({"extra_headers": {"To": "list@example.org"}}, "headers.To"),
+        ({"extra_headers": {"To": "eve <"}}, "to"),
+        ({"extra_headers": {"Bcc": "eve@example.net"}}, "headers.Bcc"),
         ({"extra_headers": {"X-A": "1\r\nBcc: eve@example.net"}}, "headers.X-A"),
         ({"priority": "urgent"}, "priority"),
         ({"send_at": "tomorrow"}, "send_at"),
