@@ -28,8 +28,9 @@ from weakref import WeakKeyDictionary
 from mailqueue.aio.pending import Pending, SendCall, shares_of
 from mailqueue.aio.writer import JobThread, Writer
 from mailqueue.config import Config
-from mailqueue.producer import Priority, Producer
+from mailqueue.producer import Priority, Producer, submission
 from mailqueue.producer.connections import Connections, Process
+from mailqueue.producer.producer import CallResult
 from mailqueue.producer.status import EmailStatus, StoredEmail
 from mailqueue.producer.submission import Sendable, SendOptions, Submission
 from mailqueue.store import ids as identities
@@ -151,6 +152,14 @@ class AsyncProducer:
             session=session,
         )
         return await self._call(work, one_clock=False)
+
+    async def send_all(self, calls: Iterable[submission.SendCall]) -> list[str]:
+        """``Producer.send_all``, as one call in a thread, as ``send_many()``."""
+        return await self._call(partial(self._producer.send_all, calls), one_clock=False)
+
+    async def send_each(self, calls: Iterable[submission.SendCall]) -> list[CallResult]:
+        """``Producer.send_each``, as one call in a thread, as ``send_many()``."""
+        return await self._call(partial(self._producer.send_each, calls), one_clock=False)
 
     async def announce(self, ids: Iterable[str]) -> int:
         """``Producer.announce``: right after the commit of the transaction that stored them."""

@@ -38,7 +38,7 @@ from mailqueue.cli.context import (
 from mailqueue.cli.table import printable
 from mailqueue.config import Config
 from mailqueue.config import file as config_file
-from mailqueue.errors import ConfigError, Unavailable
+from mailqueue.errors import ConfigError, MissingExtra, Unavailable
 
 VERBS: Mapping[str, Callable[[Context], Report]] = {
     "list": emails.select,
@@ -52,6 +52,7 @@ VERBS: Mapping[str, Callable[[Context], Report]] = {
     "sweep": system.sweep,
     "audit": system.check,
     "key": servers.key,
+    "http": servers.http,
     "intake": servers.intake,
 }
 WITHOUT_CONFIG = {"key"}
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(EXIT_USAGE, str(error))
     except ConfigError as error:
         return _fail(EXIT_USAGE, *error.problems)
+    except MissingExtra as error:
+        return _fail(EXIT_USAGE, str(error))
     except Unavailable as error:
         return _fail(EXIT_NOT_REACHED, f"{error} (see mailqueue doctor)")
     except BrokenPipeError:  # the reader, `head` for example, has seen enough

@@ -111,6 +111,13 @@ HELP: Mapping[str, Help] = {
         "mailqueue key new shop --scope send --from '*@example.com'",
         "",
     ),
+    "http": Help(
+        "take e-mails in over HTTP, in Resend's wire format",
+        "Serves until SIGTERM or SIGINT; then finishes what is under way. Without http.keys only "
+        "this host is served. /docs shows the calls.",
+        "mailqueue http --port 8080",
+        "a second signal",
+    ),
     "intake": Help(
         "store the events that other programs put on the intake tube",
         'An event is a JSON object, {"email": {...}}, on the tube <beanstalkd.tube>.intake. Runs '
@@ -202,6 +209,15 @@ def _sender(text: str) -> str:
     return _checked(text, checks.senders([text]))
 
 
+def _host(text: str) -> str:
+    return _checked(text, checks.host(text))
+
+
+def _port(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else -1
+    return _checked(number, checks.between(0, 65_535)(number))
+
+
 def _checked(value: T, problem: str | None) -> T:
     """The value, which goes into a configuration, if it is valid there."""
     if problem is not None:
@@ -276,6 +292,13 @@ def _key(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _server(parser: argparse.ArgumentParser) -> None:
+    text = "address to listen at, instead of that of the configuration"
+    parser.add_argument("--host", type=_host, help=text)
+    text = "port to listen on, instead of that of the configuration; 0: any, which is printed"
+    parser.add_argument("--port", type=_port, help=text)
+
+
 def _dry_run(parser: argparse.ArgumentParser) -> None:
     text = "change nothing, only show what would be done"
     parser.add_argument("--dry-run", action="store_true", help=text)
@@ -295,5 +318,6 @@ _OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "sweep": _dry_run,
     "audit": _audit,
     "key": _key,
+    "http": _server,
     "intake": _nothing,
 }

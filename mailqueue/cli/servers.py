@@ -1,6 +1,7 @@
-"""The verbs for the ways in: new API keys.
+"""The verbs for the ways in: the servers, and new API keys.
 
-Decides: what a person is told about a key. A secret is shown once, and stored nowhere.
+Decides: what a person is told about a key. A secret is shown once, and stored nowhere. A server's
+package is imported when it is started: it may need an extra that is not installed.
 """
 
 from __future__ import annotations
@@ -30,3 +31,12 @@ def key(context: Context) -> Report:
         entry["from"] = options.senders
     note = "the first line is the secret, shown only now; the second belongs into http.keys"
     return Report({"secret": secret, "entry": entry}, [secret, json.dumps(entry)], notes=[note])
+
+
+def http(context: Context) -> Report:
+    """Serve until a signal."""
+    from mailqueue.http import serve
+
+    logs.configure()
+    code = serve(context.config, context.options.host, context.options.port)
+    return Report(None, [], code)

@@ -141,6 +141,10 @@ class HttpDict(TypedDict, total=False):
     host: str
     port: int
     keys: Sequence[ApiKeyDict]
+    timeout: float
+    requests: int
+    connections: int
+    max_memory: int
 
 
 class SmtpDict(TypedDict, total=False):

@@ -53,6 +53,19 @@ class Http(Section):
     host: str = key(str, "127.0.0.1", _HOST, checks.host)
     port: int = key(int, 8080, "its port; 0: any", _PORT)
     keys: tuple[ApiKeyConfig, ...] = key(list, (), "who may use it; none: all, from this host only")
+    timeout: float = key(
+        float,
+        20,
+        "longest time to send a request or to read an answer, and one more for each 16 KiB",
+        checks.seconds(3600),
+    )
+    requests: int = key(int, 1000, "requests at a time, per process", checks.between(1, 100_000))
+    connections: int = key(
+        int, 2000, "connections at a time, per process", checks.between(1, 1_000_000)
+    )
+    max_memory: int = key(
+        int, 128 * 2**20, "bytes of requests in memory", checks.between(2**20, 2**40)
+    )
 
     def __post_init__(self) -> None:
         Section.__post_init__(self)

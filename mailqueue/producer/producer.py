@@ -56,8 +56,7 @@ if TYPE_CHECKING:
     from mailqueue.producer.storage import Storage
 
 CallResult: TypeAlias = str | InvalidEmail | StoreUnavailable
-MAX_RECENT = 100  # e-mails
-MAX_LISTED = 2**20  # bytes
+MAX_RECENT = 1000  # e-mails
 
 
 class Producer:
@@ -193,6 +192,15 @@ class Producer:
             return self._store_all(submissions, session)
         return self._connections.call(lambda _: self._store_all(submissions, None), one_clock=False)
 
+    def send_all(self, calls: Iterable[SendCall]) -> list[str]:
+        """``send_many()`` for e-mails that differ in their options: all are stored, or none.
+
+        ``calls``: the arguments of one ``send()`` each.
+        """
+        read = [Submission.of_call(call, index) for index, call in enumerate(calls)]
+        submissions = self._prepare_all(read)
+        return self._connections.call(lambda _: self._store_all(submissions, None), one_clock=False)
+
     def send_each(self, calls: Iterable[SendCall]) -> list[CallResult]:
         """Store e-mails that do not depend on each other, up to 500 in a write, and announce them.
 
@@ -207,7 +215,7 @@ class Producer:
             try:
                 submissions[index] = Submission.of_call(call, index)
             except InvalidEmail as error:
-                results[index] = InvalidEmail(error.field, error.problem, index)
+                results[index] = error
         try:
             self._connections.call(
                 lambda storage: self._store_each(storage, submissions.values(), results),
@@ -274,11 +282,12 @@ class Producer:
     def recent(
         self, limit: int = 20, *, after: str | None = None, before: str | None = None
     ) -> list[StoredEmail]:
-        """The newest e-mails, the newest of them first; at most ``limit`` (1 to 100).
+        """The newest e-mails, the newest of them first; at most ``limit`` (1 to 1,000).
 
         To turn pages, give the id of the last one as ``after``: the next older ones follow; or that
         of the first one as ``before``: those that are next newer. Neither is in the list, nor need
-        be stored any more. The content of an e-mail of more than 1 MiB is left out: see ``find``.
+        be stored any more. What may be large is left out (HTML, alternatives, files), and the text
+        is empty: see ``find``.
 
         Any thread may call. Raises ``ValueError`` for a malformed id, another limit, or both ids,
         and ``StoreUnavailable``.
@@ -289,9 +298,7 @@ class Producer:
             raise ValueError("after and before exclude each other")
         cursors = {"after": after, "before": before}
         bounds = {name: _object_id(each) for name, each in cursors.items() if each is not None}
-        emails = self._connections.call(
-            lambda storage: storage.store.page(limit, **bounds, most=MAX_LISTED)
-        )
+        emails = self._connections.call(lambda storage: storage.store.page(limit, **bounds))
         return [StoredEmail.of(stored) for stored in emails]
 
     def check_writable(self) -> None:

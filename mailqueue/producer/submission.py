@@ -40,7 +40,7 @@ Sendable: TypeAlias = "Email | EmailDict | EmailMessage"
 
 
 class SendCall(TypedDict, total=False):
-    """The arguments of one ``send()``, as ``send_each()`` takes them."""
+    """The arguments of one ``send()``, as ``send_all()`` and ``send_each()`` take them."""
 
     email: Required[Sendable]
     priority: Priority
@@ -161,10 +161,13 @@ class Submission:
 
     @classmethod
     def of_call(cls, call: SendCall, index: int) -> Submission:
-        """The same, with the arguments of one ``send()``. Raises ``InvalidEmail``."""
-        times = (call.get("send_at"), call.get("expires_at"))
-        options = SendOptions(call.get("priority", "normal"), *times)
-        return cls.of(call["email"], options, call.get("idempotency_key"), index)
+        """The same, with the arguments of one ``send()``. ``InvalidEmail`` has the index."""
+        try:
+            times = (call.get("send_at"), call.get("expires_at"))
+            options = SendOptions(call.get("priority", "normal"), *times)
+            return cls.of(call["email"], options, call.get("idempotency_key"), index)
+        except InvalidEmail as error:
+            raise InvalidEmail(error.field, error.problem, index) from None
 
     def refuse(self, field: str, problem: str) -> Refused:
         """This e-mail is not accepted."""

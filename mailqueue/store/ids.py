@@ -49,8 +49,12 @@ def several(number: int) -> list[ObjectId]:
 
 def to_uuid(email_id: ObjectId | str) -> UUID:
     """The id as a UUID of version 8. Raises ``ValueError`` as ``parse`` does."""
-    digits = str(parse(str(email_id)))
-    return UUID(f"{digits[:12]}80008000{digits[12:]}")
+    return UUID(as_uuid(str(parse(str(email_id)))))
+
+
+def as_uuid(digits: str) -> str:
+    """The text of ``to_uuid`` for the 24 digits of an id."""
+    return f"{digits[:8]}-{digits[8:12]}-8000-8000-{digits[12:]}"
 
 
 def parse(text: str) -> ObjectId:

@@ -360,12 +360,10 @@ class Store(Mongo):
         *,
         after: ObjectId | None = None,
         before: ObjectId | None = None,
-        most: int,
     ) -> list[Stored]:
-        """Up to ``limit`` durable documents, the newest first.
+        """Up to ``limit`` durable documents, the newest first; text empty, no HTML, no files.
 
-        Those that are older than ``after``, or those that are just newer than ``before``. A
-        document of more than ``most`` bytes comes without its ``email``.
+        Those that are older than ``after``, or those that are just newer than ``before``.
         """
         order = -1 if before is None else 1
         bound = {"$lt": after} if before is None else {"$gt": before}
@@ -373,7 +371,8 @@ class Store(Mongo):
             {"$match": {"_id": bound} if after or before else {}},
             {"$sort": {"_id": order}},
             {"$limit": limit},
-            {"$set": _fields(most)},
+            {"$unset": ["email.html", "email.alternatives", "email.attachments"]},
+            {"$set": {"email.text": "", "now": "$$NOW"}},
         ]
         return self._load(steps, self._durable)[::-order]
 

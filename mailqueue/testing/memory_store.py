@@ -207,9 +207,11 @@ class MemoryStore:
         *,
         after: ObjectId | None = None,
         before: ObjectId | None = None,
-        most: int,  # noqa: ARG002  # as a store's; here it is in memory anyway
     ) -> list[Stored]:
-        """The newest, the newest first: those older than ``after``, or newer than ``before``."""
+        """The newest, the newest first: those older than ``after``, or newer than ``before``.
+
+        Bodies and files are not left out: here they are in memory anyway.
+        """
         with self._lock:
             ids = sorted(self._documents, reverse=True)
         if before is not None:

@@ -28,7 +28,7 @@ REPO = Path(__file__).parents[2]
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
 KINDS = {"json", "mermaid", "python", "sh"}
 ELSEWHERE = {"cp", "export", "pip", "source"}  # programs of others, which no test runs
-SERVERS = {"intake"}  # verbs that run until a signal; tests/process has them
+SERVERS = {"http", "intake"}  # verbs that run until a signal; tests/process has them
 BLOCK = re.compile(
     r"(?:<!-- run: (?P<name>\w+) -->\n)?```(?P<kind>\w+)\n(?P<code>.*?)```", re.DOTALL
 )
@@ -152,7 +152,7 @@ def of(*programs: str) -> list[list[str]]:
 
 
 def test_every_command_is_one_that_some_test_knows() -> None:
-    assert {words[0] for words in commands()} - ELSEWHERE <= {"bash", "mailqueue", "python"}
+    assert {words[0] for words in commands()} - ELSEWHERE <= {"bash", "curl", "mailqueue", "python"}
 
 
 @pytest.mark.parametrize("command", of("mailqueue"), ids=" ".join)

@@ -15,7 +15,6 @@ from mailqueue import Email, InvalidEmail, Producer, Status, StoredEmail, StoreU
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
 from mailqueue.devserver import Mongod
-from mailqueue.producer import producer as module
 from mailqueue.queue.tube import depth
 from mailqueue.store import ids
 from mailqueue.store.audit import problems
@@ -109,19 +108,21 @@ def test_a_cursor_need_not_be_stored_any_more(
     assert listed(producer.recent(before=sent[1])) == [sent[2]]
 
 
-def test_the_list_leaves_the_content_of_large_emails_out(producer: Producer) -> None:
-    large = producer.send(letter(1) | {"text": "x" * module.MAX_LISTED})
-    small = producer.send(letter(2))
-    assert [(each.id, each.email is None) for each in producer.recent()] == [
-        (small, False),
-        (large, True),
-    ]
-    whole = producer.find(large)
+def test_the_list_leaves_out_what_may_be_large(producer: Producer) -> None:
+    files = [{"filename": "a.txt", "content": b"x" * 2**20}]
+    mail = {**letter(1), "html": "<p>Hi</p>", "attachments": files, "tags": ["autumn"]}
+    producer.send(Email.from_mapping(mail))
+    (listed,) = producer.recent()
+    assert listed.email is not None
+    assert (listed.email.text, listed.email.html, listed.email.attachments) == ("", None, ())
+    assert (str(listed.email.to[0]), listed.email.tags) == (letter(1)["to"], ("autumn",))
+    whole = producer.find(listed.id)
     assert whole is not None
     assert whole.email is not None
+    assert len(whole.email.attachments) == 1
 
 
-@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": 101}, {"after": "x"}])
+@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": 1001}, {"after": "x"}])
 def test_a_list_that_cannot_be_asked_for_is_refused(
     options: dict[str, Any], producer: Producer
 ) -> None:

@@ -22,7 +22,7 @@ FLOORS = [
     "vendors store queue service",
     "routing producer",
     "consumer devserver aio",
-    "intake testing django",
+    "http intake testing django",
     "cli",
     "__init__ __main__",
 ]

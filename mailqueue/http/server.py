@@ -1,0 +1,272 @@
+"""The process of ``mailqueue http``: uvicorn, for clients that may be slow, many or hostile.
+
+Decides: how long a client may keep us waiting, how long a request's head may be, and who goes when
+there are more connections than ``http.connections``: the one that has waited longest without a
+request, else the one whose request has been coming longest.
+
+Promises: nobody holds a connection for ever, and those who do not dawdle are served. A request that
+is complete is never cut off; of others nothing was promised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from mailqueue.errors import ConfigError
+from mailqueue.http.application import App
+from mailqueue.http.errors import Problem
+from mailqueue.logs import event
+from mailqueue.service import Service, is_loopback, listen, run_async, url
+from mailqueue.service.log_buffer import buffered_log
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from mailqueue.config import Config
+
+SLOWEST = 16 * 1024  # bytes per second
+MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
+KEEP_ALIVE = 75  # seconds that a connection may wait for its next request
+_SPARE_FILES = 100  # for connections to MongoDB and beanstalkd, logs and the like
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Clients:
+    """The connections of all clients. It belongs to one event loop.
+
+    ``most``: connections. ``timeout``: seconds to send a request or to read an answer; a second
+    more for each ``SLOWEST`` bytes of it.
+    """
+
+    most: int
+    timeout: float
+    connections: set[Connection] = field(default_factory=set)
+    _cut: dict[str, int] = field(default_factory=dict)
+
+    def add(self, new: Connection) -> None:
+        """Let a client in; if there is no room, another one goes."""
+        self.connections.add(new)
+        if len(self.connections) > self.most:
+            waiting = [each for each in self.connections if each.deadline < inf and each is not new]
+            oldest = min(waiting, key=lambda each: (each.is_reading, each.since), default=new)
+            self._end(oldest, "crowded", None)
+
+    async def watch(self) -> None:
+        """Cut those who are late, for ever."""
+        while True:
+            await asyncio.sleep(1)
+            now = time.monotonic()
+            for each in [each for each in self.connections if each.is_late(now)]:
+                late = Problem(408, "request_timeout", "The request came too slowly.")
+                self._end(each, "slow", late)
+            if self._cut:  # one line, however many they are
+                event(_log, logging.INFO, "clients.cut", **self._cut)
+                self._cut.clear()
+
+    def _end(self, connection: Connection, why: str, problem: Problem | None) -> None:
+        self._cut[why] = self._cut.get(why, 0) + 1
+        self.connections.discard(connection)
+        connection.cut(problem)
+
+
+class Connection(HttpToolsProtocol):
+    """One client's connection. It has a deadline while it waits for its client."""
+
+    clients: Clients  # of the class that ``_protocol`` makes
+
+    def connection_made(self, transport: Any) -> None:
+        """A client is there."""
+        super().connection_made(transport)
+        self.is_reading, self._in_head, self._octets = False, True, 0
+        self._expect()
+        self.clients.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self.clients.connections.discard(self)
+        super().connection_lost(exc)
+
+    def is_late(self, now: float) -> bool:
+        """Whether the client has had all the time that it may take."""
+        return now > self.deadline + self._octets / SLOWEST
+
+    def _expect(self, octets: int = 0) -> None:
+        """Set the deadline (``inf``: none), by what the connection waits for."""
+        if self.flow.write_paused or self.is_reading or self.cycle is None:
+            seconds = self.clients.timeout
+        elif self.cycle.response_complete:
+            seconds = KEEP_ALIVE
+        else:  # it waits for us
+            seconds = inf
+        self.since = time.monotonic()
+        self.deadline = self.since + seconds
+        self._octets = octets
+
+    def data_received(self, data: bytes) -> None:
+        """The client sends."""
+        # The rest of a request that was answered already earns it no time.
+        if self._in_head or not self.cycle.response_complete:
+            self._octets += len(data)
+        super().data_received(data)
+        if self.is_reading and self._in_head and self._octets > MAX_HEAD:
+            self.cut(Problem(431, "request_too_large", "The headers are too long."))
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self.is_reading = self._in_head = True
+        self._expect(self._octets)
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """What follows is the body."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is there."""
+        self.is_reading, self._in_head = False, True
+        super().on_message_complete()
+        self._expect()
+
+    def on_response_complete(self) -> None:
+        """The request is answered; the rest of its body may still come."""
+        super().on_response_complete()
+        self._expect(self.transport.get_write_buffer_size())
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than we write."""
+        super().pause_writing()
+        self._expect(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """It has read."""
+        super().resume_writing()
+        self._expect()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP."""
+        self.cut(Problem(400, "validation_error", msg))
+
+    @property
+    def _may_answer(self) -> bool:
+        """Nothing was said about the request that is coming, and nothing is left to say before."""
+        if self.pipeline or self.transport.is_closing():
+            return False
+        # uvicorn says that there is a cycle always; before the first request there is none.
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or self._in_head:
+            return cycle is None or cycle.response_complete
+        return not cycle.response_started
+
+    def cut(self, problem: Problem | None) -> None:
+        """End the connection; a client whose request is half there gets an answer."""
+        if problem is None or not self._may_answer:
+            self.transport.abort()
+            return
+        body = problem.body()
+        self.transport.write(
+            b"HTTP/1.1 %d Refused\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%b" % (problem.status, len(body), body)
+        )
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, without its own signals."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, place: str) -> None:
+        super().__init__(config)
+        self._service, self._place = service, place
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The signals are the service's."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve from now on."""
+        await super().startup(sockets)
+        self._service.ready(self._place)
+
+
+def serve(config: Config, host: str | None = None, port: int | None = None) -> int:
+    """Serve until a signal; returns the exit code.
+
+    ``host``, ``port``: instead of those of the configuration. Raises ``ConfigError``: without API
+    keys it listens on a loopback address only; the port is in use.
+    """
+    host = config.http.host if host is None else host
+    port = config.http.port if port is None else port
+    if not config.http.keys and not is_loopback(host):
+        problem = "without an API key only a loopback address is served: mailqueue key new NAME"
+        raise ConfigError([f"http.keys: {problem}"])
+    listener = listen(host, port)
+    return run_async("mailqueue http", partial(_serve, config, listener), _loop_factory())
+
+
+async def _serve(
+    config: Config, listener: socket.socket, service: Service, stopping: asyncio.Event
+) -> None:
+    clients = Clients(_room(config.http.connections), config.http.timeout)
+    server = _Server(_uvicorn(config, clients), service, url("http", listener))
+    if not config.http.keys:
+        sys.stderr.write("mailqueue http: no API key is configured: only this host is served\n")
+    with buffered_log():
+        watch = asyncio.create_task(clients.watch())
+        serving = asyncio.create_task(server.serve([listener]))
+        stop = asyncio.create_task(stopping.wait())
+        await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+        watch.cancel()
+
+
+def _uvicorn(config: Config, clients: Clients) -> uvicorn.Config:
+    return uvicorn.Config(
+        App(config),
+        http=type("_Connection", (Connection,), {"clients": clients}),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="critical",  # it would log tracebacks, which may quote an e-mail
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        # A request that is under way ends by then, one that is still coming is cut.
+        timeout_graceful_shutdown=int(config.http.timeout + 2 * config.mongodb.timeout) + 1,
+    )
+
+
+def _room(connections: int) -> int:
+    """How many connections there may be, once this process may open as many files as it can."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return connections
+    return max(1, min(connections, soft - _SPARE_FILES))
+
+
+def _loop_factory() -> Any:
+    try:
+        import uvloop
+    except ImportError:  # it does not exist for every platform
+        return None
+    return uvloop.new_event_loop
