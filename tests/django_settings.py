@@ -25,6 +25,7 @@ def configure() -> None:
         }
     settings.configure(
         **backend,
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
         DEFAULT_FROM_EMAIL="Shop <shop@example.com>",
         INSTALLED_APPS=["mailqueue.django"],
         MAILQUEUE_CONFIG=None,

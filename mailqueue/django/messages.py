@@ -36,7 +36,7 @@ _SHOWN = {"from": "from", "to": "to", "cc": "cc", "reply-to": "reply_to"}
 _PER_RECIPIENT = "is not supported: render each message in Django, and send one for each recipient"
 _TRACKING = "is not supported: use vendor_options, or the vendor's own settings"
 _UNSUPPORTED = {
-    "esp_extra": "is not supported: use vendor_options, a mapping by the type of the vendor",
+    "esp_extra": "is not supported: use vendor_options, by the vendor's name in the configuration",
     "template_id": "is not supported: render the template in Django",
     **dict.fromkeys(
         ("merge_data", "merge_global_data", "merge_headers", "merge_metadata"), _PER_RECIPIENT

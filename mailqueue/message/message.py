@@ -104,7 +104,7 @@ class EmailDict(_From, total=False):
     tags: str | Sequence[str] | None
     #: What a vendor sends back in its events, by name.
     metadata: Mapping[str, str | float | bool] | None
-    #: By the ``type`` of a vendor: what only that vendor's API knows, merged into its request.
+    #: By a vendor's ``name`` in the configuration: what only its API knows.
     vendor_options: Mapping[str, Mapping[str, Any]] | None
 
 

@@ -26,7 +26,7 @@ from mailqueue.message import Address, Email
 
 REPO = Path(__file__).parents[2]
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
-KINDS = {"json", "mermaid", "python", "sh"}
+KINDS = {"diff", "json", "mermaid", "python", "sh"}
 ELSEWHERE = {"cp", "export", "pip", "source"}  # programs of others, which no test runs
 SERVERS = {"http", "intake"}  # verbs that run until a signal; tests/process has them
 BLOCK = re.compile(
@@ -78,8 +78,10 @@ def test_every_block_is_of_a_kind_that_some_test_knows() -> None:
 def test_every_python_block_says_which_test_runs_it() -> None:
     assert [block["name"] for block in BLOCKS if block["kind"] == "python"] == [
         "producer",
+        *("django", "mailers", "commit", "djangotest"),  # these in test_docs_applications
         "mapping",
         "envelope",
+        *("outbox", "unittest", "failover"),
     ]
 
 
