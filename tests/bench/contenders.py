@@ -17,12 +17,16 @@ DELIVER = (
 )
 IDLE = ("latency", "memory")
 OWN = ("growth", "failover")
+POST = ("post-64",)
 ALL = (*ENQUEUE, *DRAIN, *DELIVER, *IDLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """``server``: a name in ``servers.SERVERS``. ``tests``: those it takes part in."""
+    """``server``: a name in ``servers.SERVERS``. ``tests``: those it takes part in.
+
+    ``listens``: it is handed e-mails by HTTP, not in the application's own process.
+    """
 
     name: str
     script: str
@@ -34,6 +38,7 @@ class Contender:
     tests: tuple[str, ...] = ALL
     peer: bool = True
     drain_at: int = 8
+    listens: bool = True
 
 
 JOURNALED = "journal of a majority"
@@ -44,6 +49,7 @@ CELERY = ("celery[redis]>=5.5", "redis[hiredis]", "requests")
 DRAMATIQ = ("dramatiq[redis,rabbitmq]>=1.18", "redis[hiredis]", "requests")
 RQ = ("rq>=2.4", "redis[hiredis]", "requests")
 HUEY = ("huey>=2.5", "redis[hiredis]", "requests")
+FASTAPI = ("fastapi>=0.115", "uvicorn[standard]>=0.30")
 CONTENDERS: tuple[Contender, ...] = (
     Contender(
         name="mailqueue",
@@ -54,8 +60,20 @@ CONTENDERS: tuple[Contender, ...] = (
         posts="its own transport",
         pace=6_500,
         drain_at=64,
-        tests=(*ALL, *OWN),
+        tests=(*ALL, *OWN, *POST),
         peer=False,
+    ),
+    Contender(
+        name="AsyncProducer",
+        script="ours.py",
+        packages=(),
+        server="mongodb+beanstalkd",
+        durable=JOURNALED,
+        posts="its own transport",
+        pace=6_500,
+        tests=POST,
+        peer=False,
+        listens=False,
     ),
     Contender(
         name="raw",
@@ -244,5 +262,31 @@ CONTENDERS: tuple[Contender, ...] = (
         posts="requests",
         pace=3_000,
         tests=(*ENQUEUE, *DRAIN, "latency"),
+    ),
+    # What a team builds that has no such server: FastAPI, one process, in front of its queue.
+    *(
+        Contender(
+            name=f"fastapi-{name}",
+            script=script,
+            packages=(*packages, *FASTAPI),
+            server=server,
+            durable=durable,
+            posts="",
+            pace=1,
+            tests=POST,
+        )
+        for name, script, packages, server, durable in (
+            ("arq", "web_arq.py", ARQ, "redis", "memory"),
+            ("arq-aof", "web_arq.py", ARQ, "redis-aof", "AOF, fsync always"),
+            ("celery-redis", "web_celery.py", CELERY, "redis", "memory"),
+            ("celery-redis-aof", "web_celery.py", CELERY, "redis-aof", "AOF, fsync always"),
+            (
+                "celery-rabbitmq",
+                "web_celery.py",
+                CELERY,
+                "rabbitmq",
+                "publisher confirms, durable queue",
+            ),
+        )
     ),
 )

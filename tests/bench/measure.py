@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -20,11 +21,13 @@ from statistics import median
 from typing import Any
 
 from tests.bench.contenders import Contender
+from tests.bench.jobs import work
 from tests.bench.vendor import WIDTH, HttpVendor
 
 JOBS = Path(__file__).parent / "jobs"
 SETTLE, WINDOW = 0.5, 2.0
 ENQUEUE_SECONDS = 2.0
+POST_SECONDS = 5
 PATIENCE = 120.0
 PINGS, PAUSE = 100, 0.03
 
@@ -85,6 +88,24 @@ class Place:
         return told
 
     @contextmanager
+    def server(self) -> Iterator[int]:
+        """A server that takes POSTs, until the block ends; its port."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port: int = free.getsockname()[1]
+        log = self.folder / "server.log"
+        with log.open("wb") as out:
+            command, environ = self.command("serve", port), self.environ((), 8)
+            process = subprocess.Popen(
+                command, env=environ, stdout=out, stderr=out, start_new_session=True
+            )
+        try:
+            if not _listens(port, process):
+                raise Failed(f"{self.contender.name} serve: {log.read_text()[-2000:]}")
+            yield port
+        finally:
+            end(process)
+
+    @contextmanager
     def workers(
         self, number: int, concurrency: int, vendors: Sequence[HttpVendor] = ()
     ) -> Iterator[list[subprocess.Popen[bytes]]]:
@@ -107,6 +128,16 @@ class Place:
         finally:
             for process in processes:
                 end(process)
+
+
+def _listens(port: int, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until it does; False: it ended, or takes too long."""
+    give_up = time.perf_counter() + PATIENCE
+    while time.perf_counter() < give_up and process.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -157,6 +188,39 @@ def bulk(place: Place) -> Figures:
     place.run("prepare")
     told = place.run("bulk", 0.5 if place.quick else ENQUEUE_SECONDS)
     return {"value": told["count"] / told["seconds"], "unit": "e-mails/s"}
+
+
+# Hand over by HTTP -------------------------------------------------------------------------------
+
+
+def post(place: Place, connections: int) -> Figures:
+    """One e-mail a request, over so many connections; what listens to nobody has as many tasks."""
+    seconds = 1 if place.quick else POST_SECONDS
+    place.run("prepare")
+    if not place.contender.listens:
+        told = place.run("aenqueue", connections, seconds)
+        return {"value": told["count"] / told["seconds"], "unit": "e-mails/s"}
+    with place.server() as port:
+        warm_up = _load(place, port, connections, 1)
+        told = _load(place, port, connections, seconds)
+    stored = place.run("stored")["count"]
+    if told["failed"] or stored < warm_up["count"] + told["count"]:
+        answered = warm_up["count"] + told["count"]
+        problem = f"{told['failed']} failed; {answered} answered, {stored} stored"
+        raise Failed(f"{place.contender.name} post: {problem}")
+    value = told["count"] / told["seconds"]
+    return {"value": value, "unit": "e-mails/s", "p50": told["p50"], "p99": told["p99"]}
+
+
+def _load(place: Place, port: int, connections: int, seconds: int) -> Figures:
+    """wrk, with one thread of its own."""
+    mails = place.folder / "mails"
+    mails.write_text("".join(json.dumps(work.email(n)) + "\n" for n in range(500)))
+    options = ["-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(JOBS / "post.lua")]
+    command = ["wrk", *options, f"http://127.0.0.1:{port}", "--", str(mails)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    told: Figures = json.loads(done.stdout.strip().splitlines()[-1])
+    return told
 
 
 # Work off a backlog ------------------------------------------------------------------------------

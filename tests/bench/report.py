@@ -29,12 +29,12 @@ REPO = Path(__file__).resolve().parents[2]
 VENV = Path(os.environ.get("MAILQUEUE_VENV", REPO / ".venv"))
 sys.path.insert(0, str(REPO))
 
-from tests.bench.contenders import ALL, CONTENDERS, OWN  # noqa: E402  # path set above
+from tests.bench.contenders import ALL, CONTENDERS, OWN, POST  # noqa: E402  # path set above
 
 Cell = dict[str, Any]
 Factor = tuple[float, float, float]  # median, least, greatest
 
-OURS, RAW = "mailqueue", "raw"
+OURS, ASYNC, RAW = "mailqueue", "AsyncProducer", "raw"
 LOWER_IS_BETTER = {"ms", "MiB", "s"}
 # Of these figures beside the value: its column, and how its numbers are read.
 EXTRAS = {
@@ -122,6 +122,8 @@ def title(test: str) -> str:
             f"Deliver to a vendor that takes {delay.replace('ms', ' ms')}, {number_of} process"
             f"{'es' * (number_of != '1')} with concurrency {concurrency.removeprefix('x')}"
         )
+    if kind == "post":
+        return f"Hand over by HTTP, one e-mail a POST, {rest} connections"
     words = {
         "bulk": "Enqueue many at once, 1 caller",
         "drain": "Work off a backlog without a vendor, 1 process",
@@ -138,10 +140,12 @@ def references(test: str, cells: Sequence[Cell]) -> dict[str, str]:
     columns = {}
     if values(test, RAW, cells):
         columns[f"{TIMES} raw"] = RAW
+    if values(test, ASYNC, cells):
+        columns[f"{TIMES} {ASYNC}"] = ASYNC
     if peer := fastest_peer(test, cells):
         columns[f"{TIMES} fastest peer"] = peer
     durable = fastest_peer(test, cells, durable=True)
-    if durable and test.partition("-")[0] in {"enqueue", "bulk"}:
+    if durable and test.partition("-")[0] in {"enqueue", "bulk", "post"}:
         columns[f"{TIMES} fastest durable peer"] = durable
     return columns
 
@@ -177,7 +181,7 @@ def table(test: str, cells: Sequence[Cell]) -> str:
 
 def tests_in(cells: Sequence[Cell]) -> list[str]:
     """In the order of the table of contenders, what it does not name last."""
-    order = {kind: at for at, kind in enumerate((*ALL, *OWN))}
+    order = {kind: at for at, kind in enumerate((*ALL, *OWN, *POST))}
     named = dict.fromkeys(str(cell["test"]) for cell in cells)
     return sorted(named, key=lambda test: order.get(test, order.get(test.partition("-")[0], 99)))
 
@@ -201,8 +205,8 @@ KINDS = {  # label: face, hatch
 def kind_of(name: str) -> str:
     """The label in the legend."""
     our_fault, raw, durable, memory = KINDS
-    if name in {OURS, RAW}:
-        return our_fault if name == OURS else raw
+    if name in {OURS, ASYNC, RAW}:
+        return raw if name == RAW else our_fault
     return durable if is_durable(name) else memory
 
 

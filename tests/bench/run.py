@@ -159,6 +159,11 @@ class Bench:
             return measure.enqueue(place, int(rest))
         if kind == "bulk":
             return measure.bulk(place)
+        if kind == "post":
+            from tests.bench.servers import get_missing
+
+            get_missing()
+            return measure.post(place, int(rest))
         if kind == "drain":
             return measure.rate(place, contender.pace, contender.drain_at)
         if kind == "growth":

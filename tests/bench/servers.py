@@ -43,6 +43,7 @@ PACKAGES = {
     "rabbitmq-server": "rabbitmq-server",
     "postgres": "postgresql",
     "nginx": "nginx-light",
+    "wrk": "wrk",
 }
 NEEDED = {**PACKAGES, "epmd": "erlang-base", "setpriv": "util-linux"}
 HOW_TO_GET.update({name: (f"apt-get install {package}",) for name, package in NEEDED.items()})

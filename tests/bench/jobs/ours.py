@@ -70,6 +70,27 @@ def waits(config: Config) -> None:
     work.tell(retried=len(found), longest_ms=most * 1000, between_ms=beside * 1000)
 
 
+def stored(config: Config) -> None:
+    from pymongo import MongoClient
+
+    with MongoClient(config.mongodb.uri) as client:
+        emails = client[config.mongodb.database][config.mongodb.collection]
+        work.tell(count=emails.count_documents({}))
+
+
+def aenqueue(config: Config, tasks: int, seconds: float) -> None:
+    """Without a server: what ``AsyncProducer`` does in the application's own process."""
+    import uvloop
+
+    from mailqueue import AsyncProducer
+
+    async def enqueue() -> None:
+        async with AsyncProducer(config) as producer:
+            await work.aenqueue(producer.send, tasks, seconds)
+
+    uvloop.run(enqueue())
+
+
 def main(role: str, *arguments: str) -> None:
     config = Config.from_mapping(settings())
     if role == "prepare":
@@ -83,6 +104,13 @@ def main(role: str, *arguments: str) -> None:
         command = ["-m", "mailqueue.consumer", "--config", str(file)]
         command += ["--concurrency", str(work.CONCURRENCY)]
         os.execv(sys.executable, [sys.executable, *command])
+    elif role == "serve":
+        command = ["-m", "mailqueue", "http", "--config", work.BROKER, "--port", arguments[0]]
+        os.execv(sys.executable, [sys.executable, *command])
+    elif role == "stored":
+        stored(config)
+    elif role == "aenqueue":
+        aenqueue(config, int(arguments[0]), float(arguments[1]))
     else:
         with Producer(config) as producer:
             enqueue(producer, role, *arguments)

@@ -9,6 +9,8 @@ nothing of ours but this file (mailqueue's own script: the product). It takes on
     fill COUNT              enqueue so many, the fastest way there is (untimed)
     worker                  become the worker (exec), until SIGTERM
     ping COUNT PAUSE        one e-mail at a time to an idle worker; prints when each was sent
+    serve PORT              become a server (exec) that enqueues the JSON of each POST /emails
+    stored                  print how many were enqueued since ``prepare``, as JSON
 
 The environment says the rest: ``BENCH_BROKER`` (a URL, or mailqueue's config file),
 ``BENCH_CONCURRENCY`` (of the worker), ``BENCH_URL`` (the vendor; empty: no HTTP) and ``BENCH_DONE``
