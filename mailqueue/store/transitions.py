@@ -251,19 +251,38 @@ def change_update(alike: Sequence[Change], *, simulated: bool, short: bool = Fal
     if decision.status is Status.SENT:
         return [{"$set": fields | _sent_fields(simulated)}]
     # The second step reads what the first one made, and overrules it where a yes came meanwhile.
-    return [{"$set": fields}, {"$set": _late_yes_wins(simulated)}]
+    unknown = change.result is not None and change.result.outcome is Outcome.UNKNOWN
+    return [{"$set": fields}, {"$set": _late_yes_wins(change.token, unknown, simulated)}]
 
 
-def _late_yes_wins(simulated: bool) -> dict[str, Any]:
-    """What a settlement becomes where ``late_accept`` stands beside it: sent, after all."""
+def _late_yes_wins(token: int, unknown: bool, simulated: bool) -> dict[str, Any]:
+    """What a settlement becomes where ``late_accept`` stands beside it: sent, after all.
+
+    A yes for this very attempt, which an event brought, only fills in for an ``unknown`` outcome:
+    the vendor's own answer says more, of single recipients, say.
+    """
     sent = _becomes_sent(
         vendor="$late_accept.vendor",
         message_id="$late_accept.message_id",
         refused="$late_accept.refused",
         simulated=simulated,
     )
-    return {
-        field: {"$cond": [_HAS_LATE_YES, value, _current(field)]} for field, value in sent.items()
+    own = {"$eq": ["$late_accept.token", token]}
+    if unknown:
+        wins: Any = _HAS_LATE_YES
+        end = {
+            "outcome": Outcome.ACCEPTED.value,
+            "message_id": "$late_accept.message_id",
+            "late": True,
+            "extra_copy": False,
+        }
+        own_line: dict[str, Any] = {"attempts": [own, ledger.with_closed_line(token, end)]}
+    else:
+        wins = {"$and": [_HAS_LATE_YES, {"$not": [own]}]}
+        own_line = {"late_accept": [own, "$$REMOVE"]}
+    fields = {field: {"$cond": [wins, value, _current(field)]} for field, value in sent.items()}
+    return fields | {
+        field: {"$cond": [own, value, _current(field)]} for field, (own, value) in own_line.items()
     }
 
 

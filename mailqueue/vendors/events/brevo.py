@@ -67,6 +67,7 @@ _TYPES = {
 class BrevoEvents(EventSource):
     """The events of one Brevo webhook."""
 
+    lacks_our_id: ClassVar[bool] = True
     away_status: ClassVar[int] = 429
 
     def verify(self, request: EventRequest) -> None:

@@ -84,6 +84,7 @@ _ACCOUNT_LIST, _GLOBAL_LIST = "OnAccountSuppressionList", "Suppressed"
 class SesEvents(SnsEvents):
     """The events of one SNS topic, or of one EventBridge connection."""
 
+    lacks_our_id: ClassVar[bool] = True
     certificate_url: ClassVar = re.compile(
         rf"{_HOST}/SimpleNotificationService-[A-Za-z0-9]+\.pem", re.ASCII
     )

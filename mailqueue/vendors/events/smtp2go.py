@@ -22,7 +22,7 @@ It repeats for 48 hours; its time-out is ten seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mailqueue.vendors.events.source import (
     SUPPRESSION,
@@ -54,6 +54,8 @@ _TYPES = {
 
 class Smtp2GoEvents(EventSource):
     """The events of one SMTP2GO webhook."""
+
+    lacks_our_id: ClassVar[bool] = True
 
     def verify(self, request: EventRequest) -> None:
         self.verify_plain(request)

@@ -144,6 +144,9 @@ class EventSource(ABC):
     away_status: ClassVar[int] = 503
     """The answer while the events cannot be stored, after which the vendor repeats them."""
 
+    lacks_our_id: ClassVar[bool] = False
+    """Whether some events have the vendor's id for the e-mail, but not ours."""
+
     def __init__(self, vendor: VendorConfig) -> None:
         self.vendor = vendor.name
         self.settings: Mapping[str, Any] = vendor.events or {}

@@ -1,0 +1,264 @@
+"""Storing vendors' events: once each, then what they change in the e-mails.
+
+Decides: which e-mail an event is about (by our id, else by the vendor's), which recipient, and that
+the events of concurrent requests are written together.
+
+Assumes: events were verified. Their order means nothing, and any of them may come again.
+
+Promises: when ``record`` returns, a majority has the events in its journal, and what follows from
+them is written. Everything may be written twice: events by their keys, and e-mails by the rules of
+``store.deliveries``. So a request that failed, or whose process died, is simply repeated by its
+vendor. An event of an e-mail that is not there, or not there any more, is stored all the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+from bson import ObjectId
+from pymongo.errors import BulkWriteError
+
+from mailqueue.config import Config
+from mailqueue.errors import StoreUnavailable
+from mailqueue.logs import event as log
+from mailqueue.message import Email
+from mailqueue.producer.group_commit import CommitTimeout, GroupCommit
+from mailqueue.store import deliveries, ids
+from mailqueue.store.mongo import DUPLICATE, write_errors
+from mailqueue.store.store import Store
+from mailqueue.store.transitions import Write
+from mailqueue.vendors.events.source import EventType, VendorEvent
+
+logger = logging.getLogger(__name__)
+
+VENDOR_ID = "attempts.message_id"
+MAX_AHEAD = timedelta(days=1)  # a vendor's clock that is further ahead is not believed
+_NO_YES = (EventType.REJECTED, EventType.FAILED, EventType.UNKNOWN)
+_STATES = frozenset((*deliveries.STEPS, *deliveries.MARKS))
+_UNDECIDED = (None, "unknown")
+# Of an e-mail, what tells which recipient and which attempt an event is about.
+_FIELDS = ("status", "attempts.token", "attempts.vendor", "attempts.outcome")
+_PEOPLE = ("email.from", "email.to", "email.cc", "email.bcc", "email.envelope")
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An event of a vendor (by its name), on its way into the store."""
+
+    vendor: str
+    event: VendorEvent
+    received_at: datetime
+    document: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The e-mail that an event is about."""
+
+    id: ObjectId
+    lines: Sequence[Mapping[str, Any]]
+    recipients: Sequence[frozenset[str]] = field(repr=False)
+
+    def recipient(self, address: str | None) -> int | None:
+        """Its place among the recipients; without an address only a single one is meant."""
+        if address is None:
+            return 0 if len(self.recipients) == 1 else None
+        lower = address.lower()
+        return next((i for i, forms in enumerate(self.recipients) if lower in forms), None)
+
+    def undecided_token(self, vendor: str) -> int | None:
+        """That of the newest attempt at this vendor, if nobody knows what became of it."""
+        lines = [line for line in self.lines if line.get("vendor") == vendor]
+        newest = lines[-1] if lines else {}
+        token = newest.get("token")
+        return token if newest.get("outcome") in _UNDECIDED and isinstance(token, int) else None
+
+
+class EventStore:
+    """The events of all vendors of one installation. Any thread may call.
+
+    ``store``: the e-mails that events are about, of one kind (``env``). ``by_vendor_id``: some
+    vendor's events have nothing but its own id (``EventSource.lacks_our_id``).
+    """
+
+    def __init__(self, config: Config, store: Store, *, by_vendor_id: bool = False) -> None:
+        self._store = store
+        self._events = store.collection(".events")
+        self._kept_for = timedelta(days=config.retention.sent_days)
+        self._by_vendor_id = by_vendor_id
+        self._commit: GroupCommit[list[_Item], None] = GroupCommit(self._write)
+
+    def ensure_indexes(self) -> None:
+        """Create the indexes that are missing. Raises ``StoreUnavailable``.
+
+        One finds the events of an e-mail, one lets MongoDB remove old events. The e-mails get one
+        only where a vendor's events have nothing but its own id.
+        """
+        with self._store.operation():
+            self._events.create_index("email_id")
+            self._events.create_index("until", expireAfterSeconds=0)
+            if self._by_vendor_id:
+                partial = {VENDOR_ID: {"$exists": True}}
+                self._store.emails.create_index(VENDOR_ID, partialFilterExpression=partial)
+
+    def record(self, vendor: str, events: Sequence[VendorEvent]) -> None:
+        """Store events of the vendor with this name, durably, and what follows from them.
+
+        Raises ``StoreUnavailable`` within ``mongodb.timeout``: nothing is known of any of them, and
+        storing them again is safe.
+        """
+        if not events:
+            return
+        now = datetime.now(UTC)
+        items = [_Item(vendor, each, now, self._document(vendor, each, now)) for each in events]
+        try:
+            self._commit.submit(items, self._store.timeout, sum(map(_size, events)))
+        except CommitTimeout:
+            raise StoreUnavailable("MongoDB: no answer in time") from None
+        kinds = Counter(str(each.type) for each in events)
+        log(logger, logging.INFO, "events.stored", vendor=vendor, **kinds)
+
+    def of_email(self, email_id: ObjectId, limit: int = 100) -> list[dict[str, Any]]:
+        """The newest events of an e-mail, as they are stored, the oldest of them first."""
+        with self._store.operation():
+            newest = self._events.find({"email_id": email_id}).sort("received_at", -1).limit(limit)
+            return list(newest)[::-1]
+
+    # Writing -----------------------------------------------------------------------------------
+
+    def _document(self, vendor: str, event: VendorEvent, now: datetime) -> dict[str, Any]:
+        name = sha256(f"{vendor}\0{event.key}".encode("utf-8", "replace")).hexdigest()[:32]
+        at = now if event.at is None or event.at > now + MAX_AHEAD else event.at
+        return {
+            "_id": name,
+            "email_id": _our_id(event.email_id),
+            "vendor": vendor,
+            "type": event.type.value,
+            "at": at,
+            "received_at": now,
+            "until": now + self._kept_for,
+            "recipient": _printable(event.recipient),
+            "message_id": _printable(event.message_id),
+            "code": _printable(event.code),
+            "detail": _printable(event.detail),
+        }
+
+    def _write(self, batch: list[list[_Item]]) -> list[None]:
+        """Store the events of several requests, then what they change."""
+        items = [item for request in batch for item in request]
+        with self._store.operation():
+            found = self._find(items)
+            self._insert(items)
+            for writes in self._writes(items, found):
+                self._store.bulk.write(writes, self._store.timeout)
+        return [None] * len(batch)
+
+    def _insert(self, items: Iterable[_Item]) -> None:
+        """Each event once: one that is there already stays as it is."""
+        documents = list({item.document["_id"]: item.document for item in items}.values())
+        self._store.persist(lambda: self._insert_once(documents))
+
+    def _insert_once(self, documents: Sequence[dict[str, Any]]) -> None:
+        try:
+            self._events.insert_many(documents, ordered=False)
+        except BulkWriteError as error:
+            codes = {each.get("code") for each in write_errors(error)}
+            if codes != {DUPLICATE} or error.details.get("writeConcernErrors"):
+                raise
+
+    def _find(self, items: Sequence[_Item]) -> dict[ObjectId, _Found]:
+        """The e-mails that these events are about; completes ``email_id`` by the vendor's ids."""
+        by_vendor_id = self._ids_of(
+            {
+                item.event.message_id
+                for item in items
+                if item.document["email_id"] is None and item.event.message_id
+            }
+        )
+        for item in items:
+            if item.document["email_id"] is None:
+                key = item.vendor, item.event.message_id
+                item.document["email_id"] = by_vendor_id.get(key)
+        chosen = {item.document["email_id"] for item in items} - {None}
+        fields = dict.fromkeys((*_FIELDS, *_PEOPLE), 1)
+        cursor = self._store.emails.find({"_id": {"$in": list(chosen)}}, fields) if chosen else ()
+        return {each["_id"]: _found(each) for each in cursor}
+
+    def _ids_of(self, message_ids: set[str]) -> dict[tuple[str, str | None], ObjectId]:
+        """Our ids by vendor and the vendor's own id, for events that brought nothing of ours."""
+        if not message_ids or not self._by_vendor_id:
+            return {}
+        match = {VENDOR_ID: {"$in": list(message_ids)}}
+        fields = {"attempts.vendor": 1, VENDOR_ID: 1}
+        return {
+            (line.get("vendor", ""), line.get("message_id")): each["_id"]
+            for each in self._store.emails.find(match, fields)
+            for line in each["attempts"]
+        }
+
+    def _writes(
+        self, items: Sequence[_Item], found: Mapping[ObjectId, _Found]
+    ) -> Iterator[list[Write]]:
+        """What events change, in steps: each is written before the next one begins."""
+        opened, unknown = [], []
+        alike: dict[tuple[str, int, str], set[ObjectId]] = defaultdict(set)
+        for item in items:
+            email = found.get(item.document["email_id"])
+            if email is None or all(line.get("vendor") != item.vendor for line in email.lines):
+                continue
+            event = item.event
+            place = email.recipient(event.recipient)
+            if place is not None and event.type in _STATES:
+                alike[item.vendor, place, event.type].add(email.id)
+            token = email.undecided_token(item.vendor)
+            if token is not None and event.email_id is not None and event.type not in _NO_YES:
+                arguments = email.id, token, item.vendor, event.message_id
+                simulated = self._store.env == "simulated"
+                opened.append(deliveries.open_attempt_write(*arguments))
+                unknown.append(deliveries.unknown_attempt_write(*arguments, simulated=simulated))
+        yield opened
+        yield unknown
+        yield [
+            (deliveries.delivery_filter(list(own), vendor), deliveries.delivery_update(place, word))
+            for (vendor, place, word), own in alike.items()
+        ]
+
+
+def _found(document: Mapping[str, Any]) -> _Found:
+    lines = document.get("attempts")
+    return _Found(
+        document["_id"],
+        [line for line in lines if isinstance(line, dict)] if isinstance(lines, list) else [],
+        _recipients(document.get("email")),
+    )
+
+
+def _recipients(email: Any) -> list[frozenset[str]]:
+    """The recipients of an e-mail in their order, each in the forms that vendors use."""
+    try:
+        people = Email.from_document({"text": "", **email}).recipients
+    except (LookupError, TypeError, ValueError, AttributeError):  # a damaged document
+        return []
+    return [frozenset((person.address.lower(), person.ascii.lower())) for person in people]
+
+
+def _our_id(text: str | None) -> ObjectId | None:
+    try:
+        return None if text is None else ids.parse(text)
+    except ValueError:
+        return None
+
+
+def _printable(text: str | None) -> str | None:
+    """What MongoDB can hold: no lone surrogates, and no more than it is worth."""
+    return None if text is None else text[:1000].encode("utf-8", "replace").decode()
+
+
+def _size(event: VendorEvent) -> int:
+    return 300 + len(event.detail)
