@@ -27,7 +27,7 @@ from mailqueue.lifecycle.outcomes import (
     Snapshot,
     Status,
 )
-from mailqueue.store import document, interventions
+from mailqueue.store import deliveries, document, interventions
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.interventions import Verb
 from mailqueue.store.merging import change_writes, claim_writes
@@ -103,12 +103,27 @@ def writes(email_id: ObjectId) -> Iterator[Write]:
             yield from change_writes([change], simulated=True)
     yield late_yes_filter(email_id, TOKEN), late_yes_update(TOKEN, "a", YES, simulated=True)
     yield look_up_filter(email_id, TOKEN), look_up_update(TOKEN)
+    yield from event_writes(email_id)
     later = datetime.now(UTC) + timedelta(hours=1)
     reschedule = interventions.reschedule_filter(email_id, later)
     yield reschedule, interventions.reschedule_update(later)
     for verb in Verb:
         guard = {"_id": email_id, **interventions.guard(verb)}
         yield guard, interventions.update(verb, nonce)
+
+
+def event_writes(email_id: ObjectId) -> Iterator[Write]:
+    """What vendors' events change."""
+    yield deliveries.open_attempt_write(email_id, TOKEN, "a", "id")
+    yield deliveries.unknown_attempt_write(email_id, TOKEN, "a", "id", simulated=True)
+    unknown = SendResult(outcome=Outcome.UNKNOWN)
+    decision = Decision(status=Status.QUEUED, priority=NORMAL)
+    yield from change_writes(
+        [Change(id=email_id, token=TOKEN, decision=decision, result=unknown)], simulated=True
+    )
+    for word in ("delivered", "opened"):
+        guard = deliveries.delivery_filter([email_id], "a")
+        yield guard, deliveries.delivery_update(0, word)
 
 
 def full_writes(email_id: ObjectId) -> Iterator[Write]:

@@ -152,7 +152,13 @@ MUTANTS = (
     ),
     Mutant(
         "a late yes does not win",
-        (Edit("store/transitions.py", ', {"$set": _late_yes_wins(simulated)}]', "]"),),
+        (
+            Edit(
+                "store/transitions.py",
+                ', {"$set": _late_yes_wins(change.token, unknown, simulated)}]',
+                "]",
+            ),
+        ),
         (GUARDS, "-k", "came_late"),
     ),
     Mutant(
@@ -292,7 +298,7 @@ MUTANTS = (
     ),
     Mutant(
         "what is damaged has failed, whatever may have left",
-        (Edit("store/transitions.py", '"$cond": [_no_copy_left(), ', '"$cond": [True, '),),
+        (Edit("store/asides.py", '"$cond": [_no_copy_left(), ', '"$cond": [True, '),),
         (DAMAGE, "-k", "surely"),
     ),
     Mutant(

@@ -58,7 +58,7 @@ class _Item:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Email:
     """The e-mail that an event is about."""
 
     id: ObjectId
@@ -153,9 +153,9 @@ class EventStore:
         """Store the events of several requests, then what they change."""
         items = [item for request in batch for item in request]
         with self._store.operation():
-            found = self._find(items)
+            emails = self._find(items)
             self._insert(items)
-            for writes in self._writes(items, found):
+            for writes in self._writes(items, emails):
                 self._store.bulk.write(writes, self._store.timeout)
         return [None] * len(batch)
 
@@ -172,7 +172,7 @@ class EventStore:
             if codes != {DUPLICATE} or error.details.get("writeConcernErrors"):
                 raise
 
-    def _find(self, items: Sequence[_Item]) -> dict[ObjectId, _Found]:
+    def _find(self, items: Sequence[_Item]) -> dict[ObjectId, _Email]:
         """The e-mails that these events are about; completes ``email_id`` by the vendor's ids."""
         by_vendor_id = self._ids_of(
             {
@@ -188,7 +188,7 @@ class EventStore:
         chosen = {item.document["email_id"] for item in items} - {None}
         fields = dict.fromkeys((*_FIELDS, *_PEOPLE), 1)
         cursor = self._store.emails.find({"_id": {"$in": list(chosen)}}, fields) if chosen else ()
-        return {each["_id"]: _found(each) for each in cursor}
+        return {each["_id"]: _email(each) for each in cursor}
 
     def _ids_of(self, message_ids: set[str]) -> dict[tuple[str, str | None], ObjectId]:
         """Our ids by vendor and the vendor's own id, for events that brought nothing of ours."""
@@ -203,13 +203,13 @@ class EventStore:
         }
 
     def _writes(
-        self, items: Sequence[_Item], found: Mapping[ObjectId, _Found]
+        self, items: Sequence[_Item], emails: Mapping[ObjectId, _Email]
     ) -> Iterator[list[Write]]:
         """What events change, in steps: each is written before the next one begins."""
         opened, unknown = [], []
         alike: dict[tuple[str, int, str], set[ObjectId]] = defaultdict(set)
         for item in items:
-            email = found.get(item.document["email_id"])
+            email = emails.get(item.document["email_id"])
             if email is None or all(line.get("vendor") != item.vendor for line in email.lines):
                 continue
             event = item.event
@@ -230,9 +230,9 @@ class EventStore:
         ]
 
 
-def _found(document: Mapping[str, Any]) -> _Found:
+def _email(document: Mapping[str, Any]) -> _Email:
     lines = document.get("attempts")
-    return _Found(
+    return _Email(
         document["_id"],
         [line for line in lines if isinstance(line, dict)] if isinstance(lines, list) else [],
         _recipients(document.get("email")),

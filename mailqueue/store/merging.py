@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from mailqueue.store.asides import aside_update
 from mailqueue.store.transitions import (
     FINAL,
     Aside,
@@ -27,7 +28,6 @@ from mailqueue.store.transitions import (
     Filter,
     Lease,
     Write,
-    aside_update,
     change_filter,
     change_update,
     claim_filter,

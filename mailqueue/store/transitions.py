@@ -30,7 +30,6 @@ from mailqueue.lifecycle.outcomes import (
     Decision,
     Outcome,
     Pin,
-    Reason,
     SendResult,
     Status,
 )
@@ -49,8 +48,7 @@ CLOCK_FROM = {"$ifNull": ["$clock_from", "$$NOW"]}
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 FINAL = [status.value for status in Status if status.final]
 UNEXPIRED = {"$gt": [{"$ifNull": ["$expires_at", _NEVER]}, "$$NOW"]}
-_HAS_LATE_YES = {"$eq": [{"$type": "$late_accept"}, "object"]}
-_TRACES_OF_A_COPY = ("pin", "pending", "late_accept", "sent_at")
+HAS_LATE_YES = {"$eq": [{"$type": "$late_accept"}, "object"]}
 
 # How to read the pipelines. All expressions of one $set read the document as it was before that
 # step. "$name" is a field and "$$NAME" a variable, so what came from outside (a vendor's code, a
@@ -249,7 +247,7 @@ def change_update(alike: Sequence[Change], *, simulated: bool, short: bool = Fal
         fields["vendor"] = {"$literal": change.vendor}
         fields["vendor_message_id"] = message_id
     if decision.status is Status.SENT:
-        return [{"$set": fields | _sent_fields(simulated)}]
+        return [{"$set": fields | sent_fields(simulated)}]
     # The second step reads what the first one made, and overrules it where a yes came meanwhile.
     unknown = change.result is not None and change.result.outcome is Outcome.UNKNOWN
     return [{"$set": fields}, {"$set": _late_yes_wins(change.token, unknown, simulated)}]
@@ -269,7 +267,7 @@ def _late_yes_wins(token: int, unknown: bool, simulated: bool) -> dict[str, Any]
     )
     own = {"$eq": ["$late_accept.token", token]}
     if unknown:
-        wins: Any = _HAS_LATE_YES
+        wins: Any = HAS_LATE_YES
         end = {
             "outcome": Outcome.ACCEPTED.value,
             "message_id": "$late_accept.message_id",
@@ -278,11 +276,11 @@ def _late_yes_wins(token: int, unknown: bool, simulated: bool) -> dict[str, Any]
         }
         own_line: dict[str, Any] = {"attempts": [own, ledger.with_closed_line(token, end)]}
     else:
-        wins = {"$and": [_HAS_LATE_YES, {"$not": [own]}]}
+        wins = {"$and": [HAS_LATE_YES, {"$not": [own]}]}
         own_line = {"late_accept": [own, "$$REMOVE"]}
-    fields = {field: {"$cond": [wins, value, _current(field)]} for field, value in sent.items()}
+    fields = {field: {"$cond": [wins, value, current(field)]} for field, value in sent.items()}
     return fields | {
-        field: {"$cond": [own, value, _current(field)]} for field, (own, value) in own_line.items()
+        field: {"$cond": [own, value, current(field)]} for field, (own, value) in own_line.items()
     }
 
 
@@ -298,57 +296,18 @@ def _becomes_sent(*, vendor: Any, message_id: Any, refused: Any, simulated: bool
         "refused": refused,
         "vendor": vendor,
         "vendor_message_id": message_id,
-        **_sent_fields(simulated),
+        **sent_fields(simulated),
     }
 
 
-def _sent_fields(simulated: bool) -> dict[str, Any]:
+def sent_fields(simulated: bool) -> dict[str, Any]:
+    """What says when an e-mail was sent, and that no vendor was called."""
     return {"sent_at": "$$NOW", **({"simulated": True} if simulated else {})}
 
 
-def _current(field: str) -> dict[str, Any]:
+def current(field: str) -> dict[str, Any]:
     """The field as it is; null becomes missing, which means the same."""
     return {"$ifNull": [f"${field}", "$$REMOVE"]}
-
-
-# Aside: damaged → failed or uncertain ------------------------------------------------------------
-#
-# Rule: an e-mail that cannot be read, is not final, and still looks as it was seen, ends, so that a
-# person sees it: as ``sent`` where a late yes stands in it, as ``failed`` where all that is there
-# proves that no copy left, else as ``uncertain``. Nothing else of it is touched.
-#
-#   before  {status: "queued", attempts: "oops", unknowns: 0}
-#   after   {status: "uncertain", reason: "unreadable", attempts: "oops", unknowns: 0}
-
-
-def aside_update(simulated: bool) -> Pipeline:
-    """End what cannot be read, and leave all else as it is for a person to look at."""
-    sending = {"$eq": ["$status", Status.SENDING.value]}
-    yes = {"$and": [sending, _HAS_LATE_YES]}
-    end = {"$cond": [_no_copy_left(), Status.FAILED.value, Status.UNCERTAIN.value]}
-    sent: dict[str, Any] = {
-        "vendor": "$late_accept.vendor",
-        "vendor_message_id": "$late_accept.message_id",
-        **_sent_fields(simulated),
-    }
-    fields = {field: {"$cond": [yes, value, _current(field)]} for field, value in sent.items()}
-    fields["status"] = {"$cond": [yes, Status.SENT.value, end]}
-    fields["reason"] = {"$cond": [yes, None, Reason.UNREADABLE.value]}
-    clocks = {"due_at": None, "overdue_at": "$$REMOVE", "updated_at": "$$NOW"}
-    return [{"$set": fields | clocks}]
-
-
-def _no_copy_left() -> dict[str, Any]:
-    """Whether no copy left our hands; where that cannot be read, one may have."""
-    lines = {"$cond": [{"$isArray": "$attempts"}, "$attempts", [{}]]}
-    outcome = {"$ifNull": ["$$line.outcome", None]}
-    may_be_copy = {"$in": [outcome, [None, Outcome.UNKNOWN.value, Outcome.ACCEPTED.value]]}
-    has_copy = {"$anyElementTrue": [{"$map": {"input": lines, "as": "line", "in": may_be_copy}}]}
-    no_traces = [
-        {"$in": [{"$type": f"${name}"}, ["missing", "null"]]} for name in _TRACES_OF_A_COPY
-    ]
-    is_queued = {"$eq": ["$status", Status.QUEUED.value]}
-    return {"$and": [is_queued, {"$eq": ["$unknowns", 0]}, *no_traces, {"$not": [has_copy]}]}
 
 
 # Late yes: anything → sent -----------------------------------------------------------------------
@@ -391,9 +350,9 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
     )
     keep = {"$or": [sending, sent]}
     fields: dict[str, Any] = {
-        field: {"$cond": [keep, _current(field), value]} for field, value in new_fields.items()
+        field: {"$cond": [keep, current(field), value]} for field, value in new_fields.items()
     }
-    fields["late_accept"] = {"$cond": [sending, yes, _current("late_accept")]}
+    fields["late_accept"] = {"$cond": [sending, yes, current("late_accept")]}
     end = ledger.line_end(result, message_id) | {"late": True, "extra_copy": sent}
     fields["attempts"] = ledger.with_closed_line(token, end)
     return [{"$set": fields | {"updated_at": "$$NOW"}}]

@@ -20,7 +20,7 @@ from mailqueue.message import fields as keys
 from mailqueue.producer import group_commit, submission
 from mailqueue.routing import router
 from mailqueue.routing.rotation import Health
-from mailqueue.store import interventions, ledger
+from mailqueue.store import deliveries, interventions, ledger
 from mailqueue.store.indexes import INDEXES
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
@@ -138,6 +138,11 @@ def test_the_guards_are_those_of_the_code() -> None:
         "rescue": change_filter(rescue),
         "end of a queued e-mail": change_filter(queued),
         "late yes": late_yes_filter(email_id, TOKEN),
+        "event, attempt under way": deliveries.open_attempt_write(email_id, TOKEN, "a", None)[0],
+        "event, outcome unknown": deliveries.unknown_attempt_write(
+            email_id, TOKEN, "a", None, simulated=True
+        )[0],
+        "delivery": deliveries.delivery_filter([email_id], "a"),
         "looked up": look_up_filter(email_id, TOKEN),
         **{verb.value: interventions.guard(verb) for verb in Verb},
         "reschedule": interventions.reschedule_filter(email_id, datetime.now(UTC)),

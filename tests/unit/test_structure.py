@@ -21,7 +21,7 @@ FLOORS = [
     "config",
     "vendors store queue service",
     "routing producer",
-    "consumer devserver aio",
+    "consumer devserver aio events",
     "http intake testing django",
     "cli",
     "__init__ __main__",
