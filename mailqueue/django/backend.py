@@ -8,13 +8,14 @@ Assumes: ``MAILQUEUE_CONFIG`` in the settings, the option ``config`` of a mailer
 ``Producer`` finds by itself.
 
 Promises: a message that was counted has its ``mailqueue_id``, and is stored as durably as
-``Producer.send()`` stores. Any thread may send, before and after a fork.
+``Producer.send()`` stores. Any thread may send, before and after a fork, and so may a log handler.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from django.conf import settings
@@ -30,6 +31,8 @@ from mailqueue.producer.submission import SendCall
 
 logger = logging.getLogger(__name__)
 
+# A log handler may mail: its own mail gets no line, which it would mail again.
+_LOGGING: ContextVar[bool] = ContextVar("logging", default=False)
 # Configurations cannot be hashed, and there are few. An entry is added in one step, without a lock
 # that a fork could leave locked: at worst there are two producers for a while.
 _producers: list[tuple[Any, Producer]] = []
@@ -55,22 +58,22 @@ class EmailBackend(BaseEmailBackend):  # type: ignore[misc]  # Django is not typ
         self.fail_silently = fail_silently
         self._config = config
 
-    def send_messages(self, email_messages: Sequence[Any]) -> int:
+    def send_messages(self, email_messages: Iterable[Any]) -> int:
         """Store messages; returns how many. Each then has its ``mailqueue_id``; the others None.
 
         As in Django, one without recipients is passed over. Unless ``fail_silently``: raises
         ``InvalidEmail``, with the place of the message as ``index``, once all others are stored,
         and ``StoreUnavailable`` when MongoDB does not answer. Raises ``ConfigError`` in any case.
         """
-        producer = producer_for(self._config)
-        results = _send(producer, email_messages)
-        for index, message in enumerate(email_messages):
+        all_messages = list(email_messages)
+        results = _send(producer_for(self._config), all_messages)
+        for index, message in enumerate(all_messages):
             result = results.get(index)
             message.mailqueue_id = result if isinstance(result, str) else None
         ordered = (results[index] for index in sorted(results))
         errors = [result for result in ordered if not isinstance(result, str)]
-        for error in errors:
-            _log(error)
+        if errors and not _LOGGING.get():
+            _log(errors)
         if errors and not self.fail_silently:
             raise next((e for e in errors if isinstance(e, StoreUnavailable)), errors[0])
         return len(results) - len(errors)
@@ -96,11 +99,17 @@ def _with_index(result: CallResult, index: int) -> CallResult:
     return result
 
 
-def _log(error: InvalidEmail | StoreUnavailable) -> None:
-    if isinstance(error, InvalidEmail):
-        event(logger, logging.WARNING, "email.refused", field=error.field, why=error.problem)
-    else:
-        event(logger, logging.ERROR, "email.not_stored", error=error)
+def _log(errors: Sequence[InvalidEmail | StoreUnavailable]) -> None:
+    token = _LOGGING.set(True)
+    try:
+        for error in errors:
+            if isinstance(error, InvalidEmail):
+                facts = {"field": error.field, "why": error.problem}
+                event(logger, logging.WARNING, "email.refused", **facts)
+            else:
+                event(logger, logging.ERROR, "email.not_stored", error=error)
+    finally:
+        _LOGGING.reset(token)
 
 
 def producer_for(config: Any = None) -> Producer:

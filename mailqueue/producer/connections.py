@@ -50,8 +50,9 @@ class Connections:
         ``storage`` is imported here: it loads pymongo and greenstalk, and an application that only
         imports us need not wait for them.
         """
-        if stand_in.present is not None:
-            return stand_in.present.storage(self)
+        test_double = stand_in.present
+        if test_double is not None:
+            return test_double.storage(self)
         process, depth = ids.process(), reentrancy.depth()
         storage = self.opened.get((process, depth))
         if storage is None:

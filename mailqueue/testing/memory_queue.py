@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from socketserver import StreamRequestHandler, ThreadingTCPServer
@@ -210,7 +211,8 @@ class MemoryQueue:
         server, self._server = self._running, None
         server.shutdown()
         for each in list(server.sockets):
-            each.close() if each.fileno() < 0 else each.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # its client has closed it meanwhile
+                each.shutdown(socket.SHUT_RDWR)
         server.server_close()
 
     @property

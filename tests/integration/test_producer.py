@@ -28,7 +28,7 @@ from mailqueue.config import Config
 from mailqueue.devserver import Mongod
 from mailqueue.errors import ConfigError, InvalidEmail, StoreUnavailable
 from mailqueue.lifecycle.outcomes import Status
-from mailqueue.message import Email
+from mailqueue.message import Email, EmailDict
 from mailqueue.producer import Priority, Producer
 from mailqueue.queue.announcer import Announcer
 from mailqueue.store.ids import to_uuid
@@ -786,6 +786,23 @@ def test_when_mongodb_goes_away_in_the_middle_of_many_it_says_what_is_stored(
         producer.send_many(mails(1100))
     assert len(caught.value.ids_stored) == len(caught.value.ids_unknown) == 500
     assert emails.distinct("_id") == object_ids(caught.value.ids_stored)
+
+
+def test_of_emails_that_do_not_depend_on_each_other_it_says_of_each_whether_it_is_stored(
+    config: Config, emails: Collection[Document], mongo_client: MongoClient[Document]
+) -> None:
+    bad: EmailDict = {"from": "x"}
+    with (
+        Producer(with_timeout(config, 0.4)) as producer,
+        failing(mongo_client, "insert", mode={"skip": 1}, closeConnection=True),
+    ):
+        results = producer.send_each({"email": mail} for mail in [*mails(1100), bad])
+    ids = [each for each in results if isinstance(each, str)]
+    errors = [each for each in results if isinstance(each, StoreUnavailable)]
+    assert (len(ids), emails.distinct("_id")) == (500, object_ids(ids))
+    assert [len(error.ids_unknown) for error in errors] == [1] * 500 + [0] * 100
+    assert isinstance(results[-1], InvalidEmail)
+    assert results[-1].index == 1100
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, date, datetime
 from email.message import MIMEPart
 from email.mime.image import MIMEImage
@@ -376,6 +377,25 @@ def test_the_log_names_the_field_of_a_refused_message_and_nothing_of_its_content
     assert away == "email.not_stored error=away"
     assert refused.startswith('email.refused field=to[0] why="is not a valid e-mail address:')
     assert "nobody" not in refused
+
+
+class ToAdmins(logging.Handler):
+    """As Django's ``AdminEmailHandler``, for every line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        EmailBackend(fail_silently=True).send_messages([message(subject=record.getMessage())])
+
+
+def test_a_log_handler_that_mails_does_not_mail_about_its_own_mail(outbox: Outbox) -> None:
+    logger, handler = logging.getLogger("mailqueue.django"), ToAdmins()
+    logger.addHandler(handler)
+    try:
+        outbox.fail_next(StoreUnavailable("away"), times=3)
+        for _ in range(2):
+            assert EmailBackend(fail_silently=True).send_messages([message()]) == 0
+    finally:
+        logger.removeHandler(handler)
+    assert [item.email.subject for item in outbox] == ["email.not_stored error=away"]
 
 
 # Configuration -----------------------------------------------------------------------------------

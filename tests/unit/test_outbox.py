@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import tomllib
 import unittest
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from mailqueue import (
     Producer,
     StoreUnavailable,
 )
+from mailqueue.aio.writer import JobThread
+from mailqueue.producer.storage import Announces, Storage
 from mailqueue.testing import Outbox
 
 REPO = Path(__file__).parents[2]
@@ -111,6 +114,28 @@ def test_an_application_in_asyncio_sends_into_it_too(mailqueue_outbox: Outbox) -
     mailqueue_outbox.fail_next(StoreUnavailable)
     with pytest.raises(StoreUnavailable):
         asyncio.run(AsyncProducer().send(MAIL))
+
+
+def test_a_job_that_is_announced_after_the_outbox_is_over_goes_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An asyncio producer announces in a thread that may be late."""
+    is_over = threading.Event()
+    opened: list[object] = []
+    announce = JobThread._announce
+
+    def announce_late(jobs: JobThread, announcer: Announces) -> None:
+        assert is_over.wait(30)
+        announce(jobs, announcer)
+
+    monkeypatch.setattr(JobThread, "_announce", announce_late)
+    monkeypatch.setattr(Storage, "open", opened.append)
+    with Outbox():
+        producer = AsyncProducer()
+        asyncio.run(producer.send(MAIL))
+    is_over.set()
+    asyncio.run(producer.aclose())
+    assert opened == []
 
 
 def test_connecting_and_closing_need_no_server(mailqueue_outbox: Outbox) -> None:
