@@ -28,7 +28,7 @@ SHARE = 64 * 2**10  # bytes; an e-mail has one share, and one more for each so m
 NO_ANSWER = "MongoDB: no answer in time"
 
 
-class SendCall(Entry[Submission, Outcome]):
+class PendingSend(Entry[Submission, Outcome]):
     """One call of ``send()``. ``item`` is there once the writer's thread has read the e-mail."""
 
     __slots__ = ("future", "id", "pending", "read", "shares")
@@ -57,7 +57,7 @@ class Pending:
 
     def __init__(self, give_up_writer: Callable[[], object]) -> None:
         self._give_up_writer = give_up_writer
-        self._calls: dict[SendCall, None] = {}  # in order
+        self._calls: dict[PendingSend, None] = {}  # in order
         self._shares = 0
         self._newcomers: deque[asyncio.Future[None]] = deque()
         self._is_starting = self._is_watching = False
@@ -74,7 +74,7 @@ class Pending:
                     self._admit(1)  # it was our turn: the next one has it
                 raise
 
-    def add(self, call: SendCall, start: Callable[[], object]) -> None:
+    def add(self, call: PendingSend, start: Callable[[], object]) -> None:
         """Wait for this call, too; ``start`` is called once the tasks of this turn have run."""
         self._calls[call] = None
         self._shares += call.shares
@@ -89,7 +89,7 @@ class Pending:
         self._is_starting = False
         start()
 
-    def resolve(self, calls: Iterable[SendCall]) -> None:
+    def resolve(self, calls: Iterable[PendingSend]) -> None:
         """Let the tasks of these calls go on, as they are done; a cancelled one hears nothing."""
         number = 0
         for call in calls:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from weakref import WeakKeyDictionary
 
-from mailqueue.aio.pending import Pending, SendCall, shares_of
+from mailqueue.aio.pending import Pending, PendingSend, shares_of
 from mailqueue.aio.writer import JobThread, Writer
 from mailqueue.config import Config
 from mailqueue.producer import Priority, Producer, submission
@@ -78,8 +78,11 @@ class AsyncProducer:
         that time for each write). A later call opens new connections.
         """
         threads = self._threads.pop(identities.process(), None)
+        await asyncio.shield(asyncio.to_thread(self._close, threads))
+
+    def _close(self, threads: _Threads | None) -> None:
         if threads is not None:
-            await asyncio.shield(asyncio.to_thread(threads.close))
+            threads.close()
         self._connections.close()
 
     async def __aenter__(self) -> Self:
@@ -112,7 +115,6 @@ class AsyncProducer:
         While very many e-mails wait (1,000 for each loop, or 64 MB), the call waits before it hands
         in its own, within the same ``mongodb.timeout``.
         """
-        options = (priority, send_at, expires_at)
         if session is not None or self._connections.is_away:
             send = partial(self._producer.send, idempotency_key=idempotency_key, session=session)
             return await self._call(
@@ -122,7 +124,8 @@ class AsyncProducer:
         shares = shares_of(email)
         pending = self._own_threads().pending()
         await pending.wait_for_room(shares)
-        call = SendCall(partial(_read, email, options, idempotency_key), shares, deadline, pending)
+        read = partial(_read, email, (priority, send_at, expires_at), idempotency_key)
+        call = PendingSend(read, shares, deadline, pending)
         writer = self._own_threads().writer
         writer.put(call)
         pending.add(call, writer.start)
@@ -200,14 +203,15 @@ class AsyncProducer:
         process = identities.process()
         threads = self._threads.get(process)
         if threads is None:
-            new = _Threads(self._connections, partial(self._give_up_threads, process))
+            new = _Threads(self._connections, self._give_up)
             threads = self._threads.setdefault(process, new)  # another loop may have been faster
         return threads
 
-    def _give_up_threads(self, process: Process) -> None:
+    def _give_up(self, threads: _Threads) -> None:
         """The writer did not answer in time: the next call gets another one."""
-        if (threads := self._threads.pop(process, None)) is not None:
-            threads.give_up()
+        process = identities.process()
+        if self._threads.get(process) is threads:
+            del self._threads[process]
 
     async def _call(self, work: Callable[[], T], *, one_clock: bool = True) -> T:
         """Run a call of the producer in a thread; it goes on when the task is cancelled."""
@@ -220,12 +224,12 @@ class AsyncProducer:
 class _Threads:
     """The threads of one process, and what each of its loops waits for."""
 
-    def __init__(self, connections: Connections, give_up: Callable[[], object]) -> None:
+    def __init__(self, connections: Connections, on_give_up: Callable[[_Threads], object]) -> None:
         self.calls = ThreadPoolExecutor(THREADS, "mailqueue-call")
         self._jobs = JobThread()
         self._large = Writer(connections, self._jobs)
         self.writer = Writer(connections, self._jobs, self._large)
-        self._give_up = give_up
+        self._on_give_up = on_give_up
         self._pending: WeakKeyDictionary[asyncio.AbstractEventLoop, Pending] = WeakKeyDictionary()
 
     def pending(self) -> Pending:
@@ -233,7 +237,7 @@ class _Threads:
         loop = asyncio.get_running_loop()
         pending = self._pending.get(loop)
         if pending is None:
-            pending = self._pending[loop] = Pending(self._give_up)
+            pending = self._pending[loop] = Pending(self._stop)
         return pending
 
     def close(self) -> None:
@@ -242,10 +246,13 @@ class _Threads:
             each.close()
         self.calls.shutdown()
 
-    def give_up(self) -> None:
-        """Do not wait for them."""
+    def _stop(self) -> None:
+        """The writer is stuck or gone: nobody uses these threads any more, or waits for them."""
+        self._on_give_up(self)
         for writer in (self.writer, self._large):
             writer.give_up()
+        self._jobs.give_up()
+        self.calls.shutdown(wait=False)
 
 
 def _read(

@@ -23,7 +23,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from mailqueue import reentrancy
-from mailqueue.aio.pending import NO_ANSWER, Pending, SendCall
+from mailqueue.aio.pending import NO_ANSWER, Pending, PendingSend
 from mailqueue.errors import InvalidEmail, Unavailable
 from mailqueue.producer.connections import Connections
 from mailqueue.producer.group_commit import LARGE, MAX_BATCH, MAX_BYTES, write_batch
@@ -64,6 +64,10 @@ class JobThread:
         """Return when all is announced."""
         self._executor.shutdown()
 
+    def give_up(self) -> None:
+        """Do not wait for that."""
+        self._executor.shutdown(wait=False)
+
 
 class Writer:
     """One thread, and the calls that wait for it. Any thread may ``put`` and ``start``."""
@@ -73,11 +77,11 @@ class Writer:
     ) -> None:
         self._connections, self._jobs, self._large = connections, jobs, large
         self._process = ids.process()
-        self._waiting: deque[SendCall] = deque()
+        self._waiting: deque[PendingSend] = deque()
         self._announcer: Announces | None = None  # beside the store of the last write
         self._executor = ThreadPoolExecutor(1, "mailqueue-writer" + ("" if large else "-large"))
 
-    def put(self, call: SendCall) -> None:
+    def put(self, call: PendingSend) -> None:
         """Put it in line; ``start`` must follow."""
         self._waiting.append(call)
 
@@ -112,9 +116,9 @@ class Writer:
             self._write(unwritten)
         self._resolve([call for call in batch if call.done])
 
-    def _choose_batch(self) -> list[SendCall]:
+    def _choose_batch(self) -> list[PendingSend]:
         """The first calls in line, read; as many as fit into one write."""
-        batch: list[SendCall] = []
+        batch: list[PendingSend] = []
         size, now = 0, time.monotonic()
         for call in list(islice(self._waiting, MAX_BATCH)):
             self._read(call, now)
@@ -129,7 +133,7 @@ class Writer:
             batch.append(call)
         return batch
 
-    def _read(self, call: SendCall, now: float) -> None:
+    def _read(self, call: PendingSend, now: float) -> None:
         """Validate the e-mail, once; end the call if its time is over."""
         if call.done:
             return
@@ -143,7 +147,7 @@ class Writer:
                 call.error, call.done = _for_future(error), True
             call.read = None
 
-    def _write(self, calls: Sequence[SendCall]) -> None:
+    def _write(self, calls: Sequence[PendingSend]) -> None:
         try:
             storage = self._connections.storage()
         except Exception as error:  # noqa: BLE001  # the configuration cannot be used, say
@@ -154,10 +158,10 @@ class Writer:
         storage.store.start_clock(calls[0].deadline - time.monotonic())
         write_batch(self._connections.write, calls, time.monotonic, callers_thread=False)
 
-    def _resolve(self, calls: Sequence[SendCall]) -> None:
+    def _resolve(self, calls: Sequence[PendingSend]) -> None:
         """Tell the loops, then have the jobs announced."""
         outcomes = [call.result for call in calls if call.result is not None]
-        by_loop: dict[Pending, list[SendCall]] = {}
+        by_loop: dict[Pending, list[PendingSend]] = {}
         for call in calls:
             _conclude(call)
             by_loop.setdefault(call.pending, []).append(call)
@@ -178,7 +182,7 @@ def _announcements(outcomes: Sequence[Outcome]) -> list[Announcement]:
     return announcements(outcomes)
 
 
-def _conclude(call: SendCall) -> None:
+def _conclude(call: PendingSend) -> None:
     """The id or the error that the task gets."""
     if isinstance(call.error, Unavailable):
         call.error = call.unavailable(str(call.error))
