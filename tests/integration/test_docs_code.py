@@ -42,6 +42,7 @@ TESTED = {  # what is in examples/, and which test runs it
     "docker-compose.yml": "integration/test_deployment.py",
     "event.mjs": "process/test_intake.py",
     "event.sh": "process/test_intake.py",
+    "fastapi_app.py": "process/test_fastapi_app.py",
     "load_test.py": "integration/test_load_test.py",
     "mailqueue-consumer@.service": "integration/test_deployment.py",
     "mailqueue-http@.service": "integration/test_deployment.py",
