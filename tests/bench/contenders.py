@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ENQUEUE = ("enqueue-1", "enqueue-8", "enqueue-32", "bulk")
+ENQUEUE = ("enqueue-1", "enqueue-8", "enqueue-32", "enqueue-64", "bulk")
 DRAIN = ("drain",)
 DELIVER = (
     *("deliver-0ms-x8", "deliver-50ms-x32", "deliver-50ms-x64"),
@@ -65,13 +65,13 @@ CONTENDERS: tuple[Contender, ...] = (
     ),
     Contender(
         name="AsyncProducer",
-        script="ours.py",
+        script="ours_aio.py",
         packages=(),
         server="mongodb+beanstalkd",
         durable=JOURNALED,
         posts="its own transport",
         pace=6_500,
-        tests=POST,
+        tests=(*ENQUEUE, *POST),
         peer=False,
         listens=False,
     ),

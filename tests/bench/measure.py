@@ -179,15 +179,18 @@ def wait_for(file: Path, number: int, patience: float = PATIENCE) -> float:
 def enqueue(place: Place, callers: int) -> Figures:
     """One e-mail at a time, by so many callers of one application."""
     place.run("prepare")
-    told = place.run("enqueue", callers, 0.5 if place.quick else ENQUEUE_SECONDS)
-    return {"value": told["count"] / told["seconds"], "unit": "e-mails/s"}
+    return _rate(place.run("enqueue", callers, 0.5 if place.quick else ENQUEUE_SECONDS))
 
 
 def bulk(place: Place) -> Figures:
     """The library's own way for many."""
     place.run("prepare")
-    told = place.run("bulk", 0.5 if place.quick else ENQUEUE_SECONDS)
-    return {"value": told["count"] / told["seconds"], "unit": "e-mails/s"}
+    return _rate(place.run("bulk", 0.5 if place.quick else ENQUEUE_SECONDS))
+
+
+def _rate(told: Figures) -> Figures:
+    rate = told["count"] / told["seconds"]
+    return {"value": rate, "unit": "e-mails/s", "cpu": told["cpu"]}
 
 
 # Hand over by HTTP -------------------------------------------------------------------------------
@@ -198,8 +201,7 @@ def post(place: Place, connections: int) -> Figures:
     seconds = 1 if place.quick else POST_SECONDS
     place.run("prepare")
     if not place.contender.listens:
-        told = place.run("aenqueue", connections, seconds)
-        return {"value": told["count"] / told["seconds"], "unit": "e-mails/s"}
+        return _rate(place.run("enqueue", connections, seconds))
     with place.server() as port:
         warm_up = _load(place, port, connections, 1)
         told = _load(place, port, connections, seconds)

@@ -42,6 +42,7 @@ EXTRAS = {
     "p99": "p99",
     "first": "first e-mail after (s)",
     "used": "machine used (%)",
+    "cpu": "CPU of the application (µs each)",
 }
 DASH, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 BY_NAME = {contender.name: contender for contender in CONTENDERS}

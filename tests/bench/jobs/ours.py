@@ -78,19 +78,6 @@ def stored(config: Config) -> None:
         work.tell(count=emails.count_documents({}))
 
 
-def aenqueue(config: Config, tasks: int, seconds: float) -> None:
-    """Without a server: what ``AsyncProducer`` does in the application's own process."""
-    import uvloop
-
-    from mailqueue import AsyncProducer
-
-    async def enqueue() -> None:
-        async with AsyncProducer(config) as producer:
-            await work.aenqueue(producer.send, tasks, seconds)
-
-    uvloop.run(enqueue())
-
-
 def main(role: str, *arguments: str) -> None:
     config = Config.from_mapping(settings())
     if role == "prepare":
@@ -109,8 +96,6 @@ def main(role: str, *arguments: str) -> None:
         os.execv(sys.executable, [sys.executable, *command])
     elif role == "stored":
         stored(config)
-    elif role == "aenqueue":
-        aenqueue(config, int(arguments[0]), float(arguments[1]))
     else:
         with Producer(config) as producer:
             enqueue(producer, role, *arguments)
