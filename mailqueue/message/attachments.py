@@ -9,9 +9,11 @@ field. A missing content type follows from the file's name, and a missing name f
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mailqueue.errors import InvalidEmail
@@ -43,6 +45,28 @@ class Attachment:
     content: bytes
     content_type: str = ""
     content_id: str | None = None
+
+    @classmethod
+    def from_path(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        filename: str | None = None,
+        content_type: str = "",
+        content_id: str | None = None,
+    ) -> Attachment:
+        """A file of the disk, read now, under its own name unless ``filename`` is given.
+
+        Raises ``InvalidEmail`` (field ``attachments.path``) if it cannot be read. It blocks: in
+        asyncio, use ``await asyncio.to_thread(Attachment.from_path, path)``.
+        """
+        try:
+            content = Path(path).read_bytes()
+        except (OSError, ValueError) as error:  # not there, no permission, a folder; a NUL in it
+            problem = f"the file cannot be read ({type(error).__name__})"
+            raise InvalidEmail("attachments.path", problem) from None
+        name = Path(path).name if filename is None else filename
+        return cls(name, content, content_type, content_id)
 
     def __repr__(self) -> str:
         return f"Attachment({self.content_type or 'no type'}, {len(self.content)} bytes)"

@@ -79,6 +79,7 @@ def test_every_block_is_of_a_kind_that_some_test_knows() -> None:
 def test_every_python_block_says_which_test_runs_it() -> None:
     assert [block["name"] for block in BLOCKS if block["kind"] == "python"] == [
         "producer",
+        "asyncio",
         *("django", "mailers", "commit", "djangotest"),  # these in test_docs_applications
         "mapping",
         "envelope",
@@ -116,6 +117,16 @@ def test_the_producers_code_stores_an_email_that_a_consumer_sends(
         exec(block["code"].replace("producer = Producer", "again = Producer"), names)
         names["again"].close()
     assert emails.count_documents({}) == 1
+
+
+def test_the_tasks_of_the_asyncio_page_get_their_ids(
+    place: Path, emails: Collection[dict[str, Any]]
+) -> None:
+    (block,) = [block for block in BLOCKS if block["name"] == "asyncio"]
+    names: dict[str, Any] = {}
+    exec(block["code"], names)
+    assert {str(each) for each in emails.distinct("_id")} == set(names["ids"])
+    assert len(names["ids"]) == 100
 
 
 def test_the_examples_application_sends_once_for_a_key_and_with_its_order(

@@ -43,6 +43,47 @@ PROGRAMS = {
             producer.send(json.loads("{}"))
             producer.send(Email.from_mapping(unknown))
     """,
+    "aio_right": """
+        import asyncio
+        from datetime import UTC, datetime
+        from email.message import EmailMessage
+        from pathlib import Path
+        from mailqueue import AsyncProducer, Attachment, Email, EmailDict, EmailStatus, StoredEmail
+
+        async def application(mail: EmailDict, made: Email) -> str:
+            async with AsyncProducer("config.json") as producer:
+                email_id: str = await producer.send(mail, priority="high", idempotency_key="a")
+                ids: list[str] = await producer.send_many([mail, made, EmailMessage()])
+                results: list[str] = await asyncio.gather(*(producer.send(made) for _ in ids))
+                status: EmailStatus | None = await producer.status(email_id)
+                stored: StoredEmail | None = await producer.find(email_id)
+                page: list[StoredEmail] = await producer.recent(20, after=results[0])
+                moved: bool = await producer.reschedule(email_id, datetime.now(UTC))
+                await producer.cancel(ids[0])
+                await producer.check_writable()
+                if stored is not None and stored.email is not None:
+                    mail["subject"] = stored.email.subject
+                mail["attachments"] = [Attachment.from_path(Path("a.pdf"), filename="b.pdf")]
+                return str(await producer.announce(ids)) + str((status, page, moved))
+
+        async def without_block(path: Path) -> None:
+            producer = await AsyncProducer(path).connect()
+            await producer.aclose()
+    """,
+    "aio_wrong": """
+        from mailqueue import AsyncProducer, EmailDict
+
+        async def application(producer: AsyncProducer, mail: EmailDict) -> None:
+            with producer:  # wrong
+                pass
+            email_id: str = producer.send(mail)  # wrong
+            producer.send(mail)  # wrong
+            await producer.send(mail, priority="urgent")  # wrong
+            await producer.send({**mail, "sbject": "Hi"})  # wrong
+            await producer.reschedule("id", "tomorrow")  # wrong
+            await producer.recent("20")  # wrong
+            (await producer.find("id")).email  # wrong
+    """,
     "email_wrong": """
         from typing import Any
         from mailqueue import Email, EmailDict, Producer

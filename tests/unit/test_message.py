@@ -377,6 +377,17 @@ def test_a_person_may_be_a_pair_of_name_and_address(given: Any, people: list[str
     assert str(email(**{"from": ("Ann", "a@x.org")}).from_) == "Ann <a@x.org>"
 
 
+@pytest.mark.parametrize("field", ["to", "cc", "bcc", "reply_to"])
+def test_a_pair_may_stand_wherever_an_address_may(field: str) -> None:
+    people = [("Doe, Ann", "ann@x.org"), "b@x.org", ("", "c@x.org")]
+    made = email(**{"to": "z@x.org", field: people})
+    assert list(map(str, getattr(made, field))) == ['"Doe, Ann" <ann@x.org>', "b@x.org", "c@x.org"]
+    assert Email.from_document(made.to_mapping()) == made
+    with pytest.raises(InvalidEmail) as caught:
+        email(**{"to": "z@x.org", field: [("Ann", "a@x.org"), ("Ann", "a@x.org", "x")]})
+    assert caught.value.field == f"{field}[1]"
+
+
 @pytest.mark.parametrize("several", ["a@x.org, b@x.org", "A <a@x.org>;B <b@x.org>",
                                      '"A, A" <a@x.org>, "B" <b@x.org>'])  # fmt: skip
 def test_several_addresses_in_one_text_are_told_apart_from_a_bad_one(several: str) -> None:
@@ -530,3 +541,25 @@ def test_the_hash_is_the_same_in_every_process_and_release() -> None:
 def test_only_emails_mappings_and_messages_are_taken() -> None:
     with pytest.raises(InvalidEmail, match="not list"):
         Email.of([])  # type: ignore[arg-type]  # what a caller may hand in
+
+
+def test_an_attachment_is_read_from_a_path_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "invoice.pdf"
+    path.write_bytes(b"%PDF")
+    file = Attachment.from_path(path)
+    path.write_bytes(b"changed")
+    (sent,) = email(attachments=[file]).attachments
+    assert sent == Attachment("invoice.pdf", b"%PDF", "application/pdf")
+    options = {"filename": "a.bin", "content_type": "application/x-own", "content_id": "a@x"}
+    assert Attachment.from_path(str(path), **options) == Attachment(
+        "a.bin", b"changed", "application/x-own", "a@x"
+    )
+
+
+@pytest.mark.parametrize("name", ["secret-missing.pdf", ".", "nul\0"])
+def test_a_file_that_cannot_be_read_is_refused_without_its_path(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidEmail) as caught:
+        Attachment.from_path(tmp_path / name)
+    assert caught.value.field == "attachments.path"
+    assert str(tmp_path) not in str(caught.value)
+    assert "secret" not in str(caught.value)
