@@ -232,7 +232,7 @@ def _indexes(context: Context) -> Iterator[Finding]:
 
 def _health(context: Context) -> Iterator[Finding]:
     health = VendorHealth(context.store, [vendor.name for vendor in context.config.vendors])
-    states, now = health.read(), health.now()
+    states, now = health.refresh(), health.now()
     unavailable = [state for state in states.values() if not state.available]
     # As long as one is available, e-mails leave.
     level = Level.FAIL if len(unavailable) == len(states) else Level.WARN

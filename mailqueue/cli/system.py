@@ -47,7 +47,7 @@ def vendors(context: Context) -> Report:
             return _enable(context, health, name)
         case [_, *_]:
             raise UsageError("vendors takes nothing, or: enable NAME")
-    states, now = health.read(), health.now()
+    states, now = health.refresh(), health.now()
     if not states:
         return Report({"vendors": []}, ["no vendors configured"])
     data = {"vendors": [_vendor(state, now, states) for state in states.values()]}
@@ -89,7 +89,7 @@ def _time(at: float | None) -> datetime | None:
 
 
 def _enable(context: Context, health: VendorHealth, name: str) -> Report:
-    dry_run, states = context.options.dry_run, health.read()
+    dry_run, states = context.options.dry_run, health.refresh()
     if name not in states:
         names = ", ".join(states) or "none"
         return Report(

@@ -99,14 +99,9 @@ class Fetcher:
 
     def _plan(self, deliveries: Sequence[Delivery]) -> None:
         """Give each its plan; what takes no write in this process is left to a person."""
-        try:
-            self._router.refresh_limits()
-            for each in deliveries:
-                each.plan = self._planner.plan(each)
-        except StoreUnavailable:
-            self.drop(deliveries)
-            raise
+        self._router.refresh_limits()
         for each in deliveries:
+            each.plan = self._planner.plan(each)
             if self._store.unwritable and each.job.email_id in self._store.unwritable:
                 self.give_back_permits([each])
                 each.plan = Finish(BURIED)  # released, it would come again and again

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from mailqueue.consumer.delivery import Delivery, Finish, LookUp, Plan, Send
-from mailqueue.errors import StoreUnavailable, Unreadable
+from mailqueue.errors import Unreadable
 from mailqueue.lifecycle import decide
 from mailqueue.lifecycle.outcomes import Decision, Reason, SendResult, Snapshot, Status
 from mailqueue.logs import Once, event, place
@@ -47,10 +47,7 @@ class Planner:
     # Before ------------------------------------------------------------------------------------
 
     def plan(self, delivery: Delivery) -> Plan:
-        """What is to be done; a ``Send`` that is planned again gets another vendor, if any.
-
-        Raises ``StoreUnavailable``.
-        """
+        """What is to be done; a ``Send`` that is planned again gets another vendor, if any."""
         stored, before = delivery.stored, delivery.plan
         if stored is None:
             return self._without_email(delivery.job)
@@ -59,8 +56,6 @@ class Planner:
                 email, snapshot, carriers = before.email, before.snapshot, before.carriers
                 return self._route(delivery.job, stored, email, snapshot, carriers)
             return self._not_now(stored) or self._plan_due(delivery.job, stored)
-        except StoreUnavailable:
-            raise
         except Unreadable as error:
             return Finish(DELETED, set_aside(stored, error))
         except Exception as error:  # noqa: BLE001  # a bug of ours must not end an e-mail
@@ -139,10 +134,7 @@ class Planner:
     # After -------------------------------------------------------------------------------------
 
     def settle(self, delivery: Delivery) -> Finish:
-        """What follows from the ``result``; without one the permit is given back.
-
-        Raises ``StoreUnavailable``: settle it later.
-        """
+        """What follows from the ``result``; without one the permit is given back."""
         send = delivery.plan
         if isinstance(send, LookUp):
             # The writer notes the answer; then the e-mail is read and planned anew.
@@ -169,8 +161,6 @@ class Planner:
         """What follows; where a bug of ours says nothing, what is surely right."""
         try:
             return self._router.decide(send.snapshot, send.attempt, result, send.carriers)
-        except StoreUnavailable:
-            raise
         except Exception as error:  # noqa: BLE001  # what left our hands must be recorded
             facts = {"id": str(send.stored.id), "error": type(error).__name__, "at": place(error)}
             event(logger, logging.ERROR, "email.not_decided", **facts)

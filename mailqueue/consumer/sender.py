@@ -134,17 +134,13 @@ class Sender:
         return result if result.outcome is Outcome.ACCEPTED else None
 
     def _finish(self, delivery: Delivery, result: SendResult | None) -> None:
-        """Report the result, free the slot, decide what follows, and hand it to the writer.
-
-        If MongoDB is away, the writer decides later.
-        """
+        """Report the result, free the slot, decide what follows, and hand it to the writer."""
         send, delivery.result = delivery.plan, result
         if isinstance(send, Send) and result is not None:
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
             self._router.report(send.permit, send.snapshot, result, str(send.stored.id))
         self._slots.done(delivery.vendor)
-        with suppress(StoreUnavailable):
-            delivery.finish = self._planner.settle(delivery)
+        delivery.finish = self._planner.settle(delivery)
         self._inbox.put([delivery])
 
     # Calls that do not come back, called by the main thread and by the thread in place -----------

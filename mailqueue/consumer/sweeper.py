@@ -21,7 +21,7 @@ from typing import Any
 
 from mailqueue.config import Config
 from mailqueue.consumer.planner import end_queued, rescue, set_aside
-from mailqueue.errors import QueueUnavailable, StoreUnavailable, Unreadable
+from mailqueue.errors import QueueUnavailable, Unreadable
 from mailqueue.lifecycle import decide
 from mailqueue.lifecycle.outcomes import Reason, Status
 from mailqueue.logs import Once, event, place
@@ -140,8 +140,6 @@ class Sweeper:
             if stored.status is not Status.SENDING or stored.leased_for > 0:
                 return None
             return rescue(stored, self._routing.after_expired_lease(stored, stored.email))
-        except StoreUnavailable:
-            raise
         except Unreadable as error:
             return set_aside(stored, error)
         except Exception as error:  # noqa: BLE001  # a bug of ours must not stop all others

@@ -142,40 +142,17 @@ class Writer:
     def _choose_claims(self, finished: list[Delivery]) -> list[Delivery]:
         """Choose what the next write claims: as many of those that wait as there are slots.
 
-        What is not to be sent after all joins ``finished``.
+        What is not to be sent after all joins ``finished``. Two jobs of one e-mail make one claim.
         """
         self._put_back_late()
-        claims: dict[ObjectId | None, Delivery] = {}
-        blocked: list[Delivery] = []
-        try:
-            self._add_claims(claims, blocked, finished)
-        except StoreUnavailable:
-            self._free_slots(claims.values())
-            self.fetcher.drop([*claims.values(), *blocked, self.waiting.popleft()])
-            raise
-        finally:
-            self.slots.claim(len(claims))
-        self.waiting.extendleft(reversed(blocked))
-        self.blocked = bool(blocked)
-        return list(claims.values())
-
-    def _add_claims(
-        self,
-        claims: dict[ObjectId | None, Delivery],
-        blocked: list[Delivery],
-        finished: list[Delivery],
-    ) -> None:
-        """Move what waits to one of the three; one that finds its vendor full is ``blocked``.
-
-        Two jobs of one e-mail make one claim.
-        """
         free = self.slots.free if self.waiting else 0
         if free:
             self._router.refresh_limits()
+        claims: dict[ObjectId | None, Delivery] = {}
+        blocked: list[Delivery] = []  # their vendor is full
         while self.waiting and len(claims) < free:
-            each = self.waiting[0]
+            each = self.waiting.popleft()
             self._plan_again(each, twice=each.job.email_id in claims)
-            self.waiting.popleft()
             if isinstance(each.plan, Finish):
                 each.finish = each.plan
                 finished.append(each)
@@ -184,6 +161,10 @@ class Writer:
             else:
                 claims[each.job.email_id] = each
                 self._bulkheads.claim(each.vendor)
+        self.slots.claim(len(claims))
+        self.waiting.extendleft(reversed(blocked))
+        self.blocked = bool(blocked)
+        return list(claims.values())
 
     def _plan_again(self, each: Delivery, *, twice: bool) -> None:
         """Plan anew what cannot, or should not, be done any more as it was planned."""
@@ -240,9 +221,6 @@ class Writer:
         self, finished: Sequence[Delivery], claims: Sequence[Delivery], seconds: float
     ) -> tuple[set[ObjectId], set[ObjectId]]:
         """Returns the ids of the changes that are written, and of the claims that are won."""
-        for each in finished:
-            if each.finish is None:  # MongoDB was away when its sender would have decided
-                each.finish = self._planner.settle(each)
         lease = Lease(owner=self._owner, nonce=ids.new(), seconds=self._config.delivery.lease)
         # From before the write on, so that the deadline passes before the lease does.
         deadline = self._clock() + self._config.delivery.deadline

@@ -27,6 +27,7 @@ from typing import Any
 from bson.errors import BSONError
 from pymongo.errors import DuplicateKeyError
 
+from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Suspension
 from mailqueue.logs import event
 from mailqueue.routing import rotation
@@ -84,7 +85,10 @@ class VendorHealth:
         return self._clock() + self._server_ahead
 
     def read(self) -> Mapping[str, Health]:
-        """Every vendor's health, at most a second old. Raises ``StoreUnavailable``."""
+        """Every vendor's health, at most a second old; while MongoDB is away, as it was before.
+
+        What follows from it is written by MongoDB, so nothing comes of old health until it is back.
+        """
         now = self._clock()
         if now - self._read_at >= REFRESH or self._reading:
             self._read(now)
@@ -99,6 +103,8 @@ class VendorHealth:
             self._reading, self._read_at = True, now
         try:
             self.refresh()
+        except StoreUnavailable:
+            logger.debug("vendors' health as it was")
         finally:
             with self._lock:
                 self._reading = False
@@ -113,11 +119,12 @@ class VendorHealth:
         health = self._health[permit.vendor]
         return not health.available and health.generation > permit.generation
 
-    def refresh(self) -> None:
-        """Read every vendor's health now."""
+    def refresh(self) -> Mapping[str, Health]:
+        """Every vendor's health as it is now. Raises ``StoreUnavailable``."""
         began = self._clock()
         for health in self._load(list(self._health)).values():
             self._learn(health, began)
+        return self._health
 
     def _learn(self, health: Health, at: float) -> None:
         """Keep what was read last (begun ``at``): readers may overtake each other.

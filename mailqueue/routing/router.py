@@ -132,13 +132,16 @@ class Router:
     def choose(self, job_id: int, carriers: Sequence[str], email: Snapshot) -> Permit | None:
         """Leave to ask the vendor whose turn it is, its probe won where one is needed.
 
-        None: nobody may be asked now; ``NO_SLOT``: a moment later. Raises ``StoreUnavailable``.
+        None: nobody may be asked now; ``NO_SLOT``: a moment later.
         """
         for _ in range(len(carriers) + 1):  # each probe may be lost to another process
             permit = self._choice(job_id, carriers, email, self.health.read())
             if permit is None or permit.probe is None:
                 return permit
-            permit = self.health.win_probe(permit.vendor, self._probe_lease, email.in_doubt)
+            try:
+                permit = self.health.win_probe(permit.vendor, self._probe_lease, email.in_doubt)
+            except StoreUnavailable:
+                return NO_SLOT
             if permit is not None:
                 return permit
         return None
