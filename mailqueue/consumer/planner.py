@@ -92,7 +92,7 @@ class Planner:
 
     def _plan_due(self, job: Job, stored: Stored) -> Plan:
         email, snapshot = stored.email, stored.snapshot()
-        line = stored.line_to_look_up
+        line = stored.line_to_look_up if snapshot.unknown_vendors else None
         if line is not None and self._router.can_look_up(line["vendor"]):
             return LookUp(stored=stored, email=email, vendor=line["vendor"], token=line["token"])
         carriers = self._router.carriers(email, snapshot)

@@ -59,6 +59,7 @@ Document = Mapping[str, Any]
 T = TypeVar("T")
 _DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, BSONError)
 _LARGEST = 2**31  # of what is counted up; far more than is ever reached
+_FIRST = Round()
 _NEW = {"status": Status.QUEUED.value, "clock_from": None, "unknowns": 0, "counted": 0}
 _LISTS = ("to", "cc", "bcc", "reply_to", "tags")  # of texts, as are the values of these:
 _MAPPINGS = ("headers", "metadata")
@@ -241,13 +242,13 @@ class Stored:
 
     def key_age(self, vendor: str, key: str | None) -> float:
         """Seconds since this vendor was first sent this key; 0: it was not."""
-        uses = [
-            line["started_at"]
-            for line in self.lines
-            if key is not None and line["vendor"] == vendor and line.get("key") == key
-        ]
         try:
-            return max(0.0, (self.now - min(uses)).total_seconds()) if uses else 0.0
+            lines = self.document["attempts"]
+            if key is None or not lines:
+                return 0.0
+            mine = (x for x in lines if x["vendor"] == vendor and x.get("key") == key)
+            first = min((x["started_at"] for x in mine), default=self.now)
+            return max(0.0, float((self.now - first).total_seconds()))
         except _DAMAGE as error:
             raise Unreadable(f"started_at: {type(error).__name__}") from None
 
@@ -313,7 +314,8 @@ def _lines(document: Document) -> Sequence[Mapping[str, Any]]:
 def _round(value: Mapping[str, Any]) -> Round:
     tried, refused = value["tried"], value["refused"]
     if not (tried or refused) and isinstance(tried, list) and isinstance(refused, list):
-        return Round(n=_natural(value["n"]))  # the usual one
+        n = _natural(value["n"])
+        return Round(n=n) if n else _FIRST  # as nearly always
     return Round(n=_natural(value["n"]), tried=_texts(tried), refused=_texts(refused))
 
 
