@@ -39,5 +39,9 @@ set_up dev
 get_postfix || say "No Postfix here, and it could not be fetched."
 # Networks of our own, in which MongoDB's nodes lose sight of each other.
 [ "$(id -u)" != 0 ] || command -v ip > /dev/null || apt_install iproute2 || say "No iproute2 here."
+# Other people's clients for the ways in.
+for program in swaks:swaks php:php-cli; do
+    command -v "${program%:*}" > /dev/null || apt_install "${program#*:}" || say "No ${program%:*} here."
+done
 cd "$repo"
 exec "$venv/bin/python" -m pytest -n 2 --dist worksteal "$@"

@@ -54,6 +54,7 @@ VERBS: Mapping[str, Callable[[Context], Report]] = {
     "key": servers.key,
     "http": servers.http,
     "intake": servers.intake,
+    "smtp": servers.smtp,
 }
 WITHOUT_CONFIG = {"key"}
 
@@ -61,6 +62,13 @@ WITHOUT_CONFIG = {"key"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command. Returns the exit code."""
     logging.getLogger("mailqueue").addHandler(logging.NullHandler())  # reports say it instead
+    match list(sys.argv[1:] if arguments is None else arguments):
+        # Its options are those of the command that it stands for.
+        case ["sendmail", *options] | ["--config", _, "sendmail", *options] as everything:
+            from mailqueue.smtp import sendmail
+
+            place = everything[:2] if everything[0] == "--config" else []
+            return sendmail.main([*place, *options])
     try:
         return _run(parse(arguments))
     except UsageError as error:

@@ -125,6 +125,20 @@ HELP: Mapping[str, Help] = {
         "MAILQUEUE_ENV=production mailqueue intake",
         "a second signal",
     ),
+    "smtp": Help(
+        "take e-mails over SMTP",
+        "Answers 250 when an e-mail is stored durably. With keys in http.keys, a client logs in "
+        "with one as its password. Stops on SIGTERM.",
+        "MAILQUEUE_ENV=production mailqueue smtp --port 2525",
+        "a second signal",
+    ),
+    "sendmail": Help(
+        "take a message from standard input, as the command of that name does",
+        "For cron, PHP and whatever else calls sendmail. Its exit codes are those of sysexits.h: "
+        "see mailqueue sendmail --help.",
+        "printf 'Subject: Hi\\n\\nHello\\n' | mailqueue sendmail bob@example.org",
+        "",
+    ),
 }
 
 
@@ -320,4 +334,6 @@ _OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "key": _key,
     "http": _server,
     "intake": _nothing,
+    "smtp": _server,
+    "sendmail": _nothing,
 }

@@ -40,3 +40,12 @@ def http(context: Context) -> Report:
     logs.configure()
     code = serve(context.config, context.options.host, context.options.port)
     return Report(None, [], code)
+
+
+def smtp(context: Context) -> Report:
+    """Serve until a signal."""
+    from mailqueue.smtp import serve
+
+    logs.configure()
+    code = serve(context.config, context.options.host, context.options.port)
+    return Report(None, [], code)

@@ -155,3 +155,6 @@ class SmtpDict(TypedDict, total=False):
     tls: Literal["starttls", "implicit", "none"]
     certificate: str | None
     key: str | None
+    connections: int
+    max_memory: int
+    timeout: float

@@ -92,6 +92,13 @@ class Smtp(Section):
     )
     certificate: str | None = key(str, None, "PEM file of its certificate", checks.path)
     key_: str | None = key(str, None, "PEM file of the private key, if it is separate", checks.path)
+    connections: int = key(int, 1000, "most connections at a time", checks.between(1, 100_000))
+    max_memory: int = key(
+        int, 128 * 2**20, "bytes of messages that are being received", checks.between(1, 2**40)
+    )
+    timeout: float = key(
+        float, 300, "longest time for a command, and for 64 KiB of a message", checks.seconds(3600)
+    )
 
     @classmethod
     def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:

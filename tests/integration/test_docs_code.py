@@ -27,8 +27,9 @@ from mailqueue.message import Address, Email
 REPO = Path(__file__).parents[2]
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
 KINDS = {"diff", "json", "mermaid", "python", "sh"}
-ELSEWHERE = {"cp", "export", "pip", "source"}  # programs of others, which no test runs
-SERVERS = {"http", "intake"}  # verbs that run until a signal; tests/process has them
+# Other people's programs, which no test runs.
+ELSEWHERE = {"cat", "cp", "export", "pip", "printf", "source", "swaks"}
+SERVERS = {"http", "intake", "smtp"}  # verbs that run until a signal; tests/process has them
 BLOCK = re.compile(
     r"(?:<!-- run: (?P<name>\w+) -->\n)?```(?P<kind>\w+)\n(?P<code>.*?)```", re.DOTALL
 )
@@ -50,6 +51,7 @@ TESTED = {  # what is in examples/, and which test runs it
     "mailqueue-smtp@.service": "integration/test_deployment.py",
     "quickstart.py": "process/test_quickstart.py",
     "quickstart.sh": "process/test_quickstart.py",
+    "sendmail.sh": "process/test_sendmail.py",
     "setup.sh": "process/test_quickstart.py",
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -16,6 +18,23 @@ from tests.servers import BreakableServers
 from tests.stage import Stage
 
 Consumers = Callable[..., ConsumerProcess]
+
+
+@pytest.fixture
+def swaks() -> str:
+    """The path of swaks, "Swiss Army Knife for SMTP"; without it the test is skipped."""
+    return program("swaks")
+
+
+def program(name: str) -> str:
+    """The path of a program that tests/run.sh installs; without it the test is skipped."""
+    path = shutil.which(name)
+    if path is None:
+        missing = f"no {name} here: tests/run.sh installs it on Debian and Ubuntu"
+        if os.environ.get("CI"):
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
+    return path
 
 
 @pytest.fixture

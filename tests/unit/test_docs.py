@@ -30,6 +30,7 @@ from mailqueue.lifecycle.outcomes import (
     Snapshot,
 )
 from mailqueue.message.fields import READERS
+from mailqueue.smtp import replies
 from tests import tables
 from tests.bench import report
 from tests.tables import REPO
@@ -46,6 +47,7 @@ CHECKED = {  # written by hand; by the tests below, and in tests/integration
         "email",
         "event",
         "field",
+        "reply",
         "package",
         "thread",
         "guard",
@@ -128,13 +130,21 @@ def test_what_follows_an_outcome_is_what_the_page_says(outcome: Outcome) -> None
     assert not decision.status.final or f"`{decision.status}`" in email
 
 
+def test_the_replies_over_smtp_are_those_of_the_code() -> None:
+    source = Path(replies.__file__).read_text("utf-8")
+    codes = set(re.findall(r"\b[245]\d\d [245]\.\d\.\d\b", source))
+    assert set(first_column("docs/smtp.md", "reply")) == codes
+
+
 def lifecycle_page() -> str:
     return (REPO / "docs/lifecycle.md").read_text("utf-8")
 
 
 def test_the_operators_verbs_are_those_of_the_command_line() -> None:
     verbs = [code.split()[0] for code in first_column("docs/operating.md", "verb")]
-    assert sorted(verbs) == sorted([*VERBS, "vendors"])  # once to look, once to change
+    assert sorted(verbs) == sorted(
+        [*VERBS, "sendmail", "vendors"]
+    )  # the last once to look, once to change
 
 
 def test_what_exit_code_1_means_is_what_the_help_of_the_verb_says() -> None:

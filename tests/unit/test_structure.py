@@ -22,7 +22,7 @@ FLOORS = [
     "vendors store queue service",
     "routing producer",
     "consumer devserver aio events",
-    "http intake testing django",
+    "http smtp intake testing django",
     "cli",
     "__init__ __main__",
 ]

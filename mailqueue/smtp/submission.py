@@ -1,0 +1,94 @@
+"""A message as it comes over SMTP, and what ``send()`` is called with.
+
+Decides: which header fields say something to us and are taken out, and what is filled in. Who gets
+the message says its envelope alone (RFC 5321, 2.3.1); what of it is stored, ``message.envelope``
+decides.
+
+Promises: whatever is refused is ``InvalidEmail``, naming the field and quoting nothing. A ``Bcc``
+field is never passed on. The time is in proportion to the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email import message_from_bytes
+from email.message import Message
+from email.policy import compat32
+from typing import Any
+
+from mailqueue.config import Config
+from mailqueue.errors import InvalidEmail
+from mailqueue.message import Address, Email, stdlib_message
+from mailqueue.message.raw_headers import free_text, mailboxes, source
+
+PRIORITY, TAG, KEY = "X-Mailqueue-Priority", "X-Mailqueue-Tag", "Idempotency-Key"
+
+# What others have written about the way here, some of it several times. A signature of the message
+# does not hold for the one that is made anew, and only the envelope says who gets a blind copy.
+_TRACES = ("Received", "Return-Path", "Authentication-Results", "DKIM-Signature", "X-Cron-Env")
+_TAKEN_OUT = (*_TRACES, "Bcc", PRIORITY, TAG, KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class SendArguments:
+    """The arguments of ``send()``."""
+
+    email: Email
+    priority: Any
+    idempotency_key: str | None
+
+
+def max_bytes(config: Config) -> int:
+    """Bytes of the largest message that may be worth reading: ``limits.max_size`` in base64.
+
+    With the line ends of base64 (78 for 57 bytes), and 64 KiB for header fields.
+    """
+    return config.limits.max_size * 78 // 57 + 65_536
+
+
+def parse(raw: bytes | bytearray) -> Message:
+    """The message; what is wrong with it is found by ``read``."""
+    return message_from_bytes(raw, policy=compat32)
+
+
+def read(message: Message, sender: Address | None, recipients: Sequence[Address]) -> SendArguments:
+    """From a message and its envelope. ``sender``: the bounce address; None: nobody's.
+
+    Raises ``InvalidEmail``. The message is changed.
+    """
+    priority = _one(message, PRIORITY, "priority") or "normal"
+    key = _one(message, KEY, "idempotency_key")
+    tags = _texts(message, TAG, "tags")
+    for name in _TAKEN_OUT:
+        del message[name]
+    if "Content-Type" not in message and not message.is_multipart():
+        # Many programs write UTF-8 and do not say so; to ASCII it makes no difference.
+        message["Content-Type"] = 'text/plain; charset="utf-8"'
+    fields = stdlib_message.read(message)
+    if len(recipients) == 1 and not fields.get("to") and not fields.get("cc"):
+        fields["to"] = list(recipients)  # to show the only one to himself tells nobody anything
+    envelope = {
+        "from": sender.address if sender else "",
+        "recipients": [person.address for person in recipients],
+    }
+    email = Email.from_mapping({**fields, "tags": tags, "envelope": envelope})
+    return SendArguments(email, priority.lower(), key)
+
+
+def header_mailboxes(message: Message, name: str) -> list[str]:
+    """The mailboxes that the fields of this name hold."""
+    field = name.lower()
+    texts = [source(raw, field) for raw in message.get_all(name, ())]
+    return [mailbox for text in texts for mailbox in mailboxes(text, field)]
+
+
+def _one(message: Message, name: str, field: str) -> str | None:
+    texts = _texts(message, name, field)
+    if len(texts) > 1:
+        raise InvalidEmail(field, f"is given more than once: give {name} once")
+    return texts[0] if texts else None
+
+
+def _texts(message: Message, name: str, field: str) -> list[str]:
+    return [free_text(source(raw, field), field).strip() for raw in message.get_all(name, ())]
