@@ -1,18 +1,23 @@
 """What one process takes on at a time: requests, and bytes of their bodies.
 
 Decides: when a request is refused for its size (413), or since others are under way (429). A body's
-length is reserved before it is read. Bodies of up to ``SMALL`` bytes are not counted: their number
-is bounded already.
+length is reserved before it is read. A body of up to ``SMALL`` bytes that is there at once is not
+counted: their number is bounded already.
 
-Promises: a body is never read beyond its limit, whatever its ``Content-Length`` says.
+Promises: a body is never read beyond its limit, whatever its ``Content-Length`` says. Requests that
+are still coming take no place from others: slow clients cannot keep them all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Self
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
 
 from mailqueue.http.errors import Problem, retry_after
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -40,12 +45,23 @@ class Limits:
 
     def __enter__(self) -> None:
         """One more request is under way. Raises ``Problem`` if that are too many."""
-        if not self._places:
+        if self._places <= 0:
             raise _busy()
         self._places -= 1
 
     def __exit__(self, *_: object) -> None:
         self._places += 1
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Others may have this request's place meanwhile. Raises ``Problem`` if all are in use."""
+        self._places += 1
+        try:
+            yield
+        finally:
+            self._places -= 1
+        if self._places < 0:
+            raise _busy()
 
     def body(self, length: int | None) -> Body:
         """Reads a body of this ``Content-Length`` (None: chunked), in a ``with`` block.
@@ -104,11 +120,11 @@ class Body:
             self._limits.check(len(octets))
             return octets
         parts = bytearray(octets)
-        while message["type"] == "http.request" and message.get("more_body"):
-            message = await receive()
-            parts += message.get("body", b"")
-            self._limits.check(len(parts))
-            if len(parts) > SMALL:
+        with self._limits.lent():
+            while message["type"] == "http.request" and message.get("more_body"):
+                message = await receive()
+                parts += message.get("body", b"")
+                self._limits.check(len(parts))
                 self.reserve(len(parts))
         if message["type"] != "http.request":
             raise Disconnected

@@ -1,11 +1,12 @@
 """The process of ``mailqueue http``: uvicorn, for clients that may be slow, many or hostile.
 
 Decides: how long a client may keep us waiting, how long a request's head may be, and who goes when
-there are more connections than ``http.connections``: the one that has waited longest without a
-request, else the one whose request has been coming longest.
+there are more connections than ``http.connections``: those that have waited longest without a
+request, else those whose requests have been coming longest.
 
 Promises: nobody holds a connection for ever, and those who do not dawdle are served. A request that
-is complete is never cut off; of others nothing was promised.
+is complete is never cut off, except of a client that sends more than ``MOST_AHEAD`` others before
+it has the answer; of those that are not complete nothing was promised.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from heapq import nsmallest
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 SLOWEST = 16 * 1024  # bytes per second
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
+MOST_AHEAD = 16  # requests that a client may send before the answer to an earlier one
 KEEP_ALIVE = 75  # seconds that a connection may wait for its next request
 _SPARE_FILES = 100  # for connections to MongoDB and beanstalkd, logs and the like
 
@@ -59,12 +62,15 @@ class Clients:
     _cut: dict[str, int] = field(default_factory=dict)
 
     def add(self, new: Connection) -> None:
-        """Let a client in; if there is no room, another one goes."""
+        """Let a client in; if there is no room, others go."""
         self.connections.add(new)
         if len(self.connections) > self.most:
             waiting = [each for each in self.connections if each.deadline < inf and each is not new]
-            oldest = min(waiting, key=lambda each: (each.is_reading, each.since), default=new)
-            self._end(oldest, "crowded", None)
+            # Some at once: to look through them all for each newcomer would hold up everybody.
+            number = max(1, self.most // 64)
+            oldest = nsmallest(number, waiting, key=lambda each: (each.is_reading, each.since))
+            for each in oldest or [new]:
+                self._end(each, "crowded", None)
 
     async def watch(self) -> None:
         """Cut those who are late, for ever."""
@@ -134,6 +140,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """What follows is the body."""
+        if len(self.pipeline) >= MOST_AHEAD:  # one read may hold thousands
+            raise ValueError("too many requests ahead of their answers")
         self._in_head = False
         super().on_headers_complete()
 
