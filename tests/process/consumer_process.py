@@ -1,9 +1,10 @@
-"""The consumer as a real child process, and the service manager that it talks to."""
+"""The consumer and the services as real child processes, and the service manager they talk to."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,14 +19,14 @@ from tests.waiting import wait_until
 REPO = Path(__file__).parents[2]
 
 
-class ConsumerProcess:
-    """``python -m mailqueue.consumer`` with these settings; ``folder`` is its own.
+class OwnProcess:
+    """A process of ours with these settings; ``folder`` is its own.
 
-    A context manager: entered when the consumer has said READY, and gone at the end whatever
+    A context manager: entered when the process has said READY, and gone at the end whatever
     happened. What it wrote is printed then, for pytest to show when the test failed.
     """
 
-    COMMAND: ClassVar[Sequence[str]] = ("mailqueue.consumer",)
+    COMMAND: ClassVar[Sequence[str]]
 
     def __init__(
         self, settings: Mapping[str, Any], folder: Path, *arguments: str, **environ: str
@@ -126,7 +127,35 @@ class ConsumerProcess:
         return self.exit_code()
 
 
-class IntakeProcess(ConsumerProcess):
+class ConsumerProcess(OwnProcess):
+    """``python -m mailqueue.consumer``."""
+
+    COMMAND = ("mailqueue.consumer",)
+
+
+class IntakeProcess(OwnProcess):
     """``mailqueue intake``."""
 
     COMMAND = ("mailqueue", "intake")
+
+
+class HttpProcess(OwnProcess):
+    """``mailqueue http`` on any port."""
+
+    COMMAND = ("mailqueue", "http", "--port", "0")
+
+    @property
+    def port(self) -> int:
+        found = re.search(
+            r"^mailqueue http: listening on http://127.0.0.1:(\d+)$", self.output, re.MULTILINE
+        )
+        assert found, self.output
+        return int(found[1])
+
+    @property
+    def memory(self) -> int:
+        """The most memory that it has had, in bytes."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"VmHWM:\s*(\d+) kB", status)
+        assert found
+        return int(found[1]) * 1024
