@@ -1,15 +1,19 @@
 """Watch mailqueue's main job: an application, two consumers, three vendors, one of them down.
 
-Run it by ``bash examples/quickstart.sh``. Everything is on loopback: a MongoDB and a beanstalkd of
+Run it by ``bash examples/quickstart.sh``; with ``--http`` the application is no Python: its e-mails
+go to a ``mailqueue http`` process by curl. Everything is on loopback: a MongoDB and a beanstalkd of
 its own, an SMTP server, and two HTTP servers that speak the needed part of SendGrid's and Mailgun's
 API. All of it is gone at the end. Exits 0 when every e-mail was accepted by exactly one vendor.
 """
 
 from __future__ import annotations
 
+import argparse
+import base64
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -97,6 +101,49 @@ def messages() -> Iterator[EmailMessage]:
 def application(producer: Producer) -> dict[str, str]:
     """Send the batch; returns each id with its subject."""
     return {producer.send(email): str(email["subject"]) for email in batch()}
+
+
+# The same by HTTP --------------------------------------------------------------------------------
+
+SPEAKS = re.compile(r"listening on (http://\S+)")
+
+
+def encoded(file: Mapping[str, Any]) -> dict[str, Any]:
+    """A file as JSON has it."""
+    return {**file, "content": base64.b64encode(file["content"]).decode()}
+
+
+def body(email: EmailDict | EmailMessage) -> tuple[str, bytes]:
+    """The content type and the body of a request: JSON, or the message as it is."""
+    if isinstance(email, EmailMessage):
+        return "message/rfc822", email.as_bytes()
+    content: dict[str, Any] = {**email}
+    content["attachments"] = [encoded(file) for file in content.get("attachments", ())]
+    return "application/json", json.dumps(content).encode()
+
+
+def curl(url: str, *arguments: str, data: bytes) -> dict[str, Any]:
+    """POST with the program curl, as any other program could; returns the answer."""
+    command = ["curl", "--silent", "--show-error", "--fail-with-body", "--data-binary", "@-"]
+    done = subprocess.run([*command, *arguments, url], input=data, capture_output=True, check=False)
+    if done.returncode:
+        raise SystemExit((done.stderr + done.stdout).decode())
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def application_without_python(url: str, producer: Producer) -> dict[str, str]:
+    """Send the batch by curl; returns each id with its subject."""
+    subjects = {}
+    for number, email in enumerate(batch()):
+        content_type, data = body(email)
+        headers = {"Content-Type": content_type, "Idempotency-Key": f"order-{number}"}
+        options = [word for name in headers for word in ("--header", f"{name}: {headers[name]}")]
+        answer = curl(f"{url}/emails", *options, data=data)
+        status = producer.status(answer["id"])
+        assert status is not None
+        subjects[status.id] = str(email["subject"])
+    return subjects
 
 
 # Three vendors on loopback -----------------------------------------------------------------------
@@ -193,15 +240,15 @@ def three_vendors() -> Iterator[list[dict[str, Any]]]:
 
 
 @contextmanager
-def consumer(config: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """One consumer process, as anybody would start it; stopped as systemd would."""
-    command = [sys.executable, "-m", "mailqueue.consumer", "--config", str(config)]
+def process(config: Path, *module: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One process of mailqueue, as anybody would start it; stopped as systemd would."""
+    command = [sys.executable, "-m", *module, "--config", str(config)]
     # A signal that comes while the process is started waits: nobody could end the process yet.
     signals: list[int] = []
     for number in SIGNALS:
         signal.signal(number, lambda number, _: signals.append(number))
     with config.with_suffix(".log").open("ab") as log:
-        process = subprocess.Popen(
+        running = subprocess.Popen(
             [*dies_with_parent(), *command], stdout=log, stderr=log, start_new_session=True
         )
     try:
@@ -209,14 +256,27 @@ def consumer(config: Path) -> Iterator[subprocess.Popen[bytes]]:
             signal.signal(number, interrupt)
         if signals:
             interrupt()
-        yield process
+        yield running
     finally:
-        process.terminate()
+        running.terminate()
         try:
-            process.wait(PATIENCE)
+            running.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            running.kill()
+            running.wait()
+
+
+@contextmanager
+def http_service(config: Path) -> Iterator[str]:
+    """The HTTP service; its URL, once it listens."""
+    with process(config, "mailqueue", "http", "--port", "0") as running:
+        give_up_at = time.monotonic() + PATIENCE
+        while not (line := SPEAKS.search(config.with_suffix(".log").read_text())):
+            if running.poll() is not None or time.monotonic() > give_up_at:
+                raise SystemExit(config.with_suffix(".log").read_text())
+            time.sleep(0.05)
+        print(f"The HTTP service  {line[1]}, asked by curl")
+        yield line[1]
 
 
 def final_statuses(
@@ -282,14 +342,15 @@ def per_vendor(statuses: Iterable[EmailStatus], producer: Producer) -> str:
     return table(("vendor", "sent", "failed", "unavailable until"), rows)
 
 
-def watch(config: Path) -> bool:
+def watch(config: Path, by_http: bool) -> bool:
     """Consumers, application, tables; True when every e-mail was accepted exactly once."""
     with ExitStack() as stack:
-        consumers = [stack.enter_context(consumer(config)) for _ in range(2)]
+        consumers = [stack.enter_context(process(config, "mailqueue.consumer")) for _ in range(2)]
         print(f"Two consumers     processes {' and '.join(str(c.pid) for c in consumers)}")
         producer = stack.enter_context(Producer(config))
+        url = stack.enter_context(http_service(config)) if by_http else None
         start = time.monotonic()
-        subjects = application(producer)
+        subjects = application_without_python(url, producer) if url else application(producer)
         took = time.monotonic() - start
         print(f"The application   stored {len(subjects)} e-mails durably in {took:.2f} s")
         statuses = final_statuses(producer, subjects, consumers)
@@ -315,7 +376,13 @@ def interrupt(*_: object) -> None:
 
 
 def main() -> int:
-    """0: all accepted, 1: not all, 3: a server is missing, 130: interrupted."""
+    """0: all accepted, 1: not all, 3: a server or curl is missing, 130: interrupted."""
+    parser = argparse.ArgumentParser(prog="quickstart.sh")
+    parser.add_argument("--http", action="store_true", help="the e-mails come by HTTP, from curl")
+    options = parser.parse_args()
+    if options.http and not shutil.which("curl"):
+        print("curl is missing (apt-get install curl)", file=sys.stderr)
+        return 3
     for number in SIGNALS:  # SIGINT too: a shell's background job ignores it otherwise
         signal.signal(number, interrupt)
     # Otherwise the consumers would only simulate the vendors.
@@ -331,7 +398,7 @@ def main() -> int:
             config = folder / "config.json"
             config.touch(mode=0o600)  # it holds the vendors' keys
             config.write_text(json.dumps({**servers.config, "vendors": vendors}, indent=2))
-            return 0 if watch(config) else 1
+            return 0 if watch(config, options.http) else 1
     except ServerNotFound as missing:
         print(missing, file=sys.stderr)
         return 3

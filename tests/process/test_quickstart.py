@@ -26,10 +26,10 @@ pytestmark = [
 
 
 @contextmanager
-def quickstart(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def quickstart(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     environ = {**os.environ, "MAILQUEUE_VENV": sys.prefix, "TMPDIR": str(folder)}
     with subprocess.Popen(
-        ["bash", SCRIPT],
+        ["bash", SCRIPT, *options],
         env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -64,12 +64,14 @@ def read_until(process: subprocess.Popen[str], words: str) -> str:
     return said
 
 
+@pytest.mark.parametrize("options", [(), ("--http",)], ids=["in Python", "by HTTP"])
 def test_the_quickstart_sends_everything_although_a_vendor_is_down_and_leaves_nothing(
-    tmp_path: Path,
+    tmp_path: Path, options: Sequence[str]
 ) -> None:
-    with quickstart(tmp_path) as process:
+    with quickstart(tmp_path, *options) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
+    assert ("The HTTP service" in out) == bool(options)
     rows = [line.split() for line in out.splitlines()]
     sendgrid, mailgun, smtp = (
         next(row for row in rows if row[:1] == [name] and row[1].isdigit())
@@ -107,6 +109,13 @@ def test_an_interrupted_quickstart_leaves_nothing(
     assert process.returncode == 130
     assert processes_of(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_option_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    with quickstart(tmp_path, "--smoke-signals") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert "--smoke-signals" in err
 
 
 def test_no_process_outlives_a_quickstart_that_was_killed(tmp_path: Path) -> None:
