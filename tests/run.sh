@@ -35,8 +35,17 @@ postfix_packages() {
             END { exit !found }'
 }
 
+# Resend's own client for Node, into the environment.
+get_node_packages() {
+    [ -d "$venv/node/node_modules/resend" ] && return
+    command -v npm > /dev/null || return
+    mkdir -p "$venv/node"
+    quietly npm install --prefix "$venv/node" --no-audit --no-fund --ignore-scripts resend@6
+}
+
 set_up dev
 get_postfix || say "No Postfix here, and it could not be fetched."
+get_node_packages || say "No npm here, so no client in Node is tried."
 # Networks of our own, in which MongoDB's nodes lose sight of each other.
 [ "$(id -u)" != 0 ] || command -v ip > /dev/null || apt_install iproute2 || say "No iproute2 here."
 # Other people's clients for the ways in.

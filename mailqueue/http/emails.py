@@ -12,18 +12,20 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
-from mailqueue.errors import InvalidEmail
+from mailqueue.errors import InvalidEmail, StoreUnavailable
 from mailqueue.http import wire
 from mailqueue.http.auth import check_sender
 from mailqueue.http.calls import Call, Headers, Reply
-from mailqueue.http.errors import Entry, Problem, not_found, refused
+from mailqueue.http.errors import Entry, Problem, invalid, not_found, refused
 from mailqueue.http.limits import Limits
 from mailqueue.http.wire import Message
 from mailqueue.message import Email
+from mailqueue.service.keys import ApiKey
 from mailqueue.store import ids
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from mailqueue.producer.submission import SendCall
 
 T = TypeVar("T")
+_Json = dict[str, Any]
 
 MAX_BATCH = 100
 MAX_KEY_LENGTH = 256
@@ -53,11 +56,11 @@ class Emails:
 
     async def send(self, call: Call) -> Reply:
         """``POST /emails``: store one e-mail."""
-        read = _reader(call, {_JSON: _read_one, _RAW: _read_raw})
+        readers = {_JSON: partial(_read_one, call.key), _RAW: partial(_read_raw, call.key)}
+        read = _reader(call, readers)
         key = _idempotency_key(call)
         with self._limits.body(call.length) as body:
             message = await _apart_if_large(read, await body.read(call.receive))
-            _check_sender(call, message)
             email_id = await self._store(message, key)
         return Reply(201, b'{"id":"%b"}' % ids.as_uuid(email_id).encode(), id=email_id)
 
@@ -74,36 +77,49 @@ class Emails:
             raise message.problem(error) from None
 
     async def send_batch(self, call: Call) -> Reply:
-        """``POST /emails/batch``: store all e-mails, or none if one is not valid."""
-        read = _reader(call, {_JSON: _read_batch})
-        if call.headers.get(b"x-batch-validation", b"strict").lower() != b"strict":
-            raise refused("", "X-Batch-Validation is not supported, except strict")
-        key = _idempotency_key(call)
-        with self._limits.body(call.length) as body:
-            messages = await _apart_if_large(read, await body.read(call.receive))
-            for n, message in enumerate(messages):
-                _check_sender(call, message, f"/{n}")
-            email_ids = await self._store_all(messages, key)
-        shown = [{"id": ids.as_uuid(email_id)} for email_id in email_ids]
-        return _json(201, {"data": shown}, emails=len(shown))
+        """``POST /emails/batch``: store all e-mails, or none if one is not valid.
 
-    async def _store_all(self, messages: Sequence[Message], key: str | None) -> list[str]:
-        calls: list[SendCall] = [
-            {
-                "email": message.email,
-                "priority": message.priority,
-                "send_at": message.send_at,
-                "expires_at": message.expires_at,
-                "idempotency_key": None if key is None else f"{key}#{n}",
-            }
-            for n, message in enumerate(messages)
-        ]
+        With ``X-Batch-Validation: permissive`` those that are valid are stored.
+        """
+        read = _reader(call, {_JSON: partial(_read_batch, call.key)})
+        is_strict, key = _is_strict(call), _idempotency_key(call)
+        with self._limits.body(call.length) as body:
+            entries = await _apart_if_large(read, await body.read(call.receive))
+            if is_strict:
+                answer = {"data": await self._store_all(entries, key)}
+            else:
+                answer = await self._store_valid(entries, key)
+        return _json(201, answer, emails=len(answer["data"]))
+
+    async def _store_all(
+        self, entries: Sequence[Message | Problem], key: str | None
+    ) -> list[_Json]:
+        for each in entries:
+            if isinstance(each, Problem):
+                raise each
+        messages = [each for each in entries if isinstance(each, Message)]
         try:
-            return await self._producer.send_all(calls)
+            email_ids = await self._producer.send_all(_calls(enumerate(messages), key))
         except InvalidEmail as error:
             if error.index is None:
                 raise
             raise messages[error.index].problem(error) from None
+        return [{"id": ids.as_uuid(email_id)} for email_id in email_ids]
+
+    async def _store_valid(self, entries: Sequence[Message | Problem], key: str | None) -> _Json:
+        messages = {n: each for n, each in enumerate(entries) if isinstance(each, Message)}
+        problems = {n: each for n, each in enumerate(entries) if isinstance(each, Problem)}
+        shown = []
+        results = await self._producer.send_each(_calls(messages.items(), key))
+        for (n, message), result in zip(messages.items(), results, strict=True):
+            if isinstance(result, StoreUnavailable):
+                raise result
+            if isinstance(result, InvalidEmail):
+                problems[n] = message.problem(InvalidEmail(result.field, result.problem, n))
+            else:
+                shown.append({"id": ids.as_uuid(result)})
+        errors = [{"index": n, "message": problems[n].message} for n in sorted(problems)]
+        return {"data": shown, "errors": errors}
 
     # Looking -----------------------------------------------------------------------------------
 
@@ -139,8 +155,9 @@ class Emails:
         """``PATCH /emails/{id}``: another ``scheduled_at``."""
         read = _reader(call, {_JSON: wire.read_json})
         with self._limits.body(call.length) as body:
-            send_at = wire.read_reschedule(read(await body.read(call.receive)))
+            value = await _apart_if_large(read, await body.read(call.receive))
         stored = await self._find(call)
+        send_at = wire.read_reschedule(value, stored.id)
         if not await self._producer.reschedule(stored.id, send_at):
             raise _too_late("It was tried already, or has ended: its time cannot be changed.")
         return _json(200, {"object": "email", "id": ids.as_uuid(stored.id)}, id=stored.id)
@@ -157,7 +174,7 @@ class Emails:
 # Reading a request --------------------------------------------------------------------------------
 
 
-def _reader(call: Call, readers: dict[bytes, Callable[[bytes], T]]) -> Callable[[bytes], T]:
+def _reader(call: Call, readers: Mapping[bytes, Callable[[bytes], T]]) -> Callable[[bytes], T]:
     """The reader of the body's type. Raises ``Problem`` for another type."""
     read = readers.get(call.content_type)
     encoding = call.headers.get(b"content-encoding", b"identity").lower()
@@ -173,37 +190,69 @@ async def _apart_if_large(read: Callable[[bytes], T], body: bytes) -> T:
     return read(body) if len(body) <= _LARGE else await asyncio.to_thread(read, body)
 
 
-def _read_one(body: bytes) -> Message:
-    return wire.read_message(wire.read_json(body))
+def _read_one(key: ApiKey, body: bytes) -> Message:
+    message = wire.read_message(wire.read_json(body))
+    _check_sender(key, message)
+    return message
 
 
-def _read_raw(body: bytes) -> Message:
+def _read_raw(key: ApiKey, body: bytes) -> Message:
     from email import message_from_bytes, policy
 
-    return Message(Email.from_message(message_from_bytes(body, policy=policy.SMTP)))
+    message = Message(Email.from_message(message_from_bytes(body, policy=policy.SMTP)))
+    _check_sender(key, message)
+    return message
 
 
-def _read_batch(body: bytes) -> list[Message]:
+def _read_batch(key: ApiKey, body: bytes) -> list[Message | Problem]:
+    """The e-mails of a batch; for one that is refused, why."""
     values = wire.read_json(body)
     if type(values) is not list or not 0 < len(values) <= MAX_BATCH:
         raise refused("", f"must be a list of 1 to {MAX_BATCH} e-mails")
-    messages = []
-    for n, value in enumerate(values):
-        try:
-            messages.append(wire.read_message(value, f"/{n}"))
-        except InvalidEmail as error:
-            raise InvalidEmail(error.field, error.problem, n) from None
-    return messages
+    return [_read_entry(key, value, n) for n, value in enumerate(values)]
 
 
-def _check_sender(call: Call, message: Message, path: str = "") -> None:
+def _read_entry(key: ApiKey, value: Any, n: int) -> Message | Problem:
+    try:
+        message = wire.read_message(value, f"/{n}")
+        _check_sender(key, message, n)
+        return message
+    except InvalidEmail as error:
+        return invalid(InvalidEmail(error.field, error.problem, n))
+    except Problem as problem:
+        return problem
+
+
+def _check_sender(key: ApiKey, message: Message, index: int | None = None) -> None:
     """Raises ``Problem`` if the caller's key has senders, and this is none of them."""
-    if call.key.senders:
+    if key.senders:
         try:
             email = message.email = Email.of(message.email)
         except InvalidEmail as error:
-            raise message.problem(error) from None
-        check_sender(call.key, email, path)
+            own = InvalidEmail(error.field, error.problem, index)
+            raise message.problem(own) from None
+        check_sender(key, email, "" if index is None else f"/{index}")
+
+
+def _calls(messages: Iterable[tuple[int, Message]], key: str | None) -> list[SendCall]:
+    return [
+        {
+            "email": message.email,
+            "priority": message.priority,
+            "send_at": message.send_at,
+            "expires_at": message.expires_at,
+            "idempotency_key": None if key is None else f"{key}#{n}",
+        }
+        for n, message in messages
+    ]
+
+
+def _is_strict(call: Call) -> bool:
+    """Whether a bad e-mail keeps the others of its batch from being stored."""
+    mode = call.headers.get(b"x-batch-validation", b"strict")
+    if mode not in (b"strict", b"permissive"):
+        raise refused("", "X-Batch-Validation must be strict or permissive")
+    return mode == b"strict"
 
 
 def _idempotency_key(call: Call) -> str | None:

@@ -115,7 +115,7 @@ def refused(path: str, problem: str) -> Problem:
 
 def name_of(path: str) -> str:
     """A place as the rest of mailqueue writes it: ``/to/1`` is ``to[1]``."""
-    return re.sub(r"\.(\d+)", r"[\1]", path.removeprefix("/").replace("/", "."))
+    return re.sub(r"(^|\.)(\d+)", r"[\2]", path.removeprefix("/").replace("/", "."))
 
 
 def unavailable(_: StoreUnavailable) -> Problem:

@@ -239,11 +239,14 @@ def _name_and_value(tag: Any, place: str) -> tuple[str, str | None]:
     return name, value
 
 
-def read_reschedule(value: Any) -> datetime:
-    """The new time of an e-mail. Raises ``Problem`` and ``InvalidEmail``."""
+def read_reschedule(value: Any, email_id: str) -> datetime:
+    """The new time of this e-mail. Raises ``Problem`` and ``InvalidEmail``."""
     if type(value) is not dict:
         raise refused("", _OBJECT)
-    _check_keys(value, ("scheduled_at",))
+    _check_keys(value, ("scheduled_at", "id"))
+    # Resend's SDK for Python repeats the address here.
+    if value.get("id") not in (None, email_id, ids.as_uuid(email_id)):
+        raise InvalidEmail("id", "is another one than in the address")
     time = read_time(value.get("scheduled_at"), "scheduled_at")
     if time is None:
         raise InvalidEmail("scheduled_at", f"is missing, or null: it {_NO_TIME}")

@@ -168,6 +168,34 @@ def test_of_a_batch_with_a_bad_e_mail_nothing_is_stored(
     assert emails.count_documents({}) == 0
 
 
+def test_of_a_permissive_batch_what_is_valid_is_stored(
+    service: HttpService, key: Key, emails: Collection[Document]
+) -> None:
+    emails_of_batch = [
+        EMAIL | {"subject": "0"},
+        EMAIL | {"to": "nobody"},
+        EMAIL | {"subject": "2", "attachments": 7},
+        EMAIL | {"subject": "3"},
+    ]
+    headers = {"X-Batch-Validation": "permissive", "Idempotency-Key": "k"}
+    for _ in range(2):
+        answer = service.ask(
+            "POST", "/emails/batch", emails_of_batch, secret=key.secret, headers=headers
+        )
+        assert answer.status == 201
+        assert [error["index"] for error in answer.json["errors"]] == [1, 2]
+        assert answer.json["errors"][0]["message"].startswith("[1].to: is not a valid")
+        stored_ids = [ids.parse(each["id"]) for each in answer.json["data"]]
+        found = [emails.find_one({"_id": each}) for each in stored_ids]
+        assert [each["email"]["subject"] for each in found if each] == ["0", "3"]
+    assert emails.count_documents({}) == 2
+    other = {"X-Batch-Validation": "loose"}
+    assert (
+        service.ask("POST", "/emails/batch", [EMAIL], secret=key.secret, headers=other).status
+        == 422
+    )
+
+
 @pytest.mark.parametrize("batch", [[], [EMAIL] * 101, EMAIL, None, 7])
 def test_a_batch_has_1_to_100_e_mails(service: HttpService, key: Key, batch: object) -> None:
     answer = service.ask("POST", "/emails/batch", batch or [], secret=key.secret)
@@ -354,6 +382,7 @@ def test_an_e_mail_gets_another_time(
         ({"scheduled_at": "in 1 min"}, "/scheduled_at"),
         ({"scheduled_at": "2040-01-31T09:00:00"}, "/scheduled_at"),
         ({"scheduled_at": LATER.isoformat(), "to": []}, "/to"),
+        ({"scheduled_at": LATER.isoformat(), "id": "0" * 24}, "/id"),
         ([], ""),
     ],
 )

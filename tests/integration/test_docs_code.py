@@ -45,6 +45,7 @@ TESTED = {  # what is in examples/, and which test runs it
     "event.sh": "process/test_intake.py",
     "fastapi_app.py": "process/test_fastapi_app.py",
     "load_test.py": "integration/test_load_test.py",
+    "node_resend.mjs": "http/test_clients.py",
     "mailqueue-consumer@.service": "integration/test_deployment.py",
     "mailqueue-http@.service": "integration/test_deployment.py",
     "mailqueue-intake@.service": "integration/test_deployment.py",
