@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pymongo.client_session import ClientSession
 
 Document = dict[str, Any]
+_CONTENT = frozenset({"html", "alternatives", "attachments"})
 
 
 class MemoryStore:
@@ -210,7 +211,7 @@ class MemoryStore:
     ) -> list[Stored]:
         """The newest, the newest first: those older than ``after``, or newer than ``before``.
 
-        Bodies and files are not left out: here they are in memory anyway.
+        As a store's, with an empty text, and without HTML and files.
         """
         with self._lock:
             ids = sorted(self._documents, reverse=True)
@@ -218,7 +219,12 @@ class MemoryStore:
             ids = [i for i in ids if i > before][-limit:]
         elif after is not None:
             ids = [i for i in ids if i < after]
-        return list(self.read(ids[:limit]).values())
+        return [_without_content(stored) for stored in self.read(ids[:limit]).values()]
+
+
+def _without_content(stored: Stored) -> Stored:
+    email = {key: each for key, each in stored.document["email"].items() if key not in _CONTENT}
+    return Stored({**stored.document, "email": {**email, "text": ""}}, stored.now)
 
 
 class NoQueue:

@@ -98,6 +98,7 @@ async def _send_from_many_tasks() -> list[str]:
     async with AsyncProducer() as producer:
         ids = await asyncio.gather(*(producer.send(MAIL) for _ in range(100)))
         ids.append(await producer.send(OTHER, idempotency_key="k"))
+        assert await producer.send_each([{"email": OTHER, "idempotency_key": "k"}]) == ids[-1:]
         assert await producer.send(OTHER, idempotency_key="k") == ids[-1]
         assert await producer.cancel(ids[0])
         status = await producer.status(ids[1])
