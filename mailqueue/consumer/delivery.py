@@ -55,6 +55,11 @@ class Send:
         """Who is asked."""
         return self.permit.vendor
 
+    @property
+    def token(self) -> int:
+        """That of the attempt."""
+        return self.claim.new_token
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookUp:

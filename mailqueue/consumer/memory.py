@@ -37,33 +37,15 @@ def return_freed_blocks() -> None:
 class Held:
     """The memory of one e-mail; free when nobody holds this any more."""
 
-    __slots__ = ("_cost", "_freed")
+    __slots__ = ("_freed", "_kind_and_cost")
 
-    def __init__(self, cost: int, freed: deque[int]) -> None:
-        self._cost = cost
+    def __init__(self, kind: str, cost: int, freed: deque[tuple[str, int]]) -> None:
+        self._kind_and_cost = kind, cost
         self._freed = freed
 
     def __del__(self) -> None:
         # At any moment, in any thread: no lock.
-        self._freed.append(self._cost)
-
-
-class _Tally:
-    """What is held of one kind. Used under the lock, but for what ``Held`` says."""
-
-    def __init__(self) -> None:
-        self._used = 0
-        self._freed: deque[int] = deque()
-
-    def hold(self, cost: int) -> Held:
-        self._used += cost
-        return Held(cost, self._freed)
-
-    @property
-    def used(self) -> int:
-        while self._freed:
-            self._used -= self._freed.popleft()
-        return self._used
+        self._freed.append(self._kind_and_cost)
 
 
 class Memory:
@@ -73,26 +55,37 @@ class Memory:
         self._most = most
         self._for_large = most - most // 8
         self._lock = threading.Lock()
-        self._small, self._large = _Tally(), _Tally()
+        self._used = {"small": 0, "large": 0}
+        self._freed: deque[tuple[str, int]] = deque()
 
     def share(self, emails: int) -> int:
         """The size up to which so many e-mails may be read at once."""
         with self._lock:
+            self._count_freed()
             # As if all were of that size: the real sizes are known only after the reading.
-            free = self._most - self._small.used - self._large.used
+            free = self._most - sum(self._used.values())
             return max(0, free) // (COPIES * max(1, emails))
 
     def hold_small(self, size: int) -> Held:
         """The memory of a small one, which was read."""
         with self._lock:
-            return self._small.hold(COPIES * size)
+            return self._hold("small", COPIES * size)
 
     def hold_large(self, size: int) -> Held | None:
         """The memory of a large one, which is to be read; None: there is no room now."""
         cost = min(COPIES * size, self._for_large)
         with self._lock:
+            self._count_freed()
             # Without another large one it may go, however large: otherwise it would never be sent.
-            others = self._large.used
-            if others and others + self._small.used + cost > self._for_large:
+            if self._used["large"] and sum(self._used.values()) + cost > self._for_large:
                 return None
-            return self._large.hold(cost)
+            return self._hold("large", cost)
+
+    def _hold(self, kind: str, cost: int) -> Held:
+        self._used[kind] += cost
+        return Held(kind, cost, self._freed)
+
+    def _count_freed(self) -> None:
+        while self._freed:
+            kind, cost = self._freed.popleft()
+            self._used[kind] -= cost

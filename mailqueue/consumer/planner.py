@@ -149,7 +149,7 @@ class Planner:
         return _finish(
             Change(
                 id=send.stored.id,
-                token=send.claim.new_token,
+                token=send.token,
                 nonce=delivery.lease.nonce,
                 decision=decision,
                 result=delivery.result,

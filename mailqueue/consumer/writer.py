@@ -32,7 +32,7 @@ from mailqueue.consumer.planner import Planner, release
 from mailqueue.consumer.sender import Sender
 from mailqueue.consumer.slots import Slots
 from mailqueue.errors import StoreUnavailable
-from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.logs import event
 from mailqueue.routing import bulkheads
 from mailqueue.routing.router import Router
@@ -302,27 +302,24 @@ class Writer:
             self.inbox.put(self.fetcher.read(again))
 
     def _note_answers(self, results: Sequence[Delivery], seconds: float) -> None:
-        """Note the answers that no settlement holds: to look-ups, and where the lease is lost."""
+        """Note the answers that no settlement holds: to look-ups, and where the lease is lost.
+
+        A yes always counts. Where the vendor does not know the e-mail, it may be sent again.
+        """
         for each in results:
-            if isinstance(plan := each.plan, LookUp):
-                self._note(plan, plan.token, each.result, seconds)
-            elif isinstance(plan, Send):
-                facts = {"id": str(plan.claim.id), "vendor": plan.vendor}
-                event(logger, logging.WARNING, "lease.lost", **facts)
-                self._note(plan, plan.claim.new_token, each.result, seconds)
-        for each in results:
-            if isinstance(plan := each.plan, Send):
+            plan, result = each.plan, each.result
+            if not isinstance(plan, (Send, LookUp)):
+                continue
+            email_id, vendor = plan.stored.id, plan.vendor
+            if isinstance(plan, Send):
+                event(logger, logging.WARNING, "lease.lost", id=str(email_id), vendor=vendor)
+            if result is not None and result.outcome is Outcome.ACCEPTED:
+                self._store.record_late_yes(email_id, plan.token, vendor, result, seconds)
+            elif isinstance(plan, LookUp):
+                self._store.record_look_up(email_id, plan.token)
+            if isinstance(plan, Send):
                 each.finish = release(plan.stored, 1.0)
         end_jobs(results)
-
-    def _note(
-        self, plan: Send | LookUp, token: int, result: SendResult | None, seconds: float
-    ) -> None:
-        """A yes always counts. Where the vendor does not know the e-mail, it may be sent again."""
-        if result is not None and result.outcome is Outcome.ACCEPTED:
-            self._store.record_late_yes(plan.stored.id, token, plan.vendor, result, seconds)
-        elif isinstance(plan, LookUp):
-            self._store.record_look_up(plan.stored.id, token)
 
     # Giving back -------------------------------------------------------------------------------
 
