@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from heapq import nsmallest
@@ -30,7 +29,7 @@ from mailqueue.errors import ConfigError
 from mailqueue.http.application import App
 from mailqueue.http.errors import Problem
 from mailqueue.logs import event
-from mailqueue.service import Service, is_loopback, listen, run_async, url
+from mailqueue.service import Service, is_loopback, listen, room_for, run_async, url
 from mailqueue.service.log_buffer import buffered_log
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ SLOWEST = 16 * 1024  # bytes per second
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
 MOST_AHEAD = 16  # requests that a client may send before the answer to an earlier one
 KEEP_ALIVE = 75  # seconds that a connection may wait for its next request
-_SPARE_FILES = 100  # for connections to MongoDB and beanstalkd, logs and the like
 
 _log = logging.getLogger(__name__)
 
@@ -230,7 +228,7 @@ def serve(config: Config, host: str | None = None, port: int | None = None) -> i
 async def _serve(
     config: Config, listener: socket.socket, service: Service, stopping: asyncio.Event
 ) -> None:
-    clients = Clients(_room(config.http.connections), config.http.timeout)
+    clients = Clients(room_for(config.http.connections), config.http.timeout)
     server = _Server(_uvicorn(config, clients), service, url("http", listener))
     if not config.http.keys:
         sys.stderr.write("mailqueue http: no API key is configured: only this host is served\n")
@@ -259,17 +257,6 @@ def _uvicorn(config: Config, clients: Clients) -> uvicorn.Config:
         # A request that is under way ends by then, one that is still coming is cut.
         timeout_graceful_shutdown=int(config.http.timeout + 2 * config.mongodb.timeout) + 1,
     )
-
-
-def _room(connections: int) -> int:
-    """How many connections there may be, once this process may open as many files as it can."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return connections
-    return max(1, min(connections, soft - _SPARE_FILES))
 
 
 def _loop_factory() -> Any:

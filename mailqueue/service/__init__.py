@@ -7,7 +7,7 @@ the consumer has, too; ``keys`` says who calls.
 from __future__ import annotations
 
 from mailqueue.config.checks import is_loopback
-from mailqueue.service.server import Service, listen, run, run_async, url
+from mailqueue.service.server import Service, listen, room_for, run, run_async, url
 from mailqueue.service.systemd import ServiceManager, Signals
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Signals",
     "is_loopback",
     "listen",
+    "room_for",
     "run",
     "run_async",
     "url",

@@ -14,10 +14,12 @@ Promises: a handler takes no lock, which the thread that it interrupts may hold.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mailqueue.errors import ConfigError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 EXIT_OK = 0
 EXIT_ABANDONED = 1  # what was under way was left
 BACKLOG = 2048  # connections that wait until they are accepted; the kernel may allow fewer
+OTHER_FILES = 100  # for connections to MongoDB and beanstalkd, logs and the like
 TICK = 0.5  # seconds between two signs of life of an event loop
 
 
@@ -125,6 +128,17 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigError([f"cannot listen on port {port} of {host}: {reason}"]) from None
+
+
+def room_for(connections: int) -> int:
+    """How many of these connections there may be, once we may open as many files as we can."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return connections
+    return max(1, min(connections, files - OTHER_FILES))
 
 
 def url(scheme: str, listener: socket.socket) -> str:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
@@ -23,7 +22,7 @@ from mailqueue.aio import AsyncProducer
 from mailqueue.config import Config, Smtp, is_production
 from mailqueue.errors import ConfigError
 from mailqueue.logs import event
-from mailqueue.service import Service, is_loopback, listen, run_async, url
+from mailqueue.service import Service, is_loopback, listen, room_for, run_async, url
 from mailqueue.service.keys import KeyRing
 from mailqueue.service.server import BACKLOG
 from mailqueue.smtp import submission
@@ -33,7 +32,6 @@ from mailqueue.smtp.session import Rules, protocol
 logger = logging.getLogger(__name__)
 
 GRACE = 30.0  # seconds
-_OTHER_FILES = 64  # descriptors for all but the clients
 
 
 def serve(config: Config, host: str | None, port: int | None) -> int:
@@ -81,7 +79,7 @@ async def _serve(
     stopping: asyncio.Event,
 ) -> None:
     listener = listen(settings.host, settings.port)
-    connections = Connections(_room(settings.connections))
+    connections = Connections(room_for(settings.connections))
     reader = ThreadPoolExecutor(1, "reader")
     max_bytes = submission.max_bytes(config)
     async with aclosing(AsyncProducer(config)) as producer:  # MongoDB need not be there yet
@@ -121,15 +119,3 @@ def _say_started(settings: Smtp, keys: KeyRing, tls: ssl.SSLContext | None) -> N
         auth="required" if keys else "none: http.keys is empty, so this host only",
         tls=settings.tls if tls else "none",
     )
-
-
-def _room(wanted: int) -> int:
-    """How many connections there are file descriptors for."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        with suppress(OSError, ValueError):
-            limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-            soft = limit
-    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - _OTHER_FILES))

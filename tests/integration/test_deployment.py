@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mailqueue.config import Config, Delivery, MongoDB
+from mailqueue import cli
+from mailqueue.config import Config, Delivery, Http, MongoDB
+from mailqueue.smtp.server import GRACE
 
 REPO = Path(__file__).parents[2]
 UNITS = REPO / "examples" / "systemd"
@@ -32,8 +34,11 @@ CONSUMER = "mailqueue-consumer@.service"
 # What each unit runs, in the words of its command line; how long it takes to end, at most.
 COMMANDS = {
     CONSUMER: ("mailqueue.consumer", 3 * MongoDB().timeout + Delivery().deadline),
-    "mailqueue-http@.service": ("mailqueue http --port %i", MongoDB().timeout),
-    "mailqueue-smtp@.service": ("mailqueue smtp --port %i", MongoDB().timeout),
+    "mailqueue-http@.service": (
+        "mailqueue http --port %i",
+        Http().timeout + 2 * MongoDB().timeout + 1,
+    ),
+    "mailqueue-smtp@.service": ("mailqueue smtp --port %i", GRACE + 2 * MongoDB().timeout),
     "mailqueue-intake@.service": ("mailqueue intake", MongoDB().timeout),
 }
 each_unit = pytest.mark.parametrize("name", COMMANDS)
@@ -54,6 +59,13 @@ def directives(name: str) -> dict[str, list[str]]:
 
 def test_every_unit_is_looked_at() -> None:
     assert {path.name for path in UNITS.iterdir()} == COMMANDS.keys()
+
+
+def test_what_units_and_compose_start_are_verbs_of_the_command_line() -> None:
+    commands = [command for command, _ in COMMANDS.values()] + [c for c in OURS.values() if c]
+    verbs = {words[1] for c in commands if (words := c.split())[0] == "mailqueue"}
+    assert verbs == {"http", "smtp", "intake"}
+    assert verbs <= cli.VERBS.keys()
 
 
 @each_unit
@@ -95,7 +107,7 @@ def test_the_unit_imports_nothing_from_where_it_is_started_and_leaves_no_core_fi
 ) -> None:
     assert f"/bin/python -P -m {COMMANDS[name][0]} " in directives(name)["ExecStart"][0]
     assert directives(name)["LimitCORE"] == ["0"]
-    assert directives(name)["MemoryMax"] == ["1G" if name == CONSUMER else "512M"]
+    assert directives(name)["MemoryMax"] == ["512M" if "intake" in name else "1G"]
 
 
 @each_unit
@@ -191,9 +203,11 @@ def test_compose_hands_secrets_over_as_files(compose: Any) -> None:
     assert consumer["environment"] == ["MAILQUEUE_ENV", "CREDENTIALS_DIRECTORY=/run/secrets"]
     written = compose["configs"]["mailqueue"]["content"]
     assert set(re.findall(r"\$\$\{(\w+)\}", written)) == set(consumer["secrets"])
-    assert set(compose["secrets"]) == set(consumer["secrets"])
-    for name in OURS.keys() - {"consumer"}:
-        assert "secrets" not in compose["services"][name]
+    secrets = {name: set(compose["services"][name].get("secrets", ())) for name in OURS}
+    assert set(compose["secrets"]) == set().union(*secrets.values())
+    assert (secrets["http"], secrets["intake"]) == (set(), set())
+    assert secrets["smtp"] == {"smtp.pem"}
+    assert '"/run/secrets/smtp.pem"' in written
 
 
 def compose_is_here() -> bool:

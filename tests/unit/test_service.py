@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from mailqueue import cli
 from mailqueue.config import ApiKeyConfig, Config
 from mailqueue.errors import ConfigError
-from mailqueue.service import is_loopback, listen, url
+from mailqueue.service import is_loopback, listen, room_for, url
 from mailqueue.service.keys import ApiKey, KeyRing, digest_of, new_secret
 
 # Processes ----------------------------------------------------------------------------------------
@@ -138,6 +139,17 @@ def test_only_addresses_of_this_host_alone_are_loopback() -> None:
     assert not any(
         map(is_loopback, ["0.0.0.0", "::", "192.0.2.1", "mail.example.org"])
     )  # nothing is bound
+
+
+@pytest.mark.parametrize(
+    "files, connections", [(100_000, 1000), (400, 300), (50, 1), (resource.RLIM_INFINITY, 1000)]
+)
+def test_there_are_no_more_connections_than_files(
+    monkeypatch: pytest.MonkeyPatch, files: int, connections: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
+    assert room_for(1000) == connections
 
 
 # Keys ---------------------------------------------------------------------------------------------
