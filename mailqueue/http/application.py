@@ -9,6 +9,7 @@ application, mounted under a path.
 
 from __future__ import annotations
 
+from asyncio import to_thread
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,6 +27,7 @@ from mailqueue.http.auth import Callers
 from mailqueue.http.calls import Call, Endpoint, Handler, Send
 from mailqueue.http.emails import Emails
 from mailqueue.http.errors import not_found
+from mailqueue.http.events import Events
 from mailqueue.http.health import Health
 from mailqueue.http.limits import Limits, Receive, longest_body
 
@@ -40,9 +42,10 @@ class App(Starlette):
             longest_body(config.limits.max_size), config.http.max_memory, config.http.requests
         )
         callers = Callers(config.http.keys)
+        self.events = Events(config, limits)
         routes = [
             Endpoint(path, handlers, callers, limits)
-            for path, handlers in _table(self.producer, limits).items()
+            for path, handlers in _table(self.producer, self.events, limits).items()
         ]
         self._send_email = routes[0]
         super().__init__(
@@ -63,7 +66,7 @@ class App(Starlette):
 Handlers = Mapping[str, tuple[Handler, str | None]]
 
 
-def _table(producer: AsyncProducer, limits: Limits) -> Mapping[str, Handlers]:
+def _table(producer: AsyncProducer, events: Events, limits: Limits) -> Mapping[str, Handlers]:
     """Every address, with its methods, and the scope that each needs."""
     emails, health = Emails(producer, limits), Health(producer)
     return {
@@ -71,6 +74,9 @@ def _table(producer: AsyncProducer, limits: Limits) -> Mapping[str, Handlers]:
         "/emails/batch": {"POST": (emails.send_batch, "send")},
         "/emails/{id}": {"GET": (emails.show, "read"), "PATCH": (emails.reschedule, "operate")},
         "/emails/{id}/cancel": {"POST": (emails.cancel, "operate")},
+        "/events/{vendor}": dict.fromkeys(
+            ("POST", "GET", "HEAD", "OPTIONS"), (events.receive, None)
+        ),
         "/healthz": {"GET": (health.live, None)},
         "/readyz": {"GET": (health.ready, None)},
         "/openapi.json": {"GET": (documents.openapi, None)},
@@ -84,6 +90,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     yield
     if isinstance(app, App):
         await app.producer.aclose()
+        await to_thread(app.events.close)
 
 
 async def _nothing_there(request: Request, _: Exception) -> Response:

@@ -96,7 +96,7 @@ class Endpoint:
     ) -> None:
         self.path, self.handlers = path, dict(handlers)
         if "GET" in self.handlers:
-            self.handlers["HEAD"] = self.handlers["GET"]
+            self.handlers.setdefault("HEAD", self.handlers["GET"])
         self._callers, self._limits = callers, limits
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
