@@ -24,9 +24,9 @@ from typing import Any
 from bson import ObjectId
 from pymongo.errors import BulkWriteError
 
+from mailqueue import logs
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
-from mailqueue.logs import event as log
 from mailqueue.message import Email
 from mailqueue.producer.group_commit import CommitTimeout, GroupCommit
 from mailqueue.store import deliveries, ids
@@ -122,7 +122,7 @@ class EventStore:
         except CommitTimeout:
             raise StoreUnavailable("MongoDB: no answer in time") from None
         kinds = Counter(str(each.type) for each in events)
-        log(logger, logging.INFO, "events.stored", vendor=vendor, **kinds)
+        logs.event(logger, logging.INFO, "events.stored", vendor=vendor, **kinds)
 
     def of_email(self, email_id: ObjectId, limit: int = 100) -> list[dict[str, Any]]:
         """The newest events of an e-mail, as they are stored, the oldest of them first."""
