@@ -56,7 +56,7 @@ CHECKED = {  # written by hand; by the tests below, and in tests/integration
         "limit",
         "outcome",
     ),
-    *("priority", "verb"),
+    *("priority", "verb", "webhook"),
     *("call", "status"),  # by tests/http/test_description.py
     *("attribute", "anymail", "postoffice", "celery"),  # in test_docs_applications
 }
@@ -97,14 +97,29 @@ def first_column(page: str, name: str) -> list[str]:
 
 def column(page: str, name: str, number: int) -> list[str]:
     """The code in one cell of each row of a table that is written by hand."""
+    return [code for cell in column_cells(page, name, number) for code in cell]
+
+
+def column_cells(page: str, name: str, number: int) -> list[list[str]]:
+    """The same, by row."""
     found = tables.marked(name).search((REPO / page).read_text("utf-8"))
     assert found
     rows = found[0].splitlines()[3:-1]
-    return [code for row in rows for code in re.findall(r"`([^`]+)`", row.split("|")[number])]
+    return [re.findall(r"`([^`]+)`", row.split("|")[number]) for row in rows]
 
 
 def test_the_keys_of_an_email_are_those_that_send_takes() -> None:
     assert first_column("docs/sending.md", "email") == list(READERS)
+
+
+def test_each_vendor_whose_events_are_read_has_a_line_with_its_settings() -> None:
+    readers = {name: row.events for name, row in VENDOR_TYPES.items() if row.events}
+    assert first_column("docs/events.md", "webhook") == sorted(readers)
+    for name, code in zip(
+        sorted(readers), column_cells("docs/events.md", "webhook", 2), strict=True
+    ):
+        keys = {word for word in code if re.fullmatch("[a-z_]+", word)}
+        assert keys <= readers[name].keys.keys(), name
 
 
 def test_the_outcomes_of_an_attempt_are_those_of_the_code() -> None:
