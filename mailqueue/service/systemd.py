@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Self
 
 ONE_SIGNAL = 1.0  # seconds
@@ -83,7 +84,8 @@ class ServiceManager:
         # A leading @ stands for the abstract namespace's null byte.
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            try:
+            # A manager that went away, or does not listen, is no reason to stop: nor to wait, as
+            # its queue takes a dozen words, and an event loop or a signal handler may speak here.
+            channel.setblocking(False)
+            with suppress(OSError):
                 channel.sendto(state.encode(), address)
-            except OSError:
-                return  # a manager that went away is no reason to stop sending e-mail
