@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -76,10 +76,16 @@ def post(number: int, key: str | None = None) -> bytes:
     return head(len(body), key) + body
 
 
-def head(length: int | None, key: str | None = None) -> bytes:
+def post_batch(numbers: Iterable[int], key: str) -> bytes:
+    """A request to send the e-mails of these numbers."""
+    body = json.dumps([letter(number) for number in numbers]).encode()
+    return head(len(body), key, "/emails/batch") + body
+
+
+def head(length: int | None, key: str | None = None, path: str = "/emails") -> bytes:
     """The first part of a POST whose body has so many bytes; None: it comes in chunks."""
     size = f"Content-Length: {length}" if length is not None else "Transfer-Encoding: chunked"
-    lines = ["POST /emails HTTP/1.1", f"Host: {HOST}", "Content-Type: application/json", size]
+    lines = [f"POST {path} HTTP/1.1", f"Host: {HOST}", "Content-Type: application/json", size]
     lines += [f"Idempotency-Key: {key}"] if key is not None else []
     return "\r\n".join([*lines, "", ""]).encode()
 

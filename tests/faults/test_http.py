@@ -22,7 +22,17 @@ import pytest
 from mailqueue.store import ids
 from tests.conftest import TEST_PREFIX
 from tests.faults.conftest import all_is_well, make_impatient
-from tests.faults.http_clients import PATIENCE, Answer, Client, ask, get, head, post, send
+from tests.faults.http_clients import (
+    PATIENCE,
+    Answer,
+    Client,
+    ask,
+    get,
+    head,
+    post,
+    post_batch,
+    send,
+)
 from tests.process.consumer_process import ConsumerProcess, HttpProcess
 from tests.servers import BreakableServers
 from tests.stage import Stage, letter
@@ -30,7 +40,7 @@ from tests.stage import Stage, letter
 REQUESTS = 500
 MIB = 2**20
 T = TypeVar("T")
-Services = Callable[[Stage], HttpProcess]
+Services = Callable[..., HttpProcess]
 
 
 @pytest.fixture
@@ -39,8 +49,9 @@ def service(tmp_path: Path) -> Iterator[Services]:
     numbers = count(1)
     with ExitStack() as stack:
 
-        def start(stage: Stage) -> HttpProcess:
-            return stack.enter_context(HttpProcess(stage.settings, tmp_path / f"{next(numbers)}"))
+        def start(stage: Stage, **environ: str) -> HttpProcess:
+            folder = tmp_path / f"http{next(numbers)}"
+            return stack.enter_context(HttpProcess(stage.settings, folder, **environ))
 
         yield start
 
@@ -115,6 +126,46 @@ def test_every_201_before_a_kill_is_stored_and_every_email_is_sent_once(
     assert stage.copies == dict.fromkeys(by_id, 1)
 
 
+def test_a_batch_whose_answer_was_lost_in_a_kill_is_completed_by_its_repeat(
+    stage: Stage, service: Services, tmp_path: Path
+) -> None:
+    """Some of its e-mails may be stored: the repeat stores the others, and no e-mail twice."""
+    stage.vendor("only")
+    stage.settings["consumer"] = {"sweep_every": 0.5}
+    first, batches, left = service(stage), range(100), 20
+
+    def request(number: int) -> bytes:
+        return post_batch(range(number * 10, number * 10 + 10), f"batch-{number}")
+
+    async def one(number: int) -> Answer | None:
+        nonlocal left
+        with suppress(ConnectionError):
+            answer = await ask(first.port, request(number))
+            left -= 1
+            if not left:
+                first.kill()
+            return answer
+        return None
+
+    with ConsumerProcess(stage.settings, tmp_path / "consumer") as consumer:
+        answers = run(all_of(map(one, batches)))
+        assert {answer.status for answer in answers if answer} == {201}
+        lost = [n for n in batches if answers[n] is None]
+        assert lost
+        second = service(stage)
+        repeated = run(all_of(ask(second.port, request(n)) for n in lost))
+        assert {answer.status for answer in repeated} == {201}
+        assert numbers(stage) == list(range(1000))
+        by_id = numbers_by_id(stage)
+        for n, answer in [*enumerate(answers), *zip(lost, repeated, strict=True)]:
+            if answer is not None:
+                shown = [by_id[str(ids.parse(each["id"]))] for each in answer.json["data"]]
+                assert shown == list(range(n * 10, n * 10 + 10))
+        stage.until(60, sent=1000)
+        assert consumer.stop() == 0
+    assert stage.copies == dict.fromkeys(by_id, 1)
+
+
 # Servers that are away ---------------------------------------------------------------------------
 
 TIMEOUT = 6.0  # mongodb.timeout
@@ -146,7 +197,8 @@ def assert_unavailable(answer: Answer) -> None:
 def test_without_mongodb_the_first_wait_for_its_timeout_and_the_others_hear_it_at_once(
     fragile: Stage, servers_to_break: BreakableServers, service: Services, how: str
 ) -> None:
-    process, mongod = service(fragile), servers_to_break.mongod
+    process = service(fragile, WATCHDOG_USEC="500000")
+    mongod = servers_to_break.mongod
 
     async def asked(numbers: range, within: float) -> None:
         calls = (asyncio.wait_for(ask(process.port, post(n)), within) for n in numbers)
@@ -161,6 +213,7 @@ def test_without_mongodb_the_first_wait_for_its_timeout_and_the_others_hear_it_a
         for begin in range(51, 111, 20):
             await asked(range(begin, begin + 20), SOON)
         assert (await status("/readyz"), await status("/healthz")) == (503, 200)
+        assert process.heard().count("WATCHDOG=1") > TIMEOUT / 2  # all the time
 
     async def afterwards() -> None:
         while (await ask(process.port, get("/readyz"))).status != 200:  # noqa: ASYNC110  # of others
@@ -401,6 +454,36 @@ def test_sigterm_lets_the_requests_under_way_finish_and_exits_with_0(
         servers_to_break.mongod.resume()
     assert process.exit_code() == 0
     assert numbers(fragile) == list(range(200))
+
+
+def test_a_restart_under_load_stores_what_it_answers_and_nothing_else(
+    stage: Stage, service: Services
+) -> None:
+    """Each client asks and asks on one connection, until the service closes it."""
+    process, number, sent = service(stage), count(), list[int]()
+
+    async def client() -> None:
+        async with Client(process.port) as connection:
+            while True:
+                own = next(number)
+                try:
+                    answer = await connection.ask(post(own))
+                except ConnectionError:
+                    return
+                assert answer.status == 201
+                sent.append(own)
+                if len(sent) == REQUESTS:
+                    process.terminate()
+                if answer.headers.get("connection") == "close":
+                    return
+
+    async def main() -> None:
+        await all_of(client() for _ in range(100))
+
+    run(main())
+    assert process.exit_code() == 0
+    assert len(sent) >= REQUESTS
+    assert numbers(stage) == sorted(sent)
 
 
 def test_sigterm_while_mongodb_is_away_answers_503_and_exits_with_0(
