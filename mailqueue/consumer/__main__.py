@@ -20,9 +20,9 @@ from contextlib import nullcontext
 
 from mailqueue.consumer.affinity import CpuAffinity
 from mailqueue.consumer.consumer import Consumer
-from mailqueue.consumer.memory import return_freed_blocks
 from mailqueue.errors import ConfigError, Unavailable
 from mailqueue.logs import configure
+from mailqueue.service.memory import return_freed_blocks
 from mailqueue.service.systemd import Signals
 
 

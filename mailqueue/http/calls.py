@@ -22,7 +22,7 @@ from mailqueue import logs
 from mailqueue.errors import InvalidEmail, StoreUnavailable
 from mailqueue.http.auth import Callers
 from mailqueue.http.errors import Problem, invalid, unavailable
-from mailqueue.http.limits import Disconnected, Limits, Receive
+from mailqueue.http.limits import SMALL, Disconnected, Limits, Receive
 from mailqueue.logs import event
 from mailqueue.service.keys import ApiKey
 
@@ -119,7 +119,11 @@ class Endpoint:
             reply = call.answer(
                 Problem(500, "application_error", "The service failed. It is a bug.")
             )
-        await _send(reply, call, send)
+        if len(reply.body) > SMALL:
+            reply = await self._send_large(reply, call, send)
+        else:
+            await _send_head(reply, call, send)
+            await send({"type": "http.response.body", "body": reply.body})
         self._log(call, reply, time.monotonic() - begin)
 
     async def _serve(self, call: Call) -> Reply:
@@ -133,6 +137,22 @@ class Endpoint:
         with self._limits:
             call.key = self._callers.find(call.headers, call.scope.get("client"), scope)
             return await handler(call)
+
+    async def _send_large(self, reply: Reply, call: Call, send: Send) -> Reply:
+        """Send it piece by piece, as its client reads; returns what was answered."""
+        try:
+            room = self._limits.answer(len(reply.body))
+        except Problem as busy:
+            reply = call.answer(busy)
+            await _send_head(reply, call, send)
+            await send({"type": "http.response.body", "body": reply.body})
+            return reply
+        with room:
+            await _send_head(reply, call, send)
+            for start in range(0, len(reply.body), SMALL):
+                part, is_last = reply.body[start : start + SMALL], start + SMALL >= len(reply.body)
+                await send({"type": "http.response.body", "body": part, "more_body": not is_last})
+        return reply
 
     def _log(self, call: Call, reply: Reply, seconds: float) -> None:
         if not _log.isEnabledFor(logging.INFO):
@@ -149,7 +169,7 @@ class Endpoint:
         event(_log, logging.INFO, "request.answered", **facts)
 
 
-async def _send(reply: Reply, call: Call, send: Send) -> None:
+async def _send_head(reply: Reply, call: Call, send: Send) -> None:
     headers = [
         (b"content-type", reply.content_type),
         (b"content-length", str(len(reply.body)).encode()),
@@ -157,4 +177,3 @@ async def _send(reply: Reply, call: Call, send: Send) -> None:
         *reply.headers,
     ]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    await send({"type": "http.response.body", "body": reply.body})

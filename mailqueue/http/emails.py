@@ -39,6 +39,7 @@ _Json = dict[str, Any]
 MAX_BATCH = 100
 MAX_KEY_LENGTH = 256
 MAX_PAGE, PAGE = 100, 20
+MAX_LOOKS = 4  # e-mails that are read whole at a time
 
 _JSON = b"application/json"
 _RAW = b"message/rfc822"
@@ -51,6 +52,7 @@ class Emails:
 
     def __init__(self, producer: AsyncProducer, limits: Limits) -> None:
         self._producer, self._limits = producer, limits
+        self._looks = asyncio.Semaphore(MAX_LOOKS)
 
     # Sending -----------------------------------------------------------------------------------
 
@@ -125,8 +127,9 @@ class Emails:
 
     async def show(self, call: Call) -> Reply:
         """``GET /emails/{id}``."""
-        stored = await self._find(call)
-        return _json(200, wire.show(stored, whole=True), id=stored.id)
+        async with self._looks:  # how large it is, nobody knows before it is there
+            stored = await self._find(call)
+            return _json(200, wire.show(stored, whole=True), id=stored.id)
 
     async def page(self, call: Call) -> Reply:
         """``GET /emails``: the newest first."""
@@ -304,4 +307,10 @@ def _too_late(message: str) -> Problem:
 
 
 def _json(status: int, value: Any, id: str | None = None, emails: int | None = None) -> Reply:  # noqa: A002  # as in the log
-    return Reply(status, json.dumps(value).encode(), headers=_PRIVATE, id=id, emails=emails)
+    return Reply(
+        status,
+        json.dumps(value, ensure_ascii=False).encode(),
+        headers=_PRIVATE,
+        id=id,
+        emails=emails,
+    )

@@ -75,6 +75,12 @@ class Limits:
                 body.reserve(length)
         return body
 
+    def answer(self, length: int) -> Body:
+        """The same for the body of an answer: clients may read it slowly. Raises ``Problem``."""
+        body = Body(self)
+        body.reserve(length)
+        return body
+
     def reserve(self, octets: int) -> None:
         """Raises ``Problem`` if there is no room for them now."""
         if octets > self._free:
@@ -93,7 +99,7 @@ class Limits:
 
 
 class Body:
-    """A body that is being read. Its bytes count until the ``with`` block ends."""
+    """A body in memory. Its bytes count until the ``with`` block ends."""
 
     __slots__ = ("_limits", "_reserved")
 

@@ -31,6 +31,7 @@ from mailqueue.http.errors import Problem
 from mailqueue.logs import event
 from mailqueue.service import Service, is_loopback, listen, room_for, run_async, url
 from mailqueue.service.log_buffer import buffered_log
+from mailqueue.service.memory import return_freed_blocks
 
 if TYPE_CHECKING:
     import socket
@@ -222,6 +223,7 @@ def serve(config: Config, host: str | None = None, port: int | None = None) -> i
         problem = "without an API key only a loopback address is served: mailqueue key new NAME"
         raise ConfigError([f"http.keys: {problem}"])
     listener = listen(host, port)
+    return_freed_blocks()
     return run_async("mailqueue http", partial(_serve, config, listener), _loop_factory())
 
 
