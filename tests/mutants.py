@@ -37,6 +37,7 @@ TUBE = "tests/integration/test_tube.py"
 INTAKE = "tests/integration/test_intake.py"
 DAMAGE = "tests/integration/test_damage.py"
 WILD = "tests/integration/test_wild_vendor.py"
+AIO = "tests/integration/test_aio.py"
 ENDS_WITHIN = 300.0
 
 
@@ -70,6 +71,70 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        "an e-mail with another time keeps its token",
+        (
+            Edit(
+                "store/interventions.py",
+                """                "lease.token": {"$add": ["$lease.token", 1]},\n""",
+                "",
+            ),
+        ),
+        (GUARDS, "-k", "at_its_old_time"),
+    ),
+    Mutant(
+        "an e-mail that was tried gets another time",
+        (Edit("store/interventions.py", """        "attempts": [],\n""", ""),),
+        (GUARDS, "-k", "was_tried"),
+    ),
+    Mutant(
+        "asyncio: a writer's thread that was struck leaves what waits",
+        (
+            Edit(
+                "aio/writer.py",
+                "            if self._waiting:  # something struck",
+                "            if False:  # something struck",
+            ),
+        ),
+        (AIO, "-k", "strikes_the_writers_thread"),
+    ),
+    Mutant(
+        "asyncio: a forked child writes what its parent has waiting",
+        (
+            Edit(
+                "aio/writer.py",
+                "        if ids.process() == self._process:\n",
+                "        if True:\n",
+            ),
+        ),
+        (AIO, "-k", "parents_loop"),
+    ),
+    Mutant(
+        "asyncio: a stuck writer is waited for",
+        (Edit("aio/pending.py", "            self._give_up_writer()\n", ""),),
+        (AIO, "-k", "is_stuck"),
+    ),
+    Mutant(
+        "asyncio: a closed loop stays in memory",
+        (Edit("aio/writer.py", "                pending.forget()\n", "                pass\n"),),
+        (AIO, "-k", "not_kept_in_memory"),
+    ),
+    Mutant(
+        "asyncio: a turn that a cancelled task had is lost",
+        (Edit("aio/pending.py", "                    self._admit(1)", "                    pass"),),
+        (AIO, "-k", "passes_it_on"),
+    ),
+    Mutant(
+        "asyncio: large e-mails share the writes of the others",
+        (
+            Edit(
+                "aio/writer.py",
+                "call.size > LARGE and not call.done:",
+                "call.size > LARGE and False:",
+            ),
+        ),
+        (AIO, "-k", "writes_of_their_own"),
+    ),
     Mutant(
         "no bulkheads: a vendor may hold all senders",
         (Edit("routing/bulkheads.py", "    if number == 1 or not others:\n", "    if True:\n"),),

@@ -13,15 +13,19 @@ Nothing here blocks, and a loop that is over is not kept in memory.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from mailqueue.errors import StoreUnavailable
+from mailqueue.logs import event
 from mailqueue.message import Email
 from mailqueue.producer.group_commit import GRACE, Entry
 from mailqueue.producer.submission import Outcome, Submission
+
+logger = logging.getLogger(__name__)
 
 MAX_SHARES = 1000
 SHARE = 64 * 2**10  # bytes; an e-mail has one share, and one more for each so many bytes
@@ -134,6 +138,7 @@ class Pending:
             if not call.future.done():
                 call.future.set_exception(call.unavailable(NO_ANSWER))
         if overdue:
+            event(logger, logging.ERROR, "writer.stuck", emails=len(overdue))
             self.resolve(overdue)
             self._give_up_writer()
         if self._calls:

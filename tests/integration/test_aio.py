@@ -578,6 +578,32 @@ def test_a_forked_child_has_threads_of_its_own(
     assert ids_of(emails) == set(ids)
 
 
+def test_a_child_that_goes_on_with_its_parents_loop_starts_no_writer_for_it(
+    config_file: Path, emails: Collection[Document]
+) -> None:
+    """What waits in the child's copy is the parent's to store."""
+    ids = run_script(
+        """
+        import threading
+
+        async def main():
+            tasks = [asyncio.create_task(producer.send(letter(n))) for n in range(20)]
+            await asyncio.sleep(0)  # they have handed in, and the writer has not heard of it
+            if not (pid := os.fork()):
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                os._exit(threading.active_count() - 1)
+            tell(await asyncio.gather(*tasks))
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            await producer.aclose()
+
+        asyncio.run(main())
+        """,
+        config_file,
+    )
+    assert ids_of(emails) == set(ids)
+
+
 def test_a_child_forked_with_calls_under_way_repeats_none_of_them(
     config_file: Path, emails: Collection[Document]
 ) -> None:
@@ -680,7 +706,7 @@ async def test_what_strikes_the_writers_thread_strikes_no_task(
 
 @on_both_loops
 async def test_a_writer_that_is_stuck_costs_its_tasks_their_time_and_is_replaced(
-    impatient: Document, emails: Collection[Document]
+    impatient: Document, emails: Collection[Document], caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = threading.Event()
     slow = Slow(gate)
@@ -693,6 +719,7 @@ async def test_a_writer_that_is_stuck_costs_its_tasks_their_time_and_is_replaced
         errors = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(error) for error in errors} == {StoreUnavailable}
         assert await producer.send(letter(6))
+    assert "writer.stuck" in caplog.text
     gate.set()
     await producer.aclose()
     assert emails.count_documents({}) <= 3  # what was stuck may be stored, the others are not
