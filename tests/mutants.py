@@ -117,7 +117,7 @@ MUTANTS = (
     Mutant(
         "asyncio: a closed loop stays in memory",
         (Edit("aio/writer.py", "                pending.forget()\n", "                pass\n"),),
-        (AIO, "-k", "not_kept_in_memory"),
+        (AIO, "-k", "is_closed_with"),
     ),
     Mutant(
         "asyncio: a turn that a cancelled task had is lost",

@@ -87,13 +87,21 @@ class OwnMapping(UserDict[str, Any]):
 class Slow(OwnMapping):
     """An e-mail that cannot be read before ``gate`` is open."""
 
-    def __init__(self, gate: threading.Event) -> None:
-        self.gate, self.reached = gate, threading.Event()
+    def __init__(self) -> None:
+        self.gate, self.reached = threading.Event(), threading.Event()
         super().__init__(self._wait)
 
     def _wait(self) -> None:
         self.reached.set()
         self.gate.wait(FOREVER)
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    """Its gate is opened at the end, so that no thread waits for ever."""
+    made = Slow()
+    yield made
+    made.gate.set()
 
 
 def as_email(mapping: OwnMapping) -> EmailDict:
@@ -284,14 +292,12 @@ async def test_a_cancelled_send_many_goes_on(config: Config, emails: Collection[
 # The loop is never blocked -----------------------------------------------------------------------
 
 
-async def test_the_loop_turns_while_an_email_is_validated(config: Config) -> None:
+async def test_the_loop_turns_while_an_email_is_validated(slow: Slow, config: Config) -> None:
     """Only the loop can open the gate."""
-    gate = threading.Event()
-    slow = Slow(gate)
     async with AsyncProducer(config) as producer:
         task = asyncio.create_task(producer.send(as_email(slow)))
         await until(slow.reached.is_set)
-        gate.set()
+        slow.gate.set()
         assert await task
 
 
@@ -442,8 +448,13 @@ async def test_a_task_that_is_cancelled_when_its_turn_has_come_passes_it_on(
         first, second, third = (asyncio.create_task(producer.send(letter(n))) for n in range(3))
         waiting = producer._own_threads().pending()
         await until(lambda: len(waiting._newcomers) == 2)
-        turn = waiting._newcomers[0]
-        turn.add_done_callback(lambda _: second.cancel())
+        admit = waiting._admit
+
+        def admit_and_cancel(number: int) -> None:
+            admit(number)
+            second.cancel()
+
+        monkeypatch.setattr(waiting, "_admit", admit_and_cancel)
         async with asyncio.timeout(FOREVER):
             assert await first
             assert await third
@@ -498,24 +509,21 @@ def test_a_loop_that_is_over_is_not_kept_in_memory(config: Config) -> None:
 
 
 def test_a_loop_that_is_closed_with_calls_under_way_harms_no_other(
-    config: Config, emails: Collection[Document]
+    slow: Slow, config: Config, emails: Collection[Document]
 ) -> None:
-    gate = threading.Event()
-    slow = Slow(gate)
     producer = AsyncProducer(config)
     loop = asyncio.new_event_loop()
     task = loop.create_task(producer.send(as_email(slow)))
     loop.run_until_complete(until(slow.reached.is_set))
-    assert not task.done()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # nobody need hear of it
+    closed = weakref.ref(loop)
     loop.close()
-    gate.set()
-
-    async def send() -> str:
-        email_id = await producer.send(letter(2))
-        await producer.aclose()
-        return email_id
-
-    assert asyncio.run(send())
+    del loop, task
+    slow.gate.set()
+    assert asyncio.run(producer.send(letter(2)))
+    gc.collect()
+    assert closed() is None, "it stays in memory"
+    asyncio.run(producer.aclose())
     assert emails.count_documents({}) == 2
 
 
@@ -706,10 +714,8 @@ async def test_what_strikes_the_writers_thread_strikes_no_task(
 
 @on_both_loops
 async def test_a_writer_that_is_stuck_costs_its_tasks_their_time_and_is_replaced(
-    impatient: Document, emails: Collection[Document], caplog: pytest.LogCaptureFixture
+    slow: Slow, impatient: Document, emails: Collection[Document], caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate = threading.Event()
-    slow = Slow(gate)
     producer = AsyncProducer(Config.from_mapping(impatient))
     await producer.send(letter(0))
     tasks = [asyncio.create_task(producer.send(as_email(slow)))]
@@ -720,7 +726,7 @@ async def test_a_writer_that_is_stuck_costs_its_tasks_their_time_and_is_replaced
         assert {type(error) for error in errors} == {StoreUnavailable}
         assert await producer.send(letter(6))
     assert "writer.stuck" in caplog.text
-    gate.set()
+    slow.gate.set()
     await producer.aclose()
     assert emails.count_documents({}) <= 3  # what was stuck may be stored, the others are not
 
