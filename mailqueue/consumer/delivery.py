@@ -108,11 +108,6 @@ class Delivery:
     finish: Finish | None = None
 
     @property
-    def waiting(self) -> bool:
-        """Whether it has not been at a sender yet, and has to."""
-        return self.result is None and self.finish is None
-
-    @property
     def vendor(self) -> str:
         """Who is to be asked, if anybody is."""
         return self.plan.vendor if isinstance(self.plan, (Send, LookUp)) else ""

@@ -135,7 +135,7 @@ class Writer:
         for each in message:
             if isinstance(each.plan, Finish):
                 each.finish = each.plan
-            (self.waiting if each.waiting else finished).append(each)
+            (self.waiting if each.finish is None else finished).append(each)
 
     # Claims ------------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class Writer:
         except StoreUnavailable:  # they may be claimed all the same
             self._free_slots(claims)
             self.fetcher.drop(claims)
-            self._undo_claims([each for each in claims if isinstance(each.plan, Send)])
+            self._undo_claims(claims)
             raise
         self.slots.write_took(self._clock() - began)
         return result
