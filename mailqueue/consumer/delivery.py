@@ -19,7 +19,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from mailqueue.config import Config
 from mailqueue.consumer.memory import Held
@@ -77,6 +77,7 @@ class Finish:
 
     end: End
     change: Change | Aside | None = None
+    vendor: ClassVar[str] = ""
 
 
 Plan: TypeAlias = Send | LookUp | Finish
@@ -110,7 +111,7 @@ class Delivery:
     @property
     def vendor(self) -> str:
         """Who is to be asked, if anybody is."""
-        return self.plan.vendor if isinstance(self.plan, (Send, LookUp)) else ""
+        return "" if self.plan is None else self.plan.vendor
 
     @property
     def probe(self) -> bool:

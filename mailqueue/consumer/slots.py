@@ -52,12 +52,12 @@ class Slots:
     def room(self, seconds: float) -> int:
         """How many further jobs may be reserved; waits up to ``seconds`` for one."""
         with self._changed:
-            self._changed.wait_for(lambda: self._room() > 0, seconds)
-            return max(0, self._room())
+            self._changed.wait_for(lambda: self._room(self._soon()) > 0, seconds)
+            return max(0, self._room(self._soon()))
 
-    def _room(self) -> int:
+    def _room(self, soon: int) -> int:
         """Twice as far ahead as claims go: reading comes before claiming."""
-        return self._number + 2 * self._soon() - self._bulkheads.busy - self._reserved
+        return self._number + 2 * soon - self._bulkheads.busy - self._reserved
 
     def reserve(self, jobs: int) -> None:
         """So many jobs are reserved and wait for their claim; fewer if it is below 0."""
@@ -87,7 +87,8 @@ class Slots:
         with self._changed:
             self._done_at.append(self._clock())
             # Where more will follow in a moment, fewer are not worth a look at the tube.
-            if self._room() >= min(self._few, self._soon()):
+            soon = self._soon()
+            if self._room(soon) >= min(self._few, soon):
                 self._changed.notify()
 
     def expects(self, results: int) -> bool:

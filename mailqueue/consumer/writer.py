@@ -35,6 +35,7 @@ from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.logs import event
 from mailqueue.routing import bulkheads
+from mailqueue.routing.rotation import Permit
 from mailqueue.routing.router import Router
 from mailqueue.store import ids
 from mailqueue.store.store import Store
@@ -153,14 +154,15 @@ class Writer:
         while self.waiting and len(claims) < free:
             each = self.waiting.popleft()
             self._plan_again(each, twice=each.job.email_id in claims)
-            if isinstance(each.plan, Finish):
-                each.finish = each.plan
+            plan, vendor = each.plan, each.vendor
+            if isinstance(plan, Finish):
+                each.finish = plan
                 finished.append(each)
-            elif not each.probe and self._bulkheads.full(each.vendor):
+            elif self._bulkheads.full(vendor) and not each.probe:
                 blocked.append(each)
             else:
                 claims[each.job.email_id] = each
-                self._bulkheads.claim(each.vendor)
+                self._bulkheads.claim(vendor)
         self.slots.claim(len(claims))
         self.waiting.extendleft(reversed(blocked))
         self.blocked = bool(blocked)
@@ -169,25 +171,23 @@ class Writer:
     def _plan_again(self, each: Delivery, *, twice: bool) -> None:
         """Plan anew what cannot, or should not, be done any more as it was planned."""
         plan = each.plan
-        if not isinstance(plan, (Send, LookUp)):
-            return
-        if twice:
+        if isinstance(plan, (Send, LookUp)) and twice:
             self.fetcher.give_back_permits([each])
             each.plan = release(plan.stored, self._config.delivery.lease)
-        elif isinstance(plan, Send) and self._is_outdated(each, plan):
+        elif isinstance(plan, Send) and self._is_outdated(each, plan.permit):
             self.fetcher.give_back_permits([each])
             each.plan = self._planner.plan(each)
         elif isinstance(plan, LookUp) and self._bulkheads.full(plan.vendor):
             each.plan = self._planner.put_off(plan.stored)
 
-    def _is_outdated(self, each: Delivery, send: Send) -> bool:
+    def _is_outdated(self, each: Delivery, permit: Permit) -> bool:
         """Whether the vendor failed since, or another is to be preferred by now.
 
         The latter is looked at once in a while for each delivery, and noted in it.
         """
-        if self._router.health.suspended_since(send.permit):
+        if self._router.health.suspended_since(permit):
             return True
-        if each.probe or not self._bulkheads.crowded(send.vendor):
+        if permit.probe is not None or not self._bulkheads.crowded(permit.vendor):
             return False
         now = self._clock()
         if now - each.planned_again_at < bulkheads.EVERY:  # what waits is not chosen all over
