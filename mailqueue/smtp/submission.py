@@ -26,8 +26,8 @@ PRIORITY, TAG, KEY = "X-Mailqueue-Priority", "X-Mailqueue-Tag", "Idempotency-Key
 
 # What others have written about the way here, some of it several times. A signature of the message
 # does not hold for the one that is made anew, and only the envelope says who gets a blind copy.
-_TRACES = ("Received", "Return-Path", "Authentication-Results", "DKIM-Signature", "X-Cron-Env")
-_TAKEN_OUT = (*_TRACES, "Bcc", PRIORITY, TAG, KEY)
+_TRACES = {"received", "return-path", "authentication-results", "dkim-signature", "x-cron-env"}
+_TAKEN_OUT = frozenset({*_TRACES, "bcc", PRIORITY.lower(), TAG.lower(), KEY.lower()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def read(message: Message, sender: Address | None, recipients: Sequence[Address]
     priority = _one(message, PRIORITY, "priority") or "normal"
     key = _one(message, KEY, "idempotency_key")
     tags = _texts(message, TAG, "tags")
-    for name in _TAKEN_OUT:
+    for name in _TAKEN_OUT.intersection(map(str.lower, message.keys())):
         del message[name]
     if "Content-Type" not in message and not message.is_multipart():
         # Many programs write UTF-8 and do not say so; to ASCII it makes no difference.
