@@ -71,6 +71,12 @@ smtpd_helo_restrictions = reject_non_fqdn_helo_hostname
 smtpd_recipient_restrictions =
     check_recipient_access texthash:{folder}/recipients reject_unauth_destination
 """
+_ACCEPTING = """\
+smtpd_tls_security_level = none
+smtpd_client_connection_count_limit = 0
+smtpd_helo_restrictions =
+smtpd_recipient_restrictions = check_recipient_access static:HOLD, reject_unauth_destination
+"""
 # max_use: every connection meets the table of recipients as it is then.
 _MASTER = """\
 {host}:{port} inet n - n - - smtpd -o max_use=1
@@ -98,6 +104,35 @@ def _root() -> Path | None:
     """Where Postfix's files lie."""
     places = (Path(sys.prefix) / "postfix", Path("/"))
     return next((p for p in places if (p / "usr/lib/postfix/sbin/master").is_file()), None)
+
+
+def _libraries(root: Path) -> str:
+    """Those that were unpacked beside it; the installed one finds its own."""
+    places = ("usr/lib/postfix", "usr/lib/*-linux-gnu", "lib/*-linux-gnu")
+    unpacked = root != Path("/")
+    found = [path for place in places for path in root.glob(place)] if unpacked else []
+    return ":".join(map(str, found))
+
+
+def smtp_source(port: int, messages: int, sessions: int) -> None:
+    """Postfix's own client hands over so many messages of 1,000 bytes, each on a connection."""
+    root = _root()
+    assert root is not None
+    with tempfile.TemporaryDirectory(prefix="mailqueue-smtp-source-") as folder:
+        libraries = root / "usr/lib/postfix"
+        settings = (
+            f"compatibility_level = 3.6\ninet_protocols = ipv4\nshlib_directory = {libraries}\n"
+        )
+        (Path(folder) / "main.cf").write_text(settings)
+        options = ["-s", str(sessions), "-m", str(messages), "-l", "1000"]
+        options += ["-f", "ann@example.com", "-t", f"bob@{HELD}", f"{HOST}:{port}"]
+        environ = {"LD_LIBRARY_PATH": _libraries(root), "MAIL_CONFIG": folder}
+        subprocess.run(
+            [root / "usr/sbin/smtp-source", *options],
+            check=True,
+            capture_output=True,
+            env={"PATH": os.environ["PATH"], **environ},
+        )
 
 
 class Postfix:
@@ -180,11 +215,7 @@ class Postfix:
 
     @property
     def _libraries(self) -> str:
-        """Those that were unpacked beside it; the installed one finds its own."""
-        places = ("usr/lib/postfix", "usr/lib/*-linux-gnu", "lib/*-linux-gnu")
-        unpacked = self._root != Path("/")
-        found = [path for place in places for path in self._root.glob(place)] if unpacked else []
-        return ":".join(map(str, found))
+        return _libraries(self._root)
 
     def _start(self) -> None:
         master = self._root / "usr/lib/postfix/sbin/master"
@@ -203,3 +234,26 @@ class Postfix:
             raise AssertionError(f"ended at once: {(self.folder / 'errors').read_text()}")
         with socket.socket() as probe:
             return probe.connect_ex((HOST, self.port)) == 0
+
+
+class AcceptingPostfix(Postfix):
+    """It takes all mail for ``HELD`` in clear text, and delivers none: to measure how fast."""
+
+    def __init__(self) -> None:
+        super().__init__(trustme.CA().issue_cert("mx.example.net"))
+
+    @property
+    def url(self) -> str:
+        return f"smtp://{HOST}:{self.port}"
+
+    @property
+    def queued(self) -> int:
+        """How many messages it keeps."""
+        return sum(1 for _ in (self.folder / "queue" / "hold").glob("*"))
+
+    def _furnish(self) -> None:
+        super()._furnish()
+        with (self.folder / "main.cf").open("a") as settings:
+            settings.write(_ACCEPTING)
+        master = self.folder / "master.cf"
+        master.write_text(master.read_text().replace(" -o max_use=1", ""))

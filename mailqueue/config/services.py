@@ -94,7 +94,7 @@ class Smtp(Section):
     key_: str | None = key(str, None, "PEM file of the private key, if it is separate", checks.path)
     connections: int = key(int, 1000, "most connections at a time", checks.between(1, 100_000))
     max_memory: int = key(
-        int, 128 * 2**20, "bytes of messages that are being received", checks.between(1, 2**40)
+        int, 64 * 2**20, "bytes of messages that are being received", checks.between(1, 2**40)
     )
     timeout: float = key(
         float, 300, "longest time for a command, and for 64 KiB of a message", checks.seconds(3600)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Protocol
 
 PATIENCE = 1.0  # seconds that a connection may be silent and keep its place
+LARGE = 2**20  # bytes of a message
 
 
 class Client(Protocol):
@@ -90,15 +91,16 @@ class Connections:
 
 
 class Memory:
-    """Bytes for the messages that are being received."""
+    """Bytes for the messages that are being received; an eighth is for the small ones alone."""
 
     def __init__(self, size: int) -> None:
         self._free = size
+        self._for_small = size // 8
         self._freed = asyncio.Event()
 
     def try_reserve(self, size: int) -> bool:
         """Whether there are so many bytes; then they are held."""
-        if size > self._free:
+        if size > self._free - (self._for_small if size > LARGE else 0):
             return False
         self._free -= size
         return True

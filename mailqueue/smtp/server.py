@@ -87,9 +87,10 @@ async def _serve(
             producer=producer,
             keys=keys,
             connections=connections,
-            memory=Memory(max(settings.max_memory, max_bytes)),
+            # The largest one fits in any case, beside the small ones.
+            memory=Memory(max(settings.max_memory, 2 * max_bytes)),
             reader=reader,
-            hostname=socket.getfqdn(),
+            hostname=socket.gethostname(),
             max_bytes=max_bytes,
             timeout=settings.timeout,
             is_exposed=not is_loopback(settings.host),

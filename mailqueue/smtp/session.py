@@ -34,20 +34,19 @@ from mailqueue.logs import event, place
 from mailqueue.message import Address, Email
 from mailqueue.service.keys import ApiKey, KeyRing
 from mailqueue.smtp import replies, submission
-from mailqueue.smtp.connections import Connections, Memory
+from mailqueue.smtp.connections import LARGE, Connections, Memory
 from mailqueue.smtp.envelope import Envelope, Refused, add_recipient, begin
 
 logger = logging.getLogger(__name__)
 
 MAX_ERRORS = 10  # replies 5xx since the last message
 MAX_IDLE = 100  # commands that lead to no message, since the last one
-LARGE = 64 * 1024  # bytes; a larger message is read in another thread, so that the loop goes on
+IN_LOOP = 64 * 1024  # bytes; a larger message is read in another thread, so that the loop goes on
 
 _MAX_LINE = 2048  # octets of a command (RFC 5321, 4.5.3.1.4, asks for 512 and more)
 _BLOCK = 64 * 1024
 _HANDSHAKE = 30.0  # seconds
 _MEMORY_WAIT = 20.0  # seconds
-_LARGE_IN_MEMORY = 2**20
 _END = b"\r\n.\r\n"
 _BEFORE_TLS = {"EHLO", "HELO", "NOOP", "RSET", "QUIT", "STARTTLS", "HELP"}
 _IDLE = {"EHLO", "HELO", "NOOP", "RSET", "HELP", "VRFY", "EXPN"}
@@ -111,6 +110,7 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
 
     envelope: Envelope
     session: Any
+    _timeout_handle: asyncio.TimerHandle | None
 
     def __init__(self, rules: Rules) -> None:
         super().__init__(
@@ -367,8 +367,7 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
             await self._say("354 End data with <CR><LF>.<CR><LF>")
             reply = await self._receive()
         finally:
-            self._rules.memory.release(self._held)
-            self._held = 0
+            self._release()
             self._set_post_data_state()
         self._errors = self._idle = 0
         await self.push(reply)
@@ -380,7 +379,9 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
         if raw.count(b"\n") != line_ends or raw.count(b"\r") != line_ends:
             raise Refused(replies.BARE_LINE_END)
         try:
-            return await self._store(raw.replace(b"\r\n.", b"\r\n").removeprefix(b"."))
+            if raw.startswith(b".") or b"\r\n." in raw:  # RFC 5321, 4.5.2
+                raw = raw.replace(b"\r\n.", b"\r\n").removeprefix(b".")
+            return await self._store(raw)
         except InvalidEmail as error:
             facts = {"field": error.field, "key": self._key.name if self._key else ""}
             event(logger, logging.INFO, "message.refused", **facts)
@@ -394,14 +395,14 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
             event(logger, logging.ERROR, "message.failed", **facts)
             raise Refused(replies.FAILED) from None
 
-    async def _read_message(self) -> bytes:
+    async def _read_message(self) -> bytearray:
         """The message without its end, dots as they came. Raises ``Refused``.
 
         One that is refused is read to its end all the same (RFC 5321, 4.1.1.4), and dropped.
         """
         # The end is a line with a dot; before the first line there is the command's CR LF.
         self._reader._buffer[:0] = b"\r\n"
-        blocks: list[bytes] = []
+        content = bytearray()
         refusal: Refused | None = None
         is_over, size = False, 0
         while not is_over:
@@ -414,13 +415,15 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
             try:
                 if refusal is None:
                     await self._reserve(size)
-                    blocks.append(block)
+                    content += block
             except Refused as error:
                 refusal = error
-                blocks.clear()
+                content.clear()
+                self._release()
         if refusal is not None:
             raise refusal
-        return b"".join(blocks)[2 : 2 - len(_END)]
+        del content[2 - len(_END) :], content[:2]
+        return content
 
     async def _reserve(self, size: int) -> None:
         """Have memory for a message of this size, or raise ``Refused``.
@@ -430,7 +433,7 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
         """
         if size > self._rules.max_bytes:
             raise Refused(replies.TOO_LARGE.format(size=self._rules.max_bytes))
-        if size > _LARGE_IN_MEMORY:
+        if size > LARGE:
             size = max(size, self.envelope.size or self._rules.max_bytes)
         missing = size - self._held
         if missing > 0:
@@ -438,7 +441,11 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
                 raise Refused(replies.NO_MEMORY)
             self._held = size
 
-    async def _store(self, raw: bytes) -> str:
+    def _release(self) -> None:
+        self._rules.memory.release(self._held)
+        self._held = 0
+
+    async def _store(self, raw: bytearray) -> str:
         arguments = await self._read(raw)
         self._check_shown_senders(arguments.email)
         idempotency_key = arguments.idempotency_key
@@ -449,14 +456,14 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
         )
         return replies.stored(email_id)
 
-    async def _read(self, raw: bytes) -> submission.SendArguments:
+    async def _read(self, raw: bytearray) -> submission.SendArguments:
         envelope = self.envelope
 
         def read() -> submission.SendArguments:
             message = submission.parse(raw)
             return submission.read(message, envelope.sender, envelope.recipients)
 
-        if len(raw) <= LARGE:
+        if len(raw) <= IN_LOOP:
             return read()
         # One at a time: what is made of a message takes several times its size.
         loop = asyncio.get_running_loop()

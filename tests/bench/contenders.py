@@ -18,6 +18,7 @@ DELIVER = (
 IDLE = ("latency", "memory")
 OWN = ("growth", "failover")
 POST = ("post-64",)
+SMTP = ("smtp-32",)
 ALL = (*ENQUEUE, *DRAIN, *DELIVER, *IDLE)
 
 
@@ -60,7 +61,7 @@ CONTENDERS: tuple[Contender, ...] = (
         posts="its own transport",
         pace=6_500,
         drain_at=64,
-        tests=(*ALL, *OWN, *POST),
+        tests=(*ALL, *OWN, *POST, *SMTP),
         peer=False,
     ),
     Contender(
@@ -84,6 +85,16 @@ CONTENDERS: tuple[Contender, ...] = (
         posts="http.client",
         pace=10_000,
         peer=False,
+    ),
+    Contender(
+        name="postfix",
+        script="",
+        packages=(),
+        server="postfix",
+        durable="queue file, fsync",
+        posts="its own transport",
+        pace=0,
+        tests=SMTP,
     ),
     # arq has no notification: its worker polls (every 5 ms here), which is its latency.
     Contender(

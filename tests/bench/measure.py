@@ -29,6 +29,7 @@ SETTLE, WINDOW = 0.5, 2.0
 ENQUEUE_SECONDS = 2.0
 POST_SECONDS = 5
 PATIENCE = 120.0
+SMTP_MESSAGES = 5_000
 PINGS, PAUSE = 100, 0.03
 
 Figures = dict[str, Any]
@@ -88,13 +89,13 @@ class Place:
         return told
 
     @contextmanager
-    def server(self) -> Iterator[int]:
-        """A server that takes POSTs, until the block ends; its port."""
+    def server(self, role: str = "serve") -> Iterator[int]:
+        """A server that takes e-mails, until the block ends; its port."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port: int = free.getsockname()[1]
         log = self.folder / "server.log"
         with log.open("wb") as out:
-            command, environ = self.command("serve", port), self.environ((), 8)
+            command, environ = self.command(role, port), self.environ((), 8)
             process = subprocess.Popen(
                 command, env=environ, stdout=out, stderr=out, start_new_session=True
             )
@@ -223,6 +224,37 @@ def _load(place: Place, port: int, connections: int, seconds: int) -> Figures:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     told: Figures = json.loads(done.stdout.strip().splitlines()[-1])
     return told
+
+
+# Hand over by SMTP -------------------------------------------------------------------------------
+
+
+def smtp(place: Place, sessions: int) -> Figures:
+    """One message a connection, so many connections at a time, by Postfix's smtp-source."""
+    from tests.postfix import missing
+
+    if problem := missing():
+        raise Failed(problem)
+    if place.contender.server == "postfix":  # it runs already
+        return _messages(place, int(place.broker.rpartition(":")[2]), sessions)
+    place.run("prepare")
+    with place.server("smtp") as port:
+        figures = _messages(place, port, sessions)
+    stored, handed_over = place.run("stored")["count"], figures.pop("count")
+    if stored != handed_over:
+        raise Failed(f"{place.contender.name} smtp: {handed_over} taken, {stored} stored")
+    return figures
+
+
+def _messages(place: Place, port: int, sessions: int) -> Figures:
+    from tests.postfix import smtp_source
+
+    number = SMTP_MESSAGES // 5 if place.quick else SMTP_MESSAGES
+    smtp_source(port, number // 5, sessions)  # connections and threads are there from now on
+    began = time.perf_counter()
+    smtp_source(port, number, sessions)
+    seconds = time.perf_counter() - began
+    return {"value": number / seconds, "unit": "e-mails/s", "count": number + number // 5}
 
 
 # Work off a backlog ------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ REPO = Path(__file__).resolve().parents[2]
 VENV = Path(os.environ.get("MAILQUEUE_VENV", REPO / ".venv"))
 sys.path.insert(0, str(REPO))
 
-from tests.bench.contenders import ALL, CONTENDERS, OWN, POST  # noqa: E402  # path set above
+from tests.bench.contenders import ALL, CONTENDERS, OWN, POST, SMTP  # noqa: E402  # path set above
 
 Cell = dict[str, Any]
 Factor = tuple[float, float, float]  # median, least, greatest
@@ -125,6 +125,8 @@ def title(test: str) -> str:
         )
     if kind == "post":
         return f"Hand over by HTTP, one e-mail a POST, {rest} connections"
+    if kind == "smtp":
+        return f"Hand over by SMTP, one e-mail a connection, {rest} connections"
     words = {
         "bulk": "Enqueue many at once, 1 caller",
         "drain": "Work off a backlog without a vendor, 1 process",
@@ -182,7 +184,7 @@ def table(test: str, cells: Sequence[Cell]) -> str:
 
 def tests_in(cells: Sequence[Cell]) -> list[str]:
     """In the order of the table of contenders, what it does not name last."""
-    order = {kind: at for at, kind in enumerate((*ALL, *OWN, *POST))}
+    order = {kind: at for at, kind in enumerate((*ALL, *OWN, *POST, *SMTP))}
     named = dict.fromkeys(str(cell["test"]) for cell in cells)
     return sorted(named, key=lambda test: order.get(test, order.get(test.partition("-")[0], 99)))
 

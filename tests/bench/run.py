@@ -120,8 +120,8 @@ class Bench:
 
     def _broker(self, name: str) -> str:
         if name not in self._brokers:
-            start = self._own_servers if name == "mongodb+beanstalkd" else self._peers_server
-            self._brokers[name] = start(name)
+            own = {"mongodb+beanstalkd": self._own_servers, "postfix": self._postfix}
+            self._brokers[name] = own.get(name, self._peers_server)(name)
         return self._brokers[name]
 
     def _peers_server(self, name: str) -> str:
@@ -131,6 +131,13 @@ class Bench:
         server = self._stack.enter_context(SERVERS[name]())
         url: str = server.url  # type: ignore[attr-defined]  # each of them has one
         return url
+
+    def _postfix(self, _: str) -> str:
+        from tests.postfix import AcceptingPostfix, missing
+
+        if problem := missing():
+            raise Failed(problem)
+        return self._stack.enter_context(AcceptingPostfix()).url
 
     def _own_servers(self, _: str) -> str:
         mongod = self._stack.enter_context(RoomyMongod())
@@ -164,6 +171,8 @@ class Bench:
 
             get_missing()
             return measure.post(place, int(rest))
+        if kind == "smtp":
+            return measure.smtp(place, int(rest))
         if kind == "drain":
             return measure.rate(place, contender.pace, contender.drain_at)
         if kind == "growth":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mailqueue.smtp.connections import PATIENCE, Connections, Memory
+from mailqueue.smtp.connections import LARGE, PATIENCE, Connections, Memory
 
 
 class Clock:
@@ -82,6 +82,14 @@ def test_a_message_waits_for_memory_and_is_put_off_when_there_is_none_in_time() 
         return [*first, await waiting, memory.try_reserve(1)]
 
     assert asyncio.run(scenario()) == [True, False, True, False]
+
+
+def test_small_messages_find_memory_beside_large_ones() -> None:
+    memory = Memory(8 * LARGE)
+    assert memory.try_reserve(6 * LARGE)
+    assert not memory.try_reserve(LARGE + 1)
+    assert memory.try_reserve(LARGE)
+    assert memory.try_reserve(LARGE)
 
 
 def test_nobody_new_is_admitted_once_it_finishes_and_who_is_late_is_closed() -> None:

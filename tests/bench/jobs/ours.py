@@ -91,8 +91,9 @@ def main(role: str, *arguments: str) -> None:
         command = ["-m", "mailqueue.consumer", "--config", str(file)]
         command += ["--concurrency", str(work.CONCURRENCY)]
         os.execv(sys.executable, [sys.executable, *command])
-    elif role == "serve":
-        command = ["-m", "mailqueue", "http", "--config", work.BROKER, "--port", arguments[0]]
+    elif role in {"serve", "smtp"}:
+        verb = "smtp" if role == "smtp" else "http"
+        command = ["-m", "mailqueue", verb, "--config", work.BROKER, "--port", arguments[0]]
         os.execv(sys.executable, [sys.executable, *command])
     elif role == "stored":
         stored(config)
