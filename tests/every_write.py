@@ -128,6 +128,9 @@ def event_writes(email_id: ObjectId) -> Iterator[Write]:
 
 def full_writes(email_id: ObjectId) -> Iterator[Write]:
     """Writes that fill in what is not always there."""
+    lease = Lease(owner="", nonce=ObjectId(), seconds=9)
+    claim = Claim(id=email_id, token=TOKEN, vendor="a", suppressed=PEOPLE)
+    yield from claim_writes([claim], SIMULATED, lease)
     suspect = SendResult(
         outcome=Outcome.DEFERRED, refused=PEOPLE, pending=PEOPLE, content_suspect=True
     )

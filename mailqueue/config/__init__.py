@@ -1,9 +1,10 @@
 """What a configuration may hold, and how it is read from a file.
 
-``config`` has every section and key with its default and its range, ``services`` those of HTTP and
-SMTP; ``section`` and ``keys`` turn them into checked values, ``checks`` says what is wrong with
-one. ``file`` reads JSON and replaces ``${NAME}``. ``vendor_types`` is the table of vendors: the own
-keys of each, and what it can carry. ``dicts`` repeats the keys for type checkers.
+``config`` has every section and key with its default and its range, ``services`` those of HTTP,
+SMTP and the suppression list; ``section`` and ``keys`` turn them into checked values, ``checks``
+says what is wrong with one. ``file`` reads JSON and replaces ``${NAME}``. ``vendor_types`` is the
+table of vendors: the own keys of each, and what it can carry. ``dicts`` repeats the keys for type
+checkers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mailqueue.config.config import (
     VendorConfig,
     is_production,
 )
-from mailqueue.config.services import ApiKeyConfig, Http, Smtp
+from mailqueue.config.services import ApiKeyConfig, Http, Smtp, Suppression
 
 __all__ = [
     "ApiKeyConfig",
@@ -36,6 +37,7 @@ __all__ = [
     "Retention",
     "Retry",
     "Smtp",
+    "Suppression",
     "VendorConfig",
     "is_production",
 ]

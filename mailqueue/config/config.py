@@ -27,7 +27,7 @@ from mailqueue.config import checks, dicts
 from mailqueue.config import file as config_file
 from mailqueue.config.keys import Problems
 from mailqueue.config.section import Section, key, keys_of, section_list, section_of
-from mailqueue.config.services import Http, Smtp
+from mailqueue.config.services import Http, Smtp, Suppression
 from mailqueue.config.vendor_types import VENDOR_TYPES, vendor_type
 from mailqueue.logs import event
 
@@ -275,7 +275,10 @@ SECTIONS: Mapping[str, type[Section]] = {
     "limits": Limits,
     "http": Http,
     "smtp": Smtp,
+    "suppression": Suppression,
 }
+OPTIONAL = frozenset({"suppression"})
+"""The sections that are None, and what they are about is off, unless they are there."""
 
 
 class Sections(TypedDict, total=False):
@@ -292,6 +295,7 @@ class Sections(TypedDict, total=False):
     limits: Limits | dicts.LimitsDict
     http: Http | dicts.HttpDict
     smtp: Smtp | dicts.SmtpDict
+    suppression: Suppression | dicts.SuppressionDict | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -314,6 +318,7 @@ class Config:
     limits: Limits
     http: Http
     smtp: Smtp
+    suppression: Suppression | None
 
     def __init__(self, **sections: Unpack[Sections]) -> None:
         for name, value in _build(sections, secrets=True, environ=None).items():
@@ -373,7 +378,9 @@ def _build(
     values = config_file.Environment(variables, problems, secrets).resolve(mapping)
     sections: dict[str, Any] = {"vendors": _vendors(values.get("vendors", []), secrets, problems)}
     for name, section in SECTIONS.items():
-        if name not in sections:
+        if name in OPTIONAL and values.get(name) is None:
+            sections[name] = None
+        elif name not in sections:
             sections[name] = section_of(section, values.get(name, {}), problems.under(name))
     problems.raise_all()
     # Last, since both sections must be valid: the lease follows from the time of MongoDB's calls.

@@ -158,3 +158,10 @@ class SmtpDict(TypedDict, total=False):
     connections: int
     max_memory: int
     timeout: float
+
+
+class SuppressionDict(TypedDict, total=False):
+    """``suppression``."""
+
+    apply: Sequence[str]
+    vendor_lists: bool

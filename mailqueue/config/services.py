@@ -1,4 +1,4 @@
-"""The sections of the services through which e-mails come in: HTTP and SMTP.
+"""The sections of the services through which e-mails come in (HTTP, SMTP), and of what follows.
 
 Decides: their keys, as ``config`` does for the others, and what an API key may be.
 Promises: no repr shows a digest or an address.
@@ -107,3 +107,25 @@ class Smtp(Section):
                 problems.add("certificate", "required key is missing: tls is implicit")
             if attributes.get("key_") is not None:
                 problems.add("certificate", "required key is missing: key belongs to it")
+
+
+SUPPRESSION_REASONS = ("bounced", "complained", "unsubscribed", "manual")
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression(Section):
+    """Who gets no e-mail any more. Without this section there is no such list."""
+
+    apply: tuple[str, ...] = key(
+        tuple,
+        ("bounced", "complained"),
+        "reasons that stop e-mails, also `unsubscribed`; `manual` always does",
+        checks.several_of(*SUPPRESSION_REASONS),
+    )
+    vendor_lists: bool = key(
+        bool, False, "also enter who is refused only because a vendor's own list has them"
+    )
+
+    def __post_init__(self) -> None:
+        Section.__post_init__(self)
+        object.__setattr__(self, "apply", tuple(self.apply))

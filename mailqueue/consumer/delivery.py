@@ -2,7 +2,7 @@
 
 ::
 
-    Fetcher   reserves a job, reads its e-mail, plans     sets stored, memory, plan
+    Fetcher   reserves a job, reads its e-mail, plans     sets stored, suppressed, memory, plan
     Writer    claims it, in one durable write for many    sets lease, deadline
     Sender    sends it through one vendor and decides     sets result, finish
     Writer    writes the change, then ends the job
@@ -17,7 +17,7 @@ import logging
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
@@ -49,6 +49,7 @@ class Send:
     carriers: Sequence[str]  # the vendors that can take it
     permit: Permit
     claim: Claim
+    suppressed: tuple[str, ...] = field(default=(), repr=False)  # left out of this attempt
 
     @property
     def vendor(self) -> str:
@@ -59,6 +60,14 @@ class Send:
     def token(self) -> int:
         """That of the attempt."""
         return self.claim.new_token
+
+    @property
+    def recipients(self) -> tuple[str, ...] | None:
+        """The addresses that the attempt goes to. None: all of ``email``."""
+        pending = self.snapshot.pending
+        if pending is None or not self.suppressed:
+            return pending
+        return tuple([address for address in pending if address not in self.suppressed])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +105,7 @@ class Delivery:
     fetched_at: float
     # The fetcher's
     stored: Stored | None = None
+    suppressed: Collection[str] = field(default=(), repr=False)  # entries of the suppression list
     # Freed when nothing refers to it any more: keep no delivery for longer than needed.
     memory: Held | None = field(default=None, repr=False)
     plan: Plan | None = None

@@ -3,7 +3,8 @@
 Decides: which jobs this process holds. They are read and planned ahead of their claim, so that a
 sender that comes free has not to wait for that.
 
-Assumes: a job is only a hint; MongoDB's guards decide who owns an e-mail.
+Assumes: a job is only a hint; MongoDB's guards decide who owns an e-mail. Where there is a
+suppression list, it is asked once for the recipients of all e-mails that are read together.
 
 Promises: no more jobs are reserved than ``Slots`` has room for; none is read for which there is no
 memory (``memory``). One that waits for memory for more than five seconds goes back to the tube,
@@ -22,6 +23,9 @@ from mailqueue.consumer.planner import Planner
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import NORMAL
 from mailqueue.queue.tube import BURIED, Tube, release_end
+from mailqueue.store import suppressions
+from mailqueue.store.document import Stored
+from mailqueue.store.suppressions import Suppressions
 
 # Seconds
 RESERVE_TIMEOUT = 1
@@ -40,6 +44,7 @@ class Fetcher:
         self._store, self._router, self._slots = shared.store, shared.router, shared.slots
         self._inbox, self._stopping, self._clock = shared.inbox, shared.stopping, shared.clock
         self._planner = planner
+        self._suppressions = Suppressions.of(shared.store, shared.config.suppression)
         self._memory = Memory(shared.config.consumer.max_memory)
         self._most_large = shared.config.consumer.concurrency
         self._large: deque[Delivery] = deque()  # read without content, until there is memory for it
@@ -90,12 +95,22 @@ class Fetcher:
         ids = [each.job.email_id for each in deliveries if each.job.email_id is not None]
         try:
             documents = self._store.read(ids, NOT_NEEDED, most)
+            suppressed = self._find_suppressed(documents.values())
         except StoreUnavailable:
             self.drop(deliveries)
             raise
         for each in deliveries:
             each.stored = documents.get(each.job.email_id) if each.job.email_id else None
+            each.suppressed = suppressed
             each.memory = each.plan = each.finish = None
+
+    def _find_suppressed(self, emails: Collection[Stored]) -> Collection[str]:
+        """The entries of the suppression list that concern any of these e-mails."""
+        if self._suppressions is None:
+            return ()
+        keys = {key for stored in emails for key in suppressions.keys_of(stored.document)}
+        now = next((stored.now for stored in emails), None)
+        return self._suppressions.find(keys, now) if keys and now is not None else ()
 
     def _plan(self, deliveries: Sequence[Delivery]) -> None:
         """Give each its plan; what takes no write in this process is left to a person."""

@@ -13,7 +13,7 @@ probe that a ``Send`` has won belongs to it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -22,9 +22,10 @@ from mailqueue.errors import Unreadable
 from mailqueue.lifecycle import decide
 from mailqueue.lifecycle.outcomes import Decision, Reason, SendResult, Snapshot, Status
 from mailqueue.logs import Once, event, place
-from mailqueue.message import Email
+from mailqueue.message import Address, Email
 from mailqueue.queue.tube import BURIED, DELETED, Job, release_end
 from mailqueue.routing.router import LEASE_EXPIRED, NO_SLOT, Router
+from mailqueue.store import suppressions
 from mailqueue.store.document import Stored
 from mailqueue.store.transitions import Aside, Change, Claim
 
@@ -54,8 +55,9 @@ class Planner:
         try:
             if isinstance(before, Send):
                 email, snapshot, carriers = before.email, before.snapshot, before.carriers
-                return self._route(delivery.job, stored, email, snapshot, carriers)
-            return self._not_now(stored) or self._plan_due(delivery.job, stored)
+                people = before.suppressed
+                return self._route(delivery.job, stored, email, snapshot, carriers, people)
+            return self._not_now(stored) or self._plan_due(delivery, stored)
         except Unreadable as error:
             return Finish(DELETED, set_aside(stored, error))
         except Exception as error:  # noqa: BLE001  # a bug of ours must not end an e-mail
@@ -90,16 +92,38 @@ class Planner:
             return release(stored, stored.leased_for)
         return _finish(rescue(stored, self._router.after_expired_lease(stored, stored.email)))
 
-    def _plan_due(self, job: Job, stored: Stored) -> Plan:
+    def _plan_due(self, delivery: Delivery, stored: Stored) -> Plan:
         email, snapshot = stored.email, stored.snapshot()
         line = stored.line_to_look_up if snapshot.unknown_vendors else None
         if line is not None and self._router.can_look_up(line["vendor"]):
             return LookUp(stored=stored, email=email, vendor=line["vendor"], token=line["token"])
+        people: tuple[str, ...] = ()
+        if delivery.suppressed:
+            people = _suppressed(email, snapshot, delivery.suppressed)
+            if people and len(people) == len(_recipients(email, snapshot)):
+                return self._end_suppressed(stored, snapshot, people)
+            if people and snapshot.pending is None:
+                email = email.without(people)
         carriers = self._router.carriers(email, snapshot)
-        return self._route(job, stored, email, snapshot, carriers)
+        return self._route(delivery.job, stored, email, snapshot, carriers, people)
+
+    def _end_suppressed(
+        self, stored: Stored, snapshot: Snapshot, people: tuple[str, ...]
+    ) -> Finish:
+        """Nobody is left to send to: all of them are refused."""
+        event(logger, logging.INFO, "email.suppressed", id=str(stored.id), recipients=len(people))
+        refused = tuple(dict.fromkeys((*snapshot.refused, *people)))
+        decision = decide.end(replace(snapshot, refused=refused), Reason.SUPPRESSED)
+        return _finish(end_queued(stored, decision))
 
     def _route(
-        self, job: Job, stored: Stored, email: Email, snapshot: Snapshot, carriers: Sequence[str]
+        self,
+        job: Job,
+        stored: Stored,
+        email: Email,
+        snapshot: Snapshot,
+        carriers: Sequence[str],
+        suppressed: tuple[str, ...],
     ) -> Send | Finish:
         """Choose the vendor whose turn it is."""
         permit = self._router.choose(job.id, carriers, snapshot)
@@ -118,12 +142,14 @@ class Planner:
             attempt=attempt,
             carriers=carriers,
             permit=permit,
+            suppressed=suppressed,
             claim=Claim(
                 id=stored.id,
                 token=stored.token,
                 vendor=permit.vendor,
                 key=attempt.key,
                 probe=permit.probe is not None,
+                suppressed=suppressed,
             ),
         )
 
@@ -165,6 +191,19 @@ class Planner:
             facts = {"id": str(send.stored.id), "error": type(error).__name__, "at": place(error)}
             event(logger, logging.ERROR, "email.not_decided", **facts)
             return decide.fallback(send.snapshot, result)
+
+
+def _recipients(email: Email, snapshot: Snapshot) -> tuple[str, ...]:
+    """Who is still to get it."""
+    if snapshot.pending is not None:
+        return snapshot.pending
+    return tuple([person.address for person in email.recipients])
+
+
+def _suppressed(email: Email, snapshot: Snapshot, entries: Collection[str]) -> tuple[str, ...]:
+    """Those of them who are on the suppression list."""
+    recipients = _recipients(email, snapshot)
+    return tuple([a for a in recipients if suppressions.is_suppressed(Address("", a), entries)])
 
 
 def set_aside(stored: Stored, error: Unreadable) -> Change | Aside:

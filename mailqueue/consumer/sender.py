@@ -16,6 +16,7 @@ import logging
 import queue
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from mailqueue import vendors
 from mailqueue.config import VendorConfig
@@ -135,7 +136,10 @@ class Sender:
 
     def _finish(self, delivery: Delivery, result: SendResult | None) -> None:
         """Report the result, free the slot, decide what follows, and hand it to the writer."""
-        send, delivery.result = delivery.plan, result
+        send = delivery.plan
+        if isinstance(send, Send) and send.suppressed and result is not None:
+            result = _with_suppressed(result, send.suppressed)
+        delivery.result = result
         if isinstance(send, Send) and result is not None:
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
             self._router.report(send.permit, send.snapshot, result, str(send.stored.id))
@@ -240,9 +244,19 @@ def _attempt(plan: Send | LookUp, deadline: float) -> Attempt:
         message_id=plan.stored.document["message_id"],
         date=plan.stored.date,
         key=plan.attempt.key if isinstance(plan, Send) else None,
-        recipients=plan.snapshot.pending if isinstance(plan, Send) else None,
+        recipients=plan.recipients if isinstance(plan, Send) else None,
         deadline=deadline,
     )
+
+
+def _with_suppressed(result: SendResult, people: tuple[str, ...]) -> SendResult:
+    """Who was left out is refused, once the others have it, may have it, or never get it.
+
+    After any other answer the e-mail is read again, and the list is asked again.
+    """
+    if result.outcome not in (Outcome.ACCEPTED, Outcome.UNKNOWN, Outcome.REJECTED):
+        return result
+    return replace(result, refused=(*people, *result.refused))
 
 
 def _log_raised(attempt: Attempt, vendor: str, error: BaseException) -> None:

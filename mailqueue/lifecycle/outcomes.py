@@ -93,6 +93,7 @@ class Reason(StrEnum):
     ``exhausted``: it had ``retry.max_attempts`` attempts.
     ``gave_up``: ``retry.give_up_after`` has passed.
     ``expired``: its ``expires_at`` has passed.
+    ``suppressed``: all its recipients are on the suppression list.
     ``unknown``: nobody knows whether a copy left.
     ``unreadable``: its document is damaged.
     ``cancelled``: the application or a person cancelled it.
@@ -104,6 +105,7 @@ class Reason(StrEnum):
     EXHAUSTED = "exhausted"
     GAVE_UP = "gave_up"
     EXPIRED = "expired"
+    SUPPRESSED = "suppressed"
     UNKNOWN = "unknown"
     UNREADABLE = "unreadable"
     CANCELLED = "cancelled"

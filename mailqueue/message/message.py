@@ -20,8 +20,8 @@ mapping and ``content_hash`` on every host. Where the standards leave room:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Required, TypedDict
 
@@ -268,6 +268,27 @@ class Email:
             mapping["html"] = self.html
         return mapping
 
+    def without(self, recipients: Collection[str]) -> Email:
+        """A copy that is not sent to these addresses (as ``recipients`` has them), nor shows them.
+
+        Some recipients must be left. Most vendors need one in to: if none is left there, those in
+        cc move up, or else the only one in bcc, who then sees nobody but himself.
+        """
+        copy = object.__new__(Email)
+        for name in self.__slots__:
+            _set(copy, name, getattr(self, name))
+        identities = {Address("", address).identity for address in recipients}
+        for name in ("to", "cc", "bcc"):
+            _set(copy, name, _others(getattr(self, name), identities))
+        if self.envelope is not None:
+            rest = _others(self.envelope.recipients, identities)
+            _set(copy, "envelope", replace(self.envelope, recipients=rest))
+        for name in ("cc", "bcc"):
+            if not copy.to and (name == "cc" or len(copy.bcc) == 1):
+                _set(copy, "to", getattr(copy, name))
+                _set(copy, name, ())
+        return copy
+
     @property
     def entries(self) -> int:
         """The number of entries that name who is sent to; a mailbox counts each time."""
@@ -337,6 +358,10 @@ class Email:
 
 def _identity(person: Address, ignore_case: bool) -> str:
     return person.identity.lower() if ignore_case else person.identity
+
+
+def _others(people: Iterable[Address], identities: Collection[str]) -> tuple[Address, ...]:
+    return tuple([person for person in people if person.identity not in identities])
 
 
 def _texts(addresses: Iterable[Address]) -> list[str]:

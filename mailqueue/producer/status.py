@@ -50,7 +50,7 @@ class EmailStatus:
     ``message_id``: its Message-ID header.
     ``unknowns``: how many attempts have an unknown outcome, so that a copy may have left.
     ``simulated``: no vendor was called, it was outside production.
-    ``refused``: the recipients that a vendor refused for good.
+    ``refused``: the recipients that a vendor refused for good, or that are suppressed.
     ``attempts``: the newest 50, the oldest of these first.
     """
 

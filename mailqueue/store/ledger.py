@@ -24,8 +24,13 @@ _LONG = ("detail", "refused", "pending")
 # came from outside is wrapped in $literal, so that a vendor's code "$5 missing" stays a text.
 
 
-def with_new_line(token: int, vendor: str, key: Any, *, probe: bool) -> dict[str, Any]:
-    """The ledger with one more line, that of an attempt that is about to be made."""
+def with_new_line(
+    token: int, vendor: str, key: Any, *, probe: bool, suppressed: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The ledger with one more line, that of an attempt that is about to be made.
+
+    ``suppressed``: the recipients that it leaves out, since they are on the suppression list.
+    """
     line = {
         "n": {"$add": [{"$ifNull": [{"$last": "$attempts.n"}, 0]}, 1]},
         "token": token,
@@ -35,6 +40,7 @@ def with_new_line(token: int, vendor: str, key: Any, *, probe: bool) -> dict[str
         "started_at": "$$NOW",
         "ended_at": None,
         "outcome": None,
+        **(_recipients("suppressed", suppressed) if suppressed else {}),
     }
     return {"$slice": [{"$concatArrays": ["$attempts", [line]]}, -LENGTH]}
 

@@ -72,7 +72,8 @@ def _claim_kind(claim: Claim) -> Hashable:
     # Written out, every key would be another one, and no two claims alike. So the usual key is
     # computed by the server out of each document's ``_id`` (``claim_update``).
     own_key = claim.key == str(claim.id)
-    return claim.token, claim.vendor, claim.probe, own_key, None if own_key else claim.key
+    key = None if own_key else claim.key
+    return claim.token, claim.vendor, claim.probe, own_key, key, claim.suppressed
 
 
 def _change_kind(change: Change) -> Hashable:

@@ -16,7 +16,7 @@ same, a ``short`` settlement or an ``Aside`` ends the e-mail without asking the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -70,6 +70,7 @@ class Claim:
     vendor: str
     key: str | None = None
     probe: bool = False
+    suppressed: tuple[str, ...] = field(default=(), repr=False)  # left out of the attempt
 
     @property
     def new_token(self) -> int:
@@ -161,7 +162,9 @@ def claim_update(claim: Claim, lease: Lease) -> Pipeline:
             "$set": {
                 "status": Status.SENDING.value,
                 "lease": new_lease,
-                "attempts": ledger.with_new_line(token, claim.vendor, key, probe=claim.probe),
+                "attempts": ledger.with_new_line(
+                    token, claim.vendor, key, probe=claim.probe, suppressed=claim.suppressed
+                ),
                 "clock_from": CLOCK_FROM,
                 "updated_at": "$$NOW",
             }

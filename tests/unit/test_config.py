@@ -130,6 +130,7 @@ DICTS: Mapping[str, Any] = {
     "limits": dicts.LimitsDict,
     "http": dicts.HttpDict,
     "smtp": dicts.SmtpDict,
+    "suppression": dicts.SuppressionDict,
 }
 
 
