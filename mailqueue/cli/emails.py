@@ -17,6 +17,7 @@ from bson import ObjectId
 
 from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, UNLIMITED, Context, Report, UsageError
 from mailqueue.cli.table import age, count, fields, printable, table
+from mailqueue.events import EventStore
 from mailqueue.lifecycle.outcomes import PRIORITIES, Status
 from mailqueue.queue.tube import Announcement
 from mailqueue.store import ids, interventions
@@ -94,7 +95,22 @@ def show(context: Context) -> Report:
     document = {"id": str(document.pop("_id")), **document}
     if not content:
         document = _without_content(document)
-    return Report(document, _document_lines(document, context.width))
+    events = [_event(each, content=content) for each in _events(context, email_id)]
+    lines = _document_lines(document, context.width)
+    if events:
+        lines += ["", *_rows_table(events, context.width)]
+    return Report({**document, "events": events}, lines)
+
+
+def _events(context: Context, email_id: ObjectId) -> list[dict[str, Any]]:
+    return EventStore(context.config, context.store).of_email(email_id)
+
+
+def _event(event: Mapping[str, Any], *, content: bool) -> dict[str, Any]:
+    """What a vendor told; whom it concerns, and its own words, are content."""
+    names = ("at", "vendor", "type", "code", *(("recipient", "detail") if content else ()))
+    row = {name: event.get(name) for name in names}
+    return {"event": row.pop("type"), **row}
 
 
 def _without_content(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,7 +132,7 @@ def _without_content(document: Mapping[str, Any]) -> dict[str, Any]:
 # For a person ``show`` begins with what is asked for most, and leaves out what only the machine
 # compares: --json has everything.
 _FIRST = ("id", "status", "reason", "vendor", "vendor_message_id", "message_id", "env", "priority")
-_NESTED = ("lease", "round", "pin", "announced", "late_accept")
+_NESTED = ("lease", "round", "pin", "announced", "late_accept", "delivery", "delivery_marks")
 _MACHINES_ONLY = ("nonce", "content_hash", "overdue_at", "clock_from", "token", "answered")
 _PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
 

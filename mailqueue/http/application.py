@@ -68,7 +68,7 @@ Handlers = Mapping[str, tuple[Handler, str | None]]
 
 def _table(producer: AsyncProducer, events: Events, limits: Limits) -> Mapping[str, Handlers]:
     """Every address, with its methods, and the scope that each needs."""
-    emails, health = Emails(producer, limits), Health(producer)
+    emails, health = Emails(producer, events, limits), Health(producer)
     return {
         "/emails": {"POST": (emails.send, "send"), "GET": (emails.page, "read")},
         "/emails/batch": {"POST": (emails.send_batch, "send")},

@@ -30,6 +30,7 @@ from mailqueue.store import ids
 
 if TYPE_CHECKING:
     from mailqueue.aio import AsyncProducer
+    from mailqueue.http.events import Events
     from mailqueue.producer.status import StoredEmail
     from mailqueue.producer.submission import SendCall
 
@@ -50,8 +51,8 @@ _PRIVATE: Headers = [(b"cache-control", b"no-store")]
 class Emails:
     """The handlers. They belong to one event loop."""
 
-    def __init__(self, producer: AsyncProducer, limits: Limits) -> None:
-        self._producer, self._limits = producer, limits
+    def __init__(self, producer: AsyncProducer, events: Events, limits: Limits) -> None:
+        self._producer, self._events, self._limits = producer, events, limits
         self._looks = asyncio.Semaphore(MAX_LOOKS)
 
     # Sending -----------------------------------------------------------------------------------
@@ -129,7 +130,8 @@ class Emails:
         """``GET /emails/{id}``."""
         async with self._looks:  # how large it is, nobody knows before it is there
             stored = await self._find(call)
-            return _json(200, wire.show(stored, whole=True), id=stored.id)
+            events = await self._events.of_email(stored.id)
+            return _json(200, wire.show(stored, events, whole=True), id=stored.id)
 
     async def page(self, call: Call) -> Reply:
         """``GET /emails``: the newest first."""

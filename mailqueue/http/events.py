@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 from mailqueue.config import Config, is_production
 from mailqueue.errors import StoreUnavailable
@@ -27,6 +28,7 @@ from mailqueue.http.calls import Call, Reply
 from mailqueue.http.errors import Problem, not_found, retry_after
 from mailqueue.http.limits import Limits
 from mailqueue.logs import event
+from mailqueue.store import ids
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.store import Store
 from mailqueue.vendors.events import load
@@ -82,6 +84,18 @@ class Events:
             self._threads.shutdown()
         if "_mongodb" in self.__dict__:
             self._mongodb.close()
+
+    async def of_email(self, email_id: str) -> list[dict[str, Any]]:
+        """The stored events of an e-mail; none where no vendor's are received.
+
+        Raises ``StoreUnavailable``.
+        """
+        if not self._sources:
+            return []
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._threads, lambda: self._store.of_email(ids.parse(email_id))
+        )
 
     async def receive(self, call: Call) -> Reply:
         """``POST``, ``GET``, ``HEAD`` and ``OPTIONS`` of ``/events/{vendor}``."""

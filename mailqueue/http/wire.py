@@ -29,7 +29,7 @@ from mailqueue.message.fields import SHOWN_KEY
 from mailqueue.store import ids
 
 if TYPE_CHECKING:
-    from mailqueue.producer.status import AttemptStatus, EmailStatus, StoredEmail
+    from mailqueue.producer.status import AttemptStatus, Delivery, EmailStatus, StoredEmail
 
 AS_THEY_ARE = (
     *("from", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers", "metadata"),
@@ -266,8 +266,17 @@ _LAST_EVENTS: Mapping[str, str] = {
 }
 
 
-def show(stored: StoredEmail, *, whole: bool) -> _Object:
-    """An e-mail as Resend shows it, and what we know of it; ``whole``: with its text and HTML."""
+_AFTER_THE_YES: Mapping[str, str] = {
+    "deferred": "delivery_delayed",
+    "rejected": "failed",
+}  # the other words of a delivery are Resend's own
+
+
+def show(stored: StoredEmail, events: Sequence[Mapping[str, Any]] = (), *, whole: bool) -> _Object:
+    """An e-mail as Resend shows it, and what we know of it.
+
+    ``whole``: with its text, its HTML and ``events``, which are as they are stored.
+    """
     status = stored.status
     is_scheduled = _is_scheduled(status)
     html, text = (stored.email.html, stored.email.text) if stored.email else (None, None)
@@ -279,9 +288,20 @@ def show(stored: StoredEmail, *, whole: bool) -> _Object:
         **({"html": html, "text": text} if whole else {}),
         "created_at": _time(status.created_at),
         "scheduled_at": _time(status.due_at) if is_scheduled else None,
-        "last_event": "scheduled" if is_scheduled else _LAST_EVENTS[status.status],
-        "mailqueue": {**_state(stored), **(_ledger(status) if whole else {})},
+        "last_event": "scheduled" if is_scheduled else _last_event(status),
+        "mailqueue": {**_state(stored), **(_ledger(status, events) if whole else {})},
     }
+
+
+def _last_event(status: EmailStatus) -> str:
+    """The word for where the e-mail stands, of those that Resend has."""
+    delivery = status.delivery
+    if delivery is None:
+        return _LAST_EVENTS[status.status]
+    if delivery == "delivered":
+        marks = {mark for each in status.deliveries for mark in each.marks}
+        return next((mark for mark in ("clicked", "opened") if mark in marks), delivery)
+    return _AFTER_THE_YES.get(delivery, delivery)
 
 
 def _is_scheduled(status: EmailStatus) -> bool:
@@ -319,16 +339,32 @@ def _state(stored: StoredEmail) -> _Object:
         "vendor_message_id": status.vendor_message_id,
         "unknowns": status.unknowns,
         "simulated": status.simulated,
+        "delivery": status.delivery,
         "tags": list(stored.email.tags) if stored.email else [],
     }
 
 
-def _ledger(status: EmailStatus) -> _Object:
+def _ledger(status: EmailStatus, events: Sequence[Mapping[str, Any]]) -> _Object:
     return {
         "refused": list(status.refused),
         "attempts": [_attempt(attempt) for attempt in status.attempts],
-        "events": [],  # what vendors tell after their yes
+        "deliveries": [_delivery(each) for each in status.deliveries],
+        "events": [_event(event) for event in events],
     }
+
+
+def _delivery(delivery: Delivery) -> _Object:
+    return {
+        "recipient": delivery.recipient,
+        "state": delivery.state,
+        "marks": list(delivery.marks),
+    }
+
+
+def _event(event: Mapping[str, Any]) -> _Object:
+    names = ("type", "vendor", "recipient", "code", "detail")
+    times = {name: _time(event.get(name)) for name in ("at", "received_at")}
+    return {**{name: event.get(name) for name in names}, **times}
 
 
 def _attempt(attempt: AttemptStatus) -> _Object:

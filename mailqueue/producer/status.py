@@ -40,6 +40,19 @@ class AttemptStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """What vendors' events tell of one recipient (docs/events.md).
+
+    ``recipient``: its place among the recipients. ``state``: the highest step, None: no event told
+    one. ``marks``: what stands beside it: opened, clicked, complained and the like.
+    """
+
+    recipient: int
+    state: str | None
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EmailStatus:
     """Where an e-mail stands, as it was when it was read. Times are aware (UTC).
 
@@ -52,6 +65,8 @@ class EmailStatus:
     ``simulated``: no vendor was called, it was outside production.
     ``refused``: the recipients that a vendor refused for good, or that are suppressed.
     ``attempts``: the newest 50, the oldest of these first.
+    ``delivery``: what vendors' events tell of all recipients in one word: ``delivered``,
+    ``bounced``, ``complained`` and the like; None: no event came. ``deliveries``: of each of them.
     """
 
     id: str
@@ -67,6 +82,8 @@ class EmailStatus:
     simulated: bool
     refused: tuple[str, ...] = field(repr=False)
     attempts: tuple[AttemptStatus, ...]
+    delivery: str | None
+    deliveries: tuple[Delivery, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +140,17 @@ def status_of(stored: Mapping[str, Any]) -> EmailStatus:
         simulated=stored.get("simulated") is True,
         refused=tuple(filter(_text, _list(stored.get("refused")))),
         attempts=tuple(map(_attempt, filter(_is_attempt, _list(stored.get("attempts"))))),
+        delivery=_text(stored.get("delivery_summary")),
+        deliveries=_deliveries(stored) if "delivery_summary" in stored else (),
+    )
+
+
+def _deliveries(stored: Mapping[str, Any]) -> tuple[Delivery, ...]:
+    states, marks = _mapping(stored.get("delivery")), _mapping(stored.get("delivery_marks"))
+    places = sorted({int(place) for place in (*states, *marks) if place.isdecimal()})
+    return tuple(
+        Delivery(place, _text(states.get(str(place))), tuple(_mapping(marks.get(str(place)))))
+        for place in places
     )
 
 
@@ -166,6 +194,10 @@ def _text(value: Any) -> str | None:
 
 def _number(value: Any) -> int:
     return int(value) if isinstance(value, int) and value > 0 else 0
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _list(value: Any) -> list[Any]:

@@ -302,9 +302,11 @@ def test_an_e_mail_is_shown_as_resend_shows_it_with_what_is_known_of_it(
                 "vendor_message_id": None,
                 "unknowns": 0,
                 "simulated": False,
+                "delivery": None,
                 "tags": ["autumn"],
                 "refused": [],
                 "attempts": [],
+                "deliveries": [],
                 "events": [],
             },
         }

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
+from mailqueue.store import ids
 from mailqueue.vendors.events.source import EventRequest
 from tests.conftest import Document
 from tests.events.case import ANN, EMAIL_ID, EventsCase, basic
 from tests.events.cases import CASES
-from tests.http_service import Answer, HttpService
+from tests.http_service import Answer, HttpService, Key
 from tests.servers import BreakableMongod
 
 # Those whose requests are of the moment, or whose certificates stand where no test reaches, are
@@ -156,3 +158,50 @@ def test_while_mongodb_is_away_each_vendor_is_told_to_repeat(
             for name, request in sent.items():
                 while (answer := post(running, TRIED[name].config["name"], request)).status != 200:
                     assert answer.status == expected[name]
+
+
+def test_an_e_mail_is_shown_with_what_became_of_it(
+    service: HttpService,
+    shared_settings: Document,
+    mongo_client: MongoClient[Document],
+    stored: Any,
+    key: Key,
+) -> None:
+    case = CASES["sendgrid"]
+    made = service.ask(
+        "POST",
+        "/emails",
+        {"from": "ann@example.com", "to": [ANN], "subject": "Hi", "text": "Hello"},
+        secret=key.secret,
+    )
+    email_id = ids.parse(made.json["id"])
+    mongodb = shared_settings["mongodb"]
+    emails = mongo_client[mongodb["database"]][mongodb["collection"]]
+    line = {"n": 1, "token": 1, "vendor": "sg", "outcome": "accepted"}
+    times = dict.fromkeys(("started_at", "ended_at"), datetime.now(UTC))
+    sent = {"status": "sent", "attempts": [line | times]}
+    emails.update_one({"_id": email_id}, {"$set": sent})
+    seen = []
+    for name in ("deferred", "delivered", "open", "bounce", "spamreport"):
+        event = {
+            "event": name,
+            "type": "bounce",
+            "sg_event_id": f"{name} of {email_id}",
+            "timestamp": 1780000000,
+            "email": ANN,
+            "mailqueue_id": str(email_id),
+        }
+        assert post(service, "sg", case.authentic(event)).status == 200
+        seen.append(service.ask("GET", f"/emails/{email_id}", secret=key.secret).json)
+    assert [each["last_event"] for each in seen] == [
+        *("delivery_delayed", "delivered", "opened", "bounced", "complained")
+    ]
+    story = seen[-1]["mailqueue"]
+    assert story["status"] == "sent"
+    assert story["deliveries"] == [
+        {"recipient": 0, "state": "bounced_hard", "marks": ["opened", "complained"]}
+    ]
+    assert [each["type"] for each in story["events"]] == [
+        *("deferred", "delivered", "opened", "bounced_hard", "complained")
+    ]
+    assert story["events"][0]["recipient"] == ANN

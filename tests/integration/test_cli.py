@@ -22,6 +22,7 @@ from mailqueue import cli
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
 from mailqueue.devserver import Beanstalkd, Mongod
+from mailqueue.events import EventStore
 from mailqueue.lifecycle.outcomes import Suspension
 from mailqueue.message import Attachment
 from mailqueue.producer import Producer
@@ -31,6 +32,7 @@ from mailqueue.routing.rotation import Permit
 from mailqueue.store.ids import to_uuid
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
+from mailqueue.vendors.events.source import EventType, VendorEvent
 from tests.integration.bench import emptied, ready
 from tests.servers import BreakableBeanstalkd
 from tests.stage import BAD_REQUEST, TAKEN, Stage, letter
@@ -827,3 +829,23 @@ def test_the_audit_says_how_many_more_there_are(
     for _ in range(3):
         shelf.put("delivered")
     assert console("audit").err == "mailqueue: 2 more are illegal\n"
+
+
+def test_show_has_the_vendors_events_and_whom_they_concern_only_with_content(
+    console: Console, shelf: Shelf, config: Config, store: Store
+) -> None:
+    email_id = shelf.put("sent", "accepted")
+    told = VendorEvent(
+        key="k",
+        type=EventType.BOUNCED_HARD,
+        email_id=email_id,
+        recipient="bob@example.org",
+        code="5.1.1",
+        detail="no bob@example.org here",
+    )
+    EventStore(config, store).record("first", [told])
+    plain, whole = (console("show", email_id, *more).out for more in ((), ("--content",)))
+    assert "bounced_hard" in plain
+    assert "5.1.1" in plain
+    assert "bob@example.org" not in plain
+    assert "no bob@example.org here" in whole
