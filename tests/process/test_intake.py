@@ -206,6 +206,8 @@ def test_a_storm_of_kills_of_intakes_and_beanstalkd_loses_and_doubles_no_event(
             kill()
         server.start()
     last = [run_intake(stage) for _ in range(2)]
+    for process in last:
+        process.wait_for("READY=1")
     wait_until(lambda: not events(stage), 30)
     stage.until(sent=number, timeout=60)
     assert subjects_stored(stage) == Counter(every_subject(number))
