@@ -89,8 +89,8 @@ class Place:
         return told
 
     @contextmanager
-    def server(self, role: str = "serve") -> Iterator[int]:
-        """A server that takes e-mails, until the block ends; its port."""
+    def server(self, role: str = "serve") -> Iterator[tuple[int, int]]:
+        """A server that takes e-mails, until the block ends; its port and its process's id."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port: int = free.getsockname()[1]
         log = self.folder / "server.log"
@@ -102,7 +102,7 @@ class Place:
         try:
             if not _listens(port, process):
                 raise Failed(f"{self.contender.name} serve: {log.read_text()[-2000:]}")
-            yield port
+            yield port, process.pid
         finally:
             end(process)
 
@@ -203,16 +203,17 @@ def post(place: Place, connections: int) -> Figures:
     place.run("prepare")
     if not place.contender.listens:
         return _rate(place.run("enqueue", connections, seconds))
-    with place.server() as port:
+    with place.server() as (port, pid):
         warm_up = _load(place, port, connections, 1)
+        before = processor_seconds(pid)
         told = _load(place, port, connections, seconds)
+        cpu = 1e6 * (processor_seconds(pid) - before) / max(1, told["count"])
     stored = place.run("stored")["count"]
     if told["failed"] or stored < warm_up["count"] + told["count"]:
         answered = warm_up["count"] + told["count"]
         problem = f"{told['failed']} failed; {answered} answered, {stored} stored"
         raise Failed(f"{place.contender.name} post: {problem}")
-    value = told["count"] / told["seconds"]
-    return {"value": value, "unit": "e-mails/s", "p50": told["p50"], "p99": told["p99"]}
+    return _rate(told | {"cpu": cpu}) | {"p99": told["p99"]}
 
 
 def _load(place: Place, port: int, connections: int, seconds: int) -> Figures:
@@ -238,7 +239,7 @@ def smtp(place: Place, sessions: int) -> Figures:
     if place.contender.server == "postfix":  # it runs already
         return _messages(place, int(place.broker.rpartition(":")[2]), sessions)
     place.run("prepare")
-    with place.server("smtp") as port:
+    with place.server("smtp") as (port, _):
         figures = _messages(place, port, sessions)
     stored, handed_over = place.run("stored")["count"], figures.pop("count")
     if stored != handed_over:
@@ -349,6 +350,12 @@ def tree(pid: int) -> list[int]:
         for child in task.read_text().split():
             found += tree(int(child))
     return found
+
+
+def processor_seconds(pid: int) -> float:
+    """Seconds that the process has been on a processor (proc(5)), all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(pid: int) -> float:

@@ -19,7 +19,6 @@ function done(summary, latency)
   local errors = summary.errors
   local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
   io.write(string.format(
-    '{"count": %d, "seconds": %.6f, "failed": %d, "p50": %.3f, "p99": %.3f}\n',
-    summary.requests, summary.duration / 1e6, failed,
-    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3))
+    '{"count": %d, "seconds": %.6f, "failed": %d, "p99": %.3f}\n',
+    summary.requests, summary.duration / 1e6, failed, latency:percentile(99) / 1e3))
 end
