@@ -49,7 +49,7 @@ get_node_packages || say "No npm here, so no client in Node is tried."
 # Networks of our own, in which MongoDB's nodes lose sight of each other.
 [ "$(id -u)" != 0 ] || command -v ip > /dev/null || apt_install iproute2 || say "No iproute2 here."
 # Other people's clients for the ways in.
-for program in swaks:swaks php:php-cli; do
+for program in swaks:swaks php:php-cli node:nodejs; do
     command -v "${program%:*}" > /dev/null || apt_install "${program#*:}" || say "No ${program%:*} here."
 done
 cd "$repo"

@@ -22,7 +22,7 @@ from mailqueue.config.services import ApiKeyConfig
 from mailqueue.config.vendor_types import MIB, VENDOR_TYPES
 from mailqueue.vendors.base import Vendor
 from tests.bench import report
-from tests.bench.contenders import CONTENDERS
+from tests.bench.contenders import CONTENDERS, POST
 from tests.bench.report import TIMES
 
 REPO = Path(__file__).parents[1]
@@ -215,6 +215,12 @@ def factor_table() -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def post_table() -> str:
+    """Servers that take an e-mail a POST, and ``AsyncProducer`` without one."""
+    cells: list[report.Cell] = json.loads(PUBLISHED.read_text("utf-8"))
+    return report.table(POST[0], cells).rpartition("\n\n")[2]
+
+
 def times(test: str, other: str | None, cells: Sequence[report.Cell]) -> str:
     return report.factor(report.ratio(test, report.OURS, other or "", cells))
 
@@ -224,6 +230,7 @@ PAGES: Mapping[str, tuple[Path, Callable[[], str]]] = {
     "vendor": (REPO / "docs/vendors.md", vendor_table),
     "factor": (REPO / "docs/benchmarks.md", factor_table),
     "benchmark": (REPO / "docs/benchmarks.md", benchmark_table),
+    "post": (REPO / "docs/benchmarks.md", post_table),
 }
 
 
