@@ -18,8 +18,12 @@ import greenstalk
 import pytest
 
 from mailqueue.devserver.process import dies_with_parent
+from mailqueue.events import EventStore
 from mailqueue.queue.events import SUFFIX
 from mailqueue.queue.tube import STATES, depth
+from mailqueue.store.document import PRODUCTION
+from mailqueue.store.store import Store
+from mailqueue.vendors.events.source import EventType, VendorEvent
 from tests.faults.child import EMAILS
 from tests.faults.invariants import broken, unknowns
 from tests.faults.seams import CRASHED, CrashingVendor
@@ -116,6 +120,31 @@ def test_a_consumer_that_ends_anywhere_loses_nothing_and_doubles_only_what_was_u
     check(impatient)
     assert unknowns(impatient.document(email_id)) == unknown
     assert impatient.copies == {email_id: 1 + extra}
+
+
+@pytest.mark.parametrize("points", [["after:send"], ["after:send", "after:rescue"]])
+def test_an_event_settles_what_a_killed_consumer_left_unknown_and_no_second_copy_is_sent(
+    points: list[str], impatient: Stage, tmp_path: Path
+) -> None:
+    """Before the rescue the attempt is still open, after it the outcome is unknown."""
+    impatient.vendor("first")
+    (email_id,) = impatient.send()
+    for number, point in enumerate(points):
+        if number:
+            lose_all_jobs(impatient)  # now only the sweeper knows
+        crash(impatient, tmp_path, point)
+    delivered = VendorEvent(key="k", type=EventType.DELIVERED, email_id=email_id)
+    store = Store(impatient.config.mongodb, env=PRODUCTION)
+    EventStore(impatient.config, store).record("first", [delivered])
+    store.close()
+    impatient.vendor("second")
+    with ConsumerProcess(impatient.settings, tmp_path / "restarted"):
+        impatient.until(sent=1)
+
+    check(impatient)
+    assert unknowns(impatient.document(email_id)) == 1  # until the event came
+    assert impatient.copies == {email_id: 1}
+    assert impatient.status(email_id).delivery == "delivered"
 
 
 @pytest.mark.parametrize(
