@@ -88,6 +88,10 @@ class SmtpService:
         """SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
 
+    def hang_up(self) -> None:
+        """SIGHUP."""
+        self._process.send_signal(signal.SIGHUP)
+
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
         self.terminate()

@@ -4,13 +4,15 @@ Decides: who may come at all. Without API keys only this host; from elsewhere on
 TLS. Bounds: connections as many as ``smtp.connections`` and as the system has file descriptors for.
 
 Promises: on the signal to stop nobody new is admitted, and what was begun is finished: a message
-that a client is sending, for up to ``GRACE`` seconds, and what is being stored.
+that a client is sending, for up to ``GRACE`` seconds, and what is being stored. SIGHUP has it read
+its certificate anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +60,16 @@ def _tls(settings: Smtp) -> ssl.SSLContext | None:
     return context
 
 
+def _renew(settings: Smtp, tls: ssl.SSLContext | None) -> None:
+    """Show new clients the certificate that the file has now; the old one if it cannot be used."""
+    try:
+        if tls is not None and _tls(settings) is not None:  # as a whole, before a part is replaced
+            tls.load_cert_chain(settings.certificate or "", settings.key_)
+            event(logger, logging.INFO, "certificate.renewed")
+    except ConfigError as error:
+        event(logger, logging.ERROR, "certificate.not_renewed", problem=error)
+
+
 def _check_exposure(settings: Smtp, keys: KeyRing, tls: ssl.SSLContext | None) -> None:
     if is_loopback(settings.host):
         return
@@ -99,6 +111,7 @@ async def _serve(
         )
         loop = asyncio.get_running_loop()
         server = await loop.create_server(partial(protocol, rules), sock=listener, backlog=BACKLOG)
+        loop.add_signal_handler(signal.SIGHUP, _renew, settings, tls)
         _say_started(settings, keys, tls)
         service.ready(url("smtps" if rules.is_implicit else "smtp", listener))
         await stopping.wait()

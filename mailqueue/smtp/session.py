@@ -20,9 +20,9 @@ import asyncio
 import logging
 import re
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,7 +128,7 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
         self._rules = rules
         self._connections = rules.connections
         self._errors = self._idle = self._held = 0
-        self.is_waiting = False
+        self.is_waiting = True
 
     def __dir__(self) -> Sequence[str]:
         # aiosmtpd looks at all attributes for those of commands, three times for each connection:
@@ -194,16 +194,23 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
         finally:
             self._writer.close()
 
-    async def _heard(self, reading: Any) -> bytes:
+    async def _heard(self, reading: Awaitable[bytes]) -> bytes:
         """What the client says next; it has ``timeout`` seconds for it."""
-        self.is_waiting = True
+        octets = await reading
+        self._connections.hear(self)
+        self._reset_timeout()
+        return octets
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Meanwhile the client waits for us; at all other times we wait for the client."""
+        self.is_waiting = False
         try:
-            octets: bytes = await reading
+            yield
         finally:
-            self.is_waiting = False
+            self.is_waiting = True
             self._connections.hear(self)
             self._reset_timeout()
-        return octets
 
     async def _obey(self, line: bytes) -> None:
         text = _text(line)
@@ -381,7 +388,8 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
         try:
             if raw.startswith(b".") or b"\r\n." in raw:  # RFC 5321, 4.5.2
                 raw = raw.replace(b"\r\n.", b"\r\n").removeprefix(b".")
-            return await self._store(raw)
+            with self._busy():
+                return await self._store(raw)
         except InvalidEmail as error:
             facts = {"field": error.field, "key": self._key.name if self._key else ""}
             event(logger, logging.INFO, "message.refused", **facts)
@@ -437,8 +445,9 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
             size = max(size, self.envelope.size or self._rules.max_bytes)
         missing = size - self._held
         if missing > 0:
-            if not await self._rules.memory.reserve(missing, _MEMORY_WAIT):
-                raise Refused(replies.NO_MEMORY)
+            with self._busy():
+                if not await self._rules.memory.reserve(missing, _MEMORY_WAIT):
+                    raise Refused(replies.NO_MEMORY)
             self._held = size
 
     def _release(self) -> None:

@@ -287,6 +287,32 @@ def test_commands_that_came_with_starttls_are_forgotten(
         assert talk.say("MAIL FROM:<ann@example.com>").startswith("503")  # not yet greeted
 
 
+def test_a_renewed_certificate_is_shown_after_sighup_and_one_that_is_broken_is_not(
+    stage: Stage, serve: Services, certified: ssl.SSLContext
+) -> None:
+    chain = Path(stage.settings["smtp"]["certificate"])
+    service = serve(stage)
+
+    def shown() -> bytes:
+        with service.client() as client:
+            client.starttls(context=certified)
+            assert isinstance(client.sock, ssl.SSLSocket)
+            return client.sock.getpeercert(binary_form=True) or b""
+
+    first = shown()
+    authority = trustme.CA()
+    authority.configure_trust(certified)
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(chain))
+    service.hang_up()
+    wait_until(lambda: "certificate.renewed" in service.log)
+    second = shown()
+    assert second != first
+    chain.write_text("no certificate")
+    service.hang_up()
+    wait_until(lambda: "certificate.not_renewed" in service.log)
+    assert shown() == second
+
+
 def test_a_certificate_that_cannot_be_read_is_said(stage: Stage, tmp_path: Path) -> None:
     stage.settings["smtp"] = {"certificate": str(tmp_path / "missing.pem")}
     config = write_config(tmp_path / "smtp", stage.settings)
@@ -467,11 +493,18 @@ def test_a_client_that_says_nothing_is_sent_away(stage: Stage, serve: Services) 
         assert (talk.reply()[:9], talk.reply()) == ("421 4.4.2", "")
 
 
-def test_silent_clients_keep_nobody_out(stage: Stage, serve: Services) -> None:
-    stage.settings["smtp"] = {"connections": 20}
+@pytest.mark.parametrize("words", ["", "EHLO me\r\nAUTH LOGIN\r\n", "STARTTLS\r\n"])
+def test_silent_clients_keep_nobody_out(
+    stage: Stage, serve: Services, certified: ssl.SSLContext, words: str
+) -> None:
+    """In the middle of a login or of TLS's handshake, too."""
+    stage.settings["smtp"]["connections"] = 20
+    secret = add_key(stage)
     service = serve(stage)
-    with silent_clients(service, 50):
-        wait_until(lambda: can_hand_over(service))
+    with silent_clients(service, 50) as talks:
+        for talk in talks:
+            talk.send(words)
+        wait_until(lambda: can_hand_over(service, secret))
 
 
 def test_too_many_recipients_are_put_off(stage: Stage, serve: Services) -> None:
@@ -494,13 +527,13 @@ def silent_clients(service: SmtpService, number: int) -> Iterator[list[Talk]]:
             talk.close()
 
 
-def can_hand_over(service: SmtpService) -> bool:
+def can_hand_over(service: SmtpService, secret: str = "") -> bool:
     with service.talk() as talk:
-        return (
-            talk.greeting[:3] == "220"
-            and bool(talk.say("EHLO me"))
-            and bool(stored_id(talk.hand_over(HELLO)))
-        )
+        if talk.greeting[:3] != "220" or not talk.say("EHLO me"):
+            return False
+        if secret:
+            talk.say(f"AUTH PLAIN {plain(secret)}")
+        return bool(stored_id(talk.hand_over(HELLO)))
 
 
 # Other people's programs --------------------------------------------------------------------------
