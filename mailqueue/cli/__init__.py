@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mailqueue import logs
-from mailqueue.cli import emails, servers, system
+from mailqueue.cli import emails, servers, suppress, system
 from mailqueue.cli.arguments import parse
 from mailqueue.cli.context import (
     EXIT_FOUND,
@@ -51,6 +51,7 @@ VERBS: Mapping[str, Callable[[Context], Report]] = {
     "doctor": system.examine,
     "sweep": system.sweep,
     "audit": system.check,
+    "suppress": suppress.suppress,
     "key": servers.key,
     "http": servers.http,
     "intake": servers.intake,
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(parse(arguments))
     except UsageError as error:
-        return _fail(EXIT_USAGE, str(error))
+        return _fail(EXIT_USAGE, *str(error).splitlines())
     except ConfigError as error:
         return _fail(EXIT_USAGE, *error.problems)
     except MissingExtra as error:

@@ -11,6 +11,7 @@ import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from textwrap import fill
 from typing import Any, Never, TypeVar
 
@@ -18,7 +19,7 @@ from bson import ObjectId
 
 from mailqueue.cli.context import UsageError
 from mailqueue.config import checks
-from mailqueue.config.services import SCOPES
+from mailqueue.config.services import SCOPES, SUPPRESSION_REASONS
 from mailqueue.lifecycle.outcomes import Reason, Status
 from mailqueue.store import audit, ids
 from mailqueue.store.interventions import Verb
@@ -103,6 +104,14 @@ HELP: Mapping[str, Help] = {
         "Reads all e-mails and changes nothing.",
         "mailqueue audit --grace 10m",
         "an e-mail is in an illegal state",
+    ),
+    "suppress": Help(
+        "look after the suppression list: who gets no e-mail any more",
+        "An entry is an address, or @DOMAIN for all addresses of that domain. add ADDRESS..., "
+        "remove ADDRESS..., list [ADDRESS...], import FILE, export [FILE]: see the help of each. "
+        "A FILE is CSV or one address a line; - is standard input or output.",
+        "mailqueue suppress import bounces.csv --reason bounced",
+        "an address is not on the list",
     ),
     "key": Help(
         "make an API key for the HTTP and SMTP services",
@@ -195,6 +204,20 @@ def _age(text: str) -> float:
     if seconds > LONGEST_AGE:
         raise argparse.ArgumentTypeError(f"age {text!r} is too long (at most 5200w)")
     return seconds
+
+
+def _until(text: str) -> datetime:
+    now = datetime.now(UTC)
+    try:
+        if re.fullmatch(r"\d+[smhdw]", text):
+            until = now + timedelta(seconds=_age(text))
+        else:
+            until = datetime.fromisoformat(text)
+    except ValueError:
+        until = now
+    until = until.replace(tzinfo=UTC) if until.tzinfo is None else until
+    problem = "must be in the future, for example 2030-01-31 or 90d"
+    return _checked(until, None if until > now else problem)
 
 
 def _id(text: str) -> ObjectId:
@@ -306,6 +329,68 @@ def _key(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _suppress(parser: argparse.ArgumentParser) -> None:
+    anywhere = _Parser(add_help=False)
+    _common(anywhere, default=argparse.SUPPRESS)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, (text, add_options) in _SUPPRESS_ACTIONS.items():
+        action = actions.add_parser(name, parents=[anywhere], help=text, description=text)
+        add_options(action)
+
+
+def _suppress_add(parser: argparse.ArgumentParser) -> None:
+    _addresses(parser, "+")
+    _reason(parser, "manual", "why (default: manual)")
+    text = "a date, or how long from now on (30d): it holds no longer then (default: for ever)"
+    parser.add_argument("--until", metavar="TIME", type=_until, help=text)
+    _dry_run(parser)
+
+
+def _suppress_remove(parser: argparse.ArgumentParser) -> None:
+    _addresses(parser, "+")
+    _dry_run(parser)
+
+
+def _suppress_list(parser: argparse.ArgumentParser) -> None:
+    _addresses(parser, "*")
+    _reason(parser, None, "only those with this reason")
+    text = "show at most N entries (default: 100)"
+    parser.add_argument("--limit", metavar="N", type=_number, default=100, help=text)
+
+
+def _suppress_import(parser: argparse.ArgumentParser) -> None:
+    text = "CSV with a first line that names its columns (address, reason, source, at, until), or "
+    text += "one address a line; -: standard input"
+    parser.add_argument("file", metavar="FILE", help=text)
+    _reason(parser, None, "for all, instead of what the file says (default there: manual)")
+    _dry_run(parser)
+
+
+def _suppress_export(parser: argparse.ArgumentParser) -> None:
+    text = "the CSV file to write (default: -, standard output)"
+    parser.add_argument("file", metavar="FILE", nargs="?", default="-", help=text)
+
+
+def _addresses(parser: argparse.ArgumentParser, number: str) -> None:
+    text = "an address, or @DOMAIN"
+    parser.add_argument("addresses", metavar="ADDRESS", nargs=number, help=text)
+
+
+def _reason(parser: argparse.ArgumentParser, default: str | None, text: str) -> None:
+    choices = SUPPRESSION_REASONS
+    text = f"{text}: {', '.join(choices)}"
+    parser.add_argument("--reason", metavar="REASON", choices=choices, default=default, help=text)
+
+
+_SUPPRESS_ACTIONS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "add": ("enter addresses", _suppress_add),
+    "remove": ("remove addresses, whoever reported them", _suppress_remove),
+    "list": ("show the entries, or those that concern these addresses", _suppress_list),
+    "import": ("enter the addresses of a file; none if a line is wrong", _suppress_import),
+    "export": ("write all entries as CSV, which import reads", _suppress_export),
+}
+
+
 def _server(parser: argparse.ArgumentParser) -> None:
     text = "address to listen at, instead of that of the configuration"
     parser.add_argument("--host", type=_host, help=text)
@@ -331,6 +416,7 @@ _OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "doctor": _nothing,
     "sweep": _dry_run,
     "audit": _audit,
+    "suppress": _suppress,
     "key": _key,
     "http": _server,
     "intake": _nothing,

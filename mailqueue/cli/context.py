@@ -37,7 +37,7 @@ FIRST_ID = ObjectId(b"\0" * 12)  # before all others
 
 
 class UsageError(Exception):
-    """The command line makes no sense; the text says why, in one line."""
+    """What was asked for makes no sense; the text says why, a line for each problem."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,6 @@ def age(seconds: float) -> str:
     return f"{int(seconds)}s"
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, plural: str = "") -> str:
     """A number with its noun: ``1 e-mail``, ``2 e-mails``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"

@@ -1,7 +1,7 @@
 """Storing vendors' events: once each, then what they change in the e-mails.
 
-Decides: which e-mail an event is about (by our id, else by the vendor's), which recipient, and that
-the events of concurrent requests are written together.
+Decides: which e-mail an event is about (by our id, else by the vendor's), which recipient, what of
+it enters the suppression list, and that the events of concurrent requests are written together.
 
 Assumes: events were verified. Their order means nothing, and any of them may come again.
 
@@ -26,12 +26,13 @@ from pymongo.errors import BulkWriteError
 
 from mailqueue import logs
 from mailqueue.config import Config
-from mailqueue.errors import StoreUnavailable
+from mailqueue.errors import InvalidEmail, StoreUnavailable
 from mailqueue.message import Email
 from mailqueue.producer.group_commit import CommitTimeout, GroupCommit
 from mailqueue.store import deliveries, ids
 from mailqueue.store.mongo import DUPLICATE, write_errors
 from mailqueue.store.store import Store
+from mailqueue.store.suppressions import Report, Suppressions, entry_of
 from mailqueue.store.transitions import Write
 from mailqueue.vendors.events.source import EventType, VendorEvent
 
@@ -92,6 +93,8 @@ class EventStore:
         self._events = store.collection(".events")
         self._kept_for = timedelta(days=config.retention.sent_days)
         self._by_vendor_id = by_vendor_id
+        self._suppressions = Suppressions.of(store, config.suppression)
+        self._vendor_lists = config.suppression is not None and config.suppression.vendor_lists
         self._commit: GroupCommit[list[_Item], None] = GroupCommit(self._write)
 
     def ensure_indexes(self) -> None:
@@ -154,10 +157,39 @@ class EventStore:
         items = [item for request in batch for item in request]
         with self._store.operation():
             emails = self._find(items)
+            if self._suppressions is not None:
+                self._suppress(self._suppressions, items)
             self._insert(items)
             for writes in self._writes(items, emails):
                 self._store.bulk.write(writes, self._store.timeout)
         return [None] * len(batch)
+
+    def _suppress(self, suppressions: Suppressions, items: Iterable[_Item]) -> None:
+        """Enter who is to get no more e-mail, and take back what their vendor reported before.
+
+        It comes before the events are stored. So an event that is stored already has done this, and
+        a copy of it must not do it again: its vendor may have taken it back since.
+        """
+        marks = {
+            item.document["_id"]: item
+            for item in items
+            if item.event.lift
+            or (item.event.suppress and (self._vendor_lists or not item.event.by_vendor_list))
+        }
+        if not marks:
+            return
+        stored = self._events.find({"_id": {"$in": list(marks)}}, {"_id": 1})
+        copies = {document["_id"] for document in stored}
+        new = [item for name, item in marks.items() if name not in copies]
+        reports = [report for item in new if (report := _report(item)) is not None]
+        suppressions.add(reports)
+        for source, number in Counter(report.source for report in reports).items():
+            logs.event(logger, logging.INFO, "suppression.added", vendor=source, entries=number)
+        # After the reports: each takes back what was reported until then, in whatever order they
+        # came.
+        for item in new:
+            if item.event.lift and (entry := _entry(item)) is not None:
+                suppressions.lift(item.vendor, [entry], item.document["at"])
 
     def _insert(self, items: Iterable[_Item]) -> None:
         """Each event once: one that is there already stays as it is."""
@@ -246,6 +278,21 @@ def _recipients(email: Any) -> list[frozenset[str]]:
     except (LookupError, TypeError, ValueError, AttributeError):  # a damaged document
         return []
     return [frozenset((person.address.lower(), person.ascii.lower())) for person in people]
+
+
+def _report(item: _Item) -> Report | None:
+    entry = None if item.event.suppress is None else _entry(item)
+    if entry is None or item.event.suppress is None:
+        return None
+    return Report(entry, item.event.suppress, item.vendor, item.document["at"])
+
+
+def _entry(item: _Item) -> str | None:
+    """Whom it concerns, as the suppression list has them; None: it does not say."""
+    try:
+        return entry_of(item.event.recipient or "")
+    except (InvalidEmail, UnicodeError):  # a vendor may send any text
+        return None
 
 
 def _our_id(text: str | None) -> ObjectId | None:
