@@ -42,7 +42,10 @@ class Event:
 
 
 class EventTube:
-    """The events of one server. One thread reserves and ends them."""
+    """The events of one server. One thread reserves and ends them.
+
+    Another kind of queue would have to do the same: reserve, end, give back, close.
+    """
 
     def __init__(
         self,
@@ -75,8 +78,9 @@ class EventTube:
         return events
 
     def end(self, events: Sequence[Event], how: End) -> None:
-        """End events that were reserved here; nothing is waited for. One that does not end comes
-        again: what was lost meanwhile is only the connection.
+        """End events that were reserved here; nothing is waited for.
+
+        An event that cannot be ended, since the connection broke, comes again.
         """
         try:
             if self._connection is not None:
@@ -85,9 +89,7 @@ class EventTube:
             self._outage.begin(str(error))
 
     def give_back(self) -> None:
-        """Have the server take back what is reserved here, with its priority, to be reserved again
-        by anybody at once.
-        """
+        """Have the server take back what is reserved here, priorities and all, for anybody."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
