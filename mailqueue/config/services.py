@@ -61,7 +61,7 @@ class Http(Section):
     )
     requests: int = key(int, 1000, "requests at a time, per process", checks.between(1, 100_000))
     connections: int = key(
-        int, 2000, "connections at a time, per process", checks.between(1, 1_000_000)
+        int, 10_000, "connections at a time, per process", checks.between(1, 1_000_000)
     )
     max_memory: int = key(
         int, 128 * 2**20, "bytes of requests in memory", checks.between(2**20, 2**40)

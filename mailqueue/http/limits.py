@@ -120,21 +120,25 @@ class Body:
 
     async def read(self, receive: Receive) -> bytes:
         """The whole body. Raises ``Problem`` and ``Disconnected``."""
-        message = await receive()
-        octets: bytes = message.get("body", b"")
-        if message["type"] == "http.request" and not message.get("more_body"):  # the usual case
-            self._limits.check(len(octets))
-            return octets
-        parts = bytearray(octets)
         with self._limits.lent():
-            while message["type"] == "http.request" and message.get("more_body"):
-                message = await receive()
-                parts += message.get("body", b"")
-                self._limits.check(len(parts))
-                self.reserve(len(parts))
+            message = await receive()
+            octets: bytes = message.get("body", b"")
+            if message.get("more_body"):
+                message, octets = await self._read_parts(octets, receive)
         if message["type"] != "http.request":
             raise Disconnected
-        return bytes(parts)
+        self._limits.check(len(octets))
+        return octets
+
+    async def _read_parts(self, first: bytes, receive: Receive) -> tuple[Any, bytes]:
+        """The last message, and all that came of the body."""
+        parts, message = bytearray(first), {"more_body": True}
+        while message.get("more_body"):
+            message = await receive()
+            parts += message.get("body", b"")
+            self._limits.check(len(parts))
+            self.reserve(len(parts))
+        return message, bytes(parts)
 
 
 def _busy() -> Problem:
