@@ -56,6 +56,7 @@ VERBS: Mapping[str, Callable[[Context], Report]] = {
     "http": servers.http,
     "intake": servers.intake,
     "smtp": servers.smtp,
+    "sendmail": servers.sendmail,
 }
 WITHOUT_CONFIG = {"key"}
 

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from mailqueue import logs
-from mailqueue.cli.context import Context, Report
+from mailqueue.cli.context import Context, Report, UsageError
 from mailqueue.service import keys
 
 
@@ -49,3 +49,8 @@ def smtp(context: Context) -> Report:
     logs.configure()
     code = serve(context.config, context.options.host, context.options.port)
     return Report(None, [], code)
+
+
+def sendmail(_: Context) -> Report:
+    """Only behind options of ours: otherwise ``cli.main`` hands the command line on, as it is."""
+    raise UsageError("sendmail has options of its own: mailqueue sendmail --help")

@@ -220,6 +220,18 @@ def test_help_is_no_mistake() -> None:
         assert shown.stdout == sendmail.USAGE
 
 
+def test_the_configuration_may_stand_before_the_verb(stage: Stage, command: Path) -> None:
+    config = str(command.parent / "config.json")
+    options = [sys.executable, "-m", "mailqueue", "--config", config]
+    for words, code in (["sendmail", "-t"], 0), (["--json", "sendmail"], 2):
+        ended = subprocess.run(
+            [*options, *words], input=MESSAGE, text=True, capture_output=True, check=False, cwd=REPO
+        )
+        assert ended.returncode == code
+    assert "mailqueue sendmail --help" in ended.stderr
+    assert stage.emails.count_documents({}) == 1
+
+
 def test_nothing_of_the_extra_is_needed_and_the_server_says_that_it_needs_it() -> None:
     hidden = "import sys; sys.modules['aiosmtpd'] = None; "
     subprocess.run(

@@ -157,9 +157,7 @@ def lifecycle_page() -> str:
 
 def test_the_operators_verbs_are_those_of_the_command_line() -> None:
     verbs = [code.split()[0] for code in first_column("docs/operating.md", "verb")]
-    assert sorted(verbs) == sorted(
-        [*VERBS, "sendmail", "vendors"]
-    )  # the last once to look, once to change
+    assert sorted(verbs) == sorted([*VERBS, "vendors"])  # once to look, once to change
 
 
 def test_what_exit_code_1_means_is_what_the_help_of_the_verb_says() -> None:
