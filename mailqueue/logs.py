@@ -11,7 +11,15 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from io import StringIO
+
+_USUAL = re.compile(r"[!#-<>-~]+")  # ASCII without blank, quotation mark and equals sign
 
 
 class Formatter(logging.Formatter):
@@ -19,6 +27,16 @@ class Formatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
+        self._second = 0, ""  # the last one, and how it is written
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # as the library names it
+        """As the library writes it; what a second has in common is written once."""
+        number, text = self._second
+        if number != int(record.created):
+            number = int(record.created)
+            text = time.strftime(datefmt or self.default_time_format, time.localtime(number))
+            self._second = number, text
+        return f"{text},{int(record.msecs):03}"
 
 
 def configure(level: int = logging.INFO) -> None:
@@ -35,14 +53,45 @@ def event(logger: logging.Logger, level: int, name: str, /, **facts: object) -> 
     """Write a line. It costs nothing if the logger's level is higher."""
     if logger.isEnabledFor(level):
         # Collectors of errors group records by ``msg``: it is the same for each kind of event.
-        line = " ".join([name, *(f"{key}=%s" for key in facts)])
+        line = _line(name, *facts)
         extra = {"event": name, "facts": facts}
         logger.log(level, line, *map(_quote, facts.values()), extra=extra, stacklevel=2)
+
+
+@contextmanager
+def written_together() -> Iterator[None]:
+    """What is logged in this block takes one write to standard error, at its end.
+
+    For many lines: a write for each takes longer than all else. Only a handler that ``configure``
+    has made is concerned.
+    """
+    handlers = [
+        handler
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, logging.StreamHandler) and isinstance(handler.formatter, Formatter)
+    ]
+    streams, buffers = [handler.stream for handler in handlers], [StringIO() for _ in handlers]
+    for handler, buffer in zip(handlers, buffers, strict=True):
+        handler.setStream(buffer)
+    try:
+        yield
+    finally:
+        for handler, stream, buffer in zip(handlers, streams, buffers, strict=True):
+            handler.setStream(stream)
+            stream.write(buffer.getvalue())
+            stream.flush()
+
+
+@lru_cache(maxsize=1000)
+def _line(name: str, *keys: str) -> str:
+    return " ".join([name, *(f"{key}=%s" for key in keys)])
 
 
 def _quote(fact: object) -> str:
     """The fact as one word on one line, whatever it holds."""
     text = str(fact)
+    if _USUAL.fullmatch(text):
+        return text
     plain = text.isprintable()
     if plain and text and not any(mark in text for mark in ' "='):
         return text

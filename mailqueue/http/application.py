@@ -24,7 +24,7 @@ from mailqueue.aio import AsyncProducer
 from mailqueue.config import Config
 from mailqueue.http import documents
 from mailqueue.http.auth import Callers
-from mailqueue.http.calls import Call, Endpoint, Handler, Send
+from mailqueue.http.calls import Call, Endpoint, Handler, RequestLog, Send
 from mailqueue.http.emails import Emails
 from mailqueue.http.errors import not_found
 from mailqueue.http.events import Events
@@ -41,10 +41,10 @@ class App(Starlette):
         limits = Limits(
             longest_body(config.limits.max_size), config.http.max_memory, config.http.requests
         )
-        callers = Callers(config.http.keys)
+        callers, self.log = Callers(config.http.keys), RequestLog()
         self.events = Events(config, limits)
         routes = [
-            Endpoint(path, handlers, callers, limits)
+            Endpoint(path, handlers, callers, limits, self.log)
             for path, handlers in _table(self.producer, self.events, limits).items()
         ]
         self._send_email = routes[0]
@@ -89,6 +89,7 @@ def _table(producer: AsyncProducer, events: Events, limits: Limits) -> Mapping[s
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     yield
     if isinstance(app, App):
+        app.log.write()
         await app.producer.aclose()
         await to_thread(app.events.close)
 

@@ -10,6 +10,7 @@ endpoint, whose traceback might quote an e-mail.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -29,6 +30,7 @@ from mailqueue.service.keys import ApiKey
 Headers = Sequence[tuple[bytes, bytes]]
 Send = Callable[[Any], Awaitable[None]]
 
+LOG_DELAY = 0.05  # seconds
 _JSON = b"application/json"
 _PROBLEM = b"application/problem+json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
@@ -78,6 +80,40 @@ class Call:
         return Reply(problem.status, problem.body(), kind, problem.headers)
 
 
+def _facts(call: Call, path: str, reply: Reply, seconds: float) -> dict[str, object]:
+    """What the log says of a request."""
+    facts: dict[str, object] = {"method": call.scope["method"], "path": path}
+    facts |= {"status": reply.status, "ms": round(seconds * 1000, 1)}
+    if reply.id is not None:
+        facts["id"] = reply.id
+    if reply.emails is not None:
+        facts["emails"] = reply.emails
+    if (key := getattr(call, "key", None)) is not None and key.name:
+        facts["key"] = key.name
+    facts["request_id"] = call.request_id.decode()
+    return facts
+
+
+class RequestLog:
+    """A line for each request. They are written some at a time: that takes half as long."""
+
+    def __init__(self) -> None:
+        self._waiting: list[dict[str, object]] = []
+
+    def add(self, facts: dict[str, object]) -> None:
+        """Write a line with these facts in a moment."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(LOG_DELAY, self.write)
+        self._waiting.append(facts)
+
+    def write(self) -> None:
+        """Write the lines that wait."""
+        waiting, self._waiting = self._waiting, []
+        with logs.written_together():
+            for facts in waiting:
+                event(_log, logging.INFO, "request.answered", **facts)
+
+
 Handler = Callable[[Call], Awaitable[Reply]]
 
 
@@ -93,11 +129,12 @@ class Endpoint:
         handlers: Mapping[str, tuple[Handler, str | None]],
         callers: Callers,
         limits: Limits,
+        log: RequestLog,
     ) -> None:
         self.path, self.handlers = path, dict(handlers)
         if "GET" in self.handlers:
             self.handlers.setdefault("HEAD", self.handlers["GET"])
-        self._callers, self._limits = callers, limits
+        self._callers, self._limits, self._log = callers, limits, log
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -124,7 +161,8 @@ class Endpoint:
         else:
             await _send_head(reply, call, send)
             await send({"type": "http.response.body", "body": reply.body})
-        self._log(call, reply, time.monotonic() - begin)
+        if _log.isEnabledFor(logging.INFO):
+            self._log.add(_facts(call, self.path, reply, time.monotonic() - begin))
 
     async def _serve(self, call: Call) -> Reply:
         handler, scope = self.handlers.get(call.scope["method"], (None, None))
@@ -153,20 +191,6 @@ class Endpoint:
                 part, is_last = reply.body[start : start + SMALL], start + SMALL >= len(reply.body)
                 await send({"type": "http.response.body", "body": part, "more_body": not is_last})
         return reply
-
-    def _log(self, call: Call, reply: Reply, seconds: float) -> None:
-        if not _log.isEnabledFor(logging.INFO):
-            return
-        facts: dict[str, object] = {"method": call.scope["method"], "path": self.path}
-        facts |= {"status": reply.status, "ms": round(seconds * 1000, 1)}
-        if reply.id is not None:
-            facts["id"] = reply.id
-        if reply.emails is not None:
-            facts["emails"] = reply.emails
-        if (key := getattr(call, "key", None)) is not None and key.name:
-            facts["key"] = key.name
-        facts["request_id"] = call.request_id.decode()
-        event(_log, logging.INFO, "request.answered", **facts)
 
 
 async def _send_head(reply: Reply, call: Call, send: Send) -> None:

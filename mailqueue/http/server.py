@@ -30,7 +30,6 @@ from mailqueue.http.application import App
 from mailqueue.http.errors import Problem
 from mailqueue.logs import event
 from mailqueue.service import Service, is_loopback, listen, room_for, run_async, url
-from mailqueue.service.log_buffer import buffered_log
 from mailqueue.service.memory import return_freed_blocks
 
 if TYPE_CHECKING:
@@ -234,14 +233,13 @@ async def _serve(
     server = _Server(_uvicorn(config, clients), service, url("http", listener))
     if not config.http.keys:
         sys.stderr.write("mailqueue http: no API key is configured: only this host is served\n")
-    with buffered_log():
-        watch = asyncio.create_task(clients.watch())
-        serving = asyncio.create_task(server.serve([listener]))
-        stop = asyncio.create_task(stopping.wait())
-        await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
-        await serving
-        watch.cancel()
+    watch = asyncio.create_task(clients.watch())
+    serving = asyncio.create_task(server.serve([listener]))
+    stop = asyncio.create_task(stopping.wait())
+    await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    await serving
+    watch.cancel()
 
 
 def _uvicorn(config: Config, clients: Clients) -> uvicorn.Config:
