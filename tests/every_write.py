@@ -113,7 +113,7 @@ def writes(email_id: ObjectId) -> Iterator[Write]:
 
 
 def event_writes(email_id: ObjectId) -> Iterator[Write]:
-    """What vendors' events change."""
+    """How vendors' events settle what is unknown."""
     yield deliveries.open_attempt_write(email_id, TOKEN, "a", "id")
     yield deliveries.unknown_attempt_write(email_id, TOKEN, "a", "id", simulated=True)
     unknown = SendResult(outcome=Outcome.UNKNOWN)
@@ -121,9 +121,6 @@ def event_writes(email_id: ObjectId) -> Iterator[Write]:
     yield from change_writes(
         [Change(id=email_id, token=TOKEN, decision=decision, result=unknown)], simulated=True
     )
-    for word in ("delivered", "opened"):
-        guard = deliveries.delivery_filter([email_id], "a")
-        yield guard, deliveries.delivery_update(0, word)
 
 
 def full_writes(email_id: ObjectId) -> Iterator[Write]:
@@ -140,6 +137,9 @@ def full_writes(email_id: ObjectId) -> Iterator[Write]:
     change = Change(id=email_id, token=TOKEN, decision=decision, result=suspect)
     for short in (False, True):
         yield from change_writes([change], simulated=True, short=short)
+    for word in ("delivered", "opened"):
+        guard = deliveries.delivery_filter([email_id], "a")
+        yield guard, deliveries.delivery_update(0, word)
 
 
 def situations(email_id: ObjectId) -> Iterator[dict[str, Any]]:

@@ -2,14 +2,16 @@
 
 ::
 
-    python tests/storm.py --emails 20000 --seconds 600 --consumers 4 --seed 1 [--park]
+    python tests/storm.py --emails 20000 --seconds 600 --consumers 4 --seed 1 [--park] [--events]
     sudo python tests/storm.py --replica-set
 
 Consumers are killed with SIGKILL and paused beyond their leases, beanstalkd is killed and restarted
 with and without its binlog, one vendor fails half its calls in every way that there is. The
 application is a pre-fork server, whose threads are killed, interrupted and re-entered (see
 ``faults/application.py``). With ``--replica-set`` MongoDB has three nodes, whose primary is killed,
-paused and cut off. Then everything is left alone until each e-mail has ended, and the vendors' own
+paused and cut off. With ``--events`` the vendors tell what became of each copy, late, doubled and
+in any order (see ``faults/storm_events.py``), to a ``mailqueue http`` that is killed, too. Then
+everything is left alone until each e-mail has ended, and the vendors' own
 log (see ``faults/storm_vendor.py``) and the application's are held against what is stored.
 
 Exit 1 when the promise is broken, when a planted piece of an e-mail or an API key is found in any
@@ -20,9 +22,11 @@ what a process was doing at that moment, it cannot.
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -40,14 +44,21 @@ from tests.servers import BreakableBeanstalkd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bson import ObjectId
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from pymongo import MongoClient
 
 from mailqueue.config import Config
 from mailqueue.devserver import Mongod
 from mailqueue.devserver.process import dies_with_parent
-from tests.faults import application
+from tests.faults import application, storm_events
 from tests.faults.application import MARKER, Journal, is_keyed, subject
-from tests.faults.invariants import broken, resent, unknowns
+from tests.faults.invariants import broken, resent, settled, unknowns
 from tests.faults.storm_vendor import VENDORS
 from tests.faults.victims import ENDED, NO_SERVER, REPO, Primaries, Storm, Victim
 from tests.replica_set import Network, ReplicaSet, available
@@ -77,6 +88,7 @@ class Tally:
     copies: int = 0
     unknowns: int = 0
     resent: int = 0
+    settled: int = 0
     lost: int = 0
     wrong: list[str] = field(default_factory=list)
 
@@ -102,10 +114,13 @@ def running(folder: Path, three_nodes: bool) -> Iterator[Servers]:
             yield Servers(stack.enter_context(Mongod()).uri, beanstalkd)
 
 
-def settings(servers: Servers, ports: dict[str, int], park: bool) -> Document:
-    """A config with leases of seconds."""
+def settings(
+    servers: Servers, ports: dict[str, int], park: bool, events: Document | None
+) -> Document:
+    """A config with leases of seconds; ``events``: how those of all vendors are verified."""
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     keys: Document = {"type": "sendgrid", "api_key": f"SG.{MARKER}", "timeout": 2}
+    keys |= {} if events is None else {"events": events}
     entries = [{**keys, "name": name, "base_url": url} for name, url in urls.items()]
     timeout = THREE_NODES if servers.replica_set else ONE_NODE
     database = {"database": "mailqueue_test_storm", "timeout": timeout}
@@ -169,6 +184,59 @@ def vendors(folder: Path, seed: int, latency: float) -> Iterator[dict[str, int]]
         process.wait()
 
 
+class Events:
+    """The vendors' events: the process that tells them, and whom it tells."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        key = ec.generate_private_key(ec.SECP256R1())
+        self._pem = folder / "events.pem"
+        self._pem.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        self.settings = {"secret": base64.b64encode(public).decode()}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+
+    def service(self, config: Path) -> Victim:
+        """``mailqueue http``; each of its lives has the same port."""
+        arguments = ("http", "--port", str(self.port))
+        return Victim(config, self._folder / "logs" / "http", "mailqueue", *arguments)
+
+    def start(self, seed: int) -> None:
+        """From now on each copy that a vendor took has its events."""
+        url = f"http://127.0.0.1:{self.port}"
+        arguments = map(str, (self._folder / "accepted", self._pem, url, seed))
+        with (self._folder / "logs" / "events").open("wb") as log:
+            self._process = subprocess.Popen(
+                [*dies_with_parent(), sys.executable, "-m", storm_events.__name__, *arguments],
+                cwd=REPO,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+
+    def end(self) -> Document:
+        """Let all be told; returns what is to stand in the e-mails."""
+        self._process.terminate()
+        answer, _ = self._process.communicate(timeout=120)
+        told: Document = json.loads(answer)
+        return told
+
+    def judge(self, document: Document, told: Document) -> list[str]:
+        """What is wrong with an e-mail after its events."""
+        email_id = str(document["_id"])
+        problems = []
+        expected = told["steps"].get(email_id)
+        step = document.get("delivery", {}).get("0")
+        if step != expected:
+            problems.append(f"its delivery is {step}, its events say {expected}")
+        for vendor in told["told_by"].get(email_id, ()):
+            outcomes = {x["outcome"] for x in document["attempts"] if x["vendor"] == vendor}
+            if "unknown" in outcomes and "accepted" not in outcomes:
+                problems.append(f"{vendor} told of it, and its outcome is unknown still")
+        return problems
+
+
 class Run:
     """One storm; ``folder`` holds its config, its logs and the vendors' log of copies."""
 
@@ -180,6 +248,7 @@ class Run:
         self._logs.mkdir()
         self._config_file = folder / "config.json"
         self._victims: list[Victim] = []
+        self._events = Events(folder) if options.events else None
 
     def run(self) -> tuple[Tally, Counter[str]]:
         options = self._options
@@ -191,7 +260,9 @@ class Run:
             vendors(self._folder, options.seed, latency) as ports,
         ):
             assert tuple(ports) == VENDORS
-            self._config_file.write_text(json.dumps(settings(servers, ports, options.park)))
+            events = self._events.settings if self._events else None
+            made = settings(servers, ports, options.park, events)
+            self._config_file.write_text(json.dumps(made))
             self._config_file.chmod(0o600)
             try:
                 return self._run(servers)
@@ -205,7 +276,10 @@ class Run:
             emails = client[config.mongodb.database][config.mongodb.collection]
             server, counts = self._blow(config, servers)
             counts += self._settle(emails, server)
-            tally = self._tally(emails, server.journal, config.delivery.on_unknown)
+            told = self._events.end() if self._events else None
+            counts += self._stop()
+            tally = self._tally(emails, server.journal, config.delivery.on_unknown, told)
+            counts += Counter(told["counts"] if told else {})
             counts += server.journal.counts()
         tally.wrong += [c for c in counts if c.startswith(WRONG) and c != ENDED.format(NO_SERVER)]
         tally.wrong += self._leaks()
@@ -218,6 +292,9 @@ class Run:
         for number in range(options.consumers):
             log = self._logs / f"consumer{number}"
             self._victims.append(Victim(self._config_file, log, module))
+        if self._events:
+            self._victims.append(self._events.service(self._config_file))
+            self._events.start(options.seed + 3)
         lease = config.delivery.lease
         storm = Storm(self._victims, servers.beanstalkd, lease, random.Random(options.seed + 1))
         nodes = servers.replica_set
@@ -232,7 +309,7 @@ class Run:
         return server, storm.counts + (primaries.counts if primaries else Counter())
 
     def _settle(self, emails: Any, server: Application) -> Counter[str]:
-        """Leave everything alone until each e-mail has ended; then stop the consumers."""
+        """Leave everything alone until each e-mail has ended."""
         began = time.monotonic()
         gives_up_at = began + 60 + self._options.emails / 50
         moving = {"status": {"$in": ["queued", "sending"]}}
@@ -240,12 +317,16 @@ class Run:
             if time.monotonic() > gives_up_at:
                 break
             time.sleep(0.1)
-        settling = Counter({"settling": round(time.monotonic() - began)}) + server.end()
-        return settling + Counter(ENDED.format(code) for v in self._victims if (code := v.stop()))
+        return Counter({"settling": round(time.monotonic() - began)}) + server.end()
+
+    def _stop(self) -> Counter[str]:
+        return Counter(ENDED.format(code) for v in self._victims if (code := v.stop()))
 
     # What came of it ---------------------------------------------------------------------------
 
-    def _tally(self, emails: Any, journal: Journal, on_unknown: str) -> Tally:
+    def _tally(
+        self, emails: Any, journal: Journal, on_unknown: str, told: Document | None
+    ) -> Tally:
         lines = (self._folder / "accepted").read_text().split()
         copies = Counter(lines[1::2])
         acknowledged = dict(journal.acknowledged())
@@ -258,7 +339,10 @@ class Run:
             tally.statuses[document["status"]] += 1
             tally.unknowns += unknowns(document)
             tally.resent += resent(document)
+            tally.settled += settled(document)
             problems = broken(document, copies.pop(email_id, 0), on_unknown)
+            if self._events and told is not None:
+                problems += self._events.judge(document, told)
             problems += [f"failed: {document.get('reason')}"] * (document["status"] == "failed")
             problems += ["a marker in the ledger"] * (MARKER in str(document["attempts"]))
             label = acknowledged.get(email_id)
@@ -335,9 +419,11 @@ def report(tally: Tally, counts: Counter[str], seconds: float) -> str:
         "lost": tally.lost,
         "copies accepted": tally.copies,
         "unknown outcomes": tally.unknowns,
+        "of these a yes came late": tally.settled,
         "of these resent": tally.resent,
         "bound (e-mails + resent)": tally.emails + tally.resent,
         **{f"ended as {status}": n for status, n in sorted(tally.statuses.items())},
+        **{name: counts[name] for name in ("events", "requests", "repeats") if counts["events"]},
         "seconds": round(seconds),
         "of these settling": counts["settling"],
         "promises broken": len(tally.wrong),
@@ -356,6 +442,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--replica-set", action="store_true", help="three nodes (as root)")
     parser.add_argument("--hurry", action="store_true", help="look for lost jobs every 3 s, not 60")
     parser.add_argument("--park", action="store_true", help="delivery.on_unknown = park")
+    parser.add_argument("--events", action="store_true", help="vendors tell what became of it")
     parser.add_argument("--keep", metavar="FOLDER", help="leave the logs there")
     options = parser.parse_args(arguments)
     if options.replica_set and (reason := available()):

@@ -27,6 +27,7 @@ from pymongo.errors import BulkWriteError
 from mailqueue import logs
 from mailqueue.config import Config
 from mailqueue.errors import InvalidEmail, StoreUnavailable
+from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Email
 from mailqueue.producer.group_commit import CommitTimeout, GroupCommit
 from mailqueue.store import deliveries, ids
@@ -42,7 +43,7 @@ VENDOR_ID = "attempts.message_id"
 MAX_AHEAD = timedelta(days=1)  # a vendor's clock that is further ahead is not believed
 _NO_YES = (EventType.REJECTED, EventType.FAILED, EventType.UNKNOWN)
 _STATES = frozenset((*deliveries.STEPS, *deliveries.MARKS))
-_UNDECIDED = (None, "unknown")
+_UNDECIDED = (None, Outcome.UNKNOWN)
 # Of an e-mail, what tells which recipient and which attempt an event is about.
 _FIELDS = ("status", "attempts.token", "attempts.vendor", "attempts.outcome")
 _PEOPLE = ("email.from", "email.to", "email.cc", "email.bcc", "email.envelope")
@@ -74,11 +75,18 @@ class _Email:
         return next((i for i, forms in enumerate(self.recipients) if lower in forms), None)
 
     def undecided_token(self, vendor: str) -> int | None:
-        """That of the newest attempt at this vendor, if nobody knows what became of it."""
-        lines = [line for line in self.lines if line.get("vendor") == vendor]
-        newest = lines[-1] if lines else {}
-        token = newest.get("token")
-        return token if newest.get("outcome") in _UNDECIDED and isinstance(token, int) else None
+        """That of the newest attempt at this vendor of which nobody knows what became.
+
+        None also if it has accepted the e-mail since: the event is of that copy.
+        """
+        for line in reversed(self.lines):
+            if line.get("vendor") != vendor:
+                continue
+            if line.get("outcome") == Outcome.ACCEPTED:
+                return None
+            if line.get("outcome") in _UNDECIDED and isinstance(token := line.get("token"), int):
+                return token
+        return None
 
 
 class EventStore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from typing import Any
@@ -365,6 +366,33 @@ def test_an_event_of_the_first_vendor_ends_an_e_mail_that_the_second_is_sending(
     settled(store, email_id, failed, AGAIN, token=2)
     found = read(store, email_id)
     assert (found["status"], found["vendor"]) == ("sent", "first")
+
+
+def test_an_event_is_of_the_unknown_attempt_and_not_of_a_later_one_that_was_refused(
+    store: Store, event_store: EventStore
+) -> None:
+    email_id = stored(store)
+    claimed(store, email_id)
+    settled(store, email_id, UNKNOWN, AGAIN)
+    claimed(store, email_id, token=1)
+    settled(store, email_id, SendResult(outcome=Outcome.UNAVAILABLE, code="503"), AGAIN, token=2)
+    event_store.record("first", [event(email_id, EventType.DELIVERED)])
+    found = read(store, email_id)
+    assert found["status"] == "sent"
+    assert [line["outcome"] for line in found["attempts"]] == ["accepted", "unavailable"]
+
+
+def test_an_event_of_a_copy_that_was_accepted_settles_no_earlier_attempt(
+    store: Store, event_store: EventStore
+) -> None:
+    email_id = stored(store)
+    claimed(store, email_id)
+    settled(store, email_id, UNKNOWN, AGAIN)
+    claimed(store, email_id, token=1)
+    settled(store, email_id, YES, replace(SENT, unknowns=1), token=2)
+    event_store.record("first", [event(email_id, EventType.DELIVERED)])
+    outcomes = [line["outcome"] for line in read(store, email_id)["attempts"]]
+    assert outcomes == ["unknown", "accepted"]
 
 
 def test_events_come_while_the_outcome_is_written_and_none_is_lost(

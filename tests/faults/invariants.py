@@ -27,6 +27,11 @@ def resent(document: Document) -> int:
     return sum(_was_unknown(line) for line in lines[:-1])
 
 
+def settled(document: Document) -> int:
+    """The unknown outcomes for which a yes came late: from the worker itself, or by an event."""
+    return sum(bool(line.get("late")) for line in document["attempts"])
+
+
 def _was_unknown(line: Mapping[str, Any]) -> bool:
     return line["outcome"] == "unknown" or bool(line.get("late"))
 

@@ -15,14 +15,17 @@ from tests.faults.victims import REPO
 pytestmark = pytest.mark.usefixtures("beanstalkd", "mongod")  # skipped where these are missing
 
 
-@pytest.mark.parametrize("seconds, park", [(12, False), (6, True)], ids=["resend", "park"])
+@pytest.mark.parametrize(
+    "seconds, more",
+    [(12, []), (6, ["--park"]), (8, ["--events"])],
+    ids=["resend", "park", "events"],
+)
 def test_a_storm_loses_nothing_and_says_nothing_personal(
-    seconds: int, park: bool, tmp_path: Path
+    seconds: int, more: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "storm"
     options = ["--emails", str(20 * seconds), "--seconds", str(seconds), "--consumers", "3"]
     options.append("--hurry")
-    more = ["--park"] if park else []
     done = subprocess.run(
         [*dies_with_parent(), sys.executable, "tests/storm.py", "--keep", folder, *options, *more],
         cwd=REPO,

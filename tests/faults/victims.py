@@ -30,10 +30,12 @@ NO_SERVER = 3  # what a consumer may end with: there was no beanstalkd when it s
 
 
 class Victim:
-    """One consumer: started again whenever it was killed. All its lives write one log."""
+    """A consumer or service: started again whenever it was killed. Its lives write one log."""
 
-    def __init__(self, config: Path, log: Path, module: str = "mailqueue.consumer") -> None:
-        self._command = [sys.executable, "-m", module, "--config", str(config)]
+    def __init__(
+        self, config: Path, log: Path, module: str = "mailqueue.consumer", *arguments: str
+    ) -> None:
+        self._command = [sys.executable, "-m", module, *arguments, "--config", str(config)]
         self._log = log
         self.resume_at: float | None = None
         self.start()
