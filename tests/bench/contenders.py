@@ -77,6 +77,17 @@ CONTENDERS: tuple[Contender, ...] = (
         listens=False,
     ),
     Contender(
+        name="mailqueue events",
+        script="ours_events.py",
+        packages=(),
+        server="mongodb+beanstalkd",
+        durable=JOURNALED,
+        posts="its own transport",
+        pace=0,
+        tests=("events-100",),
+        peer=False,
+    ),
+    Contender(
         name="raw",
         script="raw.py",
         packages=(),

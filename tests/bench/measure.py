@@ -30,6 +30,7 @@ ENQUEUE_SECONDS = 2.0
 POST_SECONDS = 5
 PATIENCE = 120.0
 SMTP_MESSAGES = 5_000
+EVENT_BATCHES, EVENT_CONNECTIONS = 400, 8
 PINGS, PAUSE = 100, 0.03
 
 Figures = dict[str, Any]
@@ -225,6 +226,24 @@ def _load(place: Place, port: int, connections: int, seconds: int) -> Figures:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     told: Figures = json.loads(done.stdout.strip().splitlines()[-1])
     return told
+
+
+# Vendors' events ---------------------------------------------------------------------------------
+
+
+def events(place: Place, size: int) -> Figures:
+    """A vendor's events, so many in a signed request, each of an e-mail of its own."""
+    batches = 40 if place.quick else EVENT_BATCHES
+    place.run("prepare")
+    place.run("fill", batches, size)
+    with place.server() as (port, pid):
+        before = processor_seconds(pid)
+        told = place.run("load", port, EVENT_CONNECTIONS)
+        cpu = 1e6 * (processor_seconds(pid) - before) / told["count"]
+    stored = place.run("stored")["count"]
+    if stored != told["count"]:
+        raise Failed(f"{told['count']} events were answered, {stored} stored")
+    return {"value": told["count"] / told["seconds"], "unit": "events/s", "cpu": cpu}
 
 
 # Hand over by SMTP -------------------------------------------------------------------------------

@@ -127,6 +127,8 @@ def title(test: str) -> str:
         return f"Hand over by HTTP, one e-mail a POST, {rest} connections"
     if kind == "smtp":
         return f"Hand over by SMTP, one e-mail a connection, {rest} connections"
+    if kind == "events":
+        return f"A vendor's events over HTTP, {rest} in a signed request"
     words = {
         "bulk": "Enqueue many at once, 1 caller",
         "drain": "Work off a backlog without a vendor, 1 process",

@@ -171,6 +171,8 @@ class Bench:
 
             get_missing()
             return measure.post(place, int(rest))
+        if kind == "events":
+            return measure.events(place, int(rest))
         if kind == "smtp":
             return measure.smtp(place, int(rest))
         if kind == "drain":
