@@ -85,11 +85,27 @@ class Writer:
         """Put it in line; ``start`` must follow."""
         self._waiting.append(call)
 
-    def start(self) -> None:
-        """Have the thread write what waits. Does nothing after ``close``, or beyond a fork."""
+    def start(self) -> bool:
+        """Have the thread write what waits.
+
+        False: nothing was done. It is closed, or we are beyond a fork, or the interpreter is about
+        to end.
+        """
         if ids.process() == self._process:
             with suppress(RuntimeError):
                 self._executor.submit(self._write_all)
+                return True
+        return False
+
+    def _hand_over(self, call: PendingSend) -> bool:
+        """Put a large e-mail in the other line; False: that one is not written any more."""
+        if self._large is None or call.done or call.size <= LARGE:
+            return False
+        self._large.put(call)
+        if not self._large.start():
+            return False
+        self._waiting.remove(call)
+        return True
 
     def close(self) -> None:
         """Return when all that waits is written or given up."""
@@ -122,10 +138,7 @@ class Writer:
         size, now = 0, time.monotonic()
         for call in list(islice(self._waiting, MAX_BATCH)):
             self._read(call, now)
-            if self._large is not None and call.size > LARGE and not call.done:
-                self._large.put(call)
-                self._waiting.remove(call)
-                self._large.start()
+            if self._hand_over(call):
                 continue
             size += call.size
             if batch and size > MAX_BYTES:

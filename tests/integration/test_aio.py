@@ -667,7 +667,9 @@ def test_what_was_handed_in_is_stored_when_the_interpreter_ends(
         tasks = []
 
         async def main():
-            tasks.extend(asyncio.create_task(producer.send(letter(n))) for n in range(300))
+            for n in range(300):
+                large = {"text": "x" * 300_000} if n % 50 == 49 else {}
+                tasks.append(asyncio.create_task(producer.send({**letter(n), **large})))
             await asyncio.sleep(0)
 
         import warnings
