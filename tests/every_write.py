@@ -27,7 +27,8 @@ from mailqueue.lifecycle.outcomes import (
     Snapshot,
     Status,
 )
-from mailqueue.store import deliveries, document, interventions
+from mailqueue.store import callbacks, deliveries, document, interventions
+from mailqueue.store.callbacks import Noting, Settlement
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.interventions import Verb
 from mailqueue.store.merging import change_writes, claim_writes
@@ -46,6 +47,8 @@ TOKEN = 3
 PEOPLE = tuple(f"reader{n}@example.org" for n in range(6))
 PIN = Pin(vendor="a", key="k", remaining=600)
 YES = SendResult(outcome=Outcome.ACCEPTED, message_id="id")
+NONCE = ObjectId()
+NOTING = Noting()
 SENT = Decision(status=Status.SENT, priority=NORMAL)
 
 
@@ -98,10 +101,16 @@ def writes(email_id: ObjectId) -> Iterator[Write]:
             decision = Decision(status=status, priority=NORMAL)
             result = YES if status is Status.SENT else None
             change = Change(
-                id=email_id, token=TOKEN, decision=decision, sending=sending, result=result
+                id=email_id,
+                token=TOKEN,
+                decision=decision,
+                sending=sending,
+                result=result,
+                has_callback=True,
             )
-            yield from change_writes([change], simulated=True)
-    yield late_yes_filter(email_id, TOKEN), late_yes_update(TOKEN, "a", YES, simulated=True)
+            yield from change_writes([change], NOTING, simulated=True)
+    late_yes = late_yes_update(TOKEN, "a", YES, simulated=True)
+    yield late_yes_filter(email_id, TOKEN), NOTING.with_end(late_yes)
     yield look_up_filter(email_id, TOKEN), look_up_update(TOKEN)
     yield from event_writes(email_id)
     later = datetime.now(UTC) + timedelta(hours=1)
@@ -109,22 +118,35 @@ def writes(email_id: ObjectId) -> Iterator[Write]:
     yield reschedule, interventions.reschedule_update(later)
     for verb in Verb:
         guard = {"_id": email_id, **interventions.guard(verb)}
-        yield guard, interventions.update(verb, nonce)
+        yield guard, NOTING.with_end(interventions.update(verb, nonce))
+
+
+def callback_writes(email_id: ObjectId) -> Iterator[Write]:
+    """What a responder changes, and a person."""
+    yield callbacks.claim_write([email_id], SIMULATED, ObjectId(), 60)
+    for state in callbacks.STATES:
+        yield callbacks.settle_write(
+            Settlement(email_id, "msg_claimed", TOKEN, NONCE, state, "200", 5, 1e9)
+        )
+    yield callbacks.retry_write([email_id], ["failed"])
 
 
 def event_writes(email_id: ObjectId) -> Iterator[Write]:
     """How vendors' events settle what is unknown."""
     yield deliveries.open_attempt_write(email_id, TOKEN, "a", "id")
-    yield deliveries.unknown_attempt_write(email_id, TOKEN, "a", "id", simulated=True)
+    guard, yes = deliveries.unknown_attempt_write(email_id, TOKEN, "a", "id", simulated=True)
+    yield guard, NOTING.with_end(yes)
     unknown = SendResult(outcome=Outcome.UNKNOWN)
     decision = Decision(status=Status.QUEUED, priority=NORMAL)
     yield from change_writes(
-        [Change(id=email_id, token=TOKEN, decision=decision, result=unknown)], simulated=True
+        [Change(id=email_id, token=TOKEN, decision=decision, result=unknown)],
+        NOTING,
+        simulated=True,
     )
 
 
 def full_writes(email_id: ObjectId) -> Iterator[Write]:
-    """Writes that fill in what is not always there."""
+    """Writes that fill in what is not always there, and change no status."""
     lease = Lease(owner="", nonce=ObjectId(), seconds=9)
     claim = Claim(id=email_id, token=TOKEN, vendor="a", suppressed=PEOPLE)
     yield from claim_writes([claim], SIMULATED, lease)
@@ -136,10 +158,11 @@ def full_writes(email_id: ObjectId) -> Iterator[Write]:
     )
     change = Change(id=email_id, token=TOKEN, decision=decision, result=suspect)
     for short in (False, True):
-        yield from change_writes([change], simulated=True, short=short)
+        yield from change_writes([change], NOTING, simulated=True, short=short)
     for word in ("delivered", "opened"):
         guard = deliveries.delivery_filter([email_id], "a")
-        yield guard, deliveries.delivery_update(0, word)
+        yield guard, deliveries.delivery_update(0, word, NOTING)
+    yield from callback_writes(email_id)
 
 
 def situations(email_id: ObjectId) -> Iterator[dict[str, Any]]:
@@ -157,7 +180,12 @@ def situations(email_id: ObjectId) -> Iterator[dict[str, Any]]:
         expires_at=now + timedelta(days=1),
         idempotency_key="key",
         nonce=ObjectId(),
+        callback_url="https://hooks.example.com/",
+        request_id="r-1",
     )
+    entry = {"type": "email.sent", "at": now, "since": now, "token": TOKEN, "tries": 1}
+    claimed = {**entry, "id": "msg_claimed", "state": "due", "due_at": now, "nonce": NONCE}
+    failed = {**entry, "id": "msg_failed", "state": "failed", "ended_at": now, "code": "500"}
     line = {"n": 1, "token": TOKEN, "vendor": "a", "started_at": now, "ended_at": None}
     yes = {"vendor": "a", "message_id": "id", "refused": [], "token": TOKEN - 1, "at": now}
     lease = {"token": TOKEN, "until": now + timedelta(minutes=1)}
@@ -168,5 +196,6 @@ def situations(email_id: ObjectId) -> Iterator[dict[str, Any]]:
             "unknowns": unknowns,
             "lease": lease,
             "attempts": [{**line, "outcome": None}],
+            "callbacks": [claimed, failed],
             **({"late_accept": known} if known and status is Status.SENDING else {}),
         }

@@ -105,6 +105,8 @@ class AsyncProducer:
         send_at: datetime | None = None,
         expires_at: datetime | None = None,
         idempotency_key: str | None = None,
+        callback_url: str | None = None,
+        request_id: str | None = None,
         session: ClientSession | None = None,
     ) -> str:
         """``Producer.send``: when it returns the id, a majority has the e-mail in its journal.
@@ -116,15 +118,24 @@ class AsyncProducer:
         in its own, within the same ``mongodb.timeout``.
         """
         if session is not None or self._connections.is_away:
-            send = partial(self._producer.send, idempotency_key=idempotency_key, session=session)
-            return await self._call(
-                partial(send, email, priority=priority, send_at=send_at, expires_at=expires_at)
+            work = partial(
+                self._producer.send,
+                email,
+                priority=priority,
+                send_at=send_at,
+                expires_at=expires_at,
+                idempotency_key=idempotency_key,
+                callback_url=callback_url,
+                request_id=request_id,
+                session=session,
             )
+            return await self._call(work)
         deadline = time.monotonic() + self.config.mongodb.timeout
         shares = shares_of(email)
         pending = self._own_threads().pending()
         await pending.wait_for_room(shares)
-        read = partial(_read, email, (priority, send_at, expires_at), idempotency_key)
+        options = priority, send_at, expires_at, callback_url, request_id
+        read = partial(_read, email, options, idempotency_key)
         call = PendingSend(read, shares, deadline, pending)
         writer = self._own_threads().writer
         writer.put(call)
@@ -139,6 +150,8 @@ class AsyncProducer:
         send_at: datetime | None = None,
         expires_at: datetime | None = None,
         idempotency_keys: Sequence[str | None] | None = None,
+        callback_url: str | None = None,
+        request_id: str | None = None,
         session: ClientSession | None = None,
     ) -> list[str]:
         """``Producer.send_many``, as one call in a thread.
@@ -152,6 +165,8 @@ class AsyncProducer:
             send_at=send_at,
             expires_at=expires_at,
             idempotency_keys=idempotency_keys,
+            callback_url=callback_url,
+            request_id=request_id,
             session=session,
         )
         return await self._call(work, one_clock=False)
@@ -257,7 +272,7 @@ class _Threads:
 
 def _read(
     email: Sendable,
-    options: tuple[Priority, datetime | None, datetime | None],
+    options: tuple[Priority, datetime | None, datetime | None, str | None, str | None],
     idempotency_key: str | None,
 ) -> Submission:
     return Submission.of(email, SendOptions(*options), idempotency_key)

@@ -79,7 +79,7 @@ class Context:
     def store(self) -> Store:
         """The e-mails."""
         env = document.PRODUCTION if self.production else document.SIMULATED
-        store = Store(self.config.mongodb, env=env)
+        store = Store(self.config.mongodb, env=env, callbacks=self.config.callbacks)
         self._opened.append(store.close)
         return store
 

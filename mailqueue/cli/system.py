@@ -200,7 +200,7 @@ def sweep(context: Context) -> Report:
 
 def _waits_in_production(config: Config) -> bool:
     """Whether a sweep in production would have something to look at."""
-    store = Store(config.mongodb, env=PRODUCTION)
+    store = Store(config.mongodb, env=PRODUCTION, callbacks=config.callbacks)
     try:
         return store.has_work()
     finally:

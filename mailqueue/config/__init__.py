@@ -1,14 +1,15 @@
 """What a configuration may hold, and how it is read from a file.
 
 ``config`` has every section and key with its default and its range, ``services`` those of HTTP,
-SMTP and the suppression list; ``section`` and ``keys`` turn them into checked values, ``checks``
-says what is wrong with one. ``file`` reads JSON and replaces ``${NAME}``. ``vendor_types`` is the
-table of vendors: the own keys of each, and what it can carry. ``dicts`` repeats the keys for type
-checkers.
+SMTP and the suppression list, ``callbacks`` those of callbacks; ``section`` and ``keys`` turn them
+into checked values, ``checks`` says what is wrong with one. ``file`` reads JSON and replaces
+``${NAME}``. ``vendor_types`` is the table of vendors: the own keys of each, and what it can carry.
+``dicts`` repeats the keys for type checkers.
 """
 
 from __future__ import annotations
 
+from mailqueue.config.callbacks import Callbacks
 from mailqueue.config.config import (
     Beanstalkd,
     Config,
@@ -27,6 +28,7 @@ from mailqueue.config.services import ApiKeyConfig, Http, Smtp, Suppression
 __all__ = [
     "ApiKeyConfig",
     "Beanstalkd",
+    "Callbacks",
     "Config",
     "ConsumerConfig",
     "Delivery",

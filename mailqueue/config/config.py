@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Literal, Self, TypedDict, Unpack
 
 from mailqueue.config import checks, dicts
 from mailqueue.config import file as config_file
+from mailqueue.config.callbacks import Callbacks
 from mailqueue.config.keys import Problems
 from mailqueue.config.section import Section, key, keys_of, section_list, section_of
 from mailqueue.config.services import Http, Smtp, Suppression
@@ -276,6 +277,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "http": Http,
     "smtp": Smtp,
     "suppression": Suppression,
+    "callbacks": Callbacks,
 }
 OPTIONAL = frozenset({"suppression"})
 """The sections that are None, and what they are about is off, unless they are there."""
@@ -296,6 +298,7 @@ class Sections(TypedDict, total=False):
     http: Http | dicts.HttpDict
     smtp: Smtp | dicts.SmtpDict
     suppression: Suppression | dicts.SuppressionDict | None
+    callbacks: Callbacks | dicts.CallbacksDict
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -319,6 +322,7 @@ class Config:
     http: Http
     smtp: Smtp
     suppression: Suppression | None
+    callbacks: Callbacks
 
     def __init__(self, **sections: Unpack[Sections]) -> None:
         for name, value in _build(sections, secrets=True, environ=None).items():

@@ -165,3 +165,14 @@ class SuppressionDict(TypedDict, total=False):
 
     apply: Sequence[str]
     vendor_lists: bool
+
+
+class CallbacksDict(TypedDict, total=False):
+    """``callbacks``."""
+
+    url: str | None
+    types: Sequence[str]
+    secrets: Sequence[str]
+    allow: Sequence[str]
+    concurrency: int
+    timeout: float

@@ -64,7 +64,7 @@ def spells_out_secrets(mapping: Mapping[str, Any], shared: Container[str]) -> bo
     be a secret.
     """
     uri = mapping.get("mongodb", {}).get("uri", "")
-    secrets = ["@" in uri and uri]
+    secrets = ["@" in uri and uri, *mapping.get("callbacks", {}).get("secrets", ())]
     for entry in mapping.get("vendors", ()):
         row = VENDOR_TYPES.get(entry["type"])
         own = [name for name in entry if name not in shared]
@@ -107,8 +107,10 @@ class Environment:
             return value or ""
 
         value = _REFERENCE.sub(value_of, text)
-        # A producer runs without the vendors' secrets: an unset one is then an empty value.
-        if unset and (self.secrets or not path.startswith("vendors[")):
+        # A producer runs without the vendors' secrets: an unset one is then an empty value. Those
+        # of callbacks are for the responder alone, which sees to it that it has one.
+        is_needed = self.secrets or not path.startswith("vendors[")
+        if unset and is_needed and not path.startswith("callbacks.secrets["):
             self.problems.add(path, f"environment variable {', '.join(unset)} is not set")
         return "" if unset else value
 

@@ -309,7 +309,7 @@ def _opened(config: Config, *, simulated: bool) -> tuple[Store, Router, str]:
         raise ConfigError(["vendors: a consumer needs at least one"])
     mine = {vendor.name: vendors.load(vendor, simulated=simulated) for vendor in config.vendors}
     env = document.SIMULATED if simulated else document.PRODUCTION
-    store = Store(config.mongodb, env=env)
+    store = Store(config.mongodb, env=env, callbacks=config.callbacks)
     health = VendorHealth(store, list(mine), env=env)
     # Host and process id come again, above all in containers.
     owner = f"{socket.gethostname()}:{os.getpid()}:{ids.new()}"

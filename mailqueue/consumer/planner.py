@@ -61,7 +61,7 @@ class Planner:
         except Unreadable as error:
             return Finish(DELETED, set_aside(stored, error))
         except Exception as error:  # noqa: BLE001  # a bug of ours must not end an e-mail
-            facts = {"id": str(stored.id), "error": type(error).__name__, "at": place(error)}
+            facts = {**stored.facts, "error": type(error).__name__, "at": place(error)}
             event(logger, self._bugs.level(facts["at"]), "email.not_planned", **facts)
             return release(stored, BUG_DELAY)
 
@@ -76,7 +76,7 @@ class Planner:
     def _not_now(self, stored: Stored) -> Finish | None:
         """What follows where the e-mail is not to be sent now."""
         if stored.env != self._env:
-            event(logger, logging.ERROR, "email.skipped", id=str(stored.id), env=stored.env)
+            event(logger, logging.ERROR, "email.skipped", **stored.facts, env=stored.env)
             return release(stored, OTHER_ENV_DELAY)
         if (status := stored.status).final:
             return Finish(DELETED)
@@ -180,6 +180,7 @@ class Planner:
                 decision=decision,
                 result=delivery.result,
                 vendor=send.vendor,
+                has_callback=send.stored.has_callback,
             )
         )
 
@@ -188,7 +189,7 @@ class Planner:
         try:
             return self._router.decide(send.snapshot, send.attempt, result, send.carriers)
         except Exception as error:  # noqa: BLE001  # what left our hands must be recorded
-            facts = {"id": str(send.stored.id), "error": type(error).__name__, "at": place(error)}
+            facts = {**send.stored.facts, "error": type(error).__name__, "at": place(error)}
             event(logger, logging.ERROR, "email.not_decided", **facts)
             return decide.fallback(send.snapshot, result)
 
@@ -211,7 +212,7 @@ def set_aside(stored: Stored, error: Unreadable) -> Change | Aside:
 
     As far as the document can be read it is an ordinary end; otherwise an ``Aside``.
     """
-    event(logger, logging.ERROR, "email.unreadable", id=str(stored.id), error=str(error))
+    event(logger, logging.ERROR, "email.unreadable", **stored.facts, error=str(error))
     with suppress(Unreadable):  # what the ordinary end needs may be damaged, too
         snapshot, expired = stored.snapshot(), stored.leased_for <= 0
         if stored.status is Status.QUEUED:
@@ -232,12 +233,19 @@ def rescue(stored: Stored, decision: Decision) -> Change:
         decision=decision,
         result=LEASE_EXPIRED,
         expired=True,
+        has_callback=stored.has_callback,
     )
 
 
 def end_queued(stored: Stored, decision: Decision) -> Change:
     """The change of an e-mail that is queued, and is not to be sent now."""
-    return Change(id=stored.id, token=stored.token, decision=decision, sending=False)
+    return Change(
+        id=stored.id,
+        token=stored.token,
+        decision=decision,
+        sending=False,
+        has_callback=stored.has_callback,
+    )
 
 
 def release(stored: Stored, delay: float) -> Finish:

@@ -30,6 +30,7 @@ from mailqueue.queue import tube
 from mailqueue.queue.announcer import Announcer
 from mailqueue.queue.tube import Announcement
 from mailqueue.routing.router import Router
+from mailqueue.store.callbacks import NO_CALLBACK_DUE
 from mailqueue.store.document import Stored
 from mailqueue.store.lease import ProcessLease, lease_has_ended
 from mailqueue.store.store import Store
@@ -143,7 +144,7 @@ class Sweeper:
         except Unreadable as error:
             return set_aside(stored, error)
         except Exception as error:  # noqa: BLE001  # a bug of ours must not stop all others
-            facts = {"id": str(stored.id), "error": type(error).__name__, "at": place(error)}
+            facts = {**stored.facts, "error": type(error).__name__, "at": place(error)}
             event(logger, self._once.level(facts["at"]), "email.not_planned", **facts)
             return None
 
@@ -151,7 +152,7 @@ class Sweeper:
         """Say that it was rescued, and have it sent again; False: it was set aside."""
         if isinstance(change, Aside) or change.decision.reason == Reason.UNREADABLE:
             return False
-        event(logger, logging.WARNING, "lease.expired", id=str(stored.id))
+        event(logger, logging.WARNING, "lease.expired", **stored.facts)
         decision = change.decision
         if decision.status is Status.QUEUED:
             # At once. The relay finds it only if jobs are missing, and perhaps in a later round.
@@ -241,7 +242,7 @@ class Sweeper:
         }
         for status, limit in limits.items():
             before = now - timedelta(days=limit)
-            yield status, self._mine(status) | {"updated_at": {"$lt": before}}
+            yield status, self._mine(status) | {"updated_at": {"$lt": before}} | NO_CALLBACK_DUE
 
     def _prune_page(self, status: Status, match: Mapping[str, Any]) -> int:
         pruned = 0

@@ -312,7 +312,7 @@ class Writer:
                 continue
             email_id, vendor = plan.stored.id, plan.vendor
             if isinstance(plan, Send):
-                event(logger, logging.WARNING, "lease.lost", id=str(email_id), vendor=vendor)
+                event(logger, logging.WARNING, "lease.lost", **plan.stored.facts, vendor=vendor)
             if result is not None and result.outcome is Outcome.ACCEPTED:
                 self._store.record_late_yes(email_id, plan.token, vendor, result, seconds)
             elif isinstance(plan, LookUp):

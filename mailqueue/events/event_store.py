@@ -261,11 +261,15 @@ class EventStore:
                 arguments = email.id, token, item.vendor, event.message_id
                 simulated = self._store.env == "simulated"
                 opened.append(deliveries.open_attempt_write(*arguments))
-                unknown.append(deliveries.unknown_attempt_write(*arguments, simulated=simulated))
+                guard, yes = deliveries.unknown_attempt_write(*arguments, simulated=simulated)
+                unknown.append((guard, self._store.noting.with_end(yes)))
         yield opened
         yield unknown
         yield [
-            (deliveries.delivery_filter(list(own), vendor), deliveries.delivery_update(place, word))
+            (
+                deliveries.delivery_filter(list(own), vendor),
+                deliveries.delivery_update(place, word, self._store.noting),
+            )
             for (vendor, place, word), own in alike.items()
         ]
 

@@ -52,7 +52,7 @@ class Reply:
 class Call:
     """A request. ``key``: the caller's, once it is known."""
 
-    __slots__ = ("headers", "key", "receive", "request_id", "scope")
+    __slots__ = ("caller_request_id", "headers", "key", "receive", "request_id", "scope")
     key: ApiKey
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive) -> None:
@@ -60,6 +60,7 @@ class Call:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         own = self.headers.get(b"x-request-id", b"")
         is_plain = own and _REQUEST_ID.fullmatch(own)
+        self.caller_request_id = own.decode() if is_plain else None  # stored with the e-mail
         self.request_id = own if is_plain else b"%016x" % getrandbits(64)
 
     @property

@@ -64,10 +64,10 @@ class Emails:
         key = _idempotency_key(call)
         with self._limits.body(call.length) as body:
             message = await _apart_if_large(read, await body.read(call.receive))
-            email_id = await self._store(message, key)
+            email_id = await self._store(message, key, call.caller_request_id)
         return Reply(201, b'{"id":"%b"}' % ids.as_uuid(email_id).encode(), id=email_id)
 
-    async def _store(self, message: Message, key: str | None) -> str:
+    async def _store(self, message: Message, key: str | None, request_id: str | None) -> str:
         try:
             return await self._producer.send(
                 message.email,
@@ -75,6 +75,8 @@ class Emails:
                 send_at=message.send_at,
                 expires_at=message.expires_at,
                 idempotency_key=key,
+                callback_url=message.callback_url,
+                request_id=request_id,
             )
         except InvalidEmail as error:
             raise message.problem(error) from None
@@ -89,31 +91,34 @@ class Emails:
         with self._limits.body(call.length) as body:
             entries = await _apart_if_large(read, await body.read(call.receive))
             if is_strict:
-                answer = {"data": await self._store_all(entries, key)}
+                answer = {"data": await self._store_all(entries, key, call.caller_request_id)}
             else:
-                answer = await self._store_valid(entries, key)
+                answer = await self._store_valid(entries, key, call.caller_request_id)
         return _json(201, answer, emails=len(answer["data"]))
 
     async def _store_all(
-        self, entries: Sequence[Message | Problem], key: str | None
+        self, entries: Sequence[Message | Problem], key: str | None, request_id: str | None
     ) -> list[_Json]:
         for each in entries:
             if isinstance(each, Problem):
                 raise each
         messages = [each for each in entries if isinstance(each, Message)]
         try:
-            email_ids = await self._producer.send_all(_calls(enumerate(messages), key))
+            calls = _calls(enumerate(messages), key, request_id)
+            email_ids = await self._producer.send_all(calls)
         except InvalidEmail as error:
             if error.index is None:
                 raise
             raise messages[error.index].problem(error) from None
         return [{"id": ids.as_uuid(email_id)} for email_id in email_ids]
 
-    async def _store_valid(self, entries: Sequence[Message | Problem], key: str | None) -> _Json:
+    async def _store_valid(
+        self, entries: Sequence[Message | Problem], key: str | None, request_id: str | None
+    ) -> _Json:
         messages = {n: each for n, each in enumerate(entries) if isinstance(each, Message)}
         problems = {n: each for n, each in enumerate(entries) if isinstance(each, Problem)}
         shown = []
-        results = await self._producer.send_each(_calls(messages.items(), key))
+        results = await self._producer.send_each(_calls(messages.items(), key, request_id))
         for (n, message), result in zip(messages.items(), results, strict=True):
             if isinstance(result, StoreUnavailable):
                 raise result
@@ -239,7 +244,9 @@ def _check_sender(key: ApiKey, message: Message, index: int | None = None) -> No
         check_sender(key, email, "" if index is None else f"/{index}")
 
 
-def _calls(messages: Iterable[tuple[int, Message]], key: str | None) -> list[SendCall]:
+def _calls(
+    messages: Iterable[tuple[int, Message]], key: str | None, request_id: str | None
+) -> list[SendCall]:
     return [
         {
             "email": message.email,
@@ -247,6 +254,8 @@ def _calls(messages: Iterable[tuple[int, Message]], key: str | None) -> list[Sen
             "send_at": message.send_at,
             "expires_at": message.expires_at,
             "idempotency_key": None if key is None else f"{key}#{n}",
+            "callback_url": message.callback_url,
+            "request_id": request_id,
         }
         for n, message in messages
     ]

@@ -1,9 +1,9 @@
 """Resend's JSON on the wire: what comes in as an e-mail, and how an e-mail is shown.
 
 Decides: which keys a request may have. Resend's are ``from to cc bcc reply_to subject text html
-headers attachments tags scheduled_at``; ours are ``priority expires_at metadata``. A tag with a
-value is metadata: that is what Resend calls a tag, and its API gets it back as one. A tag that is a
-text, or has a name alone, is a tag of ours.
+headers attachments tags scheduled_at``; ours are ``priority expires_at metadata callback_url``. A
+tag with a value is metadata: that is what Resend calls a tag, and its API gets it back as one. A
+tag that is a text, or has a name alone, is a tag of ours.
 
 Assumes: ``send()`` checks what is passed on. Here is checked only what it cannot know.
 
@@ -38,9 +38,11 @@ AS_THEY_ARE = (
 UNSUPPORTED: Mapping[str, str] = {
     "template": "is not supported: templates are not rendered here, send html or text",
     "topic_id": "is not supported: there are no topics here",
-    "callback_url": "is not supported",
 }
-KEYS = (*AS_THEY_ARE, "attachments", "tags", "scheduled_at", "priority", "expires_at")
+KEYS = (
+    *(*AS_THEY_ARE, "attachments", "tags", "scheduled_at", "priority", "expires_at"),
+    "callback_url",
+)
 
 _ATTACHMENT_KEYS = ("content", "filename", "content_type", "content_id", "inline_content_id")
 _PATH = "is not supported: nothing is fetched from here, send the file's content"
@@ -60,6 +62,7 @@ class Message:
     priority: Any = "normal"
     send_at: datetime | None = None
     expires_at: datetime | None = None
+    callback_url: Any = None
     places: dict[str, str] = field(default_factory=dict)
 
     def problem(self, error: InvalidEmail) -> Problem:
@@ -131,6 +134,7 @@ def read_message(value: Any, path: str = "") -> Message:
     message.priority = _or(value.get("priority"), "normal")
     message.send_at = read_time(value.get("scheduled_at"), "scheduled_at")
     message.expires_at = read_time(value.get("expires_at"), "expires_at")
+    message.callback_url = value.get("callback_url")
     if (attachments := value.get("attachments")) is not None:
         files = enumerate(_list(attachments, "attachments"))
         email["attachments"] = [_attachment(file, f"attachments[{n}]") for n, file in files]

@@ -23,7 +23,10 @@ from mailqueue.message.fields import SHOWN_KEY
 from mailqueue.producer.submission import SendOptions, Submission
 
 MAX_BYTES = 65_536
-KEYS = ("email", "priority", "send_at", "expires_at", "idempotency_key")
+KEYS = (
+    *("email", "priority", "send_at", "expires_at", "idempotency_key"),
+    *("callback_url", "request_id"),
+)
 WHOLE = "event"  # the field, where it is none of these
 
 
@@ -41,14 +44,14 @@ def read(body: bytes, key: str) -> Submission:
         event["priority"] if event.get("priority") is not None else "normal",
         _time(event.get("send_at"), "send_at"),
         _time(event.get("expires_at"), "expires_at"),
+        event.get("callback_url"),
+        event.get("request_id"),
     )
     own_key = event.get("idempotency_key")
     return Submission.of(_email(event.get("email")), options, key if own_key is None else own_key)
 
 
 def _unknown(name: str) -> InvalidEmail:
-    if name == "callback_url":
-        return InvalidEmail(name, "is not supported")
     if not SHOWN_KEY.fullmatch(name):
         return InvalidEmail(WHOLE, f"has an unknown key: it may have {', '.join(KEYS)}")
     return InvalidEmail(name, "unknown key" + did_you_mean(name, KEYS))

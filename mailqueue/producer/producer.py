@@ -131,6 +131,8 @@ class Producer:
         send_at: datetime | None = None,
         expires_at: datetime | None = None,
         idempotency_key: str | None = None,
+        callback_url: str | None = None,
+        request_id: str | None = None,
         session: ClientSession | None = None,
     ) -> str:
         """Store one e-mail and announce it to the consumers; returns its id (24 hex characters).
@@ -143,6 +145,9 @@ class Producer:
         ``expires_at``: not sent from then on (both aware datetimes, kept in milliseconds).
         ``idempotency_key`` (1 to 512 characters): a second call with the same key and content
         stores nothing and returns the first id; a key is remembered until its e-mail is pruned.
+        ``callback_url``: a responder posts there what becomes of the e-mail (https, or a host in
+        ``callbacks.allow``). ``request_id``: the caller's own word for what this belongs to (1 to
+        200 visible ASCII characters); it stands in logs and callbacks.
 
         ``session``: a pymongo session in a transaction of ``client``. The e-mail is then part of
         that transaction and durable once the caller has committed it; the driver's exceptions pass
@@ -153,7 +158,7 @@ class Producer:
         (within ``mongodb.timeout``; the id is in ``ids_unknown``; repeating with the same key is
         safe).
         """
-        options = SendOptions(priority, send_at, expires_at)
+        options = SendOptions(priority, send_at, expires_at, callback_url, request_id)
         submission = Submission.of(email, options, idempotency_key)
         if session is not None:
             return self._store_all(self._prepare_all([submission]), session)[0]
@@ -171,6 +176,8 @@ class Producer:
         send_at: datetime | None = None,
         expires_at: datetime | None = None,
         idempotency_keys: Sequence[str | None] | None = None,
+        callback_url: str | None = None,
+        request_id: str | None = None,
         session: ClientSession | None = None,
     ) -> list[str]:
         """Store e-mails, up to 500 in a write, and announce them; returns their ids in order.
@@ -186,7 +193,7 @@ class Producer:
         ``ids_stored`` are stored durably, ``ids_unknown`` may be stored or not, and all others were
         not stored.
         """
-        options = SendOptions(priority, send_at, expires_at)
+        options = SendOptions(priority, send_at, expires_at, callback_url, request_id)
         submissions = self._prepare_all(read_all(list(emails), options, idempotency_keys))
         if session is not None:
             return self._store_all(submissions, session)

@@ -100,7 +100,9 @@ class Storage:
         announcer: Announces | None = None,
     ) -> Self:
         """New connections, except those of ``client`` and ``announcer``, if given."""
-        store = Store(config.mongodb, env=env, client=client, outage=outage)
+        store = Store(
+            config.mongodb, env=env, client=client, outage=outage, callbacks=config.callbacks
+        )
         return cls(store, announcer or Announcer(config.beanstalkd, config.delivery.ttr))
 
     def ensure_indexes(self, submissions: Iterable[Submission]) -> None:

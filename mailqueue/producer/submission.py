@@ -11,6 +11,7 @@ same idempotency key twice in one call is one e-mail.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Required, TypeAlias, TypedDict
 
 from bson import ObjectId
 
-from mailqueue.config import Config
+from mailqueue.config import Config, callbacks
 from mailqueue.errors import InvalidEmail
 from mailqueue.lifecycle.outcomes import PRIORITIES
 from mailqueue.message import Email, EmailDict, message
@@ -30,6 +31,8 @@ if TYPE_CHECKING:  # importing it takes 8 ms, and few applications need it
     from email.message import EmailMessage
 
 MAX_KEY_LENGTH = 512
+MAX_REQUEST_ID = 200
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
 MAX_PAGE = 500  # e-mails in one write of ``send_many()``
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)  # a time plus what is added to it must be a date, too
 _STEP = 100  # e-mails
@@ -47,25 +50,32 @@ class SendCall(TypedDict, total=False):
     send_at: datetime | None
     expires_at: datetime | None
     idempotency_key: str | None
+    callback_url: str | None
+    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class SendOptions:
-    """How urgent e-mails are, when they may be sent, and until when.
+    """How urgent e-mails are, when they may be sent, until when, and who hears of them.
 
     Any value may be given; afterwards times are in UTC, in milliseconds as MongoDB keeps them.
-    Raises ``InvalidEmail``.
+    Raises ``InvalidEmail``. Which hosts a ``callback_url`` may have is for ``prepare`` to say.
     """
 
     priority: Priority = "normal"
     send_at: datetime | None = None
     expires_at: datetime | None = None
+    callback_url: str | None = None
+    request_id: str | None = None
 
     def __post_init__(self) -> None:
         value: object = self.priority
         if not isinstance(value, str) or (priority := str.__str__(value)) not in PRIORITIES:
             raise InvalidEmail("priority", f"must be one of {', '.join(PRIORITIES)}")
         _set(self, "priority", priority)
+        if self.callback_url is not None or self.request_id is not None:
+            _set(self, "callback_url", _text(self.callback_url, "callback_url", callbacks.MAX_URL))
+            _set(self, "request_id", _text(self.request_id, "request_id", MAX_REQUEST_ID))
         if self.send_at is None and self.expires_at is None:  # the usual case
             return
         send_at, expires_at = _time(self.send_at, "send_at"), _time(self.expires_at, "expires_at")
@@ -73,6 +83,15 @@ class SendOptions:
             raise InvalidEmail("expires_at", "must be later than send_at")
         _set(self, "send_at", send_at)
         _set(self, "expires_at", expires_at)
+
+
+def _text(value: object, field: str, longest: int) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _VISIBLE.fullmatch(value) or len(value) > longest:
+        problem = f"must be a string of 1 to {longest} visible ASCII characters, without spaces"
+        raise InvalidEmail(field, problem)
+    return str.__str__(value)
 
 
 def _time(value: object, field: str) -> datetime | None:
@@ -163,8 +182,13 @@ class Submission:
     def of_call(cls, call: SendCall, index: int) -> Submission:
         """The same, with the arguments of one ``send()``. ``InvalidEmail`` has the index."""
         try:
-            times = (call.get("send_at"), call.get("expires_at"))
-            options = SendOptions(call.get("priority", "normal"), *times)
+            options = SendOptions(
+                call.get("priority", "normal"),
+                call.get("send_at"),
+                call.get("expires_at"),
+                call.get("callback_url"),
+                call.get("request_id"),
+            )
             return cls.of(call["email"], options, call.get("idempotency_key"), index)
         except InvalidEmail as error:
             raise InvalidEmail(error.field, error.problem, index) from None
@@ -253,9 +277,16 @@ def _prepare_page(
             refusals[submission] = submission.refuse("email", problem)
         elif reason is not None:
             refusals[submission] = submission.refuse(*reason)
+        elif (url_problem := _url_problem(submission, config)) is not None:
+            refusals[submission] = submission.refuse("callback_url", url_problem)
         else:
             submission.document = _document(submission, mapping, content_hash, env, now)
     return refusals
+
+
+def _url_problem(submission: Submission, config: Config) -> str | None:
+    url = submission.options.callback_url
+    return None if url is None else callbacks.url_problem(url, config.callbacks.allow)
 
 
 def _document(
@@ -274,6 +305,8 @@ def _document(
         expires_at=options.expires_at,
         idempotency_key=submission.key,
         nonce=submission.nonce,
+        callback_url=options.callback_url,
+        request_id=options.request_id,
     )
 
 

@@ -22,6 +22,7 @@ from pymongo import UpdateMany
 from pymongo.collection import Collection
 
 from mailqueue.logs import event
+from mailqueue.store.callbacks import Noting
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.merging import aside_writes, change_writes
 from mailqueue.store.mongo import Mongo, refusals
@@ -37,10 +38,11 @@ BY_ID = "_id_"  # said to the server, so that it does not try the other indexes 
 class BulkWriter:
     """Any thread may call. ``unwritable`` are the e-mails that took no write in this process."""
 
-    def __init__(self, mongo: Mongo, emails: Emails, env: str) -> None:
+    def __init__(self, mongo: Mongo, emails: Emails, env: str, noting: Noting) -> None:
         self._mongo = mongo
         self._emails = emails
         self._env = env
+        self._noting = noting
         self.unwritable: set[ObjectId] = set()
 
     def write(self, writes: Iterable[Write], seconds: float) -> tuple[int, set[ObjectId]]:
@@ -102,8 +104,8 @@ class BulkWriter:
         for aside in asides:
             facts = {"id": str(aside.id), "error": "takes no claim"}
             event(logger, logging.ERROR, "email.unreadable", **facts)
-        short = change_writes(shorter, simulated=simulated, short=True)
-        writes = [*short, *aside_writes(asides, simulated=simulated)]
+        short = change_writes(shorter, self._noting, simulated=simulated, short=True)
+        writes = [*short, *aside_writes(asides, self._noting, simulated=simulated)]
         _, still_refused = self.write(writes, seconds)
         # An aside asks for so little that there is no shorter form of it.
         self.give_up(still_refused | {c.id for c in again if isinstance(c, Aside)})

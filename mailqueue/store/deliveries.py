@@ -16,6 +16,7 @@ from bson import ObjectId
 
 from mailqueue.lifecycle.outcomes import Outcome, SendResult, Status
 from mailqueue.store import ledger
+from mailqueue.store.callbacks import Noting
 from mailqueue.store.transitions import Filter, Pipeline, Write, late_yes_update
 
 STEPS = (
@@ -47,14 +48,17 @@ def delivery_filter(ids: Sequence[ObjectId], vendor: str) -> Filter:
     return {"_id": {"$in": list(ids)}, "attempts.vendor": vendor}
 
 
-def delivery_update(recipient: int, word: str) -> Pipeline:
-    """Move the recipient to the step ``word``, or add that mark."""
+def delivery_update(recipient: int, word: str, noting: Noting) -> Pipeline:
+    """Move the recipient to the step ``word``, or add that mark; note it if that is news."""
     if word in MARKS:
-        change: dict[str, Any] = {f"delivery_marks.{recipient}.{word}": True}
+        name = f"delivery_marks.{recipient}.{word}"
+        is_news: Any = {"$ne": [f"${name}", True]}
+        change: dict[str, Any] = {name: True}
     else:
         name = f"delivery.{recipient}"
-        higher = {"$gt": [STEPS.index(word), _step(f"${name}")]}
-        change = {name: {"$cond": [higher, word, f"${name}"]}}
+        is_news = {"$gt": [STEPS.index(word), _step(f"${name}")]}
+        change = {name: {"$cond": [is_news, word, f"${name}"]}}
+    change |= noting.with_step(recipient, word, is_news)
     return [{"$set": change}, {"$set": {"delivery_summary": _summary()}}]
 
 

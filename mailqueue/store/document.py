@@ -27,6 +27,8 @@ raised: anything may stand in a document.
     unknowns  counted  late_accept {vendor, message_id, refused, token, at}  announced {at, n}
     vendor  vendor_message_id  sent_at  simulated
     interventions [{n, verb, was, reason, token, at, nonce}]    a person's, the newest 50
+    callback_url  request_id  callbacks [{id, type, at, reason, recipient, state, due_at, since,
+                                          token, tries, nonce, code, ended_at}]
 """
 
 from __future__ import annotations
@@ -84,6 +86,8 @@ def new(
     expires_at: datetime | None = None,
     idempotency_key: str | None = None,
     nonce: ObjectId | None = None,
+    callback_url: str | None = None,
+    request_id: str | None = None,
 ) -> dict[str, Any]:
     """The document of an e-mail that is about to be stored."""
     document: dict[str, Any] = {
@@ -102,15 +106,15 @@ def new(
         "round": {"n": 0, "tried": [], "refused": []},
         **_NEW,
     }
-    if send_at is not None:
-        document["send_at"] = send_at
-    if expires_at is not None:
-        document["expires_at"] = expires_at
-    if idempotency_key is not None:
-        document["idempotency_key"] = idempotency_key
-    if nonce is not None:
-        document["nonce"] = nonce
-    return document
+    optional = {
+        "send_at": send_at,
+        "expires_at": expires_at,
+        "idempotency_key": idempotency_key,
+        "nonce": nonce,
+        "callback_url": callback_url,
+        "request_id": request_id,
+    }
+    return document | {name: value for name, value in optional.items() if value is not None}
 
 
 def rename(document: dict[str, Any], email_id: ObjectId) -> None:
@@ -147,6 +151,18 @@ class Stored:
         """The e-mail's id."""
         value: ObjectId = self.document["_id"]
         return value
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Which e-mail it is, for a line of the log: its id, and the caller's ``request_id``."""
+        request_id = self.document.get("request_id")
+        facts = {"id": str(self.id)}
+        return facts | {"request_id": request_id} if isinstance(request_id, str) else facts
+
+    @property
+    def has_callback(self) -> bool:
+        """Whether it has a ``callback_url`` of its own."""
+        return isinstance(self.document.get("callback_url"), str)
 
     @property
     @_raise_unreadable

@@ -20,6 +20,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from mailqueue.store.asides import aside_update
+from mailqueue.store.callbacks import Noting
 from mailqueue.store.transitions import (
     FINAL,
     Aside,
@@ -45,19 +46,23 @@ def claim_writes(claims: Iterable[Claim], env: str, lease: Lease) -> Iterator[Wr
 
 
 def change_writes(
-    changes: Iterable[Change], *, simulated: bool, short: bool = False
+    changes: Iterable[Change], noting: Noting, *, simulated: bool, short: bool = False
 ) -> Iterator[Write]:
     """As few updates as these changes need."""
     for alike in _group_alike(changes, _change_kind):
         guard = change_filter(alike[0]) | _any_of(alike)
-        yield guard, change_update(alike, simulated=simulated, short=short)
+        update = change_update(alike, simulated=simulated, short=short)
+        # The usual e-mail has nobody who wants to hear of it: then there is nothing to compute.
+        is_noted = noting.everyone or alike[0].has_callback
+        yield guard, noting.with_end(update) if is_noted else update
 
 
-def aside_writes(asides: Iterable[Aside], *, simulated: bool) -> Iterator[Write]:
+def aside_writes(asides: Iterable[Aside], noting: Noting, *, simulated: bool) -> Iterator[Write]:
     """One update for each: what was seen of them differs."""
     for aside in asides:
         guard = {"_id": {"$in": [aside.id]}, **aside.guard}
-        yield guard | {"$nor": [{"status": {"$in": FINAL}}]}, aside_update(simulated)
+        not_ended = guard | {"$nor": [{"status": {"$in": FINAL}}]}
+        yield not_ended, noting.with_end(aside_update(simulated))
 
 
 def _group_alike(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[list[T]]:
@@ -81,11 +86,12 @@ def _change_kind(change: Change) -> Hashable:
     # The recipients that a vendor refused are part of it: such a change is alike to hardly another,
     # and is written alone. The usual 202 has none.
     guard = (change.token, change.nonce, change.sending, change.expired, change.vendor)
+    has_callback = change.has_callback
     result = change.result
     if result is None:
-        return guard, change.decision, None
+        return guard, change.decision, has_callback, None
     answer = (result.outcome, result.code, result.detail, result.answered, result.content_suspect)
-    return guard, change.decision, (*answer, result.refused, result.pending)
+    return guard, change.decision, has_callback, (*answer, result.refused, result.pending)
 
 
 def _any_of(alike: Sequence[Claim] | Sequence[Change]) -> Filter:

@@ -12,7 +12,9 @@ from typing import Any
 
 from bson import ObjectId
 
+from mailqueue.config.callbacks import TYPES
 from mailqueue.lifecycle.outcomes import PRIORITIES, Outcome, Reason, Status
+from mailqueue.store import callbacks
 from mailqueue.store.document import PRODUCTION, SIMULATED, Document
 from mailqueue.store.interventions import Verb
 from mailqueue.store.ledger import NOT_STARTED
@@ -73,6 +75,17 @@ _LINE = _object(
 _INTERVENTION = _object(
     n=_natural, verb=_one_of(*Verb), was=_one_of(*Status), token=_natural, at=_time
 )
+_CALLBACK = _object(
+    id=text,
+    type=_one_of(*TYPES),
+    state=_one_of(*callbacks.STATES),
+    at=_time,
+    since=_time,
+    due_at=_optional(_time),
+    ended_at=_optional(_time),
+    token=_natural,
+    tries=_natural,
+)
 FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "env": _one_of(PRODUCTION, SIMULATED),
     "message_id": text,
@@ -97,6 +110,9 @@ FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "pending": _optional(lambda value: bool(value) and _texts(value)),
     "late_accept": _optional(_object(vendor=text, token=_natural, at=_time)),
     "interventions": _optional(_list_of(_INTERVENTION)),
+    "callback_url": _optional(text),
+    "request_id": _optional(text),
+    "callbacks": _optional(_list_of(_CALLBACK)),
 }
 
 

@@ -28,11 +28,12 @@ from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 from pymongo.errors import BulkWriteError, WriteError
 
-from mailqueue.config import MongoDB
+from mailqueue.config import Callbacks, MongoDB
 from mailqueue.lifecycle.outcomes import Reason, SendResult, Status
 from mailqueue.outage import Outage
 from mailqueue.store import document, ids, indexes, interventions
 from mailqueue.store.bulk import BulkWriter, Emails
+from mailqueue.store.callbacks import NO_CALLBACK_DUE, Noting
 from mailqueue.store.document import SIMULATED, Document, Stored
 from mailqueue.store.interventions import Verb
 from mailqueue.store.merging import aside_writes, change_writes, claim_writes
@@ -75,12 +76,14 @@ class Store(Mongo):
         env: str,
         client: MongoClient[dict[str, Any]] | None = None,
         outage: Outage | None = None,
+        callbacks: Callbacks | None = None,
     ) -> None:
         super().__init__(settings, client, outage)
         self.env = env
         self.emails = self.collection("")
+        self.noting = Noting.of(callbacks)
         self._durable = majority_reads(self.emails)
-        self.bulk = BulkWriter(self, self.emails, env)
+        self.bulk = BulkWriter(self, self.emails, env, self.noting)
         self.indexed = False
 
     @property
@@ -201,7 +204,8 @@ class Store(Mongo):
         """
         queued = {"_id": email_id, **interventions.guard(Verb.CANCEL)}
         with self.operation():
-            self.bulk.write([(queued, [{"$set": interventions.cancel_fields()}])], self.timeout)
+            update = self.noting.with_end([{"$set": interventions.cancel_fields()}])
+            self.bulk.write([(queued, update)], self.timeout)
             cancelled = {"_id": email_id, "status": Status.CANCELLED.value}
             return self._durable.find_one(cancelled, {"_id": 1}) is not None
 
@@ -262,10 +266,11 @@ class Store(Mongo):
         simulated = self.env == SIMULATED
         asides = [c for c in changes if isinstance(c, Aside)]
         if not asides:
-            return list(change_writes(cast("Sequence[Change]", changes), simulated=simulated))
+            changes = cast("Sequence[Change]", changes)
+            return list(change_writes(changes, self.noting, simulated=simulated))
         others = (c for c in changes if isinstance(c, Change))
-        writes = change_writes(others, simulated=simulated)
-        return [*writes, *aside_writes(asides, simulated=simulated)]
+        writes = change_writes(others, self.noting, simulated=simulated)
+        return [*writes, *aside_writes(asides, self.noting, simulated=simulated)]
 
     # A write that matched fewer documents than it should was in part done by an earlier try whose
     # reply was lost, or came too late. The documents tell which: a claim of ours has our nonce, a
@@ -298,6 +303,7 @@ class Store(Mongo):
     ) -> None:
         """Record a yes that came after the lease was lost, in whatever state the e-mail is."""
         update = late_yes_update(token, vendor, result, self.env == SIMULATED)
+        update = self.noting.with_end(update)
         _, refused = self.bulk.write([(late_yes_filter(email_id, token), update)], seconds)
         if refused and (result.refused or result.pending or result.detail):
             short = replace(result, refused=(), pending=(), detail="")
@@ -315,7 +321,8 @@ class Store(Mongo):
         chosen = {"_id": {"$in": list(ids)}}
         match = {**chosen, **interventions.guard(verb), "interventions.nonce": {"$ne": nonce}}
         with within(self.timeout):
-            self.bulk.write([(match, interventions.update(verb, nonce))], self.timeout)
+            update = self.noting.with_end(interventions.update(verb, nonce))
+            self.bulk.write([(match, update)], self.timeout)
             documents = self._find_durable({**chosen, "interventions.nonce": nonce}, {"_id": 1})
         return {d["_id"] for d in documents}
 
@@ -328,7 +335,8 @@ class Store(Mongo):
 
     # Delete: sent, failed or cancelled → gone
     #
-    # Rule: an e-mail that ended as ``status``, and has not been retried since, is forgotten.
+    # Rule: an e-mail that ended as ``status``, has not been retried since, and has no callback that
+    # is due, is forgotten.
     #
     #   before  {_id: 1, status: "sent", updated_at: NOW - 31 days, …}
     #   after   (no document)
@@ -336,7 +344,7 @@ class Store(Mongo):
     def delete(self, ids: Sequence[ObjectId], status: Status) -> int:
         """Delete e-mails that ended as ``status``; returns how many were deleted."""
         with self.operation():
-            match = {"_id": {"$in": list(ids)}, "status": status.value}
+            match = {"_id": {"$in": list(ids)}, "status": status.value, **NO_CALLBACK_DUE}
             return self.emails.delete_many(match).deleted_count
 
     # Looking -----------------------------------------------------------------------------------

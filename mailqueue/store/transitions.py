@@ -96,7 +96,8 @@ class Change:
 
     ``sending`` under ``token`` (and ``nonce`` when given), or ``queued`` while the newest token is
     ``token``. ``result`` closes the ledger line of that token; None with ``sending``: nothing was
-    sent (``not_started``). ``expired`` also demands that the lease has run out.
+    sent (``not_started``). ``expired`` also demands that the lease has run out. ``has_callback``:
+    the e-mail has a ``callback_url``, so that its end is noted (``callbacks``).
     """
 
     id: ObjectId
@@ -107,6 +108,7 @@ class Change:
     result: SendResult | None = None
     vendor: str | None = None
     expired: bool = False
+    has_callback: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

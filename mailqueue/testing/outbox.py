@@ -48,6 +48,8 @@ class SentEmail:
     send_at: datetime | None
     expires_at: datetime | None
     idempotency_key: str | None = field(repr=False)
+    callback_url: str | None = field(repr=False)
+    request_id: str | None
 
 
 class Outbox(Sequence[SentEmail]):
@@ -131,4 +133,6 @@ def _sent(document: dict[str, Any]) -> SentEmail:
         send_at=document.get("send_at"),
         expires_at=document.get("expires_at"),
         idempotency_key=document.get("idempotency_key"),
+        callback_url=document.get("callback_url"),
+        request_id=document.get("request_id"),
     )

@@ -20,7 +20,8 @@ from mailqueue.message import fields as keys
 from mailqueue.producer import group_commit, submission
 from mailqueue.routing import router
 from mailqueue.routing.rotation import Health
-from mailqueue.store import deliveries, interventions, ledger
+from mailqueue.store import callbacks, deliveries, interventions, ledger
+from mailqueue.store.callbacks import Settlement
 from mailqueue.store.indexes import INDEXES
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
@@ -143,6 +144,11 @@ def test_the_guards_are_those_of_the_code() -> None:
             email_id, TOKEN, "a", None, simulated=True
         )[0],
         "delivery": deliveries.delivery_filter([email_id], "a"),
+        "callback claim": callbacks.claim_write([email_id], "simulated", nonce, 60)[0],
+        "callback settlement": callbacks.settle_write(
+            Settlement(email_id, "msg", TOKEN, nonce, "delivered", "200")
+        )[0],
+        "callback retry": callbacks.retry_write([email_id], ["failed"])[0],
         "looked up": look_up_filter(email_id, TOKEN),
         **{verb.value: interventions.guard(verb) for verb in Verb},
         "reschedule": interventions.reschedule_filter(email_id, datetime.now(UTC)),

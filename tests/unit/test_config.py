@@ -131,6 +131,7 @@ DICTS: Mapping[str, Any] = {
     "http": dicts.HttpDict,
     "smtp": dicts.SmtpDict,
     "suppression": dicts.SuppressionDict,
+    "callbacks": dicts.CallbacksDict,
 }
 
 
