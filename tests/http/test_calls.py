@@ -497,7 +497,8 @@ def test_problem_json_is_for_who_asks_for_it(send: Any) -> None:
         ({"tags": [{"name": "a", "value": "b"}], "metadata": {"a": 1}}, "/tags/0/name"),
         ({"template": {"id": "x"}}, "/template"),
         ({"topic_id": "x"}, "/topic_id"),
-        ({"callback_url": "https://example.com"}, "/callback_url"),
+        ({"callback_url": "http://example.com"}, "/callback_url"),
+        ({"callback_url": 5}, "/callback_url"),
         ({"sbject": "Hi"}, "/sbject"),
         ({"bob@example.org": 1}, ""),
     ],
@@ -580,6 +581,19 @@ def test_every_answer_has_the_callers_request_id_if_that_is_a_plain_word(send: A
     own = send({"X-Request-Id": "ann@example.com"}).headers["X-Request-Id"]
     assert "@" not in own
     assert own != send().headers["X-Request-Id"]
+
+
+def test_the_callers_request_id_and_callback_url_are_stored_with_the_email(
+    send: Any, emails: Collection[Document]
+) -> None:
+    send({"X-Request-Id": "req-4711"}, callback_url="https://hooks.example.com/x?a=1")
+    (document,) = emails.find()
+    assert document["callback_url"] == "https://hooks.example.com/x?a=1"
+    assert document["request_id"] == "req-4711"
+    emails.delete_many({})
+    send()
+    (document,) = emails.find()
+    assert {"callback_url", "request_id"}.isdisjoint(document), "ours is not the caller's"
 
 
 def test_an_e_mail_larger_than_the_limit_is_refused(
