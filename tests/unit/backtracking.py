@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
-from re import _constants as c  # type: ignore[attr-defined]  # what a pattern is made of
-from re import _parser  # type: ignore[attr-defined]  # private, without types
+from re import _constants as c  # type: ignore[attr-defined,unused-ignore]  # its parts
+from re import _parser  # type: ignore[attr-defined,unused-ignore]  # private, without types
 from typing import Any
 
 Then = Iterator[int]
