@@ -144,7 +144,7 @@ def _send(command: _Command, config: Config, stdin: BinaryIO) -> None:
     recipients = list(_recipients(message, command))
     if not recipients:
         raise InvalidEmail("to", "names nobody: give a recipient")
-    arguments = submission.read(message, sender, recipients)
+    arguments = submission.read(message, sender, recipients, config.vendors)
     with closing(Producer(config)) as producer:
         producer.send(
             arguments.email,

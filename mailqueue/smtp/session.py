@@ -466,11 +466,11 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
         return replies.stored(email_id)
 
     async def _read(self, raw: bytearray) -> submission.SendArguments:
-        envelope = self.envelope
+        envelope, vendors = self.envelope, self._rules.producer.config.vendors
 
         def read() -> submission.SendArguments:
             message = submission.parse(raw)
-            return submission.read(message, envelope.sender, envelope.recipients)
+            return submission.read(message, envelope.sender, envelope.recipients, vendors)
 
         if len(raw) <= IN_LOOP:
             return read()

@@ -17,10 +17,11 @@ from email.message import Message
 from email.policy import compat32
 from typing import Any
 
-from mailqueue.config import Config
+from mailqueue.config import Config, VendorConfig
 from mailqueue.errors import InvalidEmail
-from mailqueue.message import Address, Email, stdlib_message
+from mailqueue.message import Address, Email, EnvelopeDict, stdlib_message
 from mailqueue.message.raw_headers import free_text, mailboxes, source
+from mailqueue.vendors.limits import capacity
 
 PRIORITY, TAG, KEY = "X-Mailqueue-Priority", "X-Mailqueue-Tag", "Idempotency-Key"
 
@@ -52,8 +53,16 @@ def parse(raw: bytes | bytearray) -> Message:
     return message_from_bytes(raw, policy=compat32)
 
 
-def read(message: Message, sender: Address | None, recipients: Sequence[Address]) -> SendArguments:
+def read(
+    message: Message,
+    sender: Address | None,
+    recipients: Sequence[Address],
+    vendors: Sequence[VendorConfig],
+) -> SendArguments:
     """From a message and its envelope. ``sender``: the bounce address; None: nobody's.
+
+    Every message has one, few programs care which. So it is kept only where each of ``vendors`` can
+    send by it: else the others could not stand in, or nobody could send the message at all.
 
     Raises ``InvalidEmail``. The message is changed.
     """
@@ -68,10 +77,10 @@ def read(message: Message, sender: Address | None, recipients: Sequence[Address]
     fields = stdlib_message.read(message)
     if len(recipients) == 1 and not fields.get("to") and not fields.get("cc"):
         fields["to"] = list(recipients)  # to show the only one to himself tells nobody anything
-    envelope = {
-        "from": sender.address if sender else "",
-        "recipients": [person.address for person in recipients],
-    }
+    envelope: EnvelopeDict = {"recipients": [person.address for person in recipients]}
+    limits = [capacity(each.type, each.options) for each in vendors]
+    if all(each.bounce_address and (sender or each.null_sender) for each in limits):
+        envelope["from"] = sender.address if sender else ""
     email = Email.from_mapping({**fields, "tags": tags, "envelope": envelope})
     return SendArguments(email, priority.lower(), key)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from mailqueue.config import Config
+from mailqueue.config import Config, VendorConfig
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Address
 from mailqueue.smtp import submission
 
+KEYS = {
+    "smtp": {"host": "127.0.0.1"},
+    "ses": {"region": "eu-west-1"},
+    "sendgrid": {"api_key": "SG.x"},
+}
 HEAD = "From: Ann <ann@example.com>\r\nTo: bob@example.org\r\nSubject: Hi\r\n"
 
 
@@ -19,10 +25,13 @@ def read(
     *recipients: str,
     sender: str | None = "ann@example.com",
     body: str = "Hello\r\n",
+    vendors: Sequence[str] = ("smtp",),
 ) -> submission.SendArguments:
     message = submission.parse(f"{head}\r\n{body}".encode())
     people = [Address.parse(each) for each in recipients or ("bob@example.org",)]
-    return submission.read(message, Address.parse(sender) if sender else None, people)
+    configured = [VendorConfig(name=each, type=each, keys=KEYS[each]) for each in vendors]
+    bounces = Address.parse(sender) if sender else None
+    return submission.read(message, bounces, people, configured)
 
 
 def stored(*arguments: Any, **options: Any) -> dict[str, Any]:
@@ -123,3 +132,20 @@ def test_what_is_not_valid_is_refused_with_its_field(field: str, head: str) -> N
 def test_a_file_that_fills_the_limit_fits_in_base64() -> None:
     limit = submission.max_bytes(Config(limits={"max_size": 1_000_000}))
     assert limit > 1_000_000 / 57 * 78
+
+
+def test_a_bounce_address_is_kept_only_where_every_vendor_can_send_by_it() -> None:
+    """Else one vendor could not stand in for another, or no vendor could send it."""
+    kept = {
+        vendors: [
+            stored(HEAD, sender=sender, vendors=vendors).get("envelope")
+            for sender in ("bounce+7@example.com", None)
+        ]
+        for vendors in (("smtp",), ("smtp", "ses"), ("smtp", "sendgrid"), ("sendgrid",))
+    }
+    assert kept == {
+        ("smtp",): [{"from": "bounce+7@example.com"}, {"from": ""}],
+        ("smtp", "ses"): [{"from": "bounce+7@example.com"}, None],
+        ("smtp", "sendgrid"): [None, None],
+        ("sendgrid",): [None, None],
+    }
