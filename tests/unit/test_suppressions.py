@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailqueue.config.vendor_types import VENDOR_TYPES
@@ -68,12 +68,14 @@ def test_a_domain_does_not_stand_for_those_below_or_beside_it(person: Address) -
     assert not is_suppressed(person, {entry_of(f"@mail.{domain}"), entry_of(f"@x{domain}")})
 
 
+@settings(max_examples=20)
 @given(any_emails())
 def test_the_keys_of_a_stored_email_are_those_of_everybody_who_is_sent_to(email: Email) -> None:
     keys = set(keys_of({"email": email.to_mapping()}))
     assert {entry_of(person.address) for person in email.recipients} <= keys
 
 
+@settings(max_examples=20)
 @given(any_emails(), st.data())
 def test_an_email_without_some_recipients_is_an_email_to_the_others(
     email: Email, data: st.DataObject
