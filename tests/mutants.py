@@ -481,9 +481,9 @@ MUTANTS = (
         (
             Edit(
                 "intake/intake.py",
-                "        try:\n            outcomes = self._store(",
+                "        outcomes = self._store(list",
                 "        self.tube.end(list(submissions), DELETED)\n"
-                "        try:\n            outcomes = self._store(",
+                "        outcomes = self._store(list",
             ),
         ),
         (CRASHES, "-k", "intake and insert"),
@@ -502,6 +502,11 @@ MUTANTS = (
         "the key of an event dies with the server's instance",
         (Edit("queue/events.py", 'server.get("binlog-current-index") != 0', "False"),),
         (INTAKE, "-k", "outlives"),
+    ),
+    Mutant(
+        "an event that comes again at the full hour is another one",
+        (Edit("intake/intake.py", "each.other_key if each.other_key in stored else ", ""),),
+        (INTAKE, "-k", "another_hour"),
     ),
 )
 

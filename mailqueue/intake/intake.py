@@ -75,23 +75,23 @@ class Intake:
         Raises ``Unavailable``; the events are back on the tube then.
         """
         events = self.tube.reserve(0, BATCH) or self.tube.reserve(WAIT)
-        if events:
-            self._take_in(events)
+        try:
+            if events:
+                self._take_in(events)
+        except Unavailable:
+            self.tube.give_back()
+            raise
         return len(events)
 
     def _take_in(self, events: Sequence[Event]) -> None:
         refusals: dict[Event, InvalidEmail] = {}
         submissions: dict[Event, Submission] = {}
-        for each in events:
+        for each, key in self._keys(events).items():
             try:
-                submissions[each] = read(each.body, each.key)
+                submissions[each] = read(each.body, key)
             except Exception as error:  # noqa: BLE001  # a bug of ours must not stop the others
                 refusals[each] = _refusal(error)
-        try:
-            outcomes = self._store(list(submissions.values()))
-        except Unavailable:
-            self.tube.give_back()
-            raise
+        outcomes = self._store(list(submissions.values()))
         for each, outcome in zip(submissions, outcomes, strict=True):
             if isinstance(outcome, Refused):
                 refusals[each] = outcome.error
@@ -100,6 +100,14 @@ class Intake:
         self.tube.end(list(refusals), BURIED)
         self.connections.announce(outcomes)
         self._say(refusals, outcomes)
+
+    def _keys(self, events: Sequence[Event]) -> Mapping[Event, str]:
+        """The key of each event, or its other key if an e-mail is stored under that."""
+        others = [each.other_key for each in events if each.other_key]
+        if not others:
+            return {each: each.key for each in events}
+        stored = self.connections.call(lambda storage: storage.store.by_key(others))
+        return {each: each.other_key if each.other_key in stored else each.key for each in events}
 
     def _store(self, submissions: list[Submission]) -> Sequence[Outcome]:
         """Together; if that fails other than by an outage, each alone."""

@@ -6,7 +6,7 @@ stores it under this key, so that the second time finds the first.
 Assumes: an event may come again at any time until it has ended: a connection broke, its time to run
 was over, the server was restarted.
 
-Promises: the same job has the same key, and two jobs have two. Every failure is
+Promises: the same job has the same keys, and two jobs have no key in common. Every failure is
 ``QueueUnavailable``, and the server then has all events back that were reserved. Used by one thread
 at a time.
 
@@ -14,14 +14,16 @@ The key of a job. Its id alone is not enough: without a binlog a server counts f
 restart, but its instance has an id that no other has (``id`` in its ``stats``). With a binlog jobs
 outlive the instance; and where the log was empty, the second restart counts from 1 again, too. What
 outlives it is the job itself: its id, its body, and the moment at which it was put, of which the
-server tells the age in seconds. The moment is rounded to the hour, so that two readers agree.
+server tells the age in seconds. The moment is rounded to the hour, so that two readers agree. Near
+the full hour they may not: an age lacks up to a second, and clocks differ. Then the event has a
+second key, of the other hour, under which it may be stored already.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 from mailqueue.errors import QueueUnavailable
@@ -30,15 +32,20 @@ from mailqueue.queue.tube import Connection, End, Job
 
 SUFFIX = ".intake"
 _HOUR = 3600
+_EDGE = 60  # seconds before and after a full hour
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """A reserved event: its body, empty if it is too large, and its key. ``job`` ends it."""
+    """A reserved event: its body, empty if it is too large, and its key. ``job`` ends it.
+
+    ``other_key``: under which it may be stored already; empty: there is none.
+    """
 
     job: Job
-    body: bytes
+    body: bytes = field(repr=False)
     key: str
+    other_key: str = ""
 
 
 class EventTube:
@@ -119,12 +126,13 @@ class EventTube:
         ages = connection.ages([job.id for job in jobs]) if jobs else {}
         now = self._clock()
         return [
-            Event(job, job.body, self._lasting_key(job, now - ages[job.id]))
+            Event(job, job.body, *self._lasting_keys(job, now - ages[job.id]))
             for job in jobs
             if job.id in ages
         ]
 
-    def _lasting_key(self, job: Job, put_at: float) -> str:
-        """The key of a job that outlives its server's restart."""
+    def _lasting_keys(self, job: Job, put_at: float) -> list[str]:
+        """The keys of a job that outlives its server's restart: one, near the full hour two."""
         digest = sha256(job.body).hexdigest()[:32]
-        return f"intake:{self.server}:{job.id}:{put_at // _HOUR:.0f}:{digest}"
+        hours = dict.fromkeys((put_at + edge) // _HOUR for edge in (0, -_EDGE, _EDGE))
+        return [f"intake:{self.server}:{job.id}:{hour:.0f}:{digest}" for hour in hours]

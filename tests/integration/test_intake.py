@@ -164,6 +164,34 @@ def test_an_event_that_comes_again_makes_no_second_email(
     assert second.counts == {"stored": 0, "repeated": 1, "buried": 0}
 
 
+@pytest.mark.parametrize("seconds", [0.4, -0.4])
+def test_an_event_that_comes_again_when_its_age_says_another_hour_makes_no_second_email(
+    config: Config,
+    start: Callable[..., Intake],
+    put: Put,
+    emails: Collection[Document],
+    seconds: float,
+) -> None:
+    """It was put at a full hour. Its age lacks up to a second, so a reader may find either hour."""
+    put(email=MAIL)
+    put(email=MAIL)
+    full_hour = 1_800_000_000.0
+    intakes = []
+    for now in (full_hour + seconds, full_hour - seconds):
+        server, name = config.beanstalkd.servers[0], config.beanstalkd.tube
+        clock = itertools.repeat(now).__next__
+        intakes.append(replace(start(), tube=EventTube(server, name, clock=clock)))
+    killed, other = intakes
+    killed.tube.end = lambda *_: None  # type: ignore[method-assign]  # it never gets there
+    killed.turn()
+    killed.tube.give_back()
+    other.turn()
+    flush(other)
+    assert emails.count_documents({}) == 2
+    assert other.counts == {"stored": 0, "repeated": 2, "buried": 0}
+    assert jobs(config) == {}
+
+
 def test_an_event_whose_time_to_run_is_over_makes_no_second_email(
     config: Config, start: Callable[..., Intake], put: Put, emails: Collection[Document]
 ) -> None:
@@ -194,7 +222,7 @@ def put_on(server: Beanstalkd, *bodies: bytes) -> None:
 
 def keys(server: Beanstalkd, how: tube.End | None = None) -> list[str]:
     """The keys of the events that are on this server; these end if ``how`` says so."""
-    # In the middle of an hour: at its edge the moment of the put might be rounded either way.
+    # In the middle of an hour: near its edge there are two keys.
     clock = itertools.repeat(1_800_001_800.0).__next__
     with closing(EventTube(server.address, KEYS_TUBE, clock=clock)) as events:
         reserved = events.reserve(0, 10)
