@@ -95,22 +95,23 @@ class Pending:
 
     def resolve(self, calls: Iterable[PendingSend]) -> None:
         """Let the tasks of these calls go on, as they are done; a cancelled one hears nothing."""
-        number = 0
+        freed = 0
         for call in calls:
             if call not in self._calls:
                 continue
             del self._calls[call]
             self._shares -= call.shares
-            number += 1
+            freed += call.shares
             if call.future.done():
                 continue
             if call.error is None:
                 call.future.set_result(call.id)
             else:
                 call.future.set_exception(call.error)
-        self._admit(number)
+        self._admit(freed)
 
     def _admit(self, number: int) -> None:
+        """Wake so many newcomers; each needs a share or more, and looks whether they are there."""
         while number and self._newcomers:
             turn = self._newcomers.popleft()
             if not turn.done():

@@ -461,6 +461,21 @@ async def test_a_task_that_is_cancelled_when_its_turn_has_come_passes_it_on(
         assert second.cancelled()
 
 
+async def test_the_room_of_a_large_email_is_for_as_many_small_ones(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "MAX_SHARES", 20)
+    async with AsyncProducer(config) as producer:
+        large: EmailDict = {**letter(0), "text": "x" * room.SHARE * 19}
+        first = asyncio.create_task(producer.send(large))
+        others = [asyncio.create_task(producer.send(letter(n))) for n in range(1, 41)]
+        waiting = producer._own_threads().pending()
+        await until(lambda: len(waiting._newcomers) == 40)
+        await first
+        assert len(waiting._newcomers) == 20
+        await asyncio.gather(*others)
+
+
 def test_an_email_takes_its_share_of_the_room() -> None:
     parts = {"text": "x" * room.SHARE, "attachments": [{"content": b"x" * room.SHARE}]}
     assert room.shares_of(letter(1)) == 1
