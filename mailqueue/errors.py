@@ -56,13 +56,13 @@ class InvalidEmail(MailQueueError):
 class MissingExtra(MailQueueError):
     """An optional package is missing, which mailqueue's extra ``extra`` would install.
 
-    ``reason`` says in a few words what needs it. The text has the package to install, too: on an
-    index the name mailqueue may be somebody else's.
+    ``reason`` says in a few words what needs it. pip knows the extras of the mailqueue that is
+    installed, and fetches only what is missing.
     """
 
     def __init__(self, extra: str, package: str, reason: str) -> None:
         self.extra = extra
-        remedy = f"pip install {package} (mailqueue's extra {extra})"
+        remedy = f"pip install 'mailqueue[{extra}]'"
         super().__init__(f"{reason}, and {package} is not installed: {remedy}")
 
 

@@ -169,11 +169,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             name,
             parents=[anywhere],
             help=text.summary,
-            description=f"{text.summary.capitalize()}.\n\n{fill(text.details, WIDTH)}",
+            description=_description(text),
             epilog=_epilog(text.example, text.exit_1),
         )
         _OPTIONS[name](verb)
     return parser.parse_args(arguments)
+
+
+def _description(text: Help) -> str:
+    summary = text.summary[0].upper() + text.summary[1:]  # capitalize() would make HTTP http
+    return f"{summary}.\n\n{fill(text.details, WIDTH)}"
 
 
 def _epilog(example: str, exit_1: str) -> str:

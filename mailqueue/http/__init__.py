@@ -63,4 +63,4 @@ def serve(config: Config, host: str | None = None, port: int | None = None) -> i
 def _need_extra() -> None:
     for package in ("starlette", "uvicorn", "httptools"):
         if find_spec(package) is None:
-            raise MissingExtra("http", package, "HTTP is served with it")
+            raise MissingExtra("http", package, "the HTTP service needs it")

@@ -33,10 +33,8 @@ class Callers:
     def __init__(self, keys: tuple[ApiKeyConfig, ...]) -> None:
         self._ring = KeyRing(keys)
 
-    def find(
-        self, headers: Mapping[bytes, bytes], client: tuple[str, int] | None, scope: str
-    ) -> ApiKey:
-        """The caller. Raises ``Problem`` for one who is not known, or may not use ``scope``."""
+    def find(self, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> ApiKey:
+        """The caller. Raises ``Problem`` for one who is not known."""
         if not self._ring:
             _check_direct(headers, client)
             return EVERYBODY
@@ -47,9 +45,6 @@ class Callers:
         key = self._ring.find(secret.strip().decode("latin-1"))
         if key is None:
             raise Problem(401, "invalid_api_key", "There is no such API key.", headers=[_CHALLENGE])
-        if not key.may(scope):
-            message = f"This API key is not for this call: it lacks the scope {scope}."
-            raise Problem(403, "restricted_api_key", message)
         return key
 
 
@@ -76,6 +71,13 @@ def _is_own_url(url: bytes) -> bool:
         return is_loopback(urlsplit(url.decode("latin-1")).hostname or "")
     except ValueError:
         return False
+
+
+def check_scope(key: ApiKey, scope: str) -> None:
+    """Raises ``Problem`` if this key may not use ``scope``."""
+    if not key.may(scope):
+        message = f"This API key is not for this call: it lacks the scope {scope}."
+        raise Problem(403, "restricted_api_key", message)
 
 
 def check_sender(key: ApiKey, email: Email, path: str = "") -> None:

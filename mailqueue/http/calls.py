@@ -21,7 +21,7 @@ from typing import Any
 
 from mailqueue import logs
 from mailqueue.errors import InvalidEmail, StoreUnavailable
-from mailqueue.http.auth import Callers
+from mailqueue.http.auth import Callers, check_scope
 from mailqueue.http.errors import Problem, invalid, unavailable
 from mailqueue.http.limits import SMALL, Disconnected, Limits, Receive
 from mailqueue.logs import event
@@ -174,7 +174,8 @@ class Endpoint:
         if scope is None:
             return await handler(call)
         with self._limits:
-            call.key = self._callers.find(call.headers, call.scope.get("client"), scope)
+            call.key = self._callers.find(call.headers, call.scope.get("client"))
+            check_scope(call.key, scope)
             return await handler(call)
 
     async def _send_large(self, reply: Reply, call: Call, send: Send) -> Reply:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from mailqueue.config import is_production
 from mailqueue.errors import ConfigError
 from mailqueue.http.application import App
 from mailqueue.http.errors import Problem
@@ -231,8 +231,7 @@ async def _serve(
 ) -> None:
     clients = Clients(room_for(config.http.connections), config.http.timeout)
     server = _Server(_uvicorn(config, clients), service, url("http", listener))
-    if not config.http.keys:
-        sys.stderr.write("mailqueue http: no API key is configured: only this host is served\n")
+    _say_started(has_keys=bool(config.http.keys))
     watch = asyncio.create_task(clients.watch())
     serving = asyncio.create_task(server.serve([listener]))
     stop = asyncio.create_task(stopping.wait())
@@ -240,6 +239,15 @@ async def _serve(
     server.should_exit = True
     await serving
     watch.cancel()
+
+
+def _say_started(*, has_keys: bool) -> None:
+    production = is_production()
+    # Without keys everybody on this host may do everything.
+    level = logging.INFO if production and has_keys else logging.WARNING
+    mode = "production" if production else "simulated"
+    auth = "required" if has_keys else "no API key is configured: only this host is served"
+    event(_log, level, "http.started", mode=mode, auth=auth)
 
 
 def _uvicorn(config: Config, clients: Clients) -> uvicorn.Config:

@@ -126,7 +126,8 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        # asyncio's and ``create_server``'s texts have the address once more, as a tuple.
+        reason = (error.strerror or type(error).__name__).partition(" (while")[0]
         raise ConfigError([f"cannot listen on port {port} of {host}: {reason}"]) from None
 
 

@@ -25,7 +25,7 @@ def serve(config: Config, host: str | None = None, port: int | None = None) -> i
     use, say) and ``MissingExtra``.
     """
     if find_spec("aiosmtpd") is None:
-        raise MissingExtra("smtp", "aiosmtpd", "SMTP is served with it")
+        raise MissingExtra("smtp", "aiosmtpd", "the SMTP service needs it")
     from mailqueue.smtp.server import serve as serve_until_signal
 
     return serve_until_signal(config, host, port)

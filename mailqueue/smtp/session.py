@@ -391,7 +391,8 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
             with self._busy():
                 return await self._store(raw)
         except InvalidEmail as error:
-            facts = {"field": error.field, "key": self._key.name if self._key else ""}
+            facts = {"field": error.field, "problem": error.problem}
+            facts["key"] = self._key.name if self._key else ""
             event(logger, logging.INFO, "message.refused", **facts)
             raise Refused(replies.invalid(error)) from None
         except Unavailable:

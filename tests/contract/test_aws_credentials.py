@@ -398,7 +398,7 @@ def test_without_botocore_an_ses_of_no_keys_cannot_be_made_and_says_what_to_inst
         load(config, simulated=False)
     [problem] = refused.value.problems
     assert problem == f"vendors.first: {missing.value}"
-    assert problem.endswith("is not installed: pip install botocore (mailqueue's extra ses)")
+    assert problem.endswith("is not installed: pip install 'mailqueue[ses]'")
     load(config, simulated=True).close()
 
 
@@ -414,4 +414,4 @@ def test_without_botocore_an_attempt_is_misconfigured(
     without_botocore(monkeypatch)
     result = ses.send(plain, attempt())
     assert (result.outcome, result.code) == (Outcome.MISCONFIGURED, "credentials")
-    assert "pip install botocore" in result.detail
+    assert "pip install 'mailqueue[ses]'" in result.detail

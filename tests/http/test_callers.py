@@ -80,6 +80,11 @@ def test_a_key_is_for_the_calls_of_its_scope_only(
                 assert answer.status not in {401, 403}
             else:
                 assert (answer.status, answer.json["name"]) == (403, "restricted_api_key")
+        service.terminate()
+        service.wait()
+    refused = [line for line in service.log.splitlines() if "status=403" in line]
+    assert refused
+    assert all(" key=limited " in line for line in refused)
 
 
 def test_a_key_with_senders_sends_from_these_and_sees_only_their_e_mails(
@@ -138,9 +143,9 @@ def test_a_secret_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) 
     callers = Callers(config.http.keys)
     for secret in (made[0].secret, made[2].secret):
         header = {b"authorization": f"Bearer {secret}".encode()}
-        assert callers.find(header, None, "send").name
+        assert callers.find(header, None).name
     with pytest.raises(Problem):
-        callers.find({b"authorization": b"Bearer mq_wrong"}, None, "send")
+        callers.find({b"authorization": b"Bearer mq_wrong"}, None)
     assert len(compared) == 9
 
 

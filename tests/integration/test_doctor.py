@@ -210,7 +210,7 @@ def test_an_ses_without_keys_where_botocore_is_missing_is_a_failure_for_doctor_a
         if (level, what) == ("FAIL", "vendors")
     ]
     assert said.startswith("vendors.own: ")
-    assert said.endswith("is not installed: pip install botocore (mailqueue's extra ses)")
+    assert said.endswith("is not installed: pip install 'mailqueue[ses]'")
     monkeypatch.setenv("MAILQUEUE_ENV", "production")
     with pytest.raises(ConfigError) as refused:
         Consumer(Config.from_mapping({**config_mapping, "vendors": entries}))

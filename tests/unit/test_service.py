@@ -28,7 +28,10 @@ def test_port_0_is_any_and_the_url_has_the_real_one(host: str) -> None:
 def test_a_port_that_is_in_use_is_a_problem_of_the_configuration() -> None:
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"^cannot listen on port {port} of 127.0.0.1: Addr"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"^cannot listen on port {port} of 127.0.0.1: Address already in use$",
+        ):
             listen("127.0.0.1", port)
 
 
