@@ -38,6 +38,8 @@ INTAKE = "tests/integration/test_intake.py"
 DAMAGE = "tests/integration/test_damage.py"
 WILD = "tests/integration/test_wild_vendor.py"
 AIO = "tests/integration/test_aio.py"
+LIST = "tests/integration/test_suppressions.py"
+REPORTS = "tests/events/test_suppressing.py"
 ENDS_WITHIN = 300.0
 
 
@@ -86,6 +88,87 @@ MUTANTS = (
         "an e-mail that was tried gets another time",
         (Edit("store/interventions.py", """        "attempts": [],\n""", ""),),
         (GUARDS, "-k", "was_tried"),
+    ),
+    Mutant(
+        "who is suppressed gets the e-mail",
+        (
+            Edit(
+                "consumer/planner.py",
+                "                email = email.without(people)",
+                "                pass",
+            ),
+        ),
+        (LIST, "-k", "goes_on_to_the_others"),
+    ),
+    Mutant(
+        "who was put off gets the e-mail although he is suppressed",
+        (
+            Edit(
+                "consumer/delivery.py",
+                "if pending is None or not self.suppressed:",
+                "if True:",
+            ),
+        ),
+        (LIST, "-k", "put_off"),
+    ),
+    Mutant(
+        "who was left out is not called refused",
+        (
+            Edit(
+                "consumer/sender.py",
+                "refused=(*people, *result.refused)",
+                "refused=result.refused",
+            ),
+        ),
+        (LIST, "-k", "goes_on_to_the_others"),
+    ),
+    Mutant(
+        "a consumer that cannot read the list sends all the same",
+        (
+            Edit(
+                "consumer/fetcher.py",
+                "            suppressed = self._find_suppressed(documents.values())\n",
+                "            suppressed = ()\n",
+            ),
+        ),
+        (LIST, "-k", "cannot_be_read"),
+    ),
+    Mutant(
+        "a vendor takes back what another one reported",
+        (
+            Edit(
+                "store/suppressions.py",
+                """{"$eq": ["$$this.source", {"$literal": source}]}, """,
+                "",
+            ),
+        ),
+        (LIST, "-k", "takes_back"),
+    ),
+    Mutant(
+        "a vendor takes back what it reported afterwards",
+        (
+            Edit(
+                "store/suppressions.py",
+                """, {"$lte": ["$$this.at", at]}]}""",
+                "]}",
+            ),
+        ),
+        (LIST, "-k", "takes_back"),
+    ),
+    Mutant(
+        "an older report replaces a newer one",
+        (Edit("store/suppressions.py", '{"$cond": [has_newer, "$all", replaced]}', "replaced"),),
+        (LIST, "-k", "any_order"),
+    ),
+    Mutant(
+        "a copy of an event enters again who was taken back",
+        (Edit("events/event_store.py", "if name not in copies]", "]"),),
+        (REPORTS, "-k", "taken_back"),
+    ),
+    Mutant(
+        "a vendor's own list counts although nobody asked for it",
+        (Edit("events/event_store.py", "self._vendor_lists or not item", "True or not item"),),
+        (REPORTS, "-k", "no_reason"),
     ),
     Mutant(
         "asyncio: a writer's thread that was struck leaves what waits",

@@ -7,18 +7,20 @@ process end at the first such call; nothing of it is known to the product.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from bson import ObjectId
 
 from mailqueue.consumer import consumer
 from mailqueue.errors import QueueUnavailable
+from mailqueue.events import event_store
 from mailqueue.lifecycle.outcomes import SendResult
 from mailqueue.message import Email
 from mailqueue.queue import events, tube
-from mailqueue.store import store
+from mailqueue.store import store, suppressions
 from mailqueue.store.transitions import Aside, Change, Claim
 from mailqueue.vendors.base import Attempt
 from mailqueue.vendors.sendgrid import SendGrid
@@ -34,6 +36,7 @@ def crash_at(point: str) -> None:
     _point = point
     consumer.Store = CrashingStore  # type: ignore[attr-defined]  # imported there
     store.Store = CrashingStore  # type: ignore[misc]  # a class is replaced
+    event_store.Suppressions = CrashingSuppressions  # type: ignore[attr-defined]  # imported there
     tube.Connection = CrashingConnection  # type: ignore[misc]  # the same
     events.Connection = CrashingConnection  # type: ignore[attr-defined]  # imported there
 
@@ -59,6 +62,20 @@ class CrashingStore(store.Store):
         place = "claim" if claims else "rescue" if expired else "settle"
         with _touching(place):
             return super().write(changes, claims, **options)
+
+
+class CrashingSuppressions(suppressions.Suppressions):
+    def add(
+        self,
+        reports: Iterable[suppressions.Report],
+        written: Callable[[int], None] | None = None,
+    ) -> None:
+        with _touching("suppress"):
+            super().add(reports, written)
+
+    def lift(self, source: str, entries: Collection[str], at: datetime) -> None:
+        with _touching("lift"):
+            super().lift(source, entries, at)
 
 
 class CrashingConnection(tube.Connection):

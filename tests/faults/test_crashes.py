@@ -23,8 +23,9 @@ from mailqueue.queue.events import SUFFIX
 from mailqueue.queue.tube import STATES, depth
 from mailqueue.store.document import PRODUCTION
 from mailqueue.store.store import Store
+from mailqueue.store.suppressions import Report, Suppressions
 from mailqueue.vendors.events.source import EventType, VendorEvent
-from tests.faults.child import EMAILS
+from tests.faults.child import BOUNCE, EMAILS
 from tests.faults.invariants import broken, unknowns
 from tests.faults.seams import CRASHED, CrashingVendor
 from tests.process.consumer_process import REPO, ConsumerProcess, IntakeProcess
@@ -145,6 +146,26 @@ def test_an_event_settles_what_a_killed_consumer_left_unknown_and_no_second_copy
     assert unknowns(impatient.document(email_id)) == 1  # until the event came
     assert impatient.copies == {email_id: 1}
     assert impatient.status(email_id).delivery == "delivered"
+
+
+@pytest.mark.parametrize(
+    "point", ["before:suppress", "after:suppress", "before:lift", "after:lift"]
+)
+def test_what_ends_while_it_suppresses_is_repeated_by_the_vendor_and_comes_to_the_same(
+    point: str, impatient: Stage, tmp_path: Path
+) -> None:
+    """Nothing is stored as done that is not: an event is stored last."""
+    impatient.settings["suppression"] = {}
+    store = Store(impatient.config.mongodb, env=PRODUCTION)
+    suppressions = Suppressions(store)
+    at = BOUNCE.at or LONG_AGO
+    suppressions.add([Report("bob@example.net", "bounced", "first", at)])
+    code, _ = run_child("events", impatient, tmp_path, point)
+    assert code == CRASHED
+    assert impatient.emails.database[f"{impatient.emails.name}.events"].count_documents({}) == 0
+    assert run_child("events", impatient, tmp_path) == (0, [])
+    assert [entry["_id"] for entry in suppressions.documents()] == ["ann@example.net"]
+    store.close()
 
 
 @pytest.mark.parametrize(
