@@ -108,7 +108,7 @@ class Fetcher:
         """The entries of the suppression list that concern any of these e-mails."""
         if self._suppressions is None:
             return ()
-        keys = {key for stored in emails for key in suppressions.keys_of(stored.document)}
+        keys = suppressions.keys_of([stored.document for stored in emails])
         now = next((stored.now for stored in emails), None)
         return self._suppressions.find(keys, now) if keys and now is not None else ()
 

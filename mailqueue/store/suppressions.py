@@ -87,26 +87,31 @@ def key_of(person: Address) -> str:
         return person.address.lower()
 
 
-def keys_of(document: Document) -> Iterator[str]:
-    """The entries that would stop a recipient of this stored e-mail; none if it is damaged."""
-    email = document.get("email")
-    if not isinstance(email, dict):
-        return
-    envelope = email.get("envelope")
-    recipients = envelope.get("recipients") if isinstance(envelope, dict) else None
-    lists = [recipients] if recipients else [email.get(name) for name in ("to", "cc", "bcc")]
-    for texts in lists:
-        for text in texts if isinstance(texts, list) else ():
-            if isinstance(text, str):
-                key = _key_of_text(text)
-                yield key
-                yield key[key.rfind("@") :]
+def keys_of(documents: Iterable[Document]) -> set[str]:
+    """The entries that would stop a recipient of these stored e-mails; a damaged one has none."""
+    # Of every e-mail that is sent, so it reads the texts and makes no addresses of them.
+    keys = set()
+    for document in documents:
+        for text in _recipients(document.get("email")):
+            plain = text.isascii() and text[-1:] != ">"  # as nearly always
+            key = text.lower() if plain else key_of(Address.from_canonical(text))
+            keys.add(key)
+            keys.add(key[key.rfind("@") :])
+    return keys
 
 
-def _key_of_text(text: str) -> str:
-    if text.isascii() and not text.endswith(">"):
-        return text.lower()  # as nearly always
-    return key_of(Address.from_canonical(text))
+def _recipients(email: Any) -> list[str]:
+    """The texts that name who is sent to, as far as they are there."""
+    try:
+        if "envelope" in email and (recipients := email["envelope"].get("recipients")):
+            texts = recipients
+        elif "cc" in email or "bcc" in email:
+            texts = [*email.get("to", ()), *email.get("cc", ()), *email.get("bcc", ())]
+        else:
+            texts = email["to"]
+        return texts if type(texts) is list and set(map(type, texts)) == {str} else []
+    except (LookupError, TypeError, AttributeError):
+        return []
 
 
 def is_suppressed(person: Address, entries: Collection[str]) -> bool:

@@ -23,6 +23,8 @@ from mailqueue.store import audit, ids
 from mailqueue.store.interventions import Verb
 from mailqueue.store.suppressions import Report, Suppressions
 from tests.integration.bench import DOWN, MAIL, UNHEARD, Bench, failing
+from tests.integration.test_failover import consuming
+from tests.stage import Stage
 
 Document = dict[str, Any]
 AT = datetime(2026, 5, 28, 20, 26, tzinfo=UTC)
@@ -198,6 +200,22 @@ def test_more_keys_than_fit_into_one_question_are_asked_for(suppressions: Suppre
     suppressions.add([report(), report(BOB)])
     keys = [ANN, *(f"{'x' * 50}{n}@example.org" for n in range(45_000)), BOB]
     assert suppressions.find(keys, AT) == {ANN, BOB}
+
+
+def test_a_consumer_process_sends_to_the_others_through_an_http_vendor(
+    stage: Stage, suppressions: Suppressions
+) -> None:
+    vendor = stage.vendor("first")
+    suppressions.add([report("@example.net")])
+    people = {"to": "Ann <ann@example.net>", "cc": ["carol@example.org"], "bcc": BOB}
+    email_id = stage.producer.send(Email.from_mapping({**MAIL, **people}))
+    alone = stage.producer.send({**MAIL, "to": ANN})
+    with consuming(stage):
+        stage.until(sent=1, failed=1)
+    assert (vendor.calls, stage.status(alone).reason) == ([email_id], "suppressed")
+    (request,) = vendor.requests
+    assert request.json["personalizations"] == [{"to": [{"email": "carol@example.org"}]}]
+    assert stage.status(email_id).refused == (ANN, BOB)
 
 
 # In the consumer ----------------------------------------------------------------------------------
