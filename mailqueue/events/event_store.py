@@ -257,7 +257,7 @@ class EventStore:
             if place is not None and event.type in _STATES:
                 alike[item.vendor, place, event.type].add(email.id)
             token = email.undecided_token(item.vendor)
-            if token is not None and event.email_id is not None and event.type not in _NO_YES:
+            if token is not None and _proves_yes(event, email):
                 arguments = email.id, token, item.vendor, event.message_id
                 simulated = self._store.env == "simulated"
                 opened.append(deliveries.open_attempt_write(*arguments))
@@ -272,6 +272,12 @@ class EventStore:
             )
             for (vendor, place, word), own in alike.items()
         ]
+
+
+def _proves_yes(event: VendorEvent, email: _Email) -> bool:
+    """Whether the vendor has taken the e-mail for all its recipients."""
+    for_all = not event.proves_one or len(email.recipients) == 1
+    return for_all and event.email_id is not None and event.type not in _NO_YES
 
 
 def _email(document: Mapping[str, Any]) -> _Email:

@@ -316,6 +316,20 @@ def test_a_vendor_that_dropped_the_e_mail_settles_nothing(
     assert read(store, email_id)["status"] == "queued"
 
 
+def test_an_event_of_one_recipient_settles_nothing_for_the_others(
+    store: Store, event_store: EventStore
+) -> None:
+    """Of a vendor that decides about each recipient apart: it may have put the others off."""
+    several, single = stored(store, TWO), stored(store)
+    for each in (several, single):
+        claimed(store, each)
+        settled(store, each, UNKNOWN, AGAIN)
+        event_store.record("first", [event(each, EventType.DELIVERED, proves_one=True)])
+    statuses = [read(store, each)["status"] for each in (several, single)]
+    assert statuses == ["queued", "sent"]
+    assert read(store, several)["delivery"] == {"0": "delivered"}
+
+
 def test_an_event_without_our_id_settles_nothing(store: Store, event_store: EventStore) -> None:
     email_id = stored(store)
     claimed(store, email_id)

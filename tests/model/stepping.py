@@ -116,10 +116,12 @@ class Truth:
     at_vendor: set[tuple[ObjectId, str]] = field(default_factory=set)
     owners: set[tuple[ObjectId, int]] = field(default_factory=set)
     recorded: set[ObjectId] = field(default_factory=set)
+    taken_for: dict[tuple[ObjectId, str], set[str]] = field(default_factory=dict)
 
     def take(self, vendor: str, email_id: ObjectId, key: str | None, who: Sequence[str]) -> None:
         """The vendor takes an e-mail; one that knows the key takes no second copy."""
         self.at_vendor.add((email_id, vendor))
+        self.taken_for.setdefault((email_id, vendor), set()).update(who)
         if key is not None and (vendor, key) in self.keys:
             return
         if key is not None:
@@ -137,7 +139,7 @@ class SteppedStore(Store):
     def __init__(self, pause: Callable[[str], str], truth: Truth, **options: Any) -> None:
         super().__init__(**options)
         self._pause, self._truth, self._what = pause, truth, ""
-        self.bulk = SteppedBulk(lambda: pause(self._what), self, self.emails, self.env)
+        self.bulk = SteppedBulk(lambda: pause(self._what), self, self.emails, self.env, self.noting)
 
     def read(self, *given: Any, **more: Any) -> Any:
         self._pause("read")

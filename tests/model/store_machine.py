@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any, Literal
 
 from bson import ObjectId
@@ -24,6 +25,7 @@ from pymongo import MongoClient
 from mailqueue.config import Config, VendorConfig
 from mailqueue.consumer.sweeper import Sweeper
 from mailqueue.consumer.writer import Writer
+from mailqueue.events import EventStore
 from mailqueue.lifecycle.outcomes import NORMAL, Status
 from mailqueue.message import Email
 from mailqueue.routing.health import VendorHealth
@@ -31,6 +33,7 @@ from mailqueue.routing.router import Router
 from mailqueue.store import document
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
+from mailqueue.vendors.events.source import EventType, VendorEvent
 from tests.model.memory_tube import Line, MemoryTube
 from tests.model.promises import Promises
 from tests.model.stepping import (
@@ -84,7 +87,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.truth, self.tube = Truth(), MemoryTube()
         self.actors: list[WorkerActor | SweeperActor] = []
         self.store = Store(config.mongodb, env=document.SIMULATED, client=client)
-        for suffix in ("", ".vendors", ".leases"):
+        self.event_store, self.numbers = EventStore(config, self.store), count()
+        for suffix in ("", ".vendors", ".leases", ".events"):
             self.store.collection(suffix).delete_many({})
 
     @initialize(cast=st.sampled_from(CASTS), policy=st.sampled_from(["resend", "park"]))
@@ -269,6 +273,27 @@ class StoreMachine(RuleBasedStateMachine):
         elif self.store.intervene([email_id], verb, ObjectId()) and verb is Verb.RETRY:
             self.promises.retries[email_id] += status == Status.UNCERTAIN
             self.tube.put(email_id, NORMAL)
+
+    @precondition(lambda self: self.truth.taken_for)
+    @rule(which=st.integers(0, 9), kind=st.sampled_from(["sent", "delivered", "bounced_hard"]))
+    def event(self, which: int, kind: str) -> None:
+        """A vendor tells of a copy that it took, before or after its answer was written down.
+
+        One that decides about each recipient apart tells of the first one.
+        """
+        (email_id, vendor), who = sorted(self.truth.taken_for.items())[
+            which % len(self.truth.taken_for)
+        ]
+        number = next(self.numbers)
+        told = VendorEvent(
+            key=str(number),
+            type=EventType(kind),
+            email_id=str(email_id),
+            recipient=min(who),
+            message_id="id",
+            proves_one=who != set(PEOPLE),
+        )
+        self.event_store.record(vendor, [told])
 
     @rule(n=emails, seconds=st.sampled_from([-10, 100, 5000]))
     def reschedule(self, n: int, seconds: int) -> None:

@@ -150,6 +150,7 @@ def _event(event: Mapping[str, Any]) -> VendorEvent:
         detail=brief(detail or text(event.get("url"))),
         suppress=own_list or SUPPRESSION.get(kind),
         by_vendor_list=own_list is not None,
+        proves_one=True,
     )
 
 

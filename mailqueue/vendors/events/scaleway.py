@@ -107,6 +107,7 @@ def _event(event: Mapping[str, Any]) -> VendorEvent:
         detail=brief(detail),
         suppress=_suppress(name, kind),
         by_vendor_list=name == "blocklist_created",
+        proves_one=True,
     )
 
 

@@ -81,6 +81,8 @@ class VendorEvent:
     ``code`` and ``detail``: the vendor's words (``code``: an SMTP reply or enhanced code, a word).
     ``suppress``: why the recipient should get no more e-mail; ``by_vendor_list``: the vendor says
     so only because the recipient is on its own suppression list. ``lift``: that is over.
+    ``proves_one``: the vendor decides about each recipient apart, so that the event tells nothing
+    of the others; else it takes an e-mail for all of them or for none.
     """
 
     key: str
@@ -94,6 +96,7 @@ class VendorEvent:
     suppress: SuppressionReason | None = None
     by_vendor_list: bool = False
     lift: bool = False
+    proves_one: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
