@@ -21,6 +21,7 @@ from heapq import nsmallest
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -126,9 +127,35 @@ class Connection(HttpToolsProtocol):
         # The rest of a request that was answered already earns it no time.
         if self._in_head or not self.cycle.response_complete:
             self._octets += len(data)
-        super().data_received(data)
+        self._parse(data)
         if self.is_reading and self._in_head and self._octets > MAX_HEAD:
             self.cut(Problem(431, "request_too_large", "The headers are too long."))
+
+    def _parse(self, data: bytes) -> None:
+        """Have the parser read it, as uvicorn does, except for a request that asks for an upgrade.
+
+        Java's client asks for h2c with each first request. A server may ignore that (RFC 9110,
+        7.8), but the parser takes what follows for another protocol. So it reads the request again
+        without the header that asks.
+        """
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            head = b"".join(b"%b: %b\r\n" % h for h in self.headers if h[0] != b"upgrade")
+            line = b"%b %b HTTP/%b\r\n" % (
+                self.parser.get_method(),
+                self.url,
+                self.parser.get_http_version().encode(),
+            )
+            self.parser = httptools.HttpRequestParser(self)
+            self._parse(line + head + b"\r\n" + data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    @property
+    def _asks_for_upgrade(self) -> bool:
+        return bool(self.parser.should_upgrade())
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -140,11 +167,17 @@ class Connection(HttpToolsProtocol):
         """What follows is the body."""
         if len(self.pipeline) >= MOST_AHEAD:  # one read may hold thousands
             raise ValueError("too many requests ahead of their answers")
+        if self.parser.get_method() == b"CONNECT":
+            raise ValueError("this is no proxy")
+        if self._asks_for_upgrade:
+            return
         self._in_head = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """The request is there."""
+        if self._asks_for_upgrade:
+            return
         self.is_reading, self._in_head = False, True
         super().on_message_complete()
         self._expect()

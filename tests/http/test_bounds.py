@@ -249,6 +249,36 @@ def test_requests_on_one_connection_are_answered_in_order(service: HttpService, 
     assert statuses == [b"201", b"422", b"201"]
 
 
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [None, 100, 7])
+def test_who_asks_for_another_protocol_is_answered_in_this_one(
+    service: HttpService, key: Key, size: int | None
+) -> None:
+    """Java's HttpClient asks for h2c with each request, also when it has a body."""
+    body = json.dumps(EMAIL).encode()
+    chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    heads = [head(key, len(body))[:-2] + UPGRADE, head(key, None)[:-2] + UPGRADE]
+    octets = heads[0] + body + heads[1] + chunked + heads[0] + body
+    with connection(service) as client:
+        for start in range(0, len(octets), size or len(octets)):
+            client.sendall(octets[start : start + (size or len(octets))])
+        client.settimeout(5)
+        answers = b""
+        while answers.count(b'{"id"') < 3 or not answers.endswith(b"}"):
+            part = client.recv(65_536)
+            assert part, answers
+            answers += part
+    assert answers.count(b"HTTP/1.1 201") == answers.count(b"HTTP/1.1 ") == 3
+
+
+def test_it_is_no_proxy(service: HttpService) -> None:
+    request = b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n"
+    with connection(service, request) as client:
+        assert answer(client)[0] == 400
+
+
 # Servers that are away ---------------------------------------------------------------------------
 
 
