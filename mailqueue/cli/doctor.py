@@ -25,13 +25,14 @@ from mailqueue.config import file as config_file
 from mailqueue.config.checks import is_loopback
 from mailqueue.config.section import keys_of
 from mailqueue.consumer import sweeper
-from mailqueue.errors import ConfigError, QueueUnavailable, StoreUnavailable
+from mailqueue.errors import ConfigError, MissingExtra, QueueUnavailable, StoreUnavailable
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.queue import tube
 from mailqueue.queue.events import SUFFIX
 from mailqueue.routing.health import VendorHealth
 from mailqueue.store import uri as mongo_uri
 from mailqueue.store.document import PRODUCTION, SIMULATED
+from mailqueue.vendors.events import load as load_events
 
 SKEW = 5.0  # seconds between the clocks of two hosts
 DAY = timedelta(days=1)
@@ -104,13 +105,18 @@ def _vendors(context: Context) -> Iterator[Finding]:
 
 
 def _vendor(config: VendorConfig) -> Iterator[Finding]:
-    """Whether a consumer can make it, and whether its connection is encrypted."""
+    """Whether a consumer can make it, its events be read, and its connection is encrypted."""
     try:
         vendors.load(config, simulated=False).close()
     except ConfigError as error:
         for problem in error.problems:
             todo = "correct it: in production no consumer starts until then"
             yield Finding(Level.FAIL, "vendors", problem, todo)
+    try:
+        load_events(config)
+    except (ConfigError, MissingExtra) as error:
+        todo = "only mailqueue http needs it, and does not start without it"
+        yield Finding(Level.WARN, "events", str(error), todo)
     if config.keys.get("tls") == "none" and not is_loopback(config.keys["host"]):
         todo = 'the network can read e-mails and the login: set "tls" to "starttls" or "implicit"'
         yield Finding(Level.WARN, "vendors", f"{config.name} is reached without TLS", todo)

@@ -22,6 +22,9 @@ from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
+# The secrets of events are for the HTTP service alone, those of callbacks for the responder. Each
+# sees to it that it has them; no other process needs them, so they may be unset there.
+_OF_ONE_SERVICE = re.compile(r"vendors\[\d+\]\.events\.|callbacks\.secrets\[")
 
 
 def place(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path:
@@ -107,10 +110,9 @@ class Environment:
             return value or ""
 
         value = _REFERENCE.sub(value_of, text)
-        # A producer runs without the vendors' secrets: an unset one is then an empty value. Those
-        # of callbacks are for the responder alone, which sees to it that it has one.
+        # A producer runs without the vendors' secrets: an unset one is then an empty value.
         is_needed = self.secrets or not path.startswith("vendors[")
-        if unset and is_needed and not path.startswith("callbacks.secrets["):
+        if unset and is_needed and not _OF_ONE_SERVICE.match(path):
             self.problems.add(path, f"environment variable {', '.join(unset)} is not set")
         return "" if unset else value
 

@@ -104,7 +104,7 @@ def _log(errors: Sequence[InvalidEmail | StoreUnavailable]) -> None:
     try:
         for error in errors:
             if isinstance(error, InvalidEmail):
-                facts = {"field": error.field, "why": error.problem}
+                facts = {"field": error.field, "problem": error.problem}
                 event(logger, logging.WARNING, "email.refused", **facts)
             else:
                 event(logger, logging.ERROR, "email.not_stored", error=error)

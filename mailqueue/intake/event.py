@@ -19,7 +19,7 @@ from typing import Any, Never
 
 from mailqueue.errors import InvalidEmail, did_you_mean
 from mailqueue.message import Email
-from mailqueue.message.fields import SHOWN_KEY
+from mailqueue.message.fields import READERS, SHOWN_KEY
 from mailqueue.producer.submission import SendOptions, Submission
 
 MAX_BYTES = 65_536
@@ -38,8 +38,9 @@ def read(body: bytes, key: str) -> Submission:
     if not body:
         raise InvalidEmail(WHOLE, f"is empty, or larger than {MAX_BYTES} bytes")
     event = _object(body)
-    for name in event.keys() - set(KEYS):
-        raise _unknown(name)
+    for name in event:
+        if name not in KEYS:
+            raise _unknown(name)
     options = SendOptions(
         event["priority"] if event.get("priority") is not None else "normal",
         _time(event.get("send_at"), "send_at"),
@@ -54,6 +55,8 @@ def read(body: bytes, key: str) -> Submission:
 def _unknown(name: str) -> InvalidEmail:
     if not SHOWN_KEY.fullmatch(name):
         return InvalidEmail(WHOLE, f"has an unknown key: it may have {', '.join(KEYS)}")
+    if name in READERS:
+        return InvalidEmail(name, 'is a key of the e-mail: put it into the object "email"')
     return InvalidEmail(name, "unknown key" + did_you_mean(name, KEYS))
 
 

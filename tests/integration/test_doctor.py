@@ -196,6 +196,18 @@ def test_a_vendor_that_cannot_be_made_is_a_failure(
     assert ("FAIL", "vendors", said) in examine(vendors=[{"name": "own", **entry}])
 
 
+def test_events_whose_secret_is_unset_stop_no_consumer_and_are_warned_of(
+    examine: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EVENTS_KEY", raising=False)
+    entry = {"name": "own", "type": "mailgun", "api_key": "k", "domain": "example.com"}
+    monkeypatch.setenv("MAILQUEUE_ENV", "production")
+    findings = examine(vendors=[{**entry, "events": {"secret": "${EVENTS_KEY}"}}])
+    problem = "a secret is empty: set its environment variable for mailqueue http"
+    assert ("WARN", "events", f"vendors.own.events: {problem}") in findings
+    assert ("OK", "secrets", "set") in findings
+
+
 def test_an_ses_without_keys_where_botocore_is_missing_is_a_failure_for_doctor_and_consumer(
     examine: Doctor, config_mapping: Document, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,6 +101,13 @@ def test_a_resolved_secret_is_not_resolved_again() -> None:
     assert config.replace(retry={"base": 1}).vendors[0].keys["api_key"] == "${HOME}"
 
 
+def test_only_the_http_service_needs_the_secrets_of_events() -> None:
+    """A consumer starts without them, and knows the rest of the entry."""
+    vendor = SENDGRID | {"events": {"secret": "${EVENTS_KEY}", "secrets": ["${OTHER_KEY}"]}}
+    [loaded] = Config.from_mapping({"vendors": [vendor]}, environ={}).vendors
+    assert loaded.events == {"secret": "", "secrets": [""]}
+
+
 def test_it_is_frozen_and_does_not_share_the_callers_data() -> None:
     options: dict[str, Any] = {"deep": {"x": 1}}
     config = Config(vendors=[VendorConfig("a", "my.mail:Vendor", options=options)])

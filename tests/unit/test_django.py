@@ -375,7 +375,7 @@ def test_the_log_names_the_field_of_a_refused_message_and_nothing_of_its_content
     silent.send_messages([message(to=["nobody"])])
     away, refused = [record.getMessage() for record in caplog.records]
     assert away == "email.not_stored error=away"
-    assert refused.startswith('email.refused field=to[0] why="is not a valid e-mail address:')
+    assert refused.startswith('email.refused field=to[0] problem="is not a valid e-mail address:')
     assert "nobody" not in refused
 
 

@@ -38,6 +38,14 @@ def test_an_event_needs_nothing_but_its_email() -> None:
     assert submission.options.send_at is submission.options.expires_at is None
 
 
+def test_an_e_mail_without_the_object_around_it_is_told_where_its_keys_belong() -> None:
+    error = refusal(json.dumps(EMAIL).encode())
+    assert (error.field, error.problem) == (
+        "from",
+        'is a key of the e-mail: put it into the object "email"',
+    )
+
+
 def test_null_means_absent() -> None:
     names = ("priority", "send_at", "expires_at", "idempotency_key")
     submission = read(event(**dict.fromkeys(names)), KEY)

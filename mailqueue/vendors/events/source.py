@@ -157,7 +157,8 @@ class EventSource(ABC):
         self.secrets: tuple[str, ...] = (*(() if one is None else (one,)), *several)
         basic = self.settings.get("basic_auth")
         if "" in (*self.secrets, basic):
-            raise ConfigError([f"vendors.{vendor.name}.events: a secret must not be empty"])
+            problem = "a secret is empty: set its environment variable for mailqueue http"
+            raise ConfigError([f"vendors.{vendor.name}.events: {problem}"])
         self._basic: str | None = basic
 
     @abstractmethod
