@@ -40,6 +40,7 @@ _Json = dict[str, Any]
 MAX_BATCH = 100
 MAX_KEY_LENGTH = 256
 MAX_PAGE, PAGE = 100, 20
+SEARCH_PAGE, MAX_PAGES = 200, 25  # e-mails, pages; where a caller's own stand among others
 MAX_LOOKS = 4  # e-mails that are read whole at a time
 
 _JSON = b"application/json"
@@ -141,12 +142,30 @@ class Emails:
     async def page(self, call: Call) -> Reply:
         """``GET /emails``: the newest first."""
         limit, after, before = _cursor(call)
-        stored = await self._producer.recent(limit + 1, after=after, before=before)
-        has_more = len(stored) > limit
+        emails, may_be_more = await self._newest(call, limit + 1, after, before)
         # Before an id the newest come first too: the one too many is then the first.
-        shown = stored[-limit:] if before is not None else stored[:limit]
-        data = [wire.show(each, whole=False) for each in shown if _may_see(call, each)]
+        shown = emails[-limit:] if before is not None else emails[:limit]
+        has_more = len(emails) > limit or (may_be_more and bool(shown))
+        data = [wire.show(each, whole=False) for each in shown]
         return _json(200, {"object": "list", "has_more": has_more, "data": data}, emails=len(data))
+
+    async def _newest(
+        self, call: Call, number: int, after: str | None, before: str | None
+    ) -> tuple[list[StoredEmail], bool]:
+        """This many or more that the caller may see, and whether there may be more.
+
+        Among those of others a caller's own may be few: ``MAX_PAGES`` are looked through.
+        """
+        size = SEARCH_PAGE if call.key.senders else number
+        emails: list[StoredEmail] = []
+        for _ in range(MAX_PAGES):
+            page = await self._producer.recent(size, after=after, before=before)
+            visible = [each for each in page if _may_see(call, each)]
+            emails = emails + visible if before is None else visible + emails
+            if len(page) < size or len(emails) >= number:
+                return emails, False
+            after, before = (page[-1].id, None) if before is None else (None, page[0].id)
+        return emails, True
 
     async def _find(self, call: Call) -> StoredEmail:
         """The e-mail of the address. Raises ``Problem`` if there is none for this caller."""

@@ -128,6 +128,33 @@ def test_a_key_with_senders_sends_from_these_and_sees_only_their_e_mails(
         assert ask("POST", f"/emails/{mine}/cancel").status == 200
 
 
+def test_a_key_with_senders_finds_its_e_mails_among_many_of_others(
+    settings: Document, key: Key, tmp_path: Path
+) -> None:
+    own = Key.new("own", senders=("*@example.com",))
+    settings["http"]["keys"].append(own.entry)
+    foreign = [EMAIL | {"from": "ann@other.example"}] * 100
+    with HttpService(settings, tmp_path / "http") as service:
+
+        def page(query: str) -> tuple[list[str], bool]:
+            answer = service.ask("GET", f"/emails?{query}", secret=own.secret).json
+            return [email["id"] for email in answer["data"]], answer["has_more"]
+
+        mine = []
+        for number in range(3):
+            mine.append(service.ask("POST", "/emails", EMAIL, secret=own.secret).json["id"])
+            for _ in range(number):
+                service.ask("POST", "/emails/batch", foreign, secret=key.secret)
+        first, second, third = mine
+        assert page("limit=1") == ([third], True)
+        assert page(f"limit=1&after={third}") == ([second], True)
+        assert page(f"limit=5&after={third}") == ([second, first], False)
+        assert page(f"after={first}") == ([], False)
+        assert page(f"limit=1&before={first}") == ([second], True)
+        assert page(f"before={first}") == ([third, second], False)
+        assert page(f"before={third}") == ([], False)
+
+
 def test_a_secret_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each key of the configuration is, whichever is shown."""
     compared: list[tuple[Any, Any]] = []
