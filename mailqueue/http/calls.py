@@ -15,7 +15,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import getrandbits
 from typing import Any
 
@@ -42,7 +42,7 @@ class Reply:
     """An answer. ``id``, ``emails``: of the e-mail, or how many they are; for the log."""
 
     status: int
-    body: bytes
+    body: bytes = field(repr=False)
     content_type: bytes = _JSON
     headers: Headers = ()
     id: str | None = None

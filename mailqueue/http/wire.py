@@ -58,12 +58,12 @@ class Message:
     ``places``: the pointers of fields that stood elsewhere in the request.
     """
 
-    email: Email | EmailDict
+    email: Email | EmailDict = field(repr=False)
     priority: Any = "normal"
     send_at: datetime | None = None
     expires_at: datetime | None = None
     callback_url: Any = None
-    places: dict[str, str] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict, repr=False)
 
     def problem(self, error: InvalidEmail) -> Problem:
         """What ``send()`` refuses, with its place in the request."""

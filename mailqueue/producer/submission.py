@@ -163,11 +163,11 @@ class Submission:
 
     email: Email
     options: SendOptions
-    key: str | None
+    key: str | None = field(repr=False)
     id: ObjectId
     nonce: ObjectId
     index: int | None = None
-    document: dict[str, Any] = field(default_factory=dict)
+    document: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(

@@ -47,7 +47,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import greenstalk
 from bson import ObjectId
@@ -123,7 +123,7 @@ class Job:
     id: int
     email_id: ObjectId | None
     connection: Connection
-    body: bytes
+    body: bytes = field(repr=False)
 
 
 class Connection:

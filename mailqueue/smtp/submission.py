@@ -11,7 +11,7 @@ field is never passed on. The time is in proportion to the length.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import Message
 from email.policy import compat32
@@ -37,7 +37,7 @@ class SendArguments:
 
     email: Email
     priority: Any
-    idempotency_key: str | None
+    idempotency_key: str | None = field(repr=False)
 
 
 def max_bytes(config: Config) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
@@ -34,7 +34,7 @@ class VendorCall:
 
     email_id: str
     email: Email
-    recipients: tuple[str, ...] | None
+    recipients: tuple[str, ...] | None = field(repr=False)
     outcome: Outcome
 
 

@@ -19,11 +19,18 @@ from bson import ObjectId
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
 from mailqueue.errors import ConfigError, InvalidEmail, MailQueueError, StoreUnavailable
+from mailqueue.http import calls, wire
 from mailqueue.lifecycle.outcomes import Outcome, SendResult, Status
 from mailqueue.logs import Formatter
-from mailqueue.message import Email, EmailDict
+from mailqueue.message import Address, Email, EmailDict
 from mailqueue.producer import Producer
+from mailqueue.producer.submission import SendOptions, Submission, prepare
+from mailqueue.queue.events import Event
+from mailqueue.queue.tube import Job
+from mailqueue.smtp.envelope import Envelope
+from mailqueue.smtp.submission import SendArguments
 from mailqueue.store.document import Stored
+from mailqueue.testing import VendorCall
 from mailqueue.vendors.base import Attempt
 from tests.stage import CountingVendor, Stage
 from tests.vendor_servers import Received, Reply, ScriptedSmtp, Wire
@@ -139,6 +146,25 @@ def test_no_repr_of_what_is_handed_around_shows_personal_data() -> None:
         Stored({"_id": ObjectId(), "email": EMAIL}, ObjectId().generation_time),
     ]
     assert PLANTED not in f"{shown!r} {[str(one) for one in shown[-3:]]}".lower()
+
+
+def test_no_repr_of_what_comes_in_shows_personal_data() -> None:
+    email, key, body = Email.from_mapping(EMAIL), "planted-key", b"planted"
+    person = Address.parse("planted@example.org")
+    submission = Submission.of(EMAIL, SendOptions(), key)
+    prepare([submission], Config.from_mapping({}), "simulated")
+    job = Job(1, None, None, body)  # type: ignore[arg-type]  # it is not ended
+    shown = [
+        submission,
+        wire.Message(EMAIL, places={"metadata.planted": "/tags/0"}),
+        calls.Reply(200, body),
+        Envelope(sender=person, recipients=[person]),
+        SendArguments(email, "normal", key),
+        job,
+        Event(job, body, "intake:1"),
+        VendorCall("1", email, (person.address,), Outcome.ACCEPTED),
+    ]
+    assert PLANTED not in f"{shown!r} {[str(one) for one in shown]}".lower()
 
 
 # --- exceptions
