@@ -97,7 +97,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """A client is there."""
         super().connection_made(transport)
-        self.is_reading, self._in_head, self._octets = False, True, 0
+        self.is_reading, self._in_head, self._octets, self._beside = False, True, 0, 0
         self._expect()
         self.clients.add(self)
 
@@ -127,8 +127,9 @@ class Connection(HttpToolsProtocol):
         # The rest of a request that was answered already earns it no time.
         if self._in_head or not self.cycle.response_complete:
             self._octets += len(data)
+        self._beside += len(data)
         self._parse(data)
-        if self.is_reading and self._in_head and self._octets > MAX_HEAD:
+        if self.is_reading and (self._octets if self._in_head else self._beside) > MAX_HEAD:
             self.cut(Problem(431, "request_too_large", "The headers are too long."))
 
     def _parse(self, data: bytes) -> None:
@@ -173,6 +174,13 @@ class Connection(HttpToolsProtocol):
             return
         self._in_head = False
         super().on_headers_complete()
+        # Fields after a body in chunks are no headers (RFC 9110, 6.5.1): nobody sees them here.
+        self.headers = []
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body. What else comes after the head (chunks' sizes, trailers) is short."""
+        self._beside = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is there."""

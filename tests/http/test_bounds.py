@@ -194,6 +194,34 @@ def test_a_head_without_an_end_is_refused(service: HttpService, key: Key) -> Non
     assert is_served(service, key)
 
 
+@pytest.mark.parametrize("with_key", [False, True])
+@pytest.mark.parametrize(
+    "begin, more",
+    [(b"0\r\n", b"a:b\r\n" * 20_000), (b"0\r\na:", b"b" * 100_000), (b"1;a=", b"b" * 100_000)],
+    ids=["trailers", "a trailer", "an extension"],
+)
+def test_what_stands_beside_a_body_in_chunks_has_an_end_and_takes_no_memory(
+    service: HttpService, key: Key, begin: bytes, more: bytes, with_key: bool
+) -> None:
+    before = service.resident
+    octets = head(key, None) if with_key else head(key, None).replace(key.secret.encode(), b"")
+    with connection(service, octets + begin) as client:
+        sender = threading.Thread(target=_send, args=(client, more, 2000), daemon=True)
+        sender.start()
+        assert answer(client)[0] in {0, 401, 431}
+        sender.join(30)
+        assert not sender.is_alive()
+    assert service.resident - before < 50 * MIB
+    assert is_served(service, key)
+
+
+def test_trailers_are_no_headers(service: HttpService, key: Key) -> None:
+    body = json.dumps(EMAIL).encode()
+    chunks = b"%x\r\n%b\r\n0\r\nAuthorization: Bearer x\r\n\r\n" % (len(body), body)
+    with connection(service, head(key, None) + chunks) as client:
+        assert client.recv(12) == b"HTTP/1.1 201"
+
+
 @pytest.mark.parametrize("octets", [b"\0" * 100, b"GET\r\n\r\n", b"{}\r\n\r\n", b"\x16\x03\x01"])
 def test_what_is_no_http_is_malformed(service: HttpService, octets: bytes) -> None:
     with connection(service, octets) as client:
