@@ -102,13 +102,18 @@ def time_of(text: str, name: str) -> datetime | None:
         raise ValueError(f"{name} must be a date such as 2027-01-31") from None
 
 
-def rows_of(document: Mapping[str, Any]) -> Iterator[list[str]]:
-    """The lines of an entry: one for each report."""
+def lines_of(document: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The lines of an entry, as ``read`` takes them."""
+    for row in rows_of(document):
+        yield [_cell(value) for value in row]
+
+
+def rows_of(document: Mapping[str, Any]) -> Iterator[list[Any]]:
+    """The values of an entry: a row for each report."""
     others = document.get("others")
     for report in (document, *(others if isinstance(others, list) else ())):
         if isinstance(report, Mapping):
-            values = [report.get(name) for name in COLUMNS[1:]]
-            yield [str(document["_id"]), *map(_cell, values)]
+            yield [document["_id"], *(report.get(name) for name in COLUMNS[1:])]
 
 
 def _cell(value: Any) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Never, TypeVar
 
 from bson import ObjectId
 
+from mailqueue import __version__
 from mailqueue.cli.context import UsageError
 from mailqueue.config import checks
 from mailqueue.config.services import SCOPES, SUPPRESSION_REASONS
@@ -155,10 +156,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options; raises ``UsageError``."""
     parser = _Parser(
         prog="mailqueue",
-        description="Look after a queue of e-mails.",
+        description="Look after a queue of e-mails, and take e-mails in.\n\n"
+        "What sends them is a process of its own: python -m mailqueue.consumer",
         epilog=_epilog("mailqueue doctor", "see the verb's own help: mailqueue VERB --help"),
     )
     _common(parser, default=None)
+    parser.add_argument("--version", action="version", version=f"mailqueue {__version__}")
     # They may stand before the verb or behind it. What is absent behind it must not replace what
     # stands before it.
     anywhere = _Parser(add_help=False)

@@ -85,9 +85,18 @@ def _package(_: Context) -> Iterator[Finding]:
 
 
 def _vendors(context: Context) -> Iterator[Finding]:
-    """Whether every vendor's secrets are set: in production a consumer needs them to start."""
+    """Whether every vendor's secrets are set: in production a consumer needs them to start.
+
+    Those of its events are for ``mailqueue http``, which may run elsewhere.
+    """
     if not context.config.vendors:
         yield Finding(Level.FAIL, "vendors", "none configured", "add one to the configuration file")
+    for vendor in context.config.vendors:
+        try:
+            load_events(vendor)
+        except (ConfigError, MissingExtra) as error:
+            todo = "only mailqueue http needs it, and does not start without it"
+            yield Finding(Level.WARN, "events", str(error), todo)
     level = Level.FAIL if context.production else Level.WARN
     try:
         whole = Config.load(context.file, secrets=True, environ=context.environ)
@@ -105,18 +114,13 @@ def _vendors(context: Context) -> Iterator[Finding]:
 
 
 def _vendor(config: VendorConfig) -> Iterator[Finding]:
-    """Whether a consumer can make it, its events be read, and its connection is encrypted."""
+    """Whether a consumer can make it, and whether its connection is encrypted."""
     try:
         vendors.load(config, simulated=False).close()
     except ConfigError as error:
         for problem in error.problems:
             todo = "correct it: in production no consumer starts until then"
             yield Finding(Level.FAIL, "vendors", problem, todo)
-    try:
-        load_events(config)
-    except (ConfigError, MissingExtra) as error:
-        todo = "only mailqueue http needs it, and does not start without it"
-        yield Finding(Level.WARN, "events", str(error), todo)
     if config.keys.get("tls") == "none" and not is_loopback(config.keys["host"]):
         todo = 'the network can read e-mails and the login: set "tls" to "starttls" or "implicit"'
         yield Finding(Level.WARN, "vendors", f"{config.name} is reached without TLS", todo)

@@ -68,6 +68,7 @@ def _list(context: Context, suppressions: Suppressions) -> Report:
     data = {"suppressed": [_data(document) for document in shown], "more": more}
     lines = table(_HEAD, rows, context.width) if rows else []
     notes = [f"only {limit} are shown; see more with --limit N, all with export"] if more else []
+    notes += _notes(context, "manual")
     if not rows and not entries:
         lines = ["the list is empty"]
     report = Report(data, lines, notes=notes)
@@ -119,7 +120,7 @@ def _write(stream: io.TextIOBase, suppressions: Suppressions) -> int:
     number = 0
     with Progress("exporting", suppressions.count()) as progress:
         for document in suppressions.documents():
-            writer.writerows(address_file.rows_of(document))
+            writer.writerows(address_file.lines_of(document))
             number += 1
             progress.advance(1)
     return number

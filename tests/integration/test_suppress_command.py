@@ -132,6 +132,14 @@ def test_a_list_that_stops_nobody_says_so(console: Console, config_mapping: Docu
     assert (answer.code, "not in suppression.apply" in answer.err) == (0, True)
     console.configure(config_mapping)
     assert "no section suppression" in console("suppress", "add", ANN).err
+    assert "no section suppression" in console("suppress", "list").err
+
+
+def test_the_table_of_the_list_has_80_columns(console: Console) -> None:
+    console("suppress", "add", ANN, "--until", "90d")
+    head, row = console("suppress", "list").out.splitlines()
+    assert head.split() == ["ADDRESS", "REASON", "SOURCE", "AT", "UNTIL"]
+    assert len(row) <= 80
 
 
 def test_only_so_many_are_listed(console: Console) -> None:
