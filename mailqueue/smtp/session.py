@@ -382,12 +382,7 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
     async def _receive(self) -> str:
         """Read the message and store it; returns the reply. Raises ``Refused``."""
         raw = await self._read_message()
-        line_ends = raw.count(b"\r\n")
-        if raw.count(b"\n") != line_ends or raw.count(b"\r") != line_ends:
-            raise Refused(replies.BARE_LINE_END)
         try:
-            if raw.startswith(b".") or b"\r\n." in raw:  # RFC 5321, 4.5.2
-                raw = raw.replace(b"\r\n.", b"\r\n").removeprefix(b".")
             with self._busy():
                 return await self._store(raw)
         except InvalidEmail as error:
@@ -470,7 +465,7 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
         envelope, vendors = self.envelope, self._rules.producer.config.vendors
 
         def read() -> submission.SendArguments:
-            message = submission.parse(raw)
+            message = submission.parse(_content(raw))
             return submission.read(message, envelope.sender, envelope.recipients, vendors)
 
         if len(raw) <= IN_LOOP:
@@ -481,6 +476,16 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
 
 
 _COMMANDS = [name for name in dir(Session) if name.startswith(("smtp_", "auth_"))]
+
+
+def _content(raw: bytearray) -> bytearray:
+    """The message that was sent as this: no dot stands twice (RFC 5321, 4.5.2). Raises Refused."""
+    line_ends = raw.count(b"\r\n")
+    if raw.count(b"\n") != line_ends or raw.count(b"\r") != line_ends:
+        raise Refused(replies.BARE_LINE_END)
+    if raw.startswith(b".") or b"\r\n." in raw:
+        return raw.replace(b"\r\n.", b"\r\n").removeprefix(b".")
+    return raw
 
 
 def _text(line: bytes) -> str | None:
