@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mailqueue import logs
-from mailqueue.cli import emails, servers, suppress, system
+from mailqueue.cli import callbacks, emails, servers, suppress, system
 from mailqueue.cli.arguments import parse
 from mailqueue.cli.context import (
     EXIT_FOUND,
@@ -56,6 +56,8 @@ VERBS: Mapping[str, Callable[[Context], Report]] = {
     "http": servers.http,
     "intake": servers.intake,
     "smtp": servers.smtp,
+    "responder": servers.responder,
+    "callbacks": callbacks.callbacks,
     "sendmail": servers.sendmail,
 }
 WITHOUT_CONFIG = {"key"}

@@ -22,7 +22,7 @@ from mailqueue.cli.context import UsageError
 from mailqueue.config import checks
 from mailqueue.config.services import SCOPES, SUPPRESSION_REASONS
 from mailqueue.lifecycle.outcomes import Reason, Status
-from mailqueue.store import audit, ids
+from mailqueue.store import audit, callbacks, ids
 from mailqueue.store.interventions import Verb
 
 T = TypeVar("T")
@@ -113,6 +113,20 @@ HELP: Mapping[str, Help] = {
         "A FILE is CSV or one address a line; - is standard input or output.",
         "mailqueue suppress import bounces.csv --reason bounced",
         "an address is not on the list",
+    ),
+    "responder": Help(
+        "post callbacks: what becomes of e-mails, to the application",
+        "Each is signed with callbacks.secrets, and repeated until it is answered, for three "
+        "days. Runs until SIGTERM or SIGINT; then finishes what is under way.",
+        "MAILQUEUE_ENV=production mailqueue responder",
+        "a second signal",
+    ),
+    "callbacks": Help(
+        "show callbacks that failed, or have them posted again",
+        "list shows those in one state (failed, unless another is named). retry takes ids of "
+        "e-mails, or --state for the callbacks of all.",
+        "mailqueue callbacks retry --state failed --dry-run",
+        "an e-mail has no callback to post again",
     ),
     "key": Help(
         "make an API key for the HTTP and SMTP services",
@@ -289,6 +303,8 @@ def _show(parser: argparse.ArgumentParser) -> None:
 
 def _list(parser: argparse.ArgumentParser) -> None:
     _filters(parser)
+    text = f"with a callback that is {', '.join(callbacks.STATES)}"
+    parser.add_argument("--callback", metavar="STATE", choices=callbacks.STATES, help=text)
     text = "show at most N e-mails (default: 100)"
     parser.add_argument("--limit", metavar="N", type=_number, default=100, help=text)
 
@@ -399,6 +415,26 @@ _SUPPRESS_ACTIONS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], N
 }
 
 
+def _callbacks(parser: argparse.ArgumentParser) -> None:
+    anywhere = _Parser(add_help=False)
+    _common(anywhere, default=argparse.SUPPRESS)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    text = "show the callbacks in one state"
+    action = actions.add_parser("list", parents=[anywhere], help=text, description=text)
+    text = f"{', '.join(callbacks.STATES)} (default: failed)"
+    action.add_argument("--state", choices=callbacks.STATES, default=callbacks.FAILED, help=text)
+    text = "show at most N callbacks (default: 100)"
+    action.add_argument("--limit", metavar="N", type=_number, default=100, help=text)
+    text = "have callbacks posted again at once, for three more days"
+    action = actions.add_parser("retry", parents=[anywhere], help=text, description=text)
+    action.add_argument("ids", metavar="ID", type=_id, nargs="*", help="ids of e-mails")
+    text = f"those of all e-mails that are {', '.join(callbacks.ENDED)}"
+    action.add_argument("--state", choices=callbacks.ENDED, help=text)
+    text = "do not ask before those of several e-mails are posted again"
+    action.add_argument("--yes", action="store_true", help=text)
+    _dry_run(action)
+
+
 def _server(parser: argparse.ArgumentParser) -> None:
     text = "address to listen at, instead of that of the configuration"
     parser.add_argument("--host", type=_host, help=text)
@@ -420,6 +456,8 @@ _OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "show": _show,
     **dict.fromkeys((verb.value for verb in Verb), _intervention),
     "vendors": _vendors,
+    "callbacks": _callbacks,
+    "responder": _nothing,
     "stats": _nothing,
     "doctor": _nothing,
     "sweep": _dry_run,

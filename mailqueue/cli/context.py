@@ -107,6 +107,8 @@ class Context:
             match["reason"] = options.reason
         if options.vendor:
             match["attempts.vendor"] = options.vendor
+        if getattr(options, "callback", None):  # only ``list`` has it
+            match["callbacks.state"] = options.callback
         if options.older_than is not None:
             # By the server's clock: the operator's host may have another time.
             before = self.store.now() - timedelta(seconds=options.older_than)

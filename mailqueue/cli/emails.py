@@ -15,6 +15,7 @@ from typing import Any
 
 from bson import ObjectId
 
+from mailqueue.cli.callbacks import rows_of
 from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, UNLIMITED, Context, Report, UsageError
 from mailqueue.cli.table import age, count, fields, printable, table
 from mailqueue.events import EventStore
@@ -118,7 +119,7 @@ def _without_content(document: Mapping[str, Any]) -> dict[str, Any]:
 
     An idempotency key may be anything, also an address, and so may a vendor's text quote one.
     """
-    hidden = ("email", "idempotency_key", "pending", "refused", "detail")
+    hidden = ("email", "idempotency_key", "callback_url", "pending", "refused", "detail")
     lists = {n: document[n] for n in ("pending", "refused") if isinstance(document.get(n), list)}
     counts = {f"{n}_recipients": document.get(f"{n}_count", len(v)) for n, v in lists.items() if v}
     shown = {name: value for name, value in document.items() if name not in hidden} | counts
@@ -138,7 +139,7 @@ _PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
 
 
 def _document_lines(document: Mapping[str, Any], width: int | None) -> list[str]:
-    apart = ("attempts", "interventions", "email", *_NESTED, *_MACHINES_ONLY)
+    apart = ("attempts", "interventions", "callbacks", "email", *_NESTED, *_MACHINES_ONLY)
     plain = {name: document[name] for name in _FIRST if name in document}
     plain |= {name: value for name, value in document.items() if name not in apart}
     if isinstance(priority := document.get("priority"), int):
@@ -152,7 +153,8 @@ def _document_lines(document: Mapping[str, Any], width: int | None) -> list[str]
     }
     lines = fields(plain | inner)
     attempts = [_attempt(line) for line in _objects(document.get("attempts"))]
-    for rows in (attempts, _objects(document.get("interventions"))):
+    callbacks = list(rows_of(document))
+    for rows in (attempts, _objects(document.get("interventions")), callbacks):
         if rows:
             lines += ["", *_rows_table(rows, width)]
     email = document.get("email")

@@ -42,6 +42,14 @@ def http(context: Context) -> Report:
     return Report(None, [], code)
 
 
+def responder(context: Context) -> Report:
+    """Post callbacks, until a signal."""
+    from mailqueue.callbacks import run
+
+    logs.configure()
+    return Report(None, [], run(context.config))
+
+
 def smtp(context: Context) -> Report:
     """Serve until a signal."""
     from mailqueue.smtp import serve

@@ -34,12 +34,14 @@ from mailqueue.consumer.slots import Slots
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.logs import event
+from mailqueue.queue.announcer import Announcer
+from mailqueue.queue.tube import CALLBACKS, Announcement
 from mailqueue.routing import bulkheads
 from mailqueue.routing.rotation import Permit
 from mailqueue.routing.router import Router
 from mailqueue.store import ids
 from mailqueue.store.store import Store
-from mailqueue.store.transitions import Aside, Lease
+from mailqueue.store.transitions import Aside, Change, Lease
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,10 @@ class Writer:
         self._planner = Planner(store.env, router)
         self.fetcher = Fetcher(shared, self._planner)
         self.sender = Sender(shared, self._planner, meter)
+        # It need not remember what it could not put.
+        self._callbacks = Announcer(
+            config.beanstalkd, config.delivery.ttr, keep=0, suffix=CALLBACKS
+        )
         self.waiting: deque[Delivery] = deque()
         self.blocked = False  # some wait although slots are free: their vendor is full
         self._ending = False
@@ -281,9 +287,22 @@ class Writer:
                 (plans if isinstance(each.plan, Finish) else results).append(each)
         # Only now: with an earlier end, a lost write would leave an e-mail without a job.
         end_jobs(durable)
+        self._announce_callbacks(durable)
         if plans_ended := sum(isinstance(each.plan, Finish) for each in durable):
             self.slots.reserve(-plans_ended)
         return results, plans
+
+    def _announce_callbacks(self, durable: Sequence[Delivery]) -> None:
+        """Say on the tube of callbacks that some are due; responders find them without it, too."""
+        changes = (each.finish.change for each in durable if each.finish)
+        ended = [
+            change
+            for change in changes
+            if isinstance(change, Change) and change.decision.status.final
+            if change.has_callback or self._store.noting.everyone
+        ]
+        if ended:
+            self._callbacks.announce([Announcement(c.id, c.decision.priority) for c in ended])
 
     def _read_again(self, lost: Sequence[Delivery]) -> None:
         """Plan anew what another worker was faster at; the third time it is left for a second.

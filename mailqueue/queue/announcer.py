@@ -31,7 +31,7 @@ class Announcer:
 
     After a failed put a server is left alone for 1 s, doubling to 30 s. What could not be put waits
     in a backlog of the newest 10,000 (or ``keep``) and goes out with the next success. The sweeper
-    finds in MongoDB what the backlog drops.
+    finds in MongoDB what the backlog drops. ``suffix`` makes the name of another tube of ours.
     """
 
     REST, REST_MAX, BACKLOG = 1.0, 30.0, 10_000
@@ -42,7 +42,9 @@ class Announcer:
         ttr: int,
         clock: Callable[[], float] = time.monotonic,
         keep: int = BACKLOG,
+        suffix: str = "",
     ) -> None:
+        self._tube = settings.tube + suffix
         self._settings, self._ttr, self._clock = settings, ttr, clock
         self._local = threading.local()
         self._rests: dict[str, tuple[float, float]] = {}  # until when, and for how many seconds
@@ -122,7 +124,7 @@ class Announcer:
     def _connection(self, server: str) -> tube.Connection:
         key = server, reentrancy.depth()
         if key not in self._connections or self._connections[key].broken:
-            self._connections[key] = tube.Connection(server, self._settings.tube)
+            self._connections[key] = tube.Connection(server, self._tube)
         return self._connections[key]
 
     @property

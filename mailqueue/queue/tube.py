@@ -61,6 +61,7 @@ CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 5.0  # for the replies to what was asked at once,
 PER_REPLY = 0.02  # and for each of them: a put may wait for a disk
 MAX_DELAY = 2**32 - 1  # seconds
+CALLBACKS = ".callbacks"  # ends the name of the tube that says: a callback is due
 STATES = ("ready", "reserved", "delayed", "buried")
 PIPELINE = 500  # commands in one write: they and their replies fit into the sockets' buffers
 _BODY = re.compile(rb"([0-9a-f]{24})\r\n")

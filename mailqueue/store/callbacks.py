@@ -28,6 +28,7 @@ from mailqueue.store import ledger
 from mailqueue.store.transitions import Filter, Pipeline, Write
 
 DUE, DELIVERED, GONE, FAILED = STATES = ("due", "delivered", "gone", "failed")
+ENDED = (DELIVERED, GONE, FAILED)
 DUE_AT = "callbacks.due_at"
 INDEX = ("env", DUE_AT)
 NO_CALLBACK_DUE: Filter = {DUE_AT: {"$exists": False}}  # of none in the list

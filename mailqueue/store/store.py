@@ -64,6 +64,11 @@ from mailqueue.store.transitions import (
 from mailqueue.store.undecodable import read_each
 
 PAGE = 1000
+_HEADS: Sequence[dict[str, Any]] = (
+    {"$unset": ["email.html", "email.alternatives", "email.attachments"]},
+    {"$set": {"email.text": "", "now": "$$NOW"}},
+)
+"""Of an e-mail, what is shown of it in a list."""
 
 
 class Store(Mongo):
@@ -379,10 +384,12 @@ class Store(Mongo):
             {"$match": {"_id": bound} if after or before else {}},
             {"$sort": {"_id": order}},
             {"$limit": limit},
-            {"$unset": ["email.html", "email.alternatives", "email.attachments"]},
-            {"$set": {"email.text": "", "now": "$$NOW"}},
         ]
-        return self._load(steps, self._durable)[::-order]
+        return self._load([*steps, *_HEADS], self._durable)[::-order]
+
+    def find_heads(self, match: Mapping[str, Any]) -> list[Stored]:
+        """The durable documents that match; text empty, no HTML, no files."""
+        return self._load([{"$match": match}, *_HEADS], self._durable)
 
     def find_jobs(self, match: Mapping[str, Any], limit: int, *sort: str) -> list[Stored]:
         """The same with only the fields of a job's priority, so that many fit into memory."""

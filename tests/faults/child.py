@@ -2,7 +2,8 @@
 
 ``ROLE``: a consumer sends one e-mail at a time. A producer is an application that sends three
 e-mails under idempotency keys and prints each id that it was given. intake stores events of other
-programs, and events stores two of a vendor's. ``POINT``: see ``seams``, or -.
+programs, events stores two of a vendor's, and a responder posts callbacks. ``POINT``: see
+``seams``, or -.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 
-from mailqueue import Producer, intake, logs
+from mailqueue import Producer, callbacks, intake, logs
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
 from mailqueue.events import EventStore
@@ -44,6 +45,8 @@ def main(role: str, config: str, point: str) -> int:
         return intake.run(Config.load(config))
     if role == "events":
         return store_events(Config.load(config))
+    if role == "responder":
+        return callbacks.run(Config.load(config))
     Announcer.REST = Announcer.REST_MAX = 0.0
     with Producer(config) as producer:
         for number in range(EMAILS):

@@ -14,6 +14,9 @@ from typing import Any
 
 from bson import ObjectId
 
+from mailqueue.callbacks import due, poster, responder
+from mailqueue.callbacks import server as callbacks_server
+from mailqueue.callbacks.event import Callback
 from mailqueue.consumer import consumer
 from mailqueue.errors import QueueUnavailable
 from mailqueue.events import event_store
@@ -39,6 +42,8 @@ def crash_at(point: str) -> None:
     event_store.Suppressions = CrashingSuppressions  # type: ignore[attr-defined]  # imported there
     tube.Connection = CrashingConnection  # type: ignore[misc]  # the same
     events.Connection = CrashingConnection  # type: ignore[attr-defined]  # imported there
+    callbacks_server.DueCallbacks = CrashingCallbacks  # type: ignore[attr-defined]  # the same
+    responder.Poster = CrashingPoster  # type: ignore[attr-defined]  # the same
 
 
 @contextmanager
@@ -99,6 +104,22 @@ class CrashingConnection(tube.Connection):
         (end,) = {end.word for end in ends.values()}
         with _touching(end):
             super().finish(ends)
+
+
+class CrashingCallbacks(due.DueCallbacks):
+    def claim(self, email_ids: Sequence[ObjectId]) -> list[Callback]:
+        with _touching("claim"):
+            return super().claim(email_ids)
+
+    def settle(self, callback: Callback, state: str, code: str, wait: float = 0.0) -> float:
+        with _touching("settle"):
+            return super().settle(callback, state, code, wait)
+
+
+class CrashingPoster(poster.Poster):
+    def post(self, *arguments: Any, **options: Any) -> poster.Answer:
+        with _touching("post"):
+            return super().post(*arguments, **options)
 
 
 class CrashingVendor(SendGrid):

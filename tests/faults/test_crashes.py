@@ -20,15 +20,21 @@ import pytest
 from mailqueue.devserver.process import dies_with_parent
 from mailqueue.events import EventStore
 from mailqueue.queue.events import SUFFIX
-from mailqueue.queue.tube import STATES, depth
+from mailqueue.queue.tube import CALLBACKS, STATES, depth
 from mailqueue.store.document import PRODUCTION
 from mailqueue.store.store import Store
 from mailqueue.store.suppressions import Report, Suppressions
 from mailqueue.vendors.events.source import EventType, VendorEvent
+from tests.callbacks.receiver import SECRET, Receiver
 from tests.faults.child import BOUNCE, EMAILS
 from tests.faults.invariants import broken, unknowns
 from tests.faults.seams import CRASHED, CrashingVendor
-from tests.process.consumer_process import REPO, ConsumerProcess, IntakeProcess
+from tests.process.consumer_process import (
+    REPO,
+    ConsumerProcess,
+    IntakeProcess,
+    ResponderProcess,
+)
 from tests.stage import DOWN, Stage, letter
 from tests.waiting import wait_until
 
@@ -228,6 +234,48 @@ def test_an_intake_that_ends_anywhere_loses_and_doubles_nothing(
 
     check(impatient)
     assert Counter(impatient.copies.values()) == {1: EMAILS}
+
+
+@pytest.mark.parametrize(
+    "points, posts",
+    [
+        (["before:claim"], 1),
+        (["after:claim"], 1),
+        (["before:post"], 1),
+        (["after:post"], 2),
+        (["before:settle"], 2),
+        (["after:settle"], 1),
+        (["after:claim", "after:post", "before:settle"], 3),
+        (["before:delete"], None),  # of the hint: it may have been posted by then, or not
+        (["after:delete"], None),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else str(value),
+)
+def test_a_responder_that_ends_anywhere_loses_nothing_and_repeats_only_with_the_same_id(
+    points: list[str], posts: int | None, impatient: Stage, tmp_path: Path
+) -> None:
+    impatient.vendor("first")
+    impatient.settings["callbacks"] = {"secrets": [SECRET], "allow": ["127.0.0.1"]}
+    due = {"callbacks.state": "due"}
+    with Receiver() as receiver:
+        impatient.producer.send(letter(1), callback_url=receiver.url)
+        with ConsumerProcess(impatient.settings, tmp_path / "consumer"):
+            impatient.until(sent=1)
+            wait_until(lambda: depth(impatient.config.beanstalkd, CALLBACKS)["ready"])
+        for point in points:
+            code, _ = run_child("responder", impatient, tmp_path, point)
+            assert code == CRASHED
+            if posts is not None:
+                assert impatient.emails.count_documents(due) == (point != "after:settle")
+            impatient.emails.update_many(due, {"$set": {"callbacks.0.due_at": LONG_AGO}})
+        with ResponderProcess(impatient.settings, tmp_path / "restarted"):
+            wait_until(lambda: impatient.emails.count_documents(due) == 0, what="it is told")
+        assert len(receiver.events) == 1
+        assert posts in (None, len(receiver.ids))
+
+    (document,) = impatient.emails.find()
+    assert [entry["state"] for entry in document["callbacks"]] == ["delivered"]
+    check(impatient)
 
 
 @pytest.mark.parametrize("on_unknown, kills", [("resend", 2), ("park", 1)])

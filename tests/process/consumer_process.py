@@ -159,3 +159,9 @@ class HttpProcess(OwnProcess):
         found = re.search(r"VmHWM:\s*(\d+) kB", status)
         assert found
         return int(found[1]) * 1024
+
+
+class ResponderProcess(OwnProcess):
+    """``mailqueue responder``."""
+
+    COMMAND = ("mailqueue", "responder")

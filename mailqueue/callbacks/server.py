@@ -1,0 +1,91 @@
+"""The process of ``mailqueue responder``: the dispatcher, its threads, and one that hears the tube.
+
+Decides: when it starts (MongoDB must be reached; beanstalkd need not: its jobs are hints), and how
+it stops: what is claimed is posted and settled.
+
+Promises: callbacks of simulated e-mails are posted outside production, those of others in it. No
+vendor is called, so the vendors' secrets need not be set.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing
+
+from mailqueue import service
+from mailqueue.callbacks.due import DueCallbacks
+from mailqueue.callbacks.responder import Responder
+from mailqueue.config import Config, is_production
+from mailqueue.errors import ConfigError, QueueUnavailable
+from mailqueue.logs import event
+from mailqueue.queue.tube import CALLBACKS, DELETED, Tube
+from mailqueue.service import Service
+from mailqueue.store import document
+from mailqueue.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.2  # seconds
+WAIT = 1  # second
+BATCH = 200  # jobs that are ended together
+PAUSE = 1.0  # seconds between two tries while a beanstalkd is away
+SPARE = 15.0  # seconds of a claim, for a slow look-up of a host's name
+
+
+def run(config: Config) -> int:
+    """Post callbacks until SIGTERM or SIGINT; returns the exit code.
+
+    Raises ``ConfigError``, and ``StoreUnavailable`` if MongoDB cannot be reached at the start.
+    """
+    if not any(config.callbacks.secrets):
+        problem = "required key is missing, or its variable is not set: it signs the callbacks"
+        raise ConfigError([f"callbacks.secrets: {problem}"])
+    return service.run("mailqueue responder", lambda frame: _serve(config, frame))
+
+
+def _serve(config: Config, frame: Service) -> None:
+    level, env = logging.INFO, document.PRODUCTION
+    if not is_production():
+        level, env = logging.WARNING, document.SIMULATED
+    servers, name = config.beanstalkd.servers, config.beanstalkd.tube + CALLBACKS
+    stopping = threading.Event()
+    store = Store(config.mongodb, env=env, callbacks=config.callbacks)
+    with closing(store), ThreadPoolExecutor(len(servers) + 1) as threads:
+        lease = config.callbacks.timeout + config.mongodb.timeout + SPARE
+        due = DueCallbacks(store, config.callbacks, lease)
+        due.ensure_indexes()
+        responder = Responder(due, config.callbacks)
+        loops = [threads.submit(responder.run, stopping)]
+        loops += [
+            threads.submit(_listen, Tube(server, name), responder.wake, stopping)
+            for server in servers
+        ]
+        try:
+            event(logger, level, "responder.started", mode=env)
+            frame.ready(f"tube {name} of {', '.join(servers)}")
+            while not frame.is_stopping and not any(loop.done() for loop in loops):
+                frame.keep_alive()
+                wait(loops, TICK, FIRST_COMPLETED)
+        finally:
+            stopping.set()
+            responder.wake.set()
+    for loop in loops:
+        loop.result()  # raises what ended it
+    event(logger, logging.INFO, "responder.stopped", **responder.counts)
+
+
+def _listen(tube: Tube, wake: threading.Event, stopping: threading.Event) -> None:
+    """Wake the dispatcher when there are jobs. What is due it finds itself, so they can go."""
+    while not stopping.is_set():
+        try:
+            jobs = tube.reserve(WAIT, BATCH)
+            for connection in {job.connection for job in jobs}:
+                connection.finish({job.id: DELETED for job in jobs})
+        except QueueUnavailable:  # said once by the tube; the sweep is the truth
+            stopping.wait(PAUSE)
+            continue
+        if jobs:
+            wake.set()
+    tube.close()
