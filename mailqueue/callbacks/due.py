@@ -59,8 +59,8 @@ class DueCallbacks:
         """
         match = {"env": self._store.env, DUE_AT: {"$lte": self._store.now()}, **self._not(without)}
         with self._store.operation():
-            found = list(self._store.emails.find(match, {"callback_url": 1}, limit=limit))
-        return {document["_id"]: host(self.url(document)) for document in found}
+            documents = list(self._store.emails.find(match, {"callback_url": 1}, limit=limit))
+        return {document["_id"]: host(self.url(document)) for document in documents}
 
     def _not(self, hosts: Collection[str]) -> dict[str, Any]:
         if not hosts:

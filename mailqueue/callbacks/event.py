@@ -92,7 +92,8 @@ class Callback:
                 message = "All recipients are on the suppression list."
                 return {"suppressed": {"type": "OnAccountSuppressionList", "message": message}}
             case "email.clicked":
-                return {"click": {"timestamp": _time(event.get("at") or self.entry["at"])}}
+                at = _time(event.get("at") or self.entry["at"])
+                return {"click": {"ipAddress": "", "link": "", "timestamp": at, "userAgent": ""}}
         return {}
 
 

@@ -62,9 +62,11 @@ class _Post:
     def connect(self, host: str, port: int) -> socket.socket:
         """A connection to an address of the host that may be connected to."""
         self.is_fresh = True
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         is_allowed = self._allows(host.strip("[]").lower().rstrip("."), port)
-        places = [(each[0], each[4]) for each in found if is_allowed or is_public(str(each[4][0]))]
+        places = [
+            (each[0], each[4]) for each in answers if is_allowed or is_public(str(each[4][0]))
+        ]
         error: OSError = NotPublic("no public address")
         for family, place in places:
             sock = socket.socket(family, socket.SOCK_STREAM)

@@ -109,8 +109,8 @@ class Responder:
     def turn(self, threads: ThreadPoolExecutor) -> int:
         """Claim what is due and has room, and hand it out; returns how many callbacks."""
         free = self._hosts.free
-        found = self._due.find(free, self._hosts.full()) if free > 0 else {}
-        chosen = {email_id: name for email_id, name in found.items() if self._hosts.begin(name)}
+        due = self._due.find(free, self._hosts.full()) if free > 0 else {}
+        chosen = {email_id: name for email_id, name in due.items() if self._hosts.begin(name)}
         callbacks: list[Callback] = []
         try:
             callbacks = self._due.claim(list(chosen)) if chosen else []
@@ -182,13 +182,15 @@ class Responder:
             "tries": callback.entry["tries"],
             "ms": ms,
         }
-        since = callback.entry["since"]
-        if state == DUE and (callback.stored.now - since).total_seconds() >= GIVE_UP_AFTER:
+        age = (callback.stored.now - callback.entry["since"]).total_seconds()
+        if state == DUE and age >= GIVE_UP_AFTER:  # as the write has it
             state = FAILED
-        if state == DUE:
-            self.counts["postponed"] += 1
-            event(logger, logging.WARNING, "callback.postponed", **facts, seconds=round(delay))
+        self.counts["postponed" if state == DUE else state] += 1
+        if state == DELIVERED:
+            event(logger, logging.INFO, "callback.delivered", **facts)
+        elif state == GONE:
+            event(logger, logging.WARNING, "callback.gone", **facts)
+        elif state == FAILED:
+            event(logger, logging.ERROR, "callback.failed", **facts)
         else:
-            self.counts[state] += 1
-            level = {DELIVERED: logging.INFO, GONE: logging.WARNING}.get(state, logging.ERROR)
-            event(logger, level, f"callback.{state}", **facts)
+            event(logger, logging.WARNING, "callback.postponed", **facts, seconds=round(delay))

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from mailqueue import cli
-from mailqueue.config import Config, Delivery, Http, MongoDB
+from mailqueue.config import Callbacks, Config, Delivery, Http, MongoDB
 from mailqueue.smtp.server import GRACE
 
 REPO = Path(__file__).parents[2]
@@ -31,6 +31,7 @@ def run(*command: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
 # systemd -----------------------------------------------------------------------------------------
 
 CONSUMER = "mailqueue-consumer@.service"
+RESPONDER = "mailqueue-responder@.service"
 # What each unit runs, in the words of its command line; how long it takes to end, at most.
 COMMANDS = {
     CONSUMER: ("mailqueue.consumer", 3 * MongoDB().timeout + Delivery().deadline),
@@ -40,6 +41,10 @@ COMMANDS = {
     ),
     "mailqueue-smtp@.service": ("mailqueue smtp --port %i", GRACE + 2 * MongoDB().timeout),
     "mailqueue-intake@.service": ("mailqueue intake", MongoDB().timeout),
+    RESPONDER: (
+        "mailqueue responder",
+        Callbacks().timeout + MongoDB().timeout,
+    ),
 }
 each_unit = pytest.mark.parametrize("name", COMMANDS)
 
@@ -64,7 +69,7 @@ def test_every_unit_is_looked_at() -> None:
 def test_what_units_and_compose_start_are_verbs_of_the_command_line() -> None:
     commands = [command for command, _ in COMMANDS.values()] + [c for c in OURS.values() if c]
     verbs = {words[1] for c in commands if (words := c.split())[0] == "mailqueue"}
-    assert verbs == {"http", "smtp", "intake"}
+    assert verbs == {"http", "smtp", "intake", "responder"}
     assert verbs <= cli.VERBS.keys()
 
 
@@ -107,7 +112,8 @@ def test_the_unit_imports_nothing_from_where_it_is_started_and_leaves_no_core_fi
 ) -> None:
     assert f"/bin/python -P -m {COMMANDS[name][0]} " in directives(name)["ExecStart"][0]
     assert directives(name)["LimitCORE"] == ["0"]
-    assert directives(name)["MemoryMax"] == ["512M" if "intake" in name else "1G"]
+    is_small = "intake" in name or "responder" in name
+    assert directives(name)["MemoryMax"] == ["512M" if is_small else "1G"]
 
 
 @each_unit
@@ -116,8 +122,11 @@ def test_every_unit_is_confined_as_the_consumers_is(name: str) -> None:
 
 
 def test_only_the_consumer_has_the_vendors_secrets() -> None:
+    own = {RESPONDER: ["CALLBACK_SECRET:/etc/mailqueue/CALLBACK_SECRET"]}
     for name in COMMANDS.keys() - {CONSUMER}:
-        assert directives(name)["LoadCredential"] == ["config.json:/etc/mailqueue/config.json"]
+        config, *secrets = directives(name)["LoadCredential"]
+        assert config == "config.json:/etc/mailqueue/config.json"
+        assert secrets == own.get(name, [])
 
 
 @each_unit
@@ -134,7 +143,9 @@ OURS = {  # with the command of each; None: the image's own
     "http": "mailqueue http --host 0.0.0.0 --config /config.json",
     "smtp": "mailqueue smtp --host 0.0.0.0 --config /config.json",
     "intake": "mailqueue intake --config /config.json",
+    "responder": "mailqueue responder --config /config.json",
 }
+PROFILES = {"consumer": [], "responder": ["out"]}
 KEYS = "${MAILQUEUE_KEYS:-[]}"
 
 
@@ -158,7 +169,7 @@ def test_compose_starts_each_process_of_ours_by_its_command(compose: Any) -> Non
         service = compose["services"][name]
         assert " ".join(service.get("command", ())) == (command or "")
         # The ways in need a key, which nobody has at first: they start when they are asked for.
-        assert service.get("profiles", []) == ([] if name == "consumer" else ["in"])
+        assert service.get("profiles", []) == PROFILES.get(name, ["in"])
         assert service["configs"] == [{"source": "mailqueue", "target": "/config.json"}]
 
 
@@ -202,11 +213,14 @@ def test_compose_hands_secrets_over_as_files(compose: Any) -> None:
     consumer = compose["services"]["consumer"]
     assert consumer["environment"] == ["MAILQUEUE_ENV", "CREDENTIALS_DIRECTORY=/run/secrets"]
     written = compose["configs"]["mailqueue"]["content"]
-    assert set(re.findall(r"\$\$\{(\w+)\}", written)) == set(consumer["secrets"])
+    vendors = {name for name in re.findall(r"\$\$\{(\w+)\}", written) if name.endswith("_KEY")}
+    assert vendors == set(consumer["secrets"])
     secrets = {name: set(compose["services"][name].get("secrets", ())) for name in OURS}
     assert set(compose["secrets"]) == set().union(*secrets.values())
     assert (secrets["http"], secrets["intake"]) == (set(), set())
     assert secrets["smtp"] == {"smtp.pem"}
+    assert secrets["responder"] == {"CALLBACK_SECRET"}
+    assert "$${CALLBACK_SECRET}" in written
     assert '"/run/secrets/smtp.pem"' in written
 
 

@@ -29,7 +29,12 @@ PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
 KINDS = {"diff", "json", "mermaid", "python", "sh"}
 # Other people's programs, which no test runs.
 ELSEWHERE = {"cat", "cp", "export", "pip", "printf", "source", "swaks"}
-SERVERS = {"http", "intake", "smtp"}  # verbs that run until a signal; tests/process has them
+SERVERS = {
+    "http",
+    "intake",
+    "responder",
+    "smtp",
+}  # verbs that run until a signal; tests/process has them
 BLOCK = re.compile(
     r"(?:<!-- run: (?P<name>\w+) -->\n)?```(?P<kind>\w+)\n(?P<code>.*?)```", re.DOTALL
 )
@@ -38,6 +43,8 @@ TESTED = {  # what is in examples/, and which test runs it
     "application.py": "integration/test_docs_code.py",
     "Dockerfile": "integration/test_deployment.py",
     "Dockerfile.dockerignore": "integration/test_deployment.py",
+    "callback_receiver.mjs": "callbacks/test_receivers.py",
+    "callback_receiver.py": "callbacks/test_receivers.py",
     "custom_vendor.py": "integration/test_custom_vendor.py",
     "django_settings.py": "integration/test_django.py",
     "docker-compose.yml": "integration/test_deployment.py",
@@ -49,6 +56,7 @@ TESTED = {  # what is in examples/, and which test runs it
     "mailqueue-consumer@.service": "integration/test_deployment.py",
     "mailqueue-http@.service": "integration/test_deployment.py",
     "mailqueue-intake@.service": "integration/test_deployment.py",
+    "mailqueue-responder@.service": "integration/test_deployment.py",
     "mailqueue-smtp@.service": "integration/test_deployment.py",
     "quickstart.py": "process/test_quickstart.py",
     "quickstart.sh": "process/test_quickstart.py",

@@ -42,6 +42,7 @@ LINKED = [*PAGES, REPO / "tests/bench/LOG.md"]
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
 CHECKED = {  # written by hand; by the tests below, and in tests/integration
     *(
+        "callback",
         "clock",
         "edge",
         "email",
