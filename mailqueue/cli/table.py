@@ -77,6 +77,8 @@ def plain(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    if isinstance(value, Mapping):
+        value = [f"{name}={plain(inner)}" for name, inner in value.items()]
     if isinstance(value, list | tuple):
         value = ", ".join(map(str, value))
     return printable(str(value))

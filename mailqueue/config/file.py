@@ -29,6 +29,8 @@ _OF_ONE_SERVICE = re.compile(r"vendors\[\d+\]\.events\.|callbacks\.secrets\[")
 
 def place(path: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> Path:
     """The file at ``path``, else at $MAILQUEUE_CONFIG, else ./config.json."""
+    if isinstance(path, Mapping):
+        raise TypeError("a mapping goes through Config.from_mapping(...)")
     return Path(path or environ.get("MAILQUEUE_CONFIG") or "config.json")
 
 

@@ -101,6 +101,11 @@ def test_a_resolved_secret_is_not_resolved_again() -> None:
     assert config.replace(retry={"base": 1}).vendors[0].keys["api_key"] == "${HOME}"
 
 
+def test_a_mapping_in_the_place_of_a_file_is_told_where_it_belongs() -> None:
+    with pytest.raises(TypeError, match=r"Config\.from_mapping"):
+        Config.load({"mongodb": {}})  # type: ignore[arg-type]  # as without a type checker
+
+
 def test_only_the_http_service_needs_the_secrets_of_events() -> None:
     """A consumer starts without them, and knows the rest of the entry."""
     vendor = SENDGRID | {"events": {"secret": "${EVENTS_KEY}", "secrets": ["${OTHER_KEY}"]}}

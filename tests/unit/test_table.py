@@ -54,3 +54,9 @@ def test_numbers_have_their_nouns_and_ages_their_units() -> None:
         *("1 e-mail", "2 e-mails", "0 e-mails"),
     )
     assert [age(seconds) for seconds in (5.9, 60, 7200, 200_000)] == ["5s", "1m", "2h", "2d"]
+
+
+def test_a_mapping_is_written_for_people() -> None:
+    assert fields({"delivery_marks.0": {"opened": True, "clicked": True}}) == [
+        "delivery_marks.0  opened=yes, clicked=yes"
+    ]
