@@ -7,6 +7,8 @@ the time-out, AUTH, HELP and the like). What it leaves open, or does otherwise, 
   bare LF for a line's end sees other messages than the next server does: SMTP smuggling.
 * What a client sent together with STARTTLS is forgotten (RFC 3207, 4.2): somebody on the way may
   have put it there, before there was TLS.
+* A browser on this host, which any page may have speak here, is sent away at its first line: what
+  it sends as a form's content could be commands.
 * Errors, and commands that lead to no message, are counted; a client with too many is sent away.
 * A message is read in blocks, which are counted: memory is bounded, also by ``connections``.
 
@@ -50,6 +52,7 @@ _MEMORY_WAIT = 20.0  # seconds
 _END = b"\r\n.\r\n"
 _BEFORE_TLS = {"EHLO", "HELO", "NOOP", "RSET", "QUIT", "STARTTLS", "HELP"}
 _IDLE = {"EHLO", "HELO", "NOOP", "RSET", "HELP", "VRFY", "EXPN"}
+_HTTP = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT"}
 _HAS_CODE = re.compile(r"[245]\d\d [245]\.\d+\.\d+ ")
 
 
@@ -219,6 +222,8 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
             return
         verb, _, argument = text.partition(" ")
         verb = verb.upper()
+        if verb in _HTTP:
+            raise _Leave(replies.NO_HTTP)
         method: Callable[[str | None], Any] | None = self._smtp_methods.get(verb)
         if method is None:
             await self.push("500 5.5.1 Command not recognized")
@@ -465,7 +470,7 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
         envelope, vendors = self.envelope, self._rules.producer.config.vendors
 
         def read() -> submission.SendArguments:
-            message = submission.parse(_content(raw))
+            message = submission.parse(submission.content(raw))
             return submission.read(message, envelope.sender, envelope.recipients, vendors)
 
         if len(raw) <= IN_LOOP:
@@ -476,16 +481,6 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
 
 
 _COMMANDS = [name for name in dir(Session) if name.startswith(("smtp_", "auth_"))]
-
-
-def _content(raw: bytearray) -> bytearray:
-    """The message that was sent as this: no dot stands twice (RFC 5321, 4.5.2). Raises Refused."""
-    line_ends = raw.count(b"\r\n")
-    if raw.count(b"\n") != line_ends or raw.count(b"\r") != line_ends:
-        raise Refused(replies.BARE_LINE_END)
-    if raw.startswith(b".") or b"\r\n." in raw:
-        return raw.replace(b"\r\n.", b"\r\n").removeprefix(b".")
-    return raw
 
 
 def _text(line: bytes) -> str | None:

@@ -21,6 +21,8 @@ from mailqueue.config import Config, VendorConfig
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Address, Email, EnvelopeDict, stdlib_message
 from mailqueue.message.raw_headers import free_text, mailboxes, source
+from mailqueue.smtp import replies
+from mailqueue.smtp.envelope import Refused
 from mailqueue.vendors.limits import capacity
 
 PRIORITY, TAG, KEY = "X-Mailqueue-Priority", "X-Mailqueue-Tag", "Idempotency-Key"
@@ -46,6 +48,16 @@ def max_bytes(config: Config) -> int:
     With the line ends of base64 (78 for 57 bytes), and 64 KiB for header fields.
     """
     return config.limits.max_size * 78 // 57 + 65_536
+
+
+def content(raw: bytearray) -> bytearray:
+    """The message that was sent as this: no dot stands twice (RFC 5321, 4.5.2). Raises Refused."""
+    line_ends = raw.count(b"\r\n")
+    if raw.count(b"\n") != line_ends or raw.count(b"\r") != line_ends:
+        raise Refused(replies.BARE_LINE_END)
+    if raw.startswith(b".") or b"\r\n." in raw:
+        return raw.replace(b"\r\n.", b"\r\n").removeprefix(b".")
+    return raw
 
 
 def parse(raw: bytes | bytearray) -> Message:

@@ -14,7 +14,7 @@ import pytest
 from mailqueue.aio import AsyncProducer
 from mailqueue.config import Config
 from mailqueue.service.keys import KeyRing
-from mailqueue.smtp import session
+from mailqueue.smtp import submission
 from mailqueue.smtp.connections import Connections, Memory
 from mailqueue.smtp.session import IN_LOOP, Rules, protocol
 from mailqueue.testing import Outbox
@@ -58,13 +58,13 @@ def test_the_loop_looks_through_small_messages_only(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[str] = []
-    content = session._content
+    content = submission.content
 
     def record(raw: bytearray) -> bytearray:
         threads.append(threading.current_thread().name)
         return content(raw)
 
-    monkeypatch.setattr(session, "_content", record)
+    monkeypatch.setattr(submission, "content", record)
     with ThreadPoolExecutor(1, "reader") as reader:
         asyncio.run(serve(reader, *(HEAD + ".a\r\n" * lines for lines in (1, IN_LOOP))))
     assert threads == [threading.main_thread().name, "reader_0"]

@@ -456,6 +456,16 @@ def test_no_second_message_is_smuggled_behind_a_line_end_that_is_none(
     assert stage.statuses() == {}
 
 
+def test_no_web_page_has_a_browser_hand_over_a_message(stage: Stage, serve: Services) -> None:
+    """The content of a form is what its page says, and goes to any port of this host."""
+    with serve(stage).talk() as talk:
+        content = "EHLO me\r\n" + SMUGGLED.format(end="\r\n", text=HELLO)
+        talk.send(f"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n{content}QUIT\r\n")
+        assert talk.reply().startswith("421 4.7.0")
+        assert talk.reply() == ""
+    assert stage.statuses() == {}
+
+
 @pytest.mark.parametrize("line", ["NOOP\n", "NOOP\r\r\n", "NOOP\rRSET\r\n", "NOOP \0\r\n"])
 def test_a_command_ends_in_cr_lf_too(stage: Stage, serve: Services, line: str) -> None:
     with serve(stage).talk() as talk:
