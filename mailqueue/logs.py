@@ -58,6 +58,10 @@ def event(logger: logging.Logger, level: int, name: str, /, **facts: object) -> 
         logger.log(level, line, *map(_quote, facts.values()), extra=extra, stacklevel=2)
 
 
+class _Buffer(StringIO):
+    """What a block of ``written_together`` has to write."""
+
+
 @contextmanager
 def written_together() -> Iterator[None]:
     """What is logged in this block takes one write to standard error, at its end.
@@ -68,9 +72,12 @@ def written_together() -> Iterator[None]:
     handlers = [
         handler
         for handler in logging.getLogger().handlers
-        if isinstance(handler, logging.StreamHandler) and isinstance(handler.formatter, Formatter)
+        if isinstance(handler, logging.StreamHandler)
+        and isinstance(handler.formatter, Formatter)
+        # Another thread's block: its buffer must not be taken for the stream, and be put back last.
+        and not isinstance(handler.stream, _Buffer)
     ]
-    streams, buffers = [handler.stream for handler in handlers], [StringIO() for _ in handlers]
+    streams, buffers = [handler.stream for handler in handlers], [_Buffer() for _ in handlers]
     for handler, buffer in zip(handlers, buffers, strict=True):
         handler.setStream(buffer)
     try:

@@ -260,6 +260,28 @@ def root(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
     return bare
 
 
+def test_lines_that_two_threads_write_together_all_arrive_and_so_do_later_ones(
+    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, logger = io.StringIO(), logging.getLogger("mailqueue.outage")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logs.Formatter())
+    monkeypatch.setattr(root, "handlers", [handler])
+    first, second = logs.written_together(), logs.written_together()
+    first.__enter__()  # as two threads may: neither block is within the other
+    logs.event(logger, logging.ERROR, "one.first")
+    second.__enter__()
+    logs.event(logger, logging.ERROR, "one.second")
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    logs.event(logger, logging.ERROR, "one.third")
+    assert [line.rpartition(" ")[2] for line in stream.getvalue().splitlines()] == [
+        "one.first",
+        "one.second",
+        "one.third",
+    ]
+
+
 def test_a_process_of_ours_logs_to_standard_error(
     root: logging.Logger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
