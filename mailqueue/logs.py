@@ -43,10 +43,17 @@ def configure(level: int = logging.INFO) -> None:
     """Log to standard error, unless the application has set up logging already."""
     if logging.getLogger().handlers:
         return
+    _leave_out_what_nobody_reads()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter())
     logging.getLogger().addHandler(handler)
     logging.getLogger("mailqueue").setLevel(level)
+
+
+def _leave_out_what_nobody_reads() -> None:
+    """To find out who logs takes half the time of a line (see "Optimization" in its HOWTO)."""
+    logging._srcfile = None  # type: ignore[assignment]  # noqa: SLF001  # as the HOWTO says
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def event(logger: logging.Logger, level: int, name: str, /, **facts: object) -> None:

@@ -79,6 +79,7 @@ class Writer:
         self._process = ids.process()
         self._waiting: deque[PendingSend] = deque()
         self._announcer: Announces | None = None  # beside the store of the last write
+        self._is_called = False  # the thread will look at what waits, from the beginning
         self._executor = ThreadPoolExecutor(1, "mailqueue-writer" + ("" if large else "-large"))
 
     def put(self, call: PendingSend) -> None:
@@ -91,11 +92,15 @@ class Writer:
         False: nothing was done. It is closed, or we are beyond a fork, or the interpreter is about
         to end.
         """
-        if ids.process() == self._process:
-            with suppress(RuntimeError):
+        if ids.process() != self._process:
+            return False
+        if not self._is_called:
+            self._is_called = True
+            try:
                 self._executor.submit(self._write_all)
-                return True
-        return False
+            except RuntimeError:
+                self._is_called = False
+        return self._is_called
 
     def _hand_over(self, call: PendingSend) -> bool:
         """Put a large e-mail in the other line; False: that one is not written any more."""
@@ -118,9 +123,11 @@ class Writer:
 
     def _write_all(self) -> None:
         try:
+            self._is_called = False
             while self._waiting:
                 reentrancy.run(self._commit)
         finally:
+            self._is_called = False
             if self._waiting:  # something struck this thread, and not the calls
                 self.start()
 

@@ -47,7 +47,7 @@ class App(Starlette):
             Endpoint(path, handlers, callers, limits, self.log)
             for path, handlers in _table(self.producer, self.events, limits).items()
         ]
-        self._send_email = routes[0]
+        self.send_email = routes[0]
         super().__init__(
             routes=[Route(each.path, each) for each in routes],
             exception_handlers={HTTPException: _nothing_there},
@@ -58,7 +58,7 @@ class App(Starlette):
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "http" and scope["path"] == "/emails" and not scope.get("root_path"):
-            await self._send_email(scope, receive, send)
+            await self.send_email(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

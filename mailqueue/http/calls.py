@@ -48,15 +48,25 @@ class Reply:
     id: str | None = None
     emails: int | None = None
 
+    def head(self, call: Call) -> Headers:
+        """All headers of the answer to this request."""
+        return [
+            (b"content-type", self.content_type),
+            (b"content-length", b"%d" % len(self.body)),
+            (b"x-request-id", call.request_id),
+            *self.headers,
+        ]
+
 
 class Call:
     """A request. ``key``: the caller's, once it is known."""
 
-    __slots__ = ("caller_request_id", "headers", "key", "receive", "request_id", "scope")
+    __slots__ = ("begin", "caller_request_id", "headers", "key", "receive", "request_id", "scope")
     key: ApiKey
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive) -> None:
         self.scope, self.receive = scope, receive
+        self.begin = time.monotonic()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         own = self.headers.get(b"x-request-id", b"")
         is_plain = own and _REQUEST_ID.fullmatch(own)
@@ -81,10 +91,14 @@ class Call:
         return Reply(problem.status, problem.body(), kind, problem.headers)
 
 
-def _facts(call: Call, path: str, reply: Reply, seconds: float) -> dict[str, object]:
+def _facts(call: Call, path: str, reply: Reply) -> dict[str, object]:
     """What the log says of a request."""
-    facts: dict[str, object] = {"method": call.scope["method"], "path": path}
-    facts |= {"status": reply.status, "ms": round(seconds * 1000, 1)}
+    facts: dict[str, object] = {
+        "method": call.scope["method"],
+        "path": path,
+        "status": reply.status,
+        "ms": round((time.monotonic() - call.begin) * 1000, 1),
+    }
     if reply.id is not None:
         facts["id"] = reply.id
     if reply.emails is not None:
@@ -139,31 +153,40 @@ class Endpoint:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
-        begin = time.monotonic()
         call = Call(scope, receive)
         try:
-            reply = await self._serve(call)
-        except Problem as problem:
-            reply = call.answer(problem)
-        except InvalidEmail as error:
-            reply = call.answer(invalid(error))
-        except StoreUnavailable as error:
-            reply = call.answer(unavailable(error))
+            reply = await self.answer(call)
         except Disconnected:
             return
-        except Exception as error:  # noqa: BLE001  # a bug, whose traceback may quote an e-mail
-            name, place = type(error).__name__, logs.place(error)
-            event(_log, logging.ERROR, "request.failed", path=self.path, error=name, at=place)
-            reply = call.answer(
-                Problem(500, "application_error", "The service failed. It is a bug.")
-            )
         if len(reply.body) > SMALL:
             reply = await self._send_large(reply, call, send)
         else:
             await _send_head(reply, call, send)
             await send({"type": "http.response.body", "body": reply.body})
+        self.note(call, reply)
+
+    async def answer(self, call: Call) -> Reply:
+        """What the request is answered. Raises ``Disconnected``, and nothing else."""
+        try:
+            return await self._serve(call)
+        except Problem as problem:
+            return call.answer(problem)
+        except InvalidEmail as error:
+            return call.answer(invalid(error))
+        except StoreUnavailable as error:
+            return call.answer(unavailable(error))
+        except Disconnected:
+            raise
+        except Exception as error:  # noqa: BLE001  # a bug, whose traceback may quote an e-mail
+            name, place = type(error).__name__, logs.place(error)
+            event(_log, logging.ERROR, "request.failed", path=self.path, error=name, at=place)
+            bug = Problem(500, "application_error", "The service failed. It is a bug.")
+            return call.answer(bug)
+
+    def note(self, call: Call, reply: Reply) -> None:
+        """Have the log say how the request was answered."""
         if _log.isEnabledFor(logging.INFO):
-            self._log.add(_facts(call, self.path, reply, time.monotonic() - begin))
+            self._log.add(_facts(call, self.path, reply))
 
     async def _serve(self, call: Call) -> Reply:
         handler, scope = self.handlers.get(call.scope["method"], (None, None))
@@ -196,10 +219,5 @@ class Endpoint:
 
 
 async def _send_head(reply: Reply, call: Call, send: Send) -> None:
-    headers = [
-        (b"content-type", reply.content_type),
-        (b"content-length", str(len(reply.body)).encode()),
-        (b"x-request-id", call.request_id),
-        *reply.headers,
-    ]
+    headers = reply.head(call)
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
