@@ -92,15 +92,14 @@ class Writer:
         False: nothing was done. It is closed, or we are beyond a fork, or the interpreter is about
         to end.
         """
-        if ids.process() != self._process:
-            return False
-        if not self._is_called:
-            self._is_called = True
-            try:
-                self._executor.submit(self._write_all)
-            except RuntimeError:
-                self._is_called = False
-        return self._is_called
+        if ids.process() == self._process:
+            with suppress(RuntimeError):
+                if not self._is_called:
+                    self._is_called = True
+                    self._executor.submit(self._write_all)
+                return True
+            self._is_called = False
+        return False
 
     def _hand_over(self, call: PendingSend) -> bool:
         """Put a large e-mail in the other line; False: that one is not written any more."""
