@@ -52,7 +52,7 @@ def configure(level: int = logging.INFO) -> None:
 
 def _leave_out_what_nobody_reads() -> None:
     """To find out who logs takes half the time of a line (see "Optimization" in its HOWTO)."""
-    logging._srcfile = None  # type: ignore[assignment]  # noqa: SLF001  # as the HOWTO says
+    logging._srcfile = None  # noqa: SLF001  # as the HOWTO says
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 

@@ -233,9 +233,7 @@ class Connection(HttpToolsProtocol):
             if not cycle.keep_alive:
                 headers.append((b"connection", b"close"))
             lines = [b"%b: %b\r\n" % header for header in headers]
-            self.transport.write(
-                b"".join([STATUS_LINE[reply.status], *lines, b"\r\n", reply.body])
-            )
+            self.transport.write(b"".join([STATUS_LINE[reply.status], *lines, b"\r\n", reply.body]))
             cycle.response_started = cycle.response_complete = True
             if not cycle.keep_alive:
                 self.transport.close()
