@@ -114,13 +114,16 @@ def _event(event: Mapping[str, Any], *, content: bool) -> dict[str, Any]:
     return {"event": row.pop("type"), **row}
 
 
+_RECIPIENTS = ("pending", "refused", "suppressed")  # lists of addresses
+
+
 def _without_content(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document with recipients counted instead of named.
 
     An idempotency key may be anything, also an address, and so may a vendor's text quote one.
     """
-    hidden = ("email", "idempotency_key", "callback_url", "pending", "refused", "detail")
-    lists = {n: document[n] for n in ("pending", "refused") if isinstance(document.get(n), list)}
+    hidden = ("email", "idempotency_key", "callback_url", *_RECIPIENTS, "detail")
+    lists = {n: document[n] for n in _RECIPIENTS if isinstance(document.get(n), list)}
     counts = {f"{n}_recipients": document.get(f"{n}_count", len(v)) for n, v in lists.items() if v}
     shown = {name: value for name, value in document.items() if name not in hidden} | counts
     if "attempts" in document:

@@ -20,6 +20,8 @@ from pymongo.collection import Collection
 
 from mailqueue.cli.progress import Progress
 from mailqueue.config import Config
+from mailqueue.producer import Producer
+from tests.integration.bench import Bench
 from tests.integration.test_cli import Console
 
 Document = dict[str, Any]
@@ -151,6 +153,23 @@ def test_only_so_many_are_listed(console: Console) -> None:
     ]
     assert answer.data["more"]
     assert "only 2 are shown" in answer.err
+
+
+def test_show_counts_who_was_left_out_and_names_nobody_unless_asked(
+    console: Console, config: Config
+) -> None:
+    console("suppress", "add", ANN)
+    bench = Bench(config.replace(suppression={}))
+    with Producer(config) as producer:
+        email_id = producer.send({"from": "a@example.com", "to": [ANN, BOB], "text": "Hello"})
+    bench.work()
+    bench.close()
+    for arguments in ([], ["--json"]):
+        answer = console("show", email_id, *arguments)
+        assert (answer.code, "example.net" in answer.out) == (0, False)
+    (line,) = console.data("show", email_id)["attempts"]
+    assert (line["suppressed_recipients"], line["refused_recipients"]) == (1, 1)
+    assert ANN in console("show", email_id, "--content").out
 
 
 # Files --------------------------------------------------------------------------------------------
