@@ -158,7 +158,7 @@ def _read(stdin: BinaryIO, limit: int, *, dot_is_text: bool) -> bytes:
     if dot_is_text:
         return stdin.read(limit + 1)
     lines, size = [], 0
-    for line in stdin:
+    while line := stdin.readline(limit + 1):
         if line.rstrip(b"\r\n") == b"." or size > limit:
             break
         lines.append(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import pwd
@@ -182,6 +183,33 @@ def test_a_message_that_is_too_large_is_not_read_to_its_end(stage: Stage, tmp_pa
     for arguments in (["-t"], ["-t", "-i"]):
         ended = call(command, *arguments, text=MESSAGE + "x" * 79 + "\n" * 1_000_000)
         assert (ended.returncode, "limits.max_size" in ended.stderr) == (65, True)
+
+
+class Stream(io.RawIOBase):
+    """A pipe with a megabyte; ``left``: bytes that nobody has read."""
+
+    def __init__(self, octets: bytes) -> None:
+        self._octets, self.left = octets, 2**20
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        number = min(len(buffer), self.left)
+        buffer[:number] = (self._octets * number)[:number]
+        self.left -= number
+        return number
+
+
+@pytest.mark.parametrize("octets", [b"x\r\n", b"x"], ids=["lines", "one line"])
+@pytest.mark.parametrize("dot_is_text", [True, False])
+def test_of_a_message_without_an_end_little_more_is_read_than_it_may_have(
+    octets: bytes, dot_is_text: bool
+) -> None:
+    stream = Stream(octets)
+    raw = sendmail._read(io.BufferedReader(stream), 1000, dot_is_text=dot_is_text)
+    assert 1000 < len(raw) <= 2002
+    assert stream.left > 2**19
 
 
 def test_75_while_mongodb_is_away(
