@@ -137,6 +137,7 @@ class Connection(HttpToolsProtocol):
             self._octets += len(data)
         self._beside += len(data)
         self._parse(data)
+        self._leave_to_asgi()
         if self.is_reading and (self._octets if self._in_head else self._beside) > MAX_HEAD:
             self.cut(Problem(431, "request_too_large", "The headers are too long."))
 
@@ -202,8 +203,8 @@ class Connection(HttpToolsProtocol):
             self._start(self.cycle, call)
 
     # ``POST /emails``, the call that everything is measured by, goes around ASGI where its body is
-    # small: it begins when all of the body is there, and its answer is one write. uvicorn's cycle
-    # says how far it is, as that of every request.
+    # small and comes with the headers: it begins when all of the body is there, and its answer is
+    # one write. uvicorn's cycle says how far it is, as that of every request.
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """The request is next, its headers are there."""
@@ -218,6 +219,15 @@ class Connection(HttpToolsProtocol):
                     self._start(cycle, call)
                 return
         super()._start_asgi_task(cycle, app)
+
+    def _leave_to_asgi(self) -> None:
+        """The rest of a body is still to come. There, who calls is asked first, and it is counted.
+
+        Ten thousand clients that stop before the last byte would take 640 MB here.
+        """
+        if self._incomplete is not None:
+            self._incomplete = None
+            super()._start_asgi_task(self.cycle, self.app)
 
     def _start(self, cycle: RequestResponseCycle, call: Call) -> None:
         task = self.loop.create_task(self._answer(cycle, call))
@@ -243,6 +253,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The request is answered; the rest of its body may still come."""
         super().on_response_complete()
+        self._leave_to_asgi()  # a request that was sent ahead
         self._expect(self.transport.get_write_buffer_size())
 
     def pause_writing(self) -> None:

@@ -29,7 +29,7 @@ _BITS = 40  # of an id that are random
 _UUID = re.compile(r"(\w{8})-(\w{4})-8000-8000-(\w{12})", re.ASCII)
 _DIGITS = re.compile(r"[0-9a-f]{24}", re.IGNORECASE)
 _generators: dict[tuple[int, int], Random] = {}  # by process
-_process = os.getpid(), 0
+_forks = 0
 
 
 def new() -> ObjectId:
@@ -67,12 +67,13 @@ def parse(text: str) -> ObjectId:
 
 def process() -> tuple[int, int]:
     """This process: its number, and how many forks it descends from, as numbers are used again."""
-    return _process
+    # The number is asked for: uWSGI forks without the hook, unless its options say otherwise.
+    return os.getpid(), _forks
 
 
 def _count_fork() -> None:
-    global _process  # noqa: PLW0603  # of the process, as the hook is
-    _process = os.getpid(), _process[1] + 1
+    global _forks  # noqa: PLW0603  # of the process, as the hook is
+    _forks += 1
 
 
 os.register_at_fork(after_in_child=_count_fork)

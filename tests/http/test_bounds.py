@@ -277,6 +277,32 @@ def test_requests_on_one_connection_are_answered_in_order(service: HttpService, 
     assert statuses == [b"201", b"422", b"201"]
 
 
+def test_who_calls_is_asked_before_the_rest_of_a_body_is_waited_for(
+    service: HttpService, key: Key
+) -> None:
+    """A caller who is not known holds no memory, whatever the body is said to have."""
+    request = head(key, 1000).replace(key.secret.encode(), b"mq_wrong") + b"x" * 999
+    with connection(service, request) as client:
+        client.settimeout(5)
+        assert client.recv(12) == b"HTTP/1.1 401"
+
+
+def test_a_body_in_pieces_is_read_as_a_whole(service: HttpService, key: Key) -> None:
+    body = json.dumps(EMAIL).encode()
+    octets = 2 * (head(key, len(body)) + body)
+    for size in (50, len(octets) // 2 + 50, len(octets) - 1):
+        with connection(service) as client:
+            client.settimeout(5)
+            for start in range(0, len(octets), size):
+                client.sendall(octets[start : start + size])
+            answers = b""
+            while answers.count(b'{"id"') < 2:
+                part = client.recv(65_536)
+                assert part, answers
+                answers += part
+        assert answers.count(b"HTTP/1.1 201") == 2
+
+
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n\r\n"
 
 

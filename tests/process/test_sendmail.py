@@ -274,4 +274,4 @@ def test_nothing_of_the_extra_is_needed_and_the_server_says_that_it_needs_it() -
         cwd=REPO,
     )
     assert ended.returncode == 2
-    assert "pip install aiosmtpd" in ended.stderr
+    assert "pip install 'mailqueue[smtp]'" in ended.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,15 @@ from bson import ObjectId
 from mailqueue.store import ids
 
 CHILDREN, THREADS, EACH = 4, 4, 200
+
+
+def test_a_child_is_another_process_even_where_no_hook_of_python_runs() -> None:
+    """uWSGI forks in C."""
+    before = ids.process()
+    child = ctypes.PyDLL(None).fork()
+    if child == 0:
+        os._exit(ids.process() == before)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_an_id_tells_the_second_it_was_made_in() -> None:
