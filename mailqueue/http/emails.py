@@ -226,9 +226,9 @@ def _read_one(key: ApiKey, body: bytes) -> Message:
 
 
 def _read_raw(key: ApiKey, body: bytes) -> Message:
-    from email import message_from_bytes, policy
+    from mailqueue.message.parsing import parse  # the library's parser, which few need
 
-    message = Message(Email.from_message(message_from_bytes(body, policy=policy.SMTP)))
+    message = Message(Email.from_message(parse(body)))
     _check_sender(key, message)
     return message
 

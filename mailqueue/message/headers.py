@@ -12,6 +12,7 @@ proportion to its length.
 from __future__ import annotations
 
 import binascii
+import codecs
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -45,6 +46,8 @@ GENERATED = frozenset({"date", "mime-version"})
 LINE = 998
 """Octets in a line, without its end (RFC 5322)."""
 
+_CHARSET_LENGTH = 60  # Python remembers all names that it was asked for
+_NO_CHARSETS = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape"})
 _SHORT = 60  # a longer name is encoded, so that it can be folded anywhere
 _WORD = 45  # octets in one encoded word: 60 base64 characters and 12 around them
 
@@ -162,7 +165,7 @@ def _readings(octets: bytes, charset: str) -> list[str]:
     """What these octets may say: by their charset, and by the ASCII among them."""
     readings = [octets.decode("ascii", "ignore")]
     with suppress(LookupError, ValueError):  # a charset that Python does not know or cannot apply
-        readings.append(octets.decode(charset, "replace"))
+        readings.append(decode(octets, charset, "replace"))
     return readings
 
 
@@ -232,6 +235,17 @@ def chunks(value: str, size: int) -> Iterator[bytes]:
     yield chunk
 
 
+def decode(octets: bytes, charset: str, errors: str = "strict") -> str:
+    """The text of these octets. Raises ``LookupError`` or ``ValueError`` if it cannot be decoded.
+
+    Python has codecs that are no charsets: what they make of a text is not what others read in it,
+    and some take the square of its length.
+    """
+    if len(charset) > _CHARSET_LENGTH or codecs.lookup(charset).name in _NO_CHARSETS:
+        raise LookupError
+    return octets.decode(charset, errors)
+
+
 def try_decode_words(text: str) -> str:
     """The text with its encoded words decoded; unchanged if one cannot be decoded."""
     try:
@@ -254,13 +268,13 @@ def decode_words(text: str) -> str:
         between, end = text[end : word.start()], word.end()
         language_free = word[1].partition("*")[0].lower()
         if between.strip(" \t") or language_free != charset:
-            texts.append(b"".join(octets).decode(charset or "ascii"))
+            texts.append(decode(b"".join(octets), charset or "ascii"))
             octets = []
         if between.strip(" \t") or not charset:  # blanks between two words are not part of the text
             texts.append(between)
         charset = language_free
         octets.append(_word_octets(word[2], word[3]))
-    texts += [b"".join(octets).decode(charset or "ascii"), text[end:]]
+    texts += [decode(b"".join(octets), charset or "ascii"), text[end:]]
     return "".join(texts)
 
 

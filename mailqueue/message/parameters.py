@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from mailqueue.errors import InvalidEmail
-from mailqueue.message.headers import try_decode_words
+from mailqueue.message.headers import decode, try_decode_words
 
 _RUN = re.compile(r'"(?:[^"\\]|\\.)*"?|\\|[^";\\]+|;', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
@@ -83,7 +83,7 @@ def _join(name: str, sections: Mapping[int, tuple[str, bool]]) -> str:
             charset = charset or "us-ascii"
         octets += unquote_to_bytes(content) if is_encoded else content.encode()
     try:
-        return octets.decode(charset or "utf-8")
+        return decode(octets, charset or "utf-8")
     except (LookupError, UnicodeError):
         raise InvalidEmail(
             "attachments", f"has a {name} that cannot be decoded by its charset: use UTF-8"

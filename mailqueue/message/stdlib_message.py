@@ -34,7 +34,7 @@ from urllib.parse import unquote
 
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import structured
-from mailqueue.message.headers import GENERATED, escape
+from mailqueue.message.headers import GENERATED, decode, escape
 from mailqueue.message.parameters import Parameters, parameters
 from mailqueue.message.raw_headers import check, free_text, mailboxes, source
 
@@ -316,7 +316,7 @@ def _text(leaf: _Node | None, field: str) -> str | None:
     if leaf is None:
         return None
     try:
-        text = _octets(leaf, field).decode(leaf.type.by_name.get("charset") or "us-ascii")
+        text = decode(_octets(leaf, field), leaf.type.by_name.get("charset") or "us-ascii")
     except (LookupError, UnicodeError):
         raise InvalidEmail(field, "cannot be decoded by its charset: use UTF-8") from None
     if leaf.kind == "text/plain" and leaf.type.by_name.get("format", "").lower() == "flowed":

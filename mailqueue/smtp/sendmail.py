@@ -29,7 +29,7 @@ from typing import BinaryIO
 from mailqueue import logs
 from mailqueue.config import Config
 from mailqueue.errors import ConfigError, InvalidEmail, Unavailable
-from mailqueue.message import Address
+from mailqueue.message import Address, parsing
 from mailqueue.message.addresses import split_list
 from mailqueue.producer import Producer
 from mailqueue.smtp import submission
@@ -139,7 +139,7 @@ def _send(command: _Command, config: Config, stdin: BinaryIO) -> None:
     raw = _read(stdin, limit, dot_is_text=command.dot_is_text)
     if len(raw) > limit:
         raise InvalidEmail("email", f"has more than {limit} bytes: limits.max_size allows no more")
-    message = submission.parse(raw)
+    message = parsing.parse(raw)
     sender = _complete(message, command)
     recipients = list(_recipients(message, command))
     if not recipients:

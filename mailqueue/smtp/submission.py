@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from email import message_from_bytes
 from email.message import Message
-from email.policy import compat32
 from typing import Any
 
 from mailqueue.config import Config, VendorConfig
@@ -58,11 +56,6 @@ def content(raw: bytearray) -> bytearray:
     if raw.startswith(b".") or b"\r\n." in raw:
         return raw.replace(b"\r\n.", b"\r\n").removeprefix(b".")
     return raw
-
-
-def parse(raw: bytes | bytearray) -> Message:
-    """The message; what is wrong with it is found by ``read``."""
-    return message_from_bytes(raw, policy=compat32)
 
 
 def read(

@@ -9,7 +9,7 @@ import pytest
 
 from mailqueue.config import Config, VendorConfig
 from mailqueue.errors import InvalidEmail
-from mailqueue.message import Address
+from mailqueue.message import Address, parsing
 from mailqueue.smtp import submission
 
 KEYS = {
@@ -27,7 +27,7 @@ def read(
     body: str = "Hello\r\n",
     vendors: Sequence[str] = ("smtp",),
 ) -> submission.SendArguments:
-    message = submission.parse(f"{head}\r\n{body}".encode())
+    message = parsing.parse(f"{head}\r\n{body}".encode())
     people = [Address.parse(each) for each in recipients or ("bob@example.org",)]
     configured = [VendorConfig(name=each, type=each, keys=KEYS[each]) for each in vendors]
     bounces = Address.parse(sender) if sender else None
