@@ -43,8 +43,9 @@ def parse(raw: bytes | bytearray) -> Message:
     if lines * raw.lower().count(b"boundary") > MAX_COMPARISONS:
         raise InvalidEmail("email", "has too many parts for its length: attach fewer")
     budget = iter(range(MAX_ITEMS))
+    policy = compat32.clone(message_factory=lambda policy: _Part(policy, budget))
     try:
-        return message_from_bytes(raw, lambda policy: _Part(policy, budget), policy=compat32)
+        return message_from_bytes(raw, policy=policy)
     except RecursionError:
         raise InvalidEmail("email", "has parts nested too deeply") from None
 

@@ -43,26 +43,29 @@ class ApiKey:
     def may_send_from(self, address: str) -> bool:
         """Whether this may be the sender (``ann@example.org``, no display name).
 
-        Letters are the same in both cases, and so is a domain in both spellings (IDNA).
+        ASCII letters are the same in both cases, and so is a domain in both spellings (IDNA). No
+        other characters are: those that look alike are somebody else's.
         """
         if not self.senders:
             return True
         mailbox = _spelling(address)
         domain = mailbox[mailbox.rindex("@") :]
         return any(
-            _spelling(sender) == (domain if sender.startswith(("@", "*@")) else mailbox)
+            _spelling(sender.removeprefix("*")) == domain
+            if sender.startswith(("@", "*@"))
+            else _spelling(sender) == mailbox
             for sender in self.senders
         )
 
 
 def _spelling(address: str) -> str:
-    """One spelling for each mailbox, or of ``*@domain`` and ``@domain``: ``@domain``."""
-    local, _, domain = address.removeprefix("*").rpartition("@")
+    """One spelling for each mailbox, or of ``@domain``."""
+    local, _, domain = address.rpartition("@")
     try:
         spelling = Address.parse(f"x@{domain}").identity.removeprefix("x")
     except InvalidEmail:  # nobody's domain: equal to itself only
         spelling = f"@{domain}"
-    return local.casefold() + spelling
+    return local.encode().lower().decode() + spelling
 
 
 class KeyRing:

@@ -33,7 +33,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 from mailqueue.aio import AsyncProducer
 from mailqueue.errors import InvalidEmail, Unavailable
 from mailqueue.logs import event, place
-from mailqueue.message import Address, Email
+from mailqueue.message import Address, Email, parsing
 from mailqueue.service.keys import ApiKey, KeyRing
 from mailqueue.smtp import replies, submission
 from mailqueue.smtp.connections import LARGE, Connections, Memory
@@ -171,10 +171,12 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
             self._timeout_handle = self.loop.call_at(self._deadline, self._timeout_cb)
 
     def _timeout_cb(self) -> None:
-        if self.loop.time() < self._deadline:
-            self._timeout_handle = self.loop.call_at(self._deadline, self._timeout_cb)
-        else:
+        now = self.loop.time()
+        if self.is_waiting and now >= self._deadline:
             self.abort(replies.TIMEOUT)
+        else:  # while the client waits for us, the time is ours: its message may be stored already
+            again = self._deadline if self.is_waiting else now + self._rules.timeout
+            self._timeout_handle = self.loop.call_at(again, self._timeout_cb)
 
     def _create_envelope(self) -> Envelope:
         return Envelope()
@@ -470,7 +472,7 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
         envelope, vendors = self.envelope, self._rules.producer.config.vendors
 
         def read() -> submission.SendArguments:
-            message = submission.parse(submission.content(raw))
+            message = parsing.parse(submission.content(raw))
             return submission.read(message, envelope.sender, envelope.recipients, vendors)
 
         if len(raw) <= IN_LOOP:

@@ -126,6 +126,23 @@ def test_451_while_mongodb_is_away_and_soon_once_that_is_known(
         wait_until(lambda: talk.hand_over(HELLO).startswith("250"), 30)
 
 
+def test_the_time_that_storing_takes_is_not_the_clients(
+    fragile_stage: Stage, servers_to_break: BreakableServers, serve: Services
+) -> None:
+    """Else it would be sent away without the 250 of a message that is stored, and send it again."""
+    fragile_stage.settings["mongodb"]["timeout"] = 20
+    fragile_stage.settings["smtp"] = {"timeout": 0.5}
+    with serve(fragile_stage).talk() as talk:
+        talk.say("EHLO me")
+        stored_id(talk.hand_over(HELLO))
+        talk.say("MAIL FROM:<ann@example.com>", "RCPT TO:<bob@example.org>", "DATA")
+        servers_to_break.mongod.pause()
+        talk.send(f"{HELLO}.\r\n")
+        time.sleep(2)  # several times the timeout; nothing depends on how much longer
+        servers_to_break.mongod.resume()
+        stored_id(talk.reply())
+
+
 def test_it_starts_while_mongodb_is_away(
     fragile_stage: Stage, servers_to_break: BreakableServers, serve: Services
 ) -> None:

@@ -102,6 +102,12 @@ def test_a_key_is_for_its_scopes_only_and_does_not_show_its_digest() -> None:
         ("ann@example.org", "Ann@Example.org", True),
         ("ann@example.org", "joann@example.org", False),
         ("ann@example.org", "*@example.org", False),
+        ("ann@example.org", "*ann@example.org", False),
+        ("*ann@example.org", "*ann@example.org", True),
+        ("*ann@example.org", "ann@example.org", False),
+        ("sue@example.org", "\u017fue@example.org", False),  # a long s
+        ("kim@example.org", "\u212aim@example.org", False),  # the sign for Kelvin
+        ("strasse@example.org", "stra\xdfe@example.org", False),
         ("*@example.org", "no address", False),
         ("*@example.org", "", False),
     ],
