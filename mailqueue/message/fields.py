@@ -186,6 +186,8 @@ def _scalar(value: object, field: str) -> str:
         return str(value).lower()
     if isinstance(value, int) and value.bit_length() > _MAX_BITS:
         raise InvalidEmail(field, "is too large a number: give it as text")
+    if isinstance(value, float) and not isfinite(value):  # JSON's 1e999, say
+        raise InvalidEmail(field, "is no finite number: give it as text")
     return header_text(str(value) if isinstance(value, int | float) else value, field)
 
 
