@@ -47,7 +47,8 @@ LINE = 998
 """Octets in a line, without its end (RFC 5322)."""
 
 _CHARSET_LENGTH = 60  # Python remembers all names that it was asked for
-_NO_CHARSETS = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape"})
+_SLOW = frozenset({"idna", "punycode"})
+_NO_CHARSETS = _SLOW | {"unicode-escape", "raw-unicode-escape"}
 _SHORT = 60  # a longer name is encoded, so that it can be folded anywhere
 _WORD = 45  # octets in one encoded word: 60 base64 characters and 12 around them
 
@@ -165,7 +166,8 @@ def _readings(octets: bytes, charset: str) -> list[str]:
     """What these octets may say: by their charset, and by the ASCII among them."""
     readings = [octets.decode("ascii", "ignore")]
     with suppress(LookupError, ValueError):  # a charset that Python does not know or cannot apply
-        readings.append(decode(octets, charset, "replace"))
+        if codecs.lookup(charset).name not in _SLOW:  # what they read is no line break
+            readings.append(octets.decode(charset, "replace"))
     return readings
 
 
@@ -235,7 +237,7 @@ def chunks(value: str, size: int) -> Iterator[bytes]:
     yield chunk
 
 
-def decode(octets: bytes, charset: str, errors: str = "strict") -> str:
+def decode(octets: bytes, charset: str) -> str:
     """The text of these octets. Raises ``LookupError`` or ``ValueError`` if it cannot be decoded.
 
     Python has codecs that are no charsets: what they make of a text is not what others read in it,
@@ -243,7 +245,7 @@ def decode(octets: bytes, charset: str, errors: str = "strict") -> str:
     """
     if len(charset) > _CHARSET_LENGTH or codecs.lookup(charset).name in _NO_CHARSETS:
         raise LookupError
-    return octets.decode(charset, errors)
+    return octets.decode(charset)
 
 
 def try_decode_words(text: str) -> str:
