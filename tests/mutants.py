@@ -39,6 +39,8 @@ DAMAGE = "tests/integration/test_damage.py"
 WILD = "tests/integration/test_wild_vendor.py"
 AIO = "tests/integration/test_aio.py"
 LIST = "tests/integration/test_suppressions.py"
+NOTES = "tests/integration/test_callback_notes.py"
+POSTER = "tests/callbacks/test_poster.py"
 REPORTS = "tests/events/test_suppressing.py"
 ENDS_WITHIN = 300.0
 
@@ -73,6 +75,39 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        "an end that is noted already is noted again",
+        (Edit("store/callbacks.py", '"cond": is_new}}', '"cond": True}}'),),
+        (NOTES, "-k", "extra_copy_of_one"),
+    ),
+    Mutant(
+        "two ends of one e-mail have one id",
+        (Edit("store/callbacks.py", "_entry(_id(word, _RETRIES)", "_entry(_id(word, 0)"),),
+        (NOTES, "-k", "fails_twice"),
+    ),
+    Mutant(
+        "a step that was taken before is told again",
+        (Edit("store/callbacks.py", '[{"$cond": [changes, [entry], []]}]', "[[entry]]"),),
+        (NOTES, "-k", "too_late"),
+    ),
+    Mutant(
+        "who lost its claim settles a callback",
+        (
+            Edit("store/callbacks.py", '                "nonce": settlement.nonce,\n', ""),
+            Edit("store/callbacks.py", '                "token": settlement.token,\n', ""),
+        ),
+        (NOTES, "-k", "its_nonce"),
+    ),
+    Mutant(
+        "an e-mail is pruned although a callback is due",
+        (Edit("store/store.py", ", **NO_CALLBACK_DUE}", "}"),),
+        (NOTES, "-k", "pruned"),
+    ),
+    Mutant(
+        "a callback goes to any address",
+        (Edit("callbacks/poster.py", "if is_allowed or is_public(str(each[4][0]))", "if True"),),
+        (POSTER, "-k", "not_public_is_not_connected_to"),
+    ),
     Mutant(
         "an e-mail with another time keeps its token",
         (

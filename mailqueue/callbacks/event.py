@@ -17,6 +17,7 @@ from bson import ObjectId
 from mailqueue.errors import Unreadable
 from mailqueue.message import Email
 from mailqueue.store import ids
+from mailqueue.store.callbacks import OF
 from mailqueue.store.document import SIMULATED, Stored
 
 _BOUNCES = {"bounced_hard": "Permanent", "bounced_soft": "Transient"}
@@ -43,7 +44,8 @@ class Callback:
     @property
     def word(self) -> str:
         """The end, or the step of a recipient: what its id has between the e-mail and a number."""
-        return self.id.removeprefix(f"msg_{self.stored.id}_").rpartition("_")[0]
+        separator = OF if "recipient" in self.entry else "_"
+        return self.id.removeprefix(f"msg_{self.stored.id}_").rpartition(separator)[0]
 
     @property
     def recipient(self) -> str | None:

@@ -42,10 +42,7 @@ def _list(context: Context) -> Report:
         if len(rows) > options.limit:
             break
     shown, more = rows[: options.limit], len(rows) > options.limit
-    cells = [
-        [row[name.lower()] for name in _HEAD[:-1]] + [row["due_at"] or row["ended_at"]]
-        for row in shown
-    ]
+    cells = [[*(row[name.lower()] for name in _HEAD[:-1]), row["due_at"]] for row in shown]
     lines = table(_HEAD, cells, context.width) if shown else [f"no callback is {options.state}"]
     notes = [f"only {options.limit} are shown; see more with --limit N"] if more else []
     return Report({"callbacks": shown, "more": more}, lines, notes=notes)

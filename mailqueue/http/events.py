@@ -68,7 +68,7 @@ class Events:
     @cached_property
     def _mongodb(self) -> Store:
         env = PRODUCTION if is_production() else SIMULATED
-        return Store(self._config.mongodb, env=env)
+        return Store(self._config.mongodb, env=env, callbacks=self._config.callbacks)
 
     @cached_property
     def _store(self) -> EventStore:

@@ -23,7 +23,7 @@ from bson import ObjectId
 
 from mailqueue.config import Callbacks
 from mailqueue.config.callbacks import TYPES
-from mailqueue.lifecycle.outcomes import Status
+from mailqueue.lifecycle.outcomes import Reason, Status
 from mailqueue.store import ledger
 from mailqueue.store.transitions import Filter, Pipeline, Write
 
@@ -31,10 +31,14 @@ DUE, DELIVERED, GONE, FAILED = STATES = ("due", "delivered", "gone", "failed")
 ENDED = (DELIVERED, GONE, FAILED)
 DUE_AT = "callbacks.due_at"
 INDEX = ("env", DUE_AT)
+OF = "_to_"  # in the id of a recipient's step, before the recipient's place
 NO_CALLBACK_DUE: Filter = {DUE_AT: {"$exists": False}}  # of none in the list
 _LARGEST = 2**31
 _SUPPRESSED = {
-    "$and": [{"$eq": ["$status", Status.FAILED.value]}, {"$eq": ["$reason", "suppressed"]}]
+    "$and": [
+        {"$eq": ["$status", Status.FAILED.value]},
+        {"$eq": ["$reason", Reason.SUPPRESSED.value]},
+    ]
 }
 # The word of each end in its id, its type, and how it is known, once the e-mail has ended.
 ENDS = (
@@ -102,7 +106,7 @@ class Noting:
         type_ = STEPS.get(word)
         if type_ is None or type_ not in self.types:
             return {}
-        entry = _entry(_id(f"{word}_{recipient}"), type_, recipient=recipient)
+        entry = _entry(_id(f"{word}{OF}{recipient}"), type_, recipient=recipient)
         return self._with_entries([{"$cond": [changes, [entry], []]}])
 
     def _with_entries(self, entries: Sequence[Any]) -> dict[str, Any]:

@@ -159,6 +159,15 @@ def test_a_late_yes_of_a_failed_email_is_told_too_and_an_extra_copy_is_not(desk:
     assert desk.noted == ["email.failed", "email.sent"]
 
 
+def test_an_extra_copy_of_one_that_was_sent_is_not_told(desk: Desk) -> None:
+    desk.stored()
+    desk.settled(Status.QUEUED, SendResult(outcome=Outcome.UNKNOWN))
+    desk.settled(Status.SENT, YES)
+    desk.store.record_late_yes(desk.id, 1, "ses", YES, 5)
+    assert desk.now["attempts"][0]["extra_copy"] is True
+    assert desk.noted == ["email.sent"]
+
+
 @pytest.mark.parametrize(
     "verb, noted", [(Verb.MARK_SENT, ["email.failed", "email.sent"]), (Verb.CANCEL, [])]
 )
@@ -191,6 +200,14 @@ def test_each_step_of_a_recipient_is_told_once_and_none_that_comes_too_late(desk
         desk.told(word)
     assert desk.noted[1:] == ["email.delivered", "email.opened", "email.bounced"]
     assert {entry.get("recipient") for entry in desk.now["callbacks"][1:]} == {0}
+
+
+def test_an_email_that_failed_here_and_at_the_vendor_has_two_callbacks(desk: Desk) -> None:
+    desk.stored()
+    desk.settled(Status.FAILED, NO)
+    desk.told("failed")
+    assert desk.noted == ["email.failed", "email.failed"]
+    assert len({entry["id"] for entry in desk.now["callbacks"]}) == 2
 
 
 def test_no_write_depends_on_the_list_of_callbacks_being_whole(desk: Desk) -> None:

@@ -132,6 +132,13 @@ def test_only_the_tube_speaks_to_beanstalkd() -> None:
     assert users == {"queue.tube"}
 
 
+def test_every_store_knows_the_callbacks_that_it_has_to_note() -> None:
+    calls = [n for nodes in NODES.values() for n in nodes if isinstance(n, ast.Call)]
+    made = [call for call in calls if _last_name(call.func) == "Store"]
+    assert made
+    assert all("callbacks" in {keyword.arg for keyword in call.keywords} for call in made)
+
+
 def test_a_vendors_words_are_redacted_in_one_place_only() -> None:
     users = {name for name, asked in IMPORTED.items() if "vendors.redaction" in asked}
     assert users == {"vendors.answers"}
