@@ -10,9 +10,11 @@ with and without its binlog, one vendor fails half its calls in every way that t
 application is a pre-fork server, whose threads are killed, interrupted and re-entered (see
 ``faults/application.py``). With ``--replica-set`` MongoDB has three nodes, whose primary is killed,
 paused and cut off. With ``--events`` the vendors tell what became of each copy, late, doubled and
-in any order (see ``faults/storm_events.py``), to a ``mailqueue http`` that is killed, too. Then
-everything is left alone until each e-mail has ended, and the vendors' own
-log (see ``faults/storm_vendor.py``) and the application's are held against what is stored.
+in any order (see ``faults/storm_events.py``), to a ``mailqueue http`` that is killed, too, and a
+``mailqueue responder``, killed as well, calls the application back (see
+``faults/storm_receiver.py``). Then everything is left alone until each e-mail has ended, and the
+vendors' own log (see ``faults/storm_vendor.py``) and the application's are held against what is
+stored.
 
 Exit 1 when the promise is broken, when a planted piece of an e-mail or an API key is found in any
 log or ledger line, or when the audit finds something. The seed decides who is hit, when and how;
@@ -56,7 +58,8 @@ from pymongo import MongoClient
 from mailqueue.config import Config
 from mailqueue.devserver import Mongod
 from mailqueue.devserver.process import dies_with_parent
-from tests.faults import application, storm_events
+from mailqueue.store.callbacks import STEPS
+from tests.faults import application, storm_events, storm_receiver
 from tests.faults.application import MARKER, Journal, is_keyed, subject
 from tests.faults.invariants import broken, resent, settled, unknowns
 from tests.faults.storm_vendor import VENDORS
@@ -69,6 +72,7 @@ ONE_NODE, THREE_NODES = 1.5, 5
 DEADLINE = 2
 CONCURRENCY = 8
 SHOWN = 20
+TOLD = ("events", "requests", "repeats", "callbacks", "callbacks repeated")
 # What no process may do by itself.
 WRONG = (
     *(ENDED.format(""), application.ENDED.format("")),
@@ -237,6 +241,52 @@ class Events:
         return problems
 
 
+class Callbacks:
+    """The application as it is called back, and who calls it."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._folder = folder
+        secret = f"whsec_{base64.b64encode(os.urandom(24)).decode()}"
+        arguments = map(str, (folder / "heard", secret, seed))
+        with (folder / "logs" / "receiver").open("wb") as log:
+            self._process = subprocess.Popen(
+                [*dies_with_parent(), sys.executable, "-m", storm_receiver.__name__, *arguments],
+                cwd=REPO,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        assert self._process.stdout is not None
+        url = f"http://127.0.0.1:{json.loads(self._process.stdout.readline())}/{MARKER}"
+        own = {"secrets": [secret], "allow": ["127.0.0.1"], "timeout": 2, "concurrency": 32}
+        self.settings: Document = {"url": url, **own}
+
+    def service(self, config: Path) -> Victim:
+        """``mailqueue responder``."""
+        return Victim(config, self._folder / "logs" / "responder", "mailqueue", "responder")
+
+    def end(self) -> Counter[str]:
+        """What was heard, how often, by ``webhook-id`` and type."""
+        self._process.kill()
+        self._process.communicate()
+        return Counter((self._folder / "heard").read_text().splitlines())
+
+    def judge(self, document: Document, told: Document, heard: Counter[str]) -> list[str]:
+        """What is wrong with what was heard of an e-mail."""
+        entries = document.get("callbacks", [])
+        types = Counter(entry["type"] for entry in entries)
+        problems = [f"{e['id']} is {e['state']}" for e in entries if e["state"] != "delivered"]
+        lines = [f"{entry['id']} {entry['type']}" for entry in entries]
+        problems += [f"lost: {line} was not heard" for line in lines if not heard[line]]
+        if types[end := f"email.{document['status']}"] != 1:
+            problems.append(f"lost: {types[end]} callbacks of its end {end}")
+        step = STEPS.get(told["steps"].get(str(document["_id"]), ""))
+        if step and not types[step]:
+            problems.append(f"lost: no callback of {step}")
+        for line in lines:
+            heard.pop(line, None)
+        return problems
+
+
 class Run:
     """One storm; ``folder`` holds its config, its logs and the vendors' log of copies."""
 
@@ -249,6 +299,7 @@ class Run:
         self._config_file = folder / "config.json"
         self._victims: list[Victim] = []
         self._events = Events(folder) if options.events else None
+        self._callbacks = Callbacks(folder, options.seed + 4) if options.events else None
 
     def run(self) -> tuple[Tally, Counter[str]]:
         options = self._options
@@ -262,6 +313,7 @@ class Run:
             assert tuple(ports) == VENDORS
             events = self._events.settings if self._events else None
             made = settings(servers, ports, options.park, events)
+            made |= {"callbacks": self._callbacks.settings} if self._callbacks else {}
             self._config_file.write_text(json.dumps(made))
             self._config_file.chmod(0o600)
             try:
@@ -277,8 +329,15 @@ class Run:
             server, counts = self._blow(config, servers)
             counts += self._settle(emails, server)
             told = self._events.end() if self._events else None
+            if self._callbacks:
+                _wait_until_none(emails, {"callbacks.due_at": {"$exists": True}}, 90)
             counts += self._stop()
-            tally = self._tally(emails, server.journal, config.delivery.on_unknown, told)
+            heard = self._callbacks.end() if self._callbacks else Counter[str]()
+            counts["callbacks"], counts["callbacks repeated"] = (
+                len(heard),
+                heard.total() - len(heard),
+            )
+            tally = self._tally(emails, server.journal, config.delivery.on_unknown, told, heard)
             counts += Counter(told["counts"] if told else {})
             counts += server.journal.counts()
         tally.wrong += [c for c in counts if c.startswith(WRONG) and c != ENDED.format(NO_SERVER)]
@@ -295,6 +354,8 @@ class Run:
         if self._events:
             self._victims.append(self._events.service(self._config_file))
             self._events.start(options.seed + 3)
+        if self._callbacks:
+            self._victims.append(self._callbacks.service(self._config_file))
         lease = config.delivery.lease
         storm = Storm(self._victims, servers.beanstalkd, lease, random.Random(options.seed + 1))
         nodes = servers.replica_set
@@ -325,7 +386,12 @@ class Run:
     # What came of it ---------------------------------------------------------------------------
 
     def _tally(
-        self, emails: Any, journal: Journal, on_unknown: str, told: Document | None
+        self,
+        emails: Any,
+        journal: Journal,
+        on_unknown: str,
+        told: Document | None,
+        heard: Counter[str],
     ) -> Tally:
         lines = (self._folder / "accepted").read_text().split()
         copies = Counter(lines[1::2])
@@ -343,6 +409,8 @@ class Run:
             problems = broken(document, copies.pop(email_id, 0), on_unknown)
             if self._events and told is not None:
                 problems += self._events.judge(document, told)
+            if self._callbacks and told is not None:
+                problems += self._callbacks.judge(document, told, heard)
             problems += [f"failed: {document.get('reason')}"] * (document["status"] == "failed")
             problems += ["a marker in the ledger"] * (MARKER in str(document["attempts"]))
             label = acknowledged.get(email_id)
@@ -354,6 +422,7 @@ class Run:
         tally.lost += len(missing)
         tally.wrong += [f"{email_id}: gone, though send() gave its id" for email_id in missing]
         tally.wrong += [f"{email_id}: a copy of what is not stored" for email_id in copies]
+        tally.wrong += [f"{line}: heard, and not noted" for line in heard]
         self._judge_journal(journal.acknowledged(), tally)
         return tally
 
@@ -391,6 +460,12 @@ class Run:
         return [f"audit: {done.stdout}{done.stderr}"] if done.returncode else []
 
 
+def _wait_until_none(emails: Any, match: Document, seconds: float) -> None:
+    gives_up_at = time.monotonic() + seconds
+    while emails.find_one(match, {"_id": 1}) and time.monotonic() < gives_up_at:
+        time.sleep(0.1)
+
+
 def _ledger(document: Document) -> str:
     lines = [
         f"    {line['token']} {line['vendor']} {line['outcome']} {line.get('code')}"
@@ -423,7 +498,7 @@ def report(tally: Tally, counts: Counter[str], seconds: float) -> str:
         "of these resent": tally.resent,
         "bound (e-mails + resent)": tally.emails + tally.resent,
         **{f"ended as {status}": n for status, n in sorted(tally.statuses.items())},
-        **{name: counts[name] for name in ("events", "requests", "repeats") if counts["events"]},
+        **{name: counts[name] for name in TOLD if counts["events"]},
         "seconds": round(seconds),
         "of these settling": counts["settling"],
         "promises broken": len(tally.wrong),
@@ -442,7 +517,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--replica-set", action="store_true", help="three nodes (as root)")
     parser.add_argument("--hurry", action="store_true", help="look for lost jobs every 3 s, not 60")
     parser.add_argument("--park", action="store_true", help="delivery.on_unknown = park")
-    parser.add_argument("--events", action="store_true", help="vendors tell what became of it")
+    parser.add_argument(
+        "--events", action="store_true", help="vendors tell what became of it, and so do we"
+    )
     parser.add_argument("--keep", metavar="FOLDER", help="leave the logs there")
     options = parser.parse_args(arguments)
     if options.replica_set and (reason := available()):

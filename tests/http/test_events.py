@@ -14,6 +14,7 @@ from pymongo import MongoClient
 
 from mailqueue.store import ids
 from mailqueue.vendors.events.source import EventRequest
+from tests.callbacks.receiver import SECRET
 from tests.conftest import Document
 from tests.events.case import ANN, EMAIL_ID, EventsCase, basic
 from tests.events.cases import CASES
@@ -39,7 +40,8 @@ def service(
     shared_settings: Document,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[HttpService]:
-    settings = {**shared_settings, "vendors": vendors()}
+    callbacks = {"url": "https://hooks.example.com/mail", "secrets": [SECRET]}
+    settings = {**shared_settings, "vendors": vendors(), "callbacks": callbacks}
     with HttpService(settings, tmp_path_factory.mktemp("events")) as running:
         yield running
 
@@ -205,3 +207,10 @@ def test_an_e_mail_is_shown_with_what_became_of_it(
         *("deferred", "delivered", "opened", "bounced_hard", "complained")
     ]
     assert story["events"][0]["recipient"] == ANN
+    # ``callbacks.url`` is for all e-mails, so for this one too.
+    stored_email = emails.find_one({"_id": email_id})
+    assert stored_email is not None
+    assert [entry["type"] for entry in stored_email["callbacks"]] == [
+        *("email.delivery_delayed", "email.delivered", "email.opened"),
+        *("email.bounced", "email.complained"),
+    ]
