@@ -29,6 +29,12 @@ class Formatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s")
         self._second = 0, ""  # the last one, and how it is written
 
+    def format(self, record: logging.LogRecord) -> str:
+        """As the library does it, without its detours where there is no traceback."""
+        if record.exc_info or record.exc_text or record.stack_info:
+            return super().format(record)
+        return f"{self.formatTime(record)} {record.levelname} {record.getMessage()}"
+
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # as the library names it
         """As the library writes it; what a second has in common is written once."""
         number, text = self._second

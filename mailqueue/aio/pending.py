@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import ref
 
 from mailqueue.errors import StoreUnavailable
 from mailqueue.logs import event
@@ -61,14 +62,19 @@ class Pending:
 
     def __init__(self, give_up_writer: Callable[[], object]) -> None:
         self._give_up_writer = give_up_writer
+        self.loop = ref(asyncio.get_running_loop())
         self._calls: dict[PendingSend, None] = {}  # in order
         self._shares = 0
         self._newcomers: deque[asyncio.Future[None]] = deque()
         self._is_starting = self._is_watching = False
 
+    def has_room(self, shares: int) -> bool:
+        """Whether so much more may wait."""
+        return not self._calls or self._shares + shares <= MAX_SHARES
+
     async def wait_for_room(self, shares: int) -> None:
         """Return when so much more may wait."""
-        while self._calls and self._shares + shares > MAX_SHARES:
+        while not self.has_room(shares):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._newcomers.append(turn)
             try:

@@ -132,14 +132,16 @@ class AsyncProducer:
             return await self._call(work)
         deadline = time.monotonic() + self.config.mongodb.timeout
         shares = shares_of(email)
-        pending = self._own_threads().pending()
-        await pending.wait_for_room(shares)
+        threads = self._own_threads()
+        pending = threads.pending()
+        if not pending.has_room(shares):
+            await pending.wait_for_room(shares)
+            threads = self._own_threads()  # the writer may have been given up
         options = priority, send_at, expires_at, callback_url, request_id
         read = partial(_read, email, options, idempotency_key)
         call = PendingSend(read, shares, deadline, pending)
-        writer = self._own_threads().writer
-        writer.put(call)
-        pending.add(call, writer.start)
+        threads.writer.put(call)
+        pending.add(call, threads.writer.start)
         return await call.future
 
     async def send_many(
@@ -246,13 +248,17 @@ class _Threads:
         self.writer = Writer(connections, self._jobs, self._large)
         self._on_give_up = on_give_up
         self._pending: WeakKeyDictionary[asyncio.AbstractEventLoop, Pending] = WeakKeyDictionary()
+        self._latest: Pending | None = None  # to look it up takes longer than all else in a call
 
     def pending(self) -> Pending:
         """What the running loop waits for."""
-        loop = asyncio.get_running_loop()
+        loop, latest = asyncio.get_running_loop(), self._latest
+        if latest is not None and latest.loop() is loop:
+            return latest
         pending = self._pending.get(loop)
         if pending is None:
             pending = self._pending[loop] = Pending(self._stop)
+        self._latest = pending
         return pending
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from mailqueue import logs
 from mailqueue.errors import InvalidEmail, StoreUnavailable
 from mailqueue.http.auth import Callers, check_scope
 from mailqueue.http.errors import Problem, invalid, unavailable
-from mailqueue.http.limits import SMALL, Disconnected, Limits, Receive
+from mailqueue.http.limits import SMALL, Body, Disconnected, Limits, Receive
 from mailqueue.logs import event
 from mailqueue.service.keys import ApiKey
 
@@ -61,11 +61,15 @@ class Reply:
 class Call:
     """A request. ``key``: the caller's, once it is known."""
 
-    __slots__ = ("begin", "caller_request_id", "headers", "key", "receive", "request_id", "scope")
+    __slots__ = (
+        *("begin", "body", "caller_request_id", "headers", "key"),
+        *("receive", "request_id", "scope"),
+    )
     key: ApiKey
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive) -> None:
         self.scope, self.receive = scope, receive
+        self.body: bytes | None = None  # where all of it is there before the call
         self.begin = time.monotonic()
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         own = self.headers.get(b"x-request-id", b"")
@@ -83,6 +87,10 @@ class Call:
     def content_type(self) -> bytes:
         """The body's type, without its parameters, in lower case."""
         return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+    async def read(self, room: Body) -> bytes:
+        """The whole body. Raises ``Problem`` and ``Disconnected``."""
+        return await room.read(self.receive) if self.body is None else self.body
 
     def answer(self, problem: Problem) -> Reply:
         """The problem as an answer."""

@@ -64,7 +64,7 @@ class Emails:
         read = _reader(call, readers)
         key = _idempotency_key(call)
         with self._limits.body(call.length) as body:
-            message = await _apart_if_large(read, await body.read(call.receive))
+            message = await _apart_if_large(read, await call.read(body))
             email_id = await self._store(message, key, call.caller_request_id)
         return Reply(201, b'{"id":"%b"}' % ids.as_uuid(email_id).encode(), id=email_id)
 
@@ -90,7 +90,7 @@ class Emails:
         read = _reader(call, {_JSON: partial(_read_batch, call.key)})
         is_strict, key = _is_strict(call), _idempotency_key(call)
         with self._limits.body(call.length) as body:
-            entries = await _apart_if_large(read, await body.read(call.receive))
+            entries = await _apart_if_large(read, await call.read(body))
             if is_strict:
                 answer = {"data": await self._store_all(entries, key, call.caller_request_id)}
             else:
@@ -184,7 +184,7 @@ class Emails:
         """``PATCH /emails/{id}``: another ``scheduled_at``."""
         read = _reader(call, {_JSON: wire.read_json})
         with self._limits.body(call.length) as body:
-            value = await _apart_if_large(read, await body.read(call.receive))
+            value = await _apart_if_large(read, await call.read(body))
         stored = await self._find(call)
         send_at = wire.read_reschedule(value, stored.id)
         if not await self._producer.reschedule(stored.id, send_at):

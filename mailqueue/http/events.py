@@ -105,7 +105,7 @@ class Events:
         if call.length is not None and call.length > LONGEST:
             raise _too_large()
         with self._limits, self._limits.body(call.length) as reader:
-            body = await reader.read(call.receive)
+            body = await call.read(reader)
             if len(body) > LONGEST:
                 raise _too_large()
             return await self._answer(source, _request(call, body))

@@ -230,6 +230,7 @@ class Connection(HttpToolsProtocol):
             super()._start_asgi_task(self.cycle, self.app)
 
     def _start(self, cycle: RequestResponseCycle, call: Call) -> None:
+        call.body = bytes(cycle.body)
         task = self.loop.create_task(self._answer(cycle, call))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
