@@ -145,6 +145,7 @@ class HttpDict(TypedDict, total=False):
     requests: int
     connections: int
     max_memory: int
+    share_port: bool
 
 
 class SmtpDict(TypedDict, total=False):

@@ -66,6 +66,9 @@ class Http(Section):
     max_memory: int = key(
         int, 128 * 2**20, "bytes of requests in memory", checks.between(2**20, 2**40)
     )
+    share_port: bool = key(
+        bool, False, "further processes of this user may have the same port (Linux)"
+    )
 
     def __post_init__(self) -> None:
         Section.__post_init__(self)

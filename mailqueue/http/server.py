@@ -325,7 +325,7 @@ def serve(config: Config, host: str | None = None, port: int | None = None) -> i
     if not config.http.keys and not is_loopback(host):
         problem = "without an API key only a loopback address is served: mailqueue key new NAME"
         raise ConfigError([f"http.keys: {problem}"])
-    listener = listen(host, port)
+    listener = listen(host, port, shared=config.http.share_port)
     return_freed_blocks()
     return run_async("mailqueue http", partial(_serve, config, listener), _loop_factory())
 

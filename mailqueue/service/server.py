@@ -118,13 +118,17 @@ def run_async(
     return EXIT_OK
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises ``ConfigError`` when the address or port cannot be had."""
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket that listens. Raises ``ConfigError`` when the address or port cannot be had.
+
+    ``shared``: other processes of this user that say so may listen there, too. The kernel divides
+    the connections among them (``SO_REUSEPORT``).
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as error:
         # asyncio's and ``create_server``'s texts have the address once more, as a tuple.
         reason = (error.strerror or type(error).__name__).partition(" (while")[0]

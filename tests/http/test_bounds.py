@@ -18,6 +18,8 @@ from tests.http_service import JSON, HttpService, Key
 from tests.servers import BreakableServers
 from tests.waiting import wait_until
 
+LISTEN = "0A"  # a socket's state in /proc/net/tcp
+
 MIB = 2**20
 EMAIL = {"from": "ann@example.com", "to": "bob@example.org", "subject": "Hi", "text": "Hello"}
 
@@ -386,3 +388,31 @@ def test_at_sigterm_what_is_under_way_is_answered_and_the_process_ends_with_0(
             assert status == 201
         idle.close()
         assert service.wait() == 0
+
+
+def test_processes_that_share_a_port_divide_the_clients_and_are_stopped_one_by_one(
+    settings: Document, key: Key, tmp_path: Path
+) -> None:
+    settings["http"]["share_port"] = True
+    with HttpService(settings, tmp_path / "first") as first:
+        port = ("--port", str(first.port))
+        with HttpService(settings, tmp_path / "second", *port) as second:
+            assert second.url == first.url
+            clients = [socket.create_connection(("127.0.0.1", first.port)) for _ in range(64)]
+            wait_until(lambda: _connections(first) + _connections(second) == len(clients))
+            assert _connections(first)
+            assert _connections(second)
+            for client in clients:
+                client.close()
+            first.terminate()
+            assert first.wait() == 0
+            assert is_served(second, key)
+
+
+def _connections(service: HttpService) -> int:
+    """Connections that the process has accepted."""
+    ends = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines())
+    port = f":{service.port:04X}"
+    sockets = {f"socket:[{end[9]}]" for end in ends if end[1].endswith(port) and end[3] != LISTEN}
+    files = Path(f"/proc/{service.pid}/fd").iterdir()
+    return sum(str(file.readlink()) in sockets for file in files)

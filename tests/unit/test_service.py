@@ -35,6 +35,15 @@ def test_a_port_that_is_in_use_is_a_problem_of_the_configuration() -> None:
             listen("127.0.0.1", port)
 
 
+def test_a_port_is_shared_only_where_all_say_so() -> None:
+    with listen("127.0.0.1", 0, shared=True) as listener:
+        port = listener.getsockname()[1]
+        with listen("127.0.0.1", port, shared=True) as other:
+            assert other.getsockname() == listener.getsockname()
+        with pytest.raises(ConfigError, match="Address already in use"):
+            listen("127.0.0.1", port)
+
+
 def test_an_address_of_another_host_is_one_too() -> None:
     with pytest.raises(ConfigError, match=r"^cannot listen on port 0 of 192\.0\.2\.1: "):
         listen("192.0.2.1", 0)
