@@ -27,6 +27,7 @@ class Contender:
     """``server``: a name in ``servers.SERVERS``. ``tests``: those it takes part in.
 
     ``listens``: it is handed e-mails by HTTP, not in the application's own process.
+    ``processes``: how many share the port then.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Contender:
     peer: bool = True
     drain_at: int = 8
     listens: bool = True
+    processes: int = 1
 
 
 JOURNALED = "journal of a majority"
@@ -75,6 +77,18 @@ CONTENDERS: tuple[Contender, ...] = (
         tests=(*ENQUEUE, *POST),
         peer=False,
         listens=False,
+    ),
+    Contender(
+        name="mailqueue 2p",
+        script="ours.py",
+        packages=(),
+        server="mongodb+beanstalkd",
+        durable=JOURNALED,
+        posts="its own transport",
+        pace=0,
+        tests=POST,
+        peer=False,
+        processes=2,
     ),
     Contender(
         name="mailqueue events",

@@ -59,6 +59,7 @@ class Place:
         return os.environ | {
             "BENCH_BROKER": self.broker,
             "BENCH_CONCURRENCY": str(concurrency),
+            "BENCH_PROCESSES": str(self.contender.processes),
             "BENCH_URL": ",".join(vendor.url for vendor in vendors),
             "BENCH_DONE": str(counted),
             "MAILQUEUE_ENV": "production",  # of loopback
@@ -206,9 +207,10 @@ def post(place: Place, connections: int) -> Figures:
         return _rate(place.run("enqueue", connections, seconds))
     with place.server() as (port, pid):
         warm_up = _load(place, port, connections, 1)
-        before = processor_seconds(pid)
+        before = sum(map(processor_seconds, tree(pid)))
         told = _load(place, port, connections, seconds)
-        cpu = 1e6 * (processor_seconds(pid) - before) / max(1, told["count"])
+        seconds_used = sum(map(processor_seconds, tree(pid))) - before
+        cpu = 1e6 * seconds_used / max(1, told["count"])
     stored = place.run("stored")["count"]
     if told["failed"] or stored < warm_up["count"] + told["count"]:
         answered = warm_up["count"] + told["count"]

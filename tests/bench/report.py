@@ -210,7 +210,7 @@ KINDS = {  # label: face, hatch
 def kind_of(name: str) -> str:
     """The label in the legend."""
     our_fault, raw, durable, memory = KINDS
-    if name in {OURS, ASYNC, RAW}:
+    if name.startswith(OURS) or name in {ASYNC, RAW}:
         return raw if name == RAW else our_fault
     return durable if is_durable(name) else memory
 
