@@ -16,7 +16,6 @@ from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
 from mailqueue.vendors.base import Attempt, Vendor
 
-
 SHARED = {"http": {"share_port": True}}
 
 
