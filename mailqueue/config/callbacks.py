@@ -111,7 +111,7 @@ def url_problem(url: str, allow: Collection[str]) -> str | None:
         return None
     if parts.scheme == "http":
         return "must be https: plain http is for hosts in callbacks.allow"
-    if checks.is_loopback(host):
+    if checks.is_here(host):
         return "must be a host on the internet: others are for callbacks.allow"
     return None
 

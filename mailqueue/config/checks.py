@@ -104,6 +104,12 @@ def is_loopback(host: str) -> bool:
     return host.lower() == "localhost" if address is None else address.is_loopback
 
 
+def is_here(host: str) -> bool:
+    """Whether it names this host, or an address that is not on the internet."""
+    address = _ip(host)
+    return host.lower() == "localhost" if address is None else not address.is_global
+
+
 def host_and_port(authority: str) -> tuple[str, int]:
     """Host and port of ``host``, ``host:port`` or ``[::1]:port``.
 

@@ -111,7 +111,7 @@ class Planner:
         self, stored: Stored, snapshot: Snapshot, people: tuple[str, ...]
     ) -> Finish:
         """Nobody is left to send to: all of them are refused."""
-        event(logger, logging.INFO, "email.suppressed", id=str(stored.id), recipients=len(people))
+        event(logger, logging.INFO, "email.suppressed", **stored.facts, recipients=len(people))
         refused = tuple(dict.fromkeys((*snapshot.refused, *people)))
         decision = decide.end(replace(snapshot, refused=refused), Reason.SUPPRESSED)
         return _finish(end_queued(stored, decision))

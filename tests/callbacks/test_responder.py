@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,8 @@ from tests.process.consumer_process import ConsumerProcess, ResponderProcess
 from tests.stage import BAD_REQUEST, Stage, letter
 from tests.vendor_servers import Reply
 from tests.waiting import wait_until
+
+REFUSED = {"not_public", "not_allowed"}
 
 
 def entries(stage: Stage) -> list[dict[str, Any]]:
@@ -218,6 +221,21 @@ def test_a_receiver_that_is_down_for_three_days_has_failed(told: Stage, tmp_path
         hurry(told)
         ended(told, "failed")
         assert responder.said("callback.failed")
+
+
+def test_a_name_that_leads_into_this_network_is_not_asked(told: Stage, tmp_path: Path) -> None:
+    """Its URL looks like any other: what it leads to is known when it is looked up."""
+    told.vendor("first")
+    with Receiver() as receiver:
+        name = socket.gethostname().lower()
+        told.producer.send(letter(1), callback_url=f"https://{name}:{receiver.port}/")
+        told.producer.send(letter(1), callback_url=receiver.url)
+        deliver(told)
+        told.settings["callbacks"]["allow"] = []  # it was allowed once
+        with ResponderProcess(told.settings, tmp_path / "responder"):
+            wait_until(lambda: {e.get("code") for e in entries(told)} == REFUSED, what="refused")
+        assert receiver.connections == 0
+    assert states(told) == ["due", "due"]
 
 
 def test_several_secrets_sign_while_they_change(

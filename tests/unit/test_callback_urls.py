@@ -35,6 +35,7 @@ def test_https_to_any_host_is_good(url: str) -> None:
     [
         *("", "hooks.example.com", "ftp://example.com/", "https://", "https:///path"),
         *("http://hooks.example.com/", "https://localhost/", "https://127.0.0.1/"),
+        *("https://169.254.169.254/latest", "https://10.0.0.1/", "https://[::ffff:127.0.0.1]/"),
         *("https://user@example.com/", "https://user:pw@example.com/", "https://:pw@example.com/"),
         *("https://example.com/#part", "https://exa mple.com/", "https://example.com/\r\nX: 1"),
         *("https://example.com:0/", "https://example.com:99999/", "https://example.com:x/"),
