@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mailqueue.producer.submission import SendCall
 
 T = TypeVar("T")
+Reader = TypeVar("Reader", bound=Callable[..., Any])
 _Json = dict[str, Any]
 
 MAX_BATCH = 100
@@ -60,8 +61,7 @@ class Emails:
 
     async def send(self, call: Call) -> Reply:
         """``POST /emails``: store one e-mail."""
-        readers = {_JSON: partial(_read_one, call.key), _RAW: partial(_read_raw, call.key)}
-        read = _reader(call, readers)
+        read = partial(_reader(call, _READERS), call.key)
         key = _idempotency_key(call)
         with self._limits.body(call.length) as body:
             message = await _apart_if_large(read, await call.read(body))
@@ -203,7 +203,7 @@ class Emails:
 # Reading a request --------------------------------------------------------------------------------
 
 
-def _reader(call: Call, readers: Mapping[bytes, Callable[[bytes], T]]) -> Callable[[bytes], T]:
+def _reader(call: Call, readers: Mapping[bytes, Reader]) -> Reader:
     """The reader of the body's type. Raises ``Problem`` for another type."""
     read = readers.get(call.content_type)
     encoding = call.headers.get(b"content-encoding", b"identity").lower()
@@ -231,6 +231,9 @@ def _read_raw(key: ApiKey, body: bytes) -> Message:
     message = Message(Email.from_message(parse(body)))
     _check_sender(key, message)
     return message
+
+
+_READERS = {_JSON: _read_one, _RAW: _read_raw}
 
 
 def _read_batch(key: ApiKey, body: bytes) -> list[Message | Problem]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sized
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -54,11 +55,15 @@ def _sender(value: object, field: str) -> Address:
     if value is None:
         raise InvalidEmail(field, "is missing: give the sender's address")
     try:
-        return Address.parse(value, field)
+        return _usual_sender(value, field) if type(value) is str else Address.parse(value, field)
     except InvalidEmail as error:
         if error.problem != SEVERAL:
             raise
     raise InvalidEmail(field, "contains several addresses: give one")
+
+
+# An application has few senders, and most of its e-mails are from one of them.
+_usual_sender = lru_cache(maxsize=100)(Address.parse)
 
 
 def _addresses(value: object, field: str) -> tuple[Address, ...]:
