@@ -81,8 +81,8 @@ def add_recipient(argument: str | None, envelope: Envelope) -> None:
 def _address(path: str, envelope: Envelope) -> Address:
     mailbox = path.removeprefix("<").removesuffix(">")
     if not mailbox.isascii() and not envelope.allows_utf8:
-        raise Refused("553 5.6.7 An address outside ASCII needs SMTPUTF8")
+        raise Refused(replies.NEEDS_SMTPUTF8)
     try:
         return Address.parse(mailbox)
     except InvalidEmail:
-        raise Refused("553 5.1.3 Not a valid address") from None
+        raise Refused(replies.NOT_AN_ADDRESS) from None

@@ -21,6 +21,8 @@ BARE_LINE_END = "550 5.5.2 A line of the message ends in a bare CR or LF (RFC 53
 TOO_LARGE = "552 5.3.4 The message is larger than {size} bytes"
 NEEDS_TLS = "530 5.7.0 Must issue a STARTTLS command first"
 NEEDS_AUTH = "530 5.7.0 Authentication required"
+NOT_AN_ADDRESS = "553 5.1.3 Not a valid address"
+NEEDS_SMTPUTF8 = "553 5.6.7 An address outside ASCII needs SMTPUTF8"
 
 _LENGTH = 500  # octets of a reply; 512 with its code's end (RFC 5321, 4.5.3.1.5)
 

@@ -466,6 +466,8 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
         email_id = await self._rules.producer.send(
             arguments.email, priority=arguments.priority, idempotency_key=idempotency_key
         )
+        facts = {"key": self._key.name} if self._key else {}
+        event(logger, logging.INFO, "message.stored", id=email_id, **facts)
         return replies.stored(email_id)
 
     async def _read(self, raw: bytearray) -> submission.SendArguments:

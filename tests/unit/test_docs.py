@@ -149,7 +149,8 @@ def test_what_follows_an_outcome_is_what_the_page_says(outcome: Outcome) -> None
 def test_the_replies_over_smtp_are_those_of_the_code() -> None:
     source = Path(replies.__file__).read_text("utf-8")
     codes = set(re.findall(r"\b[245]\d\d [245]\.\d\.\d\b", source))
-    assert set(first_column("docs/smtp.md", "reply")) == codes
+    wrong_key = {"535 5.7.8"}  # is aiosmtpd's own
+    assert set(first_column("docs/smtp.md", "reply")) == codes | wrong_key
 
 
 def lifecycle_page() -> str:
