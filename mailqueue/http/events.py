@@ -26,7 +26,7 @@ from mailqueue.errors import StoreUnavailable
 from mailqueue.events import EventStore
 from mailqueue.http.calls import Call, Reply
 from mailqueue.http.errors import Problem, not_found, retry_after
-from mailqueue.http.limits import Limits
+from mailqueue.http.limits import SMALL, Limits
 from mailqueue.logs import event
 from mailqueue.store import ids
 from mailqueue.store.document import PRODUCTION, SIMULATED
@@ -41,7 +41,6 @@ from mailqueue.vendors.events.source import (
     NotAuthentic,
 )
 
-LONGEST = 10 * 2**20  # bytes of one request; no vendor sends more than one MiB
 THREADS = 32  # requests that wait for MongoDB at a time; they are written together
 _CHALLENGE = (b"www-authenticate", b'Basic realm="mailqueue"')  # SNS waits for it
 _STORED = Reply(200, b"{}")
@@ -102,23 +101,19 @@ class Events:
         source = self._sources.get(call.scope["path_params"]["vendor"])
         if source is None:
             raise not_found("No events are received for a vendor of this name.")
-        if call.length is not None and call.length > LONGEST:
-            raise _too_large()
+        if call.length is not None and call.length > source.longest:
+            raise _too_large(source)
         with self._limits, self._limits.body(call.length) as reader:
             body = await call.read(reader)
-            if len(body) > LONGEST:
-                raise _too_large()
+            if len(body) > source.longest:
+                raise _too_large(source)
             return await self._answer(source, _request(call, body))
 
     async def _answer(self, source: EventSource, request: EventRequest) -> Reply:
         """The whole way of a request: handshake, proof, events, store."""
         loop = asyncio.get_running_loop()
         try:
-            if (answer := source.greet(request)) is not None:
-                return _reply(answer)
-            if request.method != "POST":
-                return _STORED
-            if source.fetches:
+            if source.fetches or len(request.body) > SMALL:
                 answer = await loop.run_in_executor(self._threads, _prove, source, request)
             else:
                 answer = _prove(source, request)
@@ -142,6 +137,11 @@ class Events:
 
 
 def _prove(source: EventSource, request: EventRequest) -> Answer | None:
+    """The answer to what is no event; None: these are events, and the vendor's."""
+    if (answer := source.greet(request)) is not None:
+        return answer
+    if request.method != "POST":
+        return Answer(body=_STORED.body)
     source.verify(request)
     return source.confirm(request)
 
@@ -173,6 +173,6 @@ def _away(source: EventSource) -> Problem:
     return Problem(status, name, message, headers=[retry_after()])
 
 
-def _too_large() -> Problem:
-    message = f"A request with events may have {LONGEST} bytes."
+def _too_large(source: EventSource) -> Problem:
+    message = f"A request with events may have {source.longest} bytes."
     return Problem(413, "request_too_large", message)

@@ -23,10 +23,11 @@ three days what is not answered with 2xx; answer within three seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from mailqueue.vendors.events.signatures import verify_hex
 from mailqueue.vendors.events.source import (
+    LONGEST_UNPROVEN,
     SUPPRESSION,
     Answer,
     EventRequest,
@@ -63,6 +64,8 @@ _OUR_TAG = f"{ID_KEY}:"
 
 class MailerSendEvents(EventSource):
     """The events of one MailerSend webhook."""
+
+    longest: ClassVar[int] = LONGEST_UNPROVEN
 
     def greet(self, request: EventRequest) -> Answer | None:
         if request.method == "POST" and b"webhook.test" in request.body[:200]:

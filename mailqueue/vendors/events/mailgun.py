@@ -29,11 +29,12 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 from mailqueue.config import VendorConfig
 from mailqueue.vendors.events.signatures import verify_hex
 from mailqueue.vendors.events.source import (
+    LONGEST_UNPROVEN,
     SUPPRESSION,
     EventRequest,
     EventSource,
@@ -77,6 +78,8 @@ _NO_MAILBOX = ("5.1.1", "5.1.10", "5.1.2", "5.1.3", "5.1.6")
 
 class MailgunEvents(EventSource):
     """The events of one Mailgun account or domain. Remembers tokens: one instance a process."""
+
+    longest: ClassVar[int] = LONGEST_UNPROVEN
 
     def __init__(self, vendor: VendorConfig) -> None:
         super().__init__(vendor)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mailqueue.config import VendorConfig
 from mailqueue.errors import MissingExtra
 from mailqueue.vendors.events.source import (
+    LONGEST_UNPROVEN,
     Answer,
     Away,
     EventRequest,
@@ -67,6 +68,7 @@ class SnsEvents(EventSource):
     """Events in SNS's envelope, from one topic."""
 
     fetches: ClassVar[bool] = True
+    longest: ClassVar[int] = LONGEST_UNPROVEN
     certificate_url: ClassVar[re.Pattern[str]]
     subscribe_url: ClassVar[re.Pattern[str]]
     versions: ClassVar[Sequence[str]]

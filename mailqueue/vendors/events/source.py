@@ -30,6 +30,8 @@ from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError
 
 LONGEST_DETAIL = 500  # characters
+LONGEST = 10 * 2**20  # bytes of one request; no vendor sends more than one MiB
+LONGEST_UNPROVEN = 2**20  # of one that must be parsed before it is verified: anybody can send it
 SuppressionReason = Literal["bounced", "complained", "unsubscribed"]
 
 
@@ -143,6 +145,9 @@ class EventSource(ABC):
 
     fetches: ClassVar[bool] = False
     """Whether ``verify`` or ``confirm`` may ask another server, so that they take their time."""
+
+    longest: ClassVar[int] = LONGEST
+    """Bytes of the longest request."""
 
     away_status: ClassVar[int] = 503
     """The answer while the events cannot be stored, after which the vendor repeats them."""
