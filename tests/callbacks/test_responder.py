@@ -70,8 +70,8 @@ def test_an_application_hears_of_an_email_that_was_sent(
             request_id="req-1",
         )
         ended(told, "delivered")
-        (line,) = responder.said("callback.delivered")
         assert responder.stop() == 0
+        (line,) = responder.said("callback.delivered")
     (request,) = receiver.requests
     assert (request.method, request.path) == ("POST", "/hooks?tenant=secret")
     assert request.headers["svix-id"] == request.headers["webhook-id"] == entries(told)[0]["id"]
@@ -220,7 +220,7 @@ def test_a_receiver_that_is_down_for_three_days_has_failed(told: Stage, tmp_path
         told.emails.update_many({}, {"$set": {"callbacks.0.since": long_ago}})
         hurry(told)
         ended(told, "failed")
-        assert responder.said("callback.failed")
+        wait_until(lambda: responder.said("callback.failed"), what="it is said")
 
 
 def test_a_name_that_leads_into_this_network_is_not_asked(told: Stage, tmp_path: Path) -> None:
