@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -416,3 +417,31 @@ def _connections(service: HttpService) -> int:
     sockets = {f"socket:[{end[9]}]" for end in ends if end[1].endswith(port) and end[3] != LISTEN}
     files = Path(f"/proc/{service.pid}/fd").iterdir()
     return sum(str(file.readlink()) in sockets for file in files)
+
+
+# Small values ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", '{"a":0}', '"ab"', "1.5", "999", '"\\""'])
+def test_values_that_take_many_times_their_octets_have_a_number(
+    service: HttpService, key: Key, value: str
+) -> None:
+    before = service.resident
+    body = b'{"to":[' + b",".join([value.encode()] * (8 * MIB // len(value))) + b"]}"
+    with ThreadPoolExecutor(6) as pool:
+        statuses = pool.map(
+            lambda _: service.ask("POST", "/emails", body, secret=key.secret).status, range(6)
+        )
+        assert set(statuses) == {413}
+    assert service.resident - before < 150 * MIB
+
+
+def test_a_large_file_as_a_list_of_its_bytes_and_a_large_page_are_taken(
+    service: HttpService, key: Key
+) -> None:
+    page = '<p class="a">{}[],:\\</p>\n' * 30_000
+    files = [{"filename": "a.bin", "content": [255] * 1_000_000}]
+    answer = service.ask(
+        "POST", "/emails", EMAIL | {"html": page, "attachments": files}, secret=key.secret
+    )
+    assert answer.status == 201
