@@ -28,7 +28,7 @@ from mailqueue import logs
 from mailqueue.config import Config
 from mailqueue.errors import InvalidEmail, StoreUnavailable
 from mailqueue.lifecycle.outcomes import Outcome
-from mailqueue.message import Email
+from mailqueue.message import Address, Email
 from mailqueue.producer.group_commit import CommitTimeout, GroupCommit
 from mailqueue.store import deliveries, ids
 from mailqueue.store.mongo import DUPLICATE, write_errors
@@ -65,14 +65,14 @@ class _Email:
 
     id: ObjectId
     lines: Sequence[Mapping[str, Any]]
-    recipients: Sequence[frozenset[str]] = field(repr=False)
+    recipients: Sequence[tuple[str, str]] = field(repr=False)  # in lower case; the second in ASCII
 
     def recipient(self, address: str | None) -> int | None:
         """Its place among the recipients; without an address only a single one is meant."""
         if address is None:
             return 0 if len(self.recipients) == 1 else None
-        lower = address.lower()
-        return next((i for i, forms in enumerate(self.recipients) if lower in forms), None)
+        form = _without_name(address) if address[-1:] == ">" else address.lower()
+        return next((i for i, forms in enumerate(self.recipients) if form in forms), None)
 
     def undecided_token(self, vendor: str) -> int | None:
         """That of the newest attempt at this vendor of which nobody knows what became.
@@ -165,6 +165,7 @@ class EventStore:
         items = [item for request in batch for item in request]
         with self._store.operation():
             emails = self._find(items)
+            _spell_as_ours(items, emails)
             if self._suppressions is not None:
                 self._suppress(self._suppressions, items)
             self._insert(items)
@@ -289,13 +290,30 @@ def _email(document: Mapping[str, Any]) -> _Email:
     )
 
 
-def _recipients(email: Any) -> list[frozenset[str]]:
+def _recipients(email: Any) -> list[tuple[str, str]]:
     """The recipients of an e-mail in their order, each in the forms that vendors use."""
     try:
         people = Email.from_document({"text": "", **email}).recipients
     except (LookupError, TypeError, ValueError, AttributeError):  # a damaged document
         return []
-    return [frozenset((person.address.lower(), person.ascii.lower())) for person in people]
+    return [(person.address.lower(), person.ascii.lower()) for person in people]
+
+
+def _spell_as_ours(items: Iterable[_Item], emails: Mapping[ObjectId, _Email]) -> None:
+    """Store a recipient as the e-mail has it, by which callbacks find the event."""
+    for item in items:
+        email, address = emails.get(item.document["email_id"]), item.event.recipient
+        place = email.recipient(address) if email is not None and address is not None else None
+        if email is not None and place is not None:
+            item.document["recipient"] = email.recipients[place][0]
+
+
+def _without_name(text: str) -> str:
+    """The address alone; some events repeat what a header had: ``Bob <bob@example.org>``."""
+    try:
+        return Address.parse(text).address.lower()
+    except (InvalidEmail, UnicodeError):
+        return ""
 
 
 def _report(item: _Item) -> Report | None:

@@ -115,7 +115,7 @@ def test_what_vendors_tell_of_recipients_is_told_on(
 ) -> None:
     told.settings["callbacks"]["url"] = receiver.url
     told.vendor("first")
-    people = ["bob@example.org", "eve@example.org"]
+    people = ["bob@example.org", "eve@bücher.example"]  # vendors name domains in ASCII
     email_id = told.producer.send({**letter(1), "to": people})
     deliver(told)
     store = Store(told.config.mongodb, env=PRODUCTION, callbacks=told.config.callbacks)
@@ -124,7 +124,7 @@ def test_what_vendors_tell_of_recipients_is_told_on(
         key="1",
         type=EventType.BOUNCED_HARD,
         email_id=email_id,
-        recipient=people[1],
+        recipient="eve@xn--bcher-kva.example",
         at=at,
         code="550",
         detail="no such user",

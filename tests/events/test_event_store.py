@@ -249,6 +249,20 @@ def test_an_event_that_names_nobody_counts_only_for_a_single_recipient(
     assert "delivery" not in read(store, several)
 
 
+@pytest.mark.parametrize(
+    "spelled",
+    ["CAROL@xn--bcher-kva.example", "Carol <carol@bücher.example>", "<carol@bücher.example>"],
+)
+def test_a_recipient_is_found_and_stored_as_the_e_mail_has_it(
+    spelled: str, store: Store, event_store: EventStore
+) -> None:
+    email_id = sent(store, TWO)
+    event_store.record("first", [event(email_id, EventType.DELIVERED, recipient=spelled)])
+    assert read(store, email_id)["delivery"] == {"1": "delivered"}
+    (one,) = event_store.of_email(email_id)
+    assert one["recipient"] == "carol@bücher.example"
+
+
 def test_a_vendor_that_was_not_asked_to_send_an_e_mail_changes_nothing_in_it(
     store: Store, event_store: EventStore
 ) -> None:
