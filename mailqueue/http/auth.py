@@ -2,8 +2,8 @@
 
 Decides: a caller shows an API key (``Authorization: Bearer mq_...``). If none is configured,
 everybody on this host may do everything, and nobody else may do anything: the connection must come
-from a loopback address, and the request must be meant for one. So no proxy lets strangers in by
-mistake, and no web page in this host's browser.
+from a loopback address, and the request must be meant for one. So no web page in this host's
+browser gets in, nor who comes by a proxy that shows itself.
 
 Promises: how long a look-up takes tells nothing of a secret.
 """
@@ -24,7 +24,10 @@ EVERYBODY = ApiKey("", "", frozenset({"send", "read", "operate"}))
 """The caller where no API key is configured."""
 
 _CHALLENGE = (b"www-authenticate", b"Bearer")
-_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"})
+_FORWARDED = frozenset(  # by which a proxy says that it is one
+    {b"forwarded", b"via", b"x-real-ip"}
+    | {b"x-forwarded-" + what for what in (b"for", b"host", b"port", b"proto", b"server")}
+)
 
 
 class Callers:

@@ -85,8 +85,10 @@ class _Command:
 
     def _heed(self, option: str, value: str) -> None:
         match option:
-            case "--config":
+            case "--config" if self.config is None:
                 self.config = value
+            case "--config":  # a script like examples/sendmail.sh has given it; callers may not
+                raise UsageError("--config is given more than once")
             case "-t":
                 self.from_headers = True
             case "-i":

@@ -211,6 +211,8 @@ def test_without_keys_this_host_is_served_and_the_service_says_so(keyless: HttpS
         {"Origin": "https://example.com"},
         {"Origin": "null"},
         {"X-Forwarded-For": "127.0.0.1"},
+        {"X-Forwarded-Proto": "https"},
+        {"Via": "1.1 varnish"},
         {"Forwarded": "for=127.0.0.1"},
     ],
 )

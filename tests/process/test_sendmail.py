@@ -236,6 +236,16 @@ def test_without_a_pipe_it_says_how_it_is_called(command: Path) -> None:
     assert "usage: mailqueue sendmail" in ended.stderr
 
 
+@pytest.mark.parametrize("option", ["--config=other.json", "--conf=other.json"])
+def test_who_calls_the_script_chooses_no_other_configuration(
+    stage: Stage, command: Path, option: str
+) -> None:
+    """Programs put what strangers say on its command line; it would lead mail elsewhere."""
+    ended = call(command, "-t", "-i", option)
+    assert (ended.returncode, stage.emails.count_documents({})) == (64, 0)
+    assert "--config is given more than once" in ended.stderr
+
+
 def test_help_is_no_mistake() -> None:
     for arguments in (["--help"], ["-t", "--help"]):
         shown = subprocess.run(
