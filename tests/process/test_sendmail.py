@@ -164,7 +164,6 @@ def test_a_dot_alone_ends_the_message_without_i(stage: Stage, command: Path) -> 
         (65, ["-t"], "From: ann@example.com\n\nHi\n", "to: names nobody"),
         (65, ["nobody@"], MESSAGE, "recipients[0]"),
         (65, ["-t"], MESSAGE.replace("ann@", "ann@@"), "from: "),
-        (78, ["--config", "/nowhere/config.json", "-t"], MESSAGE, "config.json"),
     ],
 )
 def test_what_is_wrong_is_said_by_an_exit_code_and_a_line(
@@ -175,6 +174,15 @@ def test_what_is_wrong_is_said_by_an_exit_code_and_a_line(
     assert words in ended.stderr
     assert "ann@" not in ended.stderr
     assert stage.emails.count_documents({}) == 0
+
+
+def test_78_without_a_configuration() -> None:
+    command = [sys.executable, "-m", "mailqueue", "sendmail", "-t", "--config", "/nowhere/c.json"]
+    ended = subprocess.run(
+        command, input=MESSAGE, text=True, capture_output=True, check=False, cwd=REPO
+    )
+    assert (ended.returncode, ended.stdout) == (78, "")
+    assert "c.json" in ended.stderr
 
 
 def test_a_message_that_is_too_large_is_not_read_to_its_end(stage: Stage, tmp_path: Path) -> None:
