@@ -224,7 +224,9 @@ def test_an_intake_that_ends_anywhere_loses_and_doubles_nothing(
     assert code == CRASHED
     assert impatient.emails.count_documents({}) == stored
     remaining = sum(depth(settings, SUFFIX).values())
-    assert remaining == (1 if point in AFTER_THE_DELETE else EMAILS + 1)
+    # Of several commands on a line that breaks, the server does as many as it comes to.
+    least = 1 if point in AFTER_THE_DELETE else EMAILS + 1
+    assert least <= remaining <= EMAILS + 1
     with (
         IntakeProcess(impatient.settings, tmp_path / "restarted"),
         ConsumerProcess(impatient.settings, tmp_path / "consumer"),
