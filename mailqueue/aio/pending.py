@@ -36,7 +36,7 @@ NO_ANSWER = "MongoDB: no answer in time"
 class PendingSend(Entry[Submission, Outcome]):
     """One call of ``send()``. ``item`` is there once the writer's thread has read the e-mail."""
 
-    __slots__ = ("future", "id", "pending", "read", "shares")
+    __slots__ = ("future", "id", "is_struck", "pending", "read", "shares")
     id: str  # of the stored e-mail
 
     def __init__(
@@ -44,6 +44,7 @@ class PendingSend(Entry[Submission, Outcome]):
     ) -> None:
         super().__init__(None, 0, deadline)  # type: ignore[arg-type]  # until it is read
         self.read: Callable[[], Submission] | None = read
+        self.is_struck = False  # by an exception while it was read
         self.shares = shares
         self.pending = pending
         self.future: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -164,6 +164,13 @@ class Writer:
                 call.size = call.item.size
             except Exception as error:  # noqa: BLE001  # a caller's own object raises anything
                 call.error, call.done = _for_future(error), True
+            except BaseException as error:
+                # It is meant for this thread, and then it comes once; or the caller's own object
+                # raises it each time, and nobody else must wait for that.
+                if not call.is_struck:
+                    call.is_struck = True
+                    raise
+                call.error, call.done = _for_future(error), True
             call.read = None
 
     def _write(self, calls: Sequence[PendingSend]) -> None:
@@ -212,6 +219,8 @@ def _conclude(call: PendingSend) -> None:
             call.error = error
 
 
-def _for_future(error: Exception) -> Exception:
-    """A future takes any exception but this one."""
-    return RuntimeError("StopIteration") if isinstance(error, StopIteration) else error
+def _for_future(error: BaseException) -> Exception:
+    """A future does not take this one, and a task is no place for SystemExit and the like."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return RuntimeError(type(error).__name__)

@@ -178,9 +178,11 @@ async def test_a_bad_email_fails_its_own_task_only(
     assert emails.count_documents({}) == 8
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError, StopIteration])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError, StopIteration, SystemExit, asyncio.CancelledError, GeneratorExit]
+)
 async def test_what_a_callers_own_mapping_raises_is_raised_to_that_caller_only(
-    error: type[Exception], config: Config, emails: Collection[Document]
+    error: type[BaseException], config: Config, emails: Collection[Document]
 ) -> None:
     def fail() -> None:
         raise error
