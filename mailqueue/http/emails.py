@@ -297,8 +297,9 @@ def _idempotency_key(call: Call) -> str | None:
     if header is None:
         return None
     key = header.decode("latin-1").strip()
-    if not 0 < len(key) <= MAX_KEY_LENGTH:
-        problem = f"must have 1 to {MAX_KEY_LENGTH} characters"
+    number = sum(name == b"idempotency-key" for name, _ in call.scope["headers"])
+    if number > 1 or not 0 < len(key) <= MAX_KEY_LENGTH:
+        problem = f"must be there once, with 1 to {MAX_KEY_LENGTH} characters"
         raise Problem(
             400,
             "invalid_idempotency_key",

@@ -218,6 +218,14 @@ def test_what_stands_beside_a_body_in_chunks_has_an_end_and_takes_no_memory(
     assert is_served(service, key)
 
 
+def test_two_idempotency_keys_are_none(service: HttpService, key: Key) -> None:
+    """A proxy and an application that take different ones would store an e-mail twice."""
+    body = json.dumps(EMAIL).encode()
+    request = head(key, len(body)).replace(b"Host:", b"Idempotency-Key: a\r\n" * 2 + b"Host:")
+    with connection(service, request + body) as client:
+        assert client.recv(12) == b"HTTP/1.1 400"
+
+
 def test_trailers_are_no_headers(service: HttpService, key: Key) -> None:
     body = json.dumps(EMAIL).encode()
     chunks = b"%x\r\n%b\r\n0\r\nAuthorization: Bearer x\r\n\r\n" % (len(body), body)
