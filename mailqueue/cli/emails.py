@@ -96,15 +96,14 @@ def show(context: Context) -> Report:
     document = {"id": str(document.pop("_id")), **document}
     if not content:
         document = _without_content(document)
-    events = [_event(each, content=content) for each in _events(context, email_id)]
+    store = EventStore(context.config, context.store)
+    events = [_event(each, content=content) for each in store.of_email(email_id)]
+    tally = store.tally(email_id) if events else {}
     lines = _document_lines(document, context.width)
     if events:
-        lines += ["", *_rows_table(events, context.width)]
-    return Report({**document, "events": events}, lines)
-
-
-def _events(context: Context, email_id: ObjectId) -> list[dict[str, Any]]:
-    return EventStore(context.config, context.store).of_email(email_id)
+        counts = [{"events": name, **each} for name, each in tally.items()]
+        lines += ["", *_rows_table(events, context.width), "", *_rows_table(counts, context.width)]
+    return Report({**document, "events": events, "event_counts": tally}, lines)
 
 
 def _event(event: Mapping[str, Any], *, content: bool) -> dict[str, Any]:

@@ -141,6 +141,18 @@ class EventStore:
             newest = self._events.find({"email_id": email_id}).sort("received_at", -1).limit(limit)
             return list(newest)[::-1]
 
+    def tally(self, email_id: ObjectId) -> dict[str, dict[str, Any]]:
+        """By type, how many events an e-mail has had (``n``), and the ``first`` and ``last`` time.
+
+        Opens and clicks have no bound: they are counted here, and not kept in the e-mail.
+        """
+        counts = {"n": {"$sum": 1}, "first": {"$min": "$at"}, "last": {"$max": "$at"}}
+        group = {"$group": {"_id": "$type", **counts}}
+        steps: list[dict[str, Any]] = [{"$match": {"email_id": email_id}}, group]
+        with self._store.operation():
+            groups = list(self._events.aggregate(steps))
+        return {each.pop("_id"): each for each in sorted(groups, key=lambda each: each["_id"])}
+
     # Writing -----------------------------------------------------------------------------------
 
     def _document(self, vendor: str, event: VendorEvent, now: datetime) -> dict[str, Any]:

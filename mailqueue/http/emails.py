@@ -136,8 +136,9 @@ class Emails:
         """``GET /emails/{id}``."""
         async with self._looks:  # how large it is, nobody knows before it is there
             stored = await self._find(call)
-            events = await self._events.of_email(stored.id)
-            return _json(200, wire.show(stored, events, whole=True), id=stored.id)
+            events, tally = await self._events.of_email(stored.id)
+            shown = wire.show(stored, events, tally, whole=True)
+            return _json(200, shown, id=stored.id)
 
     async def page(self, call: Call) -> Reply:
         """``GET /emails``: the newest first."""

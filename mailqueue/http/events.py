@@ -44,6 +44,7 @@ from mailqueue.vendors.events.source import (
 THREADS = 32  # requests that wait for MongoDB at a time; they are written together
 _CHALLENGE = (b"www-authenticate", b'Basic realm="mailqueue"')  # SNS waits for it
 _STORED = Reply(200, b"{}")
+Story = tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]
 _log = logging.getLogger(__name__)
 
 
@@ -84,16 +85,16 @@ class Events:
         if "_mongodb" in self.__dict__:
             self._mongodb.close()
 
-    async def of_email(self, email_id: str) -> list[dict[str, Any]]:
-        """The stored events of an e-mail; none where no vendor's are received.
+    async def of_email(self, email_id: str) -> Story:
+        """The newest events of an e-mail, and how many there are of each type.
 
-        Raises ``StoreUnavailable``.
+        Nothing where no vendor's events are received. Raises ``StoreUnavailable``.
         """
         if not self._sources:
-            return []
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, lambda: self._store.of_email(ids.parse(email_id))
+            return [], {}
+        object_id = ids.parse(email_id)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: (self._store.of_email(object_id), self._store.tally(object_id))
         )
 
     async def receive(self, call: Call) -> Reply:

@@ -299,10 +299,16 @@ _AFTER_THE_YES: Mapping[str, str] = {
 }  # the other words of a delivery are Resend's own
 
 
-def show(stored: StoredEmail, events: Sequence[Mapping[str, Any]] = (), *, whole: bool) -> _Object:
+def show(
+    stored: StoredEmail,
+    events: Sequence[Mapping[str, Any]] = (),
+    tally: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    whole: bool,
+) -> _Object:
     """An e-mail as Resend shows it, and what we know of it.
 
-    ``whole``: with its text, its HTML and ``events``, which are as they are stored.
+    ``whole``: with its text, its HTML, ``events`` as they are stored, and how many there are.
     """
     status = stored.status
     is_scheduled = _is_scheduled(status)
@@ -316,7 +322,7 @@ def show(stored: StoredEmail, events: Sequence[Mapping[str, Any]] = (), *, whole
         "created_at": _time(status.created_at),
         "scheduled_at": _time(status.due_at) if is_scheduled else None,
         "last_event": "scheduled" if is_scheduled else _last_event(status),
-        "mailqueue": {**_state(stored), **(_ledger(status, events) if whole else {})},
+        "mailqueue": {**_state(stored), **(_ledger(status, events, tally or {}) if whole else {})},
     }
 
 
@@ -371,12 +377,20 @@ def _state(stored: StoredEmail) -> _Object:
     }
 
 
-def _ledger(status: EmailStatus, events: Sequence[Mapping[str, Any]]) -> _Object:
+def _ledger(
+    status: EmailStatus,
+    events: Sequence[Mapping[str, Any]],
+    tally: Mapping[str, Mapping[str, Any]],
+) -> _Object:
     return {
         "refused": list(status.refused),
         "attempts": [_attempt(attempt) for attempt in status.attempts],
         "deliveries": [_delivery(each) for each in status.deliveries],
         "events": [_event(event) for event in events],
+        "event_counts": {
+            name: {"n": each["n"], "first": _time(each["first"]), "last": _time(each["last"])}
+            for name, each in tally.items()
+        },
     }
 
 

@@ -174,6 +174,18 @@ def test_the_events_of_many_requests_at_a_time_are_all_stored(
     assert [len(event_store.of_email(each)) for each in email_ids] == [25] * 4
 
 
+def test_opens_are_counted_with_the_first_and_the_last_time_and_not_kept_in_the_e_mail(
+    store: Store, event_store: EventStore
+) -> None:
+    email_id = sent(store)
+    times = [AT + timedelta(minutes=n) for n in (2, 0, 1, 0)]
+    for at in times:
+        event_store.record("first", [event(email_id, EventType.OPENED, f"{email_id}{at}", at=at)])
+    tally = event_store.tally(email_id)
+    assert tally == {"opened": {"n": 3, "first": AT, "last": AT + timedelta(minutes=2)}}
+    assert read(store, email_id)["delivery_marks"] == {"0": {"opened": True}}
+
+
 # Merged ------------------------------------------------------------------------------------------
 
 

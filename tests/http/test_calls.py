@@ -308,6 +308,7 @@ def test_an_e_mail_is_shown_as_resend_shows_it_with_what_is_known_of_it(
                 "attempts": [],
                 "deliveries": [],
                 "events": [],
+                "event_counts": {},
             },
         }
 

@@ -221,6 +221,9 @@ def test_an_e_mail_is_shown_with_what_became_of_it(
         *("deferred", "delivered", "opened", "bounced_hard", "complained")
     ]
     assert story["events"][0]["recipient"] == ANN
+    assert {name: each["n"] for name, each in story["event_counts"].items()} == dict.fromkeys(
+        ("bounced_hard", "complained", "deferred", "delivered", "opened"), 1
+    )
     # ``callbacks.url`` is for all e-mails, so for this one too.
     stored_email = emails.find_one({"_id": email_id})
     assert stored_email is not None
