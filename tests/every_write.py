@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -52,7 +53,8 @@ NOTING = Noting()
 SENT = Decision(status=Status.SENT, priority=NORMAL)
 
 
-def decisions(*, sending: bool) -> set[Status]:
+@cache
+def decisions(*, sending: bool) -> frozenset[Status]:
     """The statuses that can follow an attempt, or that nobody could be asked."""
     emails = [
         Snapshot(
@@ -89,7 +91,7 @@ def decisions(*, sending: bool) -> set[Status]:
             found.add(requeue_unsent(email).status)
         else:
             found.add(end(email, Reason.EXPIRED).status)
-    return found
+    return frozenset(found)
 
 
 def writes(email_id: ObjectId) -> Iterator[Write]:

@@ -192,7 +192,7 @@ def test_a_storm_of_kills_of_intakes_and_beanstalkd_loses_and_doubles_no_event(
     stage.settings["consumer"] = {"sweep_every": 0.5}
     consumer = ready(stage)
     dice, number = random.Random(41), 0
-    for _ in range(12):
+    for _ in range(6):
         put(stage, *range(number, number + 100))
         number += 100
         intakes = [run_intake(stage) for _ in range(2)]
