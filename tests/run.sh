@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up everything that the tests need, then runs them all: bash tests/run.sh [pytest's arguments]
 #
-# Two tests at a time (-n 0: one after the other in this process). Where a server is missing, its
+# Four tests at a time, since most of them wait (-n 0: one after the other in this process). Where a server is missing, its
 # tests are skipped; with CI set they fail. See examples/setup.sh.
 set -euo pipefail
 # shellcheck source=../examples/setup.sh
@@ -53,4 +53,4 @@ for program in swaks:swaks php:php-cli node:nodejs; do
     command -v "${program%:*}" > /dev/null || apt_install "${program#*:}" || say "No ${program%:*} here."
 done
 cd "$repo"
-exec "$venv/bin/python" -m pytest -n 2 --dist worksteal "$@"
+exec "$venv/bin/python" -m pytest -n 4 --dist worksteal "$@"
