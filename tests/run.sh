@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sets up everything that the tests need, then runs them all: bash tests/run.sh [pytest's arguments]
 #
-# Four tests at a time, since most of them wait (-n 0: one after the other in this process). Where a server is missing, its
-# tests are skipped; with CI set they fail. See examples/setup.sh.
+# Four tests at a time, since most of them wait (-n 0: one after the other in this process). Where a
+# server is missing, its tests are skipped; with CI set they fail. See examples/setup.sh.
 set -euo pipefail
 # shellcheck source=../examples/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../examples/setup.sh"
