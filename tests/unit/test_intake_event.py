@@ -127,7 +127,7 @@ def test_what_is_refused_is_named_and_not_quoted(more: dict[str, Any], field: st
     assert "example.org" not in str(error)
 
 
-DEEP = b'{"email": ' + b'{"a": ' * 5_000 + b"1" + b"}" * 5_001
+DEEP = b'{"a":' * 12_000 + b"1" + b"}" * 12_000  # Python 3.13 reads some thousands
 
 
 @pytest.mark.parametrize(
