@@ -184,6 +184,28 @@ def test_a_complaint_that_names_several_people_suppresses_none_of_them() -> None
     assert {each.suppress for each in events} == {None}
 
 
+# Mailtrap ----------------------------------------------------------------------------------------
+
+
+def test_events_may_come_as_lines_of_which_one_that_is_bad_harms_no_other() -> None:
+    case = CASES["mailtrap"]
+    lines = [json.dumps(sample.event).encode() for sample in case.samples[:2]]
+    asked = case.request(b"\n".join([lines[0], b"{", b"7", lines[1], b""]))
+    asked = changed(asked, headers={**asked.headers, "content-type": "application/jsonl"})
+    case.source().verify(asked)
+    events = case.source().read(asked)
+    assert [event.type for event in events] == [s.type for s in case.samples[:2]]
+
+
+# MailerSend --------------------------------------------------------------------------------------
+
+
+def test_mailersends_test_is_answered_without_a_signature_and_has_no_effect() -> None:
+    source = CASES["mailersend"].source()
+    for body, is_test in ((b'{"type":"webhook.test"}', True), (b"webhook.test", False)):
+        assert (source.greet(request(body)) is not None) == is_test
+
+
 # What is fetched ---------------------------------------------------------------------------------
 
 

@@ -850,3 +850,12 @@ def test_only_the_word_production_is_production() -> None:
     assert is_production({"MAILQUEUE_ENV": "production"})
     assert not is_production({"MAILQUEUE_ENV": "Production"})
     assert not is_production({})
+
+
+@pytest.mark.parametrize("type_", ["smtp", "examples.custom_vendor:Vendor"])
+def test_events_of_a_vendor_that_sends_none_are_refused(type_: str) -> None:
+    entry = {"name": "a", "type": type_, "events": {"secret": "x"}}
+    entry |= {"host": "127.0.0.1"} if type_ == "smtp" else {}
+    assert problems({"vendors": [entry]}) == [
+        "vendors[0].events: events of this type of vendor are not read: remove it"
+    ]
