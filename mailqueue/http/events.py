@@ -148,11 +148,8 @@ def _prove(source: EventSource, request: EventRequest) -> Answer | None:
 
 
 def _request(call: Call, body: bytes) -> EventRequest:
-    scope = call.scope
-    path, query = scope.get("raw_path") or scope["path"].encode(), scope["query_string"]
     return EventRequest(
-        method=scope["method"],
-        target=(path + (b"?" + query if query else b"")).decode("latin-1"),
+        method=call.scope["method"],
         headers={name.decode("latin-1"): v.decode("latin-1") for name, v in call.headers.items()},
         body=body,
         now=datetime.now(UTC),

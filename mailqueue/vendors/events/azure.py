@@ -37,11 +37,12 @@ from mailqueue.vendors.events.source import (
     NotAuthentic,
     VendorEvent,
     brief,
+    events_of,
     json_of,
     key_of,
     time_of,
 )
-from mailqueue.vendors.values import first, identifier, mapping, mappings, text
+from mailqueue.vendors.values import first, identifier, mapping, text
 
 _VALIDATION = "Microsoft.EventGrid.SubscriptionValidationEvent"
 _REPORT = "Microsoft.Communication.EmailDeliveryReportReceived"
@@ -94,10 +95,7 @@ class AzureEvents(EventSource):
         self.verify_plain(request)
 
     def read(self, request: EventRequest) -> Sequence[VendorEvent]:
-        body = json_of(request.body)
-        if not isinstance(body, dict | list):
-            raise Malformed("the body is neither an event nor a list of events")
-        return [_event(event) for event in mappings(body if isinstance(body, list) else [body])]
+        return [_event(event) for event in events_of(request.body)]
 
 
 def _event(event: Mapping[str, Any]) -> VendorEvent:

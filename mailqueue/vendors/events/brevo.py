@@ -24,7 +24,6 @@ be stored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -33,15 +32,14 @@ from mailqueue.vendors.events.source import (
     EventRequest,
     EventSource,
     EventType,
-    Malformed,
     VendorEvent,
     brief,
-    json_of,
+    email_id_in,
+    events_of,
     key_of,
     time_of,
 )
-from mailqueue.vendors.labels import ID_KEY
-from mailqueue.vendors.values import identifier, mapping, mappings, text
+from mailqueue.vendors.values import identifier, text
 
 _TYPES = {
     "request": EventType.QUEUED,
@@ -74,10 +72,7 @@ class BrevoEvents(EventSource):
         self.verify_plain(request)
 
     def read(self, request: EventRequest) -> Sequence[VendorEvent]:
-        body = json_of(request.body)
-        if not isinstance(body, dict | list):
-            raise Malformed("the body is neither an event nor a list of events")
-        return [_event(event) for event in mappings(body if isinstance(body, list) else [body])]
+        return [_event(event) for event in events_of(request.body)]
 
 
 def _event(event: Mapping[str, Any]) -> VendorEvent:
@@ -92,17 +87,9 @@ def _event(event: Mapping[str, Any]) -> VendorEvent:
         type=kind,
         at=time_of(seconds),
         recipient=recipient,
-        email_id=_email_id(event.get("X-Mailin-custom")),
+        email_id=email_id_in(event.get("X-Mailin-custom")),
         message_id=f"<{message_id}>" if message_id else None,
         code=name,
         detail=brief(text(event.get("reason")) or text(event.get("link"))),
         suppress=SUPPRESSION.get(kind),
     )
-
-
-def _email_id(custom: Any) -> str | None:
-    """Our id in the header of ours that comes back, JSON in a string."""
-    try:
-        return identifier(mapping(json.loads(text(custom))).get(ID_KEY))
-    except (ValueError, RecursionError):
-        return None

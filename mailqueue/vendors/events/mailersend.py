@@ -36,6 +36,7 @@ from mailqueue.vendors.events.source import (
     Malformed,
     VendorEvent,
     brief,
+    event_of,
     json_of,
     key_of,
     time_of,
@@ -80,9 +81,7 @@ class MailerSendEvents(EventSource):
         verify_hex(self.secrets, request.body, request.headers.get("signature", ""))
 
     def read(self, request: EventRequest) -> Sequence[VendorEvent]:
-        event = json_of(request.body)
-        if not isinstance(event, dict):
-            raise Malformed("the body is no event")
+        event = event_of(request.body)
         return [_event(event)]
 
 

@@ -20,7 +20,6 @@ Anything but 200 is repeated every 30 seconds for a day; then the URL is given u
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,16 +28,15 @@ from mailqueue.vendors.events.source import (
     EventRequest,
     EventSource,
     EventType,
-    Malformed,
     SuppressionReason,
     VendorEvent,
     brief,
-    json_of,
+    email_id_in,
+    events_of,
     key_of,
     time_of,
 )
-from mailqueue.vendors.labels import ID_KEY
-from mailqueue.vendors.values import identifier, mapping, mappings, text
+from mailqueue.vendors.values import identifier, text
 
 _TYPES = {
     "sent": EventType.DELIVERED,
@@ -59,10 +57,7 @@ class MailjetEvents(EventSource):
         self.verify_plain(request)
 
     def read(self, request: EventRequest) -> Sequence[VendorEvent]:
-        body = json_of(request.body)
-        if not isinstance(body, dict | list):
-            raise Malformed("the body is neither an event nor a list of events")
-        return [_event(event) for event in mappings(body if isinstance(body, list) else [body])]
+        return [_event(event) for event in events_of(request.body)]
 
 
 def _event(event: Mapping[str, Any]) -> VendorEvent:
@@ -79,7 +74,7 @@ def _event(event: Mapping[str, Any]) -> VendorEvent:
         type=kind,
         at=time_of(event.get("time")),
         recipient=recipient,
-        email_id=identifier(event.get("CustomID")) or _email_id(event.get("Payload")),
+        email_id=identifier(event.get("CustomID")) or email_id_in(event.get("Payload")),
         message_id=message_id,
         code=error,
         detail=brief(next(filter(None, map(text, details)), "")),
@@ -92,10 +87,3 @@ def _suppress(kind: EventType, error: str) -> SuppressionReason | None:
     if kind is EventType.BOUNCED_HARD and error not in _NO_MAILBOX:
         return None
     return SUPPRESSION.get(kind)
-
-
-def _email_id(payload: Any) -> str | None:
-    try:
-        return identifier(mapping(json.loads(text(payload))).get(ID_KEY))
-    except (ValueError, RecursionError):
-        return None

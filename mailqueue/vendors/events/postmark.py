@@ -34,11 +34,10 @@ from mailqueue.vendors.events.source import (
     EventRequest,
     EventSource,
     EventType,
-    Malformed,
     SuppressionReason,
     VendorEvent,
     brief,
-    json_of,
+    event_of,
     key_of,
     time_of,
 )
@@ -87,9 +86,7 @@ class PostmarkEvents(EventSource):
         self.verify_plain(request)
 
     def read(self, request: EventRequest) -> Sequence[VendorEvent]:
-        event = json_of(request.body)
-        if not isinstance(event, dict):
-            raise Malformed("the body is no event")
+        event = event_of(request.body)
         return [_event(event, request.headers.get("x-pm-webhook-trace-id", ""))]
 
 

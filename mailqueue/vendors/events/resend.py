@@ -37,13 +37,12 @@ from mailqueue.vendors.events.source import (
     EventRequest,
     EventSource,
     EventType,
-    Malformed,
     NotAuthentic,
     SuppressionReason,
     VendorEvent,
     brief,
     equal,
-    json_of,
+    event_of,
     only,
     time_of,
 )
@@ -89,9 +88,7 @@ class ResendEvents(EventSource):
             raise NotAuthentic("the signature is more than five minutes old")
 
     def read(self, request: EventRequest) -> Sequence[VendorEvent]:
-        event = json_of(request.body)
-        if not isinstance(event, dict):
-            raise Malformed("the body is no event")
+        event = event_of(request.body)
         return [_event(event, request.headers.get("svix-id", ""))]
 
 

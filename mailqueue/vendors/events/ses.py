@@ -43,6 +43,7 @@ from mailqueue.vendors.events.source import (
     SuppressionReason,
     VendorEvent,
     brief,
+    event_of,
     json_of,
     key_of,
     time_of,
@@ -105,9 +106,7 @@ class SesEvents(SnsEvents):
     def read(self, request: EventRequest) -> Sequence[VendorEvent]:
         if _has_envelope(request):
             return super().read(request)
-        event = json_of(request.body)
-        if not isinstance(event, dict):
-            raise Malformed("the body is no event")
+        event = event_of(request.body)
         return self.read_message(mapping(event.get("detail")))
 
     def read_message(self, message: Mapping[str, Any]) -> Sequence[VendorEvent]:

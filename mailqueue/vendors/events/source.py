@@ -28,6 +28,8 @@ from typing import Any, ClassVar, Literal
 
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError
+from mailqueue.vendors.labels import ID_KEY
+from mailqueue.vendors.values import identifier, mapping, mappings, text
 
 LONGEST_DETAIL = 500  # characters
 LONGEST = 10 * 2**20  # bytes of one request; no vendor sends more than one MiB
@@ -103,13 +105,9 @@ class VendorEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRequest:
-    """A request as it came. Names of ``headers`` are lower case; ``now`` is the receiver's clock.
-
-    ``target`` is the path with the query, as the client wrote it.
-    """
+    """A request as it came. Names of ``headers`` are lower case; ``now``: the receiver's clock."""
 
     method: str
-    target: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
     now: datetime
@@ -222,6 +220,30 @@ def json_of(body: bytes) -> Any:
         return json.loads(body)
     except (ValueError, RecursionError):
         raise Malformed("the body is no JSON") from None
+
+
+def event_of(body: bytes) -> Mapping[str, Any]:
+    """The only event of a body. Raises ``Malformed``."""
+    event = json_of(body)
+    if not isinstance(event, dict):
+        raise Malformed("the body is no event")
+    return event
+
+
+def events_of(body: bytes) -> list[Mapping[str, Any]]:
+    """The events of a body that has one, or a list of them. Raises ``Malformed``."""
+    value = json_of(body)
+    if not isinstance(value, dict | list):
+        raise Malformed("the body is neither an event nor a list of events")
+    return mappings(value if isinstance(value, list) else [value])
+
+
+def email_id_in(text_of_json: Any) -> str | None:
+    """Our id among metadata that a vendor gives back as JSON in a string."""
+    try:
+        return identifier(mapping(json.loads(text(text_of_json))).get(ID_KEY))
+    except (ValueError, RecursionError):
+        return None
 
 
 def key_of(*parts: object) -> str:
