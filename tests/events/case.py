@@ -76,12 +76,10 @@ class EventsCase:
         return self.request(self.body(samples))
 
 
-def request(
-    body: bytes, headers: Mapping[str, str] | None = None, *, target: str = "/events/vendor"
-) -> EventRequest:
+def request(body: bytes, headers: Mapping[str, str] | None = None) -> EventRequest:
     """A POST as it came."""
     lower = {name.lower(): value for name, value in (headers or {}).items()}
-    return EventRequest(method="POST", target=target, headers=lower, body=body, now=NOW)
+    return EventRequest(method="POST", headers=lower, body=body, now=NOW)
 
 
 def without(name: str) -> Callable[[EventRequest], EventRequest]:
@@ -101,7 +99,7 @@ def with_header(name: str, value: str) -> Callable[[EventRequest], EventRequest]
 
 def changed(original: EventRequest, **fields: Any) -> EventRequest:
     """The request with these attributes instead."""
-    names = ("method", "target", "headers", "body", "now")
+    names = ("method", "headers", "body", "now")
     return EventRequest(**{name: getattr(original, name) for name in names} | fields)
 
 

@@ -26,11 +26,11 @@ from tests.integration.test_producer import in_a_child
 django_settings.configure()
 
 from django.core import mail  # noqa: E402  # Django wants its settings first
-from django.core.mail import EmailMultiAlternatives  # noqa: E402
-from django.test import override_settings  # noqa: E402
+from django.core.mail import EmailMultiAlternatives  # noqa: E402  # see above
+from django.test import override_settings  # noqa: E402  # see above
 
-from mailqueue.django import EmailBackend  # noqa: E402
-from mailqueue.django.backend import producer_for  # noqa: E402
+from mailqueue.django import EmailBackend  # noqa: E402  # see above
+from mailqueue.django.backend import producer_for  # noqa: E402  # see above
 
 Document = dict[str, Any]
 REPO = Path(__file__).parents[2]

@@ -27,9 +27,9 @@ from tests.unit.test_structure import PACKAGE
 django_settings.configure()
 
 from anymail.message import AnymailMessage  # noqa: E402  # Django wants its settings first
-from django.core.mail import EmailMessage, EmailMultiAlternatives  # noqa: E402
-from django.test import override_settings  # noqa: E402
-from django.utils.module_loading import import_string  # noqa: E402
+from django.core.mail import EmailMessage, EmailMultiAlternatives  # noqa: E402  # see above
+from django.test import override_settings  # noqa: E402  # see above
+from django.utils.module_loading import import_string  # noqa: E402  # see above
 
 Names = dict[str, Any]
 DIFFS = [block for block in BLOCKS if block["kind"] == "diff"]

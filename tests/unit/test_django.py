@@ -18,11 +18,11 @@ from tests import django_settings
 django_settings.configure()
 
 from django.core import checks, mail  # noqa: E402  # Django wants its settings first
-from django.core.mail import EmailMessage, EmailMultiAlternatives  # noqa: E402
-from django.test import override_settings  # noqa: E402
-from django.utils.translation import gettext_lazy  # noqa: E402
+from django.core.mail import EmailMessage, EmailMultiAlternatives  # noqa: E402  # see above
+from django.test import override_settings  # noqa: E402  # see above
+from django.utils.translation import gettext_lazy  # noqa: E402  # see above
 
-from mailqueue.django import EmailBackend  # noqa: E402
+from mailqueue.django import EmailBackend  # noqa: E402  # see above
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
