@@ -435,7 +435,7 @@ MUTANTS = (
         "a connection with half a reply is used again",
         (
             Edit(
-                "queue/tube.py",
+                "queue/beanstalkd/tube.py",
                 '            self.close()\n            raise QueueUnavailable(f"beanstalkd:',
                 '            raise QueueUnavailable(f"beanstalkd:',
             ),
@@ -600,7 +600,7 @@ MUTANTS = (
             Edit(
                 "intake/intake.py",
                 "        outcomes = self._store(list",
-                "        self.tube.end(list(submissions), DELETED)\n"
+                "        self.receiver.end(list(submissions), DELETED)\n"
                 "        outcomes = self._store(list",
             ),
         ),
@@ -613,12 +613,18 @@ MUTANTS = (
     ),
     Mutant(
         "the key of an event does not know the server's instance",
-        (Edit("queue/events.py", 'f"intake:{self._instance}:', 'f"intake:{self.server}:'),),
+        (
+            Edit(
+                "queue/beanstalkd/events.py",
+                'f"intake:{self._instance}:',
+                'f"intake:{self.server}:',
+            ),
+        ),
         (INTAKE, "-k", "without_a_binlog"),
     ),
     Mutant(
         "the key of an event dies with the server's instance",
-        (Edit("queue/events.py", 'server.get("binlog-current-index") != 0', "False"),),
+        (Edit("queue/beanstalkd/events.py", 'server.get("binlog-current-index") != 0', "False"),),
         (INTAKE, "-k", "outlives"),
     ),
     Mutant(

@@ -24,7 +24,7 @@ from mailqueue import Producer
 from mailqueue.config import Config
 from mailqueue.message import EmailDict
 from mailqueue.producer.status import EmailStatus
-from mailqueue.queue.tube import depth
+from mailqueue.queue.beanstalkd.broker import depth
 from tests.vendor_servers import HttpServer, Received, Reply, SmtpServer, Wire
 from tests.waiting import wait_until
 

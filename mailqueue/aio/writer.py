@@ -32,7 +32,7 @@ from mailqueue.store import ids
 
 if TYPE_CHECKING:
     from mailqueue.producer.storage import Announces
-    from mailqueue.queue.tube import Announcement
+    from mailqueue.queue.broker import Announcement
 
 MAX_UNANNOUNCED = 10_000  # jobs; the sweeper finds the others
 

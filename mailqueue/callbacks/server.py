@@ -1,6 +1,6 @@
 """The process of ``mailqueue responder``: the dispatcher, its threads, and one that hears the tube.
 
-Decides: when it starts (MongoDB must be reached; beanstalkd need not: its jobs are hints), and how
+Decides: when it starts (MongoDB must be reached; the queue need not: its jobs are hints), and how
 it stops: what is claimed is posted and settled.
 
 Promises: callbacks of simulated e-mails are posted outside production, those of others in it. No
@@ -20,7 +20,8 @@ from mailqueue.callbacks.responder import Responder
 from mailqueue.config import Config, is_production
 from mailqueue.errors import ConfigError, QueueUnavailable
 from mailqueue.logs import event
-from mailqueue.queue.tube import CALLBACKS, DELETED, Tube
+from mailqueue.queue import open_broker
+from mailqueue.queue.broker import CALLBACKS, DELETED, Receiver
 from mailqueue.service import Service
 from mailqueue.store import document
 from mailqueue.store.store import Store
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 TICK = 0.2  # seconds
 WAIT = 1  # second
 BATCH = 200  # jobs that are ended together
-PAUSE = 1.0  # seconds between two tries while a beanstalkd is away
+PAUSE = 1.0  # seconds between two tries while the queue is away
 SPARE = 15.0  # seconds of a claim, for a slow look-up of a host's name
 
 
@@ -49,22 +50,21 @@ def _serve(config: Config, frame: Service) -> None:
     level, env = logging.INFO, document.PRODUCTION
     if not is_production():
         level, env = logging.WARNING, document.SIMULATED
-    servers, name = config.beanstalkd.servers, config.beanstalkd.tube + CALLBACKS
+    receivers = open_broker(config, keep=0, suffix=CALLBACKS).receivers()
     stopping = threading.Event()
     store = Store(config.mongodb, env=env, callbacks=config.callbacks)
-    with closing(store), ThreadPoolExecutor(len(servers) + 1) as threads:
+    with closing(store), ThreadPoolExecutor(len(receivers) + 1) as threads:
         lease = config.callbacks.timeout + config.mongodb.timeout + SPARE
         due = DueCallbacks(store, config.callbacks, lease)
         due.ensure_indexes()
         responder = Responder(due, config.callbacks)
         loops = [threads.submit(responder.run, stopping)]
         loops += [
-            threads.submit(_listen, Tube(server, name), responder.wake, stopping)
-            for server in servers
+            threads.submit(_listen, receiver, responder.wake, stopping) for receiver in receivers
         ]
         try:
             event(logger, level, "responder.started", mode=env)
-            frame.ready(f"tube {name} of {', '.join(servers)}")
+            frame.ready(", ".join(receiver.name for receiver in receivers))
             while not frame.is_stopping and not any(loop.done() for loop in loops):
                 frame.keep_alive()
                 wait(loops, TICK, FIRST_COMPLETED)
@@ -76,16 +76,16 @@ def _serve(config: Config, frame: Service) -> None:
     event(logger, logging.INFO, "responder.stopped", **responder.counts)
 
 
-def _listen(tube: Tube, wake: threading.Event, stopping: threading.Event) -> None:
+def _listen(receiver: Receiver, wake: threading.Event, stopping: threading.Event) -> None:
     """Wake the dispatcher when there are jobs. What is due it finds itself, so they can go."""
     while not stopping.is_set():
         try:
-            jobs = tube.reserve(WAIT, BATCH)
-            for connection in {job.connection for job in jobs}:
-                connection.finish({job.id: DELETED for job in jobs})
+            jobs = receiver.reserve(WAIT, BATCH)
+            for holder in {job.holder for job in jobs}:
+                holder.end({job: DELETED for job in jobs if job.holder is holder})
         except QueueUnavailable:  # said once by the tube; the sweep is the truth
             stopping.wait(PAUSE)
             continue
         if jobs:
             wake.set()
-    tube.close()
+    receiver.close()

@@ -20,7 +20,8 @@ from typing import Any
 from bson import ObjectId
 
 from mailqueue.config import Config, is_production
-from mailqueue.queue.announcer import Announcer
+from mailqueue.queue import open_broker
+from mailqueue.queue.broker import Broker
 from mailqueue.store import document
 from mailqueue.store.document import Stored
 from mailqueue.store.store import Store
@@ -84,11 +85,11 @@ class Context:
         return store
 
     @cached_property
-    def announcer(self) -> Announcer:
+    def announcer(self) -> Broker:
         """The way to the consumers."""
-        # Opened by ``retry`` only, after its change. MongoDB has the truth, so a beanstalkd that is
+        # Opened by ``retry`` only, after its change. MongoDB has the truth, so a queue that is
         # away stops no change: a sweeper announces the e-mails later.
-        announcer = Announcer(self.config.beanstalkd, self.config.delivery.ttr)
+        announcer = open_broker(self.config)
         self._opened.append(announcer.close)
         return announcer
 

@@ -27,8 +27,8 @@ from mailqueue.config.section import keys_of
 from mailqueue.consumer import sweeper
 from mailqueue.errors import ConfigError, MissingExtra, QueueUnavailable, StoreUnavailable
 from mailqueue.lifecycle.outcomes import Status
-from mailqueue.queue import tube
-from mailqueue.queue.events import SUFFIX
+from mailqueue.queue.beanstalkd import tube
+from mailqueue.queue.broker import INTAKE
 from mailqueue.routing.health import VendorHealth
 from mailqueue.store import uri as mongo_uri
 from mailqueue.store.document import PRODUCTION, SIMULATED
@@ -147,7 +147,7 @@ def _beanstalkd(context: Context) -> Iterator[Finding]:
                 paused = connection.tube_stats().get("pause-time-left", 0)
             finally:
                 connection.close()
-            events = list(_events(server, context.config.beanstalkd.tube + SUFFIX))
+            events = list(_events(server, context.config.beanstalkd.tube + INTAKE))
         except QueueUnavailable as error:
             todo = "start it; until then e-mails are stored, and sent when it is back"
             yield Finding(Level.FAIL, "beanstalkd", f"{server}: not reached ({error})", todo)

@@ -20,7 +20,7 @@ from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, UNLIMITED, Context, Repor
 from mailqueue.cli.table import age, count, fields, printable, table
 from mailqueue.events import EventStore
 from mailqueue.lifecycle.outcomes import PRIORITIES, Status
-from mailqueue.queue.tube import Announcement
+from mailqueue.queue.broker import Announcement
 from mailqueue.store import ids, interventions
 from mailqueue.store.document import PRODUCTION, Stored
 from mailqueue.store.interventions import Verb

@@ -30,8 +30,7 @@ from mailqueue.config import Config
 from mailqueue.consumer import build_sweeper
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import Status
-from mailqueue.queue import tube
-from mailqueue.queue.events import SUFFIX
+from mailqueue.queue import events_depth, open_broker
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.rotation import Health, probe_wait
 from mailqueue.store import audit
@@ -113,8 +112,8 @@ def stats(context: Context) -> Report:
     events: Mapping[str, int] | None = None
     notes: list[str] = []
     try:
-        jobs = tube.depth(context.config.beanstalkd)
-        events = tube.depth(context.config.beanstalkd, SUFFIX)
+        jobs = open_broker(context.config, keep=0).depth()
+        events = events_depth(context.config)
     except QueueUnavailable as error:
         # MongoDB's numbers are worth showing all the same. The exit code tells a script.
         notes = [str(error)]

@@ -1,8 +1,9 @@
 """What a configuration may hold, and how it is read from a file.
 
 ``config`` has every section and key with its default and its range, ``services`` those of HTTP,
-SMTP and the suppression list, ``callbacks`` those of callbacks; ``section`` and ``keys`` turn them
-into checked values, ``checks`` says what is wrong with one. ``file`` reads JSON and replaces
+SMTP and the suppression list, ``callbacks`` those of callbacks, ``queue`` those of each kind of
+queue; ``section`` and ``keys`` turn them into checked values, ``checks`` says what is wrong with
+one. ``file`` reads JSON and replaces
 ``${NAME}``. ``vendor_types`` is the table of vendors: the own keys of each, and what it can carry.
 ``dicts`` repeats the keys for type checkers.
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 from mailqueue.config.callbacks import Callbacks
 from mailqueue.config.config import (
-    Beanstalkd,
     Config,
     ConsumerConfig,
     Delivery,
@@ -22,6 +22,14 @@ from mailqueue.config.config import (
     Retry,
     VendorConfig,
     is_production,
+)
+from mailqueue.config.queue import (
+    Beanstalkd,
+    Memory,
+    MongoDBQueue,
+    QueueSettings,
+    Redis,
+    Sqs,
 )
 from mailqueue.config.services import ApiKeyConfig, Http, Smtp, Suppression
 
@@ -35,10 +43,15 @@ __all__ = [
     "Failover",
     "Http",
     "Limits",
+    "Memory",
     "MongoDB",
+    "MongoDBQueue",
+    "QueueSettings",
+    "Redis",
     "Retention",
     "Retry",
     "Smtp",
+    "Sqs",
     "Suppression",
     "VendorConfig",
     "is_production",

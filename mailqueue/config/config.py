@@ -27,6 +27,7 @@ from mailqueue.config import checks, dicts
 from mailqueue.config import file as config_file
 from mailqueue.config.callbacks import Callbacks
 from mailqueue.config.keys import Problems
+from mailqueue.config.queue import Beanstalkd, QueueSettings, queue_of
 from mailqueue.config.section import Section, key, keys_of, section_list, section_of
 from mailqueue.config.services import Http, Smtp, Suppression
 from mailqueue.config.vendor_types import VENDOR_TYPES, vendor_type
@@ -67,29 +68,6 @@ class MongoDB(Section):
         checks.collection,
     )
     timeout: float = key(float, 10, "longest time for one call", checks.seconds(_HOUR))
-
-
-@dataclass(frozen=True, slots=True)
-class Beanstalkd(Section):
-    """Where e-mails are announced."""
-
-    servers: tuple[str, ...] = key(tuple, ("127.0.0.1:11300",), 'each "host:port"', checks.servers)
-    tube: str = key(str, "mailqueue", "name of the tube", checks.tube)
-
-    def __post_init__(self) -> None:
-        Section.__post_init__(self)
-        object.__setattr__(self, "servers", tuple(self.servers))
-
-    @classmethod
-    def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
-        servers = () if "servers" in problems else attributes.get("servers", ())
-        for i, address in enumerate(servers):
-            problems.add(f"servers[{i}]", checks.server(address))
-
-    @property
-    def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Host and port of each server, for ``socket.create_connection``."""
-        return tuple(checks.host_and_port(address) for address in self.servers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +277,7 @@ class Sections(TypedDict, total=False):
     smtp: Smtp | dicts.SmtpDict
     suppression: Suppression | dicts.SuppressionDict | None
     callbacks: Callbacks | dicts.CallbacksDict
+    queue: QueueSettings | dicts.QueueDict | None
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -323,6 +302,7 @@ class Config:
     smtp: Smtp
     suppression: Suppression | None
     callbacks: Callbacks
+    queue: QueueSettings | None
 
     def __init__(self, **sections: Unpack[Sections]) -> None:
         for name, value in _build(sections, secrets=True, environ=None).items():
@@ -367,6 +347,11 @@ class Config:
             event(_log, logging.WARNING, READABLE_BY_ALL, file=str(file))
         return config
 
+    @property
+    def broker(self) -> QueueSettings:
+        """The queue that is used: ``queue``, else ``beanstalkd``."""
+        return self.beanstalkd if self.queue is None else self.queue
+
     def replace(self, **sections: Unpack[Sections]) -> Self:
         """A copy with these sections instead, validated again."""
         return dataclasses.replace(self, **sections)  # type: ignore[arg-type]  # mappings as well
@@ -377,7 +362,7 @@ def _build(
 ) -> dict[str, Any]:
     """All sections by name. Raises ``ConfigError`` with every problem."""
     problems = Problems()
-    problems.add_unknown(mapping, SECTIONS)
+    problems.add_unknown(mapping, [*SECTIONS, "queue"])
     variables = os.environ if environ is None else environ
     values = config_file.Environment(variables, problems, secrets).resolve(mapping)
     sections: dict[str, Any] = {"vendors": _vendors(values.get("vendors", []), secrets, problems)}
@@ -386,6 +371,7 @@ def _build(
             sections[name] = None
         elif name not in sections:
             sections[name] = section_of(section, values.get(name, {}), problems.under(name))
+    sections["queue"] = queue_of(values.get("queue"), problems.under("queue"))
     problems.raise_all()
     # Last, since both sections must be valid: the lease follows from the time of MongoDB's calls.
     sections["delivery"] = sections["delivery"].with_timeout_of(sections["mongodb"])

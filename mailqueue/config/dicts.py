@@ -27,6 +27,18 @@ class BeanstalkdDict(TypedDict, total=False):
     tube: str
 
 
+class QueueDict(TypedDict, total=False):
+    """``queue``: the keys of all types."""
+
+    type: Required[Literal["beanstalkd", "redis", "sqs", "mongodb", "memory"]]
+    servers: Sequence[str]
+    tube: str
+    url: str
+    region: str
+    urgent: str
+    normal: str
+
+
 class EventsDict(TypedDict, total=False):
     """``events`` of one of ``vendors``: the keys of all types."""
 

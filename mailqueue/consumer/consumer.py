@@ -32,7 +32,8 @@ from mailqueue.consumer.sweeper import Sweeper
 from mailqueue.consumer.writer import Writer
 from mailqueue.errors import ConfigError, MailQueueError, Unavailable
 from mailqueue.logs import event, place
-from mailqueue.queue import tube
+from mailqueue.queue import open_broker
+from mailqueue.queue.broker import Receiver
 from mailqueue.routing.bulkheads import Call
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.router import Router
@@ -72,11 +73,10 @@ class Consumer:
         self._store, self._router, owner = _opened(config, simulated=self._simulated)
         self._meter = Meter() if meter else None
         self._writer = Writer(config, self._store, self._router, owner=owner, meter=self._meter)
-        self._sweeper = Sweeper(config, self._store, self._router, owner=owner)
-        self._tubes = [
-            tube.Tube(server, config.beanstalkd.tube, self._sweeper.outage(server))
-            for server in config.beanstalkd.servers
-        ]
+        # It need not remember what it could not put: the sweeper's next round finds it again.
+        self._broker = open_broker(config, keep=0)
+        self._sweeper = Sweeper(config, self._store, self._router, self._broker, owner=owner)
+        self._receivers = self._broker.receivers()
         self._stopping = self._writer.stopping
         self._stops: queue.SimpleQueue[None] = queue.SimpleQueue()
         # The main thread alone reads and changes this, and the list of the senders.
@@ -103,12 +103,12 @@ class Consumer:
             # is to know. Later outages are waited for.
             self._store.ensure_indexes()
             self._router.health.refresh()
-            tube.depth(self.config.beanstalkd)
+            self._broker.depth()
         except MailQueueError:
             self._store.close()
             raise
         self._say_started()
-        fetchers = [self._start(f"fetcher-{t.server}", self._fetch, t) for t in self._tubes]
+        fetchers = [self._start(f"fetcher-{r.name}", self._fetch, r) for r in self._receivers]
         writer = self._start("writer", self._write)
         for i in range(self.config.consumer.concurrency):
             self._senders.append(self._start(f"sender-{i}", self._send))
@@ -186,8 +186,8 @@ class Consumer:
         # Not for ever: what is not written by then is left to its lease.
         writer.join(self.config.delivery.settle_timeout + self.config.mongodb.timeout)
         self._join([sweeper])
-        # Last, since beanstalkd takes the jobs of a closed connection back.
-        for each in self._tubes:
+        # Last, since the queue takes the jobs of a closed connection back.
+        for each in self._receivers:
             each.close()
         self._store.close()
         clean = not (self._is_abandoning or self._failed.is_set() or writer.is_alive())
@@ -231,9 +231,9 @@ class Consumer:
             self._stopping.set()
             raise
 
-    def _fetch(self, from_tube: tube.Tube) -> None:
+    def _fetch(self, receiver: Receiver) -> None:
         while not self._stopping.is_set():
-            self._through_outages(lambda: self._writer.fetcher.fetch(from_tube))
+            self._through_outages(lambda: self._writer.fetcher.fetch(receiver))
         self._writer.fetcher.stop()
 
     def _write(self) -> None:
@@ -293,7 +293,7 @@ def build_sweeper(config: Config) -> Iterator[Sweeper]:
     Raises ``ConfigError``, and ``StoreUnavailable`` also at the end.
     """
     store, router, owner = _opened(config, simulated=not is_production())
-    sweeper = Sweeper(config, store, router, owner=owner)
+    sweeper = Sweeper(config, store, router, open_broker(config, keep=0), owner=owner)
     try:
         yield sweeper
     finally:

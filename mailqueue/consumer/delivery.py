@@ -28,7 +28,7 @@ from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import CurrentAttempt, SendResult, Snapshot
 from mailqueue.logs import event
 from mailqueue.message import Email
-from mailqueue.queue.tube import Connection, End, Job
+from mailqueue.queue.broker import End, Holder, Job
 from mailqueue.routing.rotation import Permit
 from mailqueue.routing.router import Router
 from mailqueue.store.document import Stored
@@ -147,17 +147,17 @@ class Shared:
 
 
 def end_jobs(deliveries: Iterable[Delivery]) -> None:
-    """End the jobs as ``finish`` says, those of a connection together.
+    """End the jobs as ``finish`` says, those of a holder together.
 
-    Where a connection broke, the server has taken its jobs back by itself.
+    A job that cannot be ended comes again.
     """
-    # A job can only be ended on the connection that reserved it.
-    ends: dict[Connection, dict[int, End]] = {}
+    # A job can only be ended where it is reserved: in beanstalkd, on one connection.
+    ends: dict[Holder, dict[Job, End]] = {}
     for each in deliveries:
         if each.finish is not None:
-            ends.setdefault(each.job.connection, {})[each.job.id] = each.finish.end
-    for connection, jobs in ends.items():
+            ends.setdefault(each.job.holder, {})[each.job] = each.finish.end
+    for holder, jobs in ends.items():
         try:
-            connection.finish(jobs)
+            holder.end(jobs)
         except QueueUnavailable as error:
             event(logger, logging.INFO, "job.not_ended", error=str(error))

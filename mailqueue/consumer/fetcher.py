@@ -1,4 +1,4 @@
-"""The fetchers: reserve jobs, read their e-mails, plan. A thread for each beanstalkd server.
+"""The fetchers: reserve jobs, read their e-mails, plan. A thread for each receiver.
 
 Decides: which jobs this process holds. They are read and planned ahead of their claim, so that a
 sender that comes free has not to wait for that.
@@ -22,7 +22,7 @@ from mailqueue.consumer.memory import Memory
 from mailqueue.consumer.planner import Planner
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import NORMAL
-from mailqueue.queue.tube import BURIED, Tube, release_end
+from mailqueue.queue.broker import BURIED, Holder, Job, Receiver, release_end
 from mailqueue.store import suppressions
 from mailqueue.store.document import Stored
 from mailqueue.store.suppressions import Suppressions
@@ -49,7 +49,7 @@ class Fetcher:
         self._most_large = shared.config.consumer.concurrency
         self._large: deque[Delivery] = deque()  # read without content, until there is memory for it
 
-    def fetch(self, tube: Tube) -> bool:
+    def fetch(self, receiver: Receiver) -> bool:
         """Reserve jobs and plan them; False: there was nothing to do.
 
         Raises ``QueueUnavailable`` and ``StoreUnavailable``; the jobs are back on the tube then.
@@ -63,9 +63,9 @@ class Fetcher:
         if not room or self._stopping.is_set():
             return False
         # 0: no vendor is available, but one may be probed, by one e-mail. The others stay there.
-        jobs = tube.reserve(0, min(room, BATCH) if idle_for is None else 1)
+        jobs = receiver.reserve(0, min(room, BATCH) if idle_for is None else 1)
         if not jobs and not self._large:
-            jobs = tube.reserve(RESERVE_TIMEOUT)
+            jobs = receiver.reserve(RESERVE_TIMEOUT)
         if jobs:
             self._slots.reserve(len(jobs))
             self._inbox.put(self.read([Delivery(job, self._clock()) for job in jobs]))
@@ -173,9 +173,12 @@ class Fetcher:
         self._slots.reserve(-len(deliveries))
 
     def drop(self, deliveries: Collection[Delivery]) -> None:
-        """End the connections: the server takes the jobs back with their priorities."""
-        for connection in {each.job.connection for each in deliveries}:
-            connection.close()
+        """Have the queue take the jobs back, with their priorities."""
+        jobs: dict[Holder, list[Job]] = {}
+        for each in deliveries:
+            jobs.setdefault(each.job.holder, []).append(each.job)
+        for holder, held in jobs.items():
+            holder.give_back(held)
         self.give_back_permits(deliveries)
         self._slots.reserve(-len(deliveries))
 

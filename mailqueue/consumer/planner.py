@@ -23,7 +23,7 @@ from mailqueue.lifecycle import decide
 from mailqueue.lifecycle.outcomes import Decision, Reason, SendResult, Snapshot, Status
 from mailqueue.logs import Once, event, place
 from mailqueue.message import Address, Email
-from mailqueue.queue.tube import BURIED, DELETED, Job, release_end
+from mailqueue.queue.broker import BURIED, DELETED, Job, release_end
 from mailqueue.routing.router import LEASE_EXPIRED, NO_SLOT, Router
 from mailqueue.store import suppressions
 from mailqueue.store.document import Stored
@@ -67,7 +67,7 @@ class Planner:
 
     def _without_email(self, job: Job) -> Finish:
         if job.email_id is None:
-            event(logger, self._odd_jobs.level(job.id), "job.buried", job=job.id)
+            event(logger, self._odd_jobs.level(job.turn), "job.buried", job=job.turn)
             return Finish(BURIED)
         level = self._odd_jobs.level(job.email_id)
         event(logger, level, "job.orphaned", id=str(job.email_id))
@@ -126,7 +126,7 @@ class Planner:
         suppressed: tuple[str, ...],
     ) -> Send | Finish:
         """Choose the vendor whose turn it is."""
-        permit = self._router.choose(job.id, carriers, snapshot)
+        permit = self._router.choose(job.turn, carriers, snapshot)
         if permit is None:
             nobody = self._router.decide(snapshot, None, None, carriers)
             return _finish(end_queued(stored, nobody))

@@ -25,10 +25,7 @@ from mailqueue.errors import QueueUnavailable, Unreadable
 from mailqueue.lifecycle import decide
 from mailqueue.lifecycle.outcomes import Reason, Status
 from mailqueue.logs import Once, event, place
-from mailqueue.outage import Outage
-from mailqueue.queue import tube
-from mailqueue.queue.announcer import Announcer
-from mailqueue.queue.tube import Announcement
+from mailqueue.queue.broker import Announcement, Broker
 from mailqueue.routing.router import Router
 from mailqueue.store.callbacks import NO_CALLBACK_DUE
 from mailqueue.store.document import Stored
@@ -52,19 +49,20 @@ ANNOUNCED_LATELY = timedelta(seconds=60)  # and is not announced again
 class Sweeper:
     """One per consumer process; ``sweep`` is called by one thread."""
 
-    def __init__(self, config: Config, store: Store, routing: Router, *, owner: str) -> None:
+    def __init__(
+        self, config: Config, store: Store, routing: Router, broker: Broker, *, owner: str
+    ) -> None:
         self._config = config
         self._store = store
         self._routing = routing
-        # It need not remember what it could not put: the next round finds it again.
-        self._announcer = Announcer(config.beanstalkd, config.delivery.ttr, keep=0)
+        self._broker = broker
         self._lease = ProcessLease(store, lease_name(store), owner)
         self._once = Once()
 
     def sweep(self) -> Mapping[str, int]:
         """Do one round if the lease is mine; returns what was done, by name.
 
-        Raises ``StoreUnavailable``. Without beanstalkd the rest of the round is done all the same.
+        Raises ``StoreUnavailable``. Without the queue the rest of the round is done all the same.
         """
         # One at a time: rounds of several would read the same e-mails for nothing.
         if not self._lease.take(2 * self._config.consumer.sweep_every):  # two rounds
@@ -104,11 +102,7 @@ class Sweeper:
     def close(self) -> None:
         """Let another process sweep at once."""
         self._lease.release()
-        self._announcer.close()
-
-    def outage(self, server: str) -> Outage:
-        """The present outage of a beanstalkd, if any, as this process says it."""
-        return self._announcer.outage(server)
+        self._broker.close()
 
     # Leases and expiry -------------------------------------------------------------------------
 
@@ -157,7 +151,7 @@ class Sweeper:
         if decision.status is Status.QUEUED:
             # At once. The relay finds it only if jobs are missing, and perhaps in a later round.
             one = Announcement(stored.id, decision.priority, decision.delay)
-            self._announcer.announce([one])
+            self._broker.announce([one])
         return True
 
     def _expire(self) -> int:
@@ -195,7 +189,9 @@ class Sweeper:
 
         Raises ``QueueUnavailable``.
         """
-        jobs = tube.depth(self._config.beanstalkd)
+        jobs = self._broker.depth()
+        if jobs is None:  # no queue, no job that could be missing
+            return []
         on_tube = jobs["ready"] + jobs["reserved"]
         missing = self._backlog(now - JUST_NOW, on_tube + RELAYED_MOST) - on_tube
         if missing <= 0:
@@ -223,7 +219,7 @@ class Sweeper:
         unique = list({s.id: s for s in page if s.id not in unwritable}.values())
         if not unique:
             return 0
-        on_tube = self._announcer.announce([_announcement(stored) for stored in unique])
+        on_tube = self._broker.announce([_announcement(stored) for stored in unique])
         self._store.mark_announced([one.email_id for one in on_tube])
         return len(on_tube)
 

@@ -34,8 +34,8 @@ from mailqueue.consumer.slots import Slots
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.logs import event
-from mailqueue.queue.announcer import Announcer
-from mailqueue.queue.tube import CALLBACKS, Announcement
+from mailqueue.queue import open_broker
+from mailqueue.queue.broker import CALLBACKS, Announcement
 from mailqueue.routing import bulkheads
 from mailqueue.routing.rotation import Permit
 from mailqueue.routing.router import Router
@@ -77,9 +77,7 @@ class Writer:
         self.fetcher = Fetcher(shared, self._planner)
         self.sender = Sender(shared, self._planner, meter)
         # It need not remember what it could not put.
-        self._callbacks = Announcer(
-            config.beanstalkd, config.delivery.ttr, keep=0, suffix=CALLBACKS
-        )
+        self._callbacks = open_broker(config, keep=0, suffix=CALLBACKS)
         self.waiting: deque[Delivery] = deque()
         self.blocked = False  # some wait although slots are free: their vendor is full
         self._ending = False

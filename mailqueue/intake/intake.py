@@ -32,8 +32,7 @@ from mailqueue.intake.event import WHOLE, read
 from mailqueue.logs import event, place
 from mailqueue.producer.connections import Connections
 from mailqueue.producer.submission import Inserted, KeyTaken, Outcome, Refused, Submission
-from mailqueue.queue.events import Event, EventTube
-from mailqueue.queue.tube import BURIED, DELETED
+from mailqueue.queue.broker import BURIED, DELETED, Event, EventReceiver
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Intake:
     ``counts``: events that were stored, repeated, buried.
     """
 
-    tube: EventTube
+    receiver: EventReceiver
     connections: Connections
     counts: Counter[str] = field(default_factory=lambda: Counter(stored=0, repeated=0, buried=0))
 
@@ -67,19 +66,19 @@ class Intake:
                 again(self.turn)
             except RetryError:
                 logger.debug("stopped while a server was away")
-        self.tube.close()
+        self.receiver.close()
 
     def turn(self) -> int:
         """Store the events that are ready, or wait a second for one; returns how many ended.
 
         Raises ``Unavailable``; the events are back on the tube then.
         """
-        events = self.tube.reserve(0, BATCH) or self.tube.reserve(WAIT)
+        events = self.receiver.reserve(0, BATCH) or self.receiver.reserve(WAIT)
         try:
             if events:
                 self._take_in(events)
         except Unavailable:
-            self.tube.give_back()
+            self.receiver.give_back()
             raise
         return len(events)
 
@@ -96,8 +95,8 @@ class Intake:
             if isinstance(outcome, Refused):
                 refusals[each] = outcome.error
         # Not before: what is deleted must be stored.
-        self.tube.end([each for each in events if each not in refusals], DELETED)
-        self.tube.end(list(refusals), BURIED)
+        self.receiver.end([each for each in events if each not in refusals], DELETED)
+        self.receiver.end(list(refusals), BURIED)
         self.connections.announce(outcomes)
         self._say(refusals, outcomes)
 
@@ -124,7 +123,7 @@ class Intake:
 
     def _say(self, refusals: Mapping[Event, InvalidEmail], outcomes: Sequence[Outcome]) -> None:
         for each, error in refusals.items():
-            facts = {"server": self.tube.server, "job": each.job.id}
+            facts = {"server": self.receiver.name, "job": each.name}
             facts |= {"field": error.field, "problem": error.problem}
             event(logger, logging.ERROR, "event.buried", **facts)
         repeated = sum(isinstance(outcome, KeyTaken) for outcome in outcomes)

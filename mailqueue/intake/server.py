@@ -1,6 +1,6 @@
-"""The process of ``mailqueue intake``: one thread for each beanstalkd server.
+"""The process of ``mailqueue intake``: one thread for each server of events.
 
-Decides: when it starts (MongoDB and a beanstalkd must be reached), and how it stops: what was
+Decides: when it starts (MongoDB and the queue must be reached), and how it stops: what was
 reserved is stored and ended. Later outages are waited for.
 """
 
@@ -17,8 +17,7 @@ from mailqueue.config import Config, is_production
 from mailqueue.intake.intake import Intake
 from mailqueue.logs import event
 from mailqueue.producer.connections import Connections
-from mailqueue.queue import tube
-from mailqueue.queue.events import SUFFIX, EventTube
+from mailqueue.queue import open_events
 from mailqueue.service import Service
 from mailqueue.store import document
 
@@ -30,27 +29,26 @@ TICK = 0.2  # seconds
 def run(config: Config) -> int:
     """Store events until SIGTERM or SIGINT; returns the exit code.
 
-    Raises ``Unavailable`` when MongoDB or all beanstalkd servers cannot be reached at the start,
+    Raises ``Unavailable`` when MongoDB or the queue cannot be reached at the start,
     and ``ConfigError``.
     """
     return service.run("mailqueue intake", lambda frame: _serve(config, frame))
 
 
 def _serve(config: Config, frame: Service) -> None:
-    servers, name = config.beanstalkd.servers, config.beanstalkd.tube
+    receivers = open_events(config)
     stopping = threading.Event()
     level, env = logging.INFO, document.PRODUCTION
     if not is_production():
         level, env = logging.WARNING, document.SIMULATED
     connections = Connections(config, env, None)
-    with closing(connections), ThreadPoolExecutor(len(servers)) as threads:
+    with closing(connections), ThreadPoolExecutor(len(receivers)) as threads:
         connections.storage().store.ensure_indexes()
-        tube.depth(config.beanstalkd, SUFFIX)  # raises if none is reached
-        intakes = [Intake(EventTube(server, name), connections) for server in servers]
+        intakes = [Intake(receiver, connections) for receiver in receivers]
         loops = [threads.submit(intake.run, stopping) for intake in intakes]
         try:
             event(logger, level, "intake.started", mode=env)
-            frame.ready(f"tube {name}{SUFFIX} of {', '.join(servers)}")
+            frame.ready(", ".join(receiver.name for receiver in receivers))
             while not frame.is_stopping and not any(loop.done() for loop in loops):
                 frame.keep_alive()
                 wait(loops, TICK, FIRST_COMPLETED)

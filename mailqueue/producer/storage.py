@@ -22,8 +22,8 @@ from mailqueue.errors import StoreUnavailable, Unreadable
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.producer.group_commit import GroupCommit
 from mailqueue.producer.submission import Inserted, KeyTaken, Outcome, Submission
-from mailqueue.queue.announcer import Announcer
-from mailqueue.queue.tube import Announcement
+from mailqueue.queue import open_broker
+from mailqueue.queue.broker import Announcement
 from mailqueue.store.store import Store
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class EmailStore(Protocol):
 
 
 class Announces(Protocol):
-    """What a producer asks of an ``Announcer``."""
+    """What a producer asks of a ``Broker``."""
 
     def announce(self, announcements: Sequence[Announcement]) -> Sequence[Announcement]: ...
     def close(self) -> None: ...
@@ -81,7 +81,7 @@ class Announces(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """The connections of one process to MongoDB and beanstalkd. Any of its threads may call.
+    """The connections of one process to MongoDB and the queue. Any of its threads may call.
 
     ``commits``: what its threads store together over them; large e-mails (True) for themselves.
     """
@@ -103,7 +103,7 @@ class Storage:
         store = Store(
             config.mongodb, env=env, client=client, outage=outage, callbacks=config.callbacks
         )
-        return cls(store, announcer or Announcer(config.beanstalkd, config.delivery.ttr))
+        return cls(store, announcer or open_broker(config))
 
     def ensure_indexes(self, submissions: Iterable[Submission]) -> None:
         """Before the first key is stored, there must be the index that makes it unique."""
@@ -173,7 +173,7 @@ class Storage:
         return True
 
     def close(self) -> None:
-        """Close the connections to MongoDB, and this thread's connections to beanstalkd."""
+        """Close the connections to MongoDB, and this thread's connections to the queue."""
         self.store.close()
         self.announcer.close()
 

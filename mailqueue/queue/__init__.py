@@ -1,16 +1,64 @@
-"""beanstalkd: the hint that an e-mail is due now. MongoDB is the truth, a job only points at it.
+"""The queue: the hint that an e-mail is due now. MongoDB is the truth, a job only points at it.
 
 What it is for: a worker sleeps until there is work and gets the most urgent first, and of many
-workers one gets each job. Asking MongoDB for all of that would cost it most of its time.
+workers one gets each job. Asking MongoDB for all of that costs it more of its time.
 
 What may be lost: everything. A lost job is put anew by the sweeper, from what MongoDB says is due.
 A job that comes twice, or early, finds its e-mail claimed or not yet due, and changes nothing. So
-nothing here needs to be durable, and ``send()`` does not fail while all servers are away.
+nothing here needs to be durable, and ``send()`` does not fail while all servers are away. Events
+are the one thing that is no hint: jobs of other programs, which are to become e-mails. They are
+lost where the queue loses them.
 
-``announcer`` is the producer's side and ``tube`` the consumer's; ``replies`` reads what a server
-says. Another kind of queue would have to do what these do: announce e-mails, reserve jobs up to a
-limit, end them, tell its depth.
-
-``events`` is the one thing that is no hint: jobs of other programs, which are to become e-mails.
-They are lost where the server loses them.
+``broker`` is the port: what each kind of queue does, and the values that pass through it.
+``announcer`` bridges outages for all kinds. ``beanstalkd`` is the queue as it comes. Each kind is
+loaded when it is used.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mailqueue.config import Beanstalkd, Config
+from mailqueue.errors import ConfigError, QueueUnavailable
+from mailqueue.queue.broker import BACKLOG, INTAKE
+
+if TYPE_CHECKING:
+    from mailqueue.queue.broker import Broker, EventReceiver
+
+
+def open_broker(config: Config, *, keep: int = BACKLOG, suffix: str = "") -> Broker:
+    """The queue of the configuration; nothing is connected to yet.
+
+    ``suffix`` makes the name of another tube of ours (``CALLBACKS``). ``keep``: announcements that
+    are remembered while the queue is away. Raises ``ConfigError`` and ``MissingExtra``.
+    """
+    settings = config.broker
+    if isinstance(settings, Beanstalkd):
+        from mailqueue.queue.beanstalkd.broker import BeanstalkdBroker  # lazily
+
+        return BeanstalkdBroker(settings, config.delivery.ttr, keep=keep, suffix=suffix)
+    raise ConfigError([f"queue.type: {type(settings).__name__} is not there yet"])
+
+
+def open_events(config: Config) -> Sequence[EventReceiver]:
+    """Who reserves the events of other programs: one for each server.
+
+    Raises ``ConfigError``, ``MissingExtra``, and ``QueueUnavailable`` if no server is reached.
+    """
+    settings = config.broker
+    if isinstance(settings, Beanstalkd):
+        from mailqueue.queue.beanstalkd.broker import depth  # lazily
+        from mailqueue.queue.beanstalkd.events import EventTube  # lazily
+
+        depth(settings, INTAKE)
+        return [EventTube(server, settings.tube) for server in settings.servers]
+    raise ConfigError([f"queue.type: {type(settings).__name__} is not there yet"])
+
+
+def events_depth(config: Config) -> dict[str, int] | None:
+    """Events by state; None: there is no place for them. Raises ``QueueUnavailable``."""
+    return dict(open_broker(config, keep=0, suffix=INTAKE).depth() or {}) or None
+
+
+__all__ = ["Broker", "QueueUnavailable", "open_broker", "open_events"]

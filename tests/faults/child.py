@@ -15,7 +15,7 @@ from mailqueue import Producer, callbacks, intake, logs
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
 from mailqueue.events import EventStore
-from mailqueue.queue.announcer import Announcer
+from mailqueue.queue import announcer
 from mailqueue.store.document import PRODUCTION
 from mailqueue.store.store import Store
 from mailqueue.vendors.events.source import EventType, VendorEvent
@@ -47,7 +47,7 @@ def main(role: str, config: str, point: str) -> int:
         return store_events(Config.load(config))
     if role == "responder":
         return callbacks.run(Config.load(config))
-    Announcer.REST = Announcer.REST_MAX = 0.0
+    announcer.Announcer.REST = announcer.Announcer.REST_MAX = 0.0
     with Producer(config) as producer:
         for number in range(EMAILS):
             email_id = producer.send(letter(number), idempotency_key=f"number {number}")

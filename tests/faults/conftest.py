@@ -14,6 +14,7 @@ import pytest
 
 from mailqueue.consumer import Consumer, sweeper
 from mailqueue.errors import StoreUnavailable
+from mailqueue.queue.beanstalkd.tube import Tube
 from tests.conftest import TEST_PREFIX, _running
 from tests.faults.invariants import broken
 from tests.servers import BreakableServers, breakable_servers
@@ -64,13 +65,19 @@ def outdoors(broken_servers: BreakableServers, monkeypatch: pytest.MonkeyPatch) 
     broken_servers.beanstalkd.binlog = True
 
 
+def _is_receiving(consumer: Consumer) -> bool:
+    """Whether it is connected to beanstalkd."""
+    receiver = consumer._receivers[0]
+    return isinstance(receiver, Tube) and bool(receiver._connections)
+
+
 @contextmanager
 def consuming(stage: Stage, **options: Any) -> Iterator[Consumer]:
     """A consumer at work while the block runs, done at its end."""
     consumer = Consumer(stage.config, **options)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(consumer.run)
-        wait_until(lambda: running.done() or consumer._tubes[0]._connections, what="it consumes")
+        wait_until(lambda: running.done() or _is_receiving(consumer), what="it consumes")
         try:
             yield consumer
         finally:

@@ -22,7 +22,8 @@ from mailqueue.errors import QueueUnavailable
 from mailqueue.events import event_store
 from mailqueue.lifecycle.outcomes import SendResult
 from mailqueue.message import Email
-from mailqueue.queue import events, tube
+from mailqueue.queue.beanstalkd import events, tube
+from mailqueue.queue.broker import Announcement, End, Job
 from mailqueue.store import store, suppressions
 from mailqueue.store.transitions import Aside, Change, Claim
 from mailqueue.vendors.base import Attempt
@@ -84,7 +85,7 @@ class CrashingSuppressions(suppressions.Suppressions):
 
 
 class CrashingConnection(tube.Connection):
-    def put(self, announcements: Sequence[tube.Announcement], ttr: int) -> None:
+    def put(self, announcements: Sequence[Announcement], ttr: int) -> None:
         with _touching("put"):
             super().put(announcements, ttr)
         if _point == "lost:put":
@@ -92,7 +93,7 @@ class CrashingConnection(tube.Connection):
             self.close()
             raise QueueUnavailable("beanstalkd: the reply is lost")
 
-    def reserve(self, timeout: int, limit: int = 1) -> list[tube.Job]:
+    def reserve(self, timeout: int, limit: int = 1) -> list[Job]:
         if _point == "before:reserve":
             os._exit(CRASHED)
         jobs = super().reserve(timeout, limit)
@@ -100,10 +101,10 @@ class CrashingConnection(tube.Connection):
             os._exit(CRASHED)
         return jobs
 
-    def finish(self, ends: Mapping[int, tube.End]) -> None:
+    def end(self, ends: Mapping[Job, End]) -> None:
         (end,) = {end.word for end in ends.values()}
         with _touching(end):
-            super().finish(ends)
+            super().end(ends)
 
 
 class CrashingCallbacks(due.DueCallbacks):

@@ -19,8 +19,8 @@ import pytest
 
 from mailqueue.devserver.process import dies_with_parent
 from mailqueue.events import EventStore
-from mailqueue.queue.events import SUFFIX
-from mailqueue.queue.tube import CALLBACKS, STATES, depth
+from mailqueue.queue.beanstalkd.broker import depth
+from mailqueue.queue.broker import CALLBACKS, INTAKE, STATES
 from mailqueue.store.document import PRODUCTION
 from mailqueue.store.store import Store
 from mailqueue.store.suppressions import Report, Suppressions
@@ -217,13 +217,13 @@ def test_an_intake_that_ends_anywhere_loses_and_doubles_nothing(
     impatient.vendor("first")
     impatient.settings["consumer"] = {"sweep_every": 0.5, "concurrency": 1}
     settings = impatient.config.beanstalkd
-    with greenstalk.Client(settings.addresses[0], use=settings.tube + SUFFIX) as program:
+    with greenstalk.Client(settings.addresses[0], use=settings.tube + INTAKE) as program:
         for body in (*({"email": letter(number)} for number in range(EMAILS)), {"email": 5}):
             program.put(json.dumps(body))
     code, _ = run_child("intake", impatient, tmp_path, point)
     assert code == CRASHED
     assert impatient.emails.count_documents({}) == stored
-    remaining = sum(depth(settings, SUFFIX).values())
+    remaining = sum(depth(settings, INTAKE).values())
     # Of several commands on a line that breaks, the server does as many as it comes to.
     least = 1 if point in AFTER_THE_DELETE else EMAILS + 1
     assert least <= remaining <= EMAILS + 1
@@ -232,7 +232,7 @@ def test_an_intake_that_ends_anywhere_loses_and_doubles_nothing(
         ConsumerProcess(impatient.settings, tmp_path / "consumer"),
     ):
         impatient.until(sent=EMAILS)
-        wait_until(lambda: depth(settings, SUFFIX) == {**NO_JOBS, "buried": 1})
+        wait_until(lambda: depth(settings, INTAKE) == {**NO_JOBS, "buried": 1})
 
     check(impatient)
     assert Counter(impatient.copies.values()) == {1: EMAILS}

@@ -16,7 +16,7 @@ from pymongo import MongoClient
 from pymongo.errors import AutoReconnect
 
 from mailqueue.errors import StoreUnavailable
-from mailqueue.queue import tube
+from mailqueue.queue.beanstalkd import tube
 from mailqueue.routing import rotation
 from tests.faults.conftest import Application, all_is_well, consuming
 from tests.faults.proxy import Proxy, Spoil, cut, drip, intact

@@ -17,7 +17,8 @@ from mailqueue.consumer.sweeper import Sweeper
 from mailqueue.consumer.writer import Writer
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email, EmailDict
-from mailqueue.queue.tube import Tube
+from mailqueue.queue import open_broker
+from mailqueue.queue.beanstalkd.tube import Tube
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.router import Router
 from mailqueue.store.document import SIMULATED
@@ -182,7 +183,8 @@ class Bench:
         self.routing = Router(config, self.board, self.vendors, rand=lambda: 0.5)
         self.worker = Writer(config, self.store, self.routing, owner=str(id(self)))
         self.tube = Tube(config.beanstalkd.servers[0], config.beanstalkd.tube)
-        self.sweeper = Sweeper(config, self.store, self.routing, owner=str(id(self)))
+        broker = open_broker(config, keep=0)
+        self.sweeper = Sweeper(config, self.store, self.routing, broker, owner=str(id(self)))
 
     def answer_lookups(self) -> None:
         """Let every vendor be asked whether it has an e-mail; it has none."""

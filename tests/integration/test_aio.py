@@ -26,7 +26,7 @@ from mailqueue.aio import pending as room
 from mailqueue.config import Config
 from mailqueue.message import EmailDict
 from mailqueue.producer.group_commit import LARGE
-from mailqueue.queue.tube import depth
+from mailqueue.queue.beanstalkd.broker import depth
 from tests.interrupts import KINDS
 from tests.servers import BreakableServers
 from tests.stage import letter

@@ -26,7 +26,7 @@ from mailqueue.events import EventStore
 from mailqueue.lifecycle.outcomes import Suspension
 from mailqueue.message import Attachment
 from mailqueue.producer import Producer
-from mailqueue.queue.tube import depth
+from mailqueue.queue.beanstalkd.broker import depth
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.rotation import Permit
 from mailqueue.store.ids import to_uuid
@@ -726,7 +726,7 @@ def test_the_doctor_says_what_to_do_when_mongodb_is_away(
 def test_the_doctor_sees_buried_jobs_and_a_draining_server(
     console: Console, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mailqueue.queue import tube
+    from mailqueue.queue.beanstalkd import tube
 
     jobs = {"ready": 0, "reserved": 0, "delayed": 0, "buried": 2}
     numbers = {"draining": "true", "binlog-current-index": 1}

@@ -15,7 +15,7 @@ from mailqueue.config.dicts import MongoDBDict
 from mailqueue.consumer import Consumer
 from mailqueue.consumer.__main__ import main
 from mailqueue.errors import QueueUnavailable, StoreUnavailable
-from mailqueue.queue import tube
+from mailqueue.queue.broker import Receiver
 from mailqueue.store.store import Store
 from tests.logged import event
 
@@ -25,7 +25,7 @@ NOWHERE: MongoDBDict = {"uri": "mongodb://127.0.0.1:1/?replicaSet=rs0", "timeout
 class Buggy(Consumer):
     """A consumer whose fetcher dies of a bug."""
 
-    def _fetch(self, from_tube: tube.Tube) -> NoReturn:
+    def _fetch(self, receiver: Receiver) -> NoReturn:
         raise ZeroDivisionError
 
 

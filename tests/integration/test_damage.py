@@ -21,9 +21,8 @@ from mailqueue.cli import main
 from mailqueue.config import Config
 from mailqueue.message import EmailDict
 from mailqueue.producer import Producer
-from mailqueue.queue import tube
-from mailqueue.queue.announcer import Announcer
-from mailqueue.queue.tube import Announcement
+from mailqueue.queue.beanstalkd.broker import BeanstalkdBroker, depth
+from mailqueue.queue.broker import Announcement
 from mailqueue.store.store import Store
 from mailqueue.store.transitions import Aside
 from tests.damage import damaged
@@ -151,7 +150,7 @@ def test_no_damage_in_one_email_keeps_another_from_being_sent(
     announced(config, what)
     passed(bench)
     assert emails.count_documents({"_id": {"$in": healthy}, "status": "sent"}) == 5
-    jobs = tube.depth(config.beanstalkd)
+    jobs = depth(config.beanstalkd)
     assert (jobs["ready"], jobs["reserved"], jobs["buried"]) == (0, 0, 0)
     statuses = {d["_id"]: d["status"] for d in emails.find(EMAILS, {"status": 1})}
     aside = set(emails.distinct("_id", {"reason": "unreadable"}))
@@ -186,7 +185,7 @@ def strangely_known(document: Document) -> Iterator[Document]:
 
 def announced(config: Config, ids: Iterable[ObjectId]) -> None:
     """Put a job for each."""
-    announcer = Announcer(config.beanstalkd, config.delivery.ttr)
+    announcer = BeanstalkdBroker(config.beanstalkd, config.delivery.ttr)
     announcer.announce([Announcement(email_id, 65_536) for email_id in ids])
     announcer.close()
 
@@ -298,7 +297,7 @@ def test_what_cannot_be_decoded_is_set_aside_and_the_others_are_sent(
         if not emails.find_one({"_id": one, **aside}, {"_id": 1})
     ]
     assert left == []
-    jobs = tube.depth(config.beanstalkd)
+    jobs = depth(config.beanstalkd)
     assert (jobs["ready"], jobs["reserved"]) == (0, 0)
 
 

@@ -26,8 +26,9 @@ from mailqueue.intake.event import read
 from mailqueue.intake.intake import Intake
 from mailqueue.producer.connections import Connections
 from mailqueue.producer.submission import Outcome, Submission
-from mailqueue.queue import tube
-from mailqueue.queue.events import SUFFIX, EventTube
+from mailqueue.queue.beanstalkd.broker import depth
+from mailqueue.queue.beanstalkd.events import EventTube
+from mailqueue.queue.broker import DELETED, INTAKE, End
 from mailqueue.store.document import SIMULATED
 from tests.conftest import TEST_PREFIX
 from tests.integration.bench import MAIL, OTHER_MAIL, failing, ready_ids
@@ -43,7 +44,7 @@ TTR = 60
 @pytest.fixture
 def client(config: Config) -> Iterator[greenstalk.Client[bytes]]:
     """Another program, at the tube of the events."""
-    name = config.beanstalkd.tube + SUFFIX
+    name = config.beanstalkd.tube + INTAKE
     address = config.beanstalkd.addresses[0]
     with greenstalk.Client(address, encoding=None, use=name, watch=name) as connection:
         yield connection
@@ -80,12 +81,12 @@ def intake(start: Callable[..., Intake]) -> Intake:
 
 def jobs(config: Config) -> dict[str, int]:
     """Events by state, those of no number left out."""
-    return {state: n for state, n in tube.depth(config.beanstalkd, SUFFIX).items() if n}
+    return {state: n for state, n in depth(config.beanstalkd, INTAKE).items() if n}
 
 
 def flush(intake: Intake) -> None:
     """Wait until the server has ended what was to end."""
-    intake.tube.close()
+    intake.receiver.close()
 
 
 # Stored -------------------------------------------------------------------------------------------
@@ -148,14 +149,14 @@ def test_an_event_that_comes_again_makes_no_second_email(
     """Its process was killed between the write and the delete."""
     put(email=MAIL)
     killed = start()
-    events = killed.tube.reserve(0, 10)
-    killed.tube.give_back()
+    events = killed.receiver.reserve(0, 10)
+    killed.receiver.give_back()
     assert len(events) == 1
     first, second = start(), start()
     # The first stores it; its connection breaks before it can say so.
-    first.tube.end = lambda *_: None  # type: ignore[method-assign]  # it never gets there
+    first.receiver.end = lambda *_: None  # type: ignore[method-assign]  # it never gets there
     first.turn()
-    first.tube.give_back()
+    first.receiver.give_back()
     assert jobs(config) == {"ready": 1}
     second.turn()
     flush(second)
@@ -180,11 +181,11 @@ def test_an_event_that_comes_again_when_its_age_says_another_hour_makes_no_secon
     for now in (full_hour + seconds, full_hour - seconds):
         server, name = config.beanstalkd.servers[0], config.beanstalkd.tube
         clock = itertools.repeat(now).__next__
-        intakes.append(replace(start(), tube=EventTube(server, name, clock=clock)))
+        intakes.append(replace(start(), receiver=EventTube(server, name, clock=clock)))
     killed, other = intakes
-    killed.tube.end = lambda *_: None  # type: ignore[method-assign]  # it never gets there
+    killed.receiver.end = lambda *_: None  # type: ignore[method-assign]  # it never gets there
     killed.turn()
-    killed.tube.give_back()
+    killed.receiver.give_back()
     other.turn()
     flush(other)
     assert emails.count_documents({}) == 2
@@ -199,16 +200,16 @@ def test_an_event_whose_time_to_run_is_over_makes_no_second_email(
     for number in range(3):
         put(email={**MAIL, "subject": str(number)}, ttr=1)
     slow, other = start(), start()
-    events = slow.tube.reserve(0, 10)
+    events = slow.receiver.reserve(0, 10)
     assert events
     for turn in itertools.count():
         if other.counts.total() >= 3:
             break
         if turn == 15:  # the server was seen to keep one for long
-            slow.tube.give_back()
+            slow.receiver.give_back()
         assert turn < 30, "an event was lost"
         other.turn()
-    slow.tube.end(events, tube.DELETED)
+    slow.receiver.end(events, DELETED)
     flush(slow)
     flush(other)
     assert emails.count_documents({}) == 3
@@ -219,13 +220,13 @@ def test_an_event_whose_time_to_run_is_over_makes_no_second_email(
 
 
 def put_on(server: Beanstalkd, *bodies: bytes) -> None:
-    name = KEYS_TUBE + SUFFIX
+    name = KEYS_TUBE + INTAKE
     with greenstalk.Client(("127.0.0.1", server.port), encoding=None, use=name) as client:
         for body in bodies:
             client.put(body)
 
 
-def keys(server: Beanstalkd, how: tube.End | None = None) -> list[str]:
+def keys(server: Beanstalkd, how: End | None = None) -> list[str]:
     """The keys of the events that are on this server; these end if ``how`` says so."""
     # In the middle of an hour: near its edge there are two keys.
     clock = itertools.repeat(1_800_001_800.0).__next__
@@ -277,7 +278,7 @@ def test_with_an_empty_binlog_a_job_of_the_same_number_after_two_restarts_is_ano
     """Such a server counts from 1 again, as if it had none."""
     with BreakableBeanstalkd() as server:
         put_on(server, b"first")
-        before = keys(server, tube.DELETED)
+        before = keys(server, DELETED)
         server.restart()
         server.restart()
         put_on(server, b"second")
@@ -436,7 +437,7 @@ def test_an_event_beyond_the_bound_is_buried_and_does_not_break_the_connection(
             beanstalkd={"servers": [server.address], "tube": config.beanstalkd.tube}
         )
         intake = start(config)
-        name = config.beanstalkd.tube + SUFFIX
+        name = config.beanstalkd.tube + INTAKE
         with greenstalk.Client(("127.0.0.1", server.port), encoding=None, use=name) as client:
             client.put(json.dumps({"email": {**MAIL, "text": "x" * 70_000}}).encode())
             client.put(json.dumps({"email": MAIL}).encode())
@@ -493,12 +494,12 @@ def test_after_beanstalkd_was_restarted_events_are_stored_again(
     name = config.beanstalkd.tube
     there = config.replace(beanstalkd={"servers": [server.address], "tube": name})
     intake = start(there)
-    intake.tube.reserve(0)
+    intake.receiver.reserve(0)
     server.kill()
     with pytest.raises(QueueUnavailable):
         intake.turn()
     server.start()
-    with greenstalk.Client(("127.0.0.1", server.port), use=name + SUFFIX) as client:
+    with greenstalk.Client(("127.0.0.1", server.port), use=name + INTAKE) as client:
         client.put(json.dumps({"email": MAIL}))
     assert intake.turn() == 1
     flush(intake)

@@ -14,7 +14,7 @@ import pytest
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
-from mailqueue.queue.tube import depth
+from mailqueue.queue.beanstalkd.broker import depth
 
 REPO = Path(__file__).parents[2]
 

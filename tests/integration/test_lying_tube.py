@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailqueue.errors import QueueUnavailable
-from mailqueue.queue.tube import BURIED, Announcement, Connection, Job, release_end
+from mailqueue.queue.beanstalkd.tube import Connection
+from mailqueue.queue.broker import BURIED, Announcement, Job, release_end
 
 bounded = settings(derandomize=True, database=None, deadline=None)
 GREETINGS = b"USING t\r\nWATCHING 2\r\nWATCHING 1\r\n"
@@ -73,7 +74,7 @@ def ask(connection: Connection, what: str, held: list[Job]) -> None:
         connection.put([Announcement(ObjectId(), 1)] * 2, 180)
     elif what == "end" and held:
         job = held.pop()
-        connection.finish({job.id: release_end(512, 1)})
+        connection.end({job: release_end(512, 1)})
         connection.flush()
     elif what == "stats":
         assert all(count >= 0 for count in connection.stats().values())
@@ -145,6 +146,6 @@ def test_a_job_too_large_for_any_of_ours_is_a_strangers() -> None:
     with connected_to(large + b"RESERVED " + JOB % 4 + b"BURIED\r\n") as connection:
         stranger, mine = connection.reserve(0, 2)
         assert (stranger.email_id, str(mine.email_id)) == (None, "a" * 24)
-        connection.finish({stranger.id: BURIED})
+        connection.end({stranger: BURIED})
         connection.flush()
         assert not connection.broken

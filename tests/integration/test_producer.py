@@ -30,7 +30,7 @@ from mailqueue.errors import ConfigError, InvalidEmail, StoreUnavailable
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Email, EmailDict
 from mailqueue.producer import Priority, Producer
-from mailqueue.queue.announcer import Announcer
+from mailqueue.queue import announcer
 from mailqueue.store.ids import to_uuid
 from tests.integration.bench import (
     MAIL,
@@ -309,8 +309,8 @@ def test_a_time_that_has_passed_means_at_once(producer: Producer, config: Config
 def test_send_returns_while_beanstalkd_is_away_and_the_id_is_announced_afterwards(
     config: Config, emails: Collection[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Announcer, "REST", 0.0)
-    monkeypatch.setattr(Announcer, "REST_MAX", 0.0)
+    monkeypatch.setattr(announcer.Announcer, "REST", 0.0)
+    monkeypatch.setattr(announcer.Announcer, "REST_MAX", 0.0)
     with BreakableBeanstalkd(binlog=False) as own:
         away = config.replace(beanstalkd=replace(config.beanstalkd, servers=(own.address,)))
         with Producer(away) as producer:

@@ -15,7 +15,7 @@ from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email, EmailDict
 from mailqueue.message.message import size
 from mailqueue.producer import Producer
-from mailqueue.queue import tube
+from mailqueue.queue.beanstalkd.broker import depth
 from mailqueue.store import audit, ledger
 from mailqueue.store.document import Stored
 from mailqueue.vendors.answers import sanitize
@@ -108,7 +108,7 @@ def test_a_yes_that_has_no_room_is_sent_with_a_short_line_and_so_are_the_others(
     assert (found["status"], found["vendor_message_id"]) == ("sent", "vendor-id")
     (line,) = found["attempts"]
     assert (line["n"], line["outcome"], line["code"], line["cut"]) == (2, "accepted", "202", True)
-    assert not any(tube.depth(config.beanstalkd).values())
+    assert not any(depth(config.beanstalkd).values())
     assert not audit.problems(Stored(found, datetime.now(UTC)))
     assert told(caplog) == ["email.shortened"]  # and no outage
 
@@ -123,7 +123,7 @@ def test_what_has_no_room_for_a_claim_is_set_aside_and_the_others_are_sent(
     assert {one(emails, other)["status"] for other in others} == {"sent"}
     found = one(emails, large)
     assert (found["status"], found["reason"]) == ("failed", "unreadable")
-    assert not any(tube.depth(config.beanstalkd).values())
+    assert not any(depth(config.beanstalkd).values())
 
 
 def test_the_job_of_what_takes_no_write_at_all_is_buried_and_that_is_said_once(
@@ -144,7 +144,7 @@ def test_the_job_of_what_takes_no_write_at_all_is_buried_and_that_is_said_once(
     bench.work()
     assert one(emails, other)["status"] == "sent"
     assert one(emails, large)["status"] == "queued"
-    jobs = tube.depth(config.beanstalkd)
+    jobs = depth(config.beanstalkd)
     assert (jobs["ready"], jobs["reserved"], jobs["buried"]) == (0, 0, 4)
     assert told(caplog).count("email.write_refused") == 1
 

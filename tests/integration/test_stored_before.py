@@ -22,7 +22,7 @@ from mailqueue import Producer
 from mailqueue.config import Config
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import EmailDict
-from mailqueue.queue.tube import depth
+from mailqueue.queue.beanstalkd.broker import depth
 from mailqueue.store import audit, ids
 from mailqueue.store.document import PRODUCTION
 from mailqueue.store.interventions import Verb

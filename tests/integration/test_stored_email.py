@@ -15,7 +15,7 @@ from mailqueue import Email, InvalidEmail, Producer, Status, StoredEmail, StoreU
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
 from mailqueue.devserver import Mongod
-from mailqueue.queue.tube import depth
+from mailqueue.queue.beanstalkd.broker import depth
 from mailqueue.store import ids
 from mailqueue.store.audit import problems
 from tests.servers import BreakableServers

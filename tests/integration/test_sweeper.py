@@ -16,7 +16,7 @@ from mailqueue.config import Config
 from mailqueue.consumer.sweeper import is_leased
 from mailqueue.errors import StoreUnavailable
 from mailqueue.producer import Priority, Producer
-from mailqueue.queue import tube
+from mailqueue.queue.beanstalkd.broker import depth
 from mailqueue.store.document import PRODUCTION, Stored
 from tests.integration.bench import (
     MAIL,
@@ -514,4 +514,4 @@ def test_a_rescued_email_that_has_to_wait_is_announced_with_its_delay(
     job = next_delayed(config)
     assert job is not None
     assert job.delay == 15
-    assert tube.depth(config.beanstalkd)["ready"] == 0
+    assert depth(config.beanstalkd)["ready"] == 0

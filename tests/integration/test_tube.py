@@ -21,18 +21,10 @@ from mailqueue.config import Beanstalkd as Settings
 from mailqueue.config import Config
 from mailqueue.devserver import Beanstalkd
 from mailqueue.errors import QueueUnavailable
-from mailqueue.queue import tube
-from mailqueue.queue.announcer import Announcer
-from mailqueue.queue.tube import (
-    BURIED,
-    DELETED,
-    Announcement,
-    Connection,
-    End,
-    Job,
-    Tube,
-    release_end,
-)
+from mailqueue.queue.beanstalkd import tube
+from mailqueue.queue.beanstalkd.broker import BeanstalkdBroker, depth
+from mailqueue.queue.beanstalkd.tube import Connection, Tube
+from mailqueue.queue.broker import BURIED, DELETED, LONGEST, Announcement, End, Job, release_end
 from tests.integration.bench import beanstalk, next_delayed, put, ready, ready_ids
 from tests.logged import event
 from tests.servers import BreakableBeanstalkd
@@ -49,8 +41,10 @@ def one_of(tube: Tube | Connection, timeout: int = 0) -> Job | None:
 
 def end(job: Job, how: End = DELETED) -> None:
     """End a job, and see that the server has done it."""
-    job.connection.finish({job.id: how})
-    job.connection.flush()
+    connection = job.holder
+    assert isinstance(connection, Connection)
+    connection.end({job: how})
+    connection.flush()
 
 
 def announcements(n: int, priority: int = 65_536) -> list[Announcement]:
@@ -163,17 +157,17 @@ def test_a_released_job_has_the_priority_and_the_delay_that_were_asked_for(
     assert second is not None
     end(first, release_end(512, 0))
     end(second, release_end(256, 0.2))
-    assert [(job.id, job.priority) for job in ready(lonely)] == [(first.id, 512)]
+    assert [(job.id, job.priority) for job in ready(lonely)] == [(first.turn, 512)]
     delayed = next_delayed(lonely)
     assert delayed is not None
-    assert (delayed.id, delayed.priority, delayed.delay) == (second.id, 256, 1)
+    assert (delayed.id, delayed.priority, delayed.delay) == (second.turn, 256, 1)
 
 
 def test_a_delay_is_rounded_up_and_has_an_end(connection: Connection, lonely: Config) -> None:
     connection.put([Announcement(ObjectId(), 1, 1e12)], TTR)
     job = next_delayed(lonely)
     assert job is not None
-    assert job.delay == tube.MAX_DELAY
+    assert job.delay == LONGEST
 
 
 @pytest.mark.parametrize(
@@ -188,7 +182,7 @@ def test_a_foreign_body_is_no_email_and_can_be_buried(
     assert job.email_id is None
     end(job, BURIED)
     assert ready(lonely) == []
-    assert tube.depth(lonely.beanstalkd)["buried"] == 1
+    assert depth(lonely.beanstalkd)["buried"] == 1
 
 
 def test_jobs_that_are_ready_come_together_on_one_connection(waiting: Tube, lonely: Config) -> None:
@@ -196,7 +190,7 @@ def test_jobs_that_are_ready_come_together_on_one_connection(waiting: Tube, lone
     put(lonely, *ids)
     first = waiting.reserve(0, 4)
     assert [job.email_id for job in first] == ids[:4]
-    assert len({job.connection for job in first}) == 1
+    assert len({job.holder for job in first}) == 1
     assert [job.email_id for job in waiting.reserve(0, 4)] == ids[4:]
 
 
@@ -208,12 +202,12 @@ def test_a_connection_that_holds_a_job_does_not_wait_for_another(
     first, second = one_of(waiting), one_of(waiting)
     assert first is not None
     assert second is not None
-    assert first.connection is not second.connection
+    assert first.holder is not second.holder
     end(first)
     put(lonely, ObjectId())
     third = one_of(waiting, 0)
     assert third is not None
-    assert third.connection is first.connection
+    assert third.holder is first.holder
 
 
 def test_a_job_of_an_ended_connection_is_never_deleted_on_a_new_one(
@@ -222,11 +216,11 @@ def test_a_job_of_an_ended_connection_is_never_deleted_on_a_new_one(
     put(lonely, ObjectId())
     job = one_of(waiting, 0)
     assert job is not None
-    job.connection.close()
+    job.holder.give_back([job])
     wait_until(lambda: ready(lonely), what="the server takes the job back")
     end(job)
     end(job, release_end(1, 0))
-    assert [left.id for left in ready(lonely)] == [job.id]
+    assert [left.id for left in ready(lonely)] == [job.turn]
 
 
 def test_closing_gives_the_jobs_back_at_once(waiting: Tube, lonely: Config) -> None:
@@ -249,7 +243,7 @@ def test_after_a_restart_an_old_job_id_means_nothing(lonely: Config) -> None:
         server.restart()
         newer = ObjectId()
         put(there, newer)
-        assert ready(there)[0].id == job.id
+        assert ready(there)[0].id == job.turn
         with pytest.raises(QueueUnavailable):
             end(job)
         end(job)
@@ -370,7 +364,7 @@ def test_a_held_job_near_its_end_closes_the_connection_instead_of_spinning(
 def test_a_server_in_drain_mode_takes_no_jobs_and_the_id_is_kept(lonely: Config) -> None:
     with BreakableBeanstalkd(binlog=False) as server:
         there = replace(lonely.beanstalkd, servers=(server.address,))
-        announcer = Announcer(there, TTR, clock=iter(range(0, 10_000, 100)).__next__)
+        announcer = BeanstalkdBroker(there, TTR, clock=iter(range(0, 10_000, 100)).__next__)
         assert len(announcer.announce(announcements(1))) == 1
         os.kill(server.pid, signal.SIGUSR1)
         wait_until(lambda: len(announcer.announce(announcements(1))) == 0, what="the drain mode")
@@ -431,7 +425,7 @@ def test_after_a_failed_put_the_server_is_left_alone_ever_longer(
             raise QueueUnavailable("away")
 
     monkeypatch.setattr(tube, "Connection", Refused)
-    announcer = Announcer(settings, TTR, clock)
+    announcer = BeanstalkdBroker(settings, TTR, clock)
     while clock.now < 1100:
         announcer.announce(announcements(1))
         clock.now += 0.5
@@ -452,7 +446,7 @@ def test_many_threads_that_fail_at_once_are_one_failure(
             raise QueueUnavailable("away")
 
     monkeypatch.setattr(tube, "Connection", Refused)
-    announcer = Announcer(settings, TTR, clock)
+    announcer = BeanstalkdBroker(settings, TTR, clock)
     threads = [
         threading.Thread(target=announcer.announce, args=(announcements(1),)) for _ in range(8)
     ]
@@ -471,7 +465,7 @@ def test_what_could_not_be_put_goes_out_with_the_next_success_after_the_rest(
     own: BreakableBeanstalkd, lonely: Config, clock: Clock
 ) -> None:
     there = lonely.replace(beanstalkd=replace(lonely.beanstalkd, servers=(own.address,)))
-    announcer = Announcer(there.beanstalkd, TTR, clock)
+    announcer = BeanstalkdBroker(there.beanstalkd, TTR, clock)
     first, kept, newest = announcements(1), announcements(5), announcements(1, priority=2048)
     assert len(announcer.announce(first)) == 1
     own.stop()
@@ -494,7 +488,7 @@ def test_a_connection_that_broke_while_nobody_used_it_is_no_outage(
     """A server that was restarted is there: the next e-mail need not wait for a sweeper."""
     with BreakableBeanstalkd() as server:
         there = replace(lonely.beanstalkd, servers=(server.address,))
-        announcer = Announcer(there, TTR, clock)
+        announcer = BeanstalkdBroker(there, TTR, clock)
         assert len(announcer.announce(announcements(1))) == 1
         server.restart()
         assert len(announcer.announce(announcements(1))) == 1
@@ -505,17 +499,17 @@ def test_a_connection_that_broke_while_nobody_used_it_is_no_outage(
 def test_at_most_ten_thousand_are_kept_and_the_newest_of_them(
     settings: Settings, clock: Clock, lonely: Config
 ) -> None:
-    announcer = Announcer(replace(settings, servers=(NOBODY,)), TTR, clock)
+    announcer = BeanstalkdBroker(replace(settings, servers=(NOBODY,)), TTR, clock)
     what = announcements(10_050)
     assert len(announcer.announce(what)) == 0
-    assert list(announcer._backlog) == what[50:]
+    assert list(announcer._announcer._backlog) == what[50:]
     announcer.close()
 
 
 def test_another_server_takes_the_jobs_of_one_that_is_away(
     settings: Settings, lonely: Config, clock: Clock
 ) -> None:
-    announcer = Announcer(replace(settings, servers=(NOBODY, *settings.servers)), TTR, clock)
+    announcer = BeanstalkdBroker(replace(settings, servers=(NOBODY, *settings.servers)), TTR, clock)
     what = announcements(6)
     assert len(announcer.announce(what)) == 6
     assert sorted(ready_ids(lonely)) == bodies(what)
@@ -526,36 +520,36 @@ def test_jobs_are_spread_over_all_servers(
     settings: Settings, own: BreakableBeanstalkd, clock: Clock
 ) -> None:
     both = replace(settings, servers=(*settings.servers, own.address))
-    announcer = Announcer(both, TTR, clock)
+    announcer = BeanstalkdBroker(both, TTR, clock)
     announcer.announce(announcements(10))
     config = Config.from_mapping({"beanstalkd": {"servers": list(both.servers), "tube": both.tube}})
     for server in range(2):
         with beanstalk(config, server) as client:
             assert client.stats_tube(both.tube)["current-jobs-ready"] == 5
-    assert tube.depth(both)["ready"] == 10
+    assert depth(both)["ready"] == 10
     own.stop()
-    assert tube.depth(both)["ready"] == 5
+    assert depth(both)["ready"] == 5
     announcer.close()
 
 
 def test_the_depth_of_a_tube_without_jobs_is_zero_and_of_no_server_is_trouble(
     settings: Settings,
 ) -> None:
-    assert set(tube.depth(settings).values()) == {0}
+    assert set(depth(settings).values()) == {0}
     with pytest.raises(QueueUnavailable):
-        tube.depth(replace(settings, servers=(NOBODY,)))
+        depth(replace(settings, servers=(NOBODY,)))
 
 
 def test_the_depth_is_told_by_the_servers_that_answer_in_full(settings: Settings) -> None:
     with Scripted(None) as cuts:
         both = replace(settings, servers=(cuts.address, *settings.servers))
-        assert set(tube.depth(both).values()) == {0}
+        assert set(depth(both).values()) == {0}
 
 
 def test_each_thread_announces_on_its_own_connection(
     settings: Settings, lonely: Config, clock: Clock
 ) -> None:
-    announcer = Announcer(settings, TTR, clock)
+    announcer = BeanstalkdBroker(settings, TTR, clock)
     opened: list[Connection] = []
 
     def announce() -> None:

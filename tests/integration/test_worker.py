@@ -18,7 +18,7 @@ from mailqueue.config import Config
 from mailqueue.errors import QueueUnavailable, StoreUnavailable
 from mailqueue.lifecycle.outcomes import NORMAL, Outcome, Round, SendResult, Snapshot, Suspension
 from mailqueue.producer import Producer
-from mailqueue.queue import tube
+from mailqueue.queue.beanstalkd.broker import depth
 from mailqueue.routing.rotation import Permit
 from mailqueue.store.document import PRODUCTION, SIMULATED, Stored
 from mailqueue.store.store import Store
@@ -58,7 +58,7 @@ def the(emails: Collection[Document]) -> Document:
 
 
 def no_job_left(config: Config) -> bool:
-    return not any(tube.depth(config.beanstalkd).values())
+    return not any(depth(config.beanstalkd).values())
 
 
 def rewritten(emails: Collection[Document], **fields: Any) -> None:
@@ -112,7 +112,7 @@ def test_nothing_is_sent_before_the_claim_is_stored_nor_deleted_before_the_end_i
     bench.deliver()
     assert bench.asked == 1
     assert the(emails)["status"] == "sending"
-    assert tube.depth(config.beanstalkd)["reserved"] == 1
+    assert depth(config.beanstalkd)["reserved"] == 1
     bench.settle()
     assert the(emails)["status"] == "sent"
     assert no_job_left(config)
@@ -391,7 +391,7 @@ def test_a_foreign_job_is_buried_which_is_said_and_the_others_go_on(
     producer.send(MAIL)
     bench.work()
     assert the(emails)["status"] == "sent"
-    assert tube.depth(config.beanstalkd)["buried"] == 1
+    assert depth(config.beanstalkd)["buried"] == 1
     assert "job.buried" in map(event, caplog.records)
 
 
@@ -405,7 +405,7 @@ def test_what_needs_no_vendor_is_ended_also_where_the_worker_stops_before_its_tu
     bench.worker.stopping.set()
     while not bench.worker.inbox.empty():
         bench.worker.turn(5)
-    assert tube.depth(config.beanstalkd)["buried"] == 1
+    assert depth(config.beanstalkd)["buried"] == 1
     assert the(emails)["reason"] == "unreadable"
     assert ready(config) == []
 
@@ -641,7 +641,7 @@ def test_a_result_that_cannot_be_stored_is_kept_until_it_can(
     with failing(mongo_client, "update", closeConnection=True), pytest.raises(StoreUnavailable):
         bench.worker.turn(0.3)
     assert the(emails)["status"] == "sending"
-    assert tube.depth(config.beanstalkd)["reserved"] == 1
+    assert depth(config.beanstalkd)["reserved"] == 1
     bench.settle()
     assert the(emails)["status"] == "sent"
     assert no_job_left(config)
@@ -728,7 +728,7 @@ def test_when_all_are_closed_a_prober_takes_a_single_job(
     unavailable_for_long(bench, "first", "second")
     bench.take()
     assert emails.count_documents({"status": "sending"}) == 1
-    assert tube.depth(config.beanstalkd)["ready"] == 5
+    assert depth(config.beanstalkd)["ready"] == 5
 
 
 def test_a_lost_claim_gives_the_probe_back(racing: Bench, producer: Producer) -> None:
@@ -773,7 +773,7 @@ def test_nobody_reserves_while_no_vendor_may_be_asked(
         bench.routing.report(Permit(name), EMAIL, DOWN, "")
     bench.worker.stopping.set()  # it would wait for up to a second, but not when we stop
     assert bench.take() is False
-    assert tube.depth(config.beanstalkd) == {"ready": 1, "reserved": 0, "delayed": 0, "buried": 0}
+    assert depth(config.beanstalkd) == {"ready": 1, "reserved": 0, "delayed": 0, "buried": 0}
 
 
 EMAIL = Snapshot(priority=NORMAL)

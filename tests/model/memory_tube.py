@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from bson import ObjectId
 
-from mailqueue.queue.tube import End, Job
+from mailqueue.queue.broker import End, Job
 
 
 class MemoryTube:
@@ -74,6 +74,8 @@ class MemoryTube:
 class Line:
     """One worker's side of the tube: a ``Tube`` and its connection in one."""
 
+    name = "memory"
+
     def __init__(self, tube: MemoryTube, pause: Callable[[str], str]) -> None:
         self._tube, self._pause = tube, pause
 
@@ -86,14 +88,14 @@ class Line:
         n = self._tube.take(self)
         if n is None:
             return None
-        return Job(n, self._tube.email_of(n), self, b"")  # type: ignore[arg-type]  # stands in for it
+        return Job(self._tube.email_of(n), n, self)
 
-    def finish(self, ends: Mapping[int, End]) -> None:
+    def end(self, ends: Mapping[Job, End]) -> None:
         """End jobs, unless the server has taken them back meanwhile."""
         self._pause("end")
-        for n, end in ends.items():
-            if self._tube.holds(self, n):
-                self._end(n, end)
+        for job, end in ends.items():
+            if self._tube.holds(self, job.turn):
+                self._end(job.turn, end)
 
     def _end(self, n: int, end: End) -> None:
         if end.word == "delete":
@@ -102,6 +104,9 @@ class Line:
             self._tube.release(n, end.priority, end.delay)
         else:
             raise AssertionError(f"job {n} was buried")
+
+    def give_back(self, _: Sequence[Job]) -> None:
+        self.close()
 
     def close(self) -> None:
         """The server takes back what was reserved here."""

@@ -29,7 +29,7 @@ from mailqueue.consumer.writer import Writer
 from mailqueue.errors import StoreUnavailable, Unavailable
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
-from mailqueue.queue.tube import Announcement
+from mailqueue.queue.broker import Announcement, Receiver
 from mailqueue.store.bulk import BulkWriter
 from mailqueue.store.store import Store
 from mailqueue.store.transitions import Aside, Change, Claim
@@ -286,7 +286,7 @@ class WorkerActor(Actor):
         while True:
             self.pause(IDLE)
             with suppress(Unavailable):
-                worker.fetcher.fetch(self.line)  # type: ignore[arg-type]  # stands in for a tube
+                worker.fetcher.fetch(self.line)
             with suppress(Unavailable):
                 if not worker.inbox.empty():
                     worker.turn(1.0)
@@ -296,11 +296,16 @@ class WorkerActor(Actor):
 
 
 class SweeperActor(Actor):
-    """The sweeper of a consumer process."""
+    """The sweeper of a consumer process, and the queue as it knows it."""
 
-    def begin(self, sweeper: Sweeper, tube: MemoryTube) -> None:
-        self._sweeper, self._tube = sweeper, tube
-        sweeper._announcer = self  # type: ignore[assignment]  # stands in for it
+    max_delay = 1e9
+
+    def __init__(self, tube: MemoryTube) -> None:
+        super().__init__()
+        self._tube = tube
+
+    def begin(self, sweeper: Sweeper) -> None:
+        self._sweeper = sweeper
         self.start(self._sweep)
 
     def announce(self, announcements: Sequence[Announcement]) -> Sequence[Announcement]:
@@ -308,6 +313,15 @@ class SweeperActor(Actor):
         for one in announcements:
             self._tube.put(one.email_id, one.priority, one.delay)
         return announcements
+
+    def depth(self) -> dict[str, int]:
+        return self._tube.depth()
+
+    def receivers(self) -> Sequence[Receiver]:
+        return ()
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def _sweep(self) -> None:
         while True:

@@ -114,9 +114,9 @@ class StoreMachine(RuleBasedStateMachine):
         return actor
 
     def _sweeper(self) -> SweeperActor:
-        actor = SweeperActor()
+        actor = SweeperActor(self.tube)
         store, routing, _ = self._parts(actor.pause)
-        actor.begin(Sweeper(self.config, store, routing, owner=str(ObjectId())), self.tube)
+        actor.begin(Sweeper(self.config, store, routing, actor, owner=str(ObjectId())))
         return actor
 
     def _parts(

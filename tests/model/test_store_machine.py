@@ -36,18 +36,9 @@ SETTINGS = settings(
 
 
 @pytest.fixture
-def machine(
-    config: Config, mongo_client: MongoClient[Stored], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], StoreMachine]:
+def machine(config: Config, mongo_client: MongoClient[Stored]) -> Callable[[], StoreMachine]:
     Store(config.mongodb, env=document.SIMULATED, client=mongo_client).ensure_indexes()
-    newest: list[StoreMachine] = []
-
-    def make() -> StoreMachine:
-        newest[:] = [StoreMachine(config, mongo_client)]
-        return newest[0]
-
-    monkeypatch.setattr("mailqueue.queue.tube.depth", lambda _: newest[0].tube.depth())
-    return make
+    return lambda: StoreMachine(config, mongo_client)
 
 
 def test_no_order_of_events_loses_or_doubles_an_email(

@@ -20,7 +20,7 @@ from pymongo.collection import Collection
 
 from mailqueue.config import Config
 from mailqueue.devserver.process import dies_with_parent
-from mailqueue.queue.tube import depth
+from mailqueue.queue.beanstalkd.broker import depth
 from tests.servers import BreakableServers
 
 REPO = Path(__file__).parents[2]

@@ -23,8 +23,8 @@ import greenstalk
 import pytest
 
 from mailqueue import cli
-from mailqueue.queue import tube
-from mailqueue.queue.events import SUFFIX
+from mailqueue.queue.beanstalkd.broker import depth
+from mailqueue.queue.broker import INTAKE
 from tests.process.conftest import Consumers
 from tests.process.consumer_process import REPO, IntakeProcess
 from tests.servers import BreakableServers
@@ -62,12 +62,12 @@ def intake(run_intake: Intakes) -> Intakes:
 
 
 def tube_of(stage: Stage) -> str:
-    return stage.config.beanstalkd.tube + SUFFIX
+    return stage.config.beanstalkd.tube + INTAKE
 
 
 def events(stage: Stage) -> dict[str, int]:
     """Events by state, those of no number left out."""
-    return {state: n for state, n in tube.depth(stage.config.beanstalkd, SUFFIX).items() if n}
+    return {state: n for state, n in depth(stage.config.beanstalkd, INTAKE).items() if n}
 
 
 def program(stage: Stage) -> greenstalk.Client[bytes]:

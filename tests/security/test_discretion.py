@@ -25,8 +25,7 @@ from mailqueue.logs import Formatter
 from mailqueue.message import Address, Email, EmailDict
 from mailqueue.producer import Producer
 from mailqueue.producer.submission import SendOptions, Submission, prepare
-from mailqueue.queue.events import Event
-from mailqueue.queue.tube import Job
+from mailqueue.queue.broker import Event, Job
 from mailqueue.smtp.envelope import Envelope
 from mailqueue.smtp.submission import SendArguments
 from mailqueue.store.document import Stored
@@ -161,7 +160,7 @@ def test_no_repr_of_what_comes_in_shows_personal_data() -> None:
         Envelope(sender=person, recipients=[person]),
         SendArguments(email, "normal", key),
         job,
-        Event(job, body, "intake:1"),
+        Event(1, body, "intake:1", handle=job),
         VendorCall("1", email, (person.address,), Outcome.ACCEPTED),
     ]
     assert PLANTED not in f"{shown!r} {[str(one) for one in shown]}".lower()

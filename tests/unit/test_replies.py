@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from mailqueue.queue import replies
-from mailqueue.queue.replies import Replies, number, numbers
+from mailqueue.queue.beanstalkd import replies
+from mailqueue.queue.beanstalkd.replies import Replies, number, numbers
 
 
 class Drip:

@@ -129,7 +129,7 @@ def test_a_module_says_what_it_is_and_can_be_read_at_one_sitting() -> None:
 
 def test_only_the_tube_speaks_to_beanstalkd() -> None:
     users = {name for name in MODULES if "greenstalk" in imports_of(name)}
-    assert users == {"queue.tube"}
+    assert users == {"queue.beanstalkd.tube"}
 
 
 def test_every_store_knows_the_callbacks_that_it_has_to_note() -> None:

@@ -23,36 +23,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from hashlib import sha256
 
 from mailqueue.errors import QueueUnavailable
 from mailqueue.outage import Outage
-from mailqueue.queue.tube import Connection, End, Job
+from mailqueue.queue.beanstalkd.tube import Connection
+from mailqueue.queue.broker import INTAKE, End, Event, Job
 
-SUFFIX = ".intake"
 _HOUR = 3600
 _EDGE = 60  # seconds before and after a full hour
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Event:
-    """A reserved event: its body, empty if it is too large, and its key. ``job`` ends it.
-
-    ``other_key``: under which it may be stored already; empty: there is none.
-    """
-
-    job: Job
-    body: bytes = field(repr=False)
-    key: str
-    other_key: str = ""
-
-
 class EventTube:
-    """The events of one server. One thread reserves and ends them.
-
-    Another kind of queue would have to do the same: reserve, end, give back, close.
-    """
+    """The events of one server. One thread reserves and ends them."""
 
     def __init__(
         self,
@@ -61,8 +44,8 @@ class EventTube:
         outage: Outage | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.server = server
-        self._tube = tube + SUFFIX
+        self.name = self.server = server
+        self._tube = tube + INTAKE
         self._outage = outage or Outage(f"beanstalkd {server}")
         self._clock = clock
         self._connection: Connection | None = None
@@ -91,7 +74,7 @@ class EventTube:
         """
         try:
             if self._connection is not None:
-                self._connection.finish({event.job.id: how for event in events})
+                self._connection.end({event.handle: how for event in events})
         except QueueUnavailable as error:
             self._outage.begin(str(error))
 
@@ -122,17 +105,21 @@ class EventTube:
 
     def _events(self, connection: Connection, jobs: Sequence[Job]) -> list[Event]:
         if self._instance:
-            return [Event(job, job.body, f"intake:{self._instance}:{job.id}") for job in jobs]
-        ages = connection.ages([job.id for job in jobs]) if jobs else {}
+            return [
+                Event(job.turn, job.body, f"intake:{self._instance}:{job.turn}", handle=job)
+                for job in jobs
+            ]
+        ages = connection.ages([job.turn for job in jobs]) if jobs else {}
         now = self._clock()
         return [
-            Event(job, job.body, *self._lasting_keys(job, now - ages[job.id]))
+            Event(job.turn, job.body, *self._lasting_keys(job, now - ages[job.turn]), handle=job)
             for job in jobs
-            if job.id in ages
+            if job.turn in ages
         ]
 
-    def _lasting_keys(self, job: Job, put_at: float) -> list[str]:
+    def _lasting_keys(self, job: Job, put_at: float) -> tuple[str, str]:
         """The keys of a job that outlives its server's restart: one, near the full hour two."""
         digest = sha256(job.body).hexdigest()[:32]
         hours = dict.fromkeys((put_at + edge) // _HOUR for edge in (0, -_EDGE, _EDGE))
-        return [f"intake:{self.server}:{job.id}:{hour:.0f}:{digest}" for hour in hours]
+        keys = [f"intake:{self.server}:{job.turn}:{hour:.0f}:{digest}" for hour in hours]
+        return keys[0], keys[1] if len(keys) > 1 else ""

@@ -1,7 +1,7 @@
 """The beanstalkd tube: jobs that say which e-mail to look at.
 
 Decides: what is written to a connection, in which order its replies are read, and when it is thrown
-away. ``announcer`` spreads jobs over servers and bridges the outage of one.
+away. ``broker`` spreads jobs over servers.
 
 Assumes: a job may be doubled, early, late or lost. A job id means something only on the connection
 that reserved it: after a restart of the server it may be another e-mail's.
@@ -40,29 +40,24 @@ to a new command, it reads these.
 
 from __future__ import annotations
 
-import math
 import re
 import socket
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 
 import greenstalk
 from bson import ObjectId
 
-from mailqueue.config import Beanstalkd
 from mailqueue.errors import QueueUnavailable
 from mailqueue.outage import Outage
-from mailqueue.queue.replies import Replies, number, numbers
+from mailqueue.queue.beanstalkd.replies import Replies, number, numbers
+from mailqueue.queue.broker import STATES, Announcement, End, Job, whole_seconds
 
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 5.0  # for the replies to what was asked at once,
 PER_REPLY = 0.02  # and for each of them: a put may wait for a disk
-MAX_DELAY = 2**32 - 1  # seconds
-CALLBACKS = ".callbacks"  # ends the name of the tube that says: a callback is due
-STATES = ("ready", "reserved", "delayed", "buried")
 PIPELINE = 500  # commands in one write: they and their replies fit into the sockets' buffers
 _BODY = re.compile(rb"([0-9a-f]{24})\r\n")
 _END_REPLIES = {"delete": b"DELETED", "release": b"RELEASED", "bury": b"BURIED"}
@@ -77,61 +72,11 @@ _REFUSALS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Announcement:
-    """One job to put: which e-mail, how urgent, and in how many seconds."""
-
-    email_id: ObjectId
-    priority: int
-    delay: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How a reserved job ends: ``delete``, ``release`` or ``bury`` (a person may look at it).
-
-    ``delay`` is in whole seconds.
-    """
-
-    word: str
-    priority: int = 0
-    delay: int = 0
-
-    def command(self, job_id: int) -> bytes:
-        """The line that says so."""
-        if self.word == "delete":
-            return b"delete %d\r\n" % job_id
-        if self.word == "bury":
-            return b"bury %d %d\r\n" % (job_id, self.priority)
-        return b"release %d %d %d\r\n" % (job_id, self.priority, self.delay)
-
-
-DELETED, BURIED = End("delete"), End("bury")
-
-
-def release_end(priority: int, delay: float) -> End:
-    """Put back, to be reserved again in ``delay`` seconds (rounded up)."""
-    return End("release", priority, _whole_seconds(delay))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """A reserved job; ``connection`` ends it. ``email_id`` is None for a body that is not ours.
-
-    ``body`` is empty if it has more than ``replies.BODY`` bytes.
-    """
-
-    id: int
-    email_id: ObjectId | None
-    connection: Connection
-    body: bytes = field(repr=False)
-
-
 class Connection:
     """One connection to one server; its methods may be called from any thread, one at a time.
 
-    Every method but ``finish``, ``flush`` and ``close`` raises ``QueueUnavailable`` once the
-    connection is ``broken``. ``reserved`` are the ids of the jobs that are reserved on it.
+    Every method but ``end``, ``flush``, ``give_back`` and ``close`` raises ``QueueUnavailable``
+    once the connection is ``broken``. ``reserved`` are the ids of the jobs that are reserved on it.
     """
 
     def __init__(self, server: str, tube: str, timeout: float = READ_TIMEOUT) -> None:
@@ -198,25 +143,31 @@ class Connection:
         if job_id in self.reserved:
             raise ValueError("reserved twice")
         self.reserved.add(job_id)
-        email_id = _BODY.fullmatch(body)
-        return Job(job_id, ObjectId(email_id[1].decode()) if email_id else None, self, body[:-2])
+        ours = _BODY.fullmatch(body)
+        email_id = ObjectId(ours[1].decode()) if ours else None
+        return Job(email_id, job_id, self, body=body[:-2])
 
-    def finish(self, ends: Mapping[int, End]) -> None:
-        """End jobs that are reserved here, by their ids, in one write; nothing is waited for.
+    def end(self, ends: Mapping[Job, End]) -> None:
+        """End jobs that are reserved here, in one write; nothing is waited for.
 
-        An id that is not reserved here is passed over, so that no job is ended twice. On a broken
+        A job that is not reserved here is passed over, so that no job is ended twice. On a broken
         connection nothing is done: its server has taken the jobs back. Raises ``QueueUnavailable``.
         """
         with self._lock:
-            ids = [job_id for job_id in ends if job_id in self.reserved]
-            if self.broken or not ids:
+            reserved = {job.turn: end for job, end in ends.items() if job.turn in self.reserved}
+            if self.broken or not reserved:
                 return
             with self._exchange(len(self._owed)):
                 if len(self._owed) > PIPELINE:  # else the sockets' buffers could fill up
                     self._read_owed()
-                self.reserved.difference_update(ids)
-                self._socket.sendall(b"".join([ends[job_id].command(job_id) for job_id in ids]))
-                self._owed.extend(_END_REPLIES[ends[job_id].word] for job_id in ids)
+                self.reserved.difference_update(reserved)
+                commands = [_end_command(job_id, end) for job_id, end in reserved.items()]
+                self._socket.sendall(b"".join(commands))
+                self._owed.extend([_END_REPLIES[end.word] for end in reserved.values()])
+
+    def give_back(self, _: Sequence[Job]) -> None:
+        """Close: whatever is reserved here is given back."""
+        self.close()
 
     def flush(self) -> None:
         """Wait until the server has executed everything."""
@@ -348,7 +299,7 @@ class Tube:
     """
 
     def __init__(self, server: str, tube: str, outage: Outage | None = None) -> None:
-        self.server = server
+        self.name = self.server = server
         self._tube = tube
         self._lock = threading.Lock()
         self._connections: list[Connection] = []
@@ -357,8 +308,8 @@ class Tube:
     def reserve(self, timeout: int, limit: int = 1) -> list[Job]:
         """Wait up to ``timeout`` whole seconds for a job; one thread at a time may wait.
 
-        What is ready then comes with it, ``limit`` in all, on the same connection. Raises
-        ``QueueUnavailable``; the outage is logged once, and so is its end.
+        What is ready then comes with it, ``limit`` in all, on the same connection: it ends them.
+        Raises ``QueueUnavailable``; the outage is logged once, and so is its end.
         """
         try:
             jobs = self._idle_connection().reserve(timeout, limit)
@@ -389,30 +340,15 @@ class Tube:
             self._connections = []
 
 
-def depth(settings: Beanstalkd, suffix: str = "") -> dict[str, int]:
-    """Jobs by state over all servers that answer; raises ``QueueUnavailable`` if none does.
-
-    ``suffix`` makes the name of another tube of that of ours.
-    """
-    totals: Counter[str] = Counter()
-    trouble: QueueUnavailable | None = None
-    for server in settings.servers:
-        try:
-            with closing(Connection(server, settings.tube + suffix)) as connection:
-                totals.update(connection.stats())
-        except QueueUnavailable as error:
-            trouble = error
-    if not totals:
-        raise trouble or QueueUnavailable("beanstalkd: no server")
-    return dict(totals)
-
-
 def _put_command(announcement: Announcement, ttr: int) -> bytes:
     body = announcement.email_id.binary.hex().encode()
-    delay = _whole_seconds(announcement.delay) if announcement.delay > 0 else 0
+    delay = whole_seconds(announcement.delay) if announcement.delay > 0 else 0
     return b"put %d %d %d 24\r\n%b\r\n" % (announcement.priority, delay, ttr, body)
 
 
-def _whole_seconds(seconds: float) -> int:
-    """beanstalkd counts whole seconds; rounded up, so that no job is early."""
-    return min(MAX_DELAY, math.ceil(max(0.0, seconds)))
+def _end_command(job_id: int, end: End) -> bytes:
+    if end.word == "delete":
+        return b"delete %d\r\n" % job_id
+    if end.word == "bury":
+        return b"bury %d %d\r\n" % (job_id, end.priority)
+    return b"release %d %d %d\r\n" % (job_id, end.priority, end.delay)

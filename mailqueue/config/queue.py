@@ -1,0 +1,98 @@
+"""The section ``queue``: which queue announces e-mails, and the keys of each type.
+
+Decides: what each type needs. Without the section the queue is beanstalkd, by the section
+``beanstalkd``.
+
+Promises: a queue that cannot be used is a problem that names the key. No repr shows a password.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from mailqueue.config import checks
+from mailqueue.config.keys import Problems
+from mailqueue.config.section import Section, key, section_of
+
+_TUBE = "name of the tube: begins all names of ours there"
+
+
+@dataclass(frozen=True, slots=True)
+class Beanstalkd(Section):
+    """Where e-mails are announced."""
+
+    servers: tuple[str, ...] = key(tuple, ("127.0.0.1:11300",), 'each "host:port"', checks.servers)
+    tube: str = key(str, "mailqueue", "name of the tube", checks.tube)
+
+    def __post_init__(self) -> None:
+        Section.__post_init__(self)
+        object.__setattr__(self, "servers", tuple(self.servers))
+
+    @classmethod
+    def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
+        servers = () if "servers" in problems else attributes.get("servers", ())
+        for i, address in enumerate(servers):
+            problems.add(f"servers[{i}]", checks.server(address))
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of each server, for ``socket.create_connection``."""
+        return tuple(checks.host_and_port(address) for address in self.servers)
+
+
+@dataclass(frozen=True, slots=True)
+class Redis(Section):
+    """A Redis server, or what speaks its protocol."""
+
+    url: str = key(str, "redis://127.0.0.1:6379/0", "URL of the server", repr=False)
+    tube: str = key(str, "mailqueue", _TUBE, checks.tube)
+
+
+@dataclass(frozen=True, slots=True)
+class Sqs(Section):
+    """Two queues of Amazon SQS: one for ``high``, one for all else."""
+
+    region: str = key(str, ..., "region of the queues")
+    urgent: str = key(str, ..., "URL of the queue of `high` e-mails")
+    normal: str = key(str, ..., "URL of the queue of all others")
+
+
+@dataclass(frozen=True, slots=True)
+class MongoDBQueue(Section):
+    """No queue: consumers ask MongoDB what is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory(Section):
+    """In the memory of one process, for tests and development."""
+
+
+QueueSettings: TypeAlias = Beanstalkd | Redis | Sqs | MongoDBQueue | Memory
+
+QUEUE_TYPES: Mapping[str, type[Section]] = {
+    "beanstalkd": Beanstalkd,
+    "redis": Redis,
+    "sqs": Sqs,
+    "mongodb": MongoDBQueue,
+    "memory": Memory,
+}
+
+
+def queue_of(value: Any, problems: Problems) -> Any:
+    """The queue's section, made from a mapping if it is one; None: there is none, or it is bad."""
+    if value is None or isinstance(value, tuple(QUEUE_TYPES.values())):
+        return value
+    if not isinstance(value, Mapping):
+        problems.add("", "must be an object")
+        return None
+    if "type" not in value:
+        problems.add("type", "required key is missing")
+        return None
+    section = QUEUE_TYPES.get(value["type"]) if isinstance(value["type"], str) else None
+    if section is None:
+        problems.add("type", f"must be one of {', '.join(QUEUE_TYPES)}")
+        return None
+    own = {name: setting for name, setting in value.items() if name != "type"}
+    return section_of(section, own, problems)
