@@ -64,7 +64,7 @@ def _serve(config: Config, frame: Service) -> None:
         ]
         try:
             event(logger, level, "responder.started", mode=env)
-            frame.ready(", ".join(receiver.name for receiver in receivers))
+            frame.ready(", ".join(receiver.place for receiver in receivers))
             while not frame.is_stopping and not any(loop.done() for loop in loops):
                 frame.keep_alive()
                 wait(loops, TICK, FIRST_COMPLETED)

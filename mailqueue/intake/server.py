@@ -48,7 +48,7 @@ def _serve(config: Config, frame: Service) -> None:
         loops = [threads.submit(intake.run, stopping) for intake in intakes]
         try:
             event(logger, level, "intake.started", mode=env)
-            frame.ready(", ".join(receiver.name for receiver in receivers))
+            frame.ready(", ".join(receiver.place for receiver in receivers))
             while not frame.is_stopping and not any(loop.done() for loop in loops):
                 frame.keep_alive()
                 wait(loops, TICK, FIRST_COMPLETED)

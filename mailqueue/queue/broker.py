@@ -89,9 +89,13 @@ class Job:
 
 
 class Receiver(Protocol):
-    """Who reserves jobs, for one thread. ``name`` is that of the server, for people."""
+    """Who reserves jobs, for one thread.
+
+    ``name`` is that of the server, ``place`` what is waited at: both are for people.
+    """
 
     name: str
+    place: str
 
     def reserve(self, timeout: int, limit: int = 1) -> list[Job]:
         """Wait up to ``timeout`` whole seconds for a job; with it come up to ``limit`` in all.
@@ -144,9 +148,13 @@ class Event:
 
 
 class EventReceiver(Protocol):
-    """Who reserves events, which are no hints: what is lost here is lost. One thread uses it."""
+    """Who reserves events, which are no hints: what is lost here is lost. One thread uses it.
+
+    ``name`` and ``place``: as of a ``Receiver``.
+    """
 
     name: str
+    place: str
 
     def reserve(self, timeout: int, limit: int = 1) -> list[Event]:
         """As ``Receiver.reserve``."""

@@ -74,7 +74,7 @@ class MemoryTube:
 class Line:
     """One worker's side of the tube: a ``Tube`` and its connection in one."""
 
-    name = "memory"
+    name = place = "memory"
 
     def __init__(self, tube: MemoryTube, pause: Callable[[str], str]) -> None:
         self._tube, self._pause = tube, pause

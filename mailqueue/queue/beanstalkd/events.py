@@ -46,6 +46,7 @@ class EventTube:
     ) -> None:
         self.name = self.server = server
         self._tube = tube + INTAKE
+        self.place = f"tube {self._tube} of {server}"
         self._outage = outage or Outage(f"beanstalkd {server}")
         self._clock = clock
         self._connection: Connection | None = None

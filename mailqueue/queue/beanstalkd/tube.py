@@ -300,6 +300,7 @@ class Tube:
 
     def __init__(self, server: str, tube: str, outage: Outage | None = None) -> None:
         self.name = self.server = server
+        self.place = f"tube {tube} of {server}"
         self._tube = tube
         self._lock = threading.Lock()
         self._connections: list[Connection] = []
