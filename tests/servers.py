@@ -7,6 +7,7 @@ without its binlog, also from its next start on: set ``binlog``.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,13 @@ class Breakable(Server):
 
     def restart(self) -> None:
         self.stop()
+        self.start()
+
+    def lose_data(self) -> None:
+        """Kill it, and start it again with an empty folder."""
+        self.kill()
+        for path in Path(self._folder or "").iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.start()
 
     def pause(self) -> None:

@@ -68,6 +68,8 @@ class MongoDBQueue(Section):
 class Memory(Section):
     """In the memory of one process, for tests and development."""
 
+    tube: str = key(str, "mailqueue", _TUBE, checks.tube)
+
 
 QueueSettings: TypeAlias = Beanstalkd | Redis | Sqs | MongoDBQueue | Memory
 

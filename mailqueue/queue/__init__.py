@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mailqueue.config import Beanstalkd, Config
+from mailqueue.config import Beanstalkd, Config, Memory
 from mailqueue.errors import ConfigError, QueueUnavailable
 from mailqueue.queue.broker import BACKLOG, INTAKE
 
@@ -38,6 +38,10 @@ def open_broker(config: Config, *, keep: int = BACKLOG, suffix: str = "") -> Bro
         from mailqueue.queue.beanstalkd.broker import BeanstalkdBroker  # lazily
 
         return BeanstalkdBroker(settings, config.delivery.ttr, keep=keep, suffix=suffix)
+    if isinstance(settings, Memory):
+        from mailqueue.queue.memory import MemoryBroker  # lazily
+
+        return MemoryBroker(settings, config.delivery.ttr, suffix=suffix)
     raise ConfigError([f"queue.type: {type(settings).__name__} is not there yet"])
 
 
@@ -53,6 +57,10 @@ def open_events(config: Config) -> Sequence[EventReceiver]:
 
         depth(settings, INTAKE)
         return [EventTube(server, settings.tube) for server in settings.servers]
+    if isinstance(settings, Memory):
+        from mailqueue.queue.memory import events_of  # lazily
+
+        return events_of(settings, config.delivery.ttr)
     raise ConfigError([f"queue.type: {type(settings).__name__} is not there yet"])
 
 

@@ -1,0 +1,11 @@
+"""All kinds of queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.brokers.beanstalkd import BeanstalkdCase
+from tests.brokers.case import Case
+from tests.brokers.memory import MemoryCase
+
+CASES: Sequence[Case] = (BeanstalkdCase(), MemoryCase())

@@ -1,0 +1,192 @@
+"""A queue of each kind: on a server that is shared, or on one that a test may break.
+
+A kind's server is started once, for the first test that needs it (once per worker where
+pytest-xdist shares the tests out). Each test has names of its own on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, Protocol
+from uuid import uuid4
+
+import pytest
+from bson import ObjectId
+from pymongo import MongoClient
+
+from mailqueue.config import Config
+from mailqueue.devserver import Mongod
+from mailqueue.devserver.process import ServerNotFound
+from mailqueue.lifecycle.outcomes import NORMAL
+from mailqueue.queue import open_broker, open_events
+from mailqueue.queue.broker import DELETED, Announcement, Broker, End, EventReceiver, Job, Receiver
+from tests.brokers.case import Case
+from tests.brokers.cases import CASES
+from tests.conftest import TEST_PREFIX
+from tests.servers import Breakable
+
+Document = dict[str, Any]
+
+
+class Queue:
+    """One queue of a kind with names of its own; all that it opened is closed at the end."""
+
+    def __init__(self, case: Case, config: Config, server: Breakable | None = None) -> None:
+        self.case, self.config, self._server = case, config, server
+        self._stack = ExitStack()
+
+    @property
+    def server(self) -> Breakable:
+        """The server that a test may break; see ``breakable``."""
+        assert self._server is not None
+        return self._server
+
+    def broker(self, **options: Any) -> Broker:
+        """One more process' side of the queue."""
+        made = open_broker(self.config, **options)
+        self._stack.callback(made.close)
+        return made
+
+    def receiver(self, broker: Broker | None = None, **options: Any) -> Receiver:
+        """One more receiver; the kinds of this suite have one for a server."""
+        (made,) = (broker or self.broker(**options)).receivers()
+        self._stack.callback(made.close)
+        return made
+
+    def events(self) -> EventReceiver:
+        """One more receiver of events."""
+        (made,) = open_events(self.config)
+        self._stack.callback(made.close)
+        return made
+
+    def emails(
+        self, number: int = 1, priority: int = NORMAL, delay: float = 0.0
+    ) -> Sequence[Announcement]:
+        """E-mails to announce; stored, where the queue looks at them."""
+        made = [Announcement(ObjectId(), priority, delay) for _ in range(number)]
+        self.case.store(self.config, made)
+        return made
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def reserved(receiver: Receiver, number: int = 1, timeout: int = 5) -> list[Job]:
+    """So many jobs, by as many calls as it takes; fewer, if for ``timeout`` seconds none comes."""
+    jobs: list[Job] = []
+    while len(jobs) < number and (more := receiver.reserve(timeout, number - len(jobs))):
+        jobs += more
+    return jobs
+
+
+def end(jobs: Sequence[Job], how: End = DELETED) -> None:
+    """End jobs where they are reserved."""
+    for holder in {job.holder for job in jobs}:
+        holder.end({job: how for job in jobs if job.holder is holder})
+
+
+def ids(jobs: Sequence[Job | Announcement]) -> list[ObjectId | None]:
+    """Their e-mails."""
+    return [job.email_id for job in jobs]
+
+
+class Servers:
+    """The shared server of each kind, started for the first test that needs it."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, Breakable | None] = {}
+        self._stack = ExitStack()
+
+    def of(self, case: Case) -> Breakable | None:
+        if case.name not in self._started:
+            self._started[case.name] = server = started(case)
+            if server is not None:
+                self._stack.callback(server.close)
+        return self._started[case.name]
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def started(case: Case) -> Breakable | None:
+    """A server of this kind; the test is skipped where there is none, and fails with ``CI``."""
+    try:
+        return case.start()
+    except ServerNotFound as missing:
+        if os.environ.get("CI"):
+            pytest.fail(str(missing), pytrace=False)
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def queue_servers() -> Iterator[Servers]:
+    made = Servers()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    """Each kind of queue, one after the other."""
+    made: Case = request.param
+    return made
+
+
+@pytest.fixture
+def mapping(mongod: Mongod) -> Document:
+    """What ``config.json`` holds beside the queue; a test may change it."""
+    unique = TEST_PREFIX + uuid4().hex
+    return {
+        "mongodb": {"uri": mongod.uri, "database": unique, "collection": TEST_PREFIX + "emails"},
+        "vendors": [
+            {"name": "first", "type": "smtp", "host": "127.0.0.1"},
+            {"name": "second", "type": "smtp", "host": "127.0.0.1"},
+        ],
+    }
+
+
+class Open(Protocol):
+    """Opens this kind's queue on a server, under its own address or that of a proxy."""
+
+    def __call__(self, server: Breakable | None, address: str = "") -> Queue: ...
+
+
+@pytest.fixture
+def opened(case: Case, mapping: Document, mongo_client: MongoClient[Document]) -> Iterator[Open]:
+    with ExitStack() as stack:
+
+        def open_queue(server: Breakable | None, address: str = "") -> Queue:
+            address = address or (server.address if server else "")
+            name = mapping["mongodb"]["database"]
+            section = {"type": case.type, **case.section(address, name)}
+            config = Config.from_mapping({**mapping, "queue": section})
+            case.create(config)
+            queue = Queue(case, config, server)
+            stack.callback(queue.close)
+            return queue
+
+        yield open_queue
+    mongo_client.drop_database(mapping["mongodb"]["database"])
+
+
+@pytest.fixture
+def queue(case: Case, opened: Open, queue_servers: Servers) -> Iterator[Queue]:
+    """A queue of this kind, on the shared server."""
+    made = opened(queue_servers.of(case))
+    yield made
+    made.close()
+    case.remove(made.config)
+
+
+@pytest.fixture
+def breakable(case: Case, opened: Open) -> Iterator[Queue]:
+    """A queue on a server of its own, which the test may stop, pause, kill and restart."""
+    server = started(case)
+    if server is None:
+        pytest.skip(f"{case.name} has no server of its own")
+    try:
+        yield opened(server)
+    finally:
+        server.close()
