@@ -17,6 +17,7 @@ from statistics import median
 from mailqueue.config.capacity import Capacity
 from mailqueue.config.config import SECTIONS
 from mailqueue.config.keys import Key
+from mailqueue.config.queue import QUEUE_TYPES, TYPE
 from mailqueue.config.section import keys_of
 from mailqueue.config.services import ApiKeyConfig
 from mailqueue.config.vendor_types import MIB, VENDOR_TYPES
@@ -47,6 +48,8 @@ def rows() -> Iterator[str]:
         place = "vendors[]" if section == "vendors" else section
         for name, key in keys_of(kind).items():
             yield row(f"`{place}.{name}`", key)
+        if section == "beanstalkd":
+            yield from queue_rows()
         if section == "http":
             for name, key in keys_of(ApiKeyConfig).items():
                 yield row(f"`{place}.keys[].{name}`", key)
@@ -54,6 +57,13 @@ def rows() -> Iterator[str]:
             for type_, vendor in VENDOR_TYPES.items():
                 for name, key in vendor.keys.items():
                     yield row(f"`{place}.{name}` of `{type_}`", key)
+
+
+def queue_rows() -> Iterator[str]:
+    yield row("`queue.type`", TYPE)
+    for type_, kind in QUEUE_TYPES.items():
+        for name, key in keys_of(kind).items():
+            yield row(f"`queue.{name}` of `{type_}`", key)
 
 
 def row(place: str, key: Key) -> str:

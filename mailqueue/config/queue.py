@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from mailqueue.config import checks
-from mailqueue.config.keys import Problems
-from mailqueue.config.section import Section, key, section_of
+from mailqueue.config.keys import Key, Problems
+from mailqueue.config.section import Section, key, keys_of, section_of
 
 _TUBE = "name of the tube: begins all names of ours there"
 
@@ -82,6 +82,11 @@ QUEUE_TYPES: Mapping[str, type[Section]] = {
 }
 
 
+_ALL_KEYS = {name for section in QUEUE_TYPES.values() for name in keys_of(section)}
+
+TYPE = Key(str, "one of " + ", ".join(f"`{name}`" for name in QUEUE_TYPES), required=True)
+
+
 def queue_of(value: Any, problems: Problems) -> Any:
     """The queue's section, made from a mapping if it is one; None: there is none, or it is bad."""
     if value is None or isinstance(value, tuple(QUEUE_TYPES.values())):
@@ -89,12 +94,12 @@ def queue_of(value: Any, problems: Problems) -> Any:
     if not isinstance(value, Mapping):
         problems.add("", "must be an object")
         return None
-    if "type" not in value:
-        problems.add("type", "required key is missing")
-        return None
-    section = QUEUE_TYPES.get(value["type"]) if isinstance(value["type"], str) else None
-    if section is None:
-        problems.add("type", f"must be one of {', '.join(QUEUE_TYPES)}")
-        return None
     own = {name: setting for name, setting in value.items() if name != "type"}
-    return section_of(section, own, problems)
+    type_ = value.get("type")
+    if not isinstance(type_, str) or type_ not in QUEUE_TYPES:
+        choice = f"must be one of {', '.join(QUEUE_TYPES)}"
+        problems.add("type", "required key is missing" if type_ is None else choice)
+        return None
+    for name in own.keys() & _ALL_KEYS - keys_of(QUEUE_TYPES[type_]).keys():
+        problems.add(str(name), f"not a key of type {type_}")
+    return section_of(QUEUE_TYPES[type_], own, problems)

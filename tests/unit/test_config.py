@@ -21,6 +21,7 @@ from mailqueue.config import (
     Config,
     Delivery,
     Http,
+    Memory,
     MongoDB,
     Retry,
     VendorConfig,
@@ -29,6 +30,7 @@ from mailqueue.config import (
 )
 from mailqueue.config.config import READABLE_BY_ALL, SECTIONS
 from mailqueue.config.keys import Key, Problems
+from mailqueue.config.queue import QUEUE_TYPES
 from mailqueue.config.section import keys_of
 from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
@@ -157,6 +159,16 @@ def test_a_type_checker_knows_the_keys_and_types_of_a_section(name: str) -> None
     assert {key_name: described(hint) for key_name, hint in hints.items()} == expected
 
 
+def test_a_type_checker_knows_the_keys_and_types_of_every_queue() -> None:
+    hints = get_type_hints(dicts.QueueDict)
+    assert get_args(hints.pop("type")) == tuple(QUEUE_TYPES)
+    keys = [keys_of(section) for section in QUEUE_TYPES.values()]
+    for own in keys:
+        expected = {name: (key.type, may_be_none(key, own=False)) for name, key in own.items()}
+        assert {name: described(hints[name]) for name in own} == expected
+    assert hints.keys() == {name for own in keys for name in own}
+
+
 def may_be_none(key: Key, *, own: bool) -> bool:
     """None is an own key's default; of the others only where the default is None."""
     return not key.required and (own or key.default is None)
@@ -197,6 +209,45 @@ def test_all_problems_are_reported_at_once_each_with_its_path() -> None:
         "vendors[0].name: required key is missing",
         "vendors[1]: must be an object",
     ]
+
+
+@pytest.mark.parametrize(
+    "queue, expected",
+    [
+        ([], ["queue: must be an object"]),
+        ({}, ["queue.type: required key is missing"]),
+        ({"type": "kafka", "url": 7}, [f"queue.type: must be one of {', '.join(QUEUE_TYPES)}"]),
+        ({"type": ["redis"]}, [f"queue.type: must be one of {', '.join(QUEUE_TYPES)}"]),
+        (
+            {"type": "memory", "region": "eu-west-1", "tub": "x", "servers": []},
+            [
+                "queue.region: not a key of type memory",
+                "queue.servers: not a key of type memory",
+                'queue.tub: unknown key, did you mean "tube"?',
+            ],
+        ),
+        (
+            {"type": "beanstalkd", "servers": ["nowhere"], "tube": 7, "url": "redis://x"},
+            [
+                'queue.servers[0]: must be "host:port"',
+                "queue.tube: must be a string",
+                "queue.url: not a key of type beanstalkd",
+            ],
+        ),
+    ],
+)
+def test_a_queue_that_cannot_be_used_is_said_with_all_its_problems(
+    queue: Any, expected: list[str]
+) -> None:
+    assert sorted(problems({"queue": queue})) == expected
+
+
+def test_the_queue_is_that_of_its_section_and_beanstalkd_without_one() -> None:
+    config = Config(beanstalkd={"tube": "shop"})
+    assert config.broker == Beanstalkd(tube="shop")
+    assert config.replace(queue={"type": "memory", "tube": "x"}).broker == Memory(tube="x")
+    assert Config(queue=Memory()).broker == Memory()
+    assert Config(queue={"type": "beanstalkd", "tube": "y"}).broker == Beanstalkd(tube="y")
 
 
 def test_a_problem_under_a_path_is_one_of_the_whole_and_the_first_stands() -> None:
