@@ -56,6 +56,11 @@ def available() -> str | None:
     return None
 
 
+def find_faketime() -> Path | None:
+    """The library that shows a program another time."""
+    return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
 class Network:
     """A bridge of this machine, and hosts behind it. A context manager."""
 
@@ -98,6 +103,7 @@ class Node(BreakableMongod):
         self.host = network.address(10 + number)
         self.namespace = network.add_host(10 + number)
         self.number = number
+        self.ahead = 0  # seconds of its clock, from its next start on; needs libfaketime
         self._launcher = folder / f"mongod{number}"
 
     @property
@@ -120,10 +126,16 @@ class Node(BreakableMongod):
         """It stays one process: each program takes the place of the one before."""
         program = super()._binary()
         self._launcher.write_text(
-            f'#!/bin/sh\nexec ip netns exec {self.namespace} "{program}" "$@"\n'
+            f'#!/bin/sh\nexec ip netns exec {self.namespace} {self._clock()} "{program}" "$@"\n'
         )
         self._launcher.chmod(0o755)
         return self._launcher
+
+    def _clock(self) -> str:
+        if not self.ahead:
+            return ""
+        faketime = f"FAKETIME=+{self.ahead}s FAKETIME_DONT_FAKE_MONOTONIC=1"
+        return f"env LD_PRELOAD={find_faketime()} {faketime}"
 
     def _options(self, folder: Path) -> Sequence[str]:
         self.port = _PORT

@@ -48,6 +48,8 @@ get_postfix || say "No Postfix here, and it could not be fetched."
 get_node_packages || say "No npm here, so no client in Node is tried."
 # Networks of our own, in which MongoDB's nodes lose sight of each other.
 [ "$(id -u)" != 0 ] || command -v ip > /dev/null || apt_install iproute2 || say "No iproute2 here."
+# Clocks that differ from one node to the next.
+compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" > /dev/null || apt_install libfaketime || say "No libfaketime here."
 # Other people's clients for the ways in.
 for program in swaks:swaks php:php-cli node:nodejs; do
     command -v "${program%:*}" > /dev/null || apt_install "${program#*:}" || say "No ${program%:*} here."

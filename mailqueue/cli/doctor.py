@@ -30,6 +30,7 @@ from mailqueue.lifecycle.outcomes import Status
 from mailqueue.queue.beanstalkd import tube
 from mailqueue.queue.broker import INTAKE
 from mailqueue.routing.health import VendorHealth
+from mailqueue.store import clocks
 from mailqueue.store import uri as mongo_uri
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.vendors.events import load as load_events
@@ -229,6 +230,11 @@ def _clock(context: Context) -> Iterator[Finding]:
         yield Finding(Level.WARN, "clock", text, "synchronise the clocks of both hosts (NTP)")
     else:
         yield Finding(Level.OK, "clock", "MongoDB's clock agrees with this host's")
+    apart, margin = clocks.spread(context.store), context.config.delivery.margin
+    if apart > min(SKEW, margin):
+        level = Level.FAIL if apart > margin else Level.WARN
+        text = f"the clocks of MongoDB's hosts are {apart:.0f} s apart; leases bear {margin:.0f} s"
+        yield Finding(level, "clock", text, "synchronise the clocks of all its hosts (NTP)")
 
 
 def _indexes(context: Context) -> Iterator[Finding]:

@@ -168,7 +168,7 @@ class Delivery(Section):
     """
 
     derived: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("record", "settle_timeout", "lease", "ttr"),
+        ("record", "settle_timeout", "lease", "margin", "ttr"),
         "follows from delivery.deadline and mongodb.timeout: remove it",
     )
 
@@ -197,6 +197,11 @@ class Delivery(Section):
     def lease(self) -> float:
         """Seconds that a claim holds: a third longer than its attempt can last."""
         return self._longest * 4 / 3
+
+    @property
+    def margin(self) -> float:
+        """Seconds by which the clocks of two hosts of MongoDB may differ."""
+        return self.lease - self._longest
 
     @property
     def ttr(self) -> int:

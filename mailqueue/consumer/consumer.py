@@ -38,7 +38,7 @@ from mailqueue.routing.bulkheads import Call
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.router import Router
 from mailqueue.service.systemd import ServiceManager
-from mailqueue.store import document, ids
+from mailqueue.store import clocks, document, ids
 from mailqueue.store.store import Store
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ class Consumer:
             self._store.ensure_indexes()
             self._router.health.refresh()
             self._broker.depth()
+            self._compare_clocks()
         except MailQueueError:
             self._store.close()
             raise
@@ -127,6 +128,13 @@ class Consumer:
             concurrency=self.config.consumer.concurrency,
             vendors=",".join(vendor.name for vendor in self.config.vendors),
         )
+
+    def _compare_clocks(self) -> None:
+        """Say so if a lease could end on one host of MongoDB while it holds on another."""
+        apart, margin = clocks.spread(self._store), self.config.delivery.margin
+        if apart > margin:
+            facts = {"seconds": round(apart, 1), "most": round(margin, 1)}
+            event(logger, logging.ERROR, "mongodb.clocks_differ", **facts)
 
     # The main thread ---------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -20,10 +20,14 @@ from pymongo.read_concern import ReadConcern
 
 from mailqueue.devserver import Beanstalkd
 from mailqueue.errors import StoreUnavailable
+from mailqueue.store import clocks
+from mailqueue.store.document import PRODUCTION
+from mailqueue.store.store import Store
 from tests.conftest import TEST_PREFIX
 from tests.faults.conftest import IMPATIENT, consuming
 from tests.faults.invariants import broken
-from tests.replica_set import Network, Node, ReplicaSet, available
+from tests.logged import event
+from tests.replica_set import Network, Node, ReplicaSet, available, find_faketime
 from tests.stage import Stage, letter
 from tests.waiting import wait_until
 
@@ -201,3 +205,34 @@ def test_an_email_that_will_be_rolled_back_does_not_answer_for_its_key(
     assert stage.emails.find_one({"_id": doomed["_id"]}) is None, "it was not rolled back"
     assert producer.status(email_id) is not None
     assert producer.send(letter(1), idempotency_key="the-key") == email_id
+
+
+@pytest.fixture
+def node_ahead(on_three_nodes: Stage, replica_set: ReplicaSet) -> Iterator[Node]:
+    """A secondary whose clock goes forty seconds ahead."""
+    if find_faketime() is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("libfaketime is not there")
+    primary = replica_set.primary()
+    node = next(each for each in replica_set.nodes if each is not primary)
+    node.ahead = 40
+    node.restart()
+    replica_set.until_whole()
+    yield node
+    node.ahead = 0
+    node.restart()
+
+
+def test_hosts_whose_clocks_differ_by_more_than_a_lease_bears_are_told(
+    on_three_nodes: Stage, node_ahead: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After an election, leases would end early by the other clock: a copy could be sent."""
+    assert node_ahead.ahead > on_three_nodes.config.delivery.margin
+    with consuming(on_three_nodes):
+        pass
+    seconds = [
+        vars(r)["facts"]["seconds"] for r in caplog.records if event(r) == "mongodb.clocks_differ"
+    ]
+    assert len(seconds) == 1
+    assert 39 <= seconds[0] <= 40.1
+    with closing(Store(on_three_nodes.config.mongodb, env=PRODUCTION, callbacks=None)) as store:
+        assert 39 <= clocks.spread(store) <= 40.1
