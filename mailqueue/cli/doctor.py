@@ -230,7 +230,8 @@ def _clock(context: Context) -> Iterator[Finding]:
         yield Finding(Level.WARN, "clock", text, "synchronise the clocks of both hosts (NTP)")
     else:
         yield Finding(Level.OK, "clock", "MongoDB's clock agrees with this host's")
-    apart, margin = clocks.spread(context.store), context.config.delivery.margin
+    apart = clocks.spread(context.store, context.config.mongodb)
+    margin = context.config.delivery.margin
     if apart > min(SKEW, margin):
         level = Level.FAIL if apart > margin else Level.WARN
         text = f"the clocks of MongoDB's hosts are {apart:.0f} s apart; leases bear {margin:.0f} s"

@@ -131,7 +131,8 @@ class Consumer:
 
     def _compare_clocks(self) -> None:
         """Say so if a lease could end on one host of MongoDB while it holds on another."""
-        apart, margin = clocks.spread(self._store), self.config.delivery.margin
+        apart = clocks.spread(self._store, self.config.mongodb)
+        margin = self.config.delivery.margin
         if apart > margin:
             facts = {"seconds": round(apart, 1), "most": round(margin, 1)}
             event(logger, logging.ERROR, "mongodb.clocks_differ", **facts)

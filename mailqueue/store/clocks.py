@@ -5,44 +5,59 @@ primary, or of the router (mongos) of a sharded cluster. After an election, or t
 router, another host's clock goes on with what the first began. So hosts whose clocks differ by more
 than the margin of a lease (``Delivery.margin``) could let it end while its attempt still runs.
 
-Decides: how clocks are compared. Each host is asked several times, since the driver chooses whom
-it asks. An answer is as exact as its round trip is short, and of two clocks that much is forgiven.
+Decides: how clocks are compared. An answer is as exact as its round trip is short, and of two
+clocks that much is forgiven.
 
-Promises: nothing is written. With one host nothing is asked.
+Promises: nothing is written. Where there is one host, one question is asked.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from contextlib import closing, suppress
+from datetime import UTC
+from typing import Any
 
-from pymongo import ReadPreference
+from pymongo import MongoClient, ReadPreference
+from pymongo.errors import PyMongoError
+from pymongo.server_description import ServerDescription
 
-from mailqueue.store.mongo import Mongo
+from mailqueue.config import MongoDB
+from mailqueue.store.mongo import Mongo, connect, within
 
-SAMPLES = 8  # of two secondaries, one is missed once in 128 times
+PATIENCE = 2.0  # seconds for a host that may be away
 
 
-def spread(mongo: Mongo) -> float:
+def spread(mongo: Mongo, settings: MongoDB) -> float:
     """Seconds by which the clocks of two of MongoDB's hosts differ, at least; 0: as far as seen.
 
-    Raises ``StoreUnavailable``.
+    A host that does not answer is left out. Raises ``StoreUnavailable``.
     """
     with mongo.operation():
-        mongo.client.admin.command("hello")  # the driver knows all hosts afterwards
-        if len(mongo.client.nodes) < 2:
-            return 0.0
-        samples = list(_samples(mongo))
-    # Each sample is a span of what the host's clock may be ahead of ours.
-    return max(0.0, max(low for low, _ in samples) - min(high for _, high in samples))
+        mongo.client.admin.command("hello")  # afterwards the driver knows all hosts
+    if len(mongo.client.nodes) < 2:
+        return 0.0
+    chosen: list[tuple[str, int | None]] = []
+
+    def choose(servers: list[ServerDescription]) -> list[ServerDescription]:
+        return [server for server in servers if server.address in chosen]
+
+    leads: list[tuple[float, float]] = []
+    with closing(connect(settings, server_selector=choose)) as client:
+        for host in mongo.client.nodes:
+            chosen[:] = [host]
+            with suppress(PyMongoError), within(min(PATIENCE, settings.timeout)):
+                leads.append(_lead(client))
+    if not leads:
+        return 0.0
+    return max(0.0, max(least for least, _ in leads) - min(most for _, most in leads))
 
 
-def _samples(mongo: Mongo) -> Iterator[tuple[float, float]]:
-    """What a host's clock is ahead of this process's: not less than, and not more than."""
-    others = [ReadPreference.SECONDARY_PREFERRED] * SAMPLES
-    for preference in (ReadPreference.PRIMARY_PREFERRED, *others):
-        before = time.time()
-        hello = mongo.client.admin.command("hello", read_preference=preference)
-        after = time.time()
-        local = hello["localTime"].timestamp()
-        yield local - after, local - before
+def _lead(client: MongoClient[dict[str, Any]]) -> tuple[float, float]:
+    """What the host's clock is ahead of this process's: not less than, and not more than."""
+    client.admin.command("hello", read_preference=ReadPreference.NEAREST)
+    before = time.time()  # now there is a connection
+    hello = client.admin.command("hello", read_preference=ReadPreference.NEAREST)
+    after = time.time()
+    local = hello["localTime"].replace(tzinfo=UTC).timestamp()
+    return local - after, local - before

@@ -62,10 +62,11 @@ _PASSING = frozenset(
 )
 
 
-def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
+def connect(settings: MongoDB, **options: Any) -> MongoClient[dict[str, Any]]:
     """A client that has not connected yet; ``mongodb.timeout`` bounds its search for a server.
 
-    Its defaults are durable, so a caller's own transaction on it is, too.
+    Its defaults are durable, so a caller's own transaction on it is, too. ``options`` are the
+    driver's.
     """
     if weak := uri.weak_options(settings.uri):
         event(logger, logging.WARNING, "mongodb.options_ignored", options=",".join(weak))
@@ -78,6 +79,7 @@ def connect(settings: MongoDB) -> MongoClient[dict[str, Any]]:
             retryWrites=True,
             serverSelectionTimeoutMS=round(settings.timeout * 1000),
             connectTimeoutMS=round(min(5.0, settings.timeout) * 1000),
+            **options,
         )
     except (ConfigurationError, ValueError) as error:  # the text may quote the URI
         raise ConfigError([f"mongodb.uri: cannot be used ({type(error).__name__})"]) from None
