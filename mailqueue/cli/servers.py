@@ -11,6 +11,7 @@ from typing import Any
 
 from mailqueue import logs
 from mailqueue.cli.context import Context, Report, UsageError
+from mailqueue.queue import refuse_memory
 from mailqueue.service import keys
 
 
@@ -18,6 +19,7 @@ def intake(context: Context) -> Report:
     """Store the events of other programs, until a signal."""
     from mailqueue.intake import run
 
+    refuse_memory(context.config)
     logs.configure()
     return Report(None, [], run(context.config))
 

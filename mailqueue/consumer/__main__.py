@@ -22,6 +22,7 @@ from mailqueue.consumer.affinity import CpuAffinity
 from mailqueue.consumer.consumer import Consumer
 from mailqueue.errors import ConfigError, Unavailable
 from mailqueue.logs import configure
+from mailqueue.queue import refuse_memory
 from mailqueue.service.memory import return_freed_blocks
 from mailqueue.service.systemd import Signals
 
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure()
     try:
         consumer = Consumer(**vars(options))
+        refuse_memory(consumer.config)
         return_freed_blocks()
         # What is here by now stays: the collector need not look through it again and again.
         gc.freeze()

@@ -69,4 +69,11 @@ def events_depth(config: Config) -> dict[str, int] | None:
     return dict(open_broker(config, keep=0, suffix=INTAKE).depth() or {}) or None
 
 
-__all__ = ["Broker", "QueueUnavailable", "open_broker", "open_events"]
+def refuse_memory(config: Config) -> None:
+    """Raise ``ConfigError`` for a queue in the memory of a process that nobody else is in."""
+    if isinstance(config.broker, Memory):
+        problem = "memory is of one process, and nobody puts jobs into that of a command"
+        raise ConfigError([f"queue.type: {problem}"])
+
+
+__all__ = ["Broker", "QueueUnavailable", "open_broker", "open_events", "refuse_memory"]

@@ -29,7 +29,7 @@ from uuid import uuid4
 from bson import ObjectId
 
 from mailqueue.config import Memory
-from mailqueue.queue.broker import INTAKE, LONGEST, Announcement, End, Event, Job
+from mailqueue.queue.broker import INTAKE, LONGEST, STATES, Announcement, End, Event, Job
 
 NAME = "memory"
 _ID = re.compile(rb"[0-9a-f]{24}")
@@ -113,7 +113,7 @@ class Tube:
         """The number of jobs by state."""
         with self._lock:
             self._carry_out()
-            return {state: n for state, n in self._states.items() if n and state}
+            return {state: self._states[state] for state in STATES}
 
     # With the lock -----------------------------------------------------------------------------
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
 
-import greenstalk
 import pytest
 
 from mailqueue import Config, ConfigError, Consumer, EmailDict, EmailStatus, Producer
 from mailqueue.message import Email
-from mailqueue.testing import FakeVendor, MemoryQueue
+from mailqueue.testing import FakeVendor
 from mailqueue.vendors import Attempt, Outcome, SendResult, load
 
 MAIL: EmailDict = {
@@ -27,15 +24,9 @@ MAIL: EmailDict = {
 
 
 @pytest.fixture
-def queue() -> Iterator[MemoryQueue]:
-    with MemoryQueue() as queue:
-        yield queue
-
-
-@pytest.fixture
-def configured(config: Config, queue: MemoryQueue) -> Config:
-    """A database of this test's own, and the queue in memory."""
-    return config.replace(beanstalkd={"servers": [queue.address]})
+def configured(config: Config) -> Config:
+    """A database of this test's own, and a queue in memory."""
+    return config.replace(queue={"type": "memory", "tube": config.mongodb.database})
 
 
 def drain(config: Config, vendors: Sequence[FakeVendor], *emails: EmailDict) -> list[EmailStatus]:
@@ -128,65 +119,3 @@ def test_other_processes_have_no_script(configured: Config) -> None:
     command = [sys.executable, "-c", code, json.dumps(entry)]
     run = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
     assert run.stdout == "no_script\n"
-
-
-# The queue: a client of beanstalkd finds what it knows -------------------------------------------
-
-Client: TypeAlias = "greenstalk.Client[str]"
-
-
-@pytest.fixture
-def client(queue: MemoryQueue) -> Iterator[Client]:
-    host, port = queue.address.split(":")
-    with greenstalk.Client((host, int(port)), use="t", watch="t") as client:
-        yield client
-
-
-def test_jobs_come_by_priority_and_then_by_age(client: Client) -> None:
-    for priority, body in ((7, "late"), (3, "urgent"), (7, "later"), (9, "last")):
-        client.put(body, priority=priority)
-    assert [client.reserve(0).body for _ in range(4)] == ["urgent", "late", "later", "last"]
-    with pytest.raises(greenstalk.TimedOutError):
-        client.reserve(0)
-
-
-def test_a_job_is_delayed_released_buried_and_deleted(client: Client, queue: MemoryQueue) -> None:
-    client.put("soon", delay=1)
-    assert queue.depth() == {"delayed": 1}
-    job = client.reserve(5)
-    assert queue.depth() == {"reserved": 1}
-    client.release(job, priority=1, delay=0)
-    job = client.reserve(0)
-    client.bury(job)
-    assert queue.depth() == {"buried": 1}
-    client.put("another")
-    job = client.reserve(0)
-    client.delete(job)
-    with pytest.raises(greenstalk.NotFoundError):
-        client.delete(job)
-    assert client.stats_tube("t")["current-jobs-buried"] == 1
-
-
-def test_a_job_comes_back_when_its_connection_or_its_time_to_run_is_over(
-    client: Client, queue: MemoryQueue
-) -> None:
-    host, port = queue.address.split(":")
-    client.put("mine", ttr=1)
-    with greenstalk.Client((host, int(port)), watch="t") as other:
-        job = other.reserve(0)
-        assert client.reserve(5).id == job.id  # after a second
-        client.put("yours")
-        assert other.reserve(0).body == "yours"
-    assert client.reserve(5).body == "yours"
-
-
-def test_what_is_no_command_gets_an_answer(queue: MemoryQueue) -> None:
-    host, port = queue.address.split(":")
-    with socket.create_connection((host, int(port))) as sock:
-        sock.sendall(b"hello\r\n")
-        assert sock.recv(100) == b"UNKNOWN_COMMAND\r\n"
-
-
-def test_a_queue_that_is_not_in_use_has_no_address() -> None:
-    with pytest.raises(RuntimeError, match="not in use"):
-        _ = MemoryQueue().address
