@@ -1,7 +1,8 @@
 """The private servers as tests need them: to be disturbed, and with switches of their own.
 
 ``BreakableMongod`` knows MongoDB's test commands (``failCommand``); ``BreakableBeanstalkd`` can do
-without its binlog, also from its next start on: set ``binlog``.
+without its binlog, also from its next start on: set ``binlog``; ``BreakableRedis`` without its
+append-only file: set ``aof``.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mailqueue.devserver import Beanstalkd, DevServers, Mongod
-from mailqueue.devserver.process import Server, find_all
+from mailqueue.devserver.process import HOST, Server, find_all
 
 
 class Breakable(Server):
@@ -57,6 +59,36 @@ class BreakableBeanstalkd(Breakable, Beanstalkd):
     def _options(self, folder: Path) -> Sequence[str]:
         address, binlog = super()._options(folder)[:4], ("-b", str(folder), "-f0")
         return (*address, *binlog) if self.binlog else address
+
+
+class BreakableRedis(Breakable):
+    """A redis-server; one that has no append-only file forgets its data when it ends."""
+
+    name = "redis-server"
+
+    def __init__(self, *arguments: str, aof: bool = True) -> None:
+        super().__init__(*arguments)
+        self.aof = aof
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self.address}/0"
+
+    def _options(self, folder: Path) -> Sequence[str]:
+        return (
+            *("--bind", HOST, "--port", str(self.port), "--dir", str(folder), "--save", ""),
+            *("--appendonly", "yes" if self.aof else "no", "--appendfsync", "always"),
+        )
+
+    def _is_ready(self) -> bool:
+        # Without a client: with a password it would have to know it.
+        try:
+            with socket.create_connection((HOST, self.port), 2.0) as connection:
+                connection.sendall(b"INFO server\r\n")
+                answer = connection.recv(65536)
+        except OSError:
+            return False
+        return answer.startswith(b"-NOAUTH") or b"process_id:%d\r\n" % self.pid in answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 Check = Callable[[Any], str | None]
 
@@ -65,6 +66,8 @@ helo = pattern(
 )
 region = pattern(r"[a-z0-9]+(-[a-z0-9]+)+", "must be a region name, for example eu-west-1")
 configuration_set = pattern(r"[A-Za-z0-9_-]{1,64}", "must have 1 to 64 letters, digits, _ or -")
+
+_REDIS_TLS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 
 
 def strings(values: Sequence[Any]) -> str | None:
@@ -151,6 +154,29 @@ def base_url(url: str) -> str | None:
         return "must be https://host[:port] and nothing after it"
     if scheme == "http" and not is_loopback(name):
         return "must be https: plain http is allowed for loopback hosts only"
+    return None
+
+
+def redis_url(url: str) -> str | None:
+    """The forms that redis-py reads; an option that it would pass on unread is refused."""
+    try:
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        port = parts.port
+    except ValueError:
+        return "must be a URL"
+    if parts.scheme not in {"redis", "rediss", "unix"} or parts.fragment:
+        return "must be redis://host, rediss://host or unix:///path"
+    if parts.scheme == "unix":
+        if parts.hostname or not parts.path.startswith("/"):
+            return "must be unix:// and an absolute path"
+    elif (
+        host(parts.hostname or "") or port == 0 or not re.fullmatch(r"/?\d*", parts.path, re.ASCII)
+    ):
+        return "must have a host, and after it at most a port and the number of a database"
+    names = {"unix": {"db"}, "redis": set[str]()}.get(parts.scheme, _REDIS_TLS)
+    if not options.keys() <= names or not options.get("db", "0").isdecimal():
+        return f"may have only these options: {', '.join(sorted(names)) or 'none'}"
     return None
 
 

@@ -34,6 +34,7 @@ class QueueDict(TypedDict, total=False):
     servers: Sequence[str]
     tube: str
     url: str
+    timeout: float
     region: str
     urgent: str
     normal: str

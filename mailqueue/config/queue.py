@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 from mailqueue.config import checks
 from mailqueue.config.keys import Key, Problems
@@ -46,8 +47,29 @@ class Beanstalkd(Section):
 class Redis(Section):
     """A Redis server, or what speaks its protocol."""
 
-    url: str = key(str, "redis://127.0.0.1:6379/0", "URL of the server", repr=False)
+    url: str = key(
+        str,
+        "redis://127.0.0.1:6379/0",
+        "`redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, `rediss://…` (TLS) or `unix://PATH[?db=N]`",
+        checks.redis_url,
+        repr=False,
+    )
     tube: str = key(str, "mailqueue", _TUBE, checks.tube)
+    timeout: float = key(float, 5.0, "seconds until the server counts as away", checks.seconds(60))
+
+    @property
+    def server(self) -> str:
+        """The server for people, without the password."""
+        parts = urlsplit(self.url)
+        if parts.scheme == "unix":
+            return parts.path
+        host = parts.netloc.rpartition("@")[2] or "localhost"
+        return host + parts.path.rstrip("/")
+
+    @property
+    def host(self) -> str:
+        """The host of the server; empty for a socket of this host."""
+        return urlsplit(self.url).hostname or ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,10 @@ HOW_TO_GET: dict[str, Sequence[str]] = {
         "sudo apt-get install beanstalkd   (Debian, Ubuntu)",
         "brew install beanstalkd   (macOS)",
     ),
+    "redis-server": (
+        "sudo apt-get install redis-server   (Debian, Ubuntu)",
+        "brew install redis   (macOS)",
+    ),
 }
 
 
@@ -65,7 +69,7 @@ def find(name: str, environ: Mapping[str, str] | None = None) -> Path:
     Raises ``ServerNotFound``.
     """
     environ = os.environ if environ is None else environ
-    variable = f"MAILQUEUE_{name.upper()}"
+    variable = f"MAILQUEUE_{name.upper().replace('-', '_')}"
     if chosen := environ.get(variable):
         if program := shutil.which(chosen):
             return Path(program)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mailqueue.config import Beanstalkd, Config, Memory
+from mailqueue.config import Beanstalkd, Config, Memory, Redis
 from mailqueue.errors import ConfigError, QueueUnavailable
 from mailqueue.queue.broker import BACKLOG, INTAKE
 
@@ -42,6 +42,10 @@ def open_broker(config: Config, *, keep: int = BACKLOG, suffix: str = "") -> Bro
         from mailqueue.queue.memory import MemoryBroker  # lazily
 
         return MemoryBroker(settings, config.delivery.ttr, suffix=suffix)
+    if isinstance(settings, Redis):
+        from mailqueue.queue.redis.broker import RedisBroker  # lazily
+
+        return RedisBroker(settings, config.delivery.ttr, keep=keep, suffix=suffix)
     raise ConfigError([f"queue.type: {type(settings).__name__} is not there yet"])
 
 
@@ -61,11 +65,20 @@ def open_events(config: Config) -> Sequence[EventReceiver]:
         from mailqueue.queue.memory import events_of  # lazily
 
         return events_of(settings, config.delivery.ttr)
+    if isinstance(settings, Redis):
+        from mailqueue.queue.redis import events  # lazily
+
+        events.depth(settings)
+        return [events.EventStream(settings)]
     raise ConfigError([f"queue.type: {type(settings).__name__} is not there yet"])
 
 
 def events_depth(config: Config) -> dict[str, int] | None:
     """Events by state; None: there is no place for them. Raises ``QueueUnavailable``."""
+    if isinstance(config.broker, Redis):
+        from mailqueue.queue.redis import events  # lazily
+
+        return events.depth(config.broker)
     return dict(open_broker(config, keep=0, suffix=INTAKE).depth() or {}) or None
 
 

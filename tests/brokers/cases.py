@@ -7,5 +7,6 @@ from collections.abc import Sequence
 from tests.brokers.beanstalkd import BeanstalkdCase
 from tests.brokers.case import Case
 from tests.brokers.memory import MemoryCase
+from tests.brokers.redis import RedisCase
 
-CASES: Sequence[Case] = (BeanstalkdCase(), MemoryCase())
+CASES: Sequence[Case] = (BeanstalkdCase(), MemoryCase(), RedisCase())
