@@ -180,6 +180,16 @@ def redis_url(url: str) -> str | None:
     return None
 
 
+def queue_url(url: str) -> str | None:
+    scheme, _, rest = url.partition("://")
+    authority, _, path = rest.partition("/")
+    if path.endswith(".fifo"):
+        return "must be a standard queue: a FIFO queue knows no delay of a single message"
+    if base_url(f"{scheme}://{authority}") or not re.fullmatch(r"[A-Za-z0-9/_-]+", path):
+        return "must be the URL of a queue: https://host/account/name (http for loopback hosts)"
+    return None
+
+
 def base64_key(key: str) -> str | None:
     try:
         return None if base64.b64decode(key, validate=True) else "must not be empty"

@@ -27,7 +27,7 @@ from mailqueue.config import checks, dicts
 from mailqueue.config import file as config_file
 from mailqueue.config.callbacks import Callbacks
 from mailqueue.config.keys import Problems
-from mailqueue.config.queue import Beanstalkd, QueueSettings, queue_of
+from mailqueue.config.queue import LONGEST_TTR, Beanstalkd, QueueSettings, Sqs, queue_of
 from mailqueue.config.section import Section, key, keys_of, section_list, section_of
 from mailqueue.config.services import Http, Smtp, Suppression
 from mailqueue.config.vendor_types import VENDOR_TYPES, vendor_type
@@ -380,6 +380,11 @@ def _build(
     problems.raise_all()
     # Last, since both sections must be valid: the lease follows from the time of MongoDB's calls.
     sections["delivery"] = sections["delivery"].with_timeout_of(sections["mongodb"])
+    if isinstance(sections["queue"], Sqs) and sections["delivery"].ttr > LONGEST_TTR:
+        problems.add(
+            "delivery.deadline", "must be less with SQS, which reserves for 12 h at most"
+        )
+    problems.raise_all()
     return sections
 
 

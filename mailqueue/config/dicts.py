@@ -38,6 +38,9 @@ class QueueDict(TypedDict, total=False):
     region: str
     urgent: str
     normal: str
+    callbacks: str | None
+    intake: str | None
+    endpoint_url: str | None
 
 
 class EventsDict(TypedDict, total=False):

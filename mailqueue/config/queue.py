@@ -17,6 +17,7 @@ from mailqueue.config import checks
 from mailqueue.config.keys import Key, Problems
 from mailqueue.config.section import Section, key, keys_of, section_of
 
+LONGEST_TTR = 43_200  # seconds for which SQS hides a message
 _TUBE = "name of the tube: begins all names of ours there"
 
 
@@ -74,11 +75,28 @@ class Redis(Section):
 
 @dataclass(frozen=True, slots=True)
 class Sqs(Section):
-    """Two queues of Amazon SQS: one for ``high``, one for all else."""
+    """Two queues of Amazon SQS: one for ``high``, one for all else. boto3 finds the credentials."""
 
-    region: str = key(str, ..., "region of the queues")
-    urgent: str = key(str, ..., "URL of the queue of `high` e-mails")
-    normal: str = key(str, ..., "URL of the queue of all others")
+    region: str = key(str, ..., "region of the queues", checks.region)
+    urgent: str = key(str, ..., "URL of the queue of `high` e-mails", checks.queue_url)
+    normal: str = key(str, ..., "URL of the queue of all others", checks.queue_url)
+    callbacks: str | None = key(
+        str, None, "URL of a queue that wakes the responder; without it, it polls", checks.queue_url
+    )
+    intake: str | None = key(
+        str, None, "URL of the queue of other programs' events", checks.queue_url
+    )
+    endpoint_url: str | None = key(
+        str, None, "scheme, host and port of the service, if not the usual ones", checks.base_url
+    )
+
+    @classmethod
+    def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
+        names: dict[Any, str] = {}
+        for name in ("urgent", "normal", "callbacks", "intake"):
+            url = attributes.get(name)
+            if url is not None and (first := names.setdefault(str(url), name)) != name:
+                problems.add(name, f"must be a queue of its own: {first} has it too")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ are the one thing that is no hint: jobs of other programs, which are to become e
 lost where the queue loses them.
 
 ``broker`` is the port: what each kind of queue does, and the values that pass through it.
-``announcer`` bridges outages for all kinds. ``beanstalkd`` is the queue as it comes. Each kind is
-loaded when it is used.
+``announcer`` bridges outages for all kinds. ``beanstalkd`` is the queue as it comes; the others are
+optional. Each kind is loaded when it is used.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mailqueue.config import Beanstalkd, Config, Memory, Redis
+from mailqueue.config.queue import Sqs
 from mailqueue.errors import ConfigError, QueueUnavailable
 from mailqueue.queue.broker import BACKLOG, INTAKE
 
@@ -46,6 +47,10 @@ def open_broker(config: Config, *, keep: int = BACKLOG, suffix: str = "") -> Bro
         from mailqueue.queue.redis.broker import RedisBroker  # lazily
 
         return RedisBroker(settings, config.delivery.ttr, keep=keep, suffix=suffix)
+    if isinstance(settings, Sqs):
+        from mailqueue.queue.sqs.broker import SqsBroker  # lazily
+
+        return SqsBroker(settings, config.delivery.ttr, keep=keep, suffix=suffix)
     raise ConfigError([f"queue.type: {type(settings).__name__} is not there yet"])
 
 
@@ -70,6 +75,14 @@ def open_events(config: Config) -> Sequence[EventReceiver]:
 
         events.depth(settings)
         return [events.EventStream(settings)]
+    if isinstance(settings, Sqs):
+        from mailqueue.queue.sqs.broker import SqsBroker  # lazily
+        from mailqueue.queue.sqs.events import SqsEvents  # lazily
+
+        if settings.intake is None:
+            raise ConfigError(["queue.intake: required key is missing"])
+        SqsBroker(settings, config.delivery.ttr, suffix=INTAKE).depth()
+        return [SqsEvents(settings, settings.intake, config.delivery.ttr)]
     raise ConfigError([f"queue.type: {type(settings).__name__} is not there yet"])
 
 

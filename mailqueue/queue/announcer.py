@@ -23,6 +23,7 @@ from mailqueue.queue.broker import BACKLOG, Announcement
 class Announcer:
     """Puts jobs by ``put``, which raises ``QueueUnavailable``. Any thread may call.
 
+    ``put`` may return those that the server did not take although it answers.
     After a failed put a server is left alone for 1 s, doubling to 30 s. What could not be put waits
     in a backlog of the newest 10,000 (or ``keep``), and goes out with the next success, ``PAGE`` in
     a put. The sweeper finds in MongoDB what the backlog drops.
@@ -32,7 +33,7 @@ class Announcer:
 
     def __init__(
         self,
-        put: Callable[[str, Sequence[Announcement]], None],
+        put: Callable[[str, Sequence[Announcement]], Sequence[Announcement] | None],
         outages: Mapping[str, Outage],
         *,
         keep: int = BACKLOG,
@@ -53,10 +54,10 @@ class Announcer:
         servers = len(self._servers)
         for first in range(min(servers, len(announcements))):
             share = announcements[first::servers]
-            if self._put(share):
-                on_tube += share
-            else:
-                self._backlog.extend(share)
+            rest = self._put(share)
+            self._backlog.extend(rest)
+            left_out = set(map(id, rest))
+            on_tube += [each for each in share if id(each) not in left_out]
         if on_tube or not announcements:  # a server answers, or may again
             self._announce_backlog()
         return on_tube
@@ -67,12 +68,12 @@ class Announcer:
             with suppress(IndexError):  # another thread takes from it, too
                 while len(page) < self.PAGE:
                     page.append(self._backlog.popleft())
-            if page and not self._put(page):
-                self._backlog.extendleft(reversed(page))
+            if page and (rest := self._put(page)):
+                self._backlog.extendleft(reversed(rest))
                 return
 
-    def _put(self, announcements: Sequence[Announcement]) -> bool:
-        """Put jobs on the next server that takes them; False: none does."""
+    def _put(self, announcements: Sequence[Announcement]) -> Sequence[Announcement]:
+        """Put jobs on the next server that takes them; returns those that none took."""
         servers = self._servers
         self._next += 1
         for i in range(len(servers)):
@@ -80,15 +81,15 @@ class Announcer:
             if self._rests.get(server, (0.0, 0.0))[0] > self._clock():
                 continue
             try:
-                self._put_on(server, announcements)
+                rest = self._put_on(server, announcements)
             except QueueUnavailable as error:
                 self._rest(server)
                 self._outages[server].begin(str(error))
                 continue
             self._rests.pop(server, None)
             self._outages[server].end()
-            return True
-        return False
+            return rest or ()
+        return announcements
 
     def _rest(self, server: str) -> None:
         until, seconds = self._rests.get(server, (0.0, 0.0))
