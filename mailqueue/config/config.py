@@ -381,9 +381,7 @@ def _build(
     # Last, since both sections must be valid: the lease follows from the time of MongoDB's calls.
     sections["delivery"] = sections["delivery"].with_timeout_of(sections["mongodb"])
     if isinstance(sections["queue"], Sqs) and sections["delivery"].ttr > LONGEST_TTR:
-        problems.add(
-            "delivery.deadline", "must be less with SQS, which reserves for 12 h at most"
-        )
+        problems.add("delivery.deadline", "must be less with SQS, which reserves for 12 h at most")
     problems.raise_all()
     return sections
 

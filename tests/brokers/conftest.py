@@ -22,8 +22,10 @@ from mailqueue.devserver.process import ServerNotFound
 from mailqueue.lifecycle.outcomes import NORMAL
 from mailqueue.queue import open_broker, open_events
 from mailqueue.queue.broker import DELETED, Announcement, Broker, End, EventReceiver, Job, Receiver
+from mailqueue.queue.sqs import messages
 from tests.brokers.case import Case
 from tests.brokers.cases import CASES
+from tests.brokers.sqs import CREDENTIALS
 from tests.conftest import TEST_PREFIX
 from tests.servers import Breakable
 
@@ -125,6 +127,14 @@ def queue_servers() -> Iterator[Servers]:
     made = Servers()
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What boto3 finds in the environment. And a receiver of SQS is not to close for long."""
+    monkeypatch.setattr(messages, "POLL", 1)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
