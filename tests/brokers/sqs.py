@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -65,6 +66,7 @@ class Moto(Breakable):
             return False
 
 
+@cache
 def client(url: str) -> Any:
     """Somebody else's."""
     return boto3.session.Session(

@@ -70,19 +70,24 @@ class Messages:
 
         Raises ``QueueUnavailable``.
         """
-        self._collect(0)
+        end = self._clock() + timeout
+        self._collect(0.0)
+        while not self._fill(timeout, limit) and (seconds := end - self._clock()) > 0:
+            self._collect(seconds)
+        messages: list[tuple[Queue, Message]] = []
+        for line in self._lines:
+            messages += [(line.queue, each) for each in line.take(limit - len(messages))]
+        return messages
+
+    def _fill(self, timeout: int, limit: int) -> bool:
+        """Ask for what there is room for; whether anything is there."""
         room = limit
         for line in self._lines:
             line.drop_older(self._clock() - self._visibility / 2)
             if not line.is_polled and room > len(line.waiting):
                 self._ask(line, timeout, room)
             room -= len(line.waiting)
-        if timeout and room == limit:
-            self._collect(timeout)
-        messages: list[tuple[Queue, Message]] = []
-        for line in self._lines:
-            messages += [(line.queue, each) for each in line.take(limit - len(messages))]
-        return messages
+        return room < limit
 
     def _ask(self, line: Line, timeout: int, room: int) -> None:
         if timeout or line.is_empty:
