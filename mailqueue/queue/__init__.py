@@ -19,8 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mailqueue.config import Beanstalkd, Config, Memory, Redis
-from mailqueue.config.queue import Sqs
+from mailqueue.config import Beanstalkd, Config, Memory, Redis, Sqs
 from mailqueue.errors import ConfigError, QueueUnavailable
 from mailqueue.queue.broker import BACKLOG, INTAKE
 
