@@ -1,7 +1,6 @@
 """What is wrong with an installation, and what to do about it.
 
-Decides: what is looked at, and how bad each finding is. ``FAIL``: e-mails are not sent, or wait for
-a person. ``WARN``: less is promised, or somebody will be surprised.
+Decides: what is looked at, and how bad each finding is. The queue is looked at by ``queues``.
 
 Assumes: a configuration that could be read.
 
@@ -10,25 +9,22 @@ Promises: nothing is changed, except that a new vendor gets its health document 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from importlib.metadata import packages_distributions
 
 from mailqueue import vendors
+from mailqueue.cli import queues
 from mailqueue.cli.context import UNLIMITED, Context
+from mailqueue.cli.finding import Finding, Level
 from mailqueue.cli.table import age, count
 from mailqueue.config import Config, VendorConfig
 from mailqueue.config import file as config_file
 from mailqueue.config.checks import is_loopback
 from mailqueue.config.section import keys_of
 from mailqueue.consumer import sweeper
-from mailqueue.errors import ConfigError, MissingExtra, QueueUnavailable, StoreUnavailable
+from mailqueue.errors import ConfigError, MissingExtra, StoreUnavailable
 from mailqueue.lifecycle.outcomes import Status
-from mailqueue.queue.beanstalkd import tube
-from mailqueue.queue.broker import INTAKE
 from mailqueue.routing.health import VendorHealth
 from mailqueue.store import clocks
 from mailqueue.store import uri as mongo_uri
@@ -39,24 +35,6 @@ SKEW = 5.0  # seconds between the clocks of two hosts
 DAY = timedelta(days=1)
 # Too many failed within a day: more than 50, or 5 and more that are over 2 % of all that ended.
 FAILED_MANY, FAILED_FEW, FAILED_SHARE = 50, 5, 0.02
-
-
-class Level(StrEnum):
-    """How bad it is."""
-
-    OK = "OK"
-    WARN = "WARN"
-    FAIL = "FAIL"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. ``todo``: what a person can do about it."""
-
-    level: Level
-    check: str
-    text: str
-    todo: str = ""
 
 
 def examine(context: Context) -> list[Finding]:
@@ -134,62 +112,6 @@ def _file(context: Context) -> Iterator[Finding]:
         yield Finding(Level.WARN, "config", "holds secrets and can be read by all", todo)
     else:
         yield Finding(Level.OK, "config", str(context.file))
-
-
-# beanstalkd ---------------------------------------------------------------------------------------
-
-
-def _beanstalkd(context: Context) -> Iterator[Finding]:
-    for server in context.config.beanstalkd.servers:
-        try:
-            connection = tube.Connection(server, context.config.beanstalkd.tube)
-            try:
-                numbers, jobs = connection.server_stats(), connection.stats()
-                paused = connection.tube_stats().get("pause-time-left", 0)
-            finally:
-                connection.close()
-            events = list(_events(server, context.config.beanstalkd.tube + INTAKE))
-        except QueueUnavailable as error:
-            todo = "start it; until then e-mails are stored, and sent when it is back"
-            yield Finding(Level.FAIL, "beanstalkd", f"{server}: not reached ({error})", todo)
-            continue
-        ready = count(jobs["ready"], "job")
-        yield Finding(Level.OK, "beanstalkd", f"{server}: reached, {ready} ready")
-        yield from _weak(server, numbers, jobs)
-        if paused:
-            todo = "a beanstalkd client paused it: pause-tube with 0 seconds ends that"
-            text = f"{server}: the tube is paused for {age(float(paused))}, no consumer gets a job"
-            yield Finding(Level.WARN, "beanstalkd", text, todo)
-        yield from events
-
-
-def _events(server: str, name: str) -> Iterator[Finding]:
-    """What other programs have put there; nothing where none does. Raises ``QueueUnavailable``."""
-    with closing(tube.Connection(server, name)) as connection:
-        jobs, watching = connection.stats(), connection.tube_stats().get("current-watching", 0)
-    if jobs["ready"] and watching in (0, 1):  # one of them is this connection
-        text = f"{server}: {count(jobs['ready'], 'event')} on {name}, and nobody stores them"
-        yield Finding(Level.FAIL, "intake", text, "start one: mailqueue intake")
-    if jobs["buried"]:
-        todo = "the log says why (event.buried); docs/intake.md says how to look at them and kick"
-        text = f"{server}: {count(jobs['buried'], 'buried event')} on {name}"
-        yield Finding(Level.WARN, "intake", text, todo)
-
-
-def _weak(
-    server: str, numbers: Mapping[str, int | str], jobs: Mapping[str, int]
-) -> Iterator[Finding]:
-    # beanstalkd says 0 where no binlog is active (its protocol.txt).
-    if numbers.get("binlog-current-index") == 0:
-        todo = "start it with -b DIR; without, a restart loses jobs and e-mails are sent later"
-        yield Finding(Level.WARN, "beanstalkd", f"{server}: has no binlog", todo)
-    if numbers.get("draining") in ("true", True):
-        text = f"{server}: is draining, it takes no new jobs"
-        yield Finding(Level.WARN, "beanstalkd", text, "restart it")
-    if jobs["buried"]:
-        todo = "peek-buried them: they are another program's, or their e-mail is damaged"
-        text = f"{server}: {count(jobs['buried'], 'buried job')}"
-        yield Finding(Level.WARN, "beanstalkd", text, todo)
 
 
 # MongoDB and what is in it ------------------------------------------------------------------------
@@ -313,7 +235,7 @@ _OUTSIDE_MONGODB: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     _package,
     _vendors,
     _file,
-    _beanstalkd,
+    queues.examine,
 )
 _IN_MONGODB: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     _mongodb,

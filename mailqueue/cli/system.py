@@ -24,7 +24,7 @@ from mailqueue.cli.context import (
     Report,
     UsageError,
 )
-from mailqueue.cli.doctor import Level
+from mailqueue.cli.finding import Level
 from mailqueue.cli.table import age, fields, table
 from mailqueue.config import Config
 from mailqueue.consumer import build_sweeper

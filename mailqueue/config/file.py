@@ -68,8 +68,11 @@ def spells_out_secrets(mapping: Mapping[str, Any], shared: Container[str]) -> bo
     ``shared`` are the keys that every vendor has. For a type of the user's own, any other key may
     be a secret.
     """
-    uri = mapping.get("mongodb", {}).get("uri", "")
-    secrets = ["@" in uri and uri, *mapping.get("callbacks", {}).get("secrets", ())]
+    urls = [mapping.get("mongodb", {}).get("uri", ""), (mapping.get("queue") or {}).get("url", "")]
+    secrets = [
+        *(url for url in urls if "@" in url),
+        *mapping.get("callbacks", {}).get("secrets", ()),
+    ]
     for entry in mapping.get("vendors", ()):
         row = VENDOR_TYPES.get(entry["type"])
         own = [name for name in entry if name not in shared]

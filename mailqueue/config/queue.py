@@ -72,6 +72,11 @@ class Redis(Section):
         """The host of the server; empty for a socket of this host."""
         return urlsplit(self.url).hostname or ""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a network between could read what is said."""
+        return urlsplit(self.url).scheme == "redis"
+
 
 @dataclass(frozen=True, slots=True)
 class Sqs(Section):

@@ -164,7 +164,7 @@ class Tube:
     def __init__(self, name: str, ttr: int) -> None:
         tag = "{" + name + "}"
         self.name = name
-        self.wake = f"{tag}:wake"
+        self.wake, self.buried = f"{tag}:wake", f"{tag}:buried"
         self._keys = [f"{tag}:{key}" for key in (*NAMES, "reserved", "buried", "wake")]
         self._ttr = ttr * _MICROSECONDS
         self._turns = count()

@@ -1,0 +1,141 @@
+"""What is wrong with the queue that the configuration names, and what to do about it.
+
+Decides: what is looked at in each kind of queue.
+
+Assumes: no e-mail is lost with the queue, it is only sent later. Events of other programs are.
+
+Promises: nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from mailqueue.cli.context import Context
+from mailqueue.cli.finding import Finding, Level
+from mailqueue.cli.table import age, count
+from mailqueue.config import Beanstalkd, Redis
+from mailqueue.config.checks import is_loopback
+from mailqueue.errors import MissingExtra, QueueUnavailable
+from mailqueue.queue.broker import INTAKE
+
+if TYPE_CHECKING:
+    from mailqueue.queue.redis.inspection import Facts
+
+
+def examine(context: Context) -> Iterator[Finding]:
+    """Look at the queue that is used."""
+    settings = context.config.broker
+    if isinstance(settings, Beanstalkd):
+        yield from _beanstalkd(settings)
+    if isinstance(settings, Redis):
+        yield from _redis(settings, context.config.delivery.ttr)
+
+
+# beanstalkd ---------------------------------------------------------------------------------------
+
+
+def _beanstalkd(settings: Beanstalkd) -> Iterator[Finding]:
+    from mailqueue.queue.beanstalkd import tube  # lazily, as each kind
+
+    for server in settings.servers:
+        try:
+            connection = tube.Connection(server, settings.tube)
+            try:
+                numbers, jobs = connection.server_stats(), connection.stats()
+                paused = connection.tube_stats().get("pause-time-left", 0)
+            finally:
+                connection.close()
+            events = list(_events(server, settings.tube + INTAKE))
+        except QueueUnavailable as error:
+            todo = "start it; until then e-mails are stored, and sent when it is back"
+            yield Finding(Level.FAIL, "beanstalkd", f"{server}: not reached ({error})", todo)
+            continue
+        ready = count(jobs["ready"], "job")
+        yield Finding(Level.OK, "beanstalkd", f"{server}: reached, {ready} ready")
+        yield from _weak(server, numbers, jobs)
+        if paused:
+            todo = "a beanstalkd client paused it: pause-tube with 0 seconds ends that"
+            text = f"{server}: the tube is paused for {age(float(paused))}, no consumer gets a job"
+            yield Finding(Level.WARN, "beanstalkd", text, todo)
+        yield from events
+
+
+def _events(server: str, name: str) -> Iterator[Finding]:
+    """What other programs have put there; nothing where none does. Raises ``QueueUnavailable``."""
+    from mailqueue.queue.beanstalkd import tube  # lazily
+
+    with closing(tube.Connection(server, name)) as connection:
+        jobs, watching = connection.stats(), connection.tube_stats().get("current-watching", 0)
+    if jobs["ready"] and watching in (0, 1):  # one of them is this connection
+        text = f"{server}: {count(jobs['ready'], 'event')} on {name}, and nobody stores them"
+        yield Finding(Level.FAIL, "intake", text, "start one: mailqueue intake")
+    if jobs["buried"]:
+        todo = "the log says why (event.buried); docs/intake.md says how to look at them and kick"
+        text = f"{server}: {count(jobs['buried'], 'buried event')} on {name}"
+        yield Finding(Level.WARN, "intake", text, todo)
+
+
+def _weak(
+    server: str, numbers: Mapping[str, int | str], jobs: Mapping[str, int]
+) -> Iterator[Finding]:
+    # beanstalkd says 0 where no binlog is active (its protocol.txt).
+    if numbers.get("binlog-current-index") == 0:
+        todo = "start it with -b DIR; without, a restart loses jobs and e-mails are sent later"
+        yield Finding(Level.WARN, "beanstalkd", f"{server}: has no binlog", todo)
+    if numbers.get("draining") in ("true", True):
+        text = f"{server}: is draining, it takes no new jobs"
+        yield Finding(Level.WARN, "beanstalkd", text, "restart it")
+    if jobs["buried"]:
+        todo = "peek-buried them: they are another program's, or their e-mail is damaged"
+        text = f"{server}: {count(jobs['buried'], 'buried job')}"
+        yield Finding(Level.WARN, "beanstalkd", text, todo)
+
+
+# Redis --------------------------------------------------------------------------------------------
+
+
+def _redis(settings: Redis, ttr: int) -> Iterator[Finding]:
+    try:
+        from mailqueue.queue.redis.inspection import inspect  # lazily
+
+        facts = inspect(settings, ttr)
+    except (MissingExtra, QueueUnavailable) as error:
+        todo = "mend that; until then e-mails are stored, and sent when it is reached again"
+        yield Finding(Level.FAIL, "redis", f"{settings.server}: not reached ({error})", todo)
+        return
+    ready = count(facts.jobs["ready"], "job")
+    yield Finding(Level.OK, "redis", f"{settings.server}: reached, {ready} ready")
+    yield from _weak_redis(settings.server, facts)
+    if settings.is_open and not is_loopback(settings.host):
+        todo = "the network can read the password and the events, and change jobs: use rediss://"
+        yield Finding(Level.WARN, "redis", f"{settings.server}: is reached without TLS", todo)
+    yield from _redis_events(settings, facts)
+
+
+def _weak_redis(server: str, facts: Facts) -> Iterator[Finding]:
+    if facts.forgets:
+        todo = "set appendonly yes; without, a restart loses jobs, and e-mails are sent later"
+        yield Finding(Level.WARN, "redis", f"{server}: keeps nothing over a restart", todo)
+    if facts.evicts:
+        todo = "set maxmemory-policy noeviction: what is evicted are all jobs of a class at once"
+        text = f"{server}: may evict our keys when its memory is full ({facts.evicts})"
+        yield Finding(Level.WARN, "redis", text, todo)
+    if facts.jobs["buried"]:
+        todo = f"look at them with ZRANGE '{facts.buried_key}' 0 -1, then DEL: they are no e-mails"
+        text = f"{server}: {count(facts.jobs['buried'], 'buried job')}"
+        yield Finding(Level.WARN, "redis", text, todo)
+
+
+def _redis_events(settings: Redis, facts: Facts) -> Iterator[Finding]:
+    place = f"{settings.server}: "
+    if facts.events["ready"] and not facts.has_intake:
+        text = f"{place}{count(facts.events['ready'], 'event')} on {settings.tube + INTAKE}"
+        text += ", and nobody stores them"
+        yield Finding(Level.FAIL, "intake", text, "start one: mailqueue intake")
+    if facts.events["buried"]:
+        todo = "the log says why (event.buried); docs/intake.md says how to look at them"
+        text = f"{place}{count(facts.events['buried'], 'buried event')} of {settings.tube + INTAKE}"
+        yield Finding(Level.WARN, "intake", text, todo)
