@@ -21,6 +21,10 @@ class Case:
     ``max_delay``: seconds that a job may be put off. ``outlives_kill``: jobs are there when the
     server was killed and started again. ``has_events``: other programs can put events.
     ``has_depth``: it counts its jobs. ``has_foreign``: other programs can put jobs among ours.
+    ``has_server``: a server of its own, which may be away. ``has_callbacks``: it tells of callbacks
+    that are due. ``is_shared``: other processes have the same jobs. ``many``: jobs with which it is
+    as quick as with few; ``some``: what several threads may have at a time. Fewer, where the server
+    of the tests is a slow one.
     """
 
     name: ClassVar[str]
@@ -32,6 +36,11 @@ class Case:
     has_events: ClassVar[bool] = True
     has_depth: ClassVar[bool] = True
     has_foreign: ClassVar[bool] = True
+    has_server: ClassVar[bool] = True
+    has_callbacks: ClassVar[bool] = True
+    is_shared: ClassVar[bool] = True
+    many: ClassVar[int] = 100_000
+    some: ClassVar[int] = 320
 
     def start(self) -> Breakable | None:
         """A private server that runs now; None: nothing can be away, or MongoDB is the server."""
@@ -48,7 +57,7 @@ class Case:
         """Make what must be there before the first job. Nothing, where it makes itself."""
 
     def remove(self, config: Config) -> None:
-        """Remove what ``create`` made, and all jobs."""
+        """Remove what ``create`` made; names are of one test only, so jobs may stay."""
 
     def lose_jobs(self, config: Config) -> None:
         """Lose every job that is not reserved, as any queue may."""

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from tests.brokers.beanstalkd import BeanstalkdCase
 from tests.brokers.case import Case
 from tests.brokers.memory import MemoryCase
 from tests.brokers.redis import RedisCase
 from tests.brokers.sqs import SqsCase
 
-CASES: Sequence[Case] = (BeanstalkdCase(), MemoryCase(), RedisCase(), SqsCase())
+CASES: Sequence[Case] = (
+    BeanstalkdCase(),
+    MemoryCase(),
+    RedisCase(),
+    SqsCase(),
+)
+
+
+def kinds(promise: str) -> pytest.MarkDecorator:
+    """Only the kinds that promise this; see ``Case``."""
+    cases = [case for case in CASES if getattr(case, promise)]
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)

@@ -12,12 +12,11 @@ from tests.brokers.case import Case
 
 class MemoryCase(Case):
     name = type = "memory"
+    has_server = False
+    is_shared = False
 
     def section(self, address: str, name: str) -> Mapping[str, Any]:
         return {"tube": name}
-
-    def remove(self, config: Config) -> None:
-        self.lose_jobs(config)
 
     def lose_jobs(self, config: Config) -> None:
         memory.forget_all()

@@ -80,6 +80,7 @@ class SqsCase(Case):
     has_retries = False
     max_delay = 900.0
     outlives_kill = False  # moto's own
+    many, some = 300, 40
     servers: ClassVar[dict[str, Moto]] = {}
 
     def start(self) -> Breakable:

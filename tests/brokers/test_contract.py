@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import count
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from mailqueue import reentrancy
+from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import BULK, HIGH, NORMAL, RETRY_BULK, RETRY_HIGH, RETRY_NORMAL
-from mailqueue.queue.broker import BURIED, INTAKE, STATES, Announcement, Event, release_end
+from mailqueue.queue.broker import (
+    BURIED,
+    CALLBACKS,
+    INTAKE,
+    STATES,
+    Announcement,
+    Event,
+    Job,
+    release_end,
+)
+from tests.brokers.cases import kinds
 from tests.brokers.conftest import Queue, end, ids, reserved
 
 CLASSES = (HIGH, NORMAL, BULK)
@@ -130,18 +149,16 @@ def in_order(queue: Queue) -> list[int]:
     return [emails[job.email_id] for job in reserved(receiver, len(emails)) if job.email_id]
 
 
+@kinds("has_classes")
 def test_classes_come_in_order(queue: Queue) -> None:
-    if not queue.case.has_classes:
-        pytest.skip("this kind does not tell them apart")
     place = {p: n for pair in (CLASSES, RETRIES) for n, p in enumerate(pair)}
     order = [place[priority] for priority in in_order(queue)]
     assert order == sorted(order)
 
 
+@kinds("has_retries")
 def test_within_a_class_retries_come_first(queue: Queue) -> None:
     """An e-mail that was offered to a vendor already has waited longest."""
-    if not queue.case.has_retries:
-        pytest.skip("this kind does not tell them apart")
     order = in_order(queue)
     for new, retry in zip(CLASSES, RETRIES, strict=True):
         assert [p for p in order if p in (new, retry)] == [retry, retry, new, new]
@@ -182,19 +199,16 @@ def test_the_depth_counts_jobs_by_state(queue: Queue) -> None:
 # Other tubes, and jobs of others ----------------------------------------------------------------
 
 
+@kinds("has_callbacks")
 def test_the_tube_of_callbacks_is_another(queue: Queue) -> None:
-    receivers = queue.broker(suffix=".callbacks").receivers()
-    if not receivers:
-        return  # whoever waits for callbacks looks into MongoDB
     announced(queue)
-    (receiver,) = receivers
+    receiver = queue.receiver(suffix=CALLBACKS)
     assert receiver.reserve(0) == []
     emails = queue.emails()
-    queue.broker(suffix=".callbacks").announce(emails)
+    queue.broker(suffix=CALLBACKS).announce(emails)
     jobs = receiver.reserve(5)
     assert ids(jobs) == ids(emails)
     end(jobs)
-    receiver.close()
 
 
 @pytest.mark.parametrize(
@@ -203,8 +217,6 @@ def test_the_tube_of_callbacks_is_another(queue: Queue) -> None:
 def test_a_foreign_job_is_no_email_and_keeps_no_other_from_coming(
     queue: Queue, body: bytes
 ) -> None:
-    if not queue.case.has_foreign:
-        pytest.skip("there is nowhere to put one")
     queue.case.put(queue.config, body)
     emails = announced(queue)
     receiver = queue.receiver()
@@ -218,9 +230,8 @@ def test_a_foreign_job_is_no_email_and_keeps_no_other_from_coming(
 # Events -----------------------------------------------------------------------------------------
 
 
+@kinds("has_events")
 def test_an_event_has_one_key_however_often_it_comes_and_two_events_have_two(queue: Queue) -> None:
-    if not queue.case.has_events:
-        pytest.skip("there is nowhere to put one")
     for number in (1, 1, 2):
         queue.case.put(queue.config, b'{"n": %d}' % number, INTAKE)
     keys = []
@@ -236,11 +247,114 @@ def test_an_event_has_one_key_however_often_it_comes_and_two_events_have_two(que
     assert len(keys[0]) == 3
 
 
+@kinds("has_events")
 def test_an_event_that_ended_does_not_come_again(queue: Queue) -> None:
-    if not queue.case.has_events:
-        pytest.skip("there is nowhere to put one")
     queue.case.put(queue.config, b"{}", INTAKE)
     receiver = queue.events()
     receiver.end(receiver.reserve(5), BURIED)
     receiver.close()
     assert queue.events().reserve(0) == []
+
+
+# Time to run, threads ---------------------------------------------------------------------------
+
+
+def test_a_job_comes_to_another_when_its_time_to_run_is_over(queue: Queue) -> None:
+    """Whoever had it is gone, or slow; its end is then too late, and does no harm."""
+    queue.shorten_ttr()
+    (email,) = announced(queue)
+    first, second = queue.receiver(), queue.receiver()
+    late = reserved(first)
+    assert second.reserve(0) == []
+    again = reserved(second, timeout=queue.config.delivery.ttr + 3)
+    assert ids(again) == [email.email_id]
+    with suppress(QueueUnavailable):
+        end(late)
+    end(again)
+    second.close()
+    assert queue.receiver().reserve(0) == []
+
+
+def test_no_two_receivers_hold_a_job_at_a_time_however_many_there_are(queue: Queue) -> None:
+    emails = announced(queue, queue.case.some)
+    receivers = [queue.receiver() for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        shares = list(threads.map(lambda receiver: reserved(receiver, len(emails), 1), receivers))
+    held = ids([job for share in shares for job in share])
+    assert sorted(map(str, held)) == sorted(map(str, ids(emails)))
+    for share in shares:
+        end(share)
+
+
+def test_many_threads_announce_over_one_broker(queue: Queue) -> None:
+    broker = queue.broker()
+    pages = [queue.emails(10) for _ in range(queue.case.some // 10)]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(broker.announce, pages)) == pages
+    jobs = reserved(queue.receiver(), queue.case.some)
+    assert sorted(map(str, ids(jobs))) == sorted(str(e.email_id) for page in pages for e in page)
+
+
+def test_an_announcement_in_the_middle_of_another_does_no_harm_to_either(queue: Queue) -> None:
+    """As a signal handler makes one; here between any two lines of the kind's own code."""
+    broker, inside = queue.broker(), list[Announcement]()
+    lines = count(1)
+
+    def between(frame: FrameType, what: str, _: object) -> Any:
+        if "mailqueue/queue" not in frame.f_code.co_filename:
+            return None
+        if what == "line" and next(lines) % 7 == 0 and reentrancy.depth() == 0:
+            sys.settrace(None)
+            (one,) = queue.emails()
+            inside.append(one)
+            reentrancy.run(reentrancy.run, broker.announce, [one])
+            sys.settrace(between)
+        return between
+
+    emails = queue.emails(3)
+    broker.announce(emails[:1])  # connected
+    sys.settrace(between)
+    try:
+        on_queue = reentrancy.run(broker.announce, emails[1:])
+    finally:
+        sys.settrace(None)
+    assert list(on_queue) == emails[1:]
+    jobs = reserved(queue.receiver(), len(inside) + 3)
+    assert inside
+    assert sorted(map(str, ids(jobs))) == sorted(map(str, ids([*emails, *inside])))
+
+
+# Many jobs --------------------------------------------------------------------------------------
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """How many calls of functions it makes, those in C included."""
+    calls = count()
+
+    def profile(_: FrameType, what: str, __: object) -> None:
+        if what in ("call", "c_call"):
+            next(calls)
+
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return next(calls)
+
+
+def test_to_reserve_costs_the_same_however_many_jobs_wait(queue: Queue) -> None:
+    """Neither more calls nor more jobs in memory: what waits, waits on the server."""
+    broker, receiver = queue.broker(), queue.receiver()
+    broker.announce(queue.emails(100))
+    few = calls_of(lambda: end(reserved(receiver, 50)))
+    emails = queue.emails(queue.case.many)
+    for start in range(0, len(emails), 10_000):
+        page = emails[start : start + 10_000]
+        assert len(broker.announce(page)) == len(page)
+    jobs: list[Job] = []
+    broker.depth()
+    many = calls_of(lambda: jobs.extend(reserved(receiver, 50)))
+    assert len(jobs) == 50
+    end(jobs)
+    assert many < 1.5 * few
