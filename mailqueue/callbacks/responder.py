@@ -33,7 +33,9 @@ from mailqueue.vendors.http import common_headers
 
 logger = logging.getLogger(__name__)
 
-SWEEP = 1.0  # seconds between two looks at what is due; a job on the tube does not wait for it
+# Seconds between two looks at what is due
+SWEEP = 1.0  # a job on the tube does not wait for it
+POLL = 0.2  # where there is no tube
 BEGIN = 4  # posts at a time to a host of which nothing is known
 HOSTS = 10_000  # of which something is remembered
 
@@ -84,10 +86,13 @@ class Hosts:
 
 
 class Responder:
-    """One thread calls ``run``; ``wake`` may be set by any, when something is due."""
+    """One thread calls ``run``; ``wake`` may be set by any, when something is due.
 
-    def __init__(self, due: DueCallbacks, settings: Callbacks) -> None:
-        self._due, self._settings = due, settings
+    It looks itself every ``sweep`` seconds.
+    """
+
+    def __init__(self, due: DueCallbacks, settings: Callbacks, sweep: float = SWEEP) -> None:
+        self._due, self._settings, self._sweep = due, settings, sweep
         self._secrets = [secret for secret in settings.secrets if secret]
         self._hosts = Hosts(settings.concurrency)
         self._local = threading.local()
@@ -104,7 +109,7 @@ class Responder:
                         pass
                 except Unavailable:  # said once by the outage
                     logger.debug("MongoDB is away")
-                self.wake.wait(SWEEP)
+                self.wake.wait(self._sweep)
 
     def turn(self, threads: ThreadPoolExecutor) -> int:
         """Claim what is due and has room, and hand it out; returns how many callbacks."""

@@ -16,7 +16,7 @@ from contextlib import closing
 
 from mailqueue import service
 from mailqueue.callbacks.due import DueCallbacks
-from mailqueue.callbacks.responder import Responder
+from mailqueue.callbacks.responder import POLL, SWEEP, Responder
 from mailqueue.config import Config, is_production
 from mailqueue.errors import ConfigError, QueueUnavailable
 from mailqueue.logs import event
@@ -57,14 +57,15 @@ def _serve(config: Config, frame: Service) -> None:
         lease = config.callbacks.timeout + config.mongodb.timeout + SPARE
         due = DueCallbacks(store, config.callbacks, lease)
         due.ensure_indexes()
-        responder = Responder(due, config.callbacks)
+        responder = Responder(due, config.callbacks, SWEEP if receivers else POLL)
         loops = [threads.submit(responder.run, stopping)]
         loops += [
             threads.submit(_listen, receiver, responder.wake, stopping) for receiver in receivers
         ]
         try:
             event(logger, level, "responder.started", mode=env)
-            frame.ready(", ".join(receiver.place for receiver in receivers))
+            places = ", ".join(receiver.place for receiver in receivers)
+            frame.ready(places or "the callbacks in MongoDB")
             while not frame.is_stopping and not any(loop.done() for loop in loops):
                 frame.keep_alive()
                 wait(loops, TICK, FIRST_COMPLETED)

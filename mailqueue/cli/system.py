@@ -113,7 +113,7 @@ def stats(context: Context) -> Report:
     notes: list[str] = []
     try:
         jobs = open_broker(context.config, keep=0).depth()
-        events = events_depth(context.config)
+        events = events_depth(context.config, store=context.store)
     except QueueUnavailable as error:
         # MongoDB's numbers are worth showing all the same. The exit code tells a script.
         notes = [str(error)]

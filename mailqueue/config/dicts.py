@@ -41,6 +41,7 @@ class QueueDict(TypedDict, total=False):
     callbacks: str | None
     intake: str | None
     endpoint_url: str | None
+    change_stream: bool
 
 
 class EventsDict(TypedDict, total=False):

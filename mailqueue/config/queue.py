@@ -108,6 +108,8 @@ class Sqs(Section):
 class MongoDBQueue(Section):
     """No queue: consumers ask MongoDB what is due."""
 
+    change_stream: bool = key(bool, False, "whether MongoDB wakes idle consumers (replica sets)")
+
 
 @dataclass(frozen=True, slots=True)
 class Memory(Section):

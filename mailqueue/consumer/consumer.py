@@ -74,7 +74,7 @@ class Consumer:
         self._meter = Meter() if meter else None
         self._writer = Writer(config, self._store, self._router, owner=owner, meter=self._meter)
         # It need not remember what it could not put: the sweeper's next round finds it again.
-        self._broker = open_broker(config, keep=0)
+        self._broker = open_broker(config, keep=0, store=self._store)
         self._sweeper = Sweeper(config, self._store, self._router, self._broker, owner=owner)
         self._receivers = self._broker.receivers()
         self._stopping = self._writer.stopping

@@ -16,7 +16,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tenacity import (
     RetryError,
@@ -96,7 +96,9 @@ class Intake:
                 refusals[each] = outcome.error
         # Not before: what is deleted must be stored.
         self.receiver.end([each for each in events if each not in refusals], DELETED)
-        self.receiver.end(list(refusals), BURIED)
+        for each, refusal in refusals.items():
+            note = f"{refusal.field}: {refusal.problem}"
+            self.receiver.end([each], replace(BURIED, note=note))
         self.connections.announce(outcomes)
         self._say(refusals, outcomes)
 

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 from mailqueue import service
 from mailqueue.config import Config, is_production
@@ -20,6 +20,7 @@ from mailqueue.producer.connections import Connections
 from mailqueue.queue import open_events
 from mailqueue.service import Service
 from mailqueue.store import document
+from mailqueue.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +37,16 @@ def run(config: Config) -> int:
 
 
 def _serve(config: Config, frame: Service) -> None:
-    receivers = open_events(config)
     stopping = threading.Event()
     level, env = logging.INFO, document.PRODUCTION
     if not is_production():
         level, env = logging.WARNING, document.SIMULATED
-    connections = Connections(config, env, None)
-    with closing(connections), ThreadPoolExecutor(len(receivers)) as threads:
-        connections.storage().store.ensure_indexes()
+    with ExitStack() as stack:
+        connections = stack.enter_context(closing(Connections(config, env, None)))
+        store = connections.storage().store
+        receivers = open_events(config, store=store if isinstance(store, Store) else None)
+        threads = stack.enter_context(ThreadPoolExecutor(len(receivers)))
+        store.ensure_indexes()
         intakes = [Intake(receiver, connections) for receiver in receivers]
         loops = [threads.submit(intake.run, stopping) for intake in intakes]
         try:

@@ -19,25 +19,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mailqueue.config import Beanstalkd, Config, Memory, Redis, Sqs
+from mailqueue.config import Beanstalkd, Config, Memory, MongoDBQueue, Redis, Sqs
 from mailqueue.errors import ConfigError, QueueUnavailable
 from mailqueue.queue.broker import BACKLOG, INTAKE
 
 if TYPE_CHECKING:
     from mailqueue.queue.broker import Broker, EventReceiver
+    from mailqueue.queue.mongodb import DueEmails
 
 
-def open_broker(config: Config, *, keep: int = BACKLOG, suffix: str = "") -> Broker:
+def open_broker(
+    config: Config, *, keep: int = BACKLOG, suffix: str = "", store: DueEmails | None = None
+) -> Broker:
     """The queue of the configuration; nothing is connected to yet.
 
     ``suffix`` makes the name of another tube of ours (``CALLBACKS``). ``keep``: announcements that
-    are remembered while the queue is away. Raises ``ConfigError`` and ``MissingExtra``.
+    are remembered while the queue is away. Who receives e-mails gives its ``store``: one kind of
+    queue finds them there. Raises ``ConfigError`` and ``MissingExtra``.
     """
     settings = config.broker
     if isinstance(settings, Beanstalkd):
         from mailqueue.queue.beanstalkd.broker import BeanstalkdBroker  # lazily
 
         return BeanstalkdBroker(settings, config.delivery.ttr, keep=keep, suffix=suffix)
+    if isinstance(settings, MongoDBQueue):
+        from mailqueue.queue.mongodb import MongoDBBroker  # lazily
+
+        return MongoDBBroker(settings, None if suffix else store)
     if isinstance(settings, Memory):
         from mailqueue.queue.memory import MemoryBroker  # lazily
 
@@ -53,8 +61,8 @@ def open_broker(config: Config, *, keep: int = BACKLOG, suffix: str = "") -> Bro
     raise ConfigError([f"queue.type: {type(settings).__name__} is not there yet"])
 
 
-def open_events(config: Config) -> Sequence[EventReceiver]:
-    """Who reserves the events of other programs: one for each server.
+def open_events(config: Config, *, store: DueEmails | None = None) -> Sequence[EventReceiver]:
+    """Who reserves the events of other programs: one for each server; ``store`` as above.
 
     Raises ``ConfigError``, ``MissingExtra``, and ``QueueUnavailable`` if no server is reached.
     """
@@ -65,6 +73,10 @@ def open_events(config: Config) -> Sequence[EventReceiver]:
 
         depth(settings, INTAKE)
         return [EventTube(server, settings.tube) for server in settings.servers]
+    if isinstance(settings, MongoDBQueue) and store is not None:
+        from mailqueue.queue.mongodb import DocumentEvents  # lazily
+
+        return [DocumentEvents(store.events())]
     if isinstance(settings, Memory):
         from mailqueue.queue.memory import events_of  # lazily
 
@@ -85,12 +97,14 @@ def open_events(config: Config) -> Sequence[EventReceiver]:
     raise ConfigError([f"queue.type: {type(settings).__name__} is not there yet"])
 
 
-def events_depth(config: Config) -> dict[str, int] | None:
+def events_depth(config: Config, *, store: DueEmails | None = None) -> dict[str, int] | None:
     """Events by state; None: there is no place for them. Raises ``QueueUnavailable``."""
     if isinstance(config.broker, Redis):
         from mailqueue.queue.redis import events  # lazily
 
         return events.depth(config.broker)
+    if isinstance(config.broker, MongoDBQueue):
+        return dict(store.events().depth()) if store else None
     return dict(open_broker(config, keep=0, suffix=INTAKE).depth() or {}) or None
 
 

@@ -39,12 +39,13 @@ class Announcement:
 class End:
     """How a reserved job ends: ``delete``, ``release`` or ``bury`` (a person may look at it).
 
-    ``delay`` is in whole seconds.
+    ``delay`` is in whole seconds. ``note`` says why it is buried, where there is room for it.
     """
 
     word: str
     priority: int = 0
     delay: int = 0
+    note: str = ""
 
 
 DELETED, BURIED = End("delete"), End("bury")

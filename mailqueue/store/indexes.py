@@ -3,7 +3,8 @@
 Decides: which indexes exist. ``idempotency_key`` unique where present; ``(status, env, due_at)`` of
 what is queued or being sent, for the backlog, the relay and the leases; ``(env, overdue_at)`` for
 what the relay repeats; ``(status, env, expires_at)`` where present; ``(status, env, updated_at)``
-of what ended, for retention. A transition writes to as few of them as can be.
+of what ended, for retention. A transition writes to as few of them as can be. Where MongoDB alone
+is the queue, two more find what is due in its order (``reservations``).
 
 Promises: an index that the server refuses is a ``ConfigError`` that names it: waiting would not
 help.
@@ -12,6 +13,7 @@ help.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from pymongo.collection import Collection
@@ -35,6 +37,17 @@ INDEXES: Mapping[str, Mapping[str, Any]] = {
     "status env updated_at": {"partialFilterExpression": {"status": {"$in": FINAL}}},
 }
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)  # before every time: what is later is a time
+FOR_RESERVATIONS: Mapping[str, Mapping[str, Any]] = {
+    "status env priority due_at overdue_at _id": {
+        "partialFilterExpression": {"status": Status.QUEUED.value},
+    },
+    # Only retries: a consumer had them in its hands before.
+    "status env priority due_at overdue_at clock_from _id": {
+        "partialFilterExpression": {"status": Status.QUEUED.value, "clock_from": {"$gt": EPOCH}},
+    },
+}
+
 # MongoDB's error codes of an index that cannot be made, and what to do about it.
 _REFUSALS: Mapping[int, str] = {
     13: "the user may not create it",
@@ -45,9 +58,11 @@ _REFUSALS: Mapping[int, str] = {
 }
 
 
-def create(emails: Collection[dict[str, Any]]) -> None:
+def create(
+    emails: Collection[dict[str, Any]], wanted: Mapping[str, Mapping[str, Any]] = INDEXES
+) -> None:
     """Create the missing indexes. Raises ``ConfigError`` and the driver's exceptions."""
-    for name, options in INDEXES.items():
+    for name, options in wanted.items():
         try:
             emails.create_index([(field, 1) for field in name.split()], **options)
         except OperationFailure as error:

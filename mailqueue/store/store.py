@@ -35,6 +35,7 @@ from mailqueue.store import document, ids, indexes, interventions
 from mailqueue.store.bulk import BulkWriter, Emails
 from mailqueue.store.callbacks import NO_CALLBACK_DUE, Noting
 from mailqueue.store.document import SIMULATED, Document, Stored
+from mailqueue.store.event_documents import EventDocuments
 from mailqueue.store.interventions import Verb
 from mailqueue.store.merging import aside_writes, change_writes, claim_writes
 from mailqueue.store.mongo import (
@@ -47,6 +48,7 @@ from mailqueue.store.mongo import (
     within,
     write_errors,
 )
+from mailqueue.store.reservations import Reservations
 from mailqueue.store.transitions import (
     Aside,
     Change,
@@ -101,6 +103,14 @@ class Store(Mongo):
         with self.operation():
             indexes.create(self.emails)
         self.indexed = True
+
+    def reservations(self, *, change_stream: bool) -> Reservations:
+        """How to find what is due where there is no queue beside MongoDB; nothing is done yet."""
+        return Reservations(self, self.env, change_stream=change_stream)
+
+    def events(self) -> EventDocuments:
+        """The events that other programs put into MongoDB, for ``mailqueue intake``."""
+        return EventDocuments(self)
 
     def missing_indexes(self) -> list[str]:
         """The indexes that nobody has created yet, by their fields."""

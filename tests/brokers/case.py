@@ -6,6 +6,7 @@ A new kind joins by a file beside ``beanstalkd.py`` with a case, and a line in `
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 from mailqueue.config import Config
@@ -52,6 +53,10 @@ class Case:
         ``address`` may be that of a proxy. There is none where no server is started.
         """
         raise NotImplementedError
+
+    def options(self, config: Config, stack: ExitStack) -> Mapping[str, Any]:
+        """What ``open_broker`` needs besides the configuration, where it receives."""
+        return {}
 
     def create(self, config: Config) -> None:
         """Make what must be there before the first job. Nothing, where it makes itself."""

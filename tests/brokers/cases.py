@@ -9,12 +9,14 @@ import pytest
 from tests.brokers.beanstalkd import BeanstalkdCase
 from tests.brokers.case import Case
 from tests.brokers.memory import MemoryCase
+from tests.brokers.mongodb import MongoDBCase
 from tests.brokers.redis import RedisCase
 from tests.brokers.sqs import SqsCase
 
 CASES: Sequence[Case] = (
     BeanstalkdCase(),
     MemoryCase(),
+    MongoDBCase(),
     RedisCase(),
     SqsCase(),
 )

@@ -53,7 +53,7 @@ class Queue:
 
     def broker(self, **options: Any) -> Broker:
         """One more process' side of the queue."""
-        made = open_broker(self.config, **options)
+        made = open_broker(self.config, **self.case.options(self.config, self._stack), **options)
         self._stack.callback(made.close)
         return made
 
@@ -65,7 +65,7 @@ class Queue:
 
     def events(self) -> EventReceiver:
         """One more receiver of events."""
-        (made,) = open_events(self.config)
+        (made,) = open_events(self.config, **self.case.options(self.config, self._stack))
         self._stack.callback(made.close)
         return made
 

@@ -22,7 +22,7 @@ from mailqueue.routing import router
 from mailqueue.routing.rotation import Health
 from mailqueue.store import callbacks, deliveries, interventions, ledger
 from mailqueue.store.callbacks import Settlement
-from mailqueue.store.indexes import INDEXES
+from mailqueue.store.indexes import FOR_RESERVATIONS, INDEXES
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
 from mailqueue.store.transitions import (
@@ -113,7 +113,9 @@ def test_the_fields_of_a_vendors_health_are_those_that_are_stored(stage: Stage) 
 
 
 def test_the_indexes_are_those_that_are_made() -> None:
-    assert [codes(row[0]) for row in table("index")] == [[name] for name in INDEXES]
+    assert [codes(row[0]) for row in table("index")] == [
+        [name] for name in (*INDEXES, *FOR_RESERVATIONS)
+    ]
 
 
 def guarded(match: object) -> Iterator[str]:

@@ -1,0 +1,238 @@
+"""Finding the e-mails that are due, for consumers that have no queue beside MongoDB.
+
+Decides: which e-mails a process gets. The most urgent class comes first, in it what was tried
+already, then what has been due for longest.
+
+A reservation is a document of its own in ``<collection>.reserved``, under the e-mail's id, so that
+of several processes one can insert it. It is a hint, as a job of a queue is: it is acknowledged by
+the primary alone, it may be lost, and the guard of the claim decides. The e-mail's own document is
+not touched. Who is killed leaves what was reserved to its end, ``SECONDS`` later.
+
+Assumes: the indexes of ``indexes.FOR_RESERVATIONS``, which hold every field that is asked for: no
+document is read. ``status``, ``env``, and the places of ``due_at`` are ranges of them, so that what
+is due later costs nothing.
+
+Promises: any thread may call. Raises ``StoreUnavailable``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+from bson import ObjectId
+from pymongo import DeleteMany, UpdateMany, WriteConcern
+from pymongo.errors import BulkWriteError
+
+from mailqueue.lifecycle.outcomes import Status, retry_priority
+from mailqueue.store import ids, indexes
+from mailqueue.store.changes import Changes
+from mailqueue.store.mongo import DUPLICATE, Mongo, write_errors
+
+SECONDS = (
+    15.0  # of a reservation: a claim follows much sooner, but for a vendor that is asked first
+)
+LONGEST = 60.0  # seconds that an e-mail is put off here; when it is due stands in its document
+BURIED_FOR = 3600.0
+WIDEST = 20_000  # e-mails that are looked at for those that are free
+CLOCK_SECONDS = 30.0  # until the server is asked for its time again
+_EPOCH = indexes.EPOCH
+_LAST = 2**31  # a priority that no class has
+_HINT = WriteConcern(w=1, j=False)  # to lose a reservation is harmless
+_ORDER = dict.fromkeys(("priority", "due_at", "overdue_at"), 1)
+_FIELDS = dict.fromkeys(("priority", "overdue_at"), 1)
+
+
+class Reservations:
+    """The e-mails of one kind (``env``), for one process."""
+
+    def __init__(self, mongo: Mongo, env: str, *, change_stream: bool = False) -> None:
+        self._mongo, self._env = mongo, env
+        self._emails = mongo.collection("")
+        self._reserved = mongo.collection(".reserved").with_options(write_concern=_HINT)
+        self._owner = ids.new()
+        self._clock = ServerClock(mongo)
+        self._changes = Changes(self._emails) if change_stream else None
+        self._ended: deque[ObjectId] = deque()  # to be deleted with the next look
+        self._others = 0  # reserved e-mails among those of the last look
+        self._indexed = False
+
+    def ensure_indexes(self) -> None:
+        """Create the indexes that are missing; ``ConfigError``: the server refuses one."""
+        with self._mongo.operation():
+            indexes.create(self._emails, indexes.FOR_RESERVATIONS)
+            self._reserved.create_index("until", expireAfterSeconds=0)
+        self._indexed = True
+
+    def reserve(self, limit: int) -> Sequence[ObjectId]:
+        """Reserve up to ``limit`` e-mails that are due, the most urgent first.
+
+        Where nothing is due this is one command, of three look-ups in an index.
+        """
+        if not self._indexed:
+            self.ensure_indexes()
+        self._delete_ended()
+        while True:
+            most = min(WIDEST, limit + self._others)
+            due = self._find_due(most)
+            free = self._free(due) if due else []
+            self._others = len(due) - len(free)
+            if len(free) >= limit or len(due) < most or most == WIDEST:
+                return self._insert(free[:limit]) if free else []
+            self._others = 2 * self._others + limit  # look beyond those
+
+    # Three ranges of the indexes, each in the order in which it is to be reserved: retries; what
+    # has no due time; what has one. They are put in order here, since no one range of an index can
+    # have what is due in the order in which it became due. ``overdue_at`` is that moment and a
+    # time that is the same for all of a class.
+
+    def _find_due(self, limit: int) -> list[ObjectId]:
+        """Up to ``limit`` queued e-mails that are due, reserved or not, the most urgent first."""
+        queued = {"status": Status.QUEUED.value, "env": self._env}
+        now = self._clock.now()
+        retries = queued | {"due_at": {"$not": {"$gt": now}}, "clock_from": {"$gt": _EPOCH}}
+        at_once = queued | {"due_at": {"$not": {"$gt": _EPOCH}}}
+        at_their_time = queued | {"due_at": {"$gt": _EPOCH, "$lte": now}}
+        steps = _steps(retries, limit, "clock_from")
+        for match in at_once, at_their_time:
+            others = {"coll": self._emails.name, "pipeline": _steps(match, limit)}
+            steps.append({"$unionWith": others})
+        with self._mongo.operation():
+            documents = list(self._emails.aggregate(steps, batchSize=3 * limit + 1))
+        unique = {d["_id"]: d for d in reversed(documents)}  # that of a retry comes last, and wins
+        due = (i for i in sorted(unique, key=lambda i: _urgency(unique[i])))
+        return [i for i in due if isinstance(i, ObjectId)][:limit]
+
+    def _free(self, due: Sequence[ObjectId]) -> list[ObjectId]:
+        """Those of them that nobody has reserved; what is left of reservations that ended goes."""
+        now = self._clock.now()
+        with self._mongo.operation():
+            reserved = {d["_id"]: d["until"] for d in self._reserved.find({"_id": {"$in": due}})}
+            over = [i for i, until in reserved.items() if until <= now]
+            if over:  # another process may do the same: its new reservation is not over
+                self._reserved.delete_many({"_id": {"$in": over}, "until": {"$lte": now}})
+        over_ids = set(over)
+        return [i for i in due if i not in reserved or i in over_ids]
+
+    # Reserve: nothing → reserved
+    #
+    # Rule: an e-mail is reserved by whoever inserts the document of its id. All of a batch are
+    # inserted in one command; those that another process has inserted meanwhile are left out.
+    #
+    #   before  (no document)
+    #   after   {_id: 1, by: N, until: NOW + 15 s}
+
+    def _insert(self, free: Sequence[ObjectId]) -> Sequence[ObjectId]:
+        until = self._clock.now() + timedelta(seconds=SECONDS)
+        documents = [{"_id": i, "by": self._owner, "until": until} for i in free]
+        with self._mongo.operation():
+            try:
+                self._reserved.insert_many(documents, ordered=False)
+            except BulkWriteError as error:
+                errors = write_errors(error)
+                if any(each.get("code") != DUPLICATE for each in errors):
+                    raise
+                lost = {each["index"] for each in errors}
+                return [i for n, i in enumerate(free) if n not in lost]
+        return free
+
+    # End: reserved by me → nothing, or put off
+    #
+    # Rule: what is reserved by this process, and only that, is free at once, or later.
+    #
+    #   before  {_id: 1, by: N, until: NOW + 12 s}
+    #   after   {_id: 1, by: N, until: NOW + 1 s}     or (no document)
+
+    def end(self, ids_ended: Iterable[ObjectId]) -> None:
+        """Their e-mails are not queued any more, so there is no hurry; nothing is written yet."""
+        self._ended.extend(ids_ended)
+
+    def put_off(self, delays: Mapping[ObjectId, float]) -> None:
+        """Let each be found again after so many seconds, at most ``LONGEST``; 0: at once."""
+        by_delay: dict[float, list[ObjectId]] = {}
+        for email_id, delay in delays.items():
+            by_delay.setdefault(min(LONGEST, delay), []).append(email_id)
+        self._write(
+            [
+                UpdateMany(self._mine(some), [{"$set": {"until": _after(delay)}}])
+                if delay > 0
+                else DeleteMany(self._mine(some))
+                for delay, some in by_delay.items()
+            ]
+        )
+
+    def bury(self, email_ids: Collection[ObjectId]) -> None:
+        """Let nobody find these for an hour: a person is to look at them."""
+        until = {"until": _after(BURIED_FOR), "by": None}
+        self._write([UpdateMany(self._mine(email_ids), [{"$set": until}])] if email_ids else [])
+
+    def _write(self, writes: Sequence[DeleteMany | UpdateMany]) -> None:
+        if writes:
+            with self._mongo.operation():
+                self._reserved.bulk_write(writes, ordered=False)
+
+    @property
+    def watching(self) -> bool:
+        """Whether ``wait`` ends when an e-mail is stored."""
+        return self._changes is not None and self._changes.available
+
+    def wait(self, seconds: float) -> None:
+        """Until something may be due, or so many seconds."""
+        if self._changes is None or not self._changes.wait():
+            time.sleep(seconds)
+
+    def _delete_ended(self) -> None:
+        ended: list[ObjectId] = []
+        with suppress(IndexError):  # no more
+            while len(ended) < WIDEST:
+                ended.append(self._ended.popleft())
+        if ended:
+            with self._mongo.operation():
+                self._reserved.delete_many(self._mine(ended))
+
+    def _mine(self, email_ids: Collection[ObjectId]) -> dict[str, Any]:
+        return {"_id": {"$in": list(email_ids)}, "by": self._owner}
+
+    def close(self) -> None:
+        """Let anybody have at once what is still reserved by this process."""
+        with self._mongo.operation():
+            self._reserved.delete_many({"by": self._owner})
+
+
+def _after(seconds: float) -> dict[str, Any]:
+    return {"$add": ["$$NOW", round(seconds * 1000)]}
+
+
+class ServerClock:
+    """The server's time, asked for now and then; between, this host's monotonic clock goes on."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        self._mongo = mongo
+        self._reading: tuple[datetime, float] | None = None
+
+    def now(self) -> datetime:
+        """A few milliseconds late at most."""
+        reading, at = self._reading, time.monotonic()
+        if reading is None or at - reading[1] > CLOCK_SECONDS:
+            reading = self._reading = self._mongo.now(), time.monotonic()
+            at = reading[1]
+        return reading[0] + timedelta(seconds=at - reading[1])
+
+
+def _steps(match: Mapping[str, Any], limit: int, *fields: str) -> list[dict[str, Any]]:
+    project = _FIELDS | dict.fromkeys(fields, 1)
+    return [{"$match": match}, {"$sort": _ORDER}, {"$limit": limit}, {"$project": project}]
+
+
+def _urgency(document: Mapping[str, Any]) -> tuple[int, datetime]:
+    """In a damaged document anything may stand: it comes last, or as one long due."""
+    priority, overdue_at = document.get("priority"), document.get("overdue_at")
+    if not isinstance(priority, int):
+        priority = _LAST
+    if "clock_from" in document:
+        priority = retry_priority(priority)
+    return priority, overdue_at if isinstance(overdue_at, datetime) else _EPOCH
