@@ -7,8 +7,8 @@ Assumes: one thread at a time uses a connection. redis-py's own connection (``re
 used as it is, without its pool and its clients: these have locks, which a signal handler could find
 held by the call that it interrupts.
 
-Promises: every failure is ``QueueUnavailable``, whose text has no key, password or body in it. No
-call lasts longer than the reply that it waits for, plus ``queue.timeout``.
+Promises: every failure is ``QueueUnavailable``, whose text has no key, password or body in it. A
+server that says nothing for ``queue.timeout`` seconds is given up.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ from redis.connection import parse_url
 
 from mailqueue.config.queue import Redis
 from mailqueue.errors import QueueUnavailable
-from mailqueue.queue.redis.scripts import Command
+from mailqueue.queue.redis.scripts import LONGEST_WAIT, Command
 
 OLDEST = (6, 2)  # has ZADD LT, XAUTOCLAIM, and BLPOP with fractions of a second
 
 # What the first word of a refusal means to a person.
 _REFUSALS = {
-    "AuthenticationError": "refuses the user or the password",
-    "AuthenticationWrongNumberOfArgsError": "refuses the user or the password",
-    "NOAUTH": "wants a password",
-    "WRONGPASS": "refuses the user or the password",
+    "AuthenticationError": "wants another user or password",
+    "AuthenticationWrongNumberOfArgsError": "wants another user or password",
     "NoPermissionError": "does not allow this user a command or a key (ACL)",
     "ReadOnlyError": "is a replica, which takes no writes",
     "OutOfMemoryError": "has reached its maxmemory",
@@ -49,7 +47,10 @@ _REFUSALS = {
 
 
 class Connection:
-    """Connected, or ``broken``. ``owed``: replies that are still to be read."""
+    """Connected, or ``broken``. ``owed``: replies that are still to be read.
+
+    ``longest_wait``: seconds that a command may ask the server to wait.
+    """
 
     def __init__(self, settings: Redis) -> None:
         arguments = parse_url(settings.url)  # type: ignore[no-untyped-call]  # redis-py's own
@@ -59,6 +60,8 @@ class Connection:
         seconds = settings.timeout
         arguments |= {"socket_timeout": seconds, "socket_connect_timeout": seconds, "protocol": 2}
         self._wire = kind(**arguments)
+        # For a command that waits: its reply must come before the server counts as away.
+        self.longest_wait = min(LONGEST_WAIT, seconds / 2)
         self.broken = False
         self.timed_out = False  # then a new connection would fare no better
         self.refused = False  # the server's answer was no
@@ -139,6 +142,8 @@ def _problem(error: Exception) -> str:
     """What is wrong, in words of ours: the server's may quote keys."""
     kind, text = type(error).__name__, str(error)
     word = text.partition(" ")[0]
+    if "ACL failure in script" in text or "executing the script can't" in text:  # 7 and 6
+        return _REFUSALS["NoPermissionError"]
     if "DB index is out of range" in text:
         return "has no database of that number"
     return _REFUSALS.get(kind) or _REFUSALS.get(word) or kind

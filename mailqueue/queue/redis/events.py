@@ -36,7 +36,7 @@ from mailqueue.errors import QueueUnavailable
 from mailqueue.outage import Outage
 from mailqueue.queue.broker import INTAKE, End, Event
 from mailqueue.queue.redis.connection import Connection
-from mailqueue.queue.redis.scripts import LONGEST_WAIT, Command
+from mailqueue.queue.redis.scripts import Command
 
 T = TypeVar("T")
 
@@ -45,7 +45,13 @@ MAX_BYTES = 65_536
 
 _BEGIN = """
 local stream, group, name = KEYS[1], 'mailqueue', nil
-redis.pcall('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM')
+local is_new = true
+if redis.call('EXISTS', stream) == 1 then
+  for _, each in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    if each[2] == group then is_new = false end
+  end
+end
+if is_new then redis.call('XGROUP', 'CREATE', stream, group, '0', 'MKSTREAM') end
 for _, each in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   if string.sub(each[2], 1, 7) == 'intake-' then name = name or each[2] end
 end
@@ -100,7 +106,7 @@ for i = 2, #ARGV do
   local entry = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1]
   redis.call('XACK', KEYS[1], 'mailqueue', ARGV[i])
   if entry and ARGV[1] == 'bury' then
-    redis.call('XADD', KEYS[2], '*', 'id', ARGV[i], unpack(entry[2], 1, 1000))
+    redis.call('XADD', KEYS[2], '*', 'id', ARGV[i], unpack(entry[2], 1, math.min(#entry[2], 1000)))
   end
   redis.call('XDEL', KEYS[1], ARGV[i])
 end
@@ -164,7 +170,7 @@ class EventStream:
             rest = until - time.monotonic()
             if events or rest <= 0:
                 return events
-            wait = max(1, round(1000 * min(rest, LONGEST_WAIT)))  # 0 would be for ever
+            wait = max(1, round(1000 * min(rest, connection.longest_wait)))  # 0 would be for ever
             connection.ask("XREAD", "COUNT", 1, "BLOCK", wait, "STREAMS", self._stream, last_id)
 
     def _read(self, connection: Connection, limit: int) -> tuple[list[Event], bytes]:

@@ -22,7 +22,7 @@ from mailqueue.errors import QueueUnavailable
 from mailqueue.outage import Outage
 from mailqueue.queue.broker import End, Job
 from mailqueue.queue.redis.connection import Connection
-from mailqueue.queue.redis.scripts import LONGEST_WAIT, Command, Tube
+from mailqueue.queue.redis.scripts import Command, Tube
 
 UNDER_WAY = 16  # ends for whose replies nobody waits: they fit into the sockets' buffers
 REMEMBERED = 256  # ends that are sent again after an outage
@@ -58,6 +58,7 @@ class Ends:
             self._connection = connection
             if self._unconfirmed:
                 connection.send(*self._unconfirmed)
+                self._confirm(connection)
 
     def _confirm(self, connection: Connection, most: int = UNDER_WAY) -> None:
         """Read the replies that are there, and those beyond ``most``."""
@@ -116,7 +117,7 @@ class RedisReceiver:
             if jobs or rest <= 0:
                 return jobs
             # 0 would be for ever.
-            seconds = max(0.001, min(wait, rest, LONGEST_WAIT))
+            seconds = max(0.001, min(wait, rest, connection.longest_wait))
             connection.ask("BLPOP", self._tube.wake, f"{seconds:.3f}")
 
     def end(self, ends: Mapping[Job, End]) -> None:
