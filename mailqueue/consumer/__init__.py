@@ -9,6 +9,6 @@ one CPU core) and ``meter`` serve the process.
 
 from __future__ import annotations
 
-from mailqueue.consumer.consumer import Consumer, build_sweeper
+from mailqueue.consumer.consumer import Consumer, assemble, build_sweeper
 
-__all__ = ["Consumer", "build_sweeper"]
+__all__ = ["Consumer", "assemble", "build_sweeper"]

@@ -70,7 +70,7 @@ class Consumer:
             config = config.replace(consumer=replace(config.consumer, concurrency=concurrency))
         self.config = config
         self._burst = burst
-        self._store, self._router, owner = _opened(config, simulated=self._simulated)
+        self._store, self._router, owner = assemble(config, simulated=self._simulated)
         self._meter = Meter() if meter else None
         self._writer = Writer(config, self._store, self._router, owner=owner, meter=self._meter)
         # It need not remember what it could not put: the sweeper's next round finds it again.
@@ -301,7 +301,7 @@ def build_sweeper(config: Config) -> Iterator[Sweeper]:
 
     Raises ``ConfigError``, and ``StoreUnavailable`` also at the end.
     """
-    store, router, owner = _opened(config, simulated=not is_production())
+    store, router, owner = assemble(config, simulated=not is_production())
     sweeper = Sweeper(config, store, router, open_broker(config, keep=0), owner=owner)
     try:
         yield sweeper
@@ -309,7 +309,7 @@ def build_sweeper(config: Config) -> Iterator[Sweeper]:
         store.close()
 
 
-def _opened(config: Config, *, simulated: bool) -> tuple[Store, Router, str]:
+def assemble(config: Config, *, simulated: bool) -> tuple[Store, Router, str]:
     """The e-mails, the rules over the configured vendors, and the name of this process.
 
     What cannot be made is said before anything is opened.

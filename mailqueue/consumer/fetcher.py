@@ -58,7 +58,7 @@ class Fetcher:
         if idle_for:
             self._stopping.wait(min(idle_for, IDLE_LOOK))  # a probe may be answered at once
             return False
-        self._read_large()
+        self.read_large()
         room = self._slots.room(LARGE_LOOK if self._large else 1.0)
         if not room or self._stopping.is_set():
             return False
@@ -69,7 +69,7 @@ class Fetcher:
         if jobs:
             self._slots.reserve(len(jobs))
             self._inbox.put(self.read([Delivery(job, self._clock()) for job in jobs]))
-            self._read_large()
+            self.read_large()
         elif self._large:
             self._stopping.wait(LARGE_LOOK)
         return bool(jobs)
@@ -132,7 +132,7 @@ class Fetcher:
             else:
                 self.put_back([each], self._router.bulkheads.delay())
 
-    def _read_large(self) -> None:
+    def read_large(self) -> None:
         """Read those for which there is memory now; those that wait for long go back."""
         with suppress(IndexError):  # no more, or another thread was faster
             while True:

@@ -14,6 +14,7 @@ not final, or is ``uncertain``, is never deleted. Each round is bounded by pages
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -58,12 +59,15 @@ class Sweeper:
         self._broker = broker
         self._lease = ProcessLease(store, lease_name(store), owner)
         self._once = Once()
+        self._end = math.inf  # of the round
 
-    def sweep(self) -> Mapping[str, int]:
+    def sweep(self, seconds: float = math.inf) -> Mapping[str, int]:
         """Do one round if the lease is mine; returns what was done, by name.
 
-        Raises ``StoreUnavailable``. Without the queue the rest of the round is done all the same.
+        After ``seconds`` no further page is begun. Raises ``StoreUnavailable``. Without the queue
+        the rest of the round is done all the same.
         """
+        self._end = time.monotonic() + seconds
         # One at a time: rounds of several would read the same e-mails for nothing.
         if not self._lease.take(2 * self._config.consumer.sweep_every):  # two rounds
             return {}
@@ -77,12 +81,16 @@ class Sweeper:
             event(logger, logging.INFO, "sweep.finished", **counts)
         return counts
 
-    def run_once(self) -> Mapping[str, int]:
+    def run_once(self, seconds: float = math.inf) -> Mapping[str, int]:
         """Do one round outside a consumer, and let another process sweep at once."""
         self._store.ensure_indexes()
-        counts = self.sweep()
+        counts = self.sweep(seconds)
         self.close()
         return counts
+
+    @property
+    def _is_over(self) -> bool:
+        return time.monotonic() > self._end
 
     def preview(self) -> Mapping[str, int]:
         """What a round would do now, each counted up to its page; nothing is changed."""
@@ -112,6 +120,8 @@ class Sweeper:
         # In the order of the index, and only what is small: nothing is sorted in memory.
         over = self._store.find_jobs(self._over(), RESCUED, "due_at", "_id")
         for start in range(0, len(over), PAGE):
+            if self._is_over:
+                break
             ids = [stored.id for stored in over[start : start + PAGE]]
             emails = self._store.read(ids, most=LARGE).values()
             rescued += self._rescue_all([stored for stored in emails if stored.size <= LARGE])
@@ -163,7 +173,7 @@ class Sweeper:
             ids, _ = self._store.write(changes)
             expired += len(ids)
             # A page of which nothing could be changed would be found again for ever.
-            if len(page) < PAGE or not ids:
+            if len(page) < PAGE or not ids or self._is_over:
                 break
         return expired
 
@@ -174,7 +184,8 @@ class Sweeper:
 
     def _relay(self) -> int:
         """Announce what is due but not on the tube, then what waits for longer than it should."""
-        end = time.monotonic() + max(RELAY_SECONDS, self._config.consumer.sweep_every)
+        seconds = max(RELAY_SECONDS, self._config.consumer.sweep_every)
+        end = min(self._end, time.monotonic() + seconds)
         now = self._store.now()
         waiting = self._unannounced(now)
         announced = 0
@@ -244,7 +255,7 @@ class Sweeper:
         pruned = 0
         for page in self._pages(match):
             pruned += self._store.delete([stored.id for stored in page], status)
-            if pruned >= PRUNED:
+            if pruned >= PRUNED or self._is_over:
                 break
         return pruned
 

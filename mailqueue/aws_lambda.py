@@ -1,0 +1,255 @@
+"""AWS Lambda: ``handler`` sends the e-mails of an SQS event, ``sweep`` is a round of the sweeper.
+
+Decides: what is sent within an invocation, and how each message ends. One e-mail at a time goes
+through the consumer's own parts, called one after the other in this thread:
+``Fetcher.read``, ``Writer.turn`` (claims), ``Sender.deliver``, ``Writer.turn`` (writes the result).
+
+=====================================  ===========================================================
+what becomes of its e-mail             what becomes of a message
+=====================================  ===========================================================
+it ended, or another worker sends it   success: SQS deletes it
+queued again at once (another vendor)  tried again here, while there is time
+due again within 15 minutes            a new message with the delay; this one is a success
+due later                              success: the sweeper announces it when it is due
+no time is left for it                 a new message; this one is a success
+MongoDB is away, or it is not ours     a failure: SQS shows it again, and counts towards the DLQ
+=====================================  ===========================================================
+
+So only trouble counts towards a redrive policy: an e-mail that waits for a vendor does not. What is
+not known to be a success is a failure, and a message that comes again finds its e-mail as it is.
+
+Assumes: the configuration is where ``Config.load`` finds it ($MAILQUEUE_CONFIG, else config.json in
+the function's folder), ``queue.type`` is ``sqs``, and the function's timeout is longer than an
+attempt can last; otherwise the invocation fails with ``ConfigError``. Lambda may freeze or kill the
+environment at any step: claims and leases are the consumer's, so nothing is lost by that.
+
+Promises: no e-mail is begun that cannot be finished in time. No thread of an invocation outlives
+it. Connections to MongoDB, SQS and vendors stay open for the next invocation; the MongoDB driver's
+monitors and the watchdog over vendors' sockets, which sleep, stay as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import count
+from typing import Any
+
+from bson import ObjectId
+
+from mailqueue import logs
+from mailqueue.config import Config, Sqs, is_production
+from mailqueue.consumer import assemble, build_sweeper
+from mailqueue.consumer.delivery import Delivery
+from mailqueue.consumer.sender import ThreadVendors
+from mailqueue.consumer.writer import Writer
+from mailqueue.errors import ConfigError, StoreUnavailable
+from mailqueue.lifecycle.outcomes import HIGH, NORMAL
+from mailqueue.logs import event as log
+from mailqueue.queue import open_broker
+from mailqueue.queue.broker import Announcement, Broker, End, Job
+
+logger = logging.getLogger(__name__)
+
+SPARE = 5.0  # seconds at the end of an invocation: for new messages, and for the answer
+PAUSE = 0.5  # seconds between two tries to write results while MongoDB is away
+
+
+def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
+    """Send the e-mails of an SQS event; returns the messages that are to come again.
+
+    The event source mapping needs ``ReportBatchItemFailures``. ``context`` tells by
+    ``get_remaining_time_in_millis()`` how long it may take. Raises ``ConfigError`` and
+    ``MissingExtra``; then all messages come again.
+    """
+    records: Sequence[Mapping[str, Any]] = event.get("Records", ())
+    failures = _worker().send(records, _clock_of(context))
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failures]}
+
+
+def sweep(event: Mapping[str, Any], context: Any) -> dict[str, int]:  # noqa: ARG001  # Lambda passes it
+    """A round of the sweeper, for a schedule: once a minute. Returns what was done, by name.
+
+    What is not done in the time of ``context`` is for the next round.
+
+    Raises ``ConfigError``, ``MissingExtra`` and ``StoreUnavailable``.
+    """
+    logs.configure()
+    seconds_left = _clock_of(context)
+    with build_sweeper(_config()) as sweeper:
+        return dict(sweeper.run_once(seconds_left() - SPARE))
+
+
+def _clock_of(context: Any) -> Callable[[], float]:
+    """Seconds that are left of the invocation."""
+    return lambda: context.get_remaining_time_in_millis() / 1000
+
+
+@cache
+def _config() -> Config:
+    return Config.load(secrets=is_production())
+
+
+@cache
+def _worker() -> Worker:
+    """This environment's; each of its invocations uses it, one at a time."""
+    logs.configure()
+    logging.getLogger("mailqueue").setLevel(logging.INFO)  # Lambda's own handler is on the root
+    return Worker(_config())
+
+
+class Batch:
+    """The messages of one event, as the holder of their jobs. All are failures until they end.
+
+    Several messages of one e-mail are one job.
+    """
+
+    def __init__(
+        self, records: Sequence[Mapping[str, Any]], broker: Broker, urgent: str, turns: count[int]
+    ) -> None:
+        self._broker = broker
+        self._messages: dict[Job, list[str]] = {}
+        self._priorities: dict[Job, int] = {}
+        jobs: dict[str, Job] = {}
+        for record in records:
+            body = str(record.get("body", ""))
+            if body not in jobs:
+                jobs[body] = job = Job(_email_id(body), next(turns), self)
+                # An ARN ends in the name of the queue, as the URL does.
+                is_urgent = str(record.get("eventSourceARN")).rpartition(":")[2] == urgent
+                self._priorities[job] = HIGH if is_urgent else NORMAL
+            self._messages.setdefault(jobs[body], []).append(record["messageId"])
+        self.todo = deque(self._messages)
+
+    @property
+    def failures(self) -> list[str]:
+        """The messages that are to come again."""
+        return [message for messages in self._messages.values() for message in messages]
+
+    def end(self, ends: Mapping[Job, End]) -> None:
+        """See the table above; a job to be buried stays a failure."""
+        for job, end in ends.items():
+            if job not in self._messages:  # of an earlier invocation, whose messages came again
+                continue
+            if end.word == "delete":
+                del self._messages[job]
+            elif end.word == "release":
+                self._priorities[job] = end.priority
+                if end.delay:
+                    self.postpone([job], end.delay)
+                else:
+                    self.todo.append(job)
+
+    def give_back(self, jobs: Sequence[Job]) -> None:
+        """MongoDB is away: they stay failures."""
+
+    def postpone(self, jobs: Sequence[Job], delay: float = 0.0) -> None:
+        """Put new messages in the place of these; if that fails, they stay failures."""
+        new = {
+            Announcement(job.email_id, self._priorities[job], delay): job
+            for job in jobs
+            if job.email_id is not None
+        }
+        on_queue = self._broker.announce([*new])
+        for announcement, job in new.items():
+            if announcement in on_queue or delay > self._broker.max_delay:
+                self._messages.pop(job, None)
+
+
+class Worker:
+    """A consumer without threads. ``send`` is called by one thread at a time."""
+
+    def __init__(self, config: Config) -> None:
+        if not isinstance(config.queue, Sqs):
+            raise ConfigError(['queue.type: must be "sqs" for AWS Lambda'])
+        self._urgent = config.queue.urgent.rpartition("/")[2]
+        self._simulated = not is_production()
+        # One e-mail at a time: what is claimed does not wait for another's call.
+        self._config = config.replace(consumer=replace(config.consumer, concurrency=1))
+        self._store, self._router, owner = assemble(self._config, simulated=self._simulated)
+        self._writer = Writer(self._config, self._store, self._router, owner=owner)
+        self._vendors = ThreadVendors(self._config.vendors, simulated=self._simulated)
+        self._broker = open_broker(self._config, keep=0)
+        # Each environment begins elsewhere, else all of them would begin with the same vendor.
+        self._turns = count(random.randrange(2**31))  # noqa: S311  # no secret
+        self._is_ready = False
+
+    def send(
+        self, records: Sequence[Mapping[str, Any]], seconds_left: Callable[[], float]
+    ) -> list[str]:
+        """Send the e-mails of these messages; returns the ids of those that are to come again."""
+        if records and seconds_left() < self._longest:
+            need = f"the function's timeout must be at least {self._longest + 1:.0f} s"
+            raise ConfigError([f"delivery.deadline: {need}, or this be less"])
+        batch = Batch(records, self._broker, self._urgent, self._turns)
+        try:
+            self._prepare()
+            self._send_all(batch, seconds_left)
+        except StoreUnavailable as error:
+            log(logger, logging.ERROR, "lambda.not_finished", error=str(error))
+            return batch.failures
+        batch.postpone(list(batch.todo))
+        return batch.failures
+
+    @property
+    def _longest(self) -> float:
+        """Seconds from the claim of an e-mail until its result is stored."""
+        delivery = self._config.delivery
+        return self._config.mongodb.timeout + delivery.deadline + delivery.settle_timeout + SPARE
+
+    def _prepare(self) -> None:
+        """What a consumer does at its start, once."""
+        if not self._is_ready:
+            self._store.ensure_indexes()
+            self._router.health.refresh()
+            self._is_ready = True
+
+    def _send_all(self, batch: Batch, seconds_left: Callable[[], float]) -> None:
+        """Send until nothing is to be done, or no time is left to begin another."""
+        writer = self._writer
+        while True:
+            if batch.todo and seconds_left() >= self._longest:
+                self._begin(batch)
+            writer.fetcher.read_large()
+            if writer.inbox.empty() and not writer.waiting:
+                if not batch.todo or seconds_left() < self._longest:
+                    return
+                continue
+            self._turn(seconds_left)
+            while not writer.sender.queue.empty():
+                writer.sender.deliver(self._vendors)
+
+    def _begin(self, batch: Batch) -> None:
+        """Read the next e-mail and plan what to do, unless no vendor may be asked."""
+        job = batch.todo.popleft()
+        if pause := self._router.idle_for():
+            batch.postpone([job], min(pause, self._broker.max_delay))
+            return
+        self._writer.slots.reserve(1)
+        try:
+            delivery = Delivery(job, time.monotonic())
+            self._writer.inbox.put(self._writer.fetcher.read([delivery]))
+        except StoreUnavailable:
+            batch.todo.clear()  # they come again later, as this one does
+
+    def _turn(self, seconds_left: Callable[[], float]) -> None:
+        """Write results and claims; results again, while MongoDB is away and there is time."""
+        while True:
+            seconds = min(self._config.delivery.settle_timeout, seconds_left() - SPARE)
+            try:
+                self._writer.turn(max(1.0, seconds))
+                return
+            except StoreUnavailable:
+                if seconds_left() < SPARE + PAUSE + 1.0:
+                    raise
+                time.sleep(PAUSE)
+
+
+def _email_id(body: str) -> ObjectId | None:
+    return ObjectId(body) if re.fullmatch("[0-9a-f]{24}", body) else None
