@@ -45,9 +45,10 @@ from bson import ObjectId
 
 from mailqueue import logs
 from mailqueue.config import Config, Sqs, is_production
-from mailqueue.consumer import assemble, build_sweeper
+from mailqueue.consumer import assemble
 from mailqueue.consumer.delivery import Delivery
 from mailqueue.consumer.sender import ThreadVendors
+from mailqueue.consumer.sweeper import Sweeper
 from mailqueue.consumer.writer import Writer
 from mailqueue.errors import ConfigError, StoreUnavailable
 from mailqueue.lifecycle.outcomes import HIGH, NORMAL
@@ -80,10 +81,7 @@ def sweep(event: Mapping[str, Any], context: Any) -> dict[str, int]:  # noqa: AR
 
     Raises ``ConfigError``, ``MissingExtra`` and ``StoreUnavailable``.
     """
-    logs.configure()
-    seconds_left = _clock_of(context)
-    with build_sweeper(_config()) as sweeper:
-        return dict(sweeper.run_once(seconds_left() - SPARE))
+    return dict(_sweeper().run_once(_clock_of(context)() - SPARE))
 
 
 def _clock_of(context: Any) -> Callable[[], float]:
@@ -91,17 +89,25 @@ def _clock_of(context: Any) -> Callable[[], float]:
     return lambda: context.get_remaining_time_in_millis() / 1000
 
 
-@cache
-def _config() -> Config:
-    return Config.load(secrets=is_production())
+# What an environment has, for each of its invocations; they come one at a time.
 
 
 @cache
 def _worker() -> Worker:
-    """This environment's; each of its invocations uses it, one at a time."""
+    return Worker(_config())
+
+
+@cache
+def _sweeper() -> Sweeper:
+    config = _config()
+    store, router, owner = assemble(config, simulated=not is_production())
+    return Sweeper(config, store, router, open_broker(config, keep=0), owner=owner)
+
+
+def _config() -> Config:
     logs.configure()
     logging.getLogger("mailqueue").setLevel(logging.INFO)  # Lambda's own handler is on the root
-    return Worker(_config())
+    return Config.load(secrets=is_production())
 
 
 class Batch:
@@ -196,6 +202,12 @@ class Worker:
             return batch.failures
         batch.postpone(list(batch.todo))
         return batch.failures
+
+    def close(self) -> None:
+        """Close all connections; an environment of Lambda's is never told that it ends."""
+        self._vendors.close()
+        self._broker.close()
+        self._store.close()
 
     @property
     def _longest(self) -> float:
