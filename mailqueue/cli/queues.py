@@ -103,7 +103,7 @@ def _redis(settings: Redis, ttr: int) -> Iterator[Finding]:
 
         facts = inspect(settings, ttr)
     except (MissingExtra, QueueUnavailable) as error:
-        todo = "mend that; until then e-mails are stored, and sent when it is reached again"
+        todo = "start it, or correct queue.url; until then e-mails are stored, and sent later"
         yield Finding(Level.FAIL, "redis", f"{settings.server}: not reached ({error})", todo)
         return
     ready = count(facts.jobs["ready"], "job")
@@ -117,7 +117,7 @@ def _redis(settings: Redis, ttr: int) -> Iterator[Finding]:
 
 def _weak_redis(server: str, facts: Facts) -> Iterator[Finding]:
     if facts.forgets:
-        todo = "set appendonly yes; without, a restart loses jobs, and e-mails are sent later"
+        todo = "set appendonly yes: a restart loses jobs (e-mails are sent later), and events"
         yield Finding(Level.WARN, "redis", f"{server}: keeps nothing over a restart", todo)
     if facts.evicts:
         todo = "set maxmemory-policy noeviction: what is evicted are all jobs of a class at once"

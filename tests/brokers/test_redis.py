@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +39,7 @@ from tests.conftest import _running as running
 from tests.servers import BreakableRedis
 from tests.waiting import wait_until
 
+REPO = Path(__file__).parents[2]
 TTR = 60
 CASE = next(case for case in CASES if case.type == "redis")
 Client = redis.Redis
@@ -479,8 +482,9 @@ def test_tls_is_verified(tmp_path: Path) -> None:
         trusting = f"?ssl_ca_certs={ca_file}"
         with broker_on(Redis(url=f"rediss://localhost:{port}{trusting}")) as broker:
             assert len(broker.announce(announcements())) == 1
-        assert refusal(f"rediss://localhost:{port}") == "redis: ConnectionError"
-        assert refusal(f"rediss://127.0.0.1:{port}{trusting}") == "redis: ConnectionError"
+        for url in (f"rediss://localhost:{port}", f"rediss://127.0.0.1:{port}{trusting}"):
+            assert refusal(url) == "redis: SSLCertVerificationError"
+    assert refusal(f"redis://127.0.0.1:{free_port()}") == "redis: ConnectionRefusedError"
 
 
 def free_port() -> int:
@@ -623,6 +627,33 @@ def test_a_waiting_intake_has_a_new_event_at_once(settings: Redis, client: Clien
         wait_until(lambda: calls(client, "eval") > before)
         client.xadd(settings.tube + INTAKE, {"event": "{}"})
         wait_until(lambda: events)
+
+
+def test_the_commands_of_the_documentation_put_and_put_back_an_event(tmp_path: Path) -> None:
+    page = (REPO / "docs" / "intake.md").read_text("utf-8").split("## Over Redis")[1]
+    put, show, back, delete = [line for line in page.splitlines() if line.startswith("redis-cli")]
+    body = '{"email": {\n"to": "ann@example.org"}}\n'
+    (tmp_path / "event.json").write_text(body)
+    with own_server() as server:
+
+        def run(command: str, id_: str = "") -> str:
+            words = command.replace("redis-cli", f"redis-cli -p {server.port}").replace("ID", id_)
+            done = subprocess.run(words, shell=True, cwd=tmp_path, capture_output=True, check=True)
+            return done.stdout.decode()
+
+        with events_of(Redis(url=server.url)) as stream:
+            run(put)
+            (event,) = stream.reserve(0)
+            stream.end([event], BURIED)
+            shown = run(show)
+            assert str(event.name) in shown
+            id_ = shown.split()[0]
+            run(back, id_)
+            assert run(delete, id_) == "1\n"
+            assert run(show) == "\n"
+            (again,) = stream.reserve(0)
+            assert event.body == body.encode()
+            assert json.loads(again.body) == json.loads(body)
 
 
 # For people -------------------------------------------------------------------------------------

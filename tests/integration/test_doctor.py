@@ -12,19 +12,23 @@ from typing import Any
 
 import greenstalk
 import pytest
+import redis
 from bson import ObjectId
 from pymongo.collection import Collection
 
 from mailqueue import Producer, cli
 from mailqueue.cli import doctor
-from mailqueue.config import Config, VendorConfig
+from mailqueue.config import Config, Redis, VendorConfig
+from mailqueue.config import file as config_file
 from mailqueue.consumer import Consumer
 from mailqueue.consumer.__main__ import main as consumer_command
 from mailqueue.errors import ConfigError
 from mailqueue.lifecycle.outcomes import SendResult
 from mailqueue.message import Email
 from mailqueue.vendors.base import Attempt, Vendor
+from tests.conftest import _running as running
 from tests.faults.conftest import consuming
+from tests.servers import BreakableRedis
 from tests.stage import Stage, letter
 
 Document = dict[str, Any]
@@ -273,3 +277,45 @@ def test_an_index_that_the_server_refuses_is_a_configuration_error_that_names_it
         file.chmod(0o600)
         assert consumer_command(["--config", str(file)]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_a_redis_that_forgets_evicts_or_holds_what_nobody_wants_is_named(examine: Doctor) -> None:
+    with running(BreakableRedis(aof=False)) as server, redis.Redis.from_url(server.url) as client:
+        place = f"127.0.0.1:{server.port}/0"
+        queue = {"type": "redis", "url": server.url}
+        assert ("WARN", "redis", f"{place}: keeps nothing over a restart") in examine(queue=queue)
+        client.config_set("appendonly", "yes")
+        client.config_set("maxmemory", "100mb")
+        client.config_set("maxmemory-policy", "allkeys-lfu")
+        client.zadd("{mailqueue}:buried", {"4:nonsense": 1})
+        client.xadd("mailqueue.intake", {"event": "{}"})
+        client.xadd("{mailqueue.intake}.buried", {"event": "{}"})
+        evicts = f"{place}: may evict our keys when its memory is full (allkeys-lfu)"
+        found = {finding for finding in examine(queue=queue) if finding[1] in {"redis", "intake"}}
+        assert found == {
+            ("OK", "redis", f"{place}: reached, 0 jobs ready"),
+            ("WARN", "redis", evicts),
+            ("WARN", "redis", f"{place}: 1 buried job"),
+            ("WARN", "intake", f"{place}: 1 buried event of mailqueue.intake"),
+            ("FAIL", "intake", f"{place}: 1 event on mailqueue.intake, and nobody stores them"),
+        }
+    gone = f"{place}: not reached (redis: ConnectionRefusedError)"
+    assert ("FAIL", "redis", gone) in examine(queue=queue)
+
+
+def test_redis_without_tls_on_another_host_is_a_warning(
+    examine: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(BreakableRedis()) as server:
+        monkeypatch.setattr(Redis, "host", "redis.example.org")
+        queue = {"type": "redis", "url": server.url}
+        place = f"127.0.0.1:{server.port}/0"
+        assert ("WARN", "redis", f"{place}: is reached without TLS") in examine(queue=queue)
+
+
+def test_a_password_in_the_url_of_the_queue_is_a_secret_of_the_file(
+    config_mapping: Document,
+) -> None:
+    with_password = {**config_mapping, "queue": {"type": "redis", "url": "redis://:x@localhost"}}
+    assert config_file.spells_out_secrets(with_password, ("name", "type", "host"))
+    assert not config_file.spells_out_secrets(config_mapping, ("name", "type", "host"))

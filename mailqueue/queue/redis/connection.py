@@ -140,10 +140,11 @@ class Connection:
 
 def _problem(error: Exception) -> str:
     """What is wrong, in words of ours: the server's may quote keys."""
+    below = error.__context__ if isinstance(error.__context__, OSError) else error
     kind, text = type(error).__name__, str(error)
     word = text.partition(" ")[0]
     if "ACL failure in script" in text or "executing the script can't" in text:  # 7 and 6
         return _REFUSALS["NoPermissionError"]
     if "DB index is out of range" in text:
         return "has no database of that number"
-    return _REFUSALS.get(kind) or _REFUSALS.get(word) or kind
+    return _REFUSALS.get(kind) or _REFUSALS.get(word) or type(below).__name__
