@@ -28,7 +28,7 @@ from mailqueue.lifecycle.outcomes import (
     Snapshot,
     Status,
 )
-from mailqueue.store import callbacks, deliveries, document, interventions
+from mailqueue.store import callbacks, deliveries, document, holds, interventions
 from mailqueue.store.callbacks import Noting, Settlement
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.interventions import Verb
@@ -115,6 +115,10 @@ def writes(email_id: ObjectId) -> Iterator[Write]:
     yield late_yes_filter(email_id, TOKEN), NOTING.with_end(late_yes)
     yield look_up_filter(email_id, TOKEN), look_up_update(TOKEN)
     yield from event_writes(email_id)
+    decision = Decision(status=Status.QUEUED, priority=NORMAL)
+    hold = Change(id=email_id, token=TOKEN, decision=decision, sending=False, hold="tag:news")
+    yield from change_writes([hold], NOTING, simulated=True)
+    yield holds.put_back_filter([email_id]), holds.put_back_update()
     later = datetime.now(UTC) + timedelta(hours=1)
     reschedule = interventions.reschedule_filter(email_id, later)
     yield reschedule, interventions.reschedule_update(later)

@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mailqueue import logs
-from mailqueue.cli import callbacks, emails, servers, suppress, system
+from mailqueue.cli import callbacks, control, emails, servers, suppress, system
 from mailqueue.cli.arguments import parse
 from mailqueue.cli.context import (
     EXIT_FOUND,
@@ -46,6 +46,8 @@ VERBS: Mapping[str, Callable[[Context], Report]] = {
     "retry": emails.intervene,
     "mark-sent": emails.intervene,
     "cancel": emails.intervene,
+    "hold": control.hold,
+    "release": control.release,
     "vendors": system.vendors,
     "stats": system.stats,
     "doctor": system.examine,

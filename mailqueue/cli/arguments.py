@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from textwrap import fill
 from typing import Any, Never, TypeVar
@@ -19,9 +18,10 @@ from bson import ObjectId
 
 from mailqueue import __version__
 from mailqueue.cli.context import UsageError
+from mailqueue.cli.help import HELP, Help
 from mailqueue.config import checks
 from mailqueue.config.services import SCOPES, SUPPRESSION_REASONS
-from mailqueue.lifecycle.outcomes import Reason, Status
+from mailqueue.lifecycle.outcomes import PRIORITIES, Reason, Status
 from mailqueue.store import audit, callbacks, ids
 from mailqueue.store.interventions import Verb
 
@@ -29,141 +29,6 @@ T = TypeVar("T")
 WIDTH = 78  # of a paragraph in the help
 LONGEST_AGE = 5200 * 7 * 86_400.0  # seconds; a date so long ago can still be written
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-
-
-@dataclass(frozen=True, slots=True)
-class Help:
-    """What a person reads about a verb. ``exit_1``: when its exit code is 1."""
-
-    summary: str
-    details: str
-    example: str
-    exit_1: str
-
-
-_ASKS = "Takes ids, or filters. A filter that matches several e-mails asks first, or needs --yes."
-HELP: Mapping[str, Help] = {
-    "list": Help(
-        "list e-mails, the oldest first",
-        "Shows no address, subject or body. DUE: the time until it is due.",
-        "mailqueue list --status uncertain --older-than 1h",
-        "",
-    ),
-    "show": Help(
-        "show one e-mail with all attempts to send it",
-        "Shows addresses, subject, body and the vendors' own words only with --content.",
-        "mailqueue show 65f1c0ffee65f1c0ffee65f1",
-        "there is no such e-mail",
-    ),
-    "retry": Help(
-        "send failed or uncertain e-mails again",
-        f"{_ASKS} An uncertain e-mail may then arrive twice.",
-        "mailqueue retry --status failed --vendor mailgun-eu --dry-run",
-        "an e-mail was left unchanged",
-    ),
-    "mark-sent": Help(
-        "record that failed or uncertain e-mails were sent",
-        f"{_ASKS} For e-mails of which the vendor says that it has them.",
-        "mailqueue mark-sent 65f1c0ffee65f1c0ffee65f1",
-        "an e-mail was left unchanged",
-    ),
-    "cancel": Help(
-        "cancel queued e-mails",
-        f"{_ASKS} One of which a copy may have left becomes uncertain instead.",
-        "mailqueue cancel --status queued --older-than 2d --yes",
-        "an e-mail was left unchanged, or is uncertain now",
-    ),
-    "vendors": Help(
-        "show the vendors' health, or make one available again",
-        "An unavailable vendor gets no e-mails but a probe now and then, and is available again "
-        "when one is accepted. `enable NAME` does not wait for that.",
-        "mailqueue vendors enable mailgun-eu",
-        "the vendor is available already, or is not configured",
-    ),
-    "stats": Help(
-        "count e-mails by status, and jobs",
-        "Shows also which e-mail has been due for the longest time.",
-        "mailqueue stats --json",
-        "",
-    ),
-    "doctor": Help(
-        "check the installation, and say what to do",
-        "Looks at the configuration, servers, clocks, vendors, consumers and e-mails. FAIL: "
-        "e-mails are not sent, or wait for a person. WARN: something may surprise you.",
-        "MAILQUEUE_ENV=production mailqueue doctor",
-        "a finding is FAIL",
-    ),
-    "sweep": Help(
-        "do one round of a consumer's sweeper now",
-        "Consumers do so by themselves: rescue e-mails of consumers that died, end those "
-        "that expired, announce those without a job, remove those past their retention.",
-        "MAILQUEUE_ENV=production mailqueue sweep --dry-run",
-        "another process holds the sweeper lease, or production was left out",
-    ),
-    "audit": Help(
-        "check that every e-mail is in a legal state",
-        "Reads all e-mails and changes nothing.",
-        "mailqueue audit --grace 10m",
-        "an e-mail is in an illegal state",
-    ),
-    "suppress": Help(
-        "look after the suppression list: who gets no e-mail any more",
-        "An entry is an address, or @DOMAIN for all addresses of that domain. add ADDRESS..., "
-        "remove ADDRESS..., list [ADDRESS...], import FILE, export [FILE]: see the help of each. "
-        "A FILE is CSV or one address a line; - is standard input or output.",
-        "mailqueue suppress import bounces.csv --reason bounced",
-        "an address is not on the list",
-    ),
-    "responder": Help(
-        "post callbacks: what becomes of e-mails, to the application",
-        "Each is signed with callbacks.secrets, and repeated until it is answered, for three "
-        "days. Runs until SIGTERM or SIGINT; then finishes what is under way.",
-        "MAILQUEUE_ENV=production mailqueue responder",
-        "a second signal",
-    ),
-    "callbacks": Help(
-        "show callbacks that failed, or have them posted again",
-        "list shows those in one state (failed, unless another is named). retry takes ids of "
-        "e-mails, or --state for the callbacks of all.",
-        "mailqueue callbacks retry --state failed --dry-run",
-        "an e-mail has no callback to post again",
-    ),
-    "key": Help(
-        "make an API key for the HTTP and SMTP services",
-        "Prints the secret, for the caller, and the entry for http.keys of the configuration, "
-        "which has only its SHA-256. send: new e-mails; read: look at them; operate: change them.",
-        "mailqueue key new shop --scope send --from '*@example.com'",
-        "",
-    ),
-    "http": Help(
-        "take e-mails in over HTTP, in Resend's wire format",
-        "Serves until SIGTERM or SIGINT; then finishes what is under way. Without http.keys only "
-        "this host is served. /docs shows the calls.",
-        "mailqueue http --port 8080",
-        "a second signal",
-    ),
-    "intake": Help(
-        "store the events that other programs put on the intake tube",
-        'An event is a JSON object, {"email": {...}}, on the tube <beanstalkd.tube>.intake. Runs '
-        "until SIGTERM or SIGINT. An event that is not valid is buried, and logged.",
-        "MAILQUEUE_ENV=production mailqueue intake",
-        "a second signal",
-    ),
-    "smtp": Help(
-        "take e-mails over SMTP",
-        "Answers 250 when an e-mail is stored durably. With keys in http.keys, a client logs in "
-        "with one as its password. Stops on SIGTERM.",
-        "MAILQUEUE_ENV=production mailqueue smtp --port 2525",
-        "a second signal",
-    ),
-    "sendmail": Help(
-        "take a message from standard input, as the command of that name does",
-        "For cron, PHP and whatever else calls sendmail. Its exit codes are those of sysexits.h: "
-        "see mailqueue sendmail --help.",
-        "printf 'Subject: Hi\\n\\nHello\\n' | mailqueue sendmail bob@example.org",
-        "",
-    ),
-}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -326,15 +191,35 @@ def _filters(parser: argparse.ArgumentParser) -> None:
         choices = [value.value for value in values]
         add(f"--{name}", metavar=name.upper(), choices=choices, help=", ".join(choices))
     add("--vendor", metavar="NAME", help="tried at this vendor")
+    add("--tag", metavar="TAG", help="with this tag")
     text = "stored at least so long ago (examples: 90s, 30m, 2h, 7d)"
     add("--older-than", metavar="AGE", type=_age, help=text)
 
 
 def _vendors(parser: argparse.ArgumentParser) -> None:
-    text = "make this vendor available for all consumers now"
+    text = "enable, drain or undrain NAME: for all consumers, now"
     # Two words that are only there together: ``system.vendors`` checks them.
-    parser.add_argument("enable", metavar="enable NAME", nargs="*", help=text)
+    parser.add_argument("action", metavar="ACTION NAME", nargs="*", help=text)
+    _reason_why(parser)
     _dry_run(parser)
+
+
+def _hold(parser: argparse.ArgumentParser) -> None:
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--all", action="store_true", help="all e-mails")
+    chosen.add_argument("--tag", metavar="TAG", help="those with this tag")
+    text = f"those of this class: {', '.join(PRIORITIES)}"
+    names = list(PRIORITIES)
+    chosen.add_argument("--priority", metavar="CLASS", choices=names, help=text)
+    text = "those whose turn it is at this vendor; others do not get them (see vendors drain)"
+    chosen.add_argument("--vendor", metavar="NAME", help=text)
+    _reason_why(parser)
+    _dry_run(parser)
+
+
+def _reason_why(parser: argparse.ArgumentParser) -> None:
+    text = "why, for those who look later"
+    parser.add_argument("--reason", metavar="TEXT", help=text)
 
 
 def _audit(parser: argparse.ArgumentParser) -> None:
@@ -455,6 +340,8 @@ _OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "list": _list,
     "show": _show,
     **dict.fromkeys((verb.value for verb in Verb), _intervention),
+    "hold": _hold,
+    "release": _hold,
     "vendors": _vendors,
     "callbacks": _callbacks,
     "responder": _nothing,

@@ -108,6 +108,8 @@ class Context:
             match["reason"] = options.reason
         if options.vendor:
             match["attempts.vendor"] = options.vendor
+        if options.tag:
+            match["email.tags"] = options.tag
         if getattr(options, "callback", None):  # only ``list`` has it
             match["callbacks.state"] = options.callback
         if options.older_than is not None:

@@ -16,6 +16,7 @@ from importlib.metadata import packages_distributions
 from mailqueue import vendors
 from mailqueue.cli import queues
 from mailqueue.cli.context import UNLIMITED, Context
+from mailqueue.cli.control import describe, span
 from mailqueue.cli.finding import Finding, Level
 from mailqueue.cli.table import age, count
 from mailqueue.config import Config, VendorConfig
@@ -28,6 +29,7 @@ from mailqueue.lifecycle.outcomes import Status
 from mailqueue.routing.health import VendorHealth
 from mailqueue.store import clocks
 from mailqueue.store import uri as mongo_uri
+from mailqueue.store.control import DRAIN, Controls
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.vendors.events import load as load_events
 
@@ -172,6 +174,7 @@ def _indexes(context: Context) -> Iterator[Finding]:
 def _health(context: Context) -> Iterator[Finding]:
     health = VendorHealth(context.store, [vendor.name for vendor in context.config.vendors])
     states, now = health.refresh(), health.now()
+    yield from _controls(health.controls, list(states))
     unavailable = [state for state in states.values() if not state.available]
     # As long as one is available, e-mails leave.
     level = Level.FAIL if len(unavailable) == len(states) else Level.WARN
@@ -181,6 +184,19 @@ def _health(context: Context) -> Iterator[Finding]:
         yield Finding(level, "vendors", text, todo)
     if states and not unavailable:
         yield Finding(Level.OK, "vendors", "all available")
+
+
+def _controls(controls: Controls, vendors: list[str]) -> Iterator[Finding]:
+    """What an operator stopped, and may have forgotten."""
+    if controls.everything or (vendors and controls.closed.issuperset(vendors)):
+        word = "everything is held" if controls.everything else "every vendor is drained or held"
+        todo = "mailqueue hold shows who did it and why; then release, or vendors undrain"
+        yield Finding(Level.FAIL, "control", f"{word}: no e-mail is sent", todo)
+        return
+    for each in controls.active.values():
+        text = f"{describe(each)}, by {each.by} {span(each.at)}"
+        verb = "vendors undrain" if each.kind == DRAIN else f"release --{each.kind}"
+        yield Finding(Level.WARN, "control", text, f"in the end: mailqueue {verb} {each.name}")
 
 
 def _uncertain(context: Context) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ address, subject, body or idempotency key, and no text of a vendor's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +25,8 @@ from mailqueue.queue.broker import Announcement
 from mailqueue.store import ids, interventions
 from mailqueue.store.document import PRODUCTION, Stored
 from mailqueue.store.interventions import Verb
+
+MOST_SHOWN = 1000  # rows of what was changed
 
 # Looking ------------------------------------------------------------------------------------------
 
@@ -54,7 +57,8 @@ def _summary(stored: Stored) -> dict[str, Any]:
         "attempts": last.get("n", 0),
         "unknowns": document.get("unknowns"),
         "created_at": document.get("created_at"),
-        "due_at": document.get("due_at"),
+        "due_at": None if stored.is_held else document.get("due_at"),
+        "hold": document.get("hold"),
         "env": document.get("env"),
     }
 
@@ -65,7 +69,7 @@ def _cells(stored: Stored) -> tuple[Any, ...]:
     return (
         *(summary[name] for name in ("id", "status", "reason", "vendor", "attempts")),
         _span(summary["created_at"], stored.now),
-        _span(stored.now, summary["due_at"]),
+        "held" if stored.is_held else _span(stored.now, summary["due_at"]),
         None if summary["env"] == PRODUCTION else summary["env"],
     )
 
@@ -212,23 +216,48 @@ def intervene(context: Context) -> Report:
         number = min(context.store.count(allowed, UNLIMITED), options.limit or UNLIMITED)
         if number > 1 and not _is_confirmed(context, verb, number):
             return Report(None, [], EXIT_FOUND, ["nothing was changed"])
-    changed: list[Stored] = []
+    changes = Changes(verb)
     announced = 0
-    for page in context.pages(allowed, options.limit):
+    for page_ids in context.store.find_ids(allowed, options.limit):
+        # The ids of a page at a time: there may be a million of them.
+        page = context.store.find(
+            {"$and": [allowed, {"_id": {"$in": page_ids}}]}, len(page_ids), "_id"
+        )
         emails = page if options.dry_run else _change(context, verb, page)
-        changed += emails
+        changes.add(emails)
         if verb is Verb.RETRY and not options.dry_run:
             # Page by page: if this is interrupted, what was changed so far has its jobs.
             jobs = [Announcement(stored.id, stored.job_priority) for stored in emails]
             announced += len(context.announcer.announce(jobs))
-    unannounced = verb is Verb.RETRY and not options.dry_run and announced < len(changed)
-    return _report(context, verb, changed, unannounced=unannounced)
+    unannounced = verb is Verb.RETRY and not options.dry_run and announced < len(changes.ids)
+    return _report(context, verb, changes, unannounced=unannounced)
+
+
+@dataclass(slots=True)
+class Changes:
+    """What was changed. Of very many e-mails only the ids are kept."""
+
+    verb: Verb
+    ids: list[ObjectId] = field(default_factory=list)
+    uncertain: list[str] = field(default_factory=list)
+    rows: list[tuple[Any, ...]] = field(default_factory=list)  # of the first ones
+
+    def add(self, emails: Sequence[Stored]) -> None:
+        """Note these, as they were before."""
+        for stored in emails:
+            after = _after(self.verb, stored)
+            self.ids.append(stored.id)
+            if after is Status.UNCERTAIN:
+                self.uncertain.append(str(stored.id))
+            if len(self.rows) < MOST_SHOWN:
+                before = stored.document.get("status"), stored.document.get("reason")
+                self.rows.append((str(stored.id), *before, after))
 
 
 def _selection(context: Context, verb: Verb) -> dict[str, Any]:
     match, options = context.selection(), context.options
     if bool(match) == bool(options.ids):
-        filters = "--status, --reason, --vendor, --older-than"
+        filters = "--status, --reason, --vendor, --tag, --older-than"
         raise UsageError(f"{verb}: name e-mails either by ids or by filters ({filters})")
     if options.status and options.status not in verb.statuses:
         raise UsageError(f"{verb} needs e-mails that are {' or '.join(verb.statuses)}")
@@ -249,12 +278,9 @@ def _change(context: Context, verb: Verb, page: Sequence[Stored]) -> list[Stored
     return [stored for stored in page if stored.id in changed]
 
 
-def _report(
-    context: Context, verb: Verb, changed: Sequence[Stored], *, unannounced: bool
-) -> Report:
-    dry_run = context.options.dry_run
-    unchanged = _refusals(context, verb, {stored.id for stored in changed})
-    uncertain = [str(s.id) for s in changed if _after(verb, s) is Status.UNCERTAIN]
+def _report(context: Context, verb: Verb, changes: Changes, *, unannounced: bool) -> Report:
+    dry_run, changed, uncertain = context.options.dry_run, changes.ids, changes.uncertain
+    unchanged = _refusals(context, verb, set(changed))
     notes = [f"{email_id}: {reason}" for email_id, reason in unchanged.items()]
     notes += [
         f"{email_id}: a copy may have left: uncertain, not cancelled" for email_id in uncertain
@@ -266,23 +292,18 @@ def _report(
     data = {
         "verb": verb.value,
         "dry_run": dry_run,
-        "changed": [str(stored.id) for stored in changed],
+        "changed": [str(email_id) for email_id in changed],
         "uncertain": uncertain,
         "unchanged": unchanged,
     }
     would = "would be " if dry_run else ""
-    lines = [f"{verb}: {count(len(changed), 'e-mail')} {would}changed", *_changes(verb, changed)]
+    lines = [f"{verb}: {count(len(changed), 'e-mail')} {would}changed"]
+    lines += table(("ID", "WAS", "REASON", "BECOMES"), changes.rows)
+    if (more := len(changed) - len(changes.rows)) > 0:
+        lines.append(f"and {more} more: --json names all")
     # A script sees by the code that something is left to look at.
     all_done = changed and not unchanged and not uncertain
     return Report(data, lines if changed else [], EXIT_OK if all_done else EXIT_FOUND, notes)
-
-
-def _changes(verb: Verb, changed: Sequence[Stored]) -> list[str]:
-    rows = [
-        (str(s.id), s.document.get("status"), s.document.get("reason"), _after(verb, s))
-        for s in changed
-    ]
-    return table(("ID", "WAS", "REASON", "BECOMES"), rows)
 
 
 def _after(verb: Verb, before: Stored) -> Status:

@@ -9,12 +9,12 @@ id and status.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from mailqueue.cli import doctor
+from mailqueue.cli import control, doctor
 from mailqueue.cli.context import (
     EXIT_FOUND,
     EXIT_NOT_REACHED,
@@ -34,24 +34,52 @@ from mailqueue.queue import events_depth, open_broker
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.rotation import Health, probe_wait
 from mailqueue.store import audit
+from mailqueue.store.control import Control, Controls, ControlStore
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.store import Store
 
 
 def vendors(context: Context) -> Report:
-    """Every vendor's state, why and since when; ``enable NAME`` makes one available by hand."""
+    """Every vendor's state, why and since when; or one is changed by hand."""
     health = VendorHealth(context.store, [vendor.name for vendor in context.config.vendors])
-    match context.options.enable:
+    match context.options.action:
         case ["enable", name]:
             return _enable(context, health, name)
+        case ["drain" | "undrain" as verb, name]:
+            return _drain(context, verb, name)
         case [_, *_]:
-            raise UsageError("vendors takes nothing, or: enable NAME")
+            raise UsageError("vendors takes nothing, or: enable, drain or undrain NAME")
     states, now = health.refresh(), health.now()
     if not states:
         return Report({"vendors": []}, ["no vendors configured"])
-    data = {"vendors": [_vendor(state, now, states) for state in states.values()]}
-    head = ("VENDOR", "STATE", "REASON", "SINCE", "UNTIL", "PROBE")
+    controls = health.controls
+    data = {
+        "vendors": [_vendor(s, now, states) | _closed(controls, s.name) for s in states.values()]
+    }
+    head = ("VENDOR", "STATE", "REASON", "SINCE", "UNTIL", "PROBE", "CLOSED")
     return Report(data, table(head, [_state(row, now) for row in data["vendors"]], context.width))
+
+
+def _closed(controls: Controls, name: str) -> dict[str, Any]:
+    """Whether an operator has drained or held it."""
+    words = {"drained": f"drain:{name}", "held": f"vendor:{name}"}
+    return {word: control.facts(controls.active.get(key)) for word, key in words.items()}
+
+
+def _drain(context: Context, verb: str, name: str) -> Report:
+    drain = Control("drain", name, by=control.operator(), reason=context.options.reason or "")
+    names = [vendor.name for vendor in context.config.vendors]
+    if verb == "undrain":  # also one that the configuration has no more
+        return control.end(context, drain)
+    if name not in names:
+        return _no_such_vendor(name, names)
+    return control.begin(context, drain)
+
+
+def _no_such_vendor(name: str, names: Iterable[str]) -> Report:
+    configured = ", ".join(names) or "none"
+    note = f"{name}: no such vendor is configured (configured: {configured})"
+    return Report(None, [], EXIT_FOUND, [note])
 
 
 def _vendor(state: Health, now: float, states: Mapping[str, Health]) -> dict[str, Any]:
@@ -80,6 +108,13 @@ def _state(row: Mapping[str, Any], now: float) -> tuple[Any, ...]:
         since and f"{age(now - since.timestamp())} ago",
         until and (f"in {age(until.timestamp() - now)}" if until.timestamp() > now else "over"),
         row["probe"],
+        ", ".join(
+            f"{word} by {facts['by']} {control.span(facts['since'])}: {facts['reason']}".rstrip(
+                ": "
+            )
+            for word in ("drained", "held")
+            if (facts := row[word])
+        ),
     )
 
 
@@ -90,10 +125,7 @@ def _time(at: float | None) -> datetime | None:
 def _enable(context: Context, health: VendorHealth, name: str) -> Report:
     dry_run, states = context.options.dry_run, health.refresh()
     if name not in states:
-        names = ", ".join(states) or "none"
-        return Report(
-            None, [], EXIT_FOUND, [f"{name}: no such vendor is configured (configured: {names})"]
-        )
+        return _no_such_vendor(name, states)
     enabled = not states[name].available if dry_run else health.enable(name)
     data = {"vendor": name, "enabled": enabled, "dry_run": dry_run}
     if not enabled:
@@ -120,11 +152,14 @@ def stats(context: Context) -> Report:
     head = ("STATUS", "E-MAILS", "SIMULATED", "UNKNOWN")
     lines = table(head, [list(row.values()) for row in rows])
     waits = f"{oldest['id']}, for {age(oldest['seconds'])}" if oldest else "none"
-    shown = {"oldest e-mail due": waits, "jobs in beanstalkd": _depth(jobs)}
+    shown: dict[str, Any] = {"oldest e-mail due": waits, "jobs in beanstalkd": _depth(jobs)}
     if events and any(events.values()):  # else nobody may use it
         shown["events for mailqueue intake"] = _depth(events)
+    closed = control.rows(context, ControlStore(context.store).read().active)
+    if closed:
+        shown["held or drained"] = [f"{row['control']} ({row['waiting']} wait)" for row in closed]
     lines += ["", *fields(shown)]
-    data = {"emails": rows, "oldest_due": oldest, "tube": jobs, "intake": events}
+    data = {"emails": rows, "oldest_due": oldest, "tube": jobs, "intake": events, "held": closed}
     return Report(data, lines, EXIT_NOT_REACHED if jobs is None else EXIT_OK, notes)
 
 

@@ -24,7 +24,7 @@ from mailqueue.lifecycle.outcomes import Decision, Reason, SendResult, Snapshot,
 from mailqueue.logs import Once, event, place
 from mailqueue.message import Address, Email
 from mailqueue.queue.broker import BURIED, DELETED, Job, release_end
-from mailqueue.routing.router import LEASE_EXPIRED, NO_SLOT, Router
+from mailqueue.routing.router import LEASE_EXPIRED, NO_SLOT, Hold, Router
 from mailqueue.store import suppressions
 from mailqueue.store.document import Stored
 from mailqueue.store.transitions import Aside, Change, Claim
@@ -84,7 +84,10 @@ class Planner:
             return self._leased(stored)
         if stored.expires_in is not None and stored.expires_in <= 0:
             return _finish(end_queued(stored, decide.end(stored.snapshot(), Reason.EXPIRED)))
-        return release(stored, stored.due_in) if stored.due_in > 0 else None
+        if stored.due_in <= 0:
+            return None
+        # Who ends a hold announces what it kept: until then the e-mail needs no job.
+        return Finish(DELETED) if stored.is_held else release(stored, stored.due_in)
 
     def _leased(self, stored: Stored) -> Finish:
         # Another worker has it. The job stays until the lease is over, in case that worker dies.
@@ -126,7 +129,10 @@ class Planner:
         suppressed: tuple[str, ...],
     ) -> Send | Finish:
         """Choose the vendor whose turn it is."""
-        permit = self._router.choose(job.turn, carriers, snapshot)
+        hold = self._router.hold_of(email, snapshot)
+        permit = hold or self._router.choose(job.turn, carriers, snapshot)
+        if isinstance(permit, Hold):
+            return _held(stored, snapshot, permit)
         if permit is None:
             nobody = self._router.decide(snapshot, None, None, carriers)
             return _finish(end_queued(stored, nobody))
@@ -246,6 +252,15 @@ def end_queued(stored: Stored, decision: Decision) -> Change:
         sending=False,
         has_callback=stored.has_callback,
     )
+
+
+def _held(stored: Stored, snapshot: Snapshot, hold: Hold) -> Finish:
+    """The e-mail waits without a job; if all are held, the job waits where it is."""
+    if hold.name == "all":
+        return release(stored, 0.0)  # fetchers look for no job meanwhile
+    decision = decide.requeue_unsent(snapshot)
+    change = replace(end_queued(stored, decision), hold=hold.name)
+    return Finish(DELETED, change)
 
 
 def release(stored: Stored, delay: float) -> Finish:

@@ -86,8 +86,10 @@ class Sender:
     def _may_begin(self, delivery: Delivery) -> bool:
         if self._stopping.is_set() or self._clock() >= delivery.deadline:
             return False
-        send = delivery.plan
-        return isinstance(send, Send) and not self._router.health.suspended_since(send.permit)
+        send, router = delivery.plan, self._router
+        if not isinstance(send, Send) or router.health.suspended_since(send.permit):
+            return False
+        return not router.is_closed(send.vendor, send.email, send.snapshot)
 
     def _call(self, call: Call[Delivery], own: Mapping[str, Vendor]) -> bool:
         """Call the vendor; False: it came back too late, another thread has this one's place."""

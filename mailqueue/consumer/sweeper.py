@@ -1,8 +1,8 @@
 """What fell through: expired leases, expired e-mails, lost jobs, and what is old enough to forget.
 
 Decides: what a round does. It rescues e-mails whose lease ran out (their outcome is unknown), ends
-those whose ``expires_at`` passed, announces what is due but not on the tube, and prunes what ended
-long ago.
+those whose ``expires_at`` passed, lets go on what no hold keeps any more, announces what is due but
+not on the tube, and prunes what ended long ago.
 
 Assumes: announcing an e-mail twice is harmless. Every consumer has a sweeper; a lease in
 ``<collection>.leases`` lets one at a time work.
@@ -29,6 +29,7 @@ from mailqueue.logs import Once, event, place
 from mailqueue.queue.broker import Announcement, Broker
 from mailqueue.routing.router import Router
 from mailqueue.store.callbacks import NO_CALLBACK_DUE
+from mailqueue.store.control import DRAIN, ControlStore
 from mailqueue.store.document import Stored
 from mailqueue.store.lease import ProcessLease, lease_has_ended
 from mailqueue.store.store import Store
@@ -58,6 +59,8 @@ class Sweeper:
         self._routing = routing
         self._broker = broker
         self._lease = ProcessLease(store, lease_name(store), owner)
+        self._controls = ControlStore(store)
+        self._drained: frozenset[str] | None = None  # vendors, in the last round
         self._once = Once()
         self._end = math.inf  # of the round
 
@@ -73,7 +76,7 @@ class Sweeper:
             return {}
         counts = {"rescued": self._rescue(), "expired": self._expire()}
         try:
-            counts["announced"] = self._relay()
+            counts["announced"] = self._put_back() + self._relay()
         except QueueUnavailable as error:
             event(logger, logging.INFO, "sweep.not_announced", error=str(error))
         counts["pruned"] = self._prune()
@@ -179,6 +182,21 @@ class Sweeper:
 
     def _past(self, now: datetime) -> dict[str, Any]:
         return self._mine(Status.QUEUED) | {"expires_at": {"$lte": now}}
+
+    def _put_back(self) -> int:
+        """Let be due, and announce, what is held under no hold that there is.
+
+        Who ends a hold does so at once. This finds what that left: it was stopped half-way, or a
+        consumer had not heard of the end when it put an e-mail under the hold.
+        """
+        self._routing.health.read()
+        controls = self._routing.health.controls
+        holds = set(controls.holds)
+        if controls.drained != self._drained:  # of what waits for any vendor, some may go on
+            holds.discard(DRAIN)
+        self._drained = controls.drained
+        page = self._controls.put_back_abandoned(holds, RELAYED_MOST)
+        return len(self._broker.announce([_announcement(stored) for stored in page]))
 
     # The relay ---------------------------------------------------------------------------------
 

@@ -37,7 +37,6 @@ from mailqueue.logs import event
 from mailqueue.queue import open_broker
 from mailqueue.queue.broker import CALLBACKS, Announcement
 from mailqueue.routing import bulkheads
-from mailqueue.routing.rotation import Permit
 from mailqueue.routing.router import Router
 from mailqueue.store import ids
 from mailqueue.store.store import Store
@@ -178,18 +177,21 @@ class Writer:
         if isinstance(plan, (Send, LookUp)) and twice:
             self.fetcher.give_back_permits([each])
             each.plan = release(plan.stored, self._config.delivery.lease)
-        elif isinstance(plan, Send) and self._is_outdated(each, plan.permit):
+        elif isinstance(plan, Send) and self._is_outdated(each, plan):
             self.fetcher.give_back_permits([each])
             each.plan = self._planner.plan(each)
         elif isinstance(plan, LookUp) and self._bulkheads.full(plan.vendor):
             each.plan = self._planner.put_off(plan.stored)
 
-    def _is_outdated(self, each: Delivery, permit: Permit) -> bool:
-        """Whether the vendor failed since, or another is to be preferred by now.
+    def _is_outdated(self, each: Delivery, send: Send) -> bool:
+        """Whether the vendor failed or was closed since, or another is to be preferred by now.
 
         The latter is looked at once in a while for each delivery, and noted in it.
         """
+        permit = send.permit
         if self._router.health.suspended_since(permit):
+            return True
+        if self._router.is_closed(permit.vendor, send.email, send.snapshot):
             return True
         if permit.probe is not None or not self._bulkheads.crowded(permit.vendor):
             return False

@@ -15,7 +15,7 @@ from mailqueue.errors import Unreadable
 from mailqueue.lifecycle.outcomes import PRIORITIES, Reason, Status
 from mailqueue.message import Email
 from mailqueue.producer.submission import Priority
-from mailqueue.store.document import Stored
+from mailqueue.store.document import HELD, Stored
 
 _STATUSES = frozenset(Status)
 _PRIORITIES = {number: cast("Priority", name) for name, number in PRIORITIES.items()}
@@ -58,7 +58,8 @@ class EmailStatus:
 
     ``id``: as ``send()`` returned it.
     ``status``: see ``Status``; ``reason``: why it ended, unless a vendor accepted it.
-    ``due_at``: not sent before; None: due at once. ``sent_at``: when a vendor accepted it.
+    ``due_at``: not sent before; None: due at once. ``hold``: the name under which an operator lets
+    it wait. ``sent_at``: when a vendor accepted it.
     ``vendor`` and ``vendor_message_id``: who accepted it, and the vendor's own id for it.
     ``message_id``: its Message-ID header.
     ``unknowns``: how many attempts have an unknown outcome, so that a copy may have left.
@@ -74,6 +75,7 @@ class EmailStatus:
     reason: str | None
     created_at: datetime
     due_at: datetime | None
+    hold: str | None
     sent_at: datetime | None
     vendor: str | None
     vendor_message_id: str | None
@@ -131,7 +133,8 @@ def status_of(stored: Mapping[str, Any]) -> EmailStatus:
         status=status,
         reason=reason,
         created_at=_time(stored.get("created_at")) or _time_of_id(stored["_id"]),
-        due_at=_time(stored.get("due_at")),
+        due_at=_due_at(stored),
+        hold=_text(stored.get("hold")),
         sent_at=_time(stored.get("sent_at")),
         vendor=_text(stored.get("vendor")),
         vendor_message_id=_text(stored.get("vendor_message_id")),
@@ -176,6 +179,11 @@ def _is_attempt(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
     return _text(value.get("vendor")) is not None and _time(value.get("started_at")) is not None
+
+
+def _due_at(stored: Mapping[str, Any]) -> datetime | None:
+    time = _time(stored.get("due_at"))
+    return None if time == HELD else time
 
 
 def _time_of_id(email_id: Any) -> datetime:

@@ -32,7 +32,8 @@ from mailqueue.lifecycle.outcomes import Suspension
 from mailqueue.logs import event
 from mailqueue.routing import rotation
 from mailqueue.routing.rotation import Health, Permit, Sign, Verdict
-from mailqueue.store import ids
+from mailqueue.store import control, ids
+from mailqueue.store.control import Controls
 from mailqueue.store.document import PRODUCTION
 from mailqueue.store.mongo import majority_reads
 from mailqueue.store.store import Store
@@ -70,6 +71,8 @@ class VendorHealth:
         # A simulation suspends and restores nothing but its own vendors.
         suffix = ".vendors" if env == PRODUCTION else f".vendors.{env}"
         self._collection = store.collection(suffix)
+        self._controls = store.collection(control.SUFFIX)
+        self.controls = Controls()  # replaced as a whole
         self._clock = clock
         self._lock = threading.Condition()
         self._reading = False
@@ -122,9 +125,24 @@ class VendorHealth:
     def refresh(self) -> Mapping[str, Health]:
         """Every vendor's health as it is now. Raises ``StoreUnavailable``."""
         began = self._clock()
-        for health in self._load(list(self._health)).values():
+        documents = self._find(list(self._health), with_controls=True)
+        self._learn_controls([each["control"] for each in documents if "control" in each])
+        healths = [each for each in documents if "control" not in each]
+        for health in self._parse(list(self._health), healths).values():
             self._learn(health, began)
         return self._health
+
+    def _learn_controls(self, documents: list[dict[str, Any]]) -> None:
+        """Keep what operators ask for, and log what is new of it."""
+        before, after = self.controls.active, control.controls_of(documents)
+        if after.active == before:
+            return
+        self.controls = after
+        for name in sorted(after.active.keys() - before.keys()):
+            by = after.active[name].by
+            event(logger, logging.WARNING, "control.begun", control=name, by=by)
+        for name in sorted(before.keys() - after.active.keys()):
+            event(logger, logging.WARNING, "control.ended", control=name)
 
     def _learn(self, health: Health, at: float) -> None:
         """Keep what was read last (begun ``at``): readers may overtake each other.
@@ -137,17 +155,27 @@ class VendorHealth:
                 self._learned_at[health.name] = at
 
     def _load(self, names: list[str], *, majority: bool = False) -> dict[str, Health]:
+        return self._parse(names, self._find(names, majority=majority))
+
+    def _find(
+        self, names: list[str], *, majority: bool = False, with_controls: bool = False
+    ) -> list[dict[str, Any]]:
+        """The vendors' documents; in the same call what operators ask for, each as ``control``."""
         collection = majority_reads(self._collection) if majority else self._collection
         steps: list[dict[str, Any]] = [
             {"$match": {"_id": {"$in": names}}},
             {"$set": {"now": "$$NOW"}},
         ]
+        union = {"$unionWith": {"coll": self._controls.name, "pipeline": control.ACTIVE}}
         with self._store.operation():
             try:
-                documents = list(collection.aggregate(steps))
-            # One document that cannot be decoded must not hide the other vendors.
+                return list(collection.aggregate([*steps, union] if with_controls else steps))
+            # One document that cannot be decoded must not hide the others.
             except BSONError:
-                documents = list(read_each(steps, collection))
+                controls = read_each(control.ACTIVE, self._controls) if with_controls else ()
+                return [*read_each(steps, collection), *controls]
+
+    def _parse(self, names: list[str], documents: list[dict[str, Any]]) -> dict[str, Health]:
         # The reply was on its way for a while, so the server's clock is taken for a little slower
         # than it is: a probe comes late rather than early.
         for document in documents[:1]:

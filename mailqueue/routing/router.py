@@ -12,9 +12,10 @@ the vendor that just failed.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mailqueue.config import Config
@@ -36,6 +37,7 @@ from mailqueue.routing import rotation
 from mailqueue.routing.bulkheads import Bulkheads
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.rotation import Health, Permit, Sign, Verdict
+from mailqueue.store.control import DRAIN, Controls
 from mailqueue.store.document import Stored
 from mailqueue.vendors import answers, limits
 from mailqueue.vendors.base import LOCAL_CODES, Vendor
@@ -43,6 +45,7 @@ from mailqueue.vendors.base import LOCAL_CODES, Vendor
 logger = logging.getLogger(__name__)
 
 REFUSALS_IN_A_ROW = 10
+CLOSED_LOOK = 1.0  # seconds between two looks whether an operator has opened what is closed
 JITTER = 0.1  # seconds at most, after a time that a vendor named
 NO_SLOT = Permit("")  # there are vendors to be asked, but each holds all the slots it may
 # The process died or hung, which is no fault of the vendor.
@@ -62,6 +65,13 @@ def policy(config: Config) -> Policy:
         unavailable_for=config.failover.unavailable_for,
         max_wait=config.failover.max_wait,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An operator lets the e-mail wait, under this name (``store.control``)."""
+
+    name: str
 
 
 class VendorBroken(Exception):
@@ -129,13 +139,32 @@ class Router:
             event(logger, level, "vendor.raised", **facts)
             return False
 
-    def choose(self, job_id: int, carriers: Sequence[str], email: Snapshot) -> Permit | None:
+    def hold_of(self, email: Email, snapshot: Snapshot) -> Hold | None:
+        """The hold that keeps it from every vendor."""
+        if not (controls := self.health.controls):
+            return None
+        name = controls.hold_of(email, snapshot.priority)
+        return None if name is None else Hold(name)
+
+    def is_closed(self, vendor: str, email: Email, snapshot: Snapshot) -> bool:
+        """Whether an operator has closed the way to the vendor since it was chosen. No I/O."""
+        if not (controls := self.health.controls):
+            return False
+        closed = controls.held_vendors if snapshot.pin is not None else controls.closed
+        return vendor in closed or controls.hold_of(email, snapshot.priority) is not None
+
+    def choose(self, job_id: int, carriers: Sequence[str], email: Snapshot) -> Permit | Hold | None:
         """Leave to ask the vendor whose turn it is, its probe won where one is needed.
 
-        None: nobody may be asked now; ``NO_SLOT``: a moment later.
+        None: nobody may be asked now; ``NO_SLOT``: a moment later; a ``Hold``: not before its end.
         """
         for _ in range(len(carriers) + 1):  # each probe may be lost to another process
-            permit = self._choice(job_id, carriers, email, self.health.read())
+            health = self.health.read()
+            controls = self.health.controls
+            askable = _open(carriers, email, health, controls) if controls else carriers
+            permit = self._choice(job_id, askable, email, health)
+            if controls and (hold := _hold(carriers, askable, email, permit, controls)):
+                return hold
             if permit is None or permit.probe is None:
                 return permit
             try:
@@ -158,13 +187,14 @@ class Router:
         choice = rotation.choose(job_id, self._weights, carriers, email, health, now)
         if choice is None or choice.probe or not self.bulkheads.crowded(choice.vendor):
             return choice
+        held = self.health.controls.held_vendors  # their e-mails wait: they take no others'
         # "Tried" is for this choice only and is not stored. Without the busy vendors among the
         # carriers, it may seem that no vendor is available, and an unavailable one would get an
         # early probe. As "refused" they would put the e-mail in doubt.
         # First among those that are not crowded, then among those that are at least not full.
         for is_busy in (self.bulkheads.crowded, self.bulkheads.full):
             # The pure rule knows no busy vendors: they are passed over as if they had been tried.
-            tried = (*email.round.tried, *filter(is_busy, self._vendors))
+            tried = (*email.round.tried, *filter(is_busy, self._vendors), *held)
             without_busy = replace(email, round=replace(email.round, tried=tried))
             other = rotation.choose(job_id, self._weights, carriers, without_busy, health, now)
             if other is not None and not self.bulkheads.full(other.vendor):
@@ -174,15 +204,24 @@ class Router:
     def refresh_limits(self) -> None:
         """Compute anew how many calls each vendor may have, if that is due. Cheap."""
         self.bulkheads.refresh_limits(
-            lambda: [h.name for h in self.health.read().values() if h.available]
+            lambda: [h.name for h in self._askable().values() if h.available]
         )
+
+    def _askable(self) -> Mapping[str, Health]:
+        """The health of the vendors that no operator has closed."""
+        health, controls = self.health.read(), self.health.controls
+        if not controls:
+            return health
+        return {name: h for name, h in health.items() if name not in controls.closed}
 
     def idle_for(self) -> float | None:
         """Seconds until any vendor may be asked; 0: one probe may; None: a vendor is available."""
-        health, now = self.health.read(), self.health.now()
+        health, now = self._askable(), self.health.now()
+        if self.health.controls.everything:
+            return CLOSED_LOOK
         if any(h.available for h in health.values()):
             return None
-        return min(rotation.waits(list(health), health, now).values(), default=1.0)
+        return min(rotation.waits(list(health), health, now).values(), default=CLOSED_LOOK)
 
     def decide(
         self,
@@ -201,9 +240,13 @@ class Router:
         if result is not None and result.outcome is Outcome.UNSUITABLE and attempt is not None:
             refused.add(attempt.vendor)  # it may be available, but is of no use to this e-mail
         usable = [name for name in carriers if name not in refused]
+        closed = self.health.controls.drained.intersection(usable)
+        askable = [name for name in usable if name not in closed]
         # The e-mail will be in doubt when it comes back, so it waits as one that is.
-        usable_waits = rotation.waits(usable, health, self.health.now(), doubt or bool(refused))
-        waits = {name: usable_waits.get(name, 0.0) for name in carriers}
+        waits = dict.fromkeys(carriers, 0.0)
+        waits |= rotation.waits(askable, health, self.health.now(), doubt or bool(refused))
+        # For drained vendors alone it does not wait here, but under a hold: see ``choose``.
+        waits |= dict.fromkeys(closed, math.inf if askable else CLOSED_LOOK)
         return self._decider.decide(Case(email=email, attempt=attempt, waits=waits), result)
 
     def after_expired_lease(self, stored: Stored, email: Email) -> Decision:
@@ -306,6 +349,42 @@ class Router:
             return CurrentAttempt(vendor=vendor, lookup=self.can_look_up(vendor))
         lookup = self.can_look_up(vendor)
         return CurrentAttempt(vendor=vendor, key=key, key_life=life, key_age=age, lookup=lookup)
+
+
+def _open(
+    carriers: Sequence[str], email: Snapshot, health: Mapping[str, Health], controls: Controls
+) -> Sequence[str]:
+    """The carriers that may be asked.
+
+    A pinned e-mail still goes to a vendor that is drained: no other can tell whether it has the
+    e-mail. Of a vendor that is held and unavailable no e-mail waits for the probe.
+    """
+    if email.pin is not None:
+        return carriers
+    return [
+        name
+        for name in carriers
+        if name not in controls.drained
+        and (health[name].available or name not in controls.held_vendors)
+    ]
+
+
+def _hold(
+    carriers: Sequence[str],
+    askable: Sequence[str],
+    email: Snapshot,
+    permit: Permit | None,
+    controls: Controls,
+) -> Hold | None:
+    """Whether the vendor whose turn it is is held, or every vendor of the e-mail is drained."""
+    if permit is not None:
+        is_held = permit.vendor in controls.held_vendors
+        return Hold(f"vendor:{permit.vendor}") if is_held else None
+    usable = [name for name in carriers if name not in email.round.refused]
+    if not usable or email.pin is not None or any(name in askable for name in usable):
+        return None
+    held = next((name for name in usable if name in controls.held_vendors), None)
+    return Hold(DRAIN if held is None else f"vendor:{held}")
 
 
 def _offer(vendor: Vendor, name: str) -> Any:

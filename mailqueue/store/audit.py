@@ -197,6 +197,8 @@ def _check_copies(document: Document) -> Iterator[str]:
 
 def _check_status(stored: Stored, grace: float) -> Iterator[str]:
     document, status = stored.document, stored.status
+    if (document.get("hold") is not None) != stored.is_held:
+        yield "it is held, but has a time" if not stored.is_held else "it waits, but for no hold"
     yield from _CHECKS[status](stored, grace)
     yes = _accepted_lines(document["attempts"])
     late = document.get("late_accept") is not None

@@ -24,6 +24,7 @@ raised: anything may stand in a document.
                             the newest 50; the last line's where they apply: a line names the first
                             five of its recipients; ``cut``: those before it had no room
     round {n, tried, refused}  pin {vendor, key, until, repeats}  pending  refused
+    hold: under which it waits, due at HELD
     unknowns  counted  late_accept {vendor, message_id, refused, token, at}  announced {at, n}
     vendor  vendor_message_id  sent_at  simulated
     interventions [{n, verb, was, reason, token, at, nonce}]    a person's, the newest 50
@@ -35,7 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import MAXYEAR, datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, timedelta
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -56,6 +57,7 @@ from mailqueue.lifecycle.outcomes import (
 from mailqueue.message import Email
 
 PRODUCTION, SIMULATED = "production", "simulated"
+HELD = datetime(9999, 12, 31, tzinfo=UTC)  # due when a hold is over; no ``send_at`` is so late
 LONGEST_LEASE = 86_400.0  # seconds; no configuration may ask for more
 
 Document = Mapping[str, Any]
@@ -217,6 +219,11 @@ class Stored:
     def due_in(self) -> float:
         """Seconds until the e-mail is due; 0 or less: now."""
         return self._until("due_at") or 0.0
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it waits for the end of a hold, without a job."""
+        return self.document.get("due_at") == HELD
 
     @property
     @_raise_unreadable

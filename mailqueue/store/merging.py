@@ -86,7 +86,7 @@ def _change_kind(change: Change) -> Hashable:
     # The recipients that a vendor refused are part of it: such a change is alike to hardly another,
     # and is written alone. The usual 202 has none.
     guard = (change.token, change.nonce, change.sending, change.expired, change.vendor)
-    has_callback = change.has_callback
+    has_callback = change.has_callback, change.hold
     result = change.result
     if result is None:
         return guard, change.decision, has_callback, None

@@ -102,6 +102,7 @@ FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "counted": _natural,
     "nonce": _optional(_id),
     "due_at": _optional(_time),
+    "hold": _optional(text),
     "send_at": _optional(_time),
     "expires_at": _optional(_time),
     "sent_at": _optional(_time),

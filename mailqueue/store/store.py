@@ -17,9 +17,10 @@ Promises: a call that returns is durable. Every method may be called from any th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from itertools import islice
 from typing import Any, cast
 
 from bson import ObjectId
@@ -36,6 +37,7 @@ from mailqueue.store.bulk import BulkWriter, Emails
 from mailqueue.store.callbacks import NO_CALLBACK_DUE, Noting
 from mailqueue.store.document import SIMULATED, Document, Stored
 from mailqueue.store.event_documents import EventDocuments
+from mailqueue.store.holds import put_back_filter, put_back_update
 from mailqueue.store.interventions import Verb
 from mailqueue.store.merging import aside_writes, change_writes, claim_writes
 from mailqueue.store.mongo import (
@@ -348,6 +350,13 @@ class Store(Mongo):
         )
         self.bulk.give_up(refused)
 
+    def put_back(self, ids: Sequence[ObjectId]) -> int:
+        """Let those of them that are held be due again; returns how many there were."""
+        write = put_back_filter(ids), put_back_update()
+        matched, refused = self.bulk.write([write], self.timeout)
+        self.bulk.give_up(refused)
+        return matched
+
     # Delete: sent, failed or cancelled → gone
     #
     # Rule: an e-mail that ended as ``status``, has not been retried since, and has no callback that
@@ -400,6 +409,25 @@ class Store(Mongo):
     def find_heads(self, match: Mapping[str, Any]) -> list[Stored]:
         """The durable documents that match; text empty, no HTML, no files."""
         return self._load([{"$match": match}, *_HEADS], self._durable)
+
+    def find_ids(
+        self, match: Mapping[str, Any], oldest: int | None = None
+    ) -> Iterator[list[ObjectId]]:
+        """The ids of all that match, page by page, in one pass; or of the ``oldest`` so many.
+
+        What is changed meanwhile, so that it does not match any more, is in no later page.
+        """
+        steps: list[dict[str, Any]] = [{"$match": match}]
+        if oldest is not None:
+            steps += [{"$sort": {"created_at": 1, "_id": 1}}, {"$limit": oldest}]
+        with self.operation():
+            cursor = self._durable.aggregate([*steps, {"$project": {"_id": 1}}], batchSize=PAGE)
+        while True:
+            with self.operation():  # each page has its own time
+                page = list(islice(cursor, PAGE))
+            if not page:
+                return
+            yield [d["_id"] for d in page if isinstance(d["_id"], ObjectId)]
 
     def find_jobs(self, match: Mapping[str, Any], limit: int, *sort: str) -> list[Stored]:
         """The same with only the fields of a job's priority, so that many fit into memory."""

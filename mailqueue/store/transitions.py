@@ -34,7 +34,7 @@ from mailqueue.lifecycle.outcomes import (
     Status,
 )
 from mailqueue.store import ledger
-from mailqueue.store.document import Document
+from mailqueue.store.document import HELD, Document
 from mailqueue.store.ledger import NOT_STARTED
 
 OVERDUE_MS = {
@@ -97,7 +97,8 @@ class Change:
     ``sending`` under ``token`` (and ``nonce`` when given), or ``queued`` while the newest token is
     ``token``. ``result`` closes the ledger line of that token; None with ``sending``: nothing was
     sent (``not_started``). ``expired`` also demands that the lease has run out. ``has_callback``:
-    the e-mail has a ``callback_url``, so that its end is noted (``callbacks``).
+    the e-mail has a ``callback_url``, so that its end is noted (``callbacks``). ``hold``: it stays
+    queued and waits under this name (``control``), instead of the decision's delay.
     """
 
     id: ObjectId
@@ -109,6 +110,7 @@ class Change:
     vendor: str | None = None
     expired: bool = False
     has_callback: bool = False
+    hold: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +201,12 @@ def claim_update(claim: Claim, lease: Lease) -> Pipeline:
 #
 #   before  {status: "queued", lease: {token: 1}, expires_at: NOW - 1 s}
 #   after   {status: "failed", reason: "expired", lease: {token: 1}}
+#
+# Hold: the same for one that an operator holds (``control``). It waits, without a job, for the end
+# of the hold. All else stays as it is; its age does not begin with this.
+#
+#   before  {status: "queued", lease: {token: 1}, due_at: null, overdue_at: NOW + 900 s}
+#   after   {status: "queued", lease: {token: 1}, due_at: HELD, hold: "tag:news"}
 
 
 def change_filter(change: Change) -> Filter:
@@ -246,8 +254,10 @@ def change_update(alike: Sequence[Change], *, simulated: bool, short: bool = Fal
     if change.sending:
         attempts = ledger.only_closed_line if short else ledger.with_closed_line
         fields["attempts"] = attempts(change.token, ledger.line_end(change.result, message_id))
+    elif change.hold is not None:
+        fields |= {"due_at": HELD, "overdue_at": "$$REMOVE", "hold": {"$literal": change.hold}}
     else:
-        fields["clock_from"] = CLOCK_FROM
+        fields |= {"clock_from": CLOCK_FROM, "hold": "$$REMOVE"}
     if change.result is not None and change.result.outcome is Outcome.ACCEPTED:
         fields["vendor"] = {"$literal": change.vendor}
         fields["vendor_message_id"] = message_id
@@ -353,6 +363,7 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
     new_fields = _becomes_sent(
         vendor=yes["vendor"], message_id=message_id, refused=yes["refused"], simulated=simulated
     )
+    new_fields["hold"] = "$$REMOVE"
     keep = {"$or": [sending, sent]}
     fields: dict[str, Any] = {
         field: {"$cond": [keep, current(field), value]} for field, value in new_fields.items()

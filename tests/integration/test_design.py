@@ -20,7 +20,7 @@ from mailqueue.message import fields as keys
 from mailqueue.producer import group_commit, submission
 from mailqueue.routing import router
 from mailqueue.routing.rotation import Health
-from mailqueue.store import callbacks, deliveries, interventions, ledger
+from mailqueue.store import callbacks, deliveries, holds, interventions, ledger
 from mailqueue.store.callbacks import Settlement
 from mailqueue.store.indexes import FOR_RESERVATIONS, INDEXES
 from mailqueue.store.interventions import Verb
@@ -139,7 +139,7 @@ def test_the_guards_are_those_of_the_code() -> None:
         "claim": claim_filter(Claim(id=email_id, token=TOKEN, vendor="a"), "simulated"),
         "settlement": change_filter(settlement),
         "rescue": change_filter(rescue),
-        "end of a queued e-mail": change_filter(queued),
+        "end or hold of a queued e-mail": change_filter(queued),
         "late yes": late_yes_filter(email_id, TOKEN),
         "event, attempt under way": deliveries.open_attempt_write(email_id, TOKEN, "a", None)[0],
         "event, outcome unknown": deliveries.unknown_attempt_write(
@@ -153,6 +153,7 @@ def test_the_guards_are_those_of_the_code() -> None:
         "callback retry": callbacks.retry_write([email_id], ["failed"])[0],
         "looked up": look_up_filter(email_id, TOKEN),
         **{verb.value: interventions.guard(verb) for verb in Verb},
+        "put back": holds.put_back_filter([email_id]),
         "reschedule": interventions.reschedule_filter(email_id, datetime.now(UTC)),
     }
     told = {row[0]: sorted(codes(row[2])) for row in table("guard")}

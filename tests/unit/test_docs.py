@@ -15,7 +15,7 @@ from statistics import median
 import pytest
 
 from mailqueue.cli import VERBS
-from mailqueue.cli.arguments import HELP
+from mailqueue.cli.help import HELP
 from mailqueue.config.config import READABLE_BY_ALL, SECTIONS
 from mailqueue.config.section import keys_of
 from mailqueue.config.vendor_types import VENDOR_TYPES

@@ -1,0 +1,205 @@
+"""The verbs that stop what consumers do, and let it go on: hold, release; drain, undrain.
+
+Decides: what a person reads about it, and who they are. What a hold is, is decided in
+``store.control``.
+
+Promises: each verb returns a ``Report`` and prints nothing. It is known to all consumers within two
+seconds of its end.
+"""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from mailqueue.cli.context import EXIT_FOUND, UNLIMITED, Context, Report, UsageError
+from mailqueue.cli.table import age, count, table
+from mailqueue.lifecycle.outcomes import PRIORITIES, Status
+from mailqueue.queue.broker import Announcement
+from mailqueue.store.control import DRAIN, Control, ControlStore
+from mailqueue.store.document import Stored
+
+SECOND_LOOK = 1.5  # seconds: until then a consumer may not have heard that a hold is over
+_UNANNOUNCED = "the queue was not reached: a consumer's sweeper announces the e-mails later"
+
+
+def hold(context: Context) -> Report:
+    """Let e-mails wait; without a choice, show what is held."""
+    control = _chosen(context)
+    if control is None:
+        return _list(context)
+    return begin(context, control)
+
+
+def begin(context: Context, control: Control) -> Report:
+    """Hold or drain."""
+    controls = ControlStore(context.store)
+    is_active = control.id in controls.read().active
+    number = context.store.count(_concerned(control), UNLIMITED)
+    begun = not is_active if context.options.dry_run else controls.begin(control)
+    data = {**_row(control), "begun": begun, "emails": number, "dry_run": context.options.dry_run}
+    del data["since"]
+    if not begun:
+        return Report(data, [], EXIT_FOUND, [f"{describe(control)} already"])
+    lines = [describe(control, "would be" if context.options.dry_run else "is")]
+    if control.kind not in ("vendor", DRAIN):  # those of a vendor are not known before their turn
+        lines[0] += f": {count(number, 'e-mail')} queued"
+    return Report(data, lines)
+
+
+def release(context: Context) -> Report:
+    """Let e-mails go on that a hold keeps."""
+    control = _chosen(context)
+    if control is None:
+        raise UsageError("release: name what is held: --all, --tag, --priority or --vendor")
+    return end(context, control)
+
+
+def end(context: Context, control: Control) -> Report:
+    """End a hold or a drain, and announce what waited for that."""
+    controls, dry_run = ControlStore(context.store), context.options.dry_run
+    active = controls.read().active.get(control.id)
+    # One whose end was interrupted left its e-mails waiting: they are looked for again.
+    if active is None and (dry_run or not controls.count(control.hold, 1)):
+        return Report(None, [], EXIT_FOUND, [describe(control, "is not")])
+    number, announced = 0, 0
+    if dry_run:
+        number = announced = controls.count(control.hold, UNLIMITED)
+    else:
+        controls.end(control)
+        number, announced = _put_back(context, controls, control.hold)
+        # Within a second a consumer that did not know may have put some more under the hold.
+        time.sleep(SECOND_LOOK)
+        more = _put_back(context, controls, control.hold)
+        number, announced = number + more[0], announced + more[1]
+    data = {"control": control.id, "ended": not dry_run, "emails": number, "dry_run": dry_run}
+    would = "would go on" if dry_run else ("goes on" if number == 1 else "go on")
+    lines = [f"{_name(control)}: {count(number, 'e-mail')} {would}"]
+    return Report(data, lines, notes=[] if announced == number else [_UNANNOUNCED])
+
+
+def _put_back(context: Context, controls: ControlStore, name: str) -> tuple[int, int]:
+    """How many e-mails wait no longer, and how many of them are announced."""
+    number = announced = 0
+    for page in controls.put_back(name):
+        number += len(page)
+        announced += len(context.announcer.announce([_job(stored) for stored in page]))
+    return number, announced
+
+
+def _job(stored: Stored) -> Announcement:
+    return Announcement(stored.id, stored.job_priority)
+
+
+def _chosen(context: Context) -> Control | None:
+    """The control that the options name."""
+    options = context.options
+    reason = getattr(options, "reason", None) or ""
+    if options.all:
+        return Control("all", by=operator(), reason=reason)
+    for kind in ("tag", "priority", "vendor"):
+        if name := getattr(options, kind):
+            _check(context, kind, name)
+            return Control(kind, name, by=operator(), reason=reason)
+    return None
+
+
+def _check(context: Context, kind: str, name: str) -> None:
+    """A hold of a vendor that there is not would hold nothing."""
+    names = [vendor.name for vendor in context.config.vendors]
+    if context.options.verb == "hold" and kind == "vendor" and name not in names:
+        raise UsageError(f"hold: no such vendor is configured (configured: {', '.join(names)})")
+
+
+def operator() -> str:
+    """Who this is, for those who read it later."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        name = "unknown"
+    return f"{name}@{socket.gethostname()}"
+
+
+def _concerned(control: Control) -> dict[str, Any]:
+    """The queued e-mails that it concerns; for a vendor all."""
+    match: dict[str, Any] = {"status": Status.QUEUED.value}
+    if control.kind == "tag":
+        match["email.tags"] = control.name
+    elif control.kind == "priority":
+        match["priority"] = PRIORITIES[control.name]
+    return match
+
+
+def describe(control: Control, would: str = "is") -> str:
+    """In words: ``vendor ses is drained``."""
+    return f"{_name(control)} {would} {_state(control)}"
+
+
+def _name(control: Control) -> str:
+    return "everything" if control.kind == "all" else f"{_KINDS[control.kind]} {control.name}"
+
+
+def _state(control: Control) -> str:
+    return "drained" if control.kind == DRAIN else "held"
+
+
+_KINDS = {"tag": "tag", "priority": "priority", "vendor": "vendor", DRAIN: "vendor"}
+
+
+# Looking ------------------------------------------------------------------------------------------
+
+
+def rows(context: Context, active: Mapping[str, Control]) -> list[dict[str, Any]]:
+    """All that is held or drained, and how many e-mails wait for it."""
+    controls = ControlStore(context.store)
+    numbers = {name: controls.count(name, UNLIMITED) for name in {c.hold for c in active.values()}}
+    return [{**_row(each), "waiting": numbers[each.hold]} for each in active.values()]
+
+
+def _row(control: Control) -> dict[str, Any]:
+    names = {"control": control.id, "kind": control.kind, "name": control.name}
+    return {**names, "since": control.at, "by": control.by, "reason": control.reason}
+
+
+def facts(control: Control | None) -> dict[str, Any] | None:
+    """Since when, by whom and why; None: there is none."""
+    if control is None:
+        return None
+    return {"since": control.at, "by": control.by, "reason": control.reason}
+
+
+def _list(context: Context) -> Report:
+    documents = ControlStore(context.store).documents()
+    active = ControlStore(context.store).read().active
+    shown = rows(context, active)
+    history = [
+        {"control": str(document["_id"]), **{n: entry.get(n) for n in _HISTORY}}
+        for document in documents
+        for entry in _entries(document)
+    ]
+    data = {"held": shown, "history": history}
+    if not shown:
+        return Report(data, ["nothing is held"])
+    head = ("HELD", "SINCE", "E-MAILS", "BY", "REASON")
+    cells = [
+        (*(row["control"], span(row["since"]), row["waiting"], row["by"], row["reason"]),)
+        for row in shown
+    ]
+    return Report(data, table(head, cells, context.width))
+
+
+_HISTORY = ("verb", "at", "by", "reason")
+
+
+def _entries(document: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    entries = document.get("history")
+    return [each for each in entries if isinstance(each, Mapping)] if entries else []
+
+
+def span(since: datetime | None) -> str | None:
+    """How long ago."""
+    return None if since is None else f"{age((datetime.now(UTC) - since).total_seconds())} ago"

@@ -1,0 +1,387 @@
+"""What an operator stops waits, without a job, and goes on when that is over."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from pymongo.collection import Collection
+
+from mailqueue import Producer, cli
+from mailqueue.config import Config
+from mailqueue.lifecycle.outcomes import PRIORITIES
+from mailqueue.store.control import Control, ControlStore
+from mailqueue.store.document import HELD
+from mailqueue.store.store import Store
+from tests.integration.bench import DOWN, MAIL, UNHEARD, Bench, ready_ids
+
+Document = dict[str, Any]
+NEWS: Any = {**MAIL, "tags": ["news"]}
+
+
+@pytest.fixture(autouse=True)
+def no_wait_for_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever puts a job does so before the next step."""
+    monkeypatch.setattr("mailqueue.consumer.fetcher.RESERVE_TIMEOUT", 0)
+
+
+@pytest.fixture
+def controls(store: Store) -> ControlStore:
+    return ControlStore(store)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No consumer runs beside the command, so that it need not look twice."""
+    monkeypatch.setattr("mailqueue.cli.control.SECOND_LOOK", 0.0)
+
+
+class Shell:
+    """``mailqueue`` in this process."""
+
+    def __init__(self, mapping: Document, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self._file = folder / "config.json"
+        self._file.write_text(json.dumps(mapping))
+        self._file.chmod(0o600)
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str, code: int = 0) -> Any:
+        """What it says as JSON."""
+        found = cli.main(["--config", str(self._file), *arguments, "--json"])
+        said = self._capsys.readouterr()
+        assert found == code, said
+        return json.loads(said.out)
+
+
+@pytest.fixture
+def shell(
+    config: Config,
+    config_mapping: Document,
+    tmp_path: Path,
+    quick: None,
+    capsys: pytest.CaptureFixture[str],
+) -> Shell:
+    return Shell(config_mapping, tmp_path, capsys)
+
+
+def work_all(bench: Bench, times: int = 10) -> None:
+    for _ in range(times):
+        bench.board.refresh()
+        bench.work()
+
+
+def statuses(emails: Collection[Document]) -> Counter[str]:
+    return Counter(document["status"] for document in emails.find())
+
+
+# Holds --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, number",
+    [(("--tag", "news"), 3), (("--priority", "bulk"), 2), (("--all",), 7)],
+)
+def test_what_is_held_waits_and_goes_on_after_its_release(
+    shell: Shell,
+    bench: Bench,
+    producer: Producer,
+    emails: Collection[Document],
+    options: tuple[str, ...],
+    number: int,
+) -> None:
+    """No attempt is used up, nothing else is kept from going, and nothing gets lost."""
+    producer.send_many([NEWS] * 3)
+    producer.send_many([MAIL] * 2, priority="bulk")
+    producer.send_many([MAIL] * 2)
+    assert shell("hold", *options, "--reason", "wrong price")["emails"] == number
+    work_all(bench)
+    assert statuses(emails) == Counter(queued=number, sent=7 - number)
+    assert all(document["attempts"] == [] for document in emails.find({"status": "queued"}))
+    shell("release", *options)
+    work_all(bench)
+    assert statuses(emails) == {"sent": 7}
+    assert bench.asked == 7
+
+
+def test_a_held_e_mail_has_no_job_and_names_its_hold(
+    shell: Shell, bench: Bench, producer: Producer, config: Config
+) -> None:
+    """So 100,000 of them are in nobody's way."""
+    email_id = producer.send(NEWS)
+    shell("hold", "--tag", "news")
+    work_all(bench, 2)
+    assert ready_ids(config) == []
+    status = producer.status(email_id)
+    assert status is not None
+    assert (status.hold, status.due_at) == ("tag:news", None)
+
+
+def test_a_held_vendors_e_mails_wait_and_the_others_go(
+    shell: Shell, bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    """Nobody else gets them, unlike those of a vendor that is drained."""
+    producer.send_many([MAIL] * 10)
+    shell("hold", "--vendor", "first")
+    work_all(bench)
+    assert not bench.vendors["first"].asked
+    assert statuses(emails) == Counter(queued=5, sent=5)
+    shell("release", "--vendor", "first")
+    work_all(bench)
+    assert statuses(emails) == {"sent": 10}
+
+
+def test_no_e_mail_waits_for_the_probe_of_a_vendor_that_is_held(
+    shell: Shell, bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    bench.vendors["first"].results = [DOWN] * 4
+    producer.send_many([MAIL] * 4)
+    work_all(bench)
+    emails.database[f"{emails.name}.vendors"].update_one(
+        {"_id": "first"}, {"$set": {"unavailable_until": datetime(2020, 1, 1, tzinfo=UTC)}}
+    )
+    shell("hold", "--vendor", "first")
+    producer.send_many([MAIL] * 4)
+    asked = len(bench.vendors["first"].asked)
+    work_all(bench)
+    assert len(bench.vendors["first"].asked) == asked
+    assert statuses(emails) == {"sent": 8}
+
+
+def test_a_held_e_mail_expires_all_the_same(
+    shell: Shell, bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    producer.send(NEWS, expires_at=datetime.now(UTC) + timedelta(days=1))
+    shell("hold", "--tag", "news")
+    work_all(bench, 2)
+    emails.update_one({}, {"$set": {"expires_at": datetime(2020, 1, 1, tzinfo=UTC)}})
+    bench.sweeper.sweep()
+    document = emails.find_one({})
+    assert document is not None
+    assert (document["status"], document["reason"]) == ("failed", "expired")
+    assert "hold" not in document
+
+
+def test_a_held_e_mail_can_be_cancelled(
+    shell: Shell, bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    email_id = producer.send(NEWS)
+    shell("hold", "--tag", "news")
+    work_all(bench, 2)
+    assert producer.cancel(email_id)
+    assert "hold" not in (emails.find_one({}) or {})
+
+
+def test_the_time_under_a_hold_is_not_part_of_an_e_mails_age(
+    shell: Shell, bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    """Else ``retry.give_up_after`` would end what an operator lets wait for days."""
+    long_ago = datetime.now(UTC) - timedelta(days=9)
+    producer.send(NEWS)
+    shell("hold", "--tag", "news")
+    work_all(bench, 2)
+    emails.update_one({}, {"$set": {"clock_from": long_ago, "updated_at": long_ago}})
+    shell("release", "--tag", "news")
+    document = emails.find_one({})
+    assert document is not None
+    assert datetime.now(UTC) - document["clock_from"] < timedelta(minutes=5)
+
+
+def test_what_a_hold_left_behind_is_found_by_the_sweeper(
+    shell: Shell,
+    bench: Bench,
+    controls: ControlStore,
+    producer: Producer,
+    emails: Collection[Document],
+) -> None:
+    """A release that was stopped half-way, or a consumer that had not heard of it."""
+    producer.send(NEWS)
+    control = Control("tag", "news")
+    assert controls.begin(control)
+    work_all(bench, 2)
+    bench.sweeper.sweep()
+    assert emails.count_documents({"due_at": HELD}) == 1
+    assert controls.end(control)
+    bench.board.refresh()
+    bench.sweeper.sweep()
+    work_all(bench, 2)
+    assert statuses(emails) == {"sent": 1}
+
+
+def test_a_second_job_of_a_held_e_mail_is_dropped(
+    shell: Shell, bench: Bench, producer: Producer, config: Config
+) -> None:
+    email_id = producer.send(NEWS)
+    shell("hold", "--tag", "news")
+    work_all(bench, 2)
+    producer.announce([email_id])
+    bench.board.refresh()
+    bench.work()
+    assert ready_ids(config) == []
+
+
+def test_a_hold_that_comes_between_plan_and_claim_counts(
+    bench: Bench, controls: ControlStore, producer: Producer, emails: Collection[Document]
+) -> None:
+    producer.send(NEWS)
+    assert bench.worker.fetcher.fetch(bench.tube)
+    controls.begin(Control("tag", "news"))
+    bench.board.refresh()
+    bench.take()
+    bench.settle()
+    assert emails.count_documents({"hold": "tag:news", "attempts": []}) == 1
+
+
+def test_a_hold_that_comes_between_claim_and_call_counts(
+    bench: Bench, controls: ControlStore, producer: Producer, emails: Collection[Document]
+) -> None:
+    producer.send(NEWS)
+    bench.take()
+    controls.begin(Control("tag", "news"))
+    bench.board.refresh()
+    bench.deliver()
+    bench.settle()
+    work_all(bench, 2)
+    assert bench.asked == 0
+    assert emails.count_documents({"hold": "tag:news", "counted": 0}) == 1
+
+
+def test_holds_are_listed_with_who_when_and_why(shell: Shell, bench: Bench) -> None:
+    shell("hold", "--tag", "news", "--reason", "wrong price")
+    (row,) = shell("hold")["held"]
+    assert (row["control"], row["reason"], row["waiting"]) == ("tag:news", "wrong price", 0)
+    assert "@" in row["by"]
+    assert row["since"]
+    shell("hold", "--tag", "news", code=1)
+    shell("release", "--tag", "news")
+    shell("release", "--tag", "news", code=1)
+    found = shell("hold")
+    assert found["held"] == []
+    assert [entry["verb"] for entry in found["history"]] == ["begin", "end"]
+
+
+def test_a_dry_run_changes_nothing(shell: Shell, bench: Bench, producer: Producer) -> None:
+    producer.send_many([NEWS] * 2)
+    assert shell("hold", "--tag", "news", "--dry-run")["emails"] == 2
+    assert shell("hold")["held"] == []
+    shell("hold", "--tag", "news")
+    work_all(bench, 3)
+    assert shell("release", "--tag", "news", "--dry-run")["emails"] == 2
+    assert shell("hold")["held"][0]["waiting"] == 2
+
+
+def test_a_damaged_control_hides_no_other(
+    bench: Bench, controls: ControlStore, producer: Producer
+) -> None:
+    controls.begin(Control("tag", "news"))
+    controls.collection.insert_one({"_id": ObjectId(), "active": True, "kind": 7, "name": []})
+    assert list(bench.board.refresh()) == ["first", "second"]
+    assert list(bench.board.controls.active) == ["tag:news"]
+
+
+def test_every_class_can_be_held() -> None:
+    assert all(Control("priority", name).id == f"priority:{name}" for name in PRIORITIES)
+
+
+# Drains -------------------------------------------------------------------------------------------
+
+
+def test_a_drained_vendor_gets_no_e_mail_and_the_others_get_its_share(
+    shell: Shell, bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    producer.send_many([MAIL] * 6)
+    shell("vendors", "drain", "first", "--reason", "contract ends")
+    work_all(bench)
+    assert not bench.vendors["first"].asked
+    assert statuses(emails) == {"sent": 6}
+    (row, _) = shell("vendors")["vendors"]
+    assert (row["vendor"], row["drained"]["reason"]) == ("first", "contract ends")
+    shell("vendors", "undrain", "first")
+    producer.send_many([MAIL] * 6)
+    work_all(bench)
+    assert bench.vendors["first"].asked
+
+
+def test_while_all_vendors_are_drained_the_jobs_stay_where_they_are(
+    shell: Shell, bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    """Doctor says so."""
+    sent = producer.send_many([MAIL] * 3)
+    for name in ("first", "second"):
+        shell("vendors", "drain", name)
+    bench.board.refresh()
+    assert not bench.worker.fetcher.fetch(bench.tube)
+    assert ready_ids(config) == sent
+    findings = shell("doctor", code=1)["findings"]
+    assert any("every vendor is drained" in finding["text"] for finding in findings)
+    shell("vendors", "undrain", "second")
+    work_all(bench)
+    assert statuses(emails) == {"sent": 3}
+
+
+def test_an_e_mail_waits_whose_only_other_vendor_is_drained(
+    shell: Shell, bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    """It has not failed: the drained vendor may take it."""
+    producer.send(MAIL)
+    emails.update_one({}, {"$set": {"round.refused": ["second"]}})
+    shell("vendors", "drain", "first")
+    work_all(bench, 3)
+    assert emails.count_documents({"status": "queued", "hold": "drain"}) == 1
+    shell("vendors", "undrain", "first")
+    work_all(bench, 3)
+    assert statuses(emails) == {"sent": 1}
+
+
+def test_a_pinned_e_mail_is_repeated_at_a_vendor_that_is_drained(
+    shell: Shell, bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    """No other vendor can tell whether the first attempt was a copy."""
+    producer.send(MAIL)
+    bench.routing._key_lives = dict.fromkeys(bench.vendors, 3600.0)
+    for vendor in bench.vendors.values():
+        vendor.results = [UNHEARD]
+    bench.work()
+    pin = (emails.find_one({}) or {})["pin"]["vendor"]
+    shell("vendors", "drain", pin)
+    work_all(bench, 2)
+    assert [line["vendor"] for line in (emails.find_one({}) or {})["attempts"]] == [pin, pin]
+    assert statuses(emails) == {"sent": 1}
+
+
+def test_a_vendor_that_is_not_configured_cannot_be_drained(shell: Shell) -> None:
+    shell("vendors", "drain", "third", code=1)
+
+
+# Cancelling ---------------------------------------------------------------------------------------
+
+
+def test_what_has_a_tag_is_cancelled_after_it_was_counted(
+    shell: Shell, producer: Producer, emails: Collection[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pages, of which each leaves what the next one looks for."""
+    monkeypatch.setattr("mailqueue.store.store.PAGE", 3)
+    news = producer.send_many([NEWS] * 10)
+    producer.send_many([MAIL] * 5)
+    assert sorted(shell("cancel", "--tag", "news", "--dry-run")["changed"]) == news
+    assert statuses(emails) == {"queued": 15}
+    assert len(shell("cancel", "--tag", "news", "--limit", "1")["changed"]) == 1
+    assert sorted(shell("cancel", "--tag", "news", "--yes")["changed"]) == news[1:]
+    assert statuses(emails) == Counter(queued=5, cancelled=10)
+
+
+def test_a_held_e_mail_is_cancelled_with_its_tag(
+    shell: Shell, bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    producer.send_many([NEWS] * 2)
+    shell("hold", "--tag", "news")
+    work_all(bench, 2)
+    shell("cancel", "--tag", "news", "--yes")
+    shell("release", "--tag", "news")
+    work_all(bench, 2)
+    assert statuses(emails) == {"cancelled": 2}
+    assert bench.asked == 0
