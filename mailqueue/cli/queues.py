@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from mailqueue.cli.context import Context
 from mailqueue.cli.finding import Finding, Level
 from mailqueue.cli.table import age, count
-from mailqueue.config import Beanstalkd, Redis
+from mailqueue.config import Beanstalkd, Redis, Sqs
 from mailqueue.config.checks import is_loopback
 from mailqueue.errors import MissingExtra, QueueUnavailable
 from mailqueue.queue.broker import INTAKE
 
 if TYPE_CHECKING:
     from mailqueue.queue.redis.inspection import Facts
+    from mailqueue.queue.sqs.inspection import Facts as SqsFacts
 
 
 def examine(context: Context) -> Iterator[Finding]:
@@ -32,6 +33,8 @@ def examine(context: Context) -> Iterator[Finding]:
         yield from _beanstalkd(settings)
     if isinstance(settings, Redis):
         yield from _redis(settings, context.config.delivery.ttr)
+    if isinstance(settings, Sqs):
+        yield from _sqs(settings)
 
 
 # beanstalkd ---------------------------------------------------------------------------------------
@@ -139,3 +142,49 @@ def _redis_events(settings: Redis, facts: Facts) -> Iterator[Finding]:
         todo = "the log says why (event.buried); docs/intake.md says how to look at them"
         text = f"{place}{count(facts.events['buried'], 'buried event')} of {settings.tube + INTAKE}"
         yield Finding(Level.WARN, "intake", text, todo)
+
+
+# SQS ----------------------------------------------------------------------------------------------
+
+HOUR, DAY = 3600, 86_400
+IN_FLIGHT = 100_000  # SQS gives no more than 120,000 to all receivers together
+RECEIVES = 10  # of which each is trouble: MongoDB was away, or a process ended
+
+
+def _sqs(settings: Sqs) -> Iterator[Finding]:
+    try:
+        from mailqueue.queue.sqs.inspection import inspect  # lazily
+    except MissingExtra as error:
+        yield Finding(Level.FAIL, "sqs", str(error), "install it, or choose another queue.type")
+        return
+    for facts in inspect(settings):
+        if facts.error:
+            todo = "check queue.region, the URL, and the role's sqs:GetQueueAttributes;"
+            todo += " until then e-mails are stored, and sent when it is reached again"
+            text = f"{facts.use}: not reached ({facts.error})"
+            yield Finding(Level.FAIL, "sqs", text, todo)
+            continue
+        ready = count(facts.ready, "message")
+        yield Finding(Level.OK, "sqs", f"{facts.use}: reached, about {ready} ready")
+        yield from _weak_sqs(facts)
+
+
+def _weak_sqs(facts: SqsFacts) -> Iterator[Finding]:
+    is_events = facts.use == "intake"
+    if 0 < facts.max_receives < RECEIVES:
+        todo = f"set maxReceiveCount to {RECEIVES} or more, or remove the redrive policy"
+        what = "events go" if is_events else "jobs go"
+        text = f"{facts.use}: {what} to the dead-letter queue after {facts.max_receives} receives,"
+        text += " so an outage of MongoDB empties it"
+        yield Finding(Level.WARN, "sqs", text, todo)
+    if is_events and not facts.max_receives:
+        todo = "give it a dead-letter queue: an event that is refused is gone after its retention"
+        yield Finding(Level.WARN, "sqs", f"{facts.use}: has no redrive policy", todo)
+    if facts.retention < (4 * DAY if is_events else HOUR):
+        what = "events are lost" if is_events else "jobs are lost, and found again by the sweeper"
+        text = f"{facts.use}: keeps messages for {age(facts.retention)} only, then {what}"
+        yield Finding(Level.WARN, "sqs", text, "raise its MessageRetentionPeriod")
+    if facts.in_flight > IN_FLIGHT:
+        text = f"{facts.use}: {facts.in_flight} messages in flight; above 120,000 nobody gets any"
+        todo = "stop what receives and does not end them: another program, or too many consumers"
+        yield Finding(Level.WARN, "sqs", text, todo)

@@ -23,6 +23,7 @@ from mailqueue.devserver.process import ServerNotFound
 from mailqueue.lifecycle.outcomes import NORMAL
 from mailqueue.queue import open_broker, open_events
 from mailqueue.queue.broker import DELETED, Announcement, Broker, End, EventReceiver, Job, Receiver
+from mailqueue.queue.sqs import broker as sqs
 from mailqueue.queue.sqs import messages
 from tests.brokers.case import Case
 from tests.brokers.cases import CASES
@@ -137,8 +138,12 @@ def queue_servers() -> Iterator[Servers]:
 
 @pytest.fixture(autouse=True)
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What boto3 finds in the environment. And a receiver of SQS is not to close for long."""
+    """What boto3 finds in the environment.
+
+    A receiver of SQS is not to take five seconds to close, and its server is a slow one.
+    """
     monkeypatch.setattr(messages, "POLL", 1)
+    monkeypatch.setattr(sqs, "ANNOUNCE", 60.0)
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
 

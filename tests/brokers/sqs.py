@@ -79,8 +79,8 @@ class SqsCase(Case):
     has_classes = False  # only high before all others
     has_retries = False
     max_delay = 900.0
-    outlives_kill = False  # moto's own
-    many, some = 300, 40
+    outlives_kill = False  # moto forgets
+    many, some = 300, 40  # moto is slow
     servers: ClassVar[dict[str, Moto]] = {}
 
     def start(self) -> Breakable:
