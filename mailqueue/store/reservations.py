@@ -17,6 +17,7 @@ Promises: any thread may call. Raises ``StoreUnavailable``.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ from bson import ObjectId
 from pymongo import DeleteMany, UpdateMany, WriteConcern
 from pymongo.errors import BulkWriteError
 
-from mailqueue.lifecycle.outcomes import Status, retry_priority
+from mailqueue.lifecycle.outcomes import RETRY_PRIORITIES, Status
 from mailqueue.store import ids, indexes
 from mailqueue.store.changes import Changes
 from mailqueue.store.mongo import DUPLICATE, Mongo, write_errors
@@ -39,12 +40,23 @@ SECONDS = (
 LONGEST = 60.0  # seconds that an e-mail is put off here; when it is due stands in its document
 BURIED_FOR = 3600.0
 WIDEST = 20_000  # e-mails that are looked at for those that are free
+FRESH = 0.5  # seconds that an e-mail is reserved ahead
+HASTE = 0.1  # seconds until a busy process asks again
+MOST_AHEAD = 256
+OVER_SECONDS = 20.0  # between two looks for what is left over
 CLOCK_SECONDS = 30.0  # until the server is asked for its time again
 _EPOCH = indexes.EPOCH
-_LAST = 2**31  # a priority that no class has
 _HINT = WriteConcern(w=1, j=False)  # to lose a reservation is harmless
 _ORDER = dict.fromkeys(("priority", "due_at", "overdue_at"), 1)
-_FIELDS = dict.fromkeys(("priority", "overdue_at"), 1)
+_RETRY_PRIORITY = {
+    "$switch": {
+        "branches": [
+            {"case": {"$eq": ["$priority", new]}, "then": retry}
+            for new, retry in RETRY_PRIORITIES.items()
+        ],
+        "default": "$priority",
+    }
+}
 
 
 class Reservations:
@@ -60,21 +72,44 @@ class Reservations:
         self._ended: deque[ObjectId] = deque()  # to be deleted with the next look
         self._others = 0  # reserved e-mails among those of the last look
         self._indexed = False
+        self._ahead: deque[ObjectId] = deque()  # reserved, and not asked for yet
+        self._looked_at = self._filled_at = self._deleted_over_at = -math.inf
+        self._batch = 0
 
     def ensure_indexes(self) -> None:
         """Create the indexes that are missing; ``ConfigError``: the server refuses one."""
         with self._mongo.operation():
             indexes.create(self._emails, indexes.FOR_RESERVATIONS)
-            self._reserved.create_index("until", expireAfterSeconds=0)
         self._indexed = True
+
+    # A process that comes back for more within moments reserves ahead: the looks cost it more than
+    # all else here. What it has ahead it does not keep for long, so that other processes, or what
+    # is more urgent, need not wait.
 
     def reserve(self, limit: int) -> Sequence[ObjectId]:
         """Reserve up to ``limit`` e-mails that are due, the most urgent first.
 
         Where nothing is due this is one command, of three look-ups in an index.
         """
+        now = time.monotonic()
+        if self._ahead and now - self._looked_at > FRESH:
+            self.put_off(dict.fromkeys(self._ahead, 0.0))
+            self._ahead.clear()
+        if not self._ahead:
+            busy = now - self._filled_at < HASTE
+            self._batch = max(limit, min(MOST_AHEAD, 2 * self._batch if busy else 0))
+            self._ahead.extend(self._look(self._batch))
+            self._looked_at = time.monotonic()
+        email_ids = [self._ahead.popleft() for _ in range(min(limit, len(self._ahead)))]
+        if len(email_ids) == limit:
+            self._filled_at = time.monotonic()
+        return email_ids
+
+    def _look(self, limit: int) -> Sequence[ObjectId]:
+        """Find what is due and nobody's, and reserve it."""
         if not self._indexed:
             self.ensure_indexes()
+        self._delete_over()
         self._delete_ended()
         while True:
             most = min(WIDEST, limit + self._others)
@@ -88,7 +123,7 @@ class Reservations:
     # Three ranges of the indexes, each in the order in which it is to be reserved: retries; what
     # has no due time; what has one. They are put in order here, since no one range of an index can
     # have what is due in the order in which it became due. ``overdue_at`` is that moment and a
-    # time that is the same for all of a class.
+    # time that is the same for all of a class. Only ids come back: dates take long to read.
 
     def _find_due(self, limit: int) -> list[ObjectId]:
         """Up to ``limit`` queued e-mails that are due, reserved or not, the most urgent first."""
@@ -97,26 +132,23 @@ class Reservations:
         retries = queued | {"due_at": {"$not": {"$gt": now}}, "clock_from": {"$gt": _EPOCH}}
         at_once = queued | {"due_at": {"$not": {"$gt": _EPOCH}}}
         at_their_time = queued | {"due_at": {"$gt": _EPOCH, "$lte": now}}
-        steps = _steps(retries, limit, "clock_from")
+        steps = _steps(retries, limit, _RETRY_PRIORITY)
         for match in at_once, at_their_time:
-            others = {"coll": self._emails.name, "pipeline": _steps(match, limit)}
+            others = {"coll": self._emails.name, "pipeline": _steps(match, limit, "$priority")}
             steps.append({"$unionWith": others})
+        steps += [{"$sort": {"p": 1, "overdue_at": 1}}, {"$project": {"_id": 1}}]
         with self._mongo.operation():
-            documents = list(self._emails.aggregate(steps, batchSize=3 * limit + 1))
-        unique = {d["_id"]: d for d in reversed(documents)}  # that of a retry comes last, and wins
-        due = (i for i in sorted(unique, key=lambda i: _urgency(unique[i])))
-        return [i for i in due if isinstance(i, ObjectId)][:limit]
+            documents = self._emails.aggregate(steps, batchSize=3 * limit + 1)
+            unique = dict.fromkeys(document["_id"] for document in documents)  # a retry comes twice
+        return [each for each in unique if isinstance(each, ObjectId)][:limit]
 
     def _free(self, due: Sequence[ObjectId]) -> list[ObjectId]:
-        """Those of them that nobody has reserved; what is left of reservations that ended goes."""
-        now = self._clock.now()
+        """Those of them that nobody has reserved."""
+        match = {"_id": {"$in": due}, "until": {"$gt": self._clock.now()}}
         with self._mongo.operation():
-            reserved = {d["_id"]: d["until"] for d in self._reserved.find({"_id": {"$in": due}})}
-            over = [i for i, until in reserved.items() if until <= now]
-            if over:  # another process may do the same: its new reservation is not over
-                self._reserved.delete_many({"_id": {"$in": over}, "until": {"$lte": now}})
-        over_ids = set(over)
-        return [i for i in due if i not in reserved or i in over_ids]
+            found = self._reserved.find(match, {"_id": 1}, hint=[("_id", 1)])
+            reserved = {document["_id"] for document in found}
+        return [each for each in due if each not in reserved]
 
     # Reserve: nothing → reserved
     #
@@ -127,8 +159,9 @@ class Reservations:
     #   after   {_id: 1, by: N, until: NOW + 15 s}
 
     def _insert(self, free: Sequence[ObjectId]) -> Sequence[ObjectId]:
-        until = self._clock.now() + timedelta(seconds=SECONDS)
-        documents = [{"_id": i, "by": self._owner, "until": until} for i in free]
+        now = self._clock.now()
+        until = now + timedelta(seconds=SECONDS)
+        documents = [{"_id": each, "by": self._owner, "until": until} for each in free]
         with self._mongo.operation():
             try:
                 self._reserved.insert_many(documents, ordered=False)
@@ -136,8 +169,11 @@ class Reservations:
                 errors = write_errors(error)
                 if any(each.get("code") != DUPLICATE for each in errors):
                     raise
-                lost = {each["index"] for each in errors}
-                return [i for n, i in enumerate(free) if n not in lost]
+                lost = {free[each["index"]] for each in errors}
+                # Of other processes; or left over, and free with the next look.
+                over = {"_id": {"$in": list(lost)}, "until": {"$lte": now}}
+                self._reserved.delete_many(over)
+                return [each for each in free if each not in lost]
         return free
 
     # End: reserved by me → nothing, or put off
@@ -185,6 +221,13 @@ class Reservations:
         if self._changes is None or not self._changes.wait():
             time.sleep(seconds)
 
+    def _delete_over(self) -> None:
+        """What is left of processes that were killed; they are few."""
+        if time.monotonic() - self._deleted_over_at > OVER_SECONDS:
+            self._deleted_over_at = time.monotonic()
+            with self._mongo.operation():
+                self._reserved.delete_many({"until": {"$lte": self._clock.now()}})
+
     def _delete_ended(self) -> None:
         ended: list[ObjectId] = []
         with suppress(IndexError):  # no more
@@ -223,16 +266,6 @@ class ServerClock:
         return reading[0] + timedelta(seconds=at - reading[1])
 
 
-def _steps(match: Mapping[str, Any], limit: int, *fields: str) -> list[dict[str, Any]]:
-    project = _FIELDS | dict.fromkeys(fields, 1)
+def _steps(match: Mapping[str, Any], limit: int, priority: Any) -> list[dict[str, Any]]:
+    project = {"p": priority, "overdue_at": 1}
     return [{"$match": match}, {"$sort": _ORDER}, {"$limit": limit}, {"$project": project}]
-
-
-def _urgency(document: Mapping[str, Any]) -> tuple[int, datetime]:
-    """In a damaged document anything may stand: it comes last, or as one long due."""
-    priority, overdue_at = document.get("priority"), document.get("overdue_at")
-    if not isinstance(priority, int):
-        priority = _LAST
-    if "clock_from" in document:
-        priority = retry_priority(priority)
-    return priority, overdue_at if isinstance(overdue_at, datetime) else _EPOCH
