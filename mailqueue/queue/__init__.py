@@ -45,7 +45,7 @@ def open_broker(
     if isinstance(settings, MongoDBQueue):
         from mailqueue.queue.mongodb import MongoDBBroker  # lazily
 
-        return MongoDBBroker(settings, None if suffix else store)
+        return MongoDBBroker(settings, config.delivery.ttr, None if suffix else store)
     if isinstance(settings, Memory):
         from mailqueue.queue.memory import MemoryBroker  # lazily
 

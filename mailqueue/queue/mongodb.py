@@ -25,6 +25,7 @@ from mailqueue.errors import QueueUnavailable, StoreUnavailable
 from mailqueue.queue.broker import LONGEST, Announcement, End, Event, Job
 
 POLL = 0.05, 0.06  # seconds between two looks, at random: processes must not look all together
+RESERVED_FOR = 15.0  # seconds at most: the claim follows at once, or when a vendor was asked first
 POLL_WATCHING = 0.5  # where a change stream tells what is new: for what becomes due by the clock
 
 
@@ -54,17 +55,22 @@ class Events(Protocol):
 class DueEmails(Protocol):
     """The store, as far as the queue uses it."""
 
-    def reservations(self, *, change_stream: bool) -> Reservations: ...
+    def reservations(self, *, seconds: float, change_stream: bool) -> Reservations: ...
     def events(self) -> Events: ...
 
 
 class MongoDBBroker:
-    """``store``: where a consumer finds what is due; None: nothing is received here."""
+    """``store``: where a consumer finds what is due; None: nothing is received here.
+
+    ``ttr``: seconds after which a reserved e-mail comes to another. Here it is much less: once an
+    e-mail is claimed, its lease is what keeps others away.
+    """
 
     max_delay = float(LONGEST)
 
-    def __init__(self, settings: MongoDBQueue, store: DueEmails | None = None) -> None:
+    def __init__(self, settings: MongoDBQueue, ttr: float, store: DueEmails | None = None) -> None:
         self._settings, self._store = settings, store
+        self._seconds = min(ttr, RESERVED_FOR)
 
     def announce(self, announcements: Sequence[Announcement]) -> Sequence[Announcement]:
         """Nothing is to be done: that the e-mail is stored says all."""
@@ -74,7 +80,10 @@ class MongoDBBroker:
         """One, or none: what is due besides e-mails is found by who looks for it."""
         if self._store is None:
             return ()
-        return (DueReceiver(self._store.reservations(change_stream=self._settings.change_stream)),)
+        reservations = self._store.reservations(
+            seconds=self._seconds, change_stream=self._settings.change_stream
+        )
+        return (DueReceiver(reservations),)
 
     def depth(self) -> None:
         """There is no queue."""

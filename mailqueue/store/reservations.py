@@ -6,7 +6,7 @@ already, then what has been due for longest.
 A reservation is a document of its own in ``<collection>.reserved``, under the e-mail's id, so that
 of several processes one can insert it. It is a hint, as a job of a queue is: it is acknowledged by
 the primary alone, it may be lost, and the guard of the claim decides. The e-mail's own document is
-not touched. Who is killed leaves what was reserved to its end, ``SECONDS`` later.
+not touched. Who is killed leaves what was reserved to its end.
 
 Assumes: the indexes of ``indexes.FOR_RESERVATIONS``, which hold every field that is asked for: no
 document is read. ``status``, ``env``, and the places of ``due_at`` are ranges of them, so that what
@@ -62,8 +62,8 @@ _RETRY_PRIORITY = {
 class Reservations:
     """The e-mails of one kind (``env``), for one process."""
 
-    def __init__(self, mongo: Mongo, env: str, *, change_stream: bool = False) -> None:
-        self._mongo, self._env = mongo, env
+    def __init__(self, mongo: Mongo, env: str, *, seconds: float, change_stream: bool) -> None:
+        self._mongo, self._env, self._seconds = mongo, env, seconds
         self._emails = mongo.collection("")
         self._reserved = mongo.collection(".reserved").with_options(write_concern=_HINT)
         self._owner = ids.new()
@@ -146,8 +146,8 @@ class Reservations:
         """Those of them that nobody has reserved."""
         match = {"_id": {"$in": due}, "until": {"$gt": self._clock.now()}}
         with self._mongo.operation():
-            found = self._reserved.find(match, {"_id": 1}, hint=[("_id", 1)])
-            reserved = {document["_id"] for document in found}
+            documents = self._reserved.find(match, {"_id": 1}, hint=[("_id", 1)])
+            reserved = {document["_id"] for document in documents}
         return [each for each in due if each not in reserved]
 
     # Reserve: nothing → reserved
@@ -160,7 +160,7 @@ class Reservations:
 
     def _insert(self, free: Sequence[ObjectId]) -> Sequence[ObjectId]:
         now = self._clock.now()
-        until = now + timedelta(seconds=SECONDS)
+        until = now + timedelta(seconds=self._seconds)
         documents = [{"_id": each, "by": self._owner, "until": until} for each in free]
         with self._mongo.operation():
             try:

@@ -106,9 +106,12 @@ class Store(Mongo):
             indexes.create(self.emails)
         self.indexed = True
 
-    def reservations(self, *, change_stream: bool) -> Reservations:
-        """How to find what is due where there is no queue beside MongoDB; nothing is done yet."""
-        return Reservations(self, self.env, change_stream=change_stream)
+    def reservations(self, *, seconds: float, change_stream: bool) -> Reservations:
+        """How to find what is due where there is no queue beside MongoDB; nothing is done yet.
+
+        ``seconds``: how long a reservation lasts.
+        """
+        return Reservations(self, self.env, seconds=seconds, change_stream=change_stream)
 
     def events(self) -> EventDocuments:
         """The events that other programs put into MongoDB, for ``mailqueue intake``."""

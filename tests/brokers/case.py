@@ -23,9 +23,9 @@ class Case:
     server was killed and started again. ``has_events``: other programs can put events.
     ``has_depth``: it counts its jobs. ``has_foreign``: other programs can put jobs among ours.
     ``has_server``: a server of its own, which may be away. ``has_callbacks``: it tells of callbacks
-    that are due. ``is_shared``: other processes have the same jobs. ``many``: jobs with which it is
-    as quick as with few; ``some``: what several threads may have at a time. Fewer, where the server
-    of the tests is a slow one.
+    that are due. ``has_announcements``: to announce is to do something. ``is_shared``: other
+    processes have the same jobs. ``many``: jobs with which it is as quick as with few; ``some``:
+    what several threads may have at a time. Fewer, where the server of the tests is a slow one.
     """
 
     name: ClassVar[str]
@@ -39,6 +39,7 @@ class Case:
     has_foreign: ClassVar[bool] = True
     has_server: ClassVar[bool] = True
     has_callbacks: ClassVar[bool] = True
+    has_announcements: ClassVar[bool] = True
     is_shared: ClassVar[bool] = True
     many: ClassVar[int] = 100_000
     some: ClassVar[int] = 320

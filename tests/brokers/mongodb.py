@@ -34,14 +34,17 @@ class Settling(Reservations):
 
 
 class SettlingStore(Store):
-    def reservations(self, *, change_stream: bool) -> Reservations:
-        return Settling(self, self.env, change_stream=change_stream)
+    def reservations(self, *, seconds: float, change_stream: bool) -> Reservations:
+        return Settling(self, self.env, seconds=seconds, change_stream=change_stream)
 
 
 class MongoDBCase(Case):
     name = type = "mongodb"
     has_depth = False
     has_foreign = False
+    has_server = False  # but for MongoDB's own
+    has_callbacks = False
+    has_announcements = False
 
     def section(self, address: str, name: str) -> Mapping[str, Any]:
         return {}

@@ -211,6 +211,7 @@ def test_the_tube_of_callbacks_is_another(queue: Queue) -> None:
     end(jobs)
 
 
+@kinds("has_foreign")
 @pytest.mark.parametrize(
     "body", [b"", b"hello", b"6b09608f33974bc99bbf66bz", b"\xff\x00", b"7" * 25]
 )
@@ -295,6 +296,7 @@ def test_many_threads_announce_over_one_broker(queue: Queue) -> None:
     assert sorted(map(str, ids(jobs))) == sorted(str(e.email_id) for page in pages for e in page)
 
 
+@kinds("has_announcements")
 def test_an_announcement_in_the_middle_of_another_does_no_harm_to_either(queue: Queue) -> None:
     """As a signal handler makes one; here between any two lines of the kind's own code."""
     broker, inside = queue.broker(), list[Announcement]()
