@@ -22,8 +22,8 @@ import redis
 import trustme
 from bson import ObjectId
 
-from mailqueue import reentrancy
-from mailqueue.config import Redis
+from mailqueue import Producer, reentrancy
+from mailqueue.config import Config, Redis
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import NORMAL, RETRY_NORMAL
 from mailqueue.queue.broker import BURIED, DELETED, INTAKE, Announcement, End, Job, release_end
@@ -36,6 +36,7 @@ from mailqueue.queue.redis.receiver import UNDER_WAY, RedisReceiver
 from tests.brokers.cases import CASES
 from tests.brokers.conftest import Servers
 from tests.conftest import _running as running
+from tests.integration.bench import MAIL
 from tests.servers import BreakableRedis
 from tests.waiting import wait_until
 
@@ -541,6 +542,24 @@ def test_an_exception_for_the_thread_spoils_no_later_announcement(
             broker.announce(announcements())
         sent = announcements()
         assert broker.announce(sent) == sent
+        assert broker.depth()["ready"] == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_has_a_connection_of_its_own(settings: Redis, config: Config) -> None:
+    with Producer(config.replace(queue=settings)) as producer:
+        producer.send(MAIL)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                producer.send(MAIL)
+                producer.close()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+        producer.send(MAIL)
+    with broker_on(settings) as broker:
         assert broker.depth()["ready"] == 3
 
 
