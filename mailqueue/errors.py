@@ -11,7 +11,7 @@ caller's own MongoDB transaction, see ``Producer.send``).
 ``MissingExtra``          an optional package is needed; names the extra to install
 ``Unavailable``           a server did not answer in time; base of the next two
 ``StoreUnavailable``      MongoDB; it says what is stored, and of what nobody knows
-``QueueUnavailable``      beanstalkd
+``QueueUnavailable``      the queue
 ``Unreadable``            a stored e-mail is damaged; caught inside, never raised to a caller
 ========================  =======================================================================
 """
@@ -90,9 +90,9 @@ class StoreUnavailable(Unavailable):
 
 
 class QueueUnavailable(Unavailable):
-    """beanstalkd did not answer, or gave an answer that ends the connection.
+    """The queue did not answer, or refuses; the text says which server's fault it is.
 
-    A ``Producer`` never raises it: an e-mail is stored without beanstalkd. ``Consumer.run`` raises
+    A ``Producer`` never raises it: an e-mail is stored without a queue. ``Consumer.run`` raises
     it if no server answers at the start.
     """
 

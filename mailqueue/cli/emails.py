@@ -288,7 +288,7 @@ def _report(context: Context, verb: Verb, changes: Changes, *, unannounced: bool
     if not changed and not unchanged:
         notes.append(f"{verb}: no matching e-mail is {' or '.join(verb.statuses)}")
     if unannounced:
-        notes.append("beanstalkd was not reached: a consumer's sweeper announces the e-mails later")
+        notes.append("the queue was not reached: a consumer's sweeper announces the e-mails later")
     data = {
         "verb": verb.value,
         "dry_run": dry_run,

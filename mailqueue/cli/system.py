@@ -152,7 +152,7 @@ def stats(context: Context) -> Report:
     head = ("STATUS", "E-MAILS", "SIMULATED", "UNKNOWN")
     lines = table(head, [list(row.values()) for row in rows])
     waits = f"{oldest['id']}, for {age(oldest['seconds'])}" if oldest else "none"
-    shown: dict[str, Any] = {"oldest e-mail due": waits, "jobs in beanstalkd": _depth(jobs)}
+    shown: dict[str, Any] = {"oldest e-mail due": waits, "jobs on the queue": _depth(jobs)}
     if events and any(events.values()):  # else nobody may use it
         shown["events for mailqueue intake"] = _depth(events)
     closed = control.rows(context, ControlStore(context.store).read().active)
@@ -224,7 +224,7 @@ def sweep(context: Context) -> Report:
     lines = table([name.upper() for name in counts], [list(counts.values())])
     code, notes = EXIT_OK, []
     if "announced" not in counts:
-        code, notes = EXIT_NOT_REACHED, ["beanstalkd was not reached: nothing was announced"]
+        code, notes = EXIT_NOT_REACHED, ["the queue was not reached: nothing was announced"]
     # Easily forgotten in a shell, and otherwise the round looks like a success.
     if not context.production and _waits_in_production(config):
         note = "only simulated e-mails were swept: for the others set MAILQUEUE_ENV=production"

@@ -5,7 +5,7 @@ counts as one) at
 once. SIGINT is heeded also where it was ignored at the start, as a shell's background jobs have it.
 
 Exit codes: 0 clean · 1 second signal, or not everything was recorded · 2 bad arguments or
-configuration · 3 MongoDB or beanstalkd could not be reached at the start.
+configuration · 3 MongoDB or the queue could not be reached at the start.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Send queued e-mails until SIGTERM or SIGINT. Without MAILQUEUE_ENV=production"
         " nothing leaves: the vendors are simulated.",
         epilog="exit codes: 0 stopped cleanly, 1 a second signal or a result was not recorded,"
-        " 2 wrong arguments or configuration, 3 MongoDB or beanstalkd was not reached at the start",
+        " 2 wrong arguments or configuration, 3 MongoDB or the queue was not reached at the start",
     )
     text = "the configuration (default: $MAILQUEUE_CONFIG, else ./config.json)"
     parser.add_argument("--config", metavar="FILE", help=text)

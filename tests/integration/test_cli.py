@@ -776,7 +776,7 @@ def test_sweep_without_beanstalkd_is_code_3(
     console.configure({**config_mapping, "beanstalkd": away})
     said = console(*arguments)
     assert said.code == 3
-    assert said.err == "mailqueue: beanstalkd was not reached: nothing was announced\n"
+    assert said.err == "mailqueue: the queue was not reached: nothing was announced\n"
 
 
 # --- the audit
