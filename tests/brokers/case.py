@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
+import pytest
+
 from mailqueue.config import Config
 from mailqueue.queue.broker import LONGEST, Announcement
 from tests.servers import Breakable
@@ -75,6 +77,9 @@ class Case:
 
     def store(self, config: Config, announcements: Sequence[Announcement]) -> None:
         """Store the e-mails of these, where the queue itself looks at them."""
+
+    def hurry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let what was reserved and did not end come again within some seconds."""
 
     def put(self, config: Config, body: bytes, suffix: str = "") -> None:
         """Put a job as another program does, with a client of its own."""

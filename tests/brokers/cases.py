@@ -22,7 +22,7 @@ CASES: Sequence[Case] = (
 )
 
 
-def kinds(promise: str) -> pytest.MarkDecorator:
-    """Only the kinds that promise this; see ``Case``."""
-    cases = [case for case in CASES if getattr(case, promise)]
+def kinds(*promises: str) -> pytest.MarkDecorator:
+    """Only the kinds that promise all of these; see ``Case``."""
+    cases = [case for case in CASES if all(getattr(case, promise) for promise in promises)]
     return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)

@@ -47,6 +47,11 @@ class Queue:
         assert self._server is not None
         return self._server
 
+    @property
+    def held_for(self) -> int:
+        """Seconds in which a job comes again, whoever had it when its server or he was lost."""
+        return self.config.delivery.ttr + 5
+
     def shorten_ttr(self) -> None:
         """Let reserved jobs come back after 3 s, the kind's shortest at least."""
         mongodb = replace(self.config.mongodb, timeout=0.3)
@@ -148,6 +153,13 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture(scope="session")
+def servers_that_break() -> Iterator[Servers]:
+    made = Servers()
+    yield made
+    made.close()
+
+
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
     """Each kind of queue, one after the other."""
@@ -202,11 +214,10 @@ def queue(case: Case, opened: Open, queue_servers: Servers) -> Iterator[Queue]:
 
 
 @pytest.fixture
-def breakable(case: Case, opened: Open) -> Iterator[Queue]:
-    """A queue on a server of its own, which the test may stop, pause, kill and restart."""
-    server = started(case)
+def breakable(case: Case, opened: Open, servers_that_break: Servers) -> Queue:
+    """A queue on another server, which the test may stop, pause, kill and restart."""
+    server = servers_that_break.of(case)
     assert server is not None, "this test is for kinds that have a server"
-    try:
-        yield opened(server)
-    finally:
-        server.close()
+    if not server.is_running:
+        server.start()
+    return opened(server)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.collection import Collection
@@ -15,6 +16,7 @@ from pymongo.collection import Collection
 from mailqueue.config import Config
 from mailqueue.lifecycle.outcomes import RETRY_PRIORITIES, overdue_after
 from mailqueue.queue.broker import Announcement
+from mailqueue.store import reservations
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.reservations import Reservations
 from mailqueue.store.store import Store
@@ -42,9 +44,12 @@ class MongoDBCase(Case):
     name = type = "mongodb"
     has_depth = False
     has_foreign = False
-    has_server = False  # but for MongoDB's own
+    has_server = False  # MongoDB is the truth, too
     has_callbacks = False
     has_announcements = False
+
+    def hurry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(reservations, "SECONDS", 2.0)
 
     def section(self, address: str, name: str) -> Mapping[str, Any]:
         return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from redis import Redis as Client
 
 from mailqueue.config import Config, Redis
@@ -27,6 +28,9 @@ class RedisCase(Case):
 
     def lose_jobs(self, config: Config) -> None:
         self._delete(config, but=b":reserved")
+
+    def hurry(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("mailqueue.queue.redis.events.IDLE", 1)
 
     def put(self, config: Config, body: bytes, suffix: str = "") -> None:
         settings = redis_settings(config)

@@ -28,6 +28,11 @@ def drip(reply: bytes) -> tuple[list[bytes], bool]:
     return [reply[i : i + 1] for i in range(len(reply))], False
 
 
+def mute(reply: bytes) -> tuple[list[bytes], bool]:
+    """Nothing, as of a host that is cut off: the connection stays open."""
+    return [], False
+
+
 def cut(rand: random.Random) -> Spoil:
     """Some replies end in the middle, and the connection with them."""
 
@@ -43,6 +48,7 @@ class Proxy:
     """Listens on ``address``; a context manager. ``spoil`` may be changed at any time.
 
     ``refusal``: the answer to every command that begins with ``put``, which is not passed on.
+    ``heard`` counts the pieces that came from clients.
     """
 
     def __init__(self, target: tuple[str, int], spoil: Spoil = intact) -> None:
@@ -50,6 +56,7 @@ class Proxy:
         self.refusal: bytes | None = None
         self.refused = 0
         self.spoilt = 0
+        self.heard = 0
         self._target = target
         self._listener = socket.create_server((HOST, 0))
         self._sockets: list[socket.socket] = []
@@ -90,6 +97,7 @@ class Proxy:
     def _commands(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while command := client.recv(65536):
+                self.heard += 1
                 if self.refusal is not None and command.startswith(b"put "):
                     self.refused += 1
                     client.sendall(self.refusal)
