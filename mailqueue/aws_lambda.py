@@ -52,7 +52,6 @@ from mailqueue.consumer.sweeper import Sweeper
 from mailqueue.consumer.writer import Writer
 from mailqueue.errors import ConfigError, StoreUnavailable
 from mailqueue.lifecycle.outcomes import HIGH, NORMAL
-from mailqueue.logs import event as log
 from mailqueue.queue import open_broker
 from mailqueue.queue.broker import Announcement, Broker, End, Job
 
@@ -198,7 +197,7 @@ class Worker:
             self._prepare()
             self._send_all(batch, seconds_left)
         except StoreUnavailable as error:
-            log(logger, logging.ERROR, "lambda.not_finished", error=str(error))
+            logs.event(logger, logging.ERROR, "lambda.not_finished", error=str(error))
             return batch.failures
         batch.postpone(list(batch.todo))
         return batch.failures

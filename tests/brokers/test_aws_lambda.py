@@ -20,15 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mailqueue import aws_lambda
 from mailqueue.aws_lambda import Worker
+from mailqueue.config import Config
 from mailqueue.consumer import build_sweeper
 from mailqueue.devserver.process import dies_with_parent
 from mailqueue.errors import ConfigError
+from mailqueue.queue.broker import STATES
+from mailqueue.queue.sqs.broker import SqsBroker
 from tests.brokers.conftest import Servers
 from tests.brokers.lambda_runtime import Context
-from tests.brokers.sqs import SqsCase, client
+from tests.brokers.sqs import REGION, SqsCase, client
 from tests.faults.conftest import make_impatient
 from tests.faults.invariants import broken, unknowns
 from tests.faults.seams import CRASHED, CrashingVendor
@@ -204,6 +208,36 @@ def function(cloud: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 def failures(answer: Document | None) -> list[str]:
     assert answer is not None
     return [each["itemIdentifier"] for each in answer["reply"]["batchItemFailures"]]
+
+
+def test_the_template_names_our_functions_and_has_the_settings_that_matter(
+    tmp_path: Path,
+) -> None:
+    class Loader(yaml.SafeLoader):
+        """CloudFormation's own tags stay as they are."""
+
+    Loader.add_multi_constructor("!", lambda _loader, _suffix, node: node.value)
+    template = yaml.load((REPO / "examples/aws_lambda.yaml").read_text(), Loader)  # a safe loader
+    timeout = template["Globals"]["Function"]["Timeout"]
+    longest = Config().delivery.deadline + 3 * Config().mongodb.timeout + aws_lambda.SPARE
+    assert timeout > longest
+    resources = {name: part["Properties"] for name, part in template["Resources"].items()}
+    for name in ("Urgent", "Normal"):
+        assert resources[name]["VisibilityTimeout"] >= 6 * timeout
+        source = resources["Send"]["Events"][name]["Properties"]
+        assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    for name in ("Send", "Sweep"):
+        assert resources[name]["Handler"] in {HANDLER, SWEEP}
+    variables = {
+        **template["Globals"]["Function"]["Environment"]["Variables"],
+        "AWS_REGION": REGION,
+    }
+    url = "https://sqs.eu-west-1.amazonaws.com/123456789012"
+    variables |= {"URGENT_QUEUE": f"{url}/u", "NORMAL_QUEUE": f"{url}/n", "AWS_REGION": REGION}
+    page = (REPO / "docs/serverless.md").read_text()
+    mapping = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    environ = {**variables, "MONGODB_URI": "mongodb://127.0.0.1"}
+    assert Config.from_mapping(mapping, environ=environ).queue is not None
 
 
 # Sending ----------------------------------------------------------------------------------------
@@ -399,3 +433,15 @@ def test_a_lost_job_is_found_on_schedule(cloud: Stage, function: Function) -> No
     function.close()
     function.until(sent=1)
     assert cloud.copies == {email_id: 1}
+
+
+def test_an_undercount_of_sqs_leads_to_one_more_message_a_minute_and_no_storm(
+    cloud: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers of SQS may lag by a minute, while the sweeper looks four times in it."""
+    cloud.vendor("first")
+    cloud.send(5)
+    cloud.emails.update_many({}, {"$set": {"due_at": LONG_AGO}})
+    monkeypatch.setattr(SqsBroker, "depth", lambda _: dict.fromkeys(STATES, 0))
+    with build_sweeper(cloud.config) as sweeper:
+        assert [sweeper.run_once()["announced"] for _ in range(4)] == [5, 0, 0, 0]

@@ -28,7 +28,7 @@ REPO = Path(__file__).parents[2]
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
 KINDS = {"diff", "json", "mermaid", "python", "sh"}
 # Other people's programs, which no test runs.
-ELSEWHERE = {"cat", "cp", "export", "pip", "printf", "source", "swaks"}
+ELSEWHERE = {"aws", "cat", "cp", "export", "pip", "printf", "source", "swaks"}
 SERVERS = {
     "http",
     "intake",
@@ -40,6 +40,7 @@ BLOCK = re.compile(
 )
 BLOCKS = [block.groupdict() for page in PAGES for block in BLOCK.finditer(page.read_text("utf-8"))]
 TESTED = {  # what is in examples/, and which test runs it
+    "aws_lambda.yaml": "brokers/test_aws_lambda.py",
     "application.py": "integration/test_docs_code.py",
     "Dockerfile": "integration/test_deployment.py",
     "Dockerfile.dockerignore": "integration/test_deployment.py",
