@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytest_mailqueue"]  # by its entry point too, where we are installed anew
 
 TEST_PREFIX = "mailqueue_test_"
-UNIT = Path(__file__).parent / "unit"
+TESTS = Path(__file__).parent
+UNIT = TESTS / "unit"
+# They run again and again what other tests run too; measuring that would double their time.
+UNMEASURED = ("faults", "model", "contract/test_fuzz.py", "contract/test_wire_fuzz.py")
 SERVERS = {"mongod", "beanstalkd", "servers_to_break"}
 
 Running = TypeVar("Running")
@@ -74,6 +77,28 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """
     if "hypothesis" not in sys.modules:
         session.config.pluginmanager.unregister(name="hypothesispytest")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where coverage is measured, measure it only in tests that may add to it."""
+    if not config.pluginmanager.hasplugin("_cov"):
+        return
+    for item in items:
+        if any(item.path.is_relative_to(TESTS / each) for each in UNMEASURED):
+            item.add_marker("no_cover")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is not measured has no child processes that are: they take coverage's word."""
+    word = None
+    if item.get_closest_marker("no_cover"):
+        word = os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+    try:
+        return (yield)
+    finally:
+        if word is not None:
+            os.environ["COVERAGE_PROCESS_CONFIG"] = word
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
