@@ -4,6 +4,7 @@
 # Four tests at a time, since most of them wait (-n 0: one after the other in this process). Where a
 # server is missing, its tests are skipped; with CI set they fail. See examples/setup.sh.
 set -euo pipefail
+unset PYTHONDONTWRITEBYTECODE # hundreds of child processes would compile the package, each anew
 # shellcheck source=../examples/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../examples/setup.sh"
 
