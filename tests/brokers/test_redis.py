@@ -448,6 +448,27 @@ def test_a_server_that_is_too_old_is_said() -> None:
     assert text == "redis: version 5.0.14, and 6.2 or newer is needed"
 
 
+REFUSALS = {
+    "MOVED 3999 127.0.0.1:6381": "is a node of a cluster that has other keys",
+    "CLUSTERDOWN Hash slot not served": "is a node of a cluster that is down",
+    "READONLY You can't write against a read only replica.": "is a replica, which takes no writes",
+    "OOM command not allowed when used memory > 'maxmemory'.": "has reached its maxmemory",
+    "LOADING Redis is loading the dataset in memory": "is loading its data",
+    "MISCONF Errors writing to the AOF file": "cannot write its data to disk, and takes no writes",
+    "NOREPLICAS Not enough good replicas to write.": "has too few replicas for writes",
+    "BUSY Redis is busy running a script.": "is busy with a script",
+    "WRONGTYPE Operation against a key": "has something else under a name of ours",
+    "ERR what '6b09608f33974bc99bbf66b3' is": "ResponseError",
+}
+
+
+@pytest.mark.parametrize("reply, text", REFUSALS.items())
+def test_a_refusal_is_said_in_words_of_ours(reply: str, text: str) -> None:
+    facts = (bulk("redis_version:7.0.15\r\n"), bulk("role:master\r\n"))
+    with scripted(*SET_INFO, *facts, f"-{reply}\r\n".encode()) as url:
+        assert refusal(url) == f"redis: {text}"
+
+
 @pytest.mark.parametrize(
     "reply", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\r\n", b"*x\r\n", b"$-7\r\n", b"\xff\xfe\r\n"]
 )
