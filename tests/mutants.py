@@ -303,7 +303,7 @@ MUTANTS = (
     ),
     Mutant(
         "a confirmation that matched nothing counts",
-        (Edit("store/store.py", "self.confirm(ours) ==", "0 <="),),
+        (Edit("store/store.py", " or not self._are_durable(present)", ""),),
         (KEPT, "-k", "stored_again"),
     ),
     Mutant(
@@ -311,7 +311,7 @@ MUTANTS = (
         (
             Edit(
                 "store/store.py",
-                "if documents and self.confirm(match) < len(documents):",
+                "if not self._are_durable(list(holders.values())):",
                 "if False:",
             ),
         ),
@@ -319,7 +319,7 @@ MUTANTS = (
     ),
     Mutant(
         "no nonce when an insert is confirmed",
-        (Edit("store/store.py", 'same_ids | {"nonce": {"$in": nonces}}', "same_ids"),),
+        (Edit("store/keys.py", ' and here.get("nonce") == each.get("nonce")', ""),),
         (KEPT, "-k", "of_another or anothers"),
     ),
     Mutant(
@@ -332,7 +332,7 @@ MUTANTS = (
         (
             Edit(
                 "store/transitions.py",
-                ', {"$set": _late_yes_wins(change.token, unknown, simulated)}]',
+                ', {"$set": _late_yes_wins(token, unknown, simulated)}]',
                 "]",
             ),
         ),

@@ -45,7 +45,6 @@ from tests.servers import BreakableBeanstalkd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bson import ObjectId
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -472,7 +471,7 @@ def _ledger(document: Document) -> str:
         f"{' late' if line.get('late') else ''} {line['started_at']:%H:%M:%S}"
         for line in document["attempts"]
     ]
-    born = ObjectId(document["_id"]).generation_time
+    born = document["created_at"]
     return "\n".join([f"    {document['status']}, stored {born:%H:%M:%S}", *lines])
 
 

@@ -54,14 +54,14 @@ class PendingSend(Entry[Submission, Outcome]):
         submission: Submission | None = self.item
         if submission is None:
             return StoreUnavailable(problem)
-        unknown = submission.document.get("_id", submission.id)
-        return StoreUnavailable(problem, (), [str(unknown)])
+        return StoreUnavailable(problem, (), [str(submission.id_in(self.pending.env))])
 
 
 class Pending:
     """What one loop waits for: ``MAX_SHARES`` of e-mails, or a single one that is larger."""
 
-    def __init__(self, give_up_writer: Callable[[], object]) -> None:
+    def __init__(self, env: str, give_up_writer: Callable[[], object]) -> None:
+        self.env = env
         self._give_up_writer = give_up_writer
         self.loop = ref(asyncio.get_running_loop())
         self._calls: dict[PendingSend, None] = {}  # in order

@@ -242,6 +242,7 @@ class _Threads:
     """The threads of one process, and what each of its loops waits for."""
 
     def __init__(self, connections: Connections, on_give_up: Callable[[_Threads], object]) -> None:
+        self._env = connections.env
         self.calls = ThreadPoolExecutor(THREADS, "mailqueue-call")
         self._jobs = JobThread()
         self._large = Writer(connections, self._jobs)
@@ -257,7 +258,7 @@ class _Threads:
             return latest
         pending = self._pending.get(loop)
         if pending is None:
-            pending = self._pending[loop] = Pending(self._stop)
+            pending = self._pending[loop] = Pending(self._env, self._stop)
         self._latest = pending
         return pending
 

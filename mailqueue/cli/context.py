@@ -17,8 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bson import ObjectId
-
 from mailqueue.config import Config, is_production
 from mailqueue.queue import open_broker
 from mailqueue.queue.broker import Broker
@@ -34,7 +32,19 @@ EXIT_INTERRUPTED = 130  # as a shell has it for a program that Ctrl-C ended
 
 PAGE = 500  # e-mails read at once
 UNLIMITED = 10**9  # more than there are
-FIRST_ID = ObjectId(b"\0" * 12)  # before all others
+_BY_TIME = ("created_at", "_id")
+# All types that MongoDB has, but that of a date: so it need not look through all dates.
+_NO_DATES = (
+    *("minKey", "number", "string", "symbol", "object", "array", "binData", "objectId", "bool"),
+    *("timestamp", "regex", "dbPointer", "javascript", "javascriptWithScope", "maxKey"),
+)
+# Of an e-mail whose ``created_at`` is damaged.
+_NO_TIME: dict[str, Any] = {
+    "$or": [
+        {"created_at": None},
+        {"created_at": {"$type": _NO_DATES}},
+    ]
+}
 
 
 class UsageError(Exception):
@@ -119,16 +129,26 @@ class Context:
         return match
 
     def pages(self, match: Mapping[str, Any], limit: int | None) -> Iterator[list[Stored]]:
-        """The e-mails that match, oldest first, up to ``limit``.
+        """The e-mails that match, oldest first, up to ``limit``; those without a time before all.
 
-        A page starts after the last id of the page before: e-mails may be changed meanwhile, so
+        A page starts after the last e-mail of the page before: they may be changed meanwhile, so
         that they no longer match, and none is skipped.
         """
-        remaining, after = UNLIMITED if limit is None else limit, FIRST_ID
-        while remaining and (
-            page := self.store.find(
-                {"$and": [match, {"_id": {"$gt": after}}]}, min(remaining, PAGE), "_id"
-            )
-        ):
-            yield page
-            remaining, after = remaining - len(page), page[-1].id
+        remaining = UNLIMITED if limit is None else limit
+        for match_all, order in (({"$and": [match, _NO_TIME]}, ("_id",)), (match, _BY_TIME)):
+            after: dict[str, Any] = {"created_at": {"$type": "date"}} if order == _BY_TIME else {}
+            while remaining and (
+                page := self.store.find({"$and": [match_all, after]}, min(remaining, PAGE), *order)
+            ):
+                yield page
+                remaining, after = remaining - len(page), _after(page[-1], order)
+
+
+def _after(last: Stored, order: Sequence[str]) -> dict[str, Any]:
+    """The e-mails that come after this one."""
+    newer_id = {"_id": {"$gt": last.id}}
+    if order != _BY_TIME:
+        return newer_id
+    at = last.document["created_at"]
+    same = {"created_at": at, **newer_id}
+    return {"created_at": {"$gte": at}, "$or": [{"created_at": {"$gt": at}}, same]}

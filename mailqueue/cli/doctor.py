@@ -162,6 +162,9 @@ def _clock(context: Context) -> Iterator[Finding]:
         yield Finding(level, "clock", text, "synchronise the clocks of all its hosts (NTP)")
 
 
+LONG = 60.0  # seconds, for a look at all e-mails
+
+
 def _indexes(context: Context) -> Iterator[Finding]:
     if missing := context.store.missing_indexes():
         todo = "start a consumer: it creates them, or says why the server refuses to"
@@ -169,6 +172,16 @@ def _indexes(context: Context) -> Iterator[Finding]:
         yield Finding(Level.FAIL, "indexes", f"missing: {names}", todo)
     else:
         yield Finding(Level.OK, "indexes", "present")
+    with context.store.operation(seconds=LONG):
+        is_unused = context.store.keys.has_unused_index()
+    if is_unused:
+        text = "idempotency_key: an index of an older version, which no e-mail needs any more"
+        todo = (
+            "once no producer of an older version runs, drop it: "
+            f"db.{context.config.mongodb.collection}.dropIndex({{idempotency_key: 1}}); "
+            "without it keys cost no index, and the collection can be sharded"
+        )
+        yield Finding(Level.WARN, "indexes", text, todo)
 
 
 def _health(context: Context) -> Iterator[Finding]:

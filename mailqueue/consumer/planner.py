@@ -139,7 +139,7 @@ class Planner:
         if permit is NO_SLOT:
             return self.put_off(stored)
         # After an unknown outcome the same key again: under a new one it may make a copy.
-        key = snapshot.pin.key if snapshot.pin is not None else str(stored.id)
+        key = snapshot.pin.key if snapshot.pin is not None else stored.attempt_key
         attempt = self._router.attempt(stored, permit.vendor, key)
         return Send(
             stored=stored,
@@ -152,6 +152,7 @@ class Planner:
             claim=Claim(
                 id=stored.id,
                 token=stored.token,
+                incarnation=stored.incarnation,
                 vendor=permit.vendor,
                 key=attempt.key,
                 probe=permit.probe is not None,
@@ -182,6 +183,7 @@ class Planner:
             Change(
                 id=send.stored.id,
                 token=send.token,
+                incarnation=send.stored.incarnation,
                 nonce=delivery.lease.nonce,
                 decision=decision,
                 result=delivery.result,
@@ -227,7 +229,8 @@ def set_aside(stored: Stored, error: Unreadable) -> Change | Aside:
             unknown = replace(snapshot, pin=None, unknowns=snapshot.unknowns + 1)
             return rescue(stored, decide.end(unknown, Reason.UNREADABLE))
     document = stored.document
-    guard = {name: {"$eq": document[name]} for name in ("status", "lease") if name in document}
+    names = ("status", "lease", "nonce")
+    guard = {name: {"$eq": document[name]} for name in names if name in document}
     return Aside(id=stored.id, guard=guard)
 
 
@@ -236,6 +239,7 @@ def rescue(stored: Stored, decision: Decision) -> Change:
     return Change(
         id=stored.id,
         token=stored.token,
+        incarnation=stored.incarnation,
         decision=decision,
         result=LEASE_EXPIRED,
         expired=True,
@@ -248,6 +252,7 @@ def end_queued(stored: Stored, decision: Decision) -> Change:
     return Change(
         id=stored.id,
         token=stored.token,
+        incarnation=stored.incarnation,
         decision=decision,
         sending=False,
         has_callback=stored.has_callback,

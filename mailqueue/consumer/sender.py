@@ -172,7 +172,9 @@ class Sender:
         """A call that was given up was answered after all. A yes counts all the same."""
         try:
             seconds = self._config.delivery.settle_timeout
-            self._store.record_late_yes(claim.id, claim.new_token, claim.vendor, result, seconds)
+            self._store.record_late_yes(
+                claim.id, claim.new_token, claim.vendor, result, seconds, claim.incarnation
+            )
         except StoreUnavailable:
             facts = {"id": str(claim.id), "vendor": claim.vendor}
             event(logger, logging.ERROR, "results.not_recorded", **facts)
@@ -241,7 +243,9 @@ class ThreadVendors(dict[str, Vendor]):
 
 
 def _attempt(plan: Send | LookUp, deadline: float) -> Attempt:
+    incarnation = plan.stored.incarnation
     return Attempt(
+        nonce=None if incarnation is None else str(incarnation),
         email_id=str(plan.stored.id),
         message_id=plan.stored.document["message_id"],
         date=plan.stored.date,

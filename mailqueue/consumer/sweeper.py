@@ -272,7 +272,7 @@ class Sweeper:
     def _prune_page(self, status: Status, match: Mapping[str, Any]) -> int:
         pruned = 0
         for page in self._pages(match):
-            pruned += self._store.delete([stored.id for stored in page], status)
+            pruned += self._store.delete([stored.id for stored in page], status, match)
             if pruned >= PRUNED or self._is_over:
                 break
         return pruned

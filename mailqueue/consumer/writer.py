@@ -329,13 +329,13 @@ class Writer:
             plan, result = each.plan, each.result
             if not isinstance(plan, (Send, LookUp)):
                 continue
-            email_id, vendor = plan.stored.id, plan.vendor
+            email_id, vendor, own = plan.stored.id, plan.vendor, plan.stored.incarnation
             if isinstance(plan, Send):
                 event(logger, logging.WARNING, "lease.lost", **plan.stored.facts, vendor=vendor)
             if result is not None and result.outcome is Outcome.ACCEPTED:
-                self._store.record_late_yes(email_id, plan.token, vendor, result, seconds)
+                self._store.record_late_yes(email_id, plan.token, vendor, result, seconds, own)
             elif isinstance(plan, LookUp):
-                self._store.record_look_up(email_id, plan.token)
+                self._store.record_look_up(email_id, plan.token, own)
             if isinstance(plan, Send):
                 each.finish = release(plan.stored, 1.0)
         end_jobs(results)

@@ -31,6 +31,7 @@ from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.message import Address, Email
 from mailqueue.producer.group_commit import CommitTimeout, GroupCommit
 from mailqueue.store import deliveries, ids
+from mailqueue.store.document import Stored
 from mailqueue.store.mongo import DUPLICATE, write_errors
 from mailqueue.store.store import Store
 from mailqueue.store.suppressions import Report, Suppressions, entry_of
@@ -41,11 +42,13 @@ logger = logging.getLogger(__name__)
 
 VENDOR_ID = "attempts.message_id"
 MAX_AHEAD = timedelta(days=1)  # a vendor's clock that is further ahead is not believed
+MAX_BEHIND = timedelta(days=1)  # nor one that is further behind
 _NO_YES = (EventType.REJECTED, EventType.FAILED, EventType.UNKNOWN)
 _STATES = frozenset((*deliveries.STEPS, *deliveries.MARKS))
 _UNDECIDED = (None, Outcome.UNKNOWN)
 # Of an e-mail, what tells which recipient and which attempt an event is about.
 _FIELDS = ("status", "attempts.token", "attempts.vendor", "attempts.outcome")
+_INCARNATION = ("nonce", "lease.token", "attempts.started_at")  # and whether it is meant at all
 _PEOPLE = ("email.from", "email.to", "email.cc", "email.bcc", "email.envelope")
 
 
@@ -65,7 +68,21 @@ class _Email:
 
     id: ObjectId
     lines: Sequence[Mapping[str, Any]]
+    incarnation: ObjectId | None
     recipients: Sequence[tuple[str, str]] = field(repr=False)  # in lower case; the second in ASCII
+
+    def is_meant(self, item: _Item) -> bool:
+        """Whether the event's vendor was asked to send it, and not an earlier one with its id.
+
+        Only an id that follows from a key comes again.
+        """
+        starts = [
+            line.get("started_at") for line in self.lines if line.get("vendor") == item.vendor
+        ]
+        if self.incarnation is None:
+            return bool(starts)
+        latest = item.document["at"] + MAX_BEHIND
+        return any(isinstance(start, datetime) and start <= latest for start in starts)
 
     def recipient(self, address: str | None) -> int | None:
         """Its place among the recipients; without an address only a single one is meant."""
@@ -239,7 +256,7 @@ class EventStore:
                 key = item.vendor, item.event.message_id
                 item.document["email_id"] = by_vendor_id.get(key)
         chosen = {item.document["email_id"] for item in items} - {None}
-        fields = dict.fromkeys((*_FIELDS, *_PEOPLE), 1)
+        fields = dict.fromkeys((*_FIELDS, *_INCARNATION, *_PEOPLE), 1)
         cursor = self._store.emails.find({"_id": {"$in": list(chosen)}}, fields) if chosen else ()
         return {each["_id"]: _email(each) for each in cursor}
 
@@ -263,7 +280,7 @@ class EventStore:
         alike: dict[tuple[str, int, str], set[ObjectId]] = defaultdict(set)
         for item in items:
             email = emails.get(item.document["email_id"])
-            if email is None or all(line.get("vendor") != item.vendor for line in email.lines):
+            if email is None or not email.is_meant(item):
                 continue
             event = item.event
             place = email.recipient(event.recipient)
@@ -272,9 +289,12 @@ class EventStore:
             token = email.undecided_token(item.vendor)
             if token is not None and _proves_yes(event, email):
                 arguments = email.id, token, item.vendor, event.message_id
+                own = email.incarnation
                 simulated = self._store.env == "simulated"
-                opened.append(deliveries.open_attempt_write(*arguments))
-                guard, yes = deliveries.unknown_attempt_write(*arguments, simulated=simulated)
+                opened.append(deliveries.open_attempt_write(*arguments, incarnation=own))
+                guard, yes = deliveries.unknown_attempt_write(
+                    *arguments, simulated=simulated, incarnation=own
+                )
                 unknown.append((guard, self._store.noting.with_end(yes)))
         yield opened
         yield unknown
@@ -288,7 +308,12 @@ class EventStore:
 
 
 def _proves_yes(event: VendorEvent, email: _Email) -> bool:
-    """Whether the vendor has taken the e-mail for all its recipients."""
+    """Whether the vendor has taken the e-mail for all its recipients.
+
+    An e-mail with the same id before, of the same key, may be opened even now.
+    """
+    if email.incarnation is not None and event.type in deliveries.MARKS:
+        return False
     for_all = not event.proves_one or len(email.recipients) == 1
     return for_all and event.email_id is not None and event.type not in _NO_YES
 
@@ -298,6 +323,7 @@ def _email(document: Mapping[str, Any]) -> _Email:
     return _Email(
         document["_id"],
         [line for line in lines if isinstance(line, dict)] if isinstance(lines, list) else [],
+        Stored(document, datetime.now(UTC)).incarnation,
         _recipients(document.get("email")),
     )
 

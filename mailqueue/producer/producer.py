@@ -165,8 +165,8 @@ class Producer:
         try:
             return self._connections.call(lambda storage: self._store_one(storage, submission))
         except StoreUnavailable as error:
-            unknown = submission.document.get("_id", submission.id)
-            raise StoreUnavailable(str(error), (), [str(unknown)]) from error
+            unknown = [str(submission.id_in(self.env))]
+            raise StoreUnavailable(str(error), (), unknown) from error
 
     def send_many(
         self,

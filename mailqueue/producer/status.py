@@ -132,7 +132,7 @@ def status_of(stored: Mapping[str, Any]) -> EmailStatus:
         id=str(stored["_id"]),
         status=status,
         reason=reason,
-        created_at=_time(stored.get("created_at")) or _time_of_id(stored["_id"]),
+        created_at=_time(stored.get("created_at")) or _LONG_AGO,
         due_at=_due_at(stored),
         hold=_text(stored.get("hold")),
         sent_at=_time(stored.get("sent_at")),
@@ -184,12 +184,6 @@ def _is_attempt(value: Any) -> bool:
 def _due_at(stored: Mapping[str, Any]) -> datetime | None:
     time = _time(stored.get("due_at"))
     return None if time == HELD else time
-
-
-def _time_of_id(email_id: Any) -> datetime:
-    """When the id was made: an ObjectId begins with the time."""
-    time: datetime = getattr(email_id, "generation_time", _LONG_AGO)
-    return time
 
 
 def _time(value: Any) -> datetime | None:

@@ -2,8 +2,8 @@
 
 Decides: what is stored in one write, and what becomes of an e-mail whose idempotency key is taken.
 
-Assumes: e-mails are prepared, and the unique index on idempotency keys exists where one has a key.
-What is asked of MongoDB and of the queue is in ``EmailStore`` and ``Announces``.
+Assumes: e-mails are prepared, and where one has a key, ``ensure_indexes`` has looked for those of
+older versions. What is asked of MongoDB and of the queue is in ``EmailStore`` and ``Announces``.
 
 Promises: ``store_page`` is the one way to store. Each outcome it returns is durable: a majority of
 MongoDB has the e-mail in its journal (in a caller's transaction: once the caller has committed).
@@ -52,7 +52,7 @@ class EmailStore(Protocol):
     def ensure_indexes(self) -> None: ...
     def insert(
         self, documents: Sequence[dict[str, Any]], session: ClientSession | None = None
-    ) -> tuple[set[str], dict[ObjectId, int]]: ...
+    ) -> tuple[Mapping[str, Mapping[str, Any]], Mapping[ObjectId, int]]: ...
     def by_key(
         self, keys: Sequence[str], session: ClientSession | None = None
     ) -> dict[str, Mapping[str, Any]]: ...
@@ -106,7 +106,7 @@ class Storage:
         return cls(store, announcer or open_broker(config))
 
     def ensure_indexes(self, submissions: Iterable[Submission]) -> None:
-        """Before the first key is stored, there must be the index that makes it unique."""
+        """Before the first key is stored: e-mails of older versions must be found by theirs."""
         if not self.store.indexed and any(each.key is not None for each in submissions):
             self.store.ensure_indexes()
 
@@ -115,26 +115,21 @@ class Storage:
     ) -> dict[Submission, Outcome]:
         """Store e-mails in one write; returns what came of each.
 
-        Keys are looked up only if the write finds them taken: a new e-mail is one round trip.
+        The write itself finds the keys that are taken: a new e-mail is one round trip.
         Raises ``StoreUnavailable``, after which nothing is known of any of them; repeating is safe.
         With ``session`` the driver's exceptions pass through.
         """
-        # Write first, look up afterwards: a look-up first would cost each new e-mail a round trip,
-        # and another caller could still take the key between the two.
+        if not submissions:
+            return {}
         outcomes: dict[Submission, Outcome] = {}
-        new: Sequence[Submission] = submissions
-        while new:
-            taken_keys, refusals = self.store.insert([each.document for each in new], session)
-            for each in new:
-                if (code := refusals.get(each.document["_id"])) is not None:
-                    problem = f"MongoDB refuses it (error {code})"
-                    outcomes[each] = each.refuse("email", problem)
-                elif each.key not in taken_keys:
-                    outcomes[each] = Inserted(each.document)
-            new = [each for each in new if each not in outcomes]
-            outcomes |= self.look_up_keys(new)
-            # An e-mail that was pruned between the write and the look-up has left its key free.
-            new = [each for each in new if each not in outcomes]
+        holders, refusals = self.store.insert([each.document for each in submissions], session)
+        for each in submissions:
+            if (code := refusals.get(each.document["_id"])) is not None:
+                outcomes[each] = each.refuse("email", f"MongoDB refuses it (error {code})")
+            elif each.key is not None and each.key in holders:
+                outcomes[each] = _key_outcome(each, holders[each.key])
+            else:
+                outcomes[each] = Inserted(each.document)
         return outcomes
 
     def look_up_keys(
@@ -180,8 +175,8 @@ class Storage:
 
 def _key_outcome(submission: Submission, holder: Mapping[str, Any]) -> Outcome:
     """What came of an e-mail, given the one that is stored under its key."""
-    # Our own, from a try whose reply was lost.
-    if holder["_id"] == submission.document["_id"]:
+    # Our own, beside another of this write that has the same key; or from an earlier try.
+    if holder.get("nonce") == submission.document["nonce"]:
         return Inserted(submission.document)
     if holder.get("content_hash") != submission.document["content_hash"]:
         problem = "was used before for a different e-mail: use one key for each e-mail"

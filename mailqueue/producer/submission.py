@@ -155,7 +155,9 @@ def id_of(outcome: Outcome) -> str:
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """One e-mail of a call, valid. ``id`` is its id; ``nonce`` identifies this call's own document.
+    """One e-mail of a call, valid. ``nonce`` identifies this call's own document.
+
+    ``id`` is its id, unless it has a key: then the id follows from that (``id_in``).
 
     ``index`` is its position in the list given to ``send_many()``. ``document`` is empty until
     ``prepare`` makes it, and is made once: a repeated write must store the same e-mail.
@@ -196,6 +198,13 @@ class Submission:
     def refuse(self, field: str, problem: str) -> Refused:
         """This e-mail is not accepted."""
         return Refused(InvalidEmail(field, problem, self.index))
+
+    def id_in(self, env: str) -> ObjectId:
+        """The id of its document, for a producer of this kind."""
+        if self.document:
+            email_id: ObjectId = self.document["_id"]
+            return email_id
+        return self.id if self.key is None else ids.of_key(env, self.key)
 
     @property
     def size(self) -> int:
@@ -295,7 +304,7 @@ def _document(
     email, options = submission.email, submission.options
     return document.new(
         mapping,
-        email_id=submission.id,
+        email_id=submission.id_in(env),
         message_id=email.message_id or _message_id(submission),
         env=env,
         content_hash=content_hash,
@@ -311,7 +320,9 @@ def _document(
 
 
 def _message_id(submission: Submission) -> str:
-    return f"<{submission.id}@{submission.email.from_.ascii.rpartition('@')[2]}>"
+    # Where the id follows from a key, it may come again, and mail systems drop what they have seen.
+    unique = submission.id if submission.key is None else submission.nonce
+    return f"<{unique}@{submission.email.from_.ascii.rpartition('@')[2]}>"
 
 
 def merge_keys(submissions: Iterable[Submission]) -> list[Submission]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from mailqueue.errors import Unreadable
 from mailqueue.lifecycle.outcomes import Outcome, Reason, Status
 from mailqueue.store import ledger, schema
-from mailqueue.store.document import SIMULATED, Document, Stored
+from mailqueue.store.document import CLOCK_TOKEN, SIMULATED, Document, Stored
 from mailqueue.store.interventions import Verb
 from mailqueue.store.ledger import NOT_STARTED
 
@@ -70,9 +70,11 @@ def _check_ledger(document: Document) -> Iterator[str]:
         yield f"the ledger has more than {ledger.LENGTH} lines"
     if any(before["token"] >= after["token"] for before, after in pairwise(lines)):
         yield "the ledger's tokens do not increase"
-    # One with another time than at first has a higher token, and no claim yet.
-    rescheduled = not lines and document.get("send_at") is not None
-    if not rescheduled and (lines[-1]["token"] if lines else 0) != document["lease"]["token"]:
+    # With another time than at first it has a higher token, and no claim yet. Where the first token
+    # is of the clock, nothing tells how many there were.
+    token = document["lease"]["token"]
+    unclaimed = not lines and (document.get("send_at") is not None or token >= CLOCK_TOKEN)
+    if not unclaimed and (lines[-1]["token"] if lines else 0) != token:
         yield "the newest claim has no line in the ledger"
     for line in lines:
         yield from _check_line(line, document)

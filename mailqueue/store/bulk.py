@@ -26,7 +26,7 @@ from mailqueue.store.callbacks import Noting
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.merging import aside_writes, change_writes
 from mailqueue.store.mongo import Mongo, refusals
-from mailqueue.store.transitions import Aside, Change, Claim, Write
+from mailqueue.store.transitions import Aside, Change, Claim, Write, same_email
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,10 @@ class BulkWriter:
         simulated = self._env == SIMULATED
         again = [c for c in changes if c.id in refused]
         shorter = [c for c in again if isinstance(c, Change)]
-        guards = {c.id: {"lease.token": c.token, "env": self._env} for c in claims}
+        guards = {
+            c.id: {"lease.token": c.token, "env": self._env, **same_email(c.id, c.incarnation)}
+            for c in claims
+        }
         asides = [Aside(id=i, guard=guard) for i, guard in guards.items() if i in refused]
         for change in shorter:
             event(logger, logging.ERROR, "email.shortened", id=str(change.id))

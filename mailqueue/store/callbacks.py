@@ -25,6 +25,7 @@ from mailqueue.config import Callbacks
 from mailqueue.config.callbacks import TYPES
 from mailqueue.lifecycle.outcomes import Reason, Status
 from mailqueue.store import ledger
+from mailqueue.store.document import CLOCK_TOKEN
 from mailqueue.store.transitions import Filter, Pipeline, Write
 
 DUE, DELIVERED, GONE, FAILED = STATES = ("due", "delivered", "gone", "failed")
@@ -136,9 +137,26 @@ def _entry(id_: Any, type_: str, **more: Any) -> dict[str, Any]:
     return {"id": id_, "type": type_, **more, "state": DUE, **times, "token": 0, "tries": 0}
 
 
+# An ``_id`` that follows from a key comes again: then the nonce tells the e-mails apart, as
+# ``Stored.incarnation`` has it.
+_NAME = {
+    "$cond": [
+        {
+            "$and": [
+                {"$isNumber": "$lease.token"},
+                {"$gte": ["$lease.token", CLOCK_TOKEN]},
+                {"$eq": [{"$type": "$nonce"}, "objectId"]},
+            ]
+        },
+        "$nonce",
+        "$_id",
+    ]
+}
+
+
 def _id(word: str, *count: Any) -> dict[str, Any]:
     numbers = [part for each in count for part in ("_", {"$toString": each})]
-    return {"$concat": ["msg_", {"$toString": "$_id"}, f"_{word}", *numbers]}
+    return {"$concat": ["msg_", {"$toString": _NAME}, f"_{word}", *numbers]}
 
 
 def _number(value: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from bson import ObjectId
 from mailqueue.lifecycle.outcomes import Outcome, SendResult, Status
 from mailqueue.store import ledger
 from mailqueue.store.callbacks import Noting
-from mailqueue.store.transitions import Filter, Pipeline, Write, late_yes_update
+from mailqueue.store.transitions import Filter, Pipeline, Write, late_yes_update, same_email
 
 STEPS = (
     *("queued", "sent", "deferred", "delivered", "bounced_soft", "failed", "rejected"),
@@ -106,11 +106,16 @@ def _summary() -> dict[str, Any]:
 
 
 def open_attempt_write(
-    email_id: ObjectId, token: int, vendor: str, message_id: str | None
+    email_id: ObjectId,
+    token: int,
+    vendor: str,
+    message_id: str | None,
+    *,
+    incarnation: ObjectId | None = None,
 ) -> Write:
     """For an attempt that is under way. Write it before ``unknown_attempt_write``."""
     is_open = {
-        "_id": email_id,
+        **same_email(email_id, incarnation),
         "status": Status.SENDING.value,
         "lease.token": token,
         "late_accept": None,
@@ -127,10 +132,16 @@ def open_attempt_write(
 
 
 def unknown_attempt_write(
-    email_id: ObjectId, token: int, vendor: str, message_id: str | None, *, simulated: bool
+    email_id: ObjectId,
+    token: int,
+    vendor: str,
+    message_id: str | None,
+    *,
+    simulated: bool,
+    incarnation: ObjectId | None = None,
 ) -> Write:
     """For an attempt whose outcome is unknown, also one that ended so since it was read."""
     unknown = {"token": token, "outcome": Outcome.UNKNOWN.value}
-    is_unknown = {"_id": email_id, "attempts": {"$elemMatch": unknown}}
+    is_unknown = {**same_email(email_id, incarnation), "attempts": {"$elemMatch": unknown}}
     result = SendResult(outcome=Outcome.ACCEPTED, code="event", message_id=message_id)
     return is_unknown, late_yes_update(token, vendor, result, simulated)

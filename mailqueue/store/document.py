@@ -16,7 +16,8 @@ raised: anything may stand in a document.
     _id  nonce  idempotency_key  content_hash  env  email{...}  message_id
     status  reason  priority  due_at  overdue_at  send_at  expires_at  clock_from  created_at
     updated_at
-    lease {token, owner, nonce, until}      token grows with every claim and is never reused
+    lease {token, owner, nonce, until}      token grows with every claim and is never reused;
+                            it begins with the clock where ``_id`` follows from a key
     attempts [{n, token, vendor, key, probe, started_at, ended_at,
                outcome, code, detail, message_id, answered, refused, pending,
                content_suspect, refused_count, pending_count, suppressed, suppressed_count,
@@ -58,12 +59,14 @@ from mailqueue.message import Email
 
 PRODUCTION, SIMULATED = "production", "simulated"
 HELD = datetime(9999, 12, 31, tzinfo=UTC)  # due when a hold is over; no ``send_at`` is so late
+CLOCK_TOKEN = 2**40  # from here on a token began with the clock, in milliseconds
 LONGEST_LEASE = 86_400.0  # seconds; no configuration may ask for more
 
 Document = Mapping[str, Any]
 T = TypeVar("T")
 _DAMAGE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, BSONError)
 _LARGEST = 2**31  # of what is counted up; far more than is ever reached
+LARGEST_TOKEN = 2**53  # a number that a shell writes as a fraction is whole up to there
 _FIRST = Round()
 _NEW = {"status": Status.QUEUED.value, "clock_from": None, "unknowns": 0, "counted": 0}
 _LISTS = ("to", "cc", "bcc", "reply_to", "tags")  # of texts, as are the values of these:
@@ -103,7 +106,7 @@ def new(
         "overdue_at": max(now, send_at or now) + timedelta(seconds=overdue_after(priority)),
         "created_at": now,
         "updated_at": now,
-        "lease": {"token": 0},
+        "lease": {"token": 0 if idempotency_key is None else _clock_token(now)},
         "attempts": [],
         "round": {"n": 0, "tried": [], "refused": []},
         **_NEW,
@@ -119,8 +122,16 @@ def new(
     return document | {name: value for name, value in optional.items() if value is not None}
 
 
+def _clock_token(now: datetime) -> int:
+    """The first token of an e-mail whose ``_id`` follows from its key, and so may come again.
+
+    It is above those of an e-mail that had the same ``_id`` before, and was pruned.
+    """
+    return max(CLOCK_TOKEN, int(now.timestamp() * 1000))
+
+
 def rename(document: dict[str, Any], email_id: ObjectId) -> None:
-    """Give a document that is not stored yet another id; its Message-ID follows."""
+    """Give a document that is not stored yet another id; a Message-ID made of it follows."""
     old, document["_id"] = str(document["_id"]), email_id
     document["message_id"] = document["message_id"].replace(old, str(email_id))
 
@@ -188,7 +199,25 @@ class Stored:
     @_raise_unreadable
     def token(self) -> int:
         """The fencing token of the newest claim."""
-        return _natural(self.document["lease"]["token"])
+        return _natural(self.document["lease"]["token"], LARGEST_TOKEN)
+
+    @property
+    def incarnation(self) -> ObjectId | None:
+        """The ``nonce`` of an e-mail whose ``_id`` follows from its key; None of all others.
+
+        Such an ``_id`` may have been another e-mail's, which was pruned, and no other e-mail's
+        nonce is the same.
+        """
+        lease, nonce = self.document.get("lease"), self.document.get("nonce")
+        if not isinstance(lease, Mapping) or not isinstance(nonce, ObjectId):
+            return None
+        token = lease.get("token")
+        return nonce if isinstance(token, int | float) and token >= CLOCK_TOKEN else None
+
+    @property
+    def attempt_key(self) -> str:
+        """Under which vendors are to know the e-mail, if they de-duplicate by a key."""
+        return str(self.incarnation or self.id)
 
     @property
     def date(self) -> datetime | None:
@@ -281,7 +310,7 @@ class Stored:
         """The e-mail as ``decide`` sees it."""
         document = self.document
         _text(document["message_id"])
-        _natural(document["lease"]["token"])
+        _natural(document["lease"]["token"], LARGEST_TOKEN)
         lines = _lines(document)
         pending = document.get("pending")
         return Snapshot(
@@ -327,7 +356,7 @@ def _lines(document: Document) -> Sequence[Mapping[str, Any]]:
     if not isinstance(lines, list):
         raise TypeError
     for line in lines:
-        _natural(line["token"])
+        _natural(line["token"], LARGEST_TOKEN)
         _natural(line.get("n") or 0)
         _text(line["vendor"])
         if line["outcome"] is not None:
@@ -361,13 +390,13 @@ def _unknown_vendors(attempts: Sequence[Mapping[str, Any]]) -> frozenset[str]:
 # The types of what is read; each raises TypeError ------------------------------------------------
 
 
-def _natural(value: Any) -> int:
+def _natural(value: Any, largest: int = _LARGEST) -> int:
     """Also one that a shell wrote as a fraction."""
-    if type(value) is int and 0 <= value < _LARGEST:  # nearly always
+    if type(value) is int and 0 <= value < largest:  # nearly always
         return value
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _LARGEST:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < largest:
         raise TypeError
     return int(value)
 

@@ -9,6 +9,10 @@ Assumes: ``process`` tells a process from its parent, so that no two processes u
 The threads of a process share theirs, which takes single steps. (``bson.ObjectId`` counts up from a
 number of its process, and two children of one process were seen to begin with the same one.)
 
+The id of an e-mail with an idempotency key follows from the key (``of_key``), so that MongoDB's own
+index on ``_id`` keeps the key to one e-mail. It says nothing of the time, and it comes again when
+the key is used again after its e-mail was pruned.
+
 An id is also written as a UUID, for programs that take nothing else. It is of version 8 (RFC 9562:
 the maker's own layout): the first 6 bytes of the id, ``8000-8000``, the last 6. So the digits can
 be read in it, UUIDs sort as their ids do, and no other UUID is mistaken for one.
@@ -19,6 +23,8 @@ from __future__ import annotations
 import os
 import re
 import time
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from random import Random
 from uuid import UUID
 
@@ -45,6 +51,23 @@ def several(number: int) -> list[ObjectId]:
     return [
         ObjectId((begin | random.getrandbits(_BITS)).to_bytes(12, "big")) for _ in range(number)
     ]
+
+
+def of_key(env: str, key: str, other: ObjectId | None = None) -> ObjectId:
+    """The id of the e-mail of this kind with this idempotency key.
+
+    ``other``: an id of this key under which something else is stored; the next one follows from it.
+    """
+    # No key has a NUL (``submission``), so no two pairs make the same text.
+    text = f"{env}\0{key}" if other is None else f"{env}\0{key}\0{other}"
+    return ObjectId(sha256(text.encode()).digest()[:12])
+
+
+def time_of(email_id: ObjectId) -> datetime:
+    """When it was made, in milliseconds; one that follows from a key has any time."""
+    begin = int.from_bytes(email_id.binary[:7], "big")
+    seconds, fraction = begin >> 24, begin & 2**24 - 1
+    return datetime.fromtimestamp(seconds, UTC) + timedelta(milliseconds=fraction * 1000 >> 24)
 
 
 def to_uuid(email_id: ObjectId | str) -> UUID:

@@ -1,10 +1,15 @@
 """The indexes of the collection of e-mails (MongoDB 6.0 or newer).
 
-Decides: which indexes exist. ``idempotency_key`` unique where present; ``(status, env, due_at)`` of
+Decides: which indexes exist. ``(created_at, _id)`` for lists by age; ``(status, env, due_at)`` of
 what is queued or being sent, for the backlog, the relay and the leases; ``(env, overdue_at)`` for
 what the relay repeats; ``(status, env, expires_at)`` where present; ``(status, env, updated_at)``
 of what ended, for retention. A transition writes to as few of them as can be. Where MongoDB alone
 is the queue, two more find what is due in its order (``reservations``).
+
+A key is kept to one e-mail by the ``_id`` that follows from it (``ids.of_key``). Older versions
+gave an e-mail with a key any ``_id``, and had a unique index on it. That stays where it is: their
+e-mails are found by it, and their producers may still run. Where there are such e-mails without it,
+in a collection that lacks an index of ours (restored from a dump, say), it is made again.
 
 Promises: an index that the server refuses is a ``ConfigError`` that names it: waiting would not
 help.
@@ -21,16 +26,14 @@ from pymongo.errors import OperationFailure
 
 from mailqueue.errors import ConfigError
 from mailqueue.lifecycle.outcomes import Status
+from mailqueue.store.document import CLOCK_TOKEN
 from mailqueue.store.transitions import FINAL
 
 _PENDING = [status.value for status in Status if not status.final]
 # By the names of their fields in order. Partial where that will do: an e-mail that has ended leaves
 # the index, so that it stays as small as the queue.
 INDEXES: Mapping[str, Mapping[str, Any]] = {
-    "idempotency_key": {
-        "unique": True,
-        "partialFilterExpression": {"idempotency_key": {"$exists": True}},
-    },
+    "created_at _id": {},
     "status env due_at _id": {"partialFilterExpression": {"status": {"$in": _PENDING}}},
     "env overdue_at": {"partialFilterExpression": {"overdue_at": {"$exists": True}}},
     "status env expires_at": {"partialFilterExpression": {"expires_at": {"$exists": True}}},
@@ -48,6 +51,18 @@ FOR_RESERVATIONS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+_KEY = "idempotency_key"  # an index of older versions
+KEY_INDEX = [(_KEY, 1)]
+_KEY_OPTIONS: Mapping[str, Any] = {
+    "unique": True,
+    "partialFilterExpression": {"idempotency_key": {"$exists": True}},
+}
+# E-mails with a key and any ``_id``: their tokens did not begin with the clock.
+_OLD_KEYS: Mapping[str, Any] = {
+    "idempotency_key": {"$exists": True},
+    "lease.token": {"$not": {"$gte": CLOCK_TOKEN}},
+}
+
 # MongoDB's error codes of an index that cannot be made, and what to do about it.
 _REFUSALS: Mapping[int, str] = {
     13: "the user may not create it",
@@ -60,24 +75,52 @@ _REFUSALS: Mapping[int, str] = {
 
 def create(
     emails: Collection[dict[str, Any]], wanted: Mapping[str, Mapping[str, Any]] = INDEXES
-) -> None:
-    """Create the missing indexes. Raises ``ConfigError`` and the driver's exceptions."""
+) -> bool:
+    """Create the missing indexes; returns whether there is one on keys, of an older version.
+
+    Raises ``ConfigError`` and the driver's exceptions.
+    """
+    present = _names(emails)
+    has_key_index = _KEY in present
+    # To look through all e-mails is no more work than to make an index of them.
+    if not has_key_index and not wanted.keys() <= present:
+        has_key_index = has_old_keys(emails)
+        if has_key_index:
+            _create(emails, _KEY, _KEY_OPTIONS)
     for name, options in wanted.items():
-        try:
-            emails.create_index([(field, 1) for field in name.split()], **options)
-        except OperationFailure as error:
-            problem = _REFUSALS.get(error.code or 0)
-            if problem is None:
-                raise
-            fields = name.replace(" ", ", ")
-            words = f"the index on ({fields}) is refused: {problem}"
-            raise ConfigError([f"mongodb.collection: {words}"]) from None
+        _create(emails, name, options)
+    return has_key_index
+
+
+def _create(emails: Collection[dict[str, Any]], name: str, options: Mapping[str, Any]) -> None:
+    try:
+        emails.create_index([(field, 1) for field in name.split()], **options)
+    except OperationFailure as error:
+        problem = _REFUSALS.get(error.code or 0)
+        if problem is None:
+            raise
+        fields = name.replace(" ", ", ")
+        words = f"the index on ({fields}) is refused: {problem}"
+        raise ConfigError([f"mongodb.collection: {words}"]) from None
+
+
+def _names(emails: Collection[dict[str, Any]]) -> set[str]:
+    """The indexes that are there, by their fields."""
+    present = emails.index_information().values()
+    return {" ".join(field for field, _ in index["key"]) for index in present}
 
 
 def find_missing(emails: Collection[dict[str, Any]]) -> list[str]:
     """The indexes that nobody has created yet, by their fields."""
-    fields = [
-        " ".join(field for field, _ in index["key"])
-        for index in emails.index_information().values()
-    ]
-    return [name for name in INDEXES if name not in fields]
+    present = _names(emails)
+    return [name for name in INDEXES if name not in present]
+
+
+def has_key_index(emails: Collection[dict[str, Any]]) -> bool:
+    """Whether there is the one on keys, of an older version."""
+    return _KEY in _names(emails)
+
+
+def has_old_keys(emails: Collection[dict[str, Any]]) -> bool:
+    """Whether an e-mail has a key and any ``_id``; this looks through all of them."""
+    return emails.find_one(_OLD_KEYS, {"_id": 1}) is not None

@@ -22,7 +22,7 @@ from bson import ObjectId
 
 from mailqueue.errors import Unreadable
 from mailqueue.lifecycle.outcomes import Reason, Status
-from mailqueue.store.document import Stored
+from mailqueue.store.document import LARGEST_TOKEN, Stored
 from mailqueue.store.transitions import OVERDUE_MS, UNEXPIRED, Filter, Pipeline
 
 LIST_LENGTH = 50
@@ -190,7 +190,7 @@ def reschedule_filter(email_id: ObjectId, send_at: datetime) -> Filter:
         "_id": email_id,
         "status": Status.QUEUED.value,
         "attempts": [],
-        "lease.token": {"$gte": 0, "$lt": _LARGEST},
+        "lease.token": {"$gte": 0, "$lt": LARGEST_TOKEN},
         "$or": [{"expires_at": None}, {"expires_at": {"$gt": send_at}}],
     }
 

@@ -25,7 +25,7 @@ _LONG = ("detail", "refused", "pending")
 
 
 def with_new_line(
-    token: int, vendor: str, key: Any, *, probe: bool, suppressed: Sequence[str] = ()
+    token: Any, vendor: str, key: Any, *, probe: bool, suppressed: Sequence[str] = ()
 ) -> dict[str, Any]:
     """The ledger with one more line, that of an attempt that is about to be made.
 
@@ -45,7 +45,7 @@ def with_new_line(
     return {"$slice": [{"$concatArrays": ["$attempts", [line]]}, -LENGTH]}
 
 
-def with_closed_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
+def with_closed_line(token: Any, end: dict[str, Any]) -> dict[str, Any]:
     """The ledger in which the line of ``token`` has its ``end``."""
     is_mine = {"$eq": ["$$line.token", token]}
     return {
@@ -57,7 +57,7 @@ def with_closed_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def only_closed_line(token: int, end: dict[str, Any]) -> dict[str, Any]:
+def only_closed_line(token: Any, end: dict[str, Any]) -> dict[str, Any]:
     """The line of ``token`` alone, in short: for a document that has no room for more."""
     mine = {"$eq": ["$$line.token", token]}
     lines = {"$filter": {"input": array("$attempts"), "as": "line", "cond": mine}}

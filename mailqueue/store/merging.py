@@ -9,9 +9,10 @@ e-mails for the same vendor writes two updates.
 Assumes: the server evaluates guard and update for each document by itself, so that merged writes do
 exactly what single ones would. An e-mail occurs once among those that are merged.
 
-Promises: two claims are alike if they were made for the same token, vendor and kind of key, two
-changes if the same was decided after the same answer. Only the vendor's id for the message differs
-between e-mails that were accepted alike; each document picks its own out of a list.
+Promises: two claims are alike if they were made for the same token (or all have one that began with
+the clock), vendor and kind of key, two changes if the same was decided after the same answer. Only
+the vendor's id for the message differs between e-mails that were accepted alike; each document
+picks its own out of a list.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ T = TypeVar("T", Claim, Change)
 def claim_writes(claims: Iterable[Claim], env: str, lease: Lease) -> Iterator[Write]:
     """As few updates as these claims need."""
     for alike in _group_alike(claims, _claim_kind):
-        guard = claim_filter(alike[0], env) | _any_of(alike)
+        guard = _guard_of_any(claim_filter(alike[0], env), alike)
         yield guard, claim_update(alike[0], lease)
 
 
@@ -50,7 +51,7 @@ def change_writes(
 ) -> Iterator[Write]:
     """As few updates as these changes need."""
     for alike in _group_alike(changes, _change_kind):
-        guard = change_filter(alike[0]) | _any_of(alike)
+        guard = _guard_of_any(change_filter(alike[0]), alike)
         update = change_update(alike, simulated=simulated, short=short)
         # The usual e-mail has nobody who wants to hear of it: then there is nothing to compute.
         is_noted = noting.everyone or alike[0].has_callback
@@ -73,19 +74,24 @@ def _group_alike(items: Iterable[T], kind: Callable[[T], Hashable]) -> Iterable[
 
 
 def _claim_kind(claim: Claim) -> Hashable:
-    """Claims of the same kind make the same update; the usual key is the e-mail's own id."""
+    """Claims of the same kind make the same update; the usual key is a field of each e-mail."""
     # Written out, every key would be another one, and no two claims alike. So the usual key is
-    # computed by the server out of each document's ``_id`` (``claim_update``).
-    own_key = claim.key == str(claim.id)
-    key = None if own_key else claim.key
-    return claim.token, claim.vendor, claim.probe, own_key, key, claim.suppressed
+    # computed by the server out of each document (``claim_update``).
+    key_of = claim.key_of
+    key = None if key_of else claim.key
+    return _token_kind(claim), claim.vendor, claim.probe, key_of, key, claim.suppressed
+
+
+def _token_kind(item: Claim | Change) -> Hashable:
+    """Tokens of the clock all differ: the update takes each document's own (``_own_token``)."""
+    return item.token if item.incarnation is None else "clock"
 
 
 def _change_kind(change: Change) -> Hashable:
     """All of a change but the e-mail and the vendor's id for it."""
     # The recipients that a vendor refused are part of it: such a change is alike to hardly another,
     # and is written alone. The usual 202 has none.
-    guard = (change.token, change.nonce, change.sending, change.expired, change.vendor)
+    guard = (_token_kind(change), change.nonce, change.sending, change.expired, change.vendor)
     has_callback = change.has_callback, change.hold
     result = change.result
     if result is None:
@@ -94,5 +100,11 @@ def _change_kind(change: Change) -> Hashable:
     return guard, change.decision, has_callback, (*answer, result.refused, result.pending)
 
 
-def _any_of(alike: Sequence[Claim] | Sequence[Change]) -> Filter:
-    return {"_id": {"$in": [each.id for each in alike]}}
+def _guard_of_any(guard: Filter, alike: Sequence[Claim] | Sequence[Change]) -> Filter:
+    """The guard of the first, for each of them; each has its own token if that is of the clock."""
+    any_of: Filter = {"_id": {"$in": [each.id for each in alike]}}
+    if len(alike) == 1 or alike[0].incarnation is None:
+        return guard | any_of
+    own = [{"_id": each.id, "nonce": each.incarnation, "lease.token": each.token} for each in alike]
+    shared = {name: value for name, value in guard.items() if name not in own[0]}
+    return shared | any_of | {"$or": own}

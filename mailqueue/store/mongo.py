@@ -26,7 +26,13 @@ from bson.errors import BSONError
 from pymongo import MongoClient, ReadPreference, WriteConcern
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, ConfigurationError, PyMongoError, WriteError
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    OperationFailure,
+    PyMongoError,
+    WriteError,
+)
 from pymongo.read_concern import ReadConcern
 from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
@@ -47,7 +53,8 @@ _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,  # a date beyond year 9999 is no error
 )
 DUPLICATE = 11000
-_UNIQUE = frozenset({"_id", "idempotency_key"})  # the fields of our own unique indexes
+NO_SUCH_INDEX = 2  # BadValue: what a read with a hint says if the index is not there
+_UNIQUE = frozenset({"_id", "idempotency_key"})  # of our own unique indexes, old ones too
 PROBE = 0.8  # seconds
 DOUBT = 30.0  # seconds of an outage after which the driver knows better than a quick look
 _DEADLINE: ContextVar[float] = ContextVar("deadline", default=math.inf)  # of the present call
@@ -272,10 +279,15 @@ def write_errors(error: PyMongoError) -> list[dict[str, Any]]:
     return []
 
 
-def duplicate_keys(error: PyMongoError) -> set[str]:
-    """The idempotency keys that were already there."""
+def keys_refused(error: PyMongoError) -> list[str]:
+    """The idempotency keys that an older version's unique index has already."""
     values = [e.get("keyValue", {}) for e in write_errors(error) if e.get("code") == DUPLICATE]
-    return {value["idempotency_key"] for value in values if "idempotency_key" in value}
+    return [value["idempotency_key"] for value in values if "idempotency_key" in value]
+
+
+def no_such_index(error: OperationFailure) -> bool:
+    """Whether a read failed since the index that it named is not there."""
+    return error.code == NO_SUCH_INDEX
 
 
 def refused_inserts(error: PyMongoError) -> dict[int, int]:

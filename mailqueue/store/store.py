@@ -8,8 +8,10 @@ Durable is what a majority has in its journal. That is known of an e-mail in two
 was acknowledged and matched it, or a majority read found it. What a plain read finds, or a
 duplicate key speaks of, may be on a server that is not the primary any more, and be rolled back.
 So it is confirmed by a durable write (``confirm``), and where that does not match all, the insert
-is done again. Of two e-mails under one ``_id`` ours is the one with our ``nonce``; the other stays
-as it is, and ours gets an id of its own.
+is done again. Of two e-mails under one ``_id`` ours is the one with our ``nonce``. One with our
+idempotency key holds the key; any other stays as it is, and ours gets another id.
+
+An e-mail with a key has an ``_id`` that follows from the key (``keys``).
 
 Promises: a call that returns is durable. Every method may be called from any thread and raises
 ``StoreUnavailable``; a ``Store`` belongs to the process that made it.
@@ -32,19 +34,21 @@ from pymongo.errors import BulkWriteError, WriteError
 from mailqueue.config import Callbacks, MongoDB
 from mailqueue.lifecycle.outcomes import Reason, SendResult, Status
 from mailqueue.outage import Outage
-from mailqueue.store import document, ids, indexes, interventions
+from mailqueue.store import indexes, interventions, paging
+from mailqueue.store.announcements import announcement_filter, announcement_update
 from mailqueue.store.bulk import BulkWriter, Emails
 from mailqueue.store.callbacks import NO_CALLBACK_DUE, Noting
 from mailqueue.store.document import SIMULATED, Document, Stored
 from mailqueue.store.event_documents import EventDocuments
 from mailqueue.store.holds import put_back_filter, put_back_update
 from mailqueue.store.interventions import Verb
+from mailqueue.store.keys import Keys
 from mailqueue.store.merging import aside_writes, change_writes, claim_writes
 from mailqueue.store.mongo import (
     DUPLICATE,
     Mongo,
     NotDurable,
-    duplicate_keys,
+    keys_refused,
     majority_reads,
     refused_inserts,
     within,
@@ -57,8 +61,6 @@ from mailqueue.store.transitions import (
     Claim,
     Lease,
     Write,
-    announcement_filter,
-    announcement_update,
     is_written,
     late_yes_filter,
     late_yes_update,
@@ -94,6 +96,7 @@ class Store(Mongo):
         self._durable = majority_reads(self.emails)
         self.bulk = BulkWriter(self, self.emails, env, self.noting)
         self.indexed = False
+        self.keys = Keys(self.emails, env)
 
     @property
     def unwritable(self) -> set[ObjectId]:
@@ -103,7 +106,7 @@ class Store(Mongo):
     def ensure_indexes(self) -> None:
         """Create the indexes that are missing; ``ConfigError``: the server refuses one."""
         with self.operation():
-            indexes.create(self.emails)
+            self.keys.indexed = indexes.create(self.emails)
         self.indexed = True
 
     def reservations(self, *, seconds: float, change_stream: bool) -> Reservations:
@@ -126,54 +129,67 @@ class Store(Mongo):
 
     def insert(
         self, documents: Sequence[dict[str, Any]], session: ClientSession | None = None
-    ) -> tuple[set[str], dict[ObjectId, int]]:
+    ) -> tuple[dict[str, Document], dict[ObjectId, int]]:
         """Store new e-mails in one write.
 
-        Returns the idempotency keys that were there already, and MongoDB's error code for each
-        e-mail that it never takes; neither is stored. A document whose ``_id`` is another e-mail's
-        gets a new one. With ``session`` the driver's exceptions pass through.
+        Returns those that hold an idempotency key already, by the key (``_id``, ``content_hash``),
+        and MongoDB's error code for each e-mail that it never takes. For neither is anything
+        stored. A document whose ``_id`` is another e-mail's gets a new one. With ``session`` the
+        driver's exceptions pass through.
         """
         if session is not None:
             self._write_new(documents, session)
-            return set(), {}
+            return {}, {}
         with self.operation():
             return self.persist(lambda: self._insert(documents))
 
-    def _insert(self, documents: Sequence[dict[str, Any]]) -> tuple[set[str], dict[ObjectId, int]]:
+    def _insert(
+        self, documents: Sequence[dict[str, Any]]
+    ) -> tuple[dict[str, Document], dict[ObjectId, int]]:
         """One try. A document that is there already may be from an earlier try, its reply lost."""
         try:
             self._write_new(documents)
         except (WriteError, BulkWriteError) as error:
-            keys, codes = duplicate_keys(error), refused_inserts(error)
+            codes = refused_inserts(error)
             if not codes and all(each.get("code") != DUPLICATE for each in write_errors(error)):
                 raise
             refused = {documents[i]["_id"]: code for i, code in codes.items()}
-            rest = (d for d in documents if d["_id"] not in refused)
-            self._confirm_new([d for d in rest if d.get("idempotency_key") not in keys])
-            return keys, refused
-        return set(), {}
+            rest = [d for d in documents if d["_id"] not in refused]
+            return self._confirm_new(rest, keys_refused(error)), refused
+        return {}, {}
 
     def _write_new(
         self, documents: Sequence[Document], session: ClientSession | None = None
     ) -> None:
-        if len(documents) == 1:
-            self.emails.insert_one(dict(documents[0]), session=session)
-        else:
-            self.emails.insert_many(map(dict, documents), ordered=False, session=session)
+        try:
+            if len(documents) == 1:
+                self.emails.insert_one(dict(documents[0]), session=session)
+            else:
+                self.emails.insert_many(map(dict, documents), ordered=False, session=session)
+        except (WriteError, BulkWriteError) as error:
+            if keys_refused(error):  # a producer of an older version has made its index since
+                self.keys.indexed = True
+            raise
 
-    def _confirm_new(self, documents: Sequence[dict[str, Any]]) -> None:
-        """Return if all of these are durable and ours; else see to it that they can be inserted."""
-        nonces = [d.get("nonce") for d in documents]
-        same_ids = {"_id": {"$in": [d["_id"] for d in documents]}}
-        ours = same_ids | {"nonce": {"$in": nonces}}
-        if not documents or self.confirm(ours) == len(documents):
-            return
-        stored = self._durable.find(same_ids, {"nonce": 1})
-        of_others = {d["_id"] for d in stored if d.get("nonce") not in nonces}
-        for each in documents:
-            if each["_id"] in of_others:
-                document.rename(each, ids.new())
-        raise NotDurable
+    def _confirm_new(
+        self, documents: Sequence[dict[str, Any]], old_keys: Sequence[str]
+    ) -> dict[str, Document]:
+        """Return who holds the keys of these, once all that is stored of both is durable.
+
+        ``old_keys``: those that an older version's index knows. Raises ``NotDurable`` if some have
+        to be inserted (again).
+        """
+        present, holders = self.keys.sort_out(documents, old_keys)
+        if len(present) < len(documents) or not self._are_durable(present):
+            raise NotDurable
+        return holders
+
+    def _are_durable(self, stored: Sequence[Document]) -> bool:
+        """Whether these, as they were read, are durable; also if they have no nonce."""
+        email_ids = list({d["_id"] for d in stored})
+        nonces = [d.get("nonce") for d in stored]
+        match = {"_id": {"$in": email_ids}, "nonce": {"$in": nonces}}
+        return not stored or self.confirm(match) == len(email_ids)
 
     # Confirm: any → the same
     #
@@ -194,27 +210,14 @@ class Store(Mongo):
         """The e-mails stored under these idempotency keys (``_id``, ``content_hash``), durably."""
         with self.operation(session):
             if session is not None:
-                documents = self._find_keys(keys, session)
-            else:
-                documents = self.persist(lambda: self._find_durable_keys(keys))
-        return {each["idempotency_key"]: each for each in documents}
+                return self.keys.find(keys, session)
+            return self.persist(lambda: self._find_durable_keys(keys))
 
-    def _find_durable_keys(self, keys: Sequence[str]) -> list[Document]:
-        documents = self._find_keys(keys)
-        match = {
-            "_id": {"$in": [d["_id"] for d in documents]},
-            "idempotency_key": {"$in": list(keys)},
-        }
-        if documents and self.confirm(match) < len(documents):
+    def _find_durable_keys(self, keys: Sequence[str]) -> dict[str, Document]:
+        holders = self.keys.find(keys)
+        if not self._are_durable(list(holders.values())):
             raise NotDurable
-        return documents
-
-    def _find_keys(
-        self, keys: Sequence[str], session: ClientSession | None = None
-    ) -> list[Document]:
-        match = {"idempotency_key": {"$in": list(keys)}}
-        fields = {"idempotency_key": 1, "content_hash": 1}
-        return list(self.emails.find(match, fields, session=session))
+        return holders
 
     def cancel(self, email_id: ObjectId) -> bool:
         """Cancel what is queued (``interventions``). False: it is not cancelled.
@@ -307,7 +310,7 @@ class Store(Mongo):
         if not changes:
             return set()
         by_id = {c.id: c for c in changes if isinstance(c, Change)}
-        fields = {"status": 1, "lease": 1, "attempts": 1}
+        fields = {"status": 1, "lease": 1, "attempts": 1, "nonce": 1}
         try:
             documents = self._find_durable({"_id": {"$in": list(by_id)}}, fields)
         except BSONError:  # damaged since it was read: it is looked at again
@@ -319,21 +322,30 @@ class Store(Mongo):
         return written
 
     def record_late_yes(
-        self, email_id: ObjectId, token: int, vendor: str, result: SendResult, seconds: float
+        self,
+        email_id: ObjectId,
+        token: int,
+        vendor: str,
+        result: SendResult,
+        seconds: float,
+        incarnation: ObjectId | None = None,
     ) -> None:
         """Record a yes that came after the lease was lost, in whatever state the e-mail is."""
         update = late_yes_update(token, vendor, result, self.env == SIMULATED)
         update = self.noting.with_end(update)
-        _, refused = self.bulk.write([(late_yes_filter(email_id, token), update)], seconds)
+        guard = late_yes_filter(email_id, token, incarnation)
+        _, refused = self.bulk.write([(guard, update)], seconds)
         if refused and (result.refused or result.pending or result.detail):
             short = replace(result, refused=(), pending=(), detail="")
-            self.record_late_yes(email_id, token, vendor, short, seconds)
+            self.record_late_yes(email_id, token, vendor, short, seconds, incarnation)
         else:
             self.bulk.give_up(refused)
 
-    def record_look_up(self, email_id: ObjectId, token: int) -> None:
+    def record_look_up(
+        self, email_id: ObjectId, token: int, incarnation: ObjectId | None = None
+    ) -> None:
         """Note that the vendor of this ledger line was asked and did not know the e-mail."""
-        write = look_up_filter(email_id, token), look_up_update(token)
+        write = look_up_filter(email_id, token, incarnation), look_up_update(token)
         self.bulk.write([write], self.timeout)
 
     def intervene(self, ids: Sequence[ObjectId], verb: Verb, nonce: ObjectId) -> set[ObjectId]:
@@ -364,15 +376,19 @@ class Store(Mongo):
     #
     # Rule: an e-mail that ended as ``status``, has not been retried since, and has no callback that
     # is due, is forgotten.
+    # The sweeper asks once more for all that it found them by: under an id that follows from a key,
+    # another e-mail may be stored by now.
     #
     #   before  {_id: 1, status: "sent", updated_at: NOW - 31 days, …}
     #   after   (no document)
 
-    def delete(self, ids: Sequence[ObjectId], status: Status) -> int:
-        """Delete e-mails that ended as ``status``; returns how many were deleted."""
+    def delete(
+        self, ids: Sequence[ObjectId], status: Status, match: Mapping[str, Any] | None = None
+    ) -> int:
+        """Delete e-mails that ended as ``status`` and ``match``; returns how many were deleted."""
+        guard = {"_id": {"$in": list(ids)}, "status": status.value, **NO_CALLBACK_DUE}
         with self.operation():
-            match = {"_id": {"$in": list(ids)}, "status": status.value, **NO_CALLBACK_DUE}
-            return self.emails.delete_many(match).deleted_count
+            return self.emails.delete_many({**(match or {}), **guard}).deleted_count
 
     # Looking -----------------------------------------------------------------------------------
 
@@ -398,13 +414,18 @@ class Store(Mongo):
     ) -> list[Stored]:
         """Up to ``limit`` durable documents, the newest first; text empty, no HTML, no files.
 
-        Those that are older than ``after``, or those that are just newer than ``before``.
+        Those that are older than ``after``, or those that are just newer than ``before``; by
+        ``created_at``, and within a millisecond by ``_id``.
         """
         order = -1 if before is None else 1
-        bound = {"$lt": after} if before is None else {"$gt": before}
+        cursor, match = after or before, {}
+        if cursor is not None:
+            with self.operation():
+                at = self._durable.find_one({"_id": cursor}, {"created_at": 1})
+            match = paging.beyond(cursor, at, order)
         steps: list[dict[str, Any]] = [
-            {"$match": {"_id": bound} if after or before else {}},
-            {"$sort": {"_id": order}},
+            {"$match": match},
+            {"$sort": {"created_at": order, "_id": order}},
             {"$limit": limit},
         ]
         return self._load([*steps, *_HEADS], self._durable)[::-order]

@@ -23,7 +23,6 @@ from typing import Any
 from bson import ObjectId
 
 from mailqueue.lifecycle.outcomes import (
-    ANNOUNCEMENTS,
     HIGH,
     NORMAL,
     OVERDUE,
@@ -63,10 +62,14 @@ Write = tuple[Filter, Pipeline]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """The intent to send one e-mail through one vendor; ``token`` is the one that was read."""
+    """The intent to send one e-mail through one vendor; ``token`` is the one that was read.
+
+    ``incarnation``: as ``Stored`` has it.
+    """
 
     id: ObjectId
     token: int
+    incarnation: ObjectId | None = None
     vendor: str
     key: str | None = None
     probe: bool = False
@@ -76,6 +79,13 @@ class Claim:
     def new_token(self) -> int:
         """The token of the e-mail once it is claimed, and of the ledger line that this opens."""
         return self.token + 1
+
+    @property
+    def key_of(self) -> str | None:
+        """The field whose value is the ``key``: the usual one. None: it is another."""
+        if self.key != str(self.incarnation or self.id):
+            return None
+        return "_id" if self.incarnation is None else "nonce"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +109,13 @@ class Change:
     sent (``not_started``). ``expired`` also demands that the lease has run out. ``has_callback``:
     the e-mail has a ``callback_url``, so that its end is noted (``callbacks``). ``hold``: it stays
     queued and waits under this name (``control``), instead of the decision's delay.
+    ``incarnation``: as ``Stored`` has it.
     """
 
     id: ObjectId
     token: int
     decision: Decision
+    incarnation: ObjectId | None = None
     sending: bool = True
     nonce: ObjectId | None = None
     result: SendResult | None = None
@@ -137,12 +149,31 @@ class Aside:
 # Two workers that read token 0 cannot both win: the first claim makes it 1. A worker whose reply
 # was lost finds its own claim by the nonce. The document keeps its token for good, so no two claims
 # of one e-mail ever have the same one.
+#
+# An ``_id`` that follows from a key comes again once its e-mail was pruned and the key is used
+# anew. What was read of the earlier e-mail must do nothing to the later one. So the first token of
+# such an e-mail is of the clock; and as a clock may go back, every guard asks for the document's
+# own nonce, too (``same_email``).
+
+
+def same_email(email_id: ObjectId, incarnation: ObjectId | None) -> Filter:
+    """This e-mail, and not another one that has its ``_id`` since."""
+    return {"_id": email_id} if incarnation is None else {"_id": email_id, "nonce": incarnation}
+
+
+def _own_token(item: Claim | Change) -> Any:
+    """The token that the guard found, for the update.
+
+    Tokens of the clock differ from e-mail to e-mail: the server takes each document's own, so that
+    one update does for many (``merging``).
+    """
+    return item.token if item.incarnation is None else "$lease.token"
 
 
 def claim_filter(claim: Claim, env: str) -> Filter:
     """Queued, of my kind, due, not expired, and not claimed since it was read."""
     return {
-        "_id": claim.id,
+        **same_email(claim.id, claim.incarnation),
         "status": Status.QUEUED.value,
         "env": env,
         "lease.token": claim.token,
@@ -152,9 +183,11 @@ def claim_filter(claim: Claim, env: str) -> Filter:
 
 def claim_update(claim: Claim, lease: Lease) -> Pipeline:
     """Take the lease and open the ledger line (the intent) in one write."""
-    own_key = claim.key == str(claim.id)  # the usual one: computed, so that claims are alike
-    key = {"$toString": "$_id"} if own_key else {"$literal": claim.key}
-    token = claim.new_token
+    # The usual key is computed, so that claims are alike.
+    key = {"$toString": f"${claim.key_of}"} if claim.key_of else {"$literal": claim.key}
+    token: Any = claim.new_token
+    if claim.incarnation is not None:
+        token = {"$add": [_own_token(claim), 1]}
     new_lease = {
         "token": token,
         "owner": {"$literal": lease.owner},
@@ -212,7 +245,7 @@ def claim_update(claim: Claim, lease: Lease) -> Pipeline:
 def change_filter(change: Change) -> Filter:
     """The guard of a settlement, a rescue, or a transition of a queued e-mail."""
     guard: Filter = {
-        "_id": change.id,
+        **same_email(change.id, change.incarnation),
         "status": (Status.SENDING if change.sending else Status.QUEUED).value,
         "lease.token": change.token,
     }
@@ -232,11 +265,12 @@ def change_update(alike: Sequence[Change], *, simulated: bool, short: bool = Fal
     change = alike[0]
     decision = change.decision
     message_id = _message_id(alike)
+    token = _own_token(change)
     fields: dict[str, Any] = {
         "status": decision.status.value,
         "reason": decision.reason,
         "due_at": _after(decision.delay) if decision.delay > 0 else None,
-        "lease": {"$literal": {"token": change.token}},
+        "lease": {"$mergeObjects": [{"token": token}]},
         "round": {
             "n": decision.round.n,
             "tried": list(decision.round.tried),
@@ -253,7 +287,7 @@ def change_update(alike: Sequence[Change], *, simulated: bool, short: bool = Fal
     }
     if change.sending:
         attempts = ledger.only_closed_line if short else ledger.with_closed_line
-        fields["attempts"] = attempts(change.token, ledger.line_end(change.result, message_id))
+        fields["attempts"] = attempts(token, ledger.line_end(change.result, message_id))
     elif change.hold is not None:
         fields |= {"due_at": HELD, "overdue_at": "$$REMOVE", "hold": {"$literal": change.hold}}
     else:
@@ -265,10 +299,10 @@ def change_update(alike: Sequence[Change], *, simulated: bool, short: bool = Fal
         return [{"$set": fields | sent_fields(simulated)}]
     # The second step reads what the first one made, and overrules it where a yes came meanwhile.
     unknown = change.result is not None and change.result.outcome is Outcome.UNKNOWN
-    return [{"$set": fields}, {"$set": _late_yes_wins(change.token, unknown, simulated)}]
+    return [{"$set": fields}, {"$set": _late_yes_wins(token, unknown, simulated)}]
 
 
-def _late_yes_wins(token: int, unknown: bool, simulated: bool) -> dict[str, Any]:
+def _late_yes_wins(token: Any, unknown: bool, simulated: bool) -> dict[str, Any]:
     """What a settlement becomes where ``late_accept`` stands beside it: sent, after all.
 
     A yes for this very attempt, which an event brought, only fills in for an ``unknown`` outcome:
@@ -338,10 +372,10 @@ def current(field: str) -> dict[str, Any]:
 #            late: true, extra_copy: false}]}
 
 
-def late_yes_filter(email_id: ObjectId, token: int) -> Filter:
+def late_yes_filter(email_id: ObjectId, token: int, incarnation: ObjectId | None = None) -> Filter:
     """Any status: only a yes that this line has already is not written again."""
     open_or_unknown = {"token": token, "outcome": {"$ne": Outcome.ACCEPTED.value}}
-    return {"_id": email_id, "attempts": {"$elemMatch": open_or_unknown}}
+    return same_email(email_id, incarnation) | {"attempts": {"$elemMatch": open_or_unknown}}
 
 
 def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool) -> Pipeline:
@@ -383,44 +417,16 @@ def late_yes_update(token: int, vendor: str, result: SendResult, simulated: bool
 #   after   {status: "queued", attempts: [{token: 1, outcome: "unknown", looked_up: true}]}
 
 
-def look_up_filter(email_id: ObjectId, token: int) -> Filter:
+def look_up_filter(email_id: ObjectId, token: int, incarnation: ObjectId | None = None) -> Filter:
     """Still queued, and this line's vendor was not asked yet."""
     line = {"token": token, "looked_up": {"$ne": True}}
-    return {"_id": email_id, "status": Status.QUEUED.value, "attempts": {"$elemMatch": line}}
+    email = same_email(email_id, incarnation)
+    return email | {"status": Status.QUEUED.value, "attempts": {"$elemMatch": line}}
 
 
 def look_up_update(token: int) -> Pipeline:
     """The vendor was asked and did not know the e-mail."""
     return [{"$set": {"attempts": ledger.with_closed_line(token, {"looked_up": True})}}]
-
-
-# Announced: queued stays queued ------------------------------------------------------------------
-#
-# Rule: an e-mail that the sweeper put on the tube once more, and that is still queued, is overdue
-# again after four times as long as the last time, and after ``ANNOUNCEMENTS`` times it is left
-# alone. An attempt begins this anew (``change_update``). In a damaged document the count may be
-# anything: it is brought into bounds.
-#
-#   before  {status: "queued", priority: 65536, announced: null, overdue_at: NOW - 1 s}
-#   after   {status: "queued", priority: 65536, announced: {at: NOW, n: 1},
-#            overdue_at: NOW + 4 * 900 s}
-
-
-def announcement_filter(ids: Sequence[ObjectId]) -> Filter:
-    """Those of them that are still queued."""
-    return {"_id": {"$in": list(ids)}, "status": Status.QUEUED.value}
-
-
-def announcement_update() -> Pipeline:
-    """Count it, and say when it is overdue again."""
-    count = {"$cond": [{"$isNumber": "$announced.n"}, "$announced.n", 0]}
-    n = {"$add": [{"$max": [0, {"$min": [count, ANNOUNCEMENTS]}]}, 1]}
-    later = {"$add": ["$$NOW", {"$multiply": [OVERDUE_MS, {"$pow": [4, "$announced.n"]}]}]}
-    again = {"$cond": [{"$lt": ["$announced.n", ANNOUNCEMENTS]}, later, "$$REMOVE"]}
-    return [
-        {"$set": {"announced": {"$mergeObjects": [{"at": "$$NOW", "n": n}]}}},
-        {"$set": {"overdue_at": again}},  # a second step: it reads the new count
-    ]
 
 
 # Values of fields --------------------------------------------------------------------------------
@@ -469,6 +475,8 @@ def is_written(change: Change, document: Document) -> bool:
 
     A write whose reply was lost is repeated, and its repeat matches nothing: the first one did it.
     """
+    if change.incarnation not in (None, document.get("nonce")):
+        return False
     try:
         return (
             _has_closed_line(change, document) if change.sending else _has_status(change, document)

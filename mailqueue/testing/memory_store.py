@@ -22,19 +22,25 @@ from typing import TYPE_CHECKING, Any
 from bson import ObjectId
 
 from mailqueue.lifecycle.outcomes import Reason, Status
-from mailqueue.store.document import Stored
+from mailqueue.store import ids
+from mailqueue.store.document import SIMULATED, Stored
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
     from pymongo.client_session import ClientSession
 
 Document = dict[str, Any]
+_LONG_AGO, _NOBODY = datetime(1970, 1, 1, tzinfo=UTC), ObjectId(b"\0" * 12)
 _CONTENT = frozenset({"html", "alternatives", "attachments"})
 
 
 class MemoryStore:
-    """The e-mails of all producers of a process, in the order in which they were stored."""
+    """The e-mails of all producers of a process, in the order in which they were stored.
 
+    A copy has the same e-mails; ``env`` is the kind of its producer.
+    """
+
+    env = SIMULATED
     timeout = 10.0
     indexed = True
     is_away = False
@@ -106,25 +112,22 @@ class MemoryStore:
 
     def insert(
         self, documents: Sequence[Document], session: ClientSession | None = None
-    ) -> tuple[set[str], dict[ObjectId, int]]:
-        """Store new e-mails; returns the idempotency keys that were there already."""
+    ) -> tuple[dict[str, Document], dict[ObjectId, int]]:
+        """Store new e-mails; returns those that hold an idempotency key already."""
         with self._call():
             if session is not None and session.in_transaction:
                 self._hold(documents, session)
-                return set(), {}
+                return {}, {}
             return self._keep(documents), {}
 
-    def _keep(self, documents: Iterable[Document]) -> set[str]:
-        keys = self._by_key(self._documents.values())
-        taken_keys = set()
+    def _keep(self, documents: Iterable[Document]) -> dict[str, Document]:
+        """Of two e-mails with one ``_id``, which follows from their key, the first is kept."""
+        holders = {}
         for each in documents:
-            key = each.get("idempotency_key")
-            if key in keys:
-                taken_keys.add(key)
-            else:
-                self._documents[each["_id"]] = dict(each)
-                keys |= self._by_key([each])
-        return taken_keys
+            stored = self._documents.setdefault(each["_id"], dict(each))
+            if stored["nonce"] != each["nonce"]:
+                holders[each["idempotency_key"]] = stored
+        return holders
 
     def _hold(self, documents: Sequence[Document], session: ClientSession) -> None:
         """Until the caller commits or aborts: both are methods of the session that tell us then."""
@@ -148,15 +151,12 @@ class MemoryStore:
     def by_key(
         self, keys: Sequence[str], session: ClientSession | None = None
     ) -> dict[str, Mapping[str, Any]]:
-        """The e-mails stored under these idempotency keys."""
+        """The e-mails of ``env`` stored under these idempotency keys."""
         with self._call():
             held = self._uncommitted.get(id(session), []) if session is not None else []
-            documents = self._by_key([*self._documents.values(), *held])
-            return {key: documents[key] for key in keys if key in documents}
-
-    @staticmethod
-    def _by_key(documents: Iterable[Document]) -> dict[str, Document]:
-        return {d["idempotency_key"]: d for d in documents if "idempotency_key" in d}
+            documents = self._documents | {d["_id"]: d for d in held}
+            places = {key: ids.of_key(self.env, key) for key in keys}
+            return {key: documents[i] for key, i in places.items() if i in documents}
 
     def cancel(self, email_id: ObjectId) -> bool:
         """Cancel what is queued. False: it is not cancelled."""
@@ -192,11 +192,15 @@ class MemoryStore:
         (email_id,) = match.values()
         return list(self.read([email_id]).values())
 
-    def read(self, ids: Sequence[ObjectId], without: Sequence[str] = ()) -> dict[ObjectId, Stored]:  # noqa: ARG002  # as a store's
-        """The documents of ``ids``; a missing one is left out."""
+    def read(
+        self,
+        email_ids: Sequence[ObjectId],
+        without: Sequence[str] = (),  # noqa: ARG002  # as a store's
+    ) -> dict[ObjectId, Stored]:
+        """The documents of these; a missing one is left out."""
         with self._call():
             now = datetime.now(UTC)
-            return {i: Stored(self._documents[i], now) for i in ids if i in self._documents}
+            return {i: Stored(self._documents[i], now) for i in email_ids if i in self._documents}
 
     def find_whole(self, email_id: ObjectId) -> Stored | None:
         """The document; None: it is not there."""
@@ -214,12 +218,24 @@ class MemoryStore:
         As a store's, with an empty text, and without HTML and files.
         """
         with self._lock:
-            ids = sorted(self._documents, reverse=True)
+            newest = sorted(map(_place, self._documents.values()), reverse=True)
+            cursor = self._place_of(after or before)
         if before is not None:
-            ids = [i for i in ids if i > before][-limit:]
+            newest = [place for place in newest if place > cursor][-limit:]
         elif after is not None:
-            ids = [i for i in ids if i < after]
-        return [_without_content(stored) for stored in self.read(ids[:limit]).values()]
+            newest = [place for place in newest if place < cursor]
+        page = self.read([email_id for _, email_id in newest[:limit]])
+        return [_without_content(stored) for stored in page.values()]
+
+    def _place_of(self, email_id: ObjectId | None) -> tuple[datetime, ObjectId]:
+        """As if it was older than all, if it is not there."""
+        document = self._documents.get(email_id or _NOBODY)
+        return (_LONG_AGO, _NOBODY) if document is None else _place(document)
+
+
+def _place(document: Document) -> tuple[datetime, ObjectId]:
+    """By which e-mails are in order."""
+    return document["created_at"], document["_id"]
 
 
 def _without_content(stored: Stored) -> Stored:

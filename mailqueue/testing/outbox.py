@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -122,7 +123,11 @@ class Outbox(Sequence[SentEmail]):
     def storage(self, connections: Connections) -> Storage:
         """The storage of a producer: its own, since e-mails are merged by it, over one store."""
         storage = self._storages.get(connections)
-        return storage or self._storages.setdefault(connections, Storage(self._store, NoQueue()))
+        if storage is None:
+            store = copy(self._store)
+            store.env = connections.env
+            storage = self._storages.setdefault(connections, Storage(store, NoQueue()))
+        return storage
 
 
 def _sent(document: dict[str, Any]) -> SentEmail:

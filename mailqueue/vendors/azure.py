@@ -119,10 +119,11 @@ class Azure(HttpVendor):
 def _operation(attempt: Attempt) -> str:
     """The id of the operation: ours as a UUID of version 8, the same in every attempt.
 
-    Azure's events have this id and nothing else of ours, so ours must be readable in it.
+    Azure's events have this id and nothing else of ours, so ours must be readable in it. The digits
+    that are left tell an e-mail from an earlier one with the same id.
     """
-    digits = attempt.email_id
-    return str(UUID(f"{digits[:12]}80008000{digits[12:]}"))
+    digits, more = attempt.email_id, (attempt.nonce or "000000")[-6:]
+    return str(UUID(f"{digits[:12]}8{more[:3]}8{more[3:]}{digits[12:]}"))
 
 
 def sign(

@@ -37,7 +37,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from mailqueue.config import VendorConfig
@@ -48,7 +48,7 @@ from mailqueue.message import Address, Email
 from mailqueue.message.headers import encode_unstructured, header_problem
 from mailqueue.message.mime import mime
 from mailqueue.vendors import labels, limits
-from mailqueue.vendors.payloads import created_at, merge
+from mailqueue.vendors.payloads import merge
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,11 @@ class Attempt:
     ``email_id``: our id, 24 hexadecimal digits. Send it along: it finds the e-mail at the vendor.
     ``message_id``: the Message-ID, with its angle brackets; the same in every attempt.
     ``date``: for the Date header; the same in every attempt, and not before the e-mail's
-    ``send_at``. None: take it from the id.
+    ``send_at``. None: it is not known.
     ``key``: the idempotency key, if the vendor has a ``key_life``; the same in all attempts that
     may make only one copy.
+    ``nonce``: of an e-mail that was sent with an idempotency key, what tells it from an earlier one
+    with the same ``email_id``, which was pruned.
     ``recipients``: the addresses that this attempt goes to. None: all of them.
     ``deadline``: the moment, on the clock of ``time.monotonic``, by which ``send`` must be back.
     """
@@ -81,6 +83,7 @@ class Attempt:
     message_id: str
     date: datetime | None = None
     key: str | None = None
+    nonce: str | None = None
     recipients: tuple[str, ...] | None = field(default=None, repr=False)
     deadline: float
 
@@ -183,7 +186,7 @@ class Vendor(ABC):
         return mime(
             email,
             message_id=attempt.message_id,
-            date=attempt.date or created_at(attempt.email_id),
+            date=attempt.date or datetime.now(UTC),
             email_id=attempt.email_id,
             sender=self.sender(email),
             extra_headers=extra_headers or {},

@@ -31,6 +31,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -43,7 +44,6 @@ from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.payloads import (
     ascii_headers,
     basic_login,
-    created_at,
     mailbox_list,
     mailbox_text,
     unique_recipients,
@@ -52,6 +52,7 @@ from mailqueue.vendors.values import mapping, mappings, text
 
 Part = tuple[str, str | tuple[str, bytes, str]]
 
+_EARLIER = timedelta(minutes=5)
 _RETRY_TIME = re.compile(r"try again after (?:(\d+) seconds|([A-Z][^.]*))")
 
 
@@ -82,8 +83,7 @@ class Mailgun(HttpVendor):
         query = {
             "event": "accepted",
             "recipient": email.recipients[0].ascii,
-            # Its events cannot be earlier than the e-mail itself.
-            "begin": str(int(created_at(attempt.email_id).timestamp())),
+            "begin": str(int(_begin(attempt).timestamp())),
             "ascending": "yes",
             "limit": "300",
         }
@@ -188,6 +188,11 @@ def _escape(name: str) -> str:
 
 def _each(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list | tuple) else (value,)
+
+
+def _begin(attempt: Attempt) -> datetime:
+    """Before its first event: the Date may be of another clock, and is rounded up."""
+    return (attempt.date or datetime.now(UTC)) - _EARLIER
 
 
 def _message_id(event: Mapping[str, Any], email_id: str) -> str | None:

@@ -36,6 +36,7 @@ from mailqueue.vendors.payloads import (
     ascii_headers,
     base64_text,
     basic_login,
+    is_earlier,
     merge,
     unique_recipients,
     without_empty,
@@ -68,6 +69,8 @@ class Mailjet(HttpVendor):
         message = mapping(first(messages))
         message_id = identifier(message.get("ID"))
         if message_id is None or message.get("CustomID", attempt.email_id) != attempt.email_id:
+            return None
+        if is_earlier(message.get("ArrivedAt"), attempt.date):
             return None
         return SendResult(outcome=Outcome.ACCEPTED, code="found", message_id=message_id)
 

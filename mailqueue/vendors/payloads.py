@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mailqueue.message import Address, Email, structured
@@ -81,6 +81,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def created_at(email_id: str) -> datetime:
-    """When the e-mail was stored, out of its id: a date that is the same in every attempt."""
-    return datetime.fromtimestamp(int(email_id[:8], 16), UTC)  # see ``store.ids``
+def is_earlier(time: Any, date: datetime | None) -> bool:
+    """Whether a vendor's ``time`` of a message is of long before the e-mail with this ``date``.
+
+    The id of an e-mail with an idempotency key may have been that of an earlier one.
+    """
+    try:
+        at = datetime.fromisoformat(time)
+    except (TypeError, ValueError):
+        return False
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return date is not None and at < date - timedelta(days=1)

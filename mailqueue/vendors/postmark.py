@@ -34,6 +34,7 @@ from mailqueue.vendors.labels import ID_KEY
 from mailqueue.vendors.payloads import (
     ascii_headers,
     base64_text,
+    is_earlier,
     mailbox_list,
     mailbox_text,
     merge,
@@ -74,8 +75,9 @@ class Postmark(HttpVendor):
         if stream:
             query["messagestream"] = str(stream)
         messages = self.ask("/messages/outbound", query, self._login(), attempt).get("Messages")
-        message_id = text(mapping(first(messages)).get("MessageID"))
-        if not message_id:
+        message = mapping(first(messages))
+        message_id = text(message.get("MessageID"))
+        if not message_id or is_earlier(message.get("ReceivedAt"), attempt.date):
             return None
         return SendResult(outcome=Outcome.ACCEPTED, code="found", message_id=message_id)
 

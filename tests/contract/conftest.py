@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from mailqueue.vendors.base import Attempt, Vendor
 
 EMAIL_ID = "65f0a1b2c3d4e5f6a7b8c9d0"
 MESSAGE_ID = "<65f0a1b2c3d4e5f6a7b8c9d0@mailqueue.example.org>"
+
+DATE = datetime(2024, 3, 12, 18, 40, 50, tzinfo=UTC)
 
 Attempts = Callable[..., Attempt]
 Vendors = Callable[..., Any]
@@ -33,7 +36,7 @@ def attempt() -> Attempts:
     """Attempts that end soon: ``attempt(0.3)`` at the latest after 0.3 s."""
 
     def make(seconds: float = 5.0, **fields: Any) -> Attempt:
-        given = {"email_id": EMAIL_ID, "message_id": MESSAGE_ID, **fields}
+        given = {"email_id": EMAIL_ID, "message_id": MESSAGE_ID, "date": DATE, **fields}
         return Attempt(deadline=time.monotonic() + seconds, **given)
 
     return make

@@ -10,6 +10,7 @@ from typing import Any
 import greenstalk
 from bson import ObjectId
 from pymongo import MongoClient
+from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect
 
 from mailqueue.config import Config, VendorConfig
@@ -34,6 +35,12 @@ MAIL: EmailDict = {
     "text": "Hello",
 }
 OTHER_MAIL: EmailDict = {**MAIL, "subject": "Something else"}
+
+
+def create_old_index(emails: Collection[Document]) -> None:
+    """The unique index that older versions had on keys."""
+    present = {"idempotency_key": {"$exists": True}}
+    emails.create_index("idempotency_key", unique=True, partialFilterExpression=present)
 
 
 def mails(n: int) -> list[EmailDict]:

@@ -62,7 +62,7 @@ OPEN = {name: LINE[name] for name in ("n", "token", "vendor", "key", "probe", "s
 
 def queued(producer: Producer, emails: Collection[Document]) -> Document:
     """One that was tried once, with all that a queued e-mail may have."""
-    email_id = ObjectId(producer.send(FULL_MAIL, idempotency_key="k"))
+    email_id = ObjectId(producer.send(FULL_MAIL, idempotency_key=str(ObjectId())))
     found = emails.find_one_and_delete({"_id": email_id})
     assert found is not None
     del found["idempotency_key"]

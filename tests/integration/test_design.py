@@ -22,6 +22,7 @@ from mailqueue.routing import router
 from mailqueue.routing.rotation import Health
 from mailqueue.store import callbacks, deliveries, holds, interventions, ledger
 from mailqueue.store.callbacks import Settlement
+from mailqueue.store.ids import of_key
 from mailqueue.store.indexes import FOR_RESERVATIONS, INDEXES
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
@@ -83,6 +84,12 @@ def test_the_fields_of_an_email_are_those_that_the_writes_leave(
     assert told == without_nothing(found)
 
 
+def tokens_since(created_at: datetime, email: Document) -> list[float]:
+    """Those of the attempts and of the lease, counted from where they began: that time."""
+    tokens = [line["token"] for line in email["attempts"]] + [email["lease"]["token"]]
+    return [token - round(created_at.timestamp() * 1000) for token in tokens]
+
+
 def test_the_example_is_what_is_stored_after_a_503_and_a_yes(stage: Stage) -> None:
     stage.vendor("sendgrid")
     stage.vendor("mailgun-eu", DOWN)
@@ -96,11 +103,14 @@ def test_the_example_is_what_is_stored_after_a_503_and_a_yes(stage: Stage) -> No
     shown = json.loads(example)
     assert sorted(paths(shown)) == sorted(paths(stored))
     for line, real in zip(shown["attempts"], stored["attempts"], strict=True):
-        timeless = {"started_at", "ended_at", "message_id"}
+        timeless = {"started_at", "ended_at", "message_id", "token"}
         for name in line.keys() - timeless:
             assert (name, line[name]) == (name, real[name])
-    for name in ("status", "priority", "lease", "round", "unknowns", "counted", "vendor"):
+    for name in ("status", "priority", "round", "unknowns", "counted", "vendor"):
         assert shown[name] == stored[name]
+    assert tokens_since(datetime.fromisoformat(shown["created_at"]), shown) == [1, 2, 2]
+    assert tokens_since(stored["created_at"], stored) == [1, 2, 2]
+    assert ObjectId(shown["_id"]) == of_key("production", shown["idempotency_key"])
 
 
 def test_the_fields_of_a_vendors_health_are_those_that_are_stored(stage: Stage) -> None:

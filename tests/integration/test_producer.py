@@ -31,6 +31,7 @@ from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Email, EmailDict
 from mailqueue.producer import Priority, Producer
 from mailqueue.queue import announcer
+from mailqueue.store import ids as identities
 from mailqueue.store.ids import to_uuid
 from tests.integration.bench import (
     MAIL,
@@ -105,9 +106,10 @@ def test_a_new_document_is_complete(producer: Producer, emails: Collection[Docum
     assert stored["email"] == MAIL
     assert stored["status"] == "queued"
     assert stored["env"] == "simulated"
-    assert stored["message_id"] == f"<{email_id}@example.com>"
+    assert str(stored["_id"]) == email_id == str(identities.of_key("simulated", "order-1"))
+    assert stored["message_id"] == f"<{stored['nonce']}@example.com>"
     assert stored["idempotency_key"] == "order-1"
-    assert stored["lease"] == {"token": 0}
+    assert stored["lease"] == {"token": stored["created_at"].timestamp() * 1000}
     assert stored["attempts"] == []
     assert stored["created_at"] == stored["updated_at"]
     assert stored["clock_from"] is None
@@ -553,17 +555,22 @@ def test_a_key_that_appears_between_the_look_up_and_the_insert_gives_the_first_i
 def test_an_id_is_never_given_for_an_email_that_is_not_stored(
     producer: Producer, emails: Collection[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first e-mail of a key is pruned between the failed insert and the look-up."""
+    """The first e-mail of a key is pruned between the failed insert and the look at it."""
     producer.send(MAIL, idempotency_key="order-1")
-    look_up = producer._connections.storage().store.by_key
+    store: Any = producer._connections.storage().store
+    look = store._confirm_new
+    looks = []
 
-    def after_pruning(keys: list[str], session: ClientSession | None = None) -> Document:
+    def after_pruning(*given: Any) -> Any:
+        looks.append(given)
         emails.delete_many({})
-        return look_up(keys, session)
+        return look(*given)
 
-    monkeypatch.setattr(producer._connections.storage().store, "by_key", after_pruning)
-    email_id = producer.send(MAIL, idempotency_key="order-1")
-    assert emails.distinct("_id") == [ObjectId(email_id)]
+    monkeypatch.setattr(store, "_confirm_new", after_pruning)
+    email_id = producer.send(OTHER_MAIL, idempotency_key="order-1")
+    (stored,) = emails.find()
+    assert (str(stored["_id"]), stored["email"]["subject"]) == (email_id, OTHER_MAIL["subject"])
+    assert len(looks) == 1
 
 
 def test_the_key_is_found_where_the_application_reads_from_secondaries(
@@ -634,7 +641,8 @@ def test_an_email_of_an_aborted_transaction_never_was(
     assert producer.status(email_id) is None
     assert producer.announce([email_id]) == 0
     assert emails.count_documents({}) == 0
-    assert producer.send(MAIL, idempotency_key="order-1") != email_id
+    assert producer.send(MAIL, idempotency_key="order-1") == email_id
+    assert emails.count_documents({}) == 1
 
 
 def test_a_transaction_that_is_run_twice_stores_its_emails_once(

@@ -28,7 +28,7 @@ from mailqueue.lifecycle.outcomes import (
 )
 from mailqueue.message import Email
 from mailqueue.message.message import content_hash
-from mailqueue.store import document
+from mailqueue.store import document, ids
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.store import Store
 from mailqueue.store.transitions import Change, Claim, Lease
@@ -100,6 +100,21 @@ def the(emails: Collection[Document]) -> Document:
     return found
 
 
+def with_key(key: str) -> Document:
+    """A new e-mail with this key, of a call of its own."""
+    return document.new(
+        Email.from_mapping(MAIL).to_mapping(),
+        email_id=ids.of_key(SIMULATED, key),
+        message_id="<1@example.com>",
+        env=SIMULATED,
+        content_hash="",
+        priority=NORMAL,
+        now=datetime.now(UTC),
+        idempotency_key=key,
+        nonce=ids.new(),
+    )
+
+
 # Inserting --------------------------------------------------------------------------------------
 
 
@@ -107,17 +122,21 @@ def test_what_is_there_under_our_own_id_is_stored(store: Store) -> None:
     email = stored(store)
     again = store.read(email)[email[0]].document
     made = {k: v for k, v in again.items() if k != "now"}
-    assert store.insert([made]) == (set(), {})
-    assert store.insert([made, {**made, "_id": ObjectId()}]) == (set(), {})
+    assert store.insert([made]) == ({}, {})
+    assert store.insert([made, {**made, "_id": ObjectId()}]) == ({}, {})
 
 
 def test_taken_keys_are_told_and_the_rest_is_stored(
     store: Store, emails: Collection[Document]
 ) -> None:
-    stored(store, idempotency_key="order-1")
-    made = {k: v for k, v in the(emails).items() if k != "_id"}
-    new = [{**made, "_id": ObjectId(), "idempotency_key": f"order-{n}"} for n in (1, 2)]
-    assert store.insert(new) == ({"order-1"}, {})
+    new = [with_key(f"order-{n}") for n in (1, 2)]
+    store.insert([with_key("order-1")])
+    first = the(emails)["_id"]
+    holders, refused = store.insert(new)
+    assert ({key: holder["_id"] for key, holder in holders.items()}, refused) == (
+        {"order-1": first},
+        {},
+    )
     assert sorted(emails.distinct("idempotency_key")) == ["order-1", "order-2"]
     assert emails.count_documents({}) == 2
 
@@ -125,12 +144,12 @@ def test_taken_keys_are_told_and_the_rest_is_stored(
 def test_refused_emails_are_told_beside_taken_keys_and_the_rest_is_stored(
     store: Store, emails: Collection[Document]
 ) -> None:
-    stored(store, idempotency_key="order-1")
+    store.insert([with_key("order-1")])
     emails.database.command("collMod", emails.name, validator={"status": "queued"})
-    made = {k: v for k, v in the(emails).items() if k != "_id"}
-    new = [{**made, "_id": ObjectId(), "idempotency_key": f"order-{n}"} for n in range(4)]
+    new = [with_key(f"order-{n}") for n in range(4)]
     new[2]["status"] = "odd"
-    assert store.insert(new) == ({"order-1"}, {new[2]["_id"]: 121})
+    holders, refused = store.insert(new)
+    assert (set(holders), refused) == ({"order-1"}, {new[2]["_id"]: 121})
     assert set(emails.distinct("idempotency_key")) == {"order-0", "order-1", "order-3"}
 
 
@@ -542,7 +561,7 @@ def test_the_backlog_and_the_key_are_found_by_index(
 ) -> None:
     assert emails.index_information().keys() == {
         "_id_",
-        "idempotency_key_1",
+        "created_at_1__id_1",
         "status_1_env_1_due_at_1__id_1",
         "env_1_overdue_at_1",
         "status_1_env_1_expires_at_1",

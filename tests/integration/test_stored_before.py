@@ -27,7 +27,7 @@ from mailqueue.store import audit, ids
 from mailqueue.store.document import PRODUCTION
 from mailqueue.store.interventions import Verb
 from tests.integration import bench as workbench
-from tests.integration.bench import Bench, Fake
+from tests.integration.bench import Bench, Fake, create_old_index
 
 Document = dict[str, Any]
 
@@ -85,6 +85,7 @@ def bench(config: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setenv("MAILQUEUE_ENV", "production")
     monkeypatch.setattr(workbench, "Fake", lambda v: (Keyed if v.name == "first" else Fake)(v))
     made = Bench(config, env=PRODUCTION)
+    create_old_index(made.store.emails)
     made.store.ensure_indexes()
     yield made
     made.close()

@@ -20,6 +20,7 @@ from mailqueue.queue.beanstalkd.broker import depth
 from mailqueue.store.document import PRODUCTION, Stored
 from tests.integration.bench import (
     MAIL,
+    OTHER_MAIL,
     Bench,
     Document,
     beanstalk,
@@ -445,7 +446,8 @@ def test_a_key_can_be_used_again_when_its_email_is_forgotten(
     emails.update_one({}, {"$set": {"status": "sent", "updated_at": ago(1000 * DAY)}})
     bench.sweeper.sweep()
     assert producer.status(first) is None
-    assert producer.send(MAIL, idempotency_key="order-1") != first
+    assert producer.send(OTHER_MAIL, idempotency_key="order-1") == first
+    assert emails.distinct("email.subject") == [OTHER_MAIL["subject"]]
 
 
 # One at a time ----------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ from mailqueue.vendors.values import first, identifier, mapping, text
 
 _VALIDATION = "Microsoft.EventGrid.SubscriptionValidationEvent"
 _REPORT = "Microsoft.Communication.EmailDeliveryReportReceived"
-_OPERATION = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-8000-8000-([0-9a-f]{12})")
+_OPERATION = re.compile(r"([0-9a-f]{8})-([0-9a-f]{4})-8[0-9a-f]{3}-8[0-9a-f]{3}-([0-9a-f]{12})")
 _STATUSES = {
     "Delivered": EventType.DELIVERED,
     "Expanded": EventType.SENT,
