@@ -10,7 +10,6 @@ duplicate key speaks of, may be on a server that is not the primary any more, an
 So it is confirmed by a durable write (``confirm``), and where that does not match all, the insert
 is done again. Of two e-mails under one ``_id`` ours is the one with our ``nonce``. One with our
 idempotency key holds the key; any other stays as it is, and ours gets another id.
-
 An e-mail with a key has an ``_id`` that follows from the key (``keys``).
 
 Promises: a call that returns is durable. Every method may be called from any thread and raises
@@ -208,9 +207,9 @@ class Store(Mongo):
         self, keys: Sequence[str], session: ClientSession | None = None
     ) -> dict[str, Document]:
         """The e-mails stored under these idempotency keys (``_id``, ``content_hash``), durably."""
-        with self.operation(session):
-            if session is not None:
-                return self.keys.find(keys, session)
+        if session is not None:
+            return self.keys.find(keys, session)
+        with self.operation():
             return self.persist(lambda: self._find_durable_keys(keys))
 
     def _find_durable_keys(self, keys: Sequence[str]) -> dict[str, Document]:
