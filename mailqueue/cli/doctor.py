@@ -244,11 +244,25 @@ def _consumers(context: Context) -> Iterator[Finding]:
     now = context.store.now()
     due = {"status": Status.QUEUED.value, "due_at": {"$not": {"$gt": now}}}
     waiting = context.store.count({**due, "env": context.store.env}, UNLIMITED)
-    if waiting and not sweeper.is_leased(context.store):
+    queue = sweeper.active_queue(context.store)
+    if waiting and queue is None:
         setting = "with" if context.production else "without"
         todo = f"start one: python -m mailqueue.consumer, {setting} MAILQUEUE_ENV=production"
         text = f"none runs in this mode, and {count(waiting, 'due e-mail')} cannot be sent"
         yield Finding(Level.FAIL, "consumers", text, todo)
+
+    elif queue and queue != (own := context.config.broker.place):
+        yield _other_queue(own, queue)
+
+
+def _other_queue(own: str, queue: str) -> Finding:
+    """What is announced where nobody waits comes all the same, by the sweeper, but late."""
+    text = f"this configuration announces on {own}; consumers wait at {queue}"
+    if own.partition(",")[0] == queue.partition(",")[0]:
+        todo = "if these are two names of one place, all is well; else correct one configuration"
+        return Finding(Level.WARN, "queue", text, todo)
+    todo = "correct one configuration: until then e-mails wait for a round of the sweeper"
+    return Finding(Level.FAIL, "queue", text, todo)
 
 
 def _other_kind(context: Context) -> Iterator[Finding]:

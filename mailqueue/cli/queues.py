@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mailqueue.cli.context import Context
 from mailqueue.cli.finding import Finding, Level
 from mailqueue.cli.table import age, count
-from mailqueue.config import Beanstalkd, Redis, Sqs
+from mailqueue.config import Beanstalkd, Memory, Redis, Sqs
 from mailqueue.config.checks import is_loopback
 from mailqueue.errors import MissingExtra, QueueUnavailable
 from mailqueue.queue.broker import INTAKE
@@ -35,6 +35,11 @@ def examine(context: Context) -> Iterator[Finding]:
         yield from _redis(settings, context.config.delivery.ttr)
     if isinstance(settings, Sqs):
         yield from _sqs(settings)
+    if isinstance(settings, Memory):
+        todo = "choose another queue.type for all but tests and development"
+        yield Finding(
+            Level.WARN, "queue", "memory: of one process, not shared with any other", todo
+        )
 
 
 # beanstalkd ---------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from mailqueue.config import Config
 from mailqueue.consumer import build_sweeper
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import Status
-from mailqueue.queue import events_depth, open_broker
+from mailqueue.queue import events_depth, open_broker, refuse_memory
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.rotation import Health, probe_wait
 from mailqueue.store import audit
@@ -152,19 +152,23 @@ def stats(context: Context) -> Report:
     head = ("STATUS", "E-MAILS", "SIMULATED", "UNKNOWN")
     lines = table(head, [list(row.values()) for row in rows])
     waits = f"{oldest['id']}, for {age(oldest['seconds'])}" if oldest else "none"
-    shown: dict[str, Any] = {"oldest e-mail due": waits, "jobs on the queue": _depth(jobs)}
+    shown: dict[str, Any] = {"oldest e-mail due": waits, "queue": context.config.broker.place}
+    shown["jobs on the queue"] = "not reached" if notes else _depth(jobs)
     if events and any(events.values()):  # else nobody may use it
         shown["events for mailqueue intake"] = _depth(events)
     closed = control.rows(context, ControlStore(context.store).read().active)
     if closed:
         shown["held or drained"] = [f"{row['control']} ({row['waiting']} wait)" for row in closed]
     lines += ["", *fields(shown)]
-    data = {"emails": rows, "oldest_due": oldest, "tube": jobs, "intake": events, "held": closed}
-    return Report(data, lines, EXIT_NOT_REACHED if jobs is None else EXIT_OK, notes)
+    data: dict[str, Any] = {"queue": context.config.broker.place, "tube": jobs, "intake": events}
+    data |= {"emails": rows, "oldest_due": oldest, "held": closed}
+    return Report(data, lines, EXIT_NOT_REACHED if notes else EXIT_OK, notes)
 
 
 def _depth(jobs: Mapping[str, int] | None) -> str:
-    return "not reached" if jobs is None else ", ".join(f"{n} {s}" for s, n in jobs.items())
+    if jobs is None:
+        return "none: consumers look for what is due"
+    return ", ".join(f"{n} {s}" for s, n in jobs.items())
 
 
 def _counts(context: Context, status: Status) -> dict[str, Any]:
@@ -214,6 +218,7 @@ def examine(context: Context) -> Report:
 def sweep(context: Context) -> Report:
     """One round of the sweeper now, as a consumer would do it."""
     config, dry_run = context.config, context.options.dry_run
+    refuse_memory(config)
     if context.production:  # a round plans e-mails for vendors, which then need their secrets
         config = Config.load(context.file, secrets=True, environ=context.environ)
     with build_sweeper(config) as sweeper:

@@ -43,6 +43,11 @@ class Beanstalkd(Section):
         """Host and port of each server, for ``socket.create_connection``."""
         return tuple(checks.host_and_port(address) for address in self.servers)
 
+    @property
+    def place(self) -> str:
+        """What consumers wait at, for people."""
+        return f"beanstalkd, tube {self.tube} of {', '.join(sorted(self.servers))}"
+
 
 @dataclass(frozen=True, slots=True)
 class Redis(Section):
@@ -77,6 +82,11 @@ class Redis(Section):
         """Whether a network between could read what is said."""
         return urlsplit(self.url).scheme == "redis"
 
+    @property
+    def place(self) -> str:
+        """What consumers wait at, for people; without the password."""
+        return f"redis, tube {self.tube} of {self.server}"
+
 
 @dataclass(frozen=True, slots=True)
 class Sqs(Section):
@@ -103,6 +113,11 @@ class Sqs(Section):
             if url is not None and (first := names.setdefault(str(url), name)) != name:
                 problems.add(name, f"must be a queue of its own: {first} has it too")
 
+    @property
+    def place(self) -> str:
+        """What consumers wait at, for people."""
+        return f"sqs, {self.urgent} and {self.normal}"
+
 
 @dataclass(frozen=True, slots=True)
 class MongoDBQueue(Section):
@@ -110,12 +125,22 @@ class MongoDBQueue(Section):
 
     change_stream: bool = key(bool, False, "whether MongoDB wakes idle consumers (replica sets)")
 
+    @property
+    def place(self) -> str:
+        """What consumers wait at, for people."""
+        return "mongodb"
+
 
 @dataclass(frozen=True, slots=True)
 class Memory(Section):
     """In the memory of one process, for tests and development."""
 
     tube: str = key(str, "mailqueue", _TUBE, checks.tube)
+
+    @property
+    def place(self) -> str:
+        """What consumers wait at, for people."""
+        return f"memory, tube {self.tube}"
 
 
 QueueSettings: TypeAlias = Beanstalkd | Redis | Sqs | MongoDBQueue | Memory

@@ -58,7 +58,7 @@ class Sweeper:
         self._store = store
         self._routing = routing
         self._broker = broker
-        self._lease = ProcessLease(store, lease_name(store), owner)
+        self._lease = ProcessLease(store, lease_name(store), owner, config.broker.place)
         self._controls = ControlStore(store)
         self._drained: frozenset[str] | None = None  # vendors, in the last round
         self._once = Once()
@@ -292,9 +292,13 @@ def lease_name(store: Store) -> str:
     return f"sweeper.{store.env}"
 
 
-def is_leased(store: Store) -> bool:
-    """Whether some process sweeps: every consumer does, but one at a time."""
-    return ProcessLease(store, lease_name(store)).is_held()
+def active_queue(store: Store) -> str | None:
+    """At which queue the process that sweeps waits; None: no process does, so no consumer runs.
+
+    Every consumer sweeps, but one at a time.
+    """
+    holder = ProcessLease(store, lease_name(store)).holder()
+    return None if holder is None else str(holder.get("queue") or "")
 
 
 def _expiry(stored: Stored) -> Change | Aside:

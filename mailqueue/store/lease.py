@@ -10,6 +10,7 @@ same. Raises ``StoreUnavailable``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,21 +23,25 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ProcessLease:
-    """The lease of this ``name``, for the process that calls itself ``owner``."""
+    """The lease of this ``name``, for the process that calls itself ``owner``.
 
-    def __init__(self, mongo: Mongo, name: str, owner: str = "") -> None:
+    ``queue``: at which queue the holder waits, for people.
+    """
+
+    def __init__(self, mongo: Mongo, name: str, owner: str = "", queue: str = "") -> None:
         self._mongo = mongo
         self._leases = mongo.collection(".leases")
         self._name = name
         self._owner = owner
+        self._queue = queue
 
     # Take: free, over or mine → mine for so long
     #
     # Rule: the lease is mine if it was mine already, if its time has passed, or if nobody ever made
     # it. To make it without a time, and only then to take it, keeps this to one way of taking.
     #
-    #   before  {_id: "sweeper.production", owner: "web-1:…", until: NOW - 3 s}
-    #   after   {_id: "sweeper.production", owner: "web-2:…", until: NOW + 120 s}
+    #   before  {_id: "sweeper.production", owner: "web-1:…", queue: "mongodb", until: NOW - 3 s}
+    #   after   {_id: "sweeper.production", owner: "web-2:…", queue: "mongodb", until: NOW + 120 s}
 
     def take(self, seconds: float) -> bool:
         """Take it, or keep it, for so long from now on; False: another process holds it."""
@@ -45,7 +50,8 @@ class ProcessLease:
             "$or": [{"owner": self._owner}, {"$expr": lease_has_ended("$until")}],
         }
         until = {"$add": ["$$NOW", round(seconds * 1000)]}
-        update = [{"$set": {"owner": {"$literal": self._owner}, "until": until}}]
+        holder = {"owner": {"$literal": self._owner}, "queue": {"$literal": self._queue}}
+        update = [{"$set": {**holder, "until": until}}]
         with self._mongo.operation():
             matched = self._leases.update_one(mine_or_over, update).matched_count
         return bool(matched) or (self._create() and self.take(seconds))
@@ -64,11 +70,11 @@ class ProcessLease:
         with self._mongo.operation():
             self._leases.delete_one({"_id": self._name, "owner": self._owner})
 
-    def is_held(self) -> bool:
-        """Whether any process holds it."""
+    def holder(self) -> Mapping[str, Any] | None:
+        """The lease with its ``owner`` and ``queue``; None: no process holds it."""
         match = {"_id": self._name, "$expr": {"$not": lease_has_ended("$until")}}
         with self._mongo.operation():
-            return self._leases.find_one(match) is not None
+            return self._leases.find_one(match)
 
 
 def lease_has_ended(until: str) -> dict[str, Any]:
