@@ -96,7 +96,8 @@ class SqsCase(Case):
         for url in _urls(config):
             address, name = url.split("/")[2], url.split("/")[-1]
             # Behind a proxy, it is the only server.
-            server = self.servers.get(address) or [*self.servers.values()][-1]
+            running = [server for server in self.servers.values() if server.is_running]
+            server = self.servers.get(address) or running[-1]
             server.create(name)
 
     def remove(self, config: Config) -> None:

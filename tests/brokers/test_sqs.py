@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -20,13 +21,26 @@ from mailqueue.cli import queues
 from mailqueue.cli.finding import Level
 from mailqueue.config import Config, Sqs
 from mailqueue.errors import ConfigError, QueueUnavailable
+from mailqueue.intake.event import read
+from mailqueue.intake.intake import Intake
 from mailqueue.lifecycle.outcomes import BULK, HIGH, NORMAL, RETRY_HIGH, RETRY_NORMAL
-from mailqueue.queue import open_broker, open_events
-from mailqueue.queue.broker import BURIED, CALLBACKS, INTAKE, Announcement, release_end
+from mailqueue.producer.connections import Connections
+from mailqueue.queue import events_depth, open_broker, open_events
+from mailqueue.queue.broker import (
+    BURIED,
+    CALLBACKS,
+    INTAKE,
+    STATES,
+    Announcement,
+    release_end,
+)
 from mailqueue.queue.sqs import client as sqs_client
 from mailqueue.queue.sqs.broker import SqsBroker, SqsReceiver
+from mailqueue.store.document import PRODUCTION
 from tests.brokers.conftest import Servers, end, ids, reserved
 from tests.brokers.sqs import KINDS, REGION, Moto, SqsCase, client
+from tests.process.consumer_process import ConsumerProcess
+from tests.stage import DOWN, Stage, letter
 
 TTR = 60
 
@@ -328,6 +342,53 @@ def test_a_call_in_the_middle_of_another_and_a_forked_child_have_clients_of_thei
 def test_boto3_is_loaded_only_where_the_queue_is_sqs() -> None:
     code = "import sys, mailqueue, mailqueue.consumer; sys.exit('boto3' in sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-c", code]) == 0
+
+
+# The whole way ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cloud(stage: Stage, settings: Sqs) -> Stage:
+    """A stage whose queue is SQS."""
+    keys = ("region", "endpoint_url", *KINDS)
+    stage.settings["queue"] = {"type": "sqs", **{key: getattr(settings, key) for key in keys}}
+    return stage
+
+
+def test_a_consumer_sends_retries_and_stops_cleanly(cloud: Stage, tmp_path: Path) -> None:
+    first, _ = cloud.vendor("first"), cloud.vendor("second")
+    cloud.settings["retry"] = {"base": 0.1, "cap": 0.2}
+    first.replies = [DOWN] * 2
+    ids = cloud.send(20) + cloud.send(3, priority="high")
+    with ConsumerProcess(cloud.settings, tmp_path / "consumer") as consumer:
+        cloud.until(sent=23)
+        assert consumer.stop() == 0
+    assert cloud.copies == dict.fromkeys(ids, 1)
+    depth = open_broker(cloud.config).depth()
+    assert depth == dict.fromkeys(STATES, 0)
+
+
+def test_intake_stores_an_event_once_and_keeps_what_is_refused(cloud: Stage) -> None:
+    queue = str(cloud.settings["queue"]["intake"])
+    other = client(str(cloud.settings["queue"]["endpoint_url"]))
+    event = json.dumps({"email": letter(1)})
+    for body in (event, "no event"):
+        other.send_message(QueueUrl=queue, MessageBody=body)
+    connections = Connections(cloud.config, PRODUCTION, None)
+    (receiver,) = open_events(cloud.config)
+    again = receiver.reserve(5, 10)  # a process that stores, and ends before it deletes
+    intake = Intake(receiver, connections)
+    intake._store([read(each.body, each.key) for each in again if each.body == event.encode()])
+    receiver.give_back()
+    with closing(connections):
+        while intake.turn():
+            pass
+    receiver.close()
+    assert dict(intake.counts) == {"stored": 0, "repeated": 1, "buried": 1}
+    assert cloud.statuses() == {"queued": 1}
+    events = events_depth(cloud.config)
+    assert events is not None
+    assert {state: n for state, n in events.items() if n} == {"reserved": 1}
 
 
 # Configuration ------------------------------------------------------------------------------------

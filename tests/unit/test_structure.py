@@ -137,6 +137,10 @@ def test_only_one_module_speaks_to_redis() -> None:
     assert users == {"queue.redis.connection", "queue.redis.__init__"}  # which looks for it
 
 
+def test_only_one_module_speaks_to_sqs() -> None:
+    assert {name for name in MODULES if "boto3" in imports_of(name)} == {"queue.sqs.client"}
+
+
 def test_every_store_knows_the_callbacks_that_it_has_to_note() -> None:
     calls = [n for nodes in NODES.values() for n in nodes if isinstance(n, ast.Call)]
     made = [call for call in calls if _last_name(call.func) == "Store"]

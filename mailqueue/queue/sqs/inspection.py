@@ -26,7 +26,6 @@ class Facts:
     error: str = ""
     ready: int = 0
     in_flight: int = 0
-    visibility: int = 0
     retention: int = 0
     max_receives: int = 0
 
@@ -49,7 +48,6 @@ def _facts(use: str, attributes: Mapping[str, str]) -> Facts:
         use,
         ready=int(attributes.get("ApproximateNumberOfMessages", 0)),
         in_flight=int(attributes.get("ApproximateNumberOfMessagesNotVisible", 0)),
-        visibility=int(attributes.get("VisibilityTimeout", 0)),
         retention=int(attributes.get("MessageRetentionPeriod", 0)),
         max_receives=int(redrive.get("maxReceiveCount", 0)),
     )

@@ -8,8 +8,8 @@ whoever has room asks for more.
 Assumes: one thread receives. A request that waits is answered when a message comes, and an
 unfinished one must not be left behind: the message that it was given is hidden for long.
 
-Promises: no more than one message of each queue is here that nobody has room for. What failed is
-raised by the next ``receive``, and what came meanwhile is not lost.
+Promises: no more than one message of each queue is here that nobody has room for. What fails while
+nobody waits is asked again, and what came meanwhile is not lost.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Messages:
         Raises ``QueueUnavailable``.
         """
         end = self._clock() + timeout
-        self._collect(0.0)
+        with suppress(QueueUnavailable):  # of some time ago: who asks now finds out
+            self._collect(0.0)
         while not self._fill(timeout, limit) and (seconds := end - self._clock()) > 0:
             self._collect(seconds)
         messages: list[tuple[Queue, Message]] = []
