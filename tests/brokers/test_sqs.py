@@ -269,6 +269,31 @@ def test_an_outage_costs_the_caller_one_try_and_is_logged_once(
     ]
 
 
+def test_a_server_that_hangs_is_lost_once_however_often_nothing_comes(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That nothing came while it is waited for is no answer."""
+    monkeypatch.setattr(sqs_client, "READ_TIMEOUT", 1)
+    with Moto() as server, caplog.at_level(logging.INFO, "mailqueue"):
+        urls = {kind: server.create(kind) for kind in ("urgent", "normal")}
+        broker = SqsBroker(Sqs(region=REGION, endpoint_url=server.url, **urls), TTR)
+        (receiver,) = broker.receivers()
+        assert receiver.reserve(1) == []
+        server.pause()
+        failed = 0
+        while failed < 2:
+            try:
+                assert receiver.reserve(1) == []
+            except QueueUnavailable:
+                failed += 1
+        assert [record.getMessage().split()[0] for record in caplog.records] == ["server.lost"]
+        server.resume()
+        broker.announce(emails())
+        assert len(reserved(receiver)) == 1
+        assert caplog.records[-1].getMessage().startswith("server.recovered")
+        receiver.close()
+
+
 def test_the_backlog_goes_out_once_the_server_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     with Moto() as server:
         urls = {kind: server.create(kind) for kind in ("urgent", "normal")}

@@ -145,18 +145,13 @@ class SqsReceiver:
         self, name: str, queues: Sequence[Queue], ttr: int, turns: Iterator[int], outage: Outage
     ) -> None:
         self.name, self.place = name, f"{len(queues)} queues of {name}"
-        self._messages = Messages(queues, ttr)
+        self._messages = Messages(queues, ttr, outage)
         self._holders = {each: SqsHolder(each, queues) for each in queues}
-        self._turns, self._outage = turns, outage
+        self._turns = turns
 
     def reserve(self, timeout: int, limit: int = 1) -> list[Job]:
         """See ``Receiver``."""
-        try:
-            messages = self._messages.receive(timeout, limit)
-        except QueueUnavailable as error:
-            self._outage.begin(str(error))
-            raise
-        self._outage.end()
+        messages = self._messages.receive(timeout, limit)
         return [self._holders[line].hold(message, next(self._turns)) for line, message in messages]
 
     def close(self) -> None:

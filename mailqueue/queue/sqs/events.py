@@ -28,18 +28,13 @@ class SqsEvents:
         self.name = f"sqs {settings.region}"
         self.place = f"queue {url.rpartition('/')[2]} of {self.name}"
         self._queue = Queue(Clients(settings), url)
-        self._messages = Messages([self._queue], ttr)
         self._outage = Outage(self.name)
+        self._messages = Messages([self._queue], ttr, self._outage)
         self._reserved: dict[str, None] = {}  # receipts
 
     def reserve(self, timeout: int, limit: int = 1) -> list[Event]:
         """See ``EventReceiver``."""
-        try:
-            messages = self._messages.receive(timeout, limit)
-        except QueueUnavailable as error:
-            self._outage.begin(str(error))
-            raise
-        self._outage.end()
+        messages = self._messages.receive(timeout, limit)
         events = [_event(message) for _, message in messages]
         self._reserved |= dict.fromkeys(each.handle for each in events)
         return events

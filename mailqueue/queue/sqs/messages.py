@@ -14,7 +14,6 @@ nobody waits is asked again, and what came meanwhile is not lost.
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
@@ -23,9 +22,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mailqueue.errors import QueueUnavailable
+from mailqueue.outage import Outage
 from mailqueue.queue.sqs.client import BATCH, READ_TIMEOUT, Message, Queue
-
-logger = logging.getLogger(__name__)
 
 POLL = 5  # seconds that a request waits at an empty queue; a stop waits as long
 
@@ -54,14 +52,19 @@ class Line:
 class Messages:
     """The messages of several queues, those of the first one first.
 
-    ``visibility``: seconds that a message is hidden from others.
+    ``visibility``: seconds that a message is hidden from others. ``outage`` hears of every answer,
+    and of what failed.
     """
 
     def __init__(
-        self, queues: Sequence[Queue], visibility: int, clock: Callable[[], float] = time.monotonic
+        self,
+        queues: Sequence[Queue],
+        visibility: int,
+        outage: Outage,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lines = [Line(each) for each in queues]
-        self._visibility, self._clock = visibility, clock
+        self._visibility, self._outage, self._clock = visibility, outage, clock
         self._answers: queue.SimpleQueue[tuple[Line, Sequence[Message] | BaseException]]
         self._answers = queue.SimpleQueue()
 
@@ -70,11 +73,15 @@ class Messages:
 
         Raises ``QueueUnavailable``.
         """
-        end = self._clock() + timeout
         with suppress(QueueUnavailable):  # of some time ago: who asks now finds out
             self._collect(0.0)
-        while not self._fill(timeout, limit) and (seconds := end - self._clock()) > 0:
-            self._collect(seconds)
+        end = self._clock() + timeout
+        try:
+            while not self._fill(timeout, limit) and (seconds := end - self._clock()) > 0:
+                self._collect(seconds)
+        except QueueUnavailable as error:
+            self._outage.begin(str(error))
+            raise
         messages: list[tuple[Queue, Message]] = []
         for line in self._lines:
             messages += [(line.queue, each) for each in line.take(limit - len(messages))]
@@ -98,7 +105,7 @@ class Messages:
             return
         while (missing := min(BATCH, room - len(line.waiting))) > 0:
             page = line.queue.receive(missing, self._visibility)
-            line.add(page, self._clock())
+            self._add(line, page)
             if len(page) < missing:
                 return
 
@@ -122,9 +129,13 @@ class Messages:
                     trouble = answer
                     continue
                 line.is_empty = not answer
-                line.add(answer, self._clock())
+                self._add(line, answer)
         if trouble is not None:
             raise trouble
+
+    def _add(self, line: Line, messages: Sequence[Message]) -> None:
+        line.add(messages, self._clock())
+        self._outage.end()
 
     def close(self) -> None:
         """Wait for the requests under way, and show to anybody what nobody took. Never raises."""
