@@ -179,7 +179,7 @@ class Worker:
         self._config = config.replace(consumer=replace(config.consumer, concurrency=1))
         self._store, self._router, owner = assemble(self._config, simulated=self._simulated)
         self._writer = Writer(self._config, self._store, self._router, owner=owner)
-        self._vendors = ThreadVendors(self._config.vendors, simulated=self._simulated)
+        self._vendors = ThreadVendors(lambda: self._config.vendors, simulated=self._simulated)
         self._broker = open_broker(self._config, keep=0)
         # Each environment begins elsewhere, else all of them would begin with the same vendor.
         self._turns = count(random.randrange(2**31))  # noqa: S311  # no secret

@@ -71,6 +71,11 @@ class AsyncProducer:
         await self._call(self._producer.connect)
         return self
 
+    def reload(self, config: Config) -> None:
+        """Use another configuration from the next call on: see ``Producer.reload``."""
+        self._producer.reload(config)
+        self.config = config
+
     async def aclose(self) -> None:
         """Wait for all that was handed in, then close this process's connections and threads.
 

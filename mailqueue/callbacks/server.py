@@ -13,11 +13,14 @@ import logging
 import threading
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing
+from functools import partial
+from pathlib import Path
 
 from mailqueue import service
 from mailqueue.callbacks.due import DueCallbacks
 from mailqueue.callbacks.responder import POLL, SWEEP, Responder
 from mailqueue.config import Config, is_production
+from mailqueue.config.reload import UNUSED, Source
 from mailqueue.errors import ConfigError, QueueUnavailable
 from mailqueue.logs import event
 from mailqueue.queue import open_broker
@@ -29,24 +32,27 @@ from mailqueue.store.store import Store
 logger = logging.getLogger(__name__)
 
 TICK = 0.2  # seconds
+OTHERS = {*UNUSED, "vendors", "limits", "http", "smtp", "suppression"}
 WAIT = 1  # second
 BATCH = 200  # jobs that are ended together
 PAUSE = 1.0  # seconds between two tries while the queue is away
 SPARE = 15.0  # seconds of a claim, for a slow look-up of a host's name
 
 
-def run(config: Config) -> int:
+def run(config: Config, file: Path | None = None) -> int:
     """Post callbacks until SIGTERM or SIGINT; returns the exit code.
+
+    ``file``: where the configuration was read from; at SIGHUP it is compared with that.
 
     Raises ``ConfigError``, and ``StoreUnavailable`` if MongoDB cannot be reached at the start.
     """
     if not any(config.callbacks.secrets):
         problem = "required key is missing, or its variable is not set: it signs the callbacks"
         raise ConfigError([f"callbacks.secrets: {problem}"])
-    return service.run("mailqueue responder", lambda frame: _serve(config, frame))
+    return service.run("mailqueue responder", lambda frame: _serve(config, file, frame))
 
 
-def _serve(config: Config, frame: Service) -> None:
+def _serve(config: Config, file: Path | None, frame: Service) -> None:
     level, env = logging.INFO, document.PRODUCTION
     if not is_production():
         level, env = logging.WARNING, document.SIMULATED
@@ -62,6 +68,8 @@ def _serve(config: Config, frame: Service) -> None:
         loops += [
             threads.submit(_listen, receiver, responder.wake, stopping) for receiver in receivers
         ]
+        if file is not None:  # it takes nothing over, but says what needs a restart
+            frame.reload = partial(Source(file, (), OTHERS).read, config)
         try:
             event(logger, level, "responder.started", mode=env)
             places = ", ".join(receiver.place for receiver in receivers)

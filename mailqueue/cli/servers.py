@@ -21,7 +21,7 @@ def intake(context: Context) -> Report:
 
     refuse_memory(context.config)
     logs.configure()
-    return Report(None, [], run(context.config))
+    return Report(None, [], run(context.config, context.file))
 
 
 def key(context: Context) -> Report:
@@ -40,7 +40,7 @@ def http(context: Context) -> Report:
     from mailqueue.http import serve
 
     logs.configure()
-    code = serve(context.config, context.options.host, context.options.port)
+    code = serve(context.config, context.options.host, context.options.port, context.file)
     return Report(None, [], code)
 
 
@@ -49,7 +49,7 @@ def responder(context: Context) -> Report:
     from mailqueue.callbacks import run
 
     logs.configure()
-    return Report(None, [], run(context.config))
+    return Report(None, [], run(context.config, context.file))
 
 
 def smtp(context: Context) -> Report:
@@ -57,7 +57,7 @@ def smtp(context: Context) -> Report:
     from mailqueue.smtp import serve
 
     logs.configure()
-    code = serve(context.config, context.options.host, context.options.port)
+    code = serve(context.config, context.options.host, context.options.port, context.file)
     return Report(None, [], code)
 
 

@@ -3,6 +3,7 @@
 SIGTERM or SIGINT stops it gracefully, a second signal (``service.systemd`` says what
 counts as one) at
 once. SIGINT is heeded also where it was ignored at the start, as a shell's background jobs have it.
+SIGHUP has it read its configuration again.
 
 Exit codes: 0 clean · 1 second signal, or not everything was recorded · 2 bad arguments or
 configuration · 3 MongoDB or the queue could not be reached at the start.
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # and a job that a shell started in the background would ignore it.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signals.handle)
+        signal.signal(signal.SIGHUP, lambda *_: consumer.reload())
         with CpuAffinity() if consumer.config.consumer.one_core else nullcontext():
             return consumer.run()
     except ConfigError as error:

@@ -6,6 +6,10 @@ What they do is in ``fetcher``, ``writer``, ``sender`` and ``sweeper``.
 Stopping: ``stop()`` ends the reserving; claims that were not begun are given back; what is being
 sent is finished and recorded; exit code 0. Called again, it leaves what is being sent to its lease
 and gives the rest back; exit code 1.
+
+Reloading: ``reload()`` reads the configuration again, builds the rules that follow from it (the
+vendors, the router, the planner), and puts them in the place of the old ones, in one step. What was
+begun ends under the old ones; what is only claimed goes back if its vendor is another by now.
 """
 
 from __future__ import annotations
@@ -22,12 +26,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from mailqueue import vendors
 from mailqueue.config import Config, is_production
+from mailqueue.config.reload import Source
 from mailqueue.consumer.delivery import Delivery
 from mailqueue.consumer.meter import Meter
 from mailqueue.consumer.sender import ThreadVendors
+from mailqueue.consumer.shared import Rules
 from mailqueue.consumer.sweeper import Sweeper
 from mailqueue.consumer.writer import Writer
 from mailqueue.errors import ConfigError, MailQueueError, Unavailable
@@ -40,11 +47,18 @@ from mailqueue.routing.router import Router
 from mailqueue.service.systemd import ServiceManager
 from mailqueue.store import clocks, document, ids
 from mailqueue.store.store import Store
+from mailqueue.vendors.base import Vendor
 
 logger = logging.getLogger(__name__)
 
 TICK = 0.1
 BURST_SWEEP = 1.0
+# What a reload takes over, and what is not a consumer's
+LIVE = frozenset(
+    {"vendors", "failover", "retry", "retention", "suppression"}
+    | {"delivery.on_unknown", "consumer.sweep_every"}
+)
+OTHERS = frozenset({"limits", "http", "smtp"})
 
 
 class Consumer:
@@ -64,21 +78,25 @@ class Consumer:
         meter: bool = False,
     ) -> None:
         self._simulated = not is_production()
+        self._source: Source | None = None  # of a ``Config`` there is nothing to read again
         if not isinstance(config, Config):
-            config = Config.load(config, secrets=not self._simulated)
+            own = {"consumer.concurrency"} if concurrency is not None else set[str]()
+            secrets = not self._simulated
+            self._source = Source(config, LIVE, OTHERS | own, secrets=secrets)
+            config = Config.load(config, secrets=secrets)
         if concurrency is not None:
             config = config.replace(consumer=replace(config.consumer, concurrency=concurrency))
         self.config = config
         self._burst = burst
-        self._store, self._router, owner = assemble(config, simulated=self._simulated)
+        self._store, router, owner = assemble(config, simulated=self._simulated)
         self._meter = Meter() if meter else None
-        self._writer = Writer(config, self._store, self._router, owner=owner, meter=self._meter)
+        self._writer = Writer(config, self._store, router, owner=owner, meter=self._meter)
         # It need not remember what it could not put: the sweeper's next round finds it again.
         self._broker = open_broker(config, keep=0, store=self._store)
-        self._sweeper = Sweeper(config, self._store, self._router, self._broker, owner=owner)
+        self._sweeper = Sweeper(config, self._store, router, self._broker, owner=owner)
         self._receivers = self._broker.receivers()
         self._stopping = self._writer.stopping
-        self._stops: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Literal["stop", "reload"]] = queue.SimpleQueue()
         # The main thread alone reads and changes this, and the list of the senders.
         self._stops_heeded = 0
         self._failed = threading.Event()
@@ -90,7 +108,18 @@ class Consumer:
         Any thread may call, and any signal handler: a SimpleQueue holds no lock that the
         interrupted thread may have.
         """
-        self._stops.put(None)
+        self._asked.put("stop")
+
+    def reload(self) -> None:
+        """Read the configuration again, as soon as may be; what is not valid changes nothing.
+
+        docs/configuration.md says what is taken over. Who may call: as for ``stop()``.
+        """
+        self._asked.put("reload")
+
+    @property
+    def _router(self) -> Router:
+        return self._writer.rules.router
 
     def run(self) -> int:
         """Consume until stopped; returns the exit code (0 or 1).
@@ -143,7 +172,10 @@ class Consumer:
         """Until somebody stops us; meanwhile tell the service manager that we are well."""
         with ServiceManager() as manager:
             while not self._stopping.is_set():
-                self._heed(TICK)
+                if self._heed(TICK):
+                    manager.reloading()
+                    self._take_over()
+                    manager.ready()
                 self._replace_senders()
                 # Without a sign of life systemd starts the process anew: give none if a thread is
                 # missing.
@@ -152,12 +184,30 @@ class Consumer:
                 if self._burst and self._is_done():
                     self._stopping.set()
 
-    def _heed(self, seconds: float) -> None:
-        """Wait for a call of ``stop()``."""
+    def _heed(self, seconds: float) -> bool:
+        """Wait for a call of ``stop()``, or of ``reload()``: then True, it is to be done."""
         with suppress(queue.Empty):
-            self._stops.get(timeout=seconds)
+            if self._asked.get(timeout=seconds) == "reload":
+                return True
             self._stops_heeded += 1
             self._stopping.set()
+        return False
+
+    def _take_over(self) -> None:
+        """Read the configuration again; if it is valid, use it from now on."""
+        if self._source is None:
+            problem = "it was not read from a file"
+            event(logger, logging.ERROR, "config.rejected", problem=problem)
+            return
+        mine: dict[str, Vendor] = {}
+        config = self._source.read(
+            self.config, lambda new: mine.update(load_vendors(new, simulated=self._simulated))
+        )
+        if config is not None:
+            router = self._router.renew(config, mine)
+            self.config = config
+            self._sweeper.rules = config, router
+            self._writer.rules = Rules.of(config, self._store, router)
 
     @property
     def _is_abandoning(self) -> bool:
@@ -261,9 +311,9 @@ class Consumer:
                 last_try = self._stopping.wait(1.0)
 
     def _send(self) -> None:
-        own = ThreadVendors(self.config.vendors, simulated=self._simulated)
+        own = ThreadVendors(lambda: self._writer.rules.config.vendors, simulated=self._simulated)
         while self._writer.sender.deliver(own):
-            pass
+            own.renew()
         own.close()
 
     def _send_instead(self, call: Call[Delivery]) -> None:
@@ -271,8 +321,8 @@ class Consumer:
         self._send()
 
     def _sweep(self) -> None:
-        every = self.config.consumer.sweep_every
         while not self._stopping.is_set():
+            every = self.config.consumer.sweep_every
             self._through_outages(self._sweeper.sweep)
             # A burst waits until nothing is leased, so leases that ran out are to be ended soon.
             self._stopping.wait(min(every, BURST_SWEEP) if self._burst else every)
@@ -295,6 +345,22 @@ class Consumer:
                 longest = min(5.0, 2 * longest)
 
 
+def load_vendors(config: Config, *, simulated: bool) -> dict[str, Vendor]:
+    """The vendors of a configuration. Raises ``ConfigError`` with the problems of all of them."""
+    if not config.vendors:
+        raise ConfigError(["vendors: a consumer needs at least one"])
+    mine: dict[str, Vendor] = {}
+    problems: list[str] = []
+    for vendor in config.vendors:
+        try:
+            mine[vendor.name] = vendors.load(vendor, simulated=simulated)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return mine
+
+
 @contextmanager
 def build_sweeper(config: Config) -> Iterator[Sweeper]:
     """A sweeper without a consumer, for one round by hand; its lease is given back at the end.
@@ -314,9 +380,7 @@ def assemble(config: Config, *, simulated: bool) -> tuple[Store, Router, str]:
 
     What cannot be made is said before anything is opened.
     """
-    if not config.vendors:
-        raise ConfigError(["vendors: a consumer needs at least one"])
-    mine = {vendor.name: vendors.load(vendor, simulated=simulated) for vendor in config.vendors}
+    mine = load_vendors(config, simulated=simulated)
     env = document.SIMULATED if simulated else document.PRODUCTION
     store = Store(config.mongodb, env=env, callbacks=config.callbacks)
     health = VendorHealth(store, list(mine), env=env)

@@ -15,15 +15,11 @@ from __future__ import annotations
 
 import logging
 import math
-import queue
-import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
-from mailqueue.config import Config
 from mailqueue.consumer.memory import Held
-from mailqueue.consumer.slots import Slots
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import CurrentAttempt, SendResult, Snapshot
 from mailqueue.logs import event
@@ -32,7 +28,6 @@ from mailqueue.queue.broker import End, Holder, Job
 from mailqueue.routing.rotation import Permit
 from mailqueue.routing.router import Router
 from mailqueue.store.document import Stored
-from mailqueue.store.store import Store
 from mailqueue.store.transitions import Aside, Change, Claim, Lease
 
 logger = logging.getLogger(__name__)
@@ -40,7 +35,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Send:
-    """Write the ``claim``, then send the e-mail under ``permit`` to one of the ``carriers``."""
+    """Write the ``claim``, then send the e-mail under ``permit`` to one of the ``carriers``.
+
+    ``router`` gave the permit, and hears what came of it: another may be in its place by then.
+    """
 
     stored: Stored
     email: Email
@@ -49,6 +47,7 @@ class Send:
     carriers: Sequence[str]  # the vendors that can take it
     permit: Permit
     claim: Claim
+    router: Router = field(repr=False)
     suppressed: tuple[str, ...] = field(default=(), repr=False)  # left out of this attempt
 
     @property
@@ -127,23 +126,6 @@ class Delivery:
     def probe(self) -> bool:
         """Whether it is its vendor's probe."""
         return isinstance(self.plan, Send) and self.plan.permit.probe is not None
-
-
-@dataclass(slots=True)
-class Shared:
-    """What the threads of one process share; any thread may use each part.
-
-    ``inbox`` is the writer's: fetchers put what they planned there, senders what they finished.
-    None says that no more comes.
-    """
-
-    config: Config
-    store: Store
-    router: Router
-    slots: Slots
-    clock: Callable[[], float]
-    inbox: queue.SimpleQueue[Sequence[Delivery] | None] = field(default_factory=queue.SimpleQueue)
-    stopping: threading.Event = field(default_factory=threading.Event)
 
 
 def end_jobs(deliveries: Iterable[Delivery]) -> None:

@@ -17,15 +17,14 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 
-from mailqueue.consumer.delivery import Delivery, Finish, Send, Shared, end_jobs
+from mailqueue.consumer.delivery import Delivery, Finish, Send, end_jobs
 from mailqueue.consumer.memory import Memory
-from mailqueue.consumer.planner import Planner
+from mailqueue.consumer.shared import Shared
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import NORMAL
 from mailqueue.queue.broker import BURIED, Holder, Job, Receiver, release_end
 from mailqueue.store import suppressions
 from mailqueue.store.document import Stored
-from mailqueue.store.suppressions import Suppressions
 
 # Seconds
 RESERVE_TIMEOUT = 1
@@ -40,13 +39,11 @@ NOT_NEEDED = ("content_hash", "updated_at", "overdue_at")  # for sending
 class Fetcher:
     """Puts planned deliveries into the writer's inbox; keeps those too large for the memory now."""
 
-    def __init__(self, shared: Shared, planner: Planner) -> None:
-        self._store, self._router, self._slots = shared.store, shared.router, shared.slots
+    def __init__(self, shared: Shared) -> None:
+        self._shared, self._store, self._slots = shared, shared.store, shared.slots
         self._inbox, self._stopping, self._clock = shared.inbox, shared.stopping, shared.clock
-        self._planner = planner
-        self._suppressions = Suppressions.of(shared.store, shared.config.suppression)
-        self._memory = Memory(shared.config.consumer.max_memory)
-        self._most_large = shared.config.consumer.concurrency
+        self._memory = Memory(shared.rules.config.consumer.max_memory)
+        self._most_large = shared.rules.config.consumer.concurrency
         self._large: deque[Delivery] = deque()  # read without content, until there is memory for it
 
     def fetch(self, receiver: Receiver) -> bool:
@@ -54,7 +51,7 @@ class Fetcher:
 
         Raises ``QueueUnavailable`` and ``StoreUnavailable``; the jobs are back on the tube then.
         """
-        idle_for = self._router.idle_for()
+        idle_for = self._shared.router.idle_for()
         if idle_for:
             self._stopping.wait(min(idle_for, IDLE_LOOK))  # a probe may be answered at once
             return False
@@ -106,17 +103,17 @@ class Fetcher:
 
     def _find_suppressed(self, emails: Collection[Stored]) -> Collection[str]:
         """The entries of the suppression list that concern any of these e-mails."""
-        if self._suppressions is None:
+        if (entries := self._shared.rules.suppressions) is None:
             return ()
         keys = suppressions.keys_of([stored.document for stored in emails])
         now = next((stored.now for stored in emails), None)
-        return self._suppressions.find(keys, now) if keys and now is not None else ()
+        return entries.find(keys, now) if keys and now is not None else ()
 
     def _plan(self, deliveries: Sequence[Delivery]) -> None:
         """Give each its plan; what takes no write in this process is left to a person."""
-        self._router.refresh_limits()
+        self._shared.router.refresh_limits()
         for each in deliveries:
-            each.plan = self._planner.plan(each)
+            each.plan = self._shared.planner.plan(each)
             if self._store.unwritable and each.job.email_id in self._store.unwritable:
                 self.give_back_permits([each])
                 each.plan = Finish(BURIED)  # released, it would come again and again
@@ -130,7 +127,7 @@ class Fetcher:
                 self._large.append(each)
                 self._slots.reserve(-1)
             else:
-                self.put_back([each], self._router.bulkheads.delay())
+                self.put_back([each], self._shared.router.bulkheads.delay())
 
     def read_large(self) -> None:
         """Read those for which there is memory now; those that wait for long go back."""
@@ -145,7 +142,7 @@ class Fetcher:
                     self._plan([each])
                     self._inbox.put([each])
                 elif each.fetched_at < self._clock() - LARGE_PATIENCE:
-                    self.put_back([each], self._router.bulkheads.delay())
+                    self.put_back([each], self._shared.router.bulkheads.delay())
                 else:
                     self._slots.reserve(-1)
                     self._large.appendleft(each)
@@ -186,4 +183,4 @@ class Fetcher:
         """They are not sent now: where one had a probe, another e-mail may probe."""
         for each in deliveries:
             if isinstance(send := each.plan, Send):
-                self._router.give_back(send.permit)
+                send.router.give_back(send.permit)

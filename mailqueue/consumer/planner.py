@@ -53,7 +53,8 @@ class Planner:
         if stored is None:
             return self._without_email(delivery.job)
         try:
-            if isinstance(before, Send):
+            # One that was planned by a router that is replaced by now is planned from the start.
+            if isinstance(before, Send) and before.router is self._router:
                 email, snapshot, carriers = before.email, before.snapshot, before.carriers
                 people = before.suppressed
                 return self._route(delivery.job, stored, email, snapshot, carriers, people)
@@ -149,6 +150,7 @@ class Planner:
             carriers=carriers,
             permit=permit,
             suppressed=suppressed,
+            router=self._router,
             claim=Claim(
                 id=stored.id,
                 token=stored.token,
@@ -175,7 +177,7 @@ class Planner:
         if not isinstance(send, Send) or delivery.lease is None:
             raise TypeError(send)
         if delivery.result is None:
-            self._router.give_back(send.permit)
+            send.router.give_back(send.permit)
             decision = decide.requeue_unsent(send.snapshot)
         else:
             decision = self._decide(send, delivery.result)
@@ -195,7 +197,7 @@ class Planner:
     def _decide(self, send: Send, result: SendResult) -> Decision:
         """What follows; where a bug of ours says nothing, what is surely right."""
         try:
-            return self._router.decide(send.snapshot, send.attempt, result, send.carriers)
+            return send.router.decide(send.snapshot, send.attempt, result, send.carriers)
         except Exception as error:  # noqa: BLE001  # what left our hands must be recorded
             facts = {**send.stored.facts, "error": type(error).__name__, "at": place(error)}
             event(logger, logging.ERROR, "email.not_decided", **facts)

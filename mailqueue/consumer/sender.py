@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
 from mailqueue import vendors
 from mailqueue.config import VendorConfig
-from mailqueue.consumer.delivery import Delivery, LookUp, Send, Shared
+from mailqueue.consumer.delivery import Delivery, LookUp, Send
 from mailqueue.consumer.meter import Meter
-from mailqueue.consumer.planner import Planner
+from mailqueue.consumer.shared import Shared
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.logs import event, place
@@ -34,6 +34,7 @@ from mailqueue.vendors.base import Attempt, Vendor
 logger = logging.getLogger(__name__)
 
 LOOKUP_SECONDS = 10.0
+IDLE = 2.0  # seconds, then an idle thread looks whether its vendors are still those to be used
 OVERDUE = SendResult(outcome=Outcome.UNKNOWN, code="deadline", answered=False)
 NOT_MADE = SendResult(outcome=Outcome.UNAVAILABLE, code="not_made", answered=False)
 
@@ -45,11 +46,11 @@ class Sender:
     and ``close`` by the main thread.
     """
 
-    def __init__(self, shared: Shared, planner: Planner, meter: Meter | None = None) -> None:
-        self._config, self._store, self._router = shared.config, shared.store, shared.router
+    def __init__(self, shared: Shared, meter: Meter | None = None) -> None:
+        self._shared, self._store = shared, shared.store
+        self._settle_timeout = shared.rules.config.delivery.settle_timeout
         self._slots, self._inbox = shared.slots, shared.inbox
         self._stopping, self._clock = shared.stopping, shared.clock
-        self._planner = planner
         self._meter = meter
         self._bulkheads: Bulkheads[Delivery] = shared.router.bulkheads
         self.queue: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
@@ -65,7 +66,10 @@ class Sender:
         under way, whose sender takes it up afterwards.
         """
         # What was parked for its vendor and may go now; else what is claimed next
-        delivery = self._bulkheads.unpark() or self.queue.get()
+        try:
+            delivery = self._bulkheads.unpark() or self.queue.get(timeout=IDLE)
+        except queue.Empty:
+            return True
         if delivery is None:
             return False
         self._progress_at = self._clock()
@@ -86,9 +90,11 @@ class Sender:
     def _may_begin(self, delivery: Delivery) -> bool:
         if self._stopping.is_set() or self._clock() >= delivery.deadline:
             return False
-        send, router = delivery.plan, self._router
-        if not isinstance(send, Send) or router.health.suspended_since(send.permit):
+        send, router = delivery.plan, self._shared.router
+        if not isinstance(send, Send) or send.router.health.suspended_since(send.permit):
             return False
+        if send.router is not router and not router.has_same_vendor(send.router, send.vendor):
+            return False  # the configuration was read again, and has the vendor no more, or another
         return not router.is_closed(send.vendor, send.email, send.snapshot)
 
     def _call(self, call: Call[Delivery], own: Mapping[str, Vendor]) -> bool:
@@ -106,9 +112,11 @@ class Sender:
             self._record_late(plan.claim, result)
         return False
 
-    def _send(self, send: Send, attempt: Attempt, own: Mapping[str, Vendor]) -> SendResult:
+    def _send(self, send: Send, attempt: Attempt, own: Mapping[str, Vendor]) -> SendResult | None:
         try:
             vendor = own[send.vendor]
+        except KeyError:  # removed from the configuration at this very moment: nothing was sent
+            return None
         except BaseException as error:  # noqa: BLE001  # this thread's own could not be made
             _log_raised(attempt, send.vendor, error)
             return NOT_MADE
@@ -121,7 +129,7 @@ class Sender:
             _log_raised(attempt, send.vendor, error)
             return answers.from_exception(error)
         result = answers.sanitize(answer, send.email, vendor)
-        return self._router.interpret(send.snapshot, send.vendor, attempt.email_id, result)
+        return send.router.interpret(send.snapshot, send.vendor, attempt.email_id, result)
 
     def _look_up(
         self, look_up: LookUp, attempt: Attempt, own: Mapping[str, Vendor]
@@ -144,9 +152,9 @@ class Sender:
         delivery.result = result
         if isinstance(send, Send) and result is not None:
             # Before the slot is free: its next e-mail must not go to a vendor that just failed.
-            self._router.report(send.permit, send.snapshot, result, str(send.stored.id))
+            send.router.report(send.permit, send.snapshot, result, str(send.stored.id))
         self._slots.done(delivery.vendor)
-        delivery.finish = self._planner.settle(delivery)
+        delivery.finish = self._shared.planner.settle(delivery)
         self._inbox.put([delivery])
 
     # Calls that do not come back, called by the main thread and by the thread in place -----------
@@ -156,7 +164,7 @@ class Sender:
 
         The time that they are given beyond it is part of what is there to record a result.
         """
-        return self._bulkheads.overdue(min(1.0, self._config.delivery.settle_timeout / 10))
+        return self._bulkheads.overdue(min(1.0, self._settle_timeout / 10))
 
     def give_up(self, call: Call[Delivery]) -> None:
         """Finish a call in the place of its thread, in time for the lease.
@@ -171,7 +179,7 @@ class Sender:
     def _record_late(self, claim: Claim, result: SendResult) -> None:
         """A call that was given up was answered after all. A yes counts all the same."""
         try:
-            seconds = self._config.delivery.settle_timeout
+            seconds = self._settle_timeout
             self._store.record_late_yes(
                 claim.id, claim.new_token, claim.vendor, result, seconds, claim.incarnation
             )
@@ -217,29 +225,56 @@ class Sender:
             self.queue.put(None)
 
 
-class ThreadVendors(dict[str, Vendor]):
+class ThreadVendors(Mapping[str, Vendor]):
     """The vendors of one thread, each made when it is first needed.
 
     One that could be made at the start may fail here: that is an answer, and no end of the thread.
+    ``configs``: which they are by now. It is asked before each use, so that a vendor that was
+    changed or removed is closed by its own thread, and never during a call.
     """
 
-    def __init__(self, configs: Sequence[VendorConfig], *, simulated: bool) -> None:
-        super().__init__()
-        self._configs = {config.name: config for config in configs}
+    def __init__(self, configs: Callable[[], Sequence[VendorConfig]], *, simulated: bool) -> None:
+        self._configs_now = configs
+        self._configs: Sequence[VendorConfig] = configs()
+        self._vendors: dict[str, Vendor] = {}
         self._simulated = simulated
 
-    def __missing__(self, name: str) -> Vendor:
-        vendor = self[name] = vendors.load(self._configs[name], simulated=self._simulated)
+    def __getitem__(self, name: str) -> Vendor:
+        self.renew()
+        if (vendor := self._vendors.get(name)) is None:
+            config = {each.name: each for each in self._configs}[name]
+            vendor = self._vendors[name] = vendors.load(config, simulated=self._simulated)
         return vendor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._vendors)
+
+    def __len__(self) -> int:
+        return len(self._vendors)
+
+    def renew(self) -> None:
+        """Close those that are not to be used any more."""
+        configs = self._configs_now()
+        if configs is self._configs:
+            return
+        self._configs = configs
+        for name in [
+            name for name, vendor in self._vendors.items() if vendor.config not in configs
+        ]:
+            _close(name, self._vendors.pop(name))
 
     def close(self) -> None:
         """Close those that were made."""
-        for name, vendor in self.items():
-            try:
-                vendor.close()
-            except BaseException as error:  # noqa: BLE001  # the others are to be closed as well
-                facts = {"vendor": name, "error": type(error).__name__, "at": place(error)}
-                event(logger, logging.ERROR, "vendor.raised", **facts)
+        for name, vendor in self._vendors.items():
+            _close(name, vendor)
+
+
+def _close(name: str, vendor: Vendor) -> None:
+    try:
+        vendor.close()
+    except BaseException as error:  # noqa: BLE001  # the others are to be closed as well
+        facts = {"vendor": name, "error": type(error).__name__, "at": place(error)}
+        event(logger, logging.ERROR, "vendor.raised", **facts)
 
 
 def _attempt(plan: Send | LookUp, deadline: float) -> Attempt:

@@ -54,15 +54,22 @@ class Sweeper:
     def __init__(
         self, config: Config, store: Store, routing: Router, broker: Broker, *, owner: str
     ) -> None:
-        self._config = config
+        self.rules = config, routing  # replaced together when the configuration is read again
         self._store = store
-        self._routing = routing
         self._broker = broker
         self._lease = ProcessLease(store, lease_name(store), owner, config.broker.place)
         self._controls = ControlStore(store)
         self._drained: frozenset[str] | None = None  # vendors, in the last round
         self._once = Once()
         self._end = math.inf  # of the round
+
+    @property
+    def _config(self) -> Config:
+        return self.rules[0]
+
+    @property
+    def _routing(self) -> Router:
+        return self.rules[1]
 
     def sweep(self, seconds: float = math.inf) -> Mapping[str, int]:
         """Do one round if the lease is mine; returns what was done, by name.

@@ -25,11 +25,12 @@ from contextlib import suppress
 from bson import ObjectId
 
 from mailqueue.config import Config
-from mailqueue.consumer.delivery import Delivery, Finish, LookUp, Send, Shared, end_jobs
+from mailqueue.consumer.delivery import Delivery, Finish, LookUp, Send, end_jobs
 from mailqueue.consumer.fetcher import BATCH, Fetcher
 from mailqueue.consumer.meter import Meter
-from mailqueue.consumer.planner import Planner, release
+from mailqueue.consumer.planner import release
 from mailqueue.consumer.sender import Sender
+from mailqueue.consumer.shared import Rules, Shared
 from mailqueue.consumer.slots import Slots
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Outcome
@@ -68,18 +69,27 @@ class Writer:
     ) -> None:
         self._bulkheads = router.bulkheads
         self.slots = Slots(config.consumer.concurrency, self._bulkheads, clock)
-        shared = Shared(config, store, router, self.slots, clock)
+        shared = Shared(Rules.of(config, store, router), store, self.slots, clock)
+        self._shared = shared
         self.inbox, self.stopping = shared.inbox, shared.stopping
-        self._config, self._store, self._router = config, store, router
+        self._config, self._store = config, store
         self._owner, self._clock = owner, clock
-        self._planner = Planner(store.env, router)
-        self.fetcher = Fetcher(shared, self._planner)
-        self.sender = Sender(shared, self._planner, meter)
+        self.fetcher = Fetcher(shared)
+        self.sender = Sender(shared, meter)
         # It need not remember what it could not put.
         self._callbacks = open_broker(config, keep=0, suffix=CALLBACKS)
         self.waiting: deque[Delivery] = deque()
         self.blocked = False  # some wait although slots are free: their vendor is full
         self._ending = False
+
+    @property
+    def rules(self) -> Rules:
+        """Those that count by now; any thread may replace them, as a whole."""
+        return self._shared.rules
+
+    @rules.setter
+    def rules(self, rules: Rules) -> None:
+        self._shared.rules = rules
 
     def turn(self, seconds: float) -> bool:
         """Write what came of deliveries and claim the next, in one write; False: no more comes.
@@ -151,7 +161,7 @@ class Writer:
         self._put_back_late()
         free = self.slots.free if self.waiting else 0
         if free:
-            self._router.refresh_limits()
+            self._shared.router.refresh_limits()
         claims: dict[ObjectId | None, Delivery] = {}
         blocked: list[Delivery] = []  # their vendor is full
         while self.waiting and len(claims) < free:
@@ -179,9 +189,9 @@ class Writer:
             each.plan = release(plan.stored, self._config.delivery.lease)
         elif isinstance(plan, Send) and self._is_outdated(each, plan):
             self.fetcher.give_back_permits([each])
-            each.plan = self._planner.plan(each)
+            each.plan = self._shared.planner.plan(each)
         elif isinstance(plan, LookUp) and self._bulkheads.full(plan.vendor):
-            each.plan = self._planner.put_off(plan.stored)
+            each.plan = self._shared.planner.put_off(plan.stored)
 
     def _is_outdated(self, each: Delivery, send: Send) -> bool:
         """Whether the vendor failed or was closed since, or another is to be preferred by now.
@@ -189,9 +199,9 @@ class Writer:
         The latter is looked at once in a while for each delivery, and noted in it.
         """
         permit = send.permit
-        if self._router.health.suspended_since(permit):
+        if send.router is not self._shared.router or send.router.health.suspended_since(permit):
             return True
-        if self._router.is_closed(permit.vendor, send.email, send.snapshot):
+        if self._shared.router.is_closed(permit.vendor, send.email, send.snapshot):
             return True
         if permit.probe is not None or not self._bulkheads.crowded(permit.vendor):
             return False
@@ -354,7 +364,7 @@ class Writer:
         A look-up has no claim; its job goes back to the tube.
         """
         for each in deliveries:
-            each.finish = self._planner.settle(each)
+            each.finish = self._shared.planner.settle(each)
             if isinstance(each.plan, Send):
                 self.inbox.put([each])
             else:

@@ -48,16 +48,19 @@ def app(config: Config | str | Path | None = None) -> Starlette:
     return App(config if isinstance(config, Config) else Config.load(config, secrets=False))
 
 
-def serve(config: Config, host: str | None = None, port: int | None = None) -> int:
+def serve(
+    config: Config, host: str | None = None, port: int | None = None, file: Path | None = None
+) -> int:
     """Serve until SIGTERM or SIGINT, as ``mailqueue http`` does; returns the exit code.
 
-    ``host``, ``port``: instead of those of the configuration. For the main thread. Raises
+    ``host``, ``port``: instead of those of the configuration. ``file``: where it was read from; at
+    SIGHUP it is read again. For the main thread. Raises
     ``ConfigError`` (the port is in use, say) and ``MissingExtra``.
     """
     _need_extra()
     from mailqueue.http.server import serve as serve_until_signal
 
-    return serve_until_signal(config, host, port)
+    return serve_until_signal(config, host, port, file)
 
 
 def _need_extra() -> None:

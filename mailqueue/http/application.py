@@ -41,10 +41,10 @@ class App(Starlette):
         limits = Limits(
             longest_body(config.limits.max_size), config.http.max_memory, config.http.requests
         )
-        callers, self.log = Callers(config.http.keys), RequestLog()
+        self._callers, self.log = Callers(config.http.keys), RequestLog()
         self.events = Events(config, limits)
         routes = [
-            Endpoint(path, handlers, callers, limits, self.log)
+            Endpoint(path, handlers, self._callers, limits, self.log)
             for path, handlers in _table(self.producer, self.events, limits).items()
         ]
         self.send_email = routes[0]
@@ -54,6 +54,16 @@ class App(Starlette):
             lifespan=_lifespan,
         )
         self.router.redirect_slashes = False
+
+    def reload(self, config: Config) -> None:
+        """Other keys, vendors and the like from the next request on.
+
+        Raises ``ConfigError`` and ``MissingExtra``; then nothing is changed.
+        """
+        self.events.reload(config)
+        self._callers.replace(config.http.keys)
+        self.producer.reload(config)
+        self.config = config
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one request."""

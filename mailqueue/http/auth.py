@@ -36,6 +36,10 @@ class Callers:
     def __init__(self, keys: tuple[ApiKeyConfig, ...]) -> None:
         self._ring = KeyRing(keys)
 
+    def replace(self, keys: tuple[ApiKeyConfig, ...]) -> None:
+        """Other keys, from the next request on."""
+        self._ring.replace(keys)
+
     def find(self, headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> ApiKey:
         """The caller. Raises ``Problem`` for one who is not known."""
         if not self._ring:

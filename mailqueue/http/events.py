@@ -55,11 +55,17 @@ class Events:
     """
 
     def __init__(self, config: Config, limits: Limits) -> None:
+        self._limits = limits
+        self.reload(config)
+
+    def reload(self, config: Config) -> None:
+        """Other vendors from the next request on. Raises as the class; then nothing is changed."""
         sources = {vendor.name: load(vendor) for vendor in config.vendors}
         self._sources: Mapping[str, EventSource] = {
             name: source for name, source in sources.items() if source is not None
         }
-        self._config, self._limits = config, limits
+        self._config = config
+        self.__dict__.pop("_store", None)  # made anew by the next event, for these vendors
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:

@@ -30,6 +30,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from mailqueue.config import is_production
+from mailqueue.config.reload import STORING, UNUSED, Source
 from mailqueue.errors import ConfigError
 from mailqueue.http.application import App
 from mailqueue.http.calls import Call, Endpoint
@@ -42,12 +43,15 @@ from mailqueue.service.memory import collect_seldom, return_freed_blocks
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
+    from pathlib import Path
 
     from mailqueue.config import Config
 
 SLOWEST = 16 * 1024  # bytes per second
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
 MOST_AHEAD = 16  # requests that a client may send before the answer to an earlier one
+LIVE = {*STORING, "http.keys"}  # what a reload takes over, and what is not for this service
+OTHERS = {*UNUSED, "smtp"}
 KEEP_ALIVE = 75  # seconds that a connection may wait for its next request
 
 _log = logging.getLogger(__name__)
@@ -314,27 +318,44 @@ class _Server(uvicorn.Server):
         self._service.ready(self._place)
 
 
-def serve(config: Config, host: str | None = None, port: int | None = None) -> int:
+def serve(
+    config: Config, host: str | None = None, port: int | None = None, file: Path | None = None
+) -> int:
     """Serve until a signal; returns the exit code.
 
-    ``host``, ``port``: instead of those of the configuration. Raises ``ConfigError``: without API
+    ``host``, ``port``: instead of those of the configuration. ``file``: where SIGHUP has it read
+    its configuration again. Raises ``ConfigError``: without API
     keys it listens on a loopback address only; the port is in use.
     """
     host = config.http.host if host is None else host
     port = config.http.port if port is None else port
+    _check_exposure(config, host)
+    listener = listen(host, port, shared=config.http.share_port)
+    return_freed_blocks()
+    return run_async(
+        "mailqueue http", partial(_serve, config, listener, host, file), _loop_factory()
+    )
+
+
+def _check_exposure(config: Config, host: str) -> None:
     if not config.http.keys and not is_loopback(host):
         problem = "without an API key only a loopback address is served: mailqueue key new NAME"
         raise ConfigError([f"http.keys: {problem}"])
-    listener = listen(host, port, shared=config.http.share_port)
-    return_freed_blocks()
-    return run_async("mailqueue http", partial(_serve, config, listener), _loop_factory())
 
 
 async def _serve(
-    config: Config, listener: socket.socket, service: Service, stopping: asyncio.Event
+    config: Config,
+    listener: socket.socket,
+    host: str,
+    file: Path | None,
+    service: Service,
+    stopping: asyncio.Event,
 ) -> None:
     clients = Clients(room_for(config.http.connections), config.http.timeout)
-    server = _Server(_uvicorn(config, clients), service, url("http", listener))
+    app = App(config)
+    server = _Server(_uvicorn(app, clients), service, url("http", listener))
+    if file is not None:
+        service.reload = partial(_reload, app, Source(file, LIVE, OTHERS), host)
     _say_started(has_keys=bool(config.http.keys))
     watch = asyncio.create_task(clients.watch())
     serving = asyncio.create_task(server.serve([listener]))
@@ -343,6 +364,16 @@ async def _serve(
     server.should_exit = True
     await serving
     watch.cancel()
+
+
+def _reload(app: App, source: Source, host: str) -> None:
+    """Read the configuration again, for the requests from now on."""
+
+    def check(config: Config) -> None:
+        _check_exposure(config, host)
+        app.reload(config)
+
+    source.read(app.config, check)
 
 
 def _say_started(*, has_keys: bool) -> None:
@@ -354,8 +385,8 @@ def _say_started(*, has_keys: bool) -> None:
     event(_log, level, "http.started", mode=mode, auth=auth)
 
 
-def _uvicorn(config: Config, clients: Clients) -> uvicorn.Config:
-    app = App(config)
+def _uvicorn(app: App, clients: Clients) -> uvicorn.Config:
+    config = app.config
     own = {"clients": clients, "send_email": app.send_email}
     return uvicorn.Config(
         app,

@@ -11,9 +11,12 @@ import threading
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
 
 from mailqueue import service
 from mailqueue.config import Config, is_production
+from mailqueue.config.reload import STORING, UNUSED, Source
 from mailqueue.intake.intake import Intake
 from mailqueue.logs import event
 from mailqueue.producer.connections import Connections
@@ -27,16 +30,18 @@ logger = logging.getLogger(__name__)
 TICK = 0.2  # seconds
 
 
-def run(config: Config) -> int:
+def run(config: Config, file: Path | None = None) -> int:
     """Store events until SIGTERM or SIGINT; returns the exit code.
+
+    ``file``: where the configuration was read from; at SIGHUP it is read again.
 
     Raises ``Unavailable`` when MongoDB or the queue cannot be reached at the start,
     and ``ConfigError``.
     """
-    return service.run("mailqueue intake", lambda frame: _serve(config, frame))
+    return service.run("mailqueue intake", lambda frame: _serve(config, file, frame))
 
 
-def _serve(config: Config, frame: Service) -> None:
+def _serve(config: Config, file: Path | None, frame: Service) -> None:
     stopping = threading.Event()
     level, env = logging.INFO, document.PRODUCTION
     if not is_production():
@@ -49,6 +54,8 @@ def _serve(config: Config, frame: Service) -> None:
         store.ensure_indexes()
         intakes = [Intake(receiver, connections) for receiver in receivers]
         loops = [threads.submit(intake.run, stopping) for intake in intakes]
+        if file is not None:
+            frame.reload = partial(_reload, file, connections)
         try:
             event(logger, level, "intake.started", mode=env)
             frame.ready(", ".join(receiver.place for receiver in receivers))
@@ -63,3 +70,10 @@ def _serve(config: Config, frame: Service) -> None:
     for intake in intakes:
         counts.update(intake.counts)
     event(logger, logging.INFO, "intake.stopped", **counts)
+
+
+def _reload(file: Path, connections: Connections) -> None:
+    """Read the configuration again, for the events from now on."""
+    config = Source(file, {*STORING, "limits"}, {*UNUSED, "http", "smtp"}).read(connections.config)
+    if config is not None:
+        connections.config = config

@@ -106,6 +106,14 @@ class Producer:
 
     quit = close
 
+    def reload(self, config: Config) -> None:
+        """Use another configuration from the next call on. Any thread may call.
+
+        What e-mails must be like follows it (``vendors``, ``routes``, ``limits``,
+        ``callbacks.allow``). The connections, and so ``mongodb`` and the queue, stay as they are.
+        """
+        self.config = self._connections.config = config
+
     def __enter__(self) -> Self:
         try:
             return self.connect()

@@ -134,6 +134,19 @@ class Bulkheads(Generic[T]):
         self._quick: frozenset[str] = frozenset()
         self._long: frozenset[str] = frozenset()
 
+    def rearrange(self, weights: Mapping[str, int], most: Mapping[str, int]) -> None:
+        """Other vendors, or other numbers, from now on; what is claimed and called goes on."""
+        with self._lock:
+            for name in weights:
+                self._claimed.setdefault(name, 0)
+                self._calls.setdefault(name, {})
+                self._ended.setdefault(name, 0)
+            without_limit = dict.fromkeys(weights, math.inf)
+            self._call_limits = without_limit | self._call_limits
+            self._claim_limits = without_limit | self._claim_limits
+            self._weights, self._most = weights, most
+            self._refreshed_at = -math.inf
+
     # Whose turn it may be ----------------------------------------------------------------------
 
     def refresh_limits(self, available: Callable[[], Collection[str]]) -> None:
@@ -147,20 +160,23 @@ class Bulkheads(Generic[T]):
         usual = (self._usual[name] for name in self._available if name in self._usual)
         quickest = min(usual, default=0.0)
         paces = {name: replace(self.pace(name), quickest=quickest) for name in self._weights}
-        self._call_limits = {name: self._limit(name, pace) for name, pace in paces.items()}
+        limits = {name: self._limit(name, pace) for name, pace in paces.items()}
+        # A vendor that was removed keeps its limit, as long as something is claimed for it.
+        self._call_limits = self._call_limits | limits
         self._quick = frozenset(name for name, pace in paces.items() if pace.quick)
         self._long = frozenset(name for name, pace in paces.items() if pace.long)
         self._refresh_claim_limits(now)
 
     def _limit(self, vendor: str, pace: Pace) -> float:
-        others = [self._weights[name] for name in self._available if name != vendor]
-        share = limit(self._number, self._weights[vendor], others, pace)
+        weights = self._weights
+        others = [weights.get(name, 0) for name in self._available if name != vendor]
+        share = limit(self._number, weights.get(vendor, 1), others, pace)
         return min(self._most.get(vendor, math.inf), share)
 
     def _refresh_claim_limits(self, now: float) -> None:
         """Beside its calls, claim for a quick vendor what it will answer in ``AHEAD`` seconds."""
         with self._lock:
-            ended, self._ended = self._ended, dict.fromkeys(self._weights, 0)
+            ended, self._ended = self._ended, dict.fromkeys(self._claimed, 0)
         times = AHEAD / max(EVERY, now - self._counted_at)
         self._counted_at = now
         self._claim_limits = {

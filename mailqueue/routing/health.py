@@ -34,7 +34,7 @@ from mailqueue.routing import rotation
 from mailqueue.routing.rotation import Health, Permit, Sign, Verdict
 from mailqueue.store import control, ids
 from mailqueue.store.control import Controls
-from mailqueue.store.document import PRODUCTION
+from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.mongo import majority_reads
 from mailqueue.store.store import Store
 from mailqueue.store.undecodable import read_each
@@ -82,6 +82,21 @@ class VendorHealth:
         self._server_ahead = time.time() - clock()
         self._read_at = -REFRESH
         self._yes_at = dict.fromkeys(self._health, -math.inf)
+
+    def renew(self, names: Iterable[str]) -> VendorHealth:
+        """The health of other vendors, with what is known of those that are among them. No I/O.
+
+        This one is still good for the calls that are under way.
+        """
+        env = PRODUCTION if self._collection.name.endswith(".vendors") else SIMULATED
+        new = VendorHealth(self._store, names, self._clock, env)
+        with self._lock:
+            for name in new._health.keys() & self._health.keys():
+                new._health = {**new._health, name: self._health[name]}
+                new._learned_at[name] = self._learned_at[name]
+                new._yes_at[name] = self._yes_at[name]
+        new.controls, new._server_ahead = self.controls, self._server_ahead
+        return new
 
     def now(self) -> float:
         """The server's time in seconds since the epoch, as of the last reading."""

@@ -99,6 +99,7 @@ class Router:
         health: VendorHealth,
         vendors: Mapping[str, Vendor],
         rand: Callable[[], float] = random.random,
+        bulkheads: Bulkheads[Any] | None = None,
     ) -> None:
         self.health = health
         self._weights = {vendor.name: vendor.weight for vendor in config.vendors}
@@ -107,15 +108,32 @@ class Router:
         # The seconds for which a key is surely known: half of what the vendor says
         self._key_lives = {name: life / 2 for name, life in offers.items() if life is not None}
         self._lookups = {name for name, v in vendors.items() if _offer(v, "lookup") is not None}
-        self.bulkheads: Bulkheads[Any] = Bulkheads(
+        self.bulkheads: Bulkheads[Any] = bulkheads or Bulkheads(
             config.consumer.concurrency, self._weights, most=_call_limits(config)
         )
+        self._configs = {vendor.name: vendor for vendor in config.vendors}
         self._probe_lease = config.delivery.lease
         self._policy = policy(config)
         self._decider = Decider(self._policy, rand)
         self._rand = rand
         self._refusals: dict[str, set[str]] = {}
         self._once = Once()
+
+    def renew(self, config: Config, vendors: Mapping[str, Vendor]) -> Router:
+        """The router of another configuration, that goes on where this one is. No I/O.
+
+        This one is still good for what was begun under it. The slots are those of both.
+        """
+        health = self.health.renew(vendors)
+        new = Router(config, health, vendors, self._rand, self.bulkheads)
+        new._refusals |= {n: ids for n, ids in self._refusals.items() if n in vendors}
+        self.bulkheads.rearrange(new._weights, _call_limits(config))
+        return new
+
+    def has_same_vendor(self, other: Router, name: str) -> bool:
+        """Whether this vendor has the same settings for the other router."""
+        mine = self._configs.get(name)
+        return mine is not None and mine == other._configs.get(name)
 
     def carriers(self, email: Email, snapshot: Snapshot) -> list[str]:
         """The vendors that can take this e-mail, or what a partial yes has left of it."""

@@ -74,6 +74,10 @@ class KeyRing:
     def __init__(self, keys: Iterable[ApiKeyConfig]) -> None:
         self._keys = tuple(map(ApiKey.from_config, keys))
 
+    def replace(self, keys: Iterable[ApiKeyConfig]) -> None:
+        """Other keys, from the next look on. Any thread may call."""
+        self._keys = tuple(map(ApiKey.from_config, keys))
+
     def __bool__(self) -> bool:
         """False: none is configured."""
         return bool(self._keys)

@@ -6,7 +6,7 @@ with an event loop. Both return the exit code 0; the command line has the codes 
 
 SIGTERM and SIGINT: the server finishes what is under way. A second signal (``systemd`` says what
 counts as one) ends the process at once with 1. Nothing is lost by it: what was not answered was
-not promised.
+not promised. SIGHUP: the server reads its configuration again, and goes on.
 
 Promises: a handler takes no lock, which the thread that it interrupts may hold.
 """
@@ -42,17 +42,32 @@ class Service:
         self._name = name
         self._manager = manager or ServiceManager()
         self._wake: Callable[[], object] = bool
+        self._is_ready = self._reload_wanted = False
+        self.reload: Callable[[], object] = bool  # what SIGHUP asks for; nothing, at first
         self.is_stopping = False
 
     def ready(self, place: str) -> None:
         """It serves from now on: ``NAME: listening on PLACE`` is the first line of output."""
         sys.stdout.write(f"{self._name}: listening on {place}\n")
         sys.stdout.flush()
+        self._is_ready = True
         self._manager.ready()
 
     def keep_alive(self) -> None:
-        """A sign of life, twice a second or so; without one systemd starts the process anew."""
+        """A sign of life, twice a second or so; without one systemd starts the process anew.
+
+        Here ``reload`` is called, too, if somebody asked for it.
+        """
         self._manager.keep_alive()
+        if self._reload_wanted and self._is_ready:
+            self._reload_wanted = False
+            self._manager.reloading()
+            self.reload()
+            self._manager.ready()
+
+    def ask_for_reload(self) -> None:
+        """Have ``keep_alive`` call ``reload``. A signal handler may call it."""
+        self._reload_wanted = True
 
     def stop(self) -> None:
         """Finish what is under way; called again: end at once. A signal handler may call it."""
@@ -71,6 +86,7 @@ class Service:
         signals = Signals(self.stop)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signals.handle)
+        signal.signal(signal.SIGHUP, lambda *_: self.ask_for_reload())
 
 
 def run(name: str, serve: Callable[[Service], None]) -> int:

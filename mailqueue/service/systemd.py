@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Self
 
 ONE_SIGNAL = 1.0  # seconds
+CLOCK = time.CLOCK_MONOTONIC  # which systemd compares
 
 
 class Signals:
@@ -42,7 +43,7 @@ class Signals:
 
 
 class ServiceManager:
-    """Hears READY, WATCHDOG while ``keep_alive`` is called, and STOPPING. Takes no lock.
+    """Hears READY, RELOADING, WATCHDOG while ``keep_alive`` is called, and STOPPING. Takes no lock.
 
     As a context manager: READY on entering, STOPPING on leaving.
     """
@@ -67,6 +68,10 @@ class ServiceManager:
     def ready(self) -> None:
         """The process serves from now on."""
         self._send("READY=1")
+
+    def reloading(self) -> None:
+        """It reads its configuration again, until ``ready``."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(CLOCK) // 1000}")
 
     def stopping(self) -> None:
         """It finishes what is under way, and ends."""

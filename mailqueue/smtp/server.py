@@ -5,23 +5,24 @@ TLS. Bounds: connections as many as ``smtp.connections`` and as the system has f
 
 Promises: on the signal to stop nobody new is admitted, and what was begun is finished: a message
 that a client is sending, for up to ``GRACE`` seconds, and what is being stored. SIGHUP has it read
-its certificate anew.
+its certificate and its configuration anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from mailqueue.aio import AsyncProducer
 from mailqueue.config import Config, Smtp, is_production
+from mailqueue.config.reload import STORING, UNUSED, Source
 from mailqueue.errors import ConfigError
 from mailqueue.logs import event
 from mailqueue.service import Service, is_loopback, listen, room_for, run_async, url
@@ -34,9 +35,11 @@ from mailqueue.smtp.session import Rules, protocol
 logger = logging.getLogger(__name__)
 
 GRACE = 30.0  # seconds
+LIVE = {*STORING, "http.keys"}  # what a reload takes over, and what is not for this service
+OTHERS = {*UNUSED, "http"}
 
 
-def serve(config: Config, host: str | None, port: int | None) -> int:
+def serve(config: Config, host: str | None, port: int | None, file: Path | None = None) -> int:
     """See ``mailqueue.smtp.serve``."""
     settings = config.smtp
     settings = replace(settings, host=host or settings.host)
@@ -45,7 +48,7 @@ def serve(config: Config, host: str | None, port: int | None) -> int:
     tls = _tls(settings)
     _check_exposure(settings, keys, tls)
     logging.getLogger("mail.log").disabled = True  # aiosmtpd's: it has addresses
-    return run_async("mailqueue smtp", partial(_serve, config, settings, keys, tls))
+    return run_async("mailqueue smtp", partial(_serve, config, settings, keys, tls, file))
 
 
 def _tls(settings: Smtp) -> ssl.SSLContext | None:
@@ -70,6 +73,21 @@ def _renew(settings: Smtp, tls: ssl.SSLContext | None) -> None:
         event(logger, logging.ERROR, "certificate.not_renewed", problem=error)
 
 
+def _reload(file: Path | None, settings: Smtp, tls: ssl.SSLContext | None, rules: Rules) -> None:
+    """Read the certificate and the configuration again, for the clients from now on."""
+    _renew(settings, tls)
+    if file is None:
+        return
+
+    def check(config: Config) -> None:
+        _check_exposure(settings, KeyRing(config.http.keys), tls)
+
+    config = Source(file, LIVE, OTHERS).read(rules.producer.config, check)
+    if config is not None:
+        rules.keys.replace(config.http.keys)
+        rules.producer.reload(config)
+
+
 def _check_exposure(settings: Smtp, keys: KeyRing, tls: ssl.SSLContext | None) -> None:
     if is_loopback(settings.host):
         return
@@ -87,6 +105,7 @@ async def _serve(
     settings: Smtp,
     keys: KeyRing,
     tls: ssl.SSLContext | None,
+    file: Path | None,
     service: Service,
     stopping: asyncio.Event,
 ) -> None:
@@ -111,7 +130,7 @@ async def _serve(
         )
         loop = asyncio.get_running_loop()
         server = await loop.create_server(partial(protocol, rules), sock=listener, backlog=BACKLOG)
-        loop.add_signal_handler(signal.SIGHUP, _renew, settings, tls)
+        service.reload = partial(_reload, file, settings, tls, rules)
         _say_started(settings, keys, tls)
         service.ready(url("smtps" if rules.is_implicit else "smtp", listener))
         await stopping.wait()
