@@ -1,9 +1,10 @@
 """Watch mailqueue's main job: an application, two consumers, three vendors, one of them down.
 
 Run it by ``bash examples/quickstart.sh``; with ``--http`` the application is no Python: its e-mails
-go to a ``mailqueue http`` process by curl. Everything is on loopback: a MongoDB and a beanstalkd of
-its own, an SMTP server, and two HTTP servers that speak the needed part of SendGrid's and Mailgun's
-API. All of it is gone at the end. Exits 0 when every e-mail was accepted by exactly one vendor.
+go to a ``mailqueue http`` process by curl. With ``--queue none`` there is no beanstalkd: consumers
+find in MongoDB what is due. Everything is on loopback: the servers are its own, an SMTP server, and
+two HTTP servers that speak the needed part of SendGrid's and Mailgun's API. All of it is gone at
+the end. Exits 0 when every e-mail was accepted by exactly one vendor.
 """
 
 from __future__ import annotations
@@ -379,6 +380,9 @@ def main() -> int:
     """0: all accepted, 1: not all, 3: a server or curl is missing, 130: interrupted."""
     parser = argparse.ArgumentParser(prog="quickstart.sh")
     parser.add_argument("--http", action="store_true", help="the e-mails come by HTTP, from curl")
+    parser.add_argument(
+        "--queue", choices=("beanstalkd", "none"), default="beanstalkd", help="none: MongoDB alone"
+    )
     options = parser.parse_args()
     if options.http and not shutil.which("curl"):
         print("curl is missing (apt-get install curl)", file=sys.stderr)
@@ -390,9 +394,12 @@ def main() -> int:
     try:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mailqueue-")))
-            servers = stack.enter_context(devservers())
+            servers = stack.enter_context(devservers(queue=options.queue != "none"))
             print(f"MongoDB           {servers.mongod.uri}")
-            print(f"beanstalkd        {servers.beanstalkd.address}")
+            if servers.beanstalkd:
+                print(f"beanstalkd        {servers.beanstalkd.address}")
+            else:
+                print("No queue          consumers find in MongoDB what is due")
             vendors = stack.enter_context(three_vendors())
             print("Three vendors     sendgrid (answers 503), mailgun, smtp; all on this machine")
             config = folder / "config.json"

@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# mailqueue's main job, to watch: bash examples/quickstart.sh [--http]
+# mailqueue's main job, to watch: bash examples/quickstart.sh [--http] [--queue none]
 #
-# With --http the e-mails come in by HTTP, from curl.
+# With --http the e-mails come in by HTTP, from curl. With --queue none there is no beanstalkd:
+# consumers find in MongoDB what is due.
 #
 # The first run sets everything up (see setup.sh), the others need no network. Nothing leaves this
 # machine, and nothing stays but the virtual environment.
 set -euo pipefail
 # shellcheck source=setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+case " $* " in
+    *" --queue none "* | *" --queue=none "*) needs_beanstalkd=no ;;
+esac
 set_up quickstart
 exec "$venv/bin/python" -u "$repo/examples/quickstart.py" "$@"

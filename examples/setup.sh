@@ -3,8 +3,9 @@
 #
 # The package and one of pyproject.toml's dependency groups go into a virtual environment of their
 # own (${MAILQUEUE_VENV:-.venv}, which git ignores); a mongod comes with the group, a beanstalkd from
-# Debian's or Ubuntu's package where none is installed. What needs root is done as root or by
-# `sudo -n`; otherwise it says what is missing. Nothing is fetched again until pyproject.toml changes.
+# Debian's or Ubuntu's package where none is installed, unless needs_beanstalkd=no. What needs root
+# is done as root or by `sudo -n`; otherwise it says what is missing. Nothing is fetched again until
+# pyproject.toml changes.
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${MAILQUEUE_VENV:-$repo/.venv}
@@ -25,7 +26,7 @@ set_up() {
         # The group for development includes the other one.
         [ "$group" != dev ] || cp "$venv/mailqueue-dev" "$venv/mailqueue-quickstart"
     fi
-    has_beanstalkd || get_beanstalkd || say "beanstalkd is missing and could not be downloaded."
+    [ "${needs_beanstalkd:-yes}" = no ] || has_beanstalkd || get_beanstalkd || say "beanstalkd is missing and could not be downloaded."
 }
 
 make_venv() {

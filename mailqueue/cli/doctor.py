@@ -19,7 +19,7 @@ from mailqueue.cli.context import UNLIMITED, Context
 from mailqueue.cli.control import describe, span
 from mailqueue.cli.finding import Finding, Level
 from mailqueue.cli.table import age, count
-from mailqueue.config import Config, Sqs, VendorConfig
+from mailqueue.config import Config, MongoDBQueue, Sqs, VendorConfig
 from mailqueue.config import file as config_file
 from mailqueue.config.checks import is_loopback
 from mailqueue.config.section import keys_of
@@ -166,7 +166,8 @@ LONG = 60.0  # seconds, for a look at all e-mails
 
 
 def _indexes(context: Context) -> Iterator[Finding]:
-    if missing := context.store.missing_indexes():
+    alone = isinstance(context.config.broker, MongoDBQueue)
+    if missing := context.store.missing_indexes(reservations=alone):
         todo = "start a consumer: it creates them, or says why the server refuses to"
         names = ", ".join(f"({name.replace(' ', ', ')})" for name in missing)
         yield Finding(Level.FAIL, "indexes", f"missing: {names}", todo)
@@ -287,6 +288,7 @@ _IN_MONGODB: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     _mongodb,
     _clock,
     _indexes,
+    queues.examine_mongodb,
     _health,
     _uncertain,
     _failures,

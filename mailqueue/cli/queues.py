@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mailqueue.cli.context import Context
 from mailqueue.cli.finding import Finding, Level
 from mailqueue.cli.table import age, count
-from mailqueue.config import Beanstalkd, Memory, Redis, Sqs
+from mailqueue.config import Beanstalkd, Memory, MongoDBQueue, Redis, Sqs
 from mailqueue.config.checks import is_loopback
 from mailqueue.errors import MissingExtra, QueueUnavailable
 from mailqueue.queue.broker import INTAKE
@@ -193,3 +193,27 @@ def _weak_sqs(facts: SqsFacts) -> Iterator[Finding]:
         text = f"{facts.use}: {facts.in_flight} messages in flight; above 120,000 nobody gets any"
         todo = "stop what receives and does not end them: another program, or too many consumers"
         yield Finding(Level.WARN, "sqs", text, todo)
+
+
+# MongoDB alone ------------------------------------------------------------------------------------
+
+
+def examine_mongodb(context: Context) -> Iterator[Finding]:
+    """Look at what stands in MongoDB where that is the queue. Raises ``StoreUnavailable``."""
+    settings, store = context.config.broker, context.store
+    if not isinstance(settings, MongoDBQueue):
+        return
+    yield Finding(Level.OK, "queue", "none: consumers find in MongoDB what is due")
+    with store.operation():
+        hello = store.client.admin.command("hello")
+    if settings.change_stream and not {"setName", "msg"} & hello.keys():
+        todo = "make it a replica set (one node is enough), or remove queue.change_stream"
+        yield Finding(Level.WARN, "queue", "this MongoDB has no change streams", todo)
+    events = store.events().depth()
+    if events["ready"]:
+        text = f"{count(events['ready'], 'event')} in MongoDB that nobody has taken up"
+        yield Finding(Level.WARN, "intake", text, "see that one runs: mailqueue intake")
+    if events["buried"]:
+        text = f"{count(events['buried'], 'buried event')} in MongoDB"
+        todo = "each says why (buried.problem); docs/intake.md says how to look at them"
+        yield Finding(Level.WARN, "intake", text, todo)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Literal
 
 from mailqueue import vendors
-from mailqueue.config import Config, is_production
+from mailqueue.config import Config, MongoDBQueue, is_production
 from mailqueue.config.reload import Source
 from mailqueue.consumer.delivery import Delivery
 from mailqueue.consumer.meter import Meter
@@ -130,7 +130,8 @@ class Consumer:
         try:
             # A server that is away now ends the process, with its own exit code: whoever starts it
             # is to know. Later outages are waited for.
-            self._store.ensure_indexes()
+            alone = isinstance(self.config.broker, MongoDBQueue)
+            self._store.ensure_indexes(reservations=alone)
             self._router.health.refresh()
             self._broker.depth()
             self._compare_clocks()

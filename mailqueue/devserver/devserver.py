@@ -2,13 +2,14 @@
 
 ::
 
-    python -m mailqueue.devserver            prints the two config keys, runs until Ctrl-C
-    with devservers() as servers: ...        the same from code
+    python -m mailqueue.devserver                 prints two config keys, runs until Ctrl-C
+    python -m mailqueue.devserver --queue none    the same with MongoDB alone
+    with devservers() as servers: ...             from code
 
 Decides: how the two are set up. mongod is a replica set of one node, because only a replica set has
 retryable writes and transactions; beanstalkd has a binlog. Both listen on 127.0.0.1 only.
 
-Assumes and promises: as ``process``; both are gone, with their data, at the end.
+Assumes and promises: as ``process``; they are gone, with their data, at the end.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,22 +96,31 @@ def _accepts(port: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DevServers:
-    """Both servers; ``config``: the two keys of ``config.json`` that lead to them."""
+    """The servers; ``config``: the two keys of ``config.json`` that lead to them."""
 
     mongod: Mongod
-    beanstalkd: Beanstalkd
+    beanstalkd: Beanstalkd | None
+
+    @property
+    def running(self) -> Sequence[Server]:
+        """All of them."""
+        return (self.mongod, self.beanstalkd) if self.beanstalkd else (self.mongod,)
 
     @property
     def config(self) -> dict[str, Any]:
-        return {
-            "mongodb": {"uri": self.mongod.uri},
-            "beanstalkd": {"servers": [self.beanstalkd.address]},
-        }
+        mongodb = {"mongodb": {"uri": self.mongod.uri}}
+        if self.beanstalkd is None:
+            return mongodb | {"queue": {"type": "mongodb"}}
+        return mongodb | {"beanstalkd": {"servers": [self.beanstalkd.address]}}
 
 
 @contextmanager
-def devservers() -> Iterator[DevServers]:
-    """Both servers, running; gone with their data when the block ends."""
-    find_all(Mongod.name, Beanstalkd.name)
-    with Beanstalkd() as beanstalkd, Mongod() as mongod:
-        yield DevServers(mongod, beanstalkd)
+def devservers(*, queue: bool = True) -> Iterator[DevServers]:
+    """Both servers, running; gone with their data when the block ends.
+
+    Without ``queue``, MongoDB alone.
+    """
+    find_all(Mongod.name, *([Beanstalkd.name] if queue else []))
+    with ExitStack() as stack:
+        beanstalkd = stack.enter_context(Beanstalkd()) if queue else None
+        yield DevServers(stack.enter_context(Mongod()), beanstalkd)

@@ -73,14 +73,17 @@ _REFUSALS: Mapping[int, str] = {
 }
 
 
-def create(
-    emails: Collection[dict[str, Any]], wanted: Mapping[str, Mapping[str, Any]] = INDEXES
-) -> bool:
+def _wanted(reservations: bool) -> Mapping[str, Mapping[str, Any]]:
+    """The indexes that there should be."""
+    return {**INDEXES, **FOR_RESERVATIONS} if reservations else INDEXES
+
+
+def create(emails: Collection[dict[str, Any]], *, reservations: bool = False) -> bool:
     """Create the missing indexes; returns whether there is one on keys, of an older version.
 
     Raises ``ConfigError`` and the driver's exceptions.
     """
-    present = _names(emails)
+    present, wanted = _names(emails), _wanted(reservations)
     has_key_index = _KEY in present
     # To look through all e-mails is no more work than to make an index of them.
     if not has_key_index and not wanted.keys() <= present:
@@ -110,10 +113,10 @@ def _names(emails: Collection[dict[str, Any]]) -> set[str]:
     return {" ".join(field for field, _ in index["key"]) for index in present}
 
 
-def find_missing(emails: Collection[dict[str, Any]]) -> list[str]:
+def find_missing(emails: Collection[dict[str, Any]], *, reservations: bool = False) -> list[str]:
     """The indexes that nobody has created yet, by their fields."""
     present = _names(emails)
-    return [name for name in INDEXES if name not in present]
+    return [name for name in _wanted(reservations) if name not in present]
 
 
 def has_key_index(emails: Collection[dict[str, Any]]) -> bool:

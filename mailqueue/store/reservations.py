@@ -71,16 +71,9 @@ class Reservations:
         self._changes = Changes(self._emails) if change_stream else None
         self._ended: deque[ObjectId] = deque()  # to be deleted with the next look
         self._others = 0  # reserved e-mails among those of the last look
-        self._indexed = False
         self._ahead: deque[ObjectId] = deque()  # reserved, and not asked for yet
         self._looked_at = self._filled_at = self._deleted_over_at = -math.inf
         self._batch = 0
-
-    def ensure_indexes(self) -> None:
-        """Create the indexes that are missing; ``ConfigError``: the server refuses one."""
-        with self._mongo.operation():
-            indexes.create(self._emails, indexes.FOR_RESERVATIONS)
-        self._indexed = True
 
     # A process that comes back for more within moments reserves ahead: the looks cost it more than
     # all else here. What it has ahead it does not keep for long, so that other processes, or what
@@ -107,8 +100,6 @@ class Reservations:
 
     def _look(self, limit: int) -> Sequence[ObjectId]:
         """Find what is due and nobody's, and reserve it."""
-        if not self._indexed:
-            self.ensure_indexes()
         self._delete_over()
         self._delete_ended()
         while True:

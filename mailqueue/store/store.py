@@ -102,27 +102,24 @@ class Store(Mongo):
         """The e-mails that take no write at all, as far as this process knows."""
         return self.bulk.unwritable
 
-    def ensure_indexes(self) -> None:
-        """Create the indexes that are missing; ``ConfigError``: the server refuses one."""
+    def ensure_indexes(self, *, reservations: bool = False) -> None:
+        """Create missing indexes (``reservations``: too); ``ConfigError``: one is refused."""
         with self.operation():
-            self.keys.indexed = indexes.create(self.emails)
+            self.keys.indexed = indexes.create(self.emails, reservations=reservations)
         self.indexed = True
 
     def reservations(self, *, seconds: float, change_stream: bool) -> Reservations:
-        """How to find what is due where there is no queue beside MongoDB; nothing is done yet.
-
-        ``seconds``: how long a reservation lasts.
-        """
+        """What is due, for consumers without a queue; each is reserved for so many seconds."""
         return Reservations(self, self.env, seconds=seconds, change_stream=change_stream)
 
     def events(self) -> EventDocuments:
         """The events that other programs put into MongoDB, for ``mailqueue intake``."""
         return EventDocuments(self)
 
-    def missing_indexes(self) -> list[str]:
-        """The indexes that nobody has created yet, by their fields."""
+    def missing_indexes(self, *, reservations: bool = False) -> list[str]:
+        """The indexes that nobody has created yet, by their fields; see ``ensure_indexes``."""
         with self.operation():
-            return indexes.find_missing(self.emails)
+            return indexes.find_missing(self.emails, reservations=reservations)
 
     # Producing ---------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -53,6 +53,10 @@ class MongoDBCase(Case):
 
     def section(self, address: str, name: str) -> Mapping[str, Any]:
         return {}
+
+    def create(self, config: Config) -> None:
+        with closing(Store(config.mongodb, env=SIMULATED)) as store:
+            store.ensure_indexes(reservations=True)
 
     def options(self, config: Config, stack: ExitStack) -> Mapping[str, Any]:
         store = SettlingStore(config.mongodb, env=SIMULATED)

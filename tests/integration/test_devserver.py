@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from pymongo import MongoClient
 
-from mailqueue.config import Config
+from mailqueue.config import Config, MongoDBQueue
 from mailqueue.devserver import Beanstalkd, Mongod, devserver, process
 from mailqueue.devserver.devserver import devservers
-from mailqueue.devserver.process import HOST, Server, ServerDidNotStart
+from mailqueue.devserver.process import HOST, Server, ServerDidNotStart, ServerNotFound
 from mailqueue.producer import Producer
 from tests.integration.bench import MAIL
 from tests.servers import BreakableBeanstalkd, BreakableMongod
@@ -117,10 +117,30 @@ def test_extra_arguments_reach_the_server() -> None:
 
 def test_close_leaves_no_process_and_no_file(folder: Path) -> None:
     with devservers() as servers:
-        pids = [servers.mongod.pid, servers.beanstalkd.pid]
+        pids = [server.pid for server in servers.running]
         assert len(list(folder.iterdir())) == 2
     assert not any(is_alive(pid) for pid in pids)
     assert not list(folder.iterdir())
+
+
+def test_mongodb_alone_needs_no_beanstalkd(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "find", mongod_only(process.find))
+    with devservers(queue=False) as servers:
+        assert len(list(folder.iterdir())) == 1
+        config = Config.from_mapping(servers.config)
+        assert isinstance(config.broker, MongoDBQueue)
+    assert not list(folder.iterdir())
+
+
+def mongod_only(find: Callable[[str], Path]) -> Callable[[str], Path]:
+    """As where beanstalkd is not installed."""
+
+    def find_mongod(name: str) -> Path:
+        if name != Mongod.name:
+            raise ServerNotFound(name)
+        return find(name)
+
+    return find_mongod
 
 
 @pytest.mark.parametrize("kind", [Mongod, Beanstalkd])
@@ -254,7 +274,7 @@ def test_the_command_ends_when_one_of_its_servers_does() -> None:
         child.stdout.readline()
         os.kill(servers_of(child.pid)[0], signal.SIGKILL)
         assert child.wait(30) == 1
-        assert child.stderr.read() == "beanstalkd ended by itself: both are stopped\n"
+        assert child.stderr.read() == "beanstalkd ended by itself: all is stopped\n"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's part is Linux's")

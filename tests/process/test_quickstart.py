@@ -64,14 +64,19 @@ def read_until(process: subprocess.Popen[str], words: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("options", [(), ("--http",)], ids=["in Python", "by HTTP"])
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--http",), ("--queue", "none")],
+    ids=["in Python", "by HTTP", "with MongoDB alone"],
+)
 def test_the_quickstart_sends_everything_although_a_vendor_is_down_and_leaves_nothing(
     tmp_path: Path, options: Sequence[str]
 ) -> None:
     with quickstart(tmp_path, *options) as process:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
-    assert ("The HTTP service" in out) == bool(options)
+    assert ("The HTTP service" in out) == ("--http" in options)
+    assert ("beanstalkd " in out) == ("--queue" not in options)
     rows = [line.split() for line in out.splitlines()]
     sendgrid, mailgun, smtp = (
         next(row for row in rows if row[:1] == [name] and row[1].isdigit())

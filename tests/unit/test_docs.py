@@ -17,6 +17,7 @@ import pytest
 from mailqueue.cli import VERBS
 from mailqueue.cli.help import HELP
 from mailqueue.config.config import READABLE_BY_ALL, SECTIONS
+from mailqueue.config.queue import QUEUE_TYPES
 from mailqueue.config.section import keys_of
 from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.lifecycle.decide import Decider, suspension
@@ -57,10 +58,11 @@ CHECKED = {  # written by hand; by the tests below, and in tests/integration
         "limit",
         "outcome",
     ),
-    *("priority", "verb", "webhook"),
+    *("priority", "queue", "verb", "webhook"),
     *("call", "status"),  # by tests/http/test_description.py
     *("attribute", "anymail", "postoffice", "celery"),  # in test_docs_applications
 }
+EXTRAS = {"redis", "sqs"}  # of queues, named as these
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -111,6 +113,14 @@ def column_cells(page: str, name: str, number: int) -> list[list[str]]:
 
 def test_the_keys_of_an_email_are_those_that_send_takes() -> None:
     assert first_column("docs/sending.md", "email") == list(READERS)
+
+
+def test_each_kind_of_queue_has_a_line_and_says_which_extra_it_needs() -> None:
+    cells = column_cells("README.md", "queue", 2)
+    names = first_column("README.md", "queue")
+    assert sorted(names) == sorted(QUEUE_TYPES)
+    for name, words in zip(names, cells, strict=True):
+        assert words == ([name] if name in EXTRAS else [])
 
 
 def test_each_vendor_whose_events_are_read_has_a_line_with_its_settings() -> None:
@@ -186,7 +196,7 @@ def test_the_events_of_the_log_are_those_that_the_code_writes() -> None:
 
 
 def test_the_readme_is_read_in_a_few_minutes() -> None:
-    assert len(README.read_text("utf-8").splitlines()) <= 130
+    assert len(README.read_text("utf-8").splitlines()) <= 140
 
 
 def test_the_readme_names_every_vendor() -> None:
