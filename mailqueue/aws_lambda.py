@@ -228,18 +228,19 @@ class Worker:
             if batch.todo and seconds_left() >= self._longest:
                 self._begin(batch)
             writer.fetcher.read_large()
-            if writer.inbox.empty() and not writer.waiting:
+            if writer.inbox.empty() and not writer.waiting and writer.sender.pacer.empty:
                 if not batch.todo or seconds_left() < self._longest:
                     return
                 continue
             self._turn(seconds_left)
-            while not writer.sender.queue.empty():
+            while not writer.sender.queue.empty() or writer.sender.pacer.send_next():
                 writer.sender.deliver(self._vendors)
 
     def _begin(self, batch: Batch) -> None:
         """Read the next e-mail and plan what to do, unless no vendor may be asked."""
         job = batch.todo.popleft()
-        if pause := self._router.idle_for():
+        pause, room = self._router.intake()
+        if not room:
             batch.postpone([job], min(pause, self._broker.max_delay))
             return
         self._writer.slots.reserve(1)

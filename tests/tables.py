@@ -18,6 +18,7 @@ from mailqueue.config.capacity import Capacity
 from mailqueue.config.config import SECTIONS
 from mailqueue.config.keys import Key
 from mailqueue.config.queue import QUEUE_TYPES, TYPE
+from mailqueue.config.rates import Rate
 from mailqueue.config.section import keys_of
 from mailqueue.config.services import ApiKeyConfig
 from mailqueue.config.vendor_types import MIB, VENDOR_TYPES
@@ -33,6 +34,7 @@ TYPES = {
     float: "number",
     bool: "boolean",
     dict: "object",
+    object: "object",
     list: "list of objects",
 }
 
@@ -54,6 +56,8 @@ def rows() -> Iterator[str]:
             for name, key in keys_of(ApiKeyConfig).items():
                 yield row(f"`{place}.keys[].{name}`", key)
         if section == "vendors":
+            for name, key in keys_of(Rate).items():
+                yield row(f"`{place}.rate.{name}`", key)
             for type_, vendor in VENDOR_TYPES.items():
                 for name, key in vendor.keys.items():
                     yield row(f"`{place}.{name}` of `{type_}`", key)

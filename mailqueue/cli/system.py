@@ -32,6 +32,8 @@ from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.queue import events_depth, open_broker, refuse_memory
 from mailqueue.routing.health import VendorHealth
+from mailqueue.routing.pace import Pace
+from mailqueue.routing.reservations import Usage, document_id
 from mailqueue.routing.rotation import Health, probe_wait
 from mailqueue.store import audit
 from mailqueue.store.control import Control, Controls, ControlStore
@@ -42,6 +44,9 @@ from mailqueue.store.store import Store
 def vendors(context: Context) -> Report:
     """Every vendor's state, why and since when; or one is changed by hand."""
     health = VendorHealth(context.store, [vendor.name for vendor in context.config.vendors])
+    usages = {v.name: Usage(Pace.of(v.rate)) for v in context.config.vendors if v.rate is not None}
+    for name, usage in usages.items():
+        health.watch(document_id(name), usage.learn)
     match context.options.action:
         case ["enable", name]:
             return _enable(context, health, name)
@@ -56,8 +61,14 @@ def vendors(context: Context) -> Report:
     data = {
         "vendors": [_vendor(s, now, states) | _closed(controls, s.name) for s in states.values()]
     }
-    head = ("VENDOR", "STATE", "REASON", "SINCE", "UNTIL", "PROBE", "CLOSED")
-    return Report(data, table(head, [_state(row, now) for row in data["vendors"]], context.width))
+    head: tuple[str, ...] = ("VENDOR", "STATE", "REASON", "SINCE", "UNTIL", "PROBE", "CLOSED")
+    for row in data["vendors"]:
+        limited = usages.get(row["vendor"])
+        row["rate"] = None if limited is None else limited.shown(now)
+    if usages:
+        head = (*head, "WAIT", "BUDGETS")
+    rows = [(*_state(row, now), *_limits(row["rate"], now))[: len(head)] for row in data["vendors"]]
+    return Report(data, table(head, rows, context.width))
 
 
 def _closed(controls: Controls, name: str) -> dict[str, Any]:
@@ -116,6 +127,17 @@ def _state(row: Mapping[str, Any], now: float) -> tuple[Any, ...]:
             if (facts := row[word])
         ),
     )
+
+
+def _limits(rate: Mapping[str, Any] | None, now: float) -> tuple[str | None, str | None]:
+    """The next send time of a limited vendor, and what is used of its budgets."""
+    if rate is None:
+        return None, None
+    budgets = [
+        f"{b['used']:,} of {b['limit']:,} {name}, ends in {age(b['until'].timestamp() - now)}"
+        for name, b in rate["budgets"].items()
+    ]
+    return age(rate["wait"]) if rate["wait"] else None, "; ".join(budgets)
 
 
 def _time(at: float | None) -> datetime | None:

@@ -2,9 +2,9 @@
 
 ``config`` has every section and key with its default and its range, ``services`` those of HTTP,
 SMTP and the suppression list, ``callbacks`` those of callbacks, ``queue`` those of each kind of
-queue; ``section`` and ``keys`` turn them into checked values, ``checks`` says what is wrong with
-one. ``file`` reads JSON and replaces
-``${NAME}``. ``vendor_types`` is the table of vendors: the own keys of each, and what it can carry.
+queue, ``rates`` those of a vendor's limits; ``section`` and ``keys`` turn them into checked values,
+``checks`` says what is wrong with one. ``file`` reads JSON and replaces ``${NAME}``.
+``vendor_types`` is the table of vendors: the own keys of each, and what it can carry.
 ``dicts`` repeats the keys for type checkers.
 """
 
@@ -31,6 +31,7 @@ from mailqueue.config.queue import (
     Redis,
     Sqs,
 )
+from mailqueue.config.rates import Rate
 from mailqueue.config.services import ApiKeyConfig, Http, Smtp, Suppression
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "MongoDB",
     "MongoDBQueue",
     "QueueSettings",
+    "Rate",
     "Redis",
     "Retention",
     "Retry",

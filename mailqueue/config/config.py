@@ -28,6 +28,7 @@ from mailqueue.config import file as config_file
 from mailqueue.config.callbacks import Callbacks
 from mailqueue.config.keys import Problems
 from mailqueue.config.queue import LONGEST_TTR, Beanstalkd, QueueSettings, Sqs, queue_of
+from mailqueue.config.rates import Rate
 from mailqueue.config.section import Section, key, keys_of, section_list, section_of
 from mailqueue.config.services import Http, Smtp, Suppression
 from mailqueue.config.vendor_types import VENDOR_TYPES, vendor_type
@@ -96,6 +97,9 @@ class VendorConfig(Section):
         dict, {}, "passed on to the vendor's class", repr=False, hash=False
     )
     sandbox: bool = key(bool, False, "the vendor only checks e-mails; refused if it has no sandbox")
+    rate: Rate | None = key(  # noqa: RUF009  # ``key`` makes a field, no value
+        object, None, "how many e-mails all processes together may give it, and how fast"
+    )
     events: Mapping[str, Any] | None = key(
         dict,
         None,
@@ -110,6 +114,8 @@ class VendorConfig(Section):
         row = VENDOR_TYPES.get(self.type)
         object.__setattr__(self, "keys", row.complete(self.keys) if row else dict(self.keys))
         object.__setattr__(self, "options", copy.deepcopy(self.options))
+        if isinstance(self.rate, Mapping):  # it has been checked
+            object.__setattr__(self, "rate", Rate(**self.rate))
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[Any, Any], problems: Problems) -> Self | None:
@@ -123,6 +129,8 @@ class VendorConfig(Section):
         if row := VENDOR_TYPES.get(str(attributes.get("type"))):
             problems.add_unknown(own, [*keys_of(VendorConfig), *row.keys])
             row.check(row.complete(own), problems)
+        if attributes.get("rate") is not None:
+            section_of(Rate, attributes["rate"], problems.under("rate"))
         events = attributes.get("events")
         if isinstance(events, Mapping):
             if row is None or row.events is None:

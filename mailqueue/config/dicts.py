@@ -54,6 +54,20 @@ class EventsDict(TypedDict, total=False):
     url: str
 
 
+class RateDict(TypedDict, total=False):
+    """``rate`` of one of ``vendors``."""
+
+    per_second: float | None
+    per_minute: float | None
+    per_hour: float | None
+    per_day: int | None
+    per_month: int | None
+    gap: float | None
+    burst: int
+    count: Literal["messages", "recipients"]
+    zone: str
+
+
 _From = TypedDict("_From", {"from": str | None}, total=False)  # a keyword of Python
 
 
@@ -72,6 +86,7 @@ class VendorDict(_From, total=False):
     timeout: float
     options: Mapping[str, Any]
     sandbox: bool
+    rate: RateDict | None
     events: EventsDict | None
 
     access_key: str

@@ -21,6 +21,7 @@ _TYPES: Mapping[type, tuple[str, type | tuple[type, ...]]] = {
     bool: ("true or false", bool),
     tuple: ("a list of strings", (list, tuple)),
     dict: ("an object", Mapping),
+    object: ("an object", object),  # a section inside a section, which looks at its keys itself
     list: ("a list of objects", (list, tuple)),
 }
 

@@ -101,6 +101,7 @@ class Consumer:
         self._stops_heeded = 0
         self._failed = threading.Event()
         self._senders: list[threading.Thread] = []
+        self._is_pacing = False
 
     def stop(self) -> None:
         """Stop gracefully; called again: leave what is being sent to its lease.
@@ -144,6 +145,7 @@ class Consumer:
         for i in range(self.config.consumer.concurrency):
             self._senders.append(self._start(f"sender-{i}", self._send))
         sweeper = self._start("sweeper", self._sweep)
+        self._pace()
         if self._meter is not None:
             self._start("meter", self._meter.run, self._stopping, sys.stderr)
         self._wait([*fetchers, writer, sweeper])
@@ -209,6 +211,13 @@ class Consumer:
             self.config = config
             self._sweeper.rules = config, router
             self._writer.rules = Rules.of(config, self._store, router)
+            self._pace()
+
+    def _pace(self) -> None:
+        """A thread that keeps send times, once there is a vendor that has some."""
+        if self._router.limits and not self._is_pacing:
+            self._start("pacer", self._writer.sender.pacer.run)
+            self._is_pacing = True
 
     @property
     def _is_abandoning(self) -> bool:
@@ -245,6 +254,8 @@ class Consumer:
         self._writer.close()
         # Not for ever: what is not written by then is left to its lease.
         writer.join(self.config.delivery.settle_timeout + self.config.mongodb.timeout)
+        self._writer.sender.pacer.close()
+        self._router.limits.give_back(everything=True)
         self._join([sweeper])
         # Last, since the queue takes the jobs of a closed connection back.
         for each in self._receivers:

@@ -25,6 +25,7 @@ from mailqueue.lifecycle.outcomes import CurrentAttempt, SendResult, Snapshot
 from mailqueue.logs import event
 from mailqueue.message import Email
 from mailqueue.queue.broker import End, Holder, Job
+from mailqueue.routing.pace import NO_LIMIT, Promise
 from mailqueue.routing.rotation import Permit
 from mailqueue.routing.router import Router
 from mailqueue.store.document import Stored
@@ -121,6 +122,12 @@ class Delivery:
     def vendor(self) -> str:
         """Who is to be asked, if anybody is."""
         return "" if self.plan is None else self.plan.vendor
+
+    @property
+    def promise(self) -> Promise | None:
+        """Of a send time, where its vendor is limited."""
+        promise = self.plan.permit.promise if isinstance(self.plan, Send) else None
+        return promise if promise is not NO_LIMIT else None
 
     @property
     def probe(self) -> bool:

@@ -51,16 +51,18 @@ class Fetcher:
 
         Raises ``QueueUnavailable`` and ``StoreUnavailable``; the jobs are back on the tube then.
         """
-        idle_for = self._shared.router.idle_for()
-        if idle_for:
-            self._stopping.wait(min(idle_for, IDLE_LOOK))  # a probe may be answered at once
+        wait, most = self._shared.router.intake()
+        if not most:
+            self._stopping.wait(min(wait, IDLE_LOOK))  # a probe may be answered at once
             return False
         self.read_large()
         room = self._slots.room(LARGE_LOOK if self._large else 1.0)
         if not room or self._stopping.is_set():
             return False
-        # 0: no vendor is available, but one may be probed, by one e-mail. The others stay there.
-        jobs = receiver.reserve(0, min(room, BATCH) if idle_for is None else 1)
+        # What no vendor could take now stays there.
+        limit = int(min(room, BATCH, most))
+        jobs = receiver.reserve(0, limit)
+        self._shared.router.limits.hungry = len(jobs) == limit
         if not jobs and not self._large:
             jobs = receiver.reserve(RESERVE_TIMEOUT)
         if jobs:

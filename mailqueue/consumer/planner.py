@@ -24,7 +24,7 @@ from mailqueue.lifecycle.outcomes import Decision, Reason, SendResult, Snapshot,
 from mailqueue.logs import Once, event, place
 from mailqueue.message import Address, Email
 from mailqueue.queue.broker import BURIED, DELETED, Job, release_end
-from mailqueue.routing.router import LEASE_EXPIRED, NO_SLOT, Hold, Router
+from mailqueue.routing.router import LEASE_EXPIRED, Hold, Later, Router, recipients
 from mailqueue.store import suppressions
 from mailqueue.store.document import Stored
 from mailqueue.store.transitions import Aside, Change, Claim
@@ -130,15 +130,16 @@ class Planner:
         suppressed: tuple[str, ...],
     ) -> Send | Finish:
         """Choose the vendor whose turn it is."""
+        people = recipients(email, snapshot) if self._router.limits else 1
         hold = self._router.hold_of(email, snapshot)
-        permit = hold or self._router.choose(job.turn, carriers, snapshot)
+        permit = hold or self._router.choose(job.turn, carriers, snapshot, people)
         if isinstance(permit, Hold):
             return _held(stored, snapshot, permit)
         if permit is None:
             nobody = self._router.decide(snapshot, None, None, carriers)
             return _finish(end_queued(stored, nobody))
-        if permit is NO_SLOT:
-            return self.put_off(stored)
+        if isinstance(permit, Later):
+            return release(stored, permit.seconds)
         # After an unknown outcome the same key again: under a new one it may make a copy.
         key = snapshot.pin.key if snapshot.pin is not None else stored.attempt_key
         attempt = self._router.attempt(stored, permit.vendor, key)

@@ -22,6 +22,7 @@ from mailqueue import vendors
 from mailqueue.config import VendorConfig
 from mailqueue.consumer.delivery import Delivery, LookUp, Send
 from mailqueue.consumer.meter import Meter
+from mailqueue.consumer.pacer import Pacer
 from mailqueue.consumer.shared import Shared
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
@@ -53,9 +54,14 @@ class Sender:
         self._stopping, self._clock = shared.stopping, shared.clock
         self._meter = meter
         self._bulkheads: Bulkheads[Delivery] = shared.router.bulkheads
+        self._limits = shared.router.limits
         self.queue: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
         # When a sender last took a delivery up, or the queue was last empty
         self._progress_at = shared.clock()
+        self._senders = shared.rules.config.consumer.concurrency
+        self.pacer = Pacer(
+            self._limits, self._bulkheads, shared.clock, self.queue.put, self._is_idle
+        )
 
     # In the sender threads ---------------------------------------------------------------------
 
@@ -65,9 +71,9 @@ class Sender:
         One whose vendor is full is parked and holds no sender: another call of that vendor is
         under way, whose sender takes it up afterwards.
         """
-        # What was parked for its vendor and may go now; else what is claimed next
+        # What was parked for its vendor, or for its time, and may go now; else what is claimed next
         try:
-            delivery = self._bulkheads.unpark() or self.queue.get(timeout=IDLE)
+            delivery = self._bulkheads.unpark() or self.pacer.pop() or self.queue.get(timeout=IDLE)
         except queue.Empty:
             return True
         if delivery is None:
@@ -79,6 +85,10 @@ class Sender:
             # Settled without a result: nothing was sent, and the e-mail is queued again.
             self._finish(delivery, None)
             return True
+        elif (promise := delivery.promise) is not None and self._limits.is_late(promise):
+            self._limits.renew(promise)
+            self.pacer.hold(delivery)
+            return True
         call = self._bulkheads.begin(
             delivery.vendor, delivery, delivery.deadline, probe=delivery.probe
         )
@@ -86,6 +96,10 @@ class Sender:
             self._slots.wake()
             return True
         return self._call(call, own)
+
+    def _is_idle(self) -> bool:
+        """Whether a sender waits for something to do."""
+        return self._bulkheads.under_way + self.queue.qsize() < self._senders
 
     def _may_begin(self, delivery: Delivery) -> bool:
         if self._stopping.is_set() or self._clock() >= delivery.deadline:
@@ -194,7 +208,10 @@ class Sender:
         if self.queue.empty():
             self._progress_at = self._clock()  # what waits begins to wait now
         for each in deliveries:
-            self.queue.put(each)
+            if each.promise is None:
+                self.queue.put(each)
+            else:
+                self.pacer.hold(each)
 
     def recall(self, patience: float) -> list[Delivery]:
         """Take back what has waited for ``patience`` seconds; the writer calls.
@@ -203,7 +220,7 @@ class Sender:
         taken a delivery up for so long.
         """
         # What is claimed is for this process only. Another one may have a free sender for it.
-        late = self._bulkheads.recall(patience)
+        late = [*self._bulkheads.recall(patience), *self.pacer.recall(patience)]
         if self._clock() - self._progress_at < patience:
             return late
         # Calls that take long hold all senders: what is queued would only wait for its deadline.

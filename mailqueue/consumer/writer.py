@@ -16,6 +16,7 @@ than a second.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import time
 from collections import deque
@@ -76,6 +77,7 @@ class Writer:
         self._owner, self._clock = owner, clock
         self.fetcher = Fetcher(shared)
         self.sender = Sender(shared, meter)
+        self._pacer = self.sender.pacer
         # It need not remember what it could not put.
         self._callbacks = open_broker(config, keep=0, suffix=CALLBACKS)
         self.waiting: deque[Delivery] = deque()
@@ -111,7 +113,8 @@ class Writer:
         except StoreUnavailable:
             self._keep(finished)
             raise
-        return not (self._ending and self.inbox.empty() and not self.waiting)
+        idle = self.inbox.empty() and not self.waiting and self._pacer.empty
+        return not (self._ending and idle)
 
     @property
     def _patience(self) -> float:
@@ -133,6 +136,8 @@ class Writer:
         wait = None if self._bulkheads.idle and not self.waiting else PATIENCE
         if self._ending or (self.waiting and self.slots.free):
             wait = bulkheads.EVERY if self.blocked and not self._ending else 0.0
+        if (claim_in := self._pacer.claim_in()) != math.inf:
+            wait = claim_in if wait is None else min(wait, claim_in)
         finished: list[Delivery] = []
         with suppress(queue.Empty):
             self._sort(self.inbox.get(timeout=wait), finished)
@@ -149,7 +154,11 @@ class Writer:
         for each in message:
             if isinstance(each.plan, Finish):
                 each.finish = each.plan
-            (self.waiting if each.finish is None else finished).append(each)
+            if each.finish is None and each.promise is not None:
+                self.slots.reserve(-1)  # it waits for its time, and takes no place of others
+                self._pacer.add(each)
+            else:
+                (self.waiting if each.finish is None else finished).append(each)
 
     # Claims ------------------------------------------------------------------------------------
 
@@ -159,6 +168,9 @@ class Writer:
         What is not to be sent after all joins ``finished``. Two jobs of one e-mail make one claim.
         """
         self._put_back_late()
+        due = self._pacer.due()
+        self.slots.reserve(len(due))
+        self.waiting.extendleft(reversed(due))
         free = self.slots.free if self.waiting else 0
         if free:
             self._shared.router.refresh_limits()
@@ -218,6 +230,9 @@ class Writer:
             late = [each for each in self.waiting if each.fetched_at <= since]
             self.waiting = deque(each for each in self.waiting if each.fetched_at > since)
             self.fetcher.put_back(late)
+        if late := self._pacer.late(self._patience):
+            self.slots.reserve(len(late))
+            self.fetcher.put_back(late)
 
     # The write ---------------------------------------------------------------------------------
     #
@@ -255,6 +270,7 @@ class Writer:
             self._undo_claims(claims)
             raise
         self.slots.write_took(self._clock() - began)
+        self._shared.router.limits.write_took(self._clock() - began)
         return result
 
     def _keep(self, finished: Sequence[Delivery]) -> None:

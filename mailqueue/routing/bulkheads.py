@@ -223,6 +223,11 @@ class Bulkheads(Generic[T]):
         """Whether nothing is claimed for anyone."""
         return not any(self._claimed.values())
 
+    @property
+    def under_way(self) -> int:
+        """The number of calls."""
+        return sum(map(len, self._calls.values()))
+
     def claim(self, vendor: str) -> None:
         """An e-mail is to be claimed for the vendor."""
         with self._lock:
@@ -234,6 +239,16 @@ class Bulkheads(Generic[T]):
         with self._lock:
             self._claimed[vendor] -= 1
             self.busy -= 1
+
+    def wait(self) -> None:
+        """A claimed e-mail waits for its time, and is busy no more, until it may ``go``."""
+        with self._lock:
+            self.busy -= 1
+
+    def go(self) -> None:
+        """Its time has come."""
+        with self._lock:
+            self.busy += 1
 
     # Calls -------------------------------------------------------------------------------------
 

@@ -67,10 +67,11 @@ class VendorHealth:
         clock: Callable[[], float] = time.monotonic,
         env: str = PRODUCTION,
     ) -> None:
-        self._store = store
+        self.store = store
         # A simulation suspends and restores nothing but its own vendors.
         suffix = ".vendors" if env == PRODUCTION else f".vendors.{env}"
-        self._collection = store.collection(suffix)
+        self.collection = store.collection(suffix)
+        self._watched: dict[str, Callable[[Mapping[str, Any]], None]] = {}
         self._controls = store.collection(control.SUFFIX)
         self.controls = Controls()  # replaced as a whole
         self._clock = clock
@@ -88,8 +89,8 @@ class VendorHealth:
 
         This one is still good for the calls that are under way.
         """
-        env = PRODUCTION if self._collection.name.endswith(".vendors") else SIMULATED
-        new = VendorHealth(self._store, names, self._clock, env)
+        env = PRODUCTION if self.collection.name.endswith(".vendors") else SIMULATED
+        new = VendorHealth(self.store, names, self._clock, env)
         with self._lock:
             for name in new._health.keys() & self._health.keys():
                 new._health = {**new._health, name: self._health[name]}
@@ -97,6 +98,13 @@ class VendorHealth:
                 new._yes_at[name] = self._yes_at[name]
         new.controls, new._server_ahead = self.controls, self._server_ahead
         return new
+
+    def watch(self, document_id: str, learn: Callable[[Mapping[str, Any]], None]) -> None:
+        """Read this document of the collection, too, whenever all are read, and tell ``learn``.
+
+        It comes with the server's time, ``now``. Nothing is told while it is not there.
+        """
+        self._watched[document_id] = learn
 
     def now(self) -> float:
         """The server's time in seconds since the epoch, as of the last reading."""
@@ -140,9 +148,12 @@ class VendorHealth:
     def refresh(self) -> Mapping[str, Health]:
         """Every vendor's health as it is now. Raises ``StoreUnavailable``."""
         began = self._clock()
-        documents = self._find(list(self._health), with_controls=True)
+        documents = self._find([*self._health, *self._watched], with_controls=True)
         self._learn_controls([each["control"] for each in documents if "control" in each])
-        healths = [each for each in documents if "control" not in each]
+        healths = [each for each in documents if each["_id"] in self._health and "now" in each]
+        for each in documents:
+            if "now" in each and (learn := self._watched.get(each["_id"])) is not None:
+                learn(each)
         for health in self._parse(list(self._health), healths).values():
             self._learn(health, began)
         return self._health
@@ -176,13 +187,13 @@ class VendorHealth:
         self, names: list[str], *, majority: bool = False, with_controls: bool = False
     ) -> list[dict[str, Any]]:
         """The vendors' documents; in the same call what operators ask for, each as ``control``."""
-        collection = majority_reads(self._collection) if majority else self._collection
+        collection = majority_reads(self.collection) if majority else self.collection
         steps: list[dict[str, Any]] = [
             {"$match": {"_id": {"$in": names}}},
             {"$set": {"now": "$$NOW"}},
         ]
         union = {"$unionWith": {"coll": self._controls.name, "pipeline": control.ACTIVE}}
-        with self._store.operation():
+        with self.store.operation():
             try:
                 return list(collection.aggregate([*steps, union] if with_controls else steps))
             # One document that cannot be decoded must not hide the others.
@@ -209,15 +220,15 @@ class VendorHealth:
             return _from_document(document)
         except (LookupError, TypeError, ValueError, AttributeError):
             event(logger, logging.ERROR, "vendor.health_dropped", vendor=document["_id"])
-            with self._store.operation():
-                self._collection.delete_one({"_id": document["_id"]})
+            with self.store.operation():
+                self.collection.delete_one({"_id": document["_id"]})
             return None
 
     def _create(self, names: set[str]) -> None:
         for name in names:
-            with self._store.operation():
+            with self.store.operation():
                 try:
-                    self._collection.insert_one(_to_document(Health(name=name)))
+                    self.collection.insert_one(_to_document(Health(name=name)))
                 except DuplicateKeyError:
                     logger.debug("another process was first")
 
@@ -336,8 +347,8 @@ class VendorHealth:
         """
         document, old = _to_document(after), _to_document(before)
         guard = {name: old[name] for name in _CHANGING}
-        with self._store.operation():
-            written = self._store.persist(lambda: self._collection.replace_one(guard, document))
+        with self.store.operation():
+            written = self.store.persist(lambda: self.collection.replace_one(guard, document))
         if written.matched_count:
             return True
         # A repeated write whose first reply was lost matches nothing: it may be ours all the same.

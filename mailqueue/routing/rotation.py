@@ -23,11 +23,12 @@ makes a vendor available. What is in one e-mail suspends no vendor, nor keeps it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from mailqueue.lifecycle.outcomes import PROBE_STEP, Snapshot, Suspension
+from mailqueue.routing.pace import Promise
 
 # Early probes come ever rarer, but not rarer than this: they run only while no vendor is left, and
 # all mail waits for the first of them that succeeds.
@@ -78,16 +79,19 @@ class Permit:
     """Leave to ask a vendor once, given in this ``generation`` of its health.
 
     ``probe`` is the token of its probe, where the vendor is unavailable; ``WANTED``: it is still to
-    be won. What came of the call is to be reported under the permit, or else the permit is to be
-    given back.
+    be won. ``promise``: of a send time, where the vendor is limited. What came of the call is to be
+    reported under the permit, or else the permit is to be given back.
     """
 
     vendor: str
     generation: int = 0
     probe: str | None = None
+    promise: Promise | None = field(default=None, compare=False)
 
 
 WANTED = "wanted"
+FULL = Permit("")  # there are vendors to be asked, but each has all the calls that it may have
+BUSY = Permit("", -1)  # or none of them has a send time now
 
 
 class Sign(Enum):
@@ -136,6 +140,46 @@ def choose(
         return None
     name = names[job_id % len(names)]
     return Permit(name, health[name].generation, WANTED if probe else None)
+
+
+# Why closed vendors are left out, and busy ones only passed over. A vendor whose budget is used up
+# will not take an e-mail for hours, so it is as if it were not there: others get early probes. One
+# that is busy has its next time in a moment: it counts as available.
+
+
+def choose_in_time(
+    choose: Callable[[Snapshot, Collection[str]], Permit | None],
+    promise: Callable[[str, bool], Promise | None],
+    carriers: Collection[str],
+    email: Snapshot,
+    closed: Collection[str],
+) -> Permit | None:
+    """The choice among vendors with limits, with the promise of a send time; ``BUSY``: later.
+
+    ``choose`` chooses as if there were no limits. ``promise`` promises a time of a vendor: a near
+    one, where another vendor may be asked instead, else one within a second; None: there is none.
+    ``closed``: a budget of theirs is used up.
+    """
+    usable = carriers if email.pin is not None else [n for n in carriers if n not in closed]
+    if carriers and not usable:
+        return BUSY
+    busy: dict[str, Permit] = {}
+    while choice := choose(passing_over(email, busy), usable):
+        if choice is FULL or choice.vendor in busy:
+            break
+        if time := promise(choice.vendor, True):
+            return replace(choice, promise=time)
+        busy[choice.vendor] = choice
+    # No other vendor can take it now, so a time that is farther off is as good.
+    for late in busy.values():
+        if time := promise(late.vendor, False):
+            return replace(late, promise=time)
+    return choice if choice is FULL or not busy else BUSY
+
+
+def passing_over(email: Snapshot, busy: Iterable[str]) -> Snapshot:
+    """The e-mail as if it had been tried at these: for this choice only, it is not stored."""
+    return replace(email, round=replace(email.round, tried=(*email.round.tried, *busy)))
 
 
 def waits(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,10 +36,14 @@ from mailqueue.message import Email
 from mailqueue.routing import rotation
 from mailqueue.routing.bulkheads import Bulkheads
 from mailqueue.routing.health import VendorHealth
-from mailqueue.routing.rotation import Health, Permit, Sign, Verdict
+from mailqueue.routing.limits import LONGEST_WAIT, NEAR, Limits
+from mailqueue.routing.pace import AHEAD, NO_LIMIT, Promise
+from mailqueue.routing.reservations import Reservations, document_id
+from mailqueue.routing.rotation import BUSY, FULL, Health, Permit, Sign, Verdict
 from mailqueue.store.control import DRAIN, Controls
 from mailqueue.store.document import Stored
-from mailqueue.vendors import answers, limits
+from mailqueue.vendors import answers
+from mailqueue.vendors import limits as capacities
 from mailqueue.vendors.base import LOCAL_CODES, Vendor
 
 logger = logging.getLogger(__name__)
@@ -47,7 +51,6 @@ logger = logging.getLogger(__name__)
 REFUSALS_IN_A_ROW = 10
 CLOSED_LOOK = 1.0  # seconds between two looks whether an operator has opened what is closed
 JITTER = 0.1  # seconds at most, after a time that a vendor named
-NO_SLOT = Permit("")  # there are vendors to be asked, but each holds all the slots it may
 # The process died or hung, which is no fault of the vendor.
 LEASE_EXPIRED = SendResult(
     outcome=Outcome.UNKNOWN, code="lease_expired", answered=False, our_fault=True
@@ -65,6 +68,13 @@ def policy(config: Config) -> Policy:
         unavailable_for=config.failover.unavailable_for,
         max_wait=config.failover.max_wait,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """There are vendors to be asked, but none of them now: look again in so many ``seconds``."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,7 @@ class Router:
         vendors: Mapping[str, Vendor],
         rand: Callable[[], float] = random.random,
         bulkheads: Bulkheads[Any] | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.health = health
         self._weights = {vendor.name: vendor.weight for vendor in config.vendors}
@@ -112,6 +123,12 @@ class Router:
             config.consumer.concurrency, self._weights, most=_call_limits(config)
         )
         self._configs = {vendor.name: vendor for vendor in config.vendors}
+        if limits is None:
+            limits = Limits(Reservations(health.store, health.collection))
+        self.limits = limits
+        self.limits.rearrange(config.vendors)
+        for name in self.limits.names:
+            health.watch(document_id(name), self.limits.learn)
         self._probe_lease = config.delivery.lease
         self._policy = policy(config)
         self._decider = Decider(self._policy, rand)
@@ -125,7 +142,7 @@ class Router:
         This one is still good for what was begun under it. The slots are those of both.
         """
         health = self.health.renew(vendors)
-        new = Router(config, health, vendors, self._rand, self.bulkheads)
+        new = Router(config, health, vendors, self._rand, self.bulkheads, self.limits)
         new._refusals |= {n: ids for n, ids in self._refusals.items() if n in vendors}
         self.bulkheads.rearrange(new._weights, _call_limits(config))
         return new
@@ -139,9 +156,12 @@ class Router:
         """The vendors that can take this e-mail, or what a partial yes has left of it."""
         broken: list[str] = []
         able = [name for name, v in self._vendors.items() if self._can_carry(v, email, broken)]
+        if self.limits:
+            people = recipients(email, snapshot)
+            able = [name for name in able if self.limits.fits(name, people)]
         if snapshot.pending is not None:
             types = {name: self._vendors[name].config.type for name in able}
-            able = [name for name in able if limits.capacity(types[name]).partial_recipients]
+            able = [name for name in able if capacities.capacity(types[name]).partial_recipients]
         if broken and not able:  # the e-mail is not to end because of that
             raise VendorBroken(f"can_carry of {', '.join(broken)} raised")
         return able
@@ -171,38 +191,79 @@ class Router:
         closed = controls.held_vendors if snapshot.pin is not None else controls.closed
         return vendor in closed or controls.hold_of(email, snapshot.priority) is not None
 
-    def choose(self, job_id: int, carriers: Sequence[str], email: Snapshot) -> Permit | Hold | None:
-        """Leave to ask the vendor whose turn it is, its probe won where one is needed.
+    def choose(
+        self, turn: int, carriers: Sequence[str], email: Snapshot, people: int = 1
+    ) -> Permit | Hold | Later | None:
+        """Leave to ask the vendor whose turn it is, its probe and a send time won where needed.
 
-        None: nobody may be asked now; ``NO_SLOT``: a moment later; a ``Hold``: not before its end.
+        ``people``: the recipients that it goes to. None: nobody may be asked now; a ``Hold``: not
+        before its end.
         """
         for _ in range(len(carriers) + 1):  # each probe may be lost to another process
             health = self.health.read()
             controls = self.health.controls
             askable = _open(carriers, email, health, controls) if controls else carriers
-            permit = self._choice(job_id, askable, email, health)
+            permit = self._choice(turn, askable, email, health, people)
             if controls and (hold := _hold(carriers, askable, email, permit, controls)):
                 return hold
+            if permit is FULL:
+                return Later(self.bulkheads.delay())
+            if permit is BUSY:
+                return Later(self._wait_for_time(askable, email, people))
             if permit is None or permit.probe is None:
                 return permit
             try:
-                permit = self.health.win_probe(permit.vendor, self._probe_lease, email.in_doubt)
+                won = self.health.win_probe(permit.vendor, self._probe_lease, email.in_doubt)
             except StoreUnavailable:
-                return NO_SLOT
-            if permit is not None:
-                return permit
+                self._forgo(permit)
+                return Later(self.bulkheads.delay())
+            if won is not None:
+                return replace(won, promise=permit.promise)
+            self._forgo(permit)
         return None
 
     def _choice(
         self,
-        job_id: int,
+        turn: int,
         carriers: Sequence[str],
         email: Snapshot,
         health: Mapping[str, Health],
+        people: int,
+    ) -> Permit | None:
+        """The choice of ``rotation``, with the promise of a send time of a limited vendor."""
+        if not self.limits:
+            return self._uncrowded(turn, carriers, email, health)
+        held = self.health.controls.held_vendors
+
+        def promise(name: str, near: bool) -> Promise | None:
+            if name in held:  # the e-mail waits for the end of the hold
+                return NO_LIMIT
+            return self.limits.promise(name, people, NEAR if near else AHEAD)
+
+        return rotation.choose_in_time(
+            lambda email, usable: self._uncrowded(turn, usable, email, health),
+            promise,
+            carriers,
+            email,
+            [name for name in carriers if self.limits.closed_for(name)],
+        )
+
+    def _wait_for_time(self, carriers: Sequence[str], email: Snapshot, people: int) -> float:
+        """Seconds until an e-mail looks again whose vendors have no send time."""
+        available = [h.name for h in self._askable().values() if h.available]
+        if available and all(map(self.limits.is_shut, available)) and self._probe_in() > 0:
+            return 0.0  # nothing is fetched before one of them has a time: it is in nobody's way
+        others = () if email.pin is not None else (*email.round.tried, *email.round.refused)
+        limited = [name for name in carriers if name in self.limits]
+        names = [name for name in limited if name not in others]
+        return self.limits.delay(names or limited, email.priority, people)
+
+    def _uncrowded(
+        self, turn: int, carriers: Collection[str], email: Snapshot, health: Mapping[str, Health]
     ) -> Permit | None:
         """The choice of ``rotation``; another, if there is one, where a vendor is crowded."""
         now = self.health.now()
-        choice = rotation.choose(job_id, self._weights, carriers, email, health, now)
+        choice = rotation.choose(turn, self._weights, carriers, email, health, now)
         if choice is None or choice.probe or not self.bulkheads.crowded(choice.vendor):
             return choice
         held = self.health.controls.held_vendors  # their e-mails wait: they take no others'
@@ -212,18 +273,16 @@ class Router:
         # First among those that are not crowded, then among those that are at least not full.
         for is_busy in (self.bulkheads.crowded, self.bulkheads.full):
             # The pure rule knows no busy vendors: they are passed over as if they had been tried.
-            tried = (*email.round.tried, *filter(is_busy, self._vendors), *held)
-            without_busy = replace(email, round=replace(email.round, tried=tried))
-            other = rotation.choose(job_id, self._weights, carriers, without_busy, health, now)
+            others = (*filter(is_busy, self._vendors), *held)
+            without_busy = rotation.passing_over(email, others)
+            other = rotation.choose(turn, self._weights, carriers, without_busy, health, now)
             if other is not None and not self.bulkheads.full(other.vendor):
                 return other
-        return choice if self.bulkheads.worth_waiting(choice.vendor) else NO_SLOT
+        return choice if self.bulkheads.worth_waiting(choice.vendor) else FULL
 
     def refresh_limits(self) -> None:
         """Compute anew how many calls each vendor may have, if that is due. Cheap."""
-        self.bulkheads.refresh_limits(
-            lambda: [h.name for h in self._askable().values() if h.available]
-        )
+        self.bulkheads.refresh_limits(lambda: [h.name for h in self._with_budget()])
 
     def _askable(self) -> Mapping[str, Health]:
         """The health of the vendors that no operator has closed."""
@@ -232,14 +291,38 @@ class Router:
             return health
         return {name: h for name, h in health.items() if name not in controls.closed}
 
-    def idle_for(self) -> float | None:
-        """Seconds until any vendor may be asked; 0: one probe may; None: a vendor is available."""
-        health, now = self._askable(), self.health.now()
+    def _with_budget(self) -> list[Health]:
+        """Of these the available ones whose budget is not used up."""
+        health = self._askable().values()
+        return [h for h in health if h.available and not self.limits.closed_for(h.name)]
+
+    def intake(self) -> tuple[float, float]:
+        """Seconds until jobs are worth reserving, and for how many there is room then.
+
+        Jobs that no vendor could take now stay where they are, in their order.
+        """
+        vendors = self._with_budget()
+        self.limits.give_back()
         if self.health.controls.everything:
-            return CLOSED_LOOK
-        if any(h.available for h in health.values()):
-            return None
-        return min(rotation.waits(list(health), health, now).values(), default=CLOSED_LOOK)
+            return CLOSED_LOOK, 0
+        if any(each.name not in self.limits for each in vendors):
+            return 0.0, math.inf
+        probe = self._probe_in()
+        # A probe is for one e-mail.
+        room = sum(self.limits.room(each.name) for each in vendors) + (probe <= 0)
+        if room:
+            return 0.0, room
+        return min([probe, *(self.limits.opens_in(each.name) for each in vendors)]), 0
+
+    def _probe_in(self) -> float:
+        """Seconds until an unavailable vendor may be probed."""
+        health, now = self._askable(), self.health.now()
+        # Where a budget is used up, others are probed as if that vendor were not there.
+        names = [name for name in health if not self.limits.closed_for(name)]
+        waits = rotation.waits(names, health, now).items()
+        return min(
+            (wait for name, wait in waits if not health[name].available), default=CLOSED_LOOK
+        )
 
     def decide(
         self,
@@ -265,6 +348,9 @@ class Router:
         waits |= rotation.waits(askable, health, self.health.now(), doubt or bool(refused))
         # For drained vendors alone it does not wait here, but under a hold: see ``choose``.
         waits |= dict.fromkeys(closed, math.inf if askable else CLOSED_LOOK)
+        for name in askable if self.limits else ():
+            # A vendor whose budget is used up is as good as unavailable: the round ends without it.
+            waits[name] = max(waits[name], min(LONGEST_WAIT, self.limits.closed_for(name)))
         return self._decider.decide(Case(email=email, attempt=attempt, waits=waits), result)
 
     def after_expired_lease(self, stored: Stored, email: Email) -> Decision:
@@ -329,13 +415,18 @@ class Router:
             event(logger, logging.WARNING, "vendor.health_not_written", vendor=permit.vendor)
 
     def give_back(self, permit: Permit) -> None:
-        """Nothing was sent under it: another may have the probe at once."""
+        """Nothing was sent under it: another may have the probe, and the send time, at once."""
+        self._forgo(permit)
         if permit.probe is None:
             return
         try:
             self.health.report(permit, Sign.NONE)
         except StoreUnavailable:
             event(logger, logging.WARNING, "vendor.health_not_written", vendor=permit.vendor)
+
+    def _forgo(self, permit: Permit) -> None:
+        if permit.promise is not None:
+            self.limits.forgo(permit.promise)
 
     def _verdict(self, email: Snapshot, result: SendResult) -> Verdict:
         """What the answer says about the vendor.
@@ -403,6 +494,11 @@ def _hold(
         return None
     held = next((name for name in usable if name in controls.held_vendors), None)
     return Hold(DRAIN if held is None else f"vendor:{held}")
+
+
+def recipients(email: Email, snapshot: Snapshot) -> int:
+    """How many are still to get it."""
+    return len(email.recipients if snapshot.pending is None else snapshot.pending)
 
 
 def _offer(vendor: Vendor, name: str) -> Any:

@@ -122,6 +122,16 @@ def test_the_fields_of_a_vendors_health_are_those_that_are_stored(stage: Stage) 
     assert len(told) == len(fields(Health))
 
 
+def test_the_fields_of_a_vendors_limits_are_those_that_are_stored(stage: Stage) -> None:
+    stage.vendor("sendgrid")
+    rate = {"per_minute": 6000, "gap": 0.01, "per_day": 9, "per_month": 9}
+    stage.settings["vendors"][0]["rate"] = rate
+    stage.send()
+    assert Consumer(stage.config, burst=True).run() == 0
+    names = [code for row in table("rate") for code in codes(row[0])]
+    assert sorted(names) == sorted(stage.health("rate:sendgrid"))
+
+
 def test_the_indexes_are_those_that_are_made() -> None:
     assert [codes(row[0]) for row in table("index")] == [
         [name] for name in (*INDEXES, *FOR_RESERVATIONS)

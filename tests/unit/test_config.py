@@ -23,6 +23,7 @@ from mailqueue.config import (
     Http,
     Memory,
     MongoDB,
+    Rate,
     Retry,
     VendorConfig,
     dicts,
@@ -31,6 +32,7 @@ from mailqueue.config import (
 from mailqueue.config.config import READABLE_BY_ALL, SECTIONS
 from mailqueue.config.keys import Key, Problems
 from mailqueue.config.queue import QUEUE_TYPES
+from mailqueue.config.rates import BUDGETS, PACES
 from mailqueue.config.section import keys_of
 from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
@@ -184,7 +186,56 @@ def described(hint: Any) -> tuple[type, bool]:
     if get_origin(plain) is Sequence and get_args(plain) != (str,):
         return list, optional
     abstract: Mapping[Any, type] = {Sequence: tuple, Mapping: dict, dicts.EventsDict: dict}
+    abstract = {**abstract, dicts.RateDict: object}
     return abstract.get(get_origin(plain) or plain, plain), optional
+
+
+def test_a_type_checker_knows_the_keys_and_types_of_a_rate() -> None:
+    expected = {name: (key.type, key.default is None) for name, key in keys_of(Rate).items()}
+    hints = get_type_hints(dicts.RateDict)
+    assert {name: described(hint) for name, hint in hints.items()} == expected
+
+
+def test_a_rate_may_be_an_object_or_a_mapping() -> None:
+    entry = SMTP | {"rate": {"per_second": 5, "zone": "America/New_York"}}
+    loaded = vendor(entry)
+    rate = Rate(per_second=5, zone="America/New_York")
+    assert loaded.rate == rate
+    assert VendorConfig("a", "smtp", keys={"host": "h"}, rate=rate).rate == rate
+    assert Config(vendors=[loaded]).replace(retry={"base": 1}).vendors[0].rate == rate
+
+
+def test_all_that_is_wrong_with_a_rate_is_reported_at_once() -> None:
+    wrong = {"per_second": 0, "per_day": 0.5, "zone": "Mars/Base", "per_dy": 3, "gap": -1}
+    assert problems({"vendors": [SMTP | {"rate": wrong}]}) == [
+        'vendors[0].rate.per_dy: unknown key, did you mean "per_day"?',
+        "vendors[0].rate.per_second: must be more than 0 and at most 1,000,000,000",
+        "vendors[0].rate.per_day: must be an integer",
+        "vendors[0].rate.gap: must be more than 0 and at most 86,400 seconds",
+        "vendors[0].rate.zone: must be a time zone that this host knows, for example Europe/Berlin",
+    ]
+
+
+@pytest.mark.parametrize(
+    "rate, problem",
+    [
+        (7, "vendors[0].rate: must be an object"),
+        (
+            {},
+            f"vendors[0].rate: needs one of {', '.join((*PACES, *BUDGETS))}, gap",
+        ),
+        (
+            {"gap": 1, "burst": 4},
+            "vendors[0].rate.burst: needs one of per_second, per_minute, per_hour",
+        ),
+        (
+            {"gap": 1, "count": "bytes"},
+            "vendors[0].rate.count: must be one of messages, recipients",
+        ),
+    ],
+)
+def test_a_rate_that_limits_nothing_is_refused(rate: Any, problem: str) -> None:
+    assert problems({"vendors": [SMTP | {"rate": rate}]}) == [problem]
 
 
 # What is reported, and how

@@ -51,6 +51,7 @@ CHECKED = {  # written by hand; by the tests below, and in tests/integration
         "field",
         "reply",
         "package",
+        "rate",
         "thread",
         "guard",
         "health",

@@ -1,0 +1,506 @@
+"""The vendors' limits as one process keeps them: send times in hand, and who is promised one.
+
+Decides: when send times are reserved and how many; for how many e-mails there is room; how long
+what finds no room is out of the way.
+
+An e-mail that is planned for a limited vendor has a ``Promise``: so many of the times in hand are
+spoken for. Which time it gets is decided when it goes: the most urgent e-mail has the next time.
+Times are reserved in blocks, the larger the more are used, and before the last block ends. A time
+that passes by more than ``SLACK`` is not used any more: e-mails that are late in one process would
+meet those that are on time in another.
+
+Assumes: ``learn`` hears of the vendors' documents whenever they are read.
+
+Promises: any thread may call. Only ``promise``, ``room`` and ``give_back`` do I/O, never under the
+lock that the others take. A vendor without limits has nothing here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, cast
+
+from mailqueue.config import VendorConfig
+from mailqueue.errors import StoreUnavailable
+from mailqueue.logs import event
+from mailqueue.routing.pace import AHEAD, LOW, NO_LIMIT, SPENT, Pace, Promise, State
+from mailqueue.routing.reservations import (
+    Reservations,
+    grant_of,
+    level_before,
+    state_of,
+)
+
+logger = logging.getLogger(__name__)
+
+# Seconds
+SLACK = 0.06  # by which a send time may pass
+BLOCK = 0.22  # of a vendor's rate that are reserved together: four processes stay within a second
+COVER = 0.05  # before the last time in hand passes, more are reserved
+NEAR = 0.25  # for which an e-mail waits for its time, although another vendor could take it
+LONGEST_WAIT = 900.0  # of a job that goes back to the queue
+CLOCK_LASTS = 10.0
+GIVE_BACK_EVERY = 0.5
+
+LARGEST_BLOCK = 50
+PER_SECOND = 50  # e-mails that come back from their wait, for a vendor that has budgets only
+
+
+@dataclass(slots=True)
+class _Pool:
+    """One vendor's send times in hand, and what this process knows of its limits."""
+
+    pace: Pace
+    times: deque[float] = field(default_factory=deque)
+    promised: int = 0  # units
+    claiming: int = 0  # of these
+    unused: int = 0  # units that are to be given back
+    fresh: int = 0  # units of the last reservation, while none of them was used
+    used: int = 0  # units, since the last reservation, and whether others passed
+    wasted: bool = False
+    wanted: bool = True  # e-mails for this vendor come
+    block: int = 1
+    state: State = field(default_factory=State)
+    tat: float = 0.0  # after the last reservation
+    ends: Mapping[str, datetime] = field(default_factory=dict)
+    rest_until: float = 0.0
+    gave_back_at: float = 0.0
+    asking: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def slack(self) -> float:
+        """By how much a time may pass. A gap is kept within a fiftieth."""
+        if not self.pace.interval:
+            return AHEAD
+        gap = self.pace.peak
+        return min(SLACK, max(0.02, min(0.04, gap / 50))) if gap else SLACK
+
+    @property
+    def largest_block(self) -> int:
+        """The units that are reserved together at most; fewer as a budget comes to its end."""
+        if not self.pace.interval:
+            return LARGEST_BLOCK
+        return max(1, min(LARGEST_BLOCK, int(BLOCK / self.pace.interval)))
+
+    def drop_passed(self, now: float) -> None:
+        """Forget the times that have passed."""
+        while self.times and self.times[0] + self.slack < now:
+            self.times.popleft()
+            self.wasted = True
+            self.unused += 1
+
+    @property
+    def free(self) -> int:
+        """The units in hand that nobody is promised."""
+        return len(self.times) - self.promised
+
+    def expected(self, units: int) -> float | None:
+        """When an e-mail of so many units would go; None: there are not so many in hand."""
+        return self.times[self.promised] if 0 < units <= self.free else None
+
+    def within(self, now: float, seconds: float) -> int:
+        """The units whose time has come in so many seconds."""
+        end = now + seconds
+        return sum(1 for at in self.times if at <= end)
+
+    def may_ask(self, now: float) -> bool:
+        """Whether a reservation has a chance."""
+        return now >= max(self.rest_until, self.ask_at(now))
+
+    def ask_at(self, now: float) -> float:
+        """When the vendor's state allows a reservation."""
+        ends = [window.until.timestamp() for _, window in self.pace.spent(self.state, now)]
+        return max([self.pace.next_time(self.state, now) - AHEAD, *ends])
+
+
+def _pool_of(promise: Promise) -> _Pool:
+    """The pool that gave it."""
+    return cast("_Pool", promise.pool)
+
+
+class Limits:
+    """The limited vendors; falsy if there is none."""
+
+    def __init__(
+        self,
+        reservations: Reservations,
+        clock: Callable[[], float] = time.monotonic,
+        rand: Callable[[], float] = random.random,
+    ) -> None:
+        self._reservations = reservations
+        self._clock = clock
+        self._rand = rand
+        self._lock = threading.Lock()
+        self._pools: Mapping[str, _Pool] = {}  # replaced as a whole
+        self._readings: deque[tuple[float, float]] = deque()  # of the server's clock
+        self._ahead = time.time() - clock()
+        self._back: dict[tuple[str, int], float] = {}  # by vendor and priority
+        self._write_takes = 0.005
+        self.hungry = False  # the queue has more than was fetched last
+
+    def rearrange(self, configs: Iterable[VendorConfig]) -> None:
+        """The vendors are these from now on. What is promised of another pace is given back."""
+        paces = {each.name: Pace.of(each.rate) for each in configs if each.rate is not None}
+        before = self._pools
+        self._pools = {
+            name: before[name] if name in before and before[name].pace == pace else _Pool(pace)
+            for name, pace in paces.items()
+        }
+
+    def is_outdated(self, promise: Promise) -> bool:
+        """Whether the vendor has other limits since, or none."""
+        return promise.pool is not self._pools.get(promise.vendor)
+
+    def __bool__(self) -> bool:
+        return bool(self._pools)
+
+    def __contains__(self, vendor: str) -> bool:
+        return vendor in self._pools
+
+    @property
+    def names(self) -> Collection[str]:
+        """The limited vendors."""
+        return self._pools.keys()
+
+    def pace(self, vendor: str) -> Pace:
+        """The limits of a vendor that has some."""
+        return self._pools[vendor].pace
+
+    def fits(self, vendor: str, recipients: int) -> bool:
+        """Whether an e-mail of so many recipients can ever go there."""
+        pool = self._pools.get(vendor)
+        return pool is None or self._units(pool, recipients) <= pool.pace.most
+
+    @staticmethod
+    def _units(pool: _Pool, recipients: int) -> int:
+        return max(1, recipients) if pool.pace.by_recipients else 1
+
+    # The server's clock --------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """The server's time, in seconds since the epoch."""
+        return self._clock() + self._ahead
+
+    def learn_clock(self, server: float) -> None:
+        """The server's clock showed this, a moment ago."""
+        # The reply was on its way for a while, so each reading is a little slow. The fastest of the
+        # last seconds is the best; an older one may be of another server.
+        now = self._clock()
+        self._readings.append((now, server - now))
+        while self._readings[0][0] < now - CLOCK_LASTS:
+            self._readings.popleft()
+        self._ahead = max(ahead for _, ahead in self._readings)
+
+    def learn(self, document: Mapping[str, Any]) -> None:
+        """What a vendor's document says, as it was read with the vendors' health."""
+        self.learn_clock(document["now"].timestamp())
+        pool = self._pools.get(str(document["_id"]).partition(":")[2])
+        if pool is not None:
+            with self._lock:
+                pool.state = state_of(document)
+
+    def write_took(self, seconds: float) -> None:
+        """A claim takes about as long."""
+        self._write_takes += (min(seconds, 0.5) - self._write_takes) / 4
+
+    @property
+    def lead(self) -> float:
+        """Seconds from a plan to the begin of the call, about."""
+        return min(0.5, 0.01 + 3 * self._write_takes)
+
+    # Promises ------------------------------------------------------------------------------------
+
+    def promise(self, vendor: str, recipients: int, within: float) -> Promise | None:
+        """A promise for an e-mail that can go within so many seconds; None: none for now.
+
+        Reserves times if there are too few.
+        """
+        if (pool := self._pools.get(vendor)) is None:
+            return NO_LIMIT
+        units = self._units(pool, recipients)
+        if (promise := self._promise(pool, vendor, units, within)) is not None:
+            return promise
+        with pool.asking:  # another thread may just have reserved
+            promise = self._promise(pool, vendor, units, within)
+            if promise is not None or not self._ask(pool, vendor, units):
+                return promise
+        return self._promise(pool, vendor, units, within)
+
+    def _promise(self, pool: _Pool, vendor: str, units: int, within: float) -> Promise | None:
+        with self._lock:
+            now = self.now()
+            pool.drop_passed(now)
+            expected = pool.expected(units)
+            if expected is None or expected > now + within:
+                return None
+            pool.promised += units
+            pool.wanted = True
+            return Promise(vendor, units, pool)
+
+    def forgo(self, promise: Promise) -> None:
+        """Its e-mail does not go, or not now: another may have the time."""
+        if promise is NO_LIMIT:
+            return
+        with self._lock:
+            pool = _pool_of(promise)
+            if promise.sent_at is not None and not promise.over:
+                pool.unused += promise.units
+            self._end(pool, promise)
+            promise.over = True
+
+    def _end(self, pool: _Pool, promise: Promise) -> None:
+        if not promise.over and promise.sent_at is None:
+            pool.promised -= promise.units
+            pool.claiming -= promise.units * promise.claiming
+
+    def to_claim(self, vendor: str) -> int:
+        """The units whose time is near and for which no e-mail is claimed."""
+        if (pool := self._pools.get(vendor)) is None:
+            return 0
+        with self._lock:
+            now = self.now()
+            pool.drop_passed(now)
+            return pool.within(now, self.lead + COVER) - pool.claiming
+
+    def claim_in(self, vendor: str) -> float:
+        """Seconds until the next e-mail is to be claimed; infinite: no time is in hand for it."""
+        if (pool := self._pools.get(vendor)) is None:
+            return math.inf
+        with self._lock:
+            now = self.now()
+            pool.drop_passed(now)
+            if pool.claiming >= len(pool.times):
+                return math.inf
+            return max(0.0, pool.times[pool.claiming] - now - self.lead)
+
+    def begin_claim(self, promise: Promise) -> None:
+        """Its e-mail is claimed now."""
+        with self._lock:
+            if not promise.claiming and not promise.over:
+                promise.claiming = True
+                _pool_of(promise).claiming += promise.units
+
+    def next_in(self, vendor: str) -> float:
+        """Seconds until the vendor's next time, or 0; infinite: none is in hand."""
+        if (pool := self._pools.get(vendor)) is None:
+            return math.inf
+        with self._lock:
+            now = self.now()
+            pool.drop_passed(now)
+            return max(0.0, pool.times[0] - now) if pool.times else math.inf
+
+    def take(self, promise: Promise) -> bool:
+        """Give it the next time, if that has come."""
+        pool = _pool_of(promise)
+        with self._lock:
+            now = self.now()
+            pool.drop_passed(now)
+            if not pool.times or pool.times[0] > now:
+                return False
+            self._end(pool, promise)
+            promise.sent_at = pool.times[0]
+            pool.used += promise.units
+            pool.fresh = 0
+            for _ in range(min(promise.units, len(pool.times))):
+                pool.times.popleft()
+            return True
+
+    def is_late(self, promise: Promise) -> bool:
+        """Whether the time that it got has passed."""
+        at = promise.sent_at
+        return at is not None and self.now() > at + _pool_of(promise).slack
+
+    def renew(self, promise: Promise) -> None:
+        """Its time has passed: it waits for the next one."""
+        pool = _pool_of(promise)
+        with self._lock:
+            pool.unused += promise.units
+            pool.promised += promise.units
+            pool.claiming += promise.units
+            promise.claiming, promise.sent_at = True, None
+
+    # Room ----------------------------------------------------------------------------------------
+
+    def room(self, vendor: str) -> int:
+        """For how many e-mails more a time comes in a moment; reserves times where mail waits.
+
+        Where none is known to wait, and a time may be had, one: it may come.
+        """
+        pool = self._pools[vendor]
+        with self._lock:
+            now = self.now()
+            pool.drop_passed(now)
+            eager = self.hungry and pool.wanted
+            needs = eager or pool.free < 0
+            ends = not pool.times or pool.times[-1] < now + 2 * self.lead + COVER
+            ask = needs and (ends or pool.free < 0) and pool.may_ask(now)
+        if ask:
+            with pool.asking:
+                self._ask(pool, vendor, 1)
+        with self._lock:
+            now = self.now()
+            room = pool.within(now, 2 * self.lead + COVER) - pool.promised
+            if room <= 0 and not eager and pool.free <= 0:
+                soon = pool.pace.next_time(pool.state, now) <= now + self.lead + COVER
+                return int(soon and pool.may_ask(now))
+            return max(0, room)
+
+    def opens_in(self, vendor: str) -> float:
+        """Seconds until it is worth to ask for room again."""
+        pool = self._pools[vendor]
+        with self._lock:
+            now = self.now()
+            if pool.free > 0:
+                return max(0.0, pool.times[pool.promised] - now - 2 * self.lead)
+            return max(0.0, max(pool.rest_until, pool.ask_at(now)) - now)
+
+    def closed_for(self, vendor: str) -> float:
+        """Seconds until a budget that is used up is there again; 0: none is."""
+        pool = self._pools.get(vendor)
+        if pool is None or not pool.pace.budgets:
+            return 0.0
+        with self._lock:
+            if pool.times:
+                return 0.0
+            now = self.now()
+            ends = [window.until.timestamp() for _, window in pool.pace.spent(pool.state, now)]
+            return max([0.0, *(end - now for end in ends)])
+
+    def is_shut(self, vendor: str) -> bool:
+        """Whether it has no room now, and will not be asked for any."""
+        pool = self._pools.get(vendor)
+        if pool is None:
+            return False
+        with self._lock:
+            return pool.free <= 0 and not pool.may_ask(self.now())
+
+    def delay(self, vendors: Collection[str], priority: int, recipients: int) -> float:
+        """Seconds for which an e-mail for these vendors is out of the way of others.
+
+        Each gets a time of its own, at the vendor's pace, and each class a line of its own.
+        """
+        with self._lock:
+            now = self.now()
+            first = {name: self._first(name, recipients, now) for name in vendors}
+            vendor = min(first, key=first.__getitem__)
+            step = self._pools[vendor].pace.interval or 1 / PER_SECOND
+            back = max(first[vendor], self._back.get((vendor, priority), 0.0) + step)
+            back = self._back[vendor, priority] = min(back, now + LONGEST_WAIT)
+            # It comes back in whole seconds; it waits for the rest of the time here.
+            return max(1.0, math.floor(back - now))
+
+    def _first(self, vendor: str, recipients: int, now: float) -> float:
+        """When an e-mail of so many recipients may go there."""
+        pool = self._pools[vendor]
+        units = self._units(pool, recipients)
+        ends = [w.until.timestamp() for _, w in pool.pace.spent(pool.state, now, units)]
+        return max([pool.pace.next_time(pool.state, now), *ends])
+
+    # Reserving -----------------------------------------------------------------------------------
+
+    def _ask(self, pool: _Pool, vendor: str, units: int) -> bool:
+        """Reserve times for so many units more, at least; False: there are none."""
+        with self._lock:
+            now = self.now()
+            pool.drop_passed(now)
+            need = max(1, units - max(0, pool.free))
+            if not pool.may_ask(now):
+                return False
+            debt = 0 < pool.free < units
+            want = self._want(pool, need, now)
+        try:
+            document = self._reservations.reserve(
+                vendor, pool.pace, need, want, self.lead, now, debt=debt
+            )
+        except StoreUnavailable:
+            with self._lock:
+                pool.rest_until = self.now() + AHEAD
+            return False
+        return self._granted(pool, vendor, document)
+
+    def _want(self, pool: _Pool, need: int, now: float) -> int:
+        """Twice as many as last time if all of these were used, else as many as were used.
+
+        Few when a budget comes to its end: what one process has in hand then, others cannot use.
+        """
+        block = pool.used if pool.wasted else 2 * pool.block
+        pool.block = max(1, min(pool.largest_block, block))
+        pool.wanted = pool.used > 0 or not pool.wasted
+        pool.used, pool.wasted = 0, False
+        few = pool.pace.rest(pool.state, now) / 16
+        return max(need - min(0, pool.free), int(min(pool.block, few)))
+
+    def _granted(self, pool: _Pool, vendor: str, document: Mapping[str, Any]) -> bool:
+        grant, state = grant_of(document), state_of(document)
+        self.learn_clock(grant.at)
+        with self._lock:
+            pool.state = state
+            if not grant.units:
+                # Where blocks are reserved, others have them all: many that ask again and again
+                # would cost more calls than e-mails.
+                rest = AHEAD * (0.5 + self._rand()) if pool.largest_block > 1 else 0.0
+                pool.rest_until = self.now() + rest
+                return False
+            pool.times.extend(pool.pace.times(grant))
+            pool.tat, pool.fresh = state.tat, grant.units
+            pool.ends = {name: window.until for name, window in state.windows.items()}
+        self._tell(vendor, pool.pace, document, state)
+        return True
+
+    def _tell(self, vendor: str, pace: Pace, document: Mapping[str, Any], state: State) -> None:
+        """Say that a budget comes to its end, or is used up: once for each window."""
+        for name, most in pace.budgets.items():
+            window = state.windows[name]
+            if window.level <= level_before(document, name):
+                continue
+            until = window.until.isoformat(timespec="seconds")
+            facts = {"vendor": vendor, "budget": f"per_{name}", "used": window.used}
+            facts |= {"limit": most, "until": until}
+            if window.level >= SPENT:
+                event(logger, logging.ERROR, "vendor.budget_spent", **facts)
+            elif window.level >= LOW:
+                event(logger, logging.WARNING, "vendor.budget_low", **facts)
+
+    # Giving back ---------------------------------------------------------------------------------
+
+    def _give_back_unused(self, pool: _Pool, vendor: str, *, everything: bool = False) -> None:
+        """Where a unit is worth it: it is a part of a budget, or it takes long until the next."""
+        with self._lock:
+            now = self.now()
+            pool.drop_passed(now)
+            if everything:
+                pool.unused += len(pool.times)
+                pool.times.clear()
+            units = pool.unused
+            valuable = pool.pace.budgets or pool.pace.interval > AHEAD
+            if not valuable:
+                pool.unused = units = 0
+            late = everything or now - pool.gave_back_at >= GIVE_BACK_EVERY
+            if not units or not late:
+                return
+            pool.unused, pool.gave_back_at = 0, now
+            # Only the times of the last reservation, and only all of them: before others that were
+            # used there is no place for one more.
+            times = pool.fresh if not pool.times and pool.fresh <= units else 0
+            tat, ends = pool.tat, pool.ends
+        try:
+            document = self._reservations.give_back(vendor, pool.pace, units, times, tat, ends)
+        except StoreUnavailable:
+            with self._lock:
+                pool.unused += units
+            return
+        with self._lock:
+            pool.state = state_of(document)
+
+    def give_back(self, *, everything: bool = False) -> None:
+        """Give back what was not used; ``everything`` that is in hand: this process stops."""
+        for vendor, pool in self._pools.items():
+            self._give_back_unused(pool, vendor, everything=everything)
