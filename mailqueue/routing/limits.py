@@ -42,7 +42,7 @@ from mailqueue.routing.reservations import (
 logger = logging.getLogger(__name__)
 
 # Seconds
-SLACK = 0.06  # by which a send time may pass
+SLACK, GAP_SLACK = 0.06, 0.04  # by which a send time may pass
 BLOCK = 0.22  # of a vendor's rate that are reserved together: four processes stay within a second
 COVER = 0.05  # before the last time in hand passes, more are reserved
 NEAR = 0.25  # for which an e-mail waits for its time, although another vendor could take it
@@ -77,11 +77,10 @@ class _Pool:
 
     @property
     def slack(self) -> float:
-        """By how much a time may pass. A gap is kept within a fiftieth."""
+        """By how much a time may pass."""
         if not self.pace.interval:
             return AHEAD
-        gap = self.pace.peak
-        return min(SLACK, max(0.02, min(0.04, gap / 50))) if gap else SLACK
+        return min(GAP_SLACK, self.pace.peak / 4) if self.pace.peak else SLACK
 
     @property
     def largest_block(self) -> int:

@@ -1,0 +1,167 @@
+"""Vendors' rates and budgets over several processes. ``python tests/rates.py`` measures for longer.
+
+What the vendor noted is compared with what was asked. No bound depends on how fast this machine is:
+a slow one sends later, and then not more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.noting_vendor import TYPE, Call, calls, most_within
+from tests.process.conftest import Consumers
+from tests.stage import Reply, Stage
+from tests.waiting import wait_until
+
+Paced = Callable[..., Path]
+
+
+@pytest.fixture
+def paced(stage: Stage, tmp_path: Path) -> Paced:
+    """One more vendor, which notes its calls in the file that is returned."""
+
+    def add(name: str, rate: dict[str, Any] | None = None, **more: Any) -> Path:
+        file = tmp_path / f"{name}.calls"
+        file.touch()
+        entry = {"name": name, "type": TYPE, "options": {"file": str(file)}, **more}
+        stage.settings["vendors"].append(entry | ({"rate": rate} if rate else {}))
+        return file
+
+    return add
+
+
+def times(noted: Sequence[Call]) -> list[float]:
+    return [call.at for call in noted]
+
+
+def test_two_processes_keep_a_rate_together_and_use_it_up(
+    stage: Stage, run: Consumers, paced: Paced
+) -> None:
+    file = paced("only", {"per_second": 50})
+    stage.send(150)
+    for _ in range(2):
+        run(stage)
+    stage.until(sent=150)
+    at = times(calls(file))
+    assert len(at) == 150
+    assert most_within(at, 1.0) <= 55
+    assert len({call.pid for call in calls(file)}) == 2
+
+
+def test_two_processes_keep_a_gap_together(stage: Stage, run: Consumers, paced: Paced) -> None:
+    file = paced("only", {"gap": 1})
+    stage.send(5)
+    for _ in range(2):
+        run(stage)
+    stage.until(sent=5)
+    gaps = [b - a for a, b in pairwise(times(calls(file)))]
+    assert len(gaps) == 4
+    assert min(gaps) > 0.95
+    assert {each["counted"] for each in stage.emails.find()} == {1}
+
+
+def test_the_budget_of_a_day_is_used_to_the_last_then_others_get_the_rest(
+    stage: Stage, run: Consumers, paced: Paced
+) -> None:
+    """Over three processes; said once at 80 and once at 100 per cent; back on the next day."""
+    small, other = paced("small", {"per_day": 100}), paced("other")
+    stage.send(400)
+    consumers = [run(stage) for _ in range(3)]
+    stage.until(sent=400)
+    assert (len(calls(small)), len(calls(other))) == (100, 300)
+    for event in ("vendor.budget_low", "vendor.budget_spent"):
+        wait_until(lambda e=event: sum(len(c.said(e)) for c in consumers) == 1, what=event)  # type: ignore[misc]
+
+    yesterday = datetime.now(UTC) - timedelta(seconds=1)
+    stage.edit_health("rate:small", **{"day.until": yesterday})
+    time.sleep(1.1)  # for the processes to read it
+    stage.send(100)
+    stage.until(sent=500)
+    assert len(calls(small)) > 100
+    attempts = [line for each in stage.emails.find() for line in each["attempts"]]
+    assert len(attempts) == 500
+
+
+def test_a_process_that_is_killed_with_reserved_times_wastes_little(
+    stage: Stage, run: Consumers, ready: Consumers, paced: Paced
+) -> None:
+    file = paced("only", {"per_second": 20})
+    stage.settings["consumer"] = {"sweep_every": 0.5}
+    victim, other = ready(stage), ready(stage)
+    stage.send(200)
+    wait_until(lambda: len({call.pid for call in calls(file)}) == 2)
+    victim.kill()
+    killed_at = time.time()
+    wait_until(lambda: times(calls(file))[-1] > killed_at + 3)
+    assert other.running
+    after = [at for at in times(calls(file)) if killed_at <= at]
+    pauses = [b - a for a, b in pairwise([killed_at, *after])]
+    assert max(pauses) < 1.3, "more than a second of times was wasted"
+
+
+def test_beside_an_unlimited_vendor_nothing_is_throttled_and_nothing_waits(
+    stage: Stage, run: Consumers, paced: Paced
+) -> None:
+    """Neither attempts nor health know of the limit."""
+    slow = stage.vendor("slow", Reply(202, {"X-Message-Id": "1"}))
+    stage.settings["vendors"][0]["rate"] = {"per_second": 5}
+    fast = paced("fast")
+    stage.send(300)
+    consumers = [run(stage), run(stage)]
+    stage.until(sent=300)
+    noted = times(calls(fast))
+    # So many as it may have had in the time that the other needed for all that it did not take.
+    assert len(slow.calls) <= 5 * (noted[-1] - noted[0] + 1) + 2
+    assert len(noted) == 300 - len(slow.calls)
+    assert stage.health("slow")["generation"] == 0
+    outcomes = Counter(line["outcome"] for e in stage.emails.find() for line in e["attempts"])
+    assert outcomes == {"accepted": 300}
+    assert all(consumer.running for consumer in consumers)
+
+
+def test_a_backlog_for_a_slow_vendor_does_not_keep_others_and_does_not_turn_in_circles(
+    stage: Stage, run: Consumers, paced: Paced
+) -> None:
+    """E-mails that only the slow vendor may have, before those that any may have."""
+    slow, fast = paced("slow", {"per_second": 5}), paced("fast")
+    stage.send(300)
+    stage.emails.update_many({}, {"$set": {"round.tried": ["fast"]}})
+    others = set(stage.send(100))
+    run(stage)
+    wait_until(lambda: others <= {call.email_id for call in (*calls(slow), *calls(fast))})
+    before = reserves(stage)
+    began = time.time()
+    wait_until(lambda: times(calls(slow))[-1] > began + 3)
+    assert reserves(stage) - before < 200
+    assert most_within(times(calls(slow)), 1.0) <= 6
+
+
+def reserves(stage: Stage) -> int:
+    """How often a job has been released."""
+    with stage.tube() as tube:
+        return int(tube.stats()["cmd-release"])
+
+
+def test_a_high_email_waits_for_at_most_one_of_a_bulk_backlog(
+    stage: Stage, run: Consumers, paced: Paced
+) -> None:
+    file = paced("only", {"gap": 0.5})
+    stage.send(100, priority="bulk")
+    for _ in range(2):
+        run(stage)
+    wait_until(lambda: len(calls(file)) > 2)
+    for _ in range(3):
+        [urgent] = stage.send(priority="high")
+        sent_at = time.time()
+        wait_until(lambda e=urgent: e in {c.email_id for c in calls(file)})  # type: ignore[misc]
+        before = [c for c in calls(file) if sent_at < c.at]
+        assert [c.email_id for c in before].index(urgent) <= 1
+        time.sleep(0.2)
