@@ -18,7 +18,8 @@ import pytest
 
 from tests.noting_vendor import TYPE, Call, calls, most_within
 from tests.process.conftest import Consumers
-from tests.stage import Reply, Stage
+from tests.stage import Stage
+from tests.vendor_servers import Reply
 from tests.waiting import wait_until
 
 Paced = Callable[..., Path]
