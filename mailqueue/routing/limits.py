@@ -6,8 +6,8 @@ what finds no room is out of the way.
 An e-mail that is planned for a limited vendor has a ``Promise``: so many of the times in hand are
 spoken for. Which time it gets is decided when it goes: the most urgent e-mail has the next time.
 Times are reserved in blocks, the larger the more are used, and before the last block ends. A time
-that passes by more than ``SLACK`` is not used any more: e-mails that are late in one process would
-meet those that are on time in another.
+that passes by more than ``pool.SLACK`` is not used any more: e-mails that are late in one process
+would meet those that are on time in another.
 
 Assumes: ``learn`` hears of the vendors' documents whenever they are read.
 
@@ -24,14 +24,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, cast
 
 from mailqueue.config import VendorConfig
 from mailqueue.errors import StoreUnavailable
+from mailqueue.lifecycle.outcomes import Snapshot
 from mailqueue.logs import event
+from mailqueue.message import Email
 from mailqueue.routing.pace import AHEAD, LOW, NO_LIMIT, SPENT, Pace, Promise, State
+from mailqueue.routing.pool import Pool
 from mailqueue.routing.reservations import (
     Reservations,
     grant_of,
@@ -42,87 +43,23 @@ from mailqueue.routing.reservations import (
 logger = logging.getLogger(__name__)
 
 # Seconds
-SLACK, GAP_SLACK = 0.06, 0.04  # by which a send time may pass
-BLOCK = 0.22  # of a vendor's rate that are reserved together: four processes stay within a second
 COVER = 0.05  # before the last time in hand passes, more are reserved
 NEAR = 0.25  # for which an e-mail waits for its time, although another vendor could take it
 LONGEST_WAIT = 900.0  # of a job that goes back to the queue
 CLOCK_LASTS = 10.0
 GIVE_BACK_EVERY = 0.5
 
-LARGEST_BLOCK = 50
 PER_SECOND = 50  # e-mails that come back from their wait, for a vendor that has budgets only
 
 
-@dataclass(slots=True)
-class _Pool:
-    """One vendor's send times in hand, and what this process knows of its limits."""
-
-    pace: Pace
-    times: deque[float] = field(default_factory=deque)
-    promised: int = 0  # units
-    claiming: int = 0  # of these
-    unused: int = 0  # units that are to be given back
-    fresh: int = 0  # units of the last reservation, while none of them was used
-    used: int = 0  # units, since the last reservation, and whether others passed
-    wasted: bool = False
-    wanted: bool = True  # e-mails for this vendor come
-    block: int = 1
-    state: State = field(default_factory=State)
-    tat: float = 0.0  # after the last reservation
-    ends: Mapping[str, datetime] = field(default_factory=dict)
-    rest_until: float = 0.0
-    gave_back_at: float = 0.0
-    asking: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def slack(self) -> float:
-        """By how much a time may pass."""
-        if not self.pace.interval:
-            return AHEAD
-        return min(GAP_SLACK, self.pace.peak / 4) if self.pace.peak else SLACK
-
-    @property
-    def largest_block(self) -> int:
-        """The units that are reserved together at most; fewer as a budget comes to its end."""
-        if not self.pace.interval:
-            return LARGEST_BLOCK
-        return max(1, min(LARGEST_BLOCK, int(BLOCK / self.pace.interval)))
-
-    def drop_passed(self, now: float) -> None:
-        """Forget the times that have passed."""
-        while self.times and self.times[0] + self.slack < now:
-            self.times.popleft()
-            self.wasted = True
-            self.unused += 1
-
-    @property
-    def free(self) -> int:
-        """The units in hand that nobody is promised."""
-        return len(self.times) - self.promised
-
-    def expected(self, units: int) -> float | None:
-        """When an e-mail of so many units would go; None: there are not so many in hand."""
-        return self.times[self.promised] if 0 < units <= self.free else None
-
-    def within(self, now: float, seconds: float) -> int:
-        """The units whose time has come in so many seconds."""
-        end = now + seconds
-        return sum(1 for at in self.times if at <= end)
-
-    def may_ask(self, now: float) -> bool:
-        """Whether a reservation has a chance."""
-        return now >= max(self.rest_until, self.ask_at(now))
-
-    def ask_at(self, now: float) -> float:
-        """When the vendor's state allows a reservation."""
-        ends = [window.until.timestamp() for _, window in self.pace.spent(self.state, now)]
-        return max([self.pace.next_time(self.state, now) - AHEAD, *ends])
-
-
-def _pool_of(promise: Promise) -> _Pool:
+def _pool_of(promise: Promise) -> Pool:
     """The pool that gave it."""
-    return cast("_Pool", promise.pool)
+    return cast("Pool", promise.pool)
+
+
+def recipients(email: Email, snapshot: Snapshot) -> int:
+    """How many are still to get it."""
+    return len(email.recipients if snapshot.pending is None else snapshot.pending)
 
 
 class Limits:
@@ -138,7 +75,7 @@ class Limits:
         self._clock = clock
         self._rand = rand
         self._lock = threading.Lock()
-        self._pools: Mapping[str, _Pool] = {}  # replaced as a whole
+        self._pools: Mapping[str, Pool] = {}  # replaced as a whole
         self._readings: deque[tuple[float, float]] = deque()  # of the server's clock
         self._ahead = time.time() - clock()
         self._back: dict[tuple[str, int], float] = {}  # by vendor and priority
@@ -150,7 +87,7 @@ class Limits:
         paces = {each.name: Pace.of(each.rate) for each in configs if each.rate is not None}
         before = self._pools
         self._pools = {
-            name: before[name] if name in before and before[name].pace == pace else _Pool(pace)
+            name: before[name] if name in before and before[name].pace == pace else Pool(pace)
             for name, pace in paces.items()
         }
 
@@ -179,7 +116,7 @@ class Limits:
         return pool is None or self._units(pool, recipients) <= pool.pace.most
 
     @staticmethod
-    def _units(pool: _Pool, recipients: int) -> int:
+    def _units(pool: Pool, recipients: int) -> int:
         return max(1, recipients) if pool.pace.by_recipients else 1
 
     # The server's clock --------------------------------------------------------------------------
@@ -217,13 +154,14 @@ class Limits:
 
     # Promises ------------------------------------------------------------------------------------
 
-    def promise(self, vendor: str, recipients: int, within: float) -> Promise | None:
-        """A promise for an e-mail that can go within so many seconds; None: none for now.
+    def promise(self, vendor: str, recipients: int, near: bool) -> Promise | None:
+        """A promise for an e-mail that can go within a second, or soon (``near``); None: not now.
 
         Reserves times if there are too few.
         """
         if (pool := self._pools.get(vendor)) is None:
             return NO_LIMIT
+        within = NEAR if near else AHEAD
         units = self._units(pool, recipients)
         if (promise := self._promise(pool, vendor, units, within)) is not None:
             return promise
@@ -233,7 +171,7 @@ class Limits:
                 return promise
         return self._promise(pool, vendor, units, within)
 
-    def _promise(self, pool: _Pool, vendor: str, units: int, within: float) -> Promise | None:
+    def _promise(self, pool: Pool, vendor: str, units: int, within: float) -> Promise | None:
         with self._lock:
             now = self.now()
             pool.drop_passed(now)
@@ -255,7 +193,7 @@ class Limits:
             self._end(pool, promise)
             promise.over = True
 
-    def _end(self, pool: _Pool, promise: Promise) -> None:
+    def _end(self, pool: Pool, promise: Promise) -> None:
         if not promise.over and promise.sent_at is None:
             pool.promised -= promise.units
             pool.claiming -= promise.units * promise.claiming
@@ -405,7 +343,7 @@ class Limits:
 
     # Reserving -----------------------------------------------------------------------------------
 
-    def _ask(self, pool: _Pool, vendor: str, units: int) -> bool:
+    def _ask(self, pool: Pool, vendor: str, units: int) -> bool:
         """Reserve times for so many units more, at least; False: there are none."""
         with self._lock:
             now = self.now()
@@ -425,7 +363,7 @@ class Limits:
             return False
         return self._granted(pool, vendor, document)
 
-    def _want(self, pool: _Pool, need: int, now: float) -> int:
+    def _want(self, pool: Pool, need: int, now: float) -> int:
         """Twice as many as last time if all of these were used, else as many as were used.
 
         Few when a budget comes to its end: what one process has in hand then, others cannot use.
@@ -437,7 +375,7 @@ class Limits:
         few = pool.pace.rest(pool.state, now) / 16
         return max(need - min(0, pool.free), int(min(pool.block, few)))
 
-    def _granted(self, pool: _Pool, vendor: str, document: Mapping[str, Any]) -> bool:
+    def _granted(self, pool: Pool, vendor: str, document: Mapping[str, Any]) -> bool:
         grant, state = grant_of(document), state_of(document)
         self.learn_clock(grant.at)
         with self._lock:
@@ -470,7 +408,7 @@ class Limits:
 
     # Giving back ---------------------------------------------------------------------------------
 
-    def _give_back_unused(self, pool: _Pool, vendor: str, *, everything: bool = False) -> None:
+    def _give_back_unused(self, pool: Pool, vendor: str, *, everything: bool = False) -> None:
         """Where a unit is worth it: it is a part of a budget, or it takes long until the next."""
         with self._lock:
             now = self.now()

@@ -36,8 +36,8 @@ from mailqueue.message import Email
 from mailqueue.routing import rotation
 from mailqueue.routing.bulkheads import Bulkheads
 from mailqueue.routing.health import VendorHealth
-from mailqueue.routing.limits import LONGEST_WAIT, NEAR, Limits
-from mailqueue.routing.pace import AHEAD, NO_LIMIT, Promise
+from mailqueue.routing.limits import LONGEST_WAIT, Limits, recipients
+from mailqueue.routing.pace import NO_LIMIT
 from mailqueue.routing.reservations import Reservations, document_id
 from mailqueue.routing.rotation import BUSY, FULL, Health, Permit, Sign, Verdict
 from mailqueue.store.control import DRAIN, Controls
@@ -233,19 +233,13 @@ class Router:
         """The choice of ``rotation``, with the promise of a send time of a limited vendor."""
         if not self.limits:
             return self._uncrowded(turn, carriers, email, health)
-        held = self.health.controls.held_vendors
-
-        def promise(name: str, near: bool) -> Promise | None:
-            if name in held:  # the e-mail waits for the end of the hold
-                return NO_LIMIT
-            return self.limits.promise(name, people, NEAR if near else AHEAD)
-
+        limits, held = self.limits, self.health.controls.held_vendors  # who is held needs no time
         return rotation.choose_in_time(
             lambda email, usable: self._uncrowded(turn, usable, email, health),
-            promise,
+            lambda name, near: NO_LIMIT if name in held else limits.promise(name, people, near),
             carriers,
             email,
-            [name for name in carriers if self.limits.closed_for(name)],
+            [name for name in carriers if limits.closed_for(name)],
         )
 
     def _wait_for_time(self, carriers: Sequence[str], email: Snapshot, people: int) -> float:
@@ -494,11 +488,6 @@ def _hold(
         return None
     held = next((name for name in usable if name in controls.held_vendors), None)
     return Hold(DRAIN if held is None else f"vendor:{held}")
-
-
-def recipients(email: Email, snapshot: Snapshot) -> int:
-    """How many are still to get it."""
-    return len(email.recipients if snapshot.pending is None else snapshot.pending)
 
 
 def _offer(vendor: Vendor, name: str) -> Any:
