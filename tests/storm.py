@@ -1,20 +1,21 @@
-"""A storm over consumers, beanstalkd and a vendor, and a count of what came of every e-mail.
+"""A storm over consumers, the queue and a vendor, and a count of what came of every e-mail.
 
 ::
 
     python tests/storm.py --emails 20000 --seconds 600 --consumers 4 --seed 1 [--park] [--events]
+    python tests/storm.py --queue redis
     sudo python tests/storm.py --replica-set
 
-Consumers are killed with SIGKILL and paused beyond their leases, beanstalkd is killed and restarted
-with and without its binlog, one vendor fails half its calls in every way that there is. The
-application is a pre-fork server, whose threads are killed, interrupted and re-entered (see
-``faults/application.py``). With ``--replica-set`` MongoDB has three nodes, whose primary is killed,
-paused and cut off. With ``--events`` the vendors tell what became of each copy, late, doubled and
-in any order (see ``faults/storm_events.py``), to a ``mailqueue http`` that is killed, too, and a
-``mailqueue responder``, killed as well, calls the application back (see
-``faults/storm_receiver.py``). Then everything is left alone until each e-mail has ended, and the
-vendors' own log (see ``faults/storm_vendor.py``) and the application's are held against what is
-stored.
+Consumers are killed with SIGKILL and paused beyond their leases, the queue's server (beanstalkd, or
+that of ``--queue``) is killed and restarted with and without its jobs, one vendor fails half its
+calls in every way that there is. The application is a pre-fork server, whose threads are killed,
+interrupted and re-entered (see ``faults/application.py``). With ``--replica-set`` MongoDB has three
+nodes, whose primary is killed, paused and cut off. With ``--events`` the vendors tell what became
+of each copy, late, doubled and in any order (see ``faults/storm_events.py``), to a ``mailqueue
+http`` that is killed, too, and a ``mailqueue responder``, killed as well, calls the application
+back (see ``faults/storm_receiver.py``). Then everything is left alone until each e-mail has ended,
+and the vendors' own log (see ``faults/storm_vendor.py``) and the application's are held against
+what is stored.
 
 Exit 1 when the promise is broken, when a planted piece of an e-mail or an API key is found in any
 log or ledger line, or when the audit finds something. The seed decides who is hit, when and how;
@@ -41,8 +42,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tests.servers import BreakableBeanstalkd
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -58,12 +57,15 @@ from mailqueue.config import Config
 from mailqueue.devserver import Mongod
 from mailqueue.devserver.process import dies_with_parent
 from mailqueue.store.callbacks import STEPS
+from tests.brokers.case import Case
+from tests.brokers.cases import CASES
 from tests.faults import application, storm_events, storm_receiver
 from tests.faults.application import MARKER, Journal, is_keyed, subject
 from tests.faults.invariants import broken, resent, settled, unknowns
 from tests.faults.storm_vendor import VENDORS
 from tests.faults.victims import ENDED, NO_SERVER, REPO, Primaries, Storm, Victim
 from tests.replica_set import Network, ReplicaSet, available
+from tests.servers import Breakable
 
 # Seconds that bound a call to MongoDB; three nodes need as long as an election lasts. With the
 # deadline, leases last for 8.7 s and 22.7 s.
@@ -71,6 +73,8 @@ ONE_NODE, THREE_NODES = 1.5, 5
 DEADLINE = 2
 CONCURRENCY = 8
 SHOWN = 20
+NAME = "mailqueue_test_storm"
+KINDS = {case.name: case for case in CASES if case.is_shared}
 TOLD = ("events", "requests", "repeats", "callbacks", "callbacks repeated")
 # What no process may do by itself.
 WRONG = (
@@ -98,23 +102,31 @@ class Tally:
 
 @dataclass
 class Servers:
-    """MongoDB and beanstalkd; ``replica_set`` where MongoDB has three nodes."""
+    """MongoDB and the queue; ``replica_set`` where MongoDB has three nodes."""
 
     uri: str
-    beanstalkd: BreakableBeanstalkd
+    case: Case
+    queue: Breakable | None
     replica_set: ReplicaSet | None = None
+
+    def restart(self, keep: bool) -> None:
+        """Start the queue's server again, with its jobs or without."""
+        if self.queue is not None:
+            self.case.restart(self.queue, keep=keep)
 
 
 @contextmanager
-def running(folder: Path, three_nodes: bool) -> Iterator[Servers]:
+def running(folder: Path, three_nodes: bool, case: Case) -> Iterator[Servers]:
     with ExitStack() as stack:
-        beanstalkd = stack.enter_context(BreakableBeanstalkd())
+        queue = case.start()
+        if queue is not None:
+            stack.callback(queue.close)
         if three_nodes:
             network = stack.enter_context(Network())
             replica_set = stack.enter_context(ReplicaSet(network, folder))
-            yield Servers(replica_set.uri(), beanstalkd, replica_set)
+            yield Servers(replica_set.uri(), case, queue, replica_set)
         else:
-            yield Servers(stack.enter_context(Mongod()).uri, beanstalkd)
+            yield Servers(stack.enter_context(Mongod()).uri, case, queue)
 
 
 def settings(
@@ -126,10 +138,11 @@ def settings(
     keys |= {} if events is None else {"events": events}
     entries = [{**keys, "name": name, "base_url": url} for name, url in urls.items()]
     timeout = THREE_NODES if servers.replica_set else ONE_NODE
-    database = {"database": "mailqueue_test_storm", "timeout": timeout}
+    database = {"database": NAME, "timeout": timeout}
+    address = servers.queue.address if servers.queue else ""
     return {
         "mongodb": {"uri": servers.uri, **database},
-        "beanstalkd": {"servers": [servers.beanstalkd.address], "tube": "mailqueue_test_storm"},
+        "queue": {"type": servers.case.type, **servers.case.section(address, NAME)},
         "vendors": entries,
         "failover": {"unavailable_for": 1},
         "retry": {"base": 0.2, "cap": 2},
@@ -306,7 +319,7 @@ class Run:
         at_once = options.consumers * CONCURRENCY
         latency = min(0.5, 0.5 * at_once * options.seconds / options.emails)
         with (
-            running(self._folder, options.replica_set) as servers,
+            running(self._folder, options.replica_set, KINDS[options.queue]) as servers,
             vendors(self._folder, options.seed, latency) as ports,
         ):
             assert tuple(ports) == VENDORS
@@ -323,6 +336,7 @@ class Run:
 
     def _run(self, servers: Servers) -> tuple[Tally, Counter[str]]:
         config = Config.load(self._config_file)
+        servers.case.create(config)
         with MongoClient[Document](config.mongodb.uri, tz_aware=True) as client:
             emails = client[config.mongodb.database][config.mongodb.collection]
             server, counts = self._blow(config, servers)
@@ -356,7 +370,9 @@ class Run:
         if self._callbacks:
             self._victims.append(self._callbacks.service(self._config_file))
         lease = config.delivery.lease
-        storm = Storm(self._victims, servers.beanstalkd, lease, random.Random(options.seed + 1))
+        storm = Storm(
+            self._victims, servers.queue, servers.restart, lease, random.Random(options.seed + 1)
+        )
         nodes = servers.replica_set
         primaries = Primaries(nodes, random.Random(options.seed + 2)) if nodes else None
         server = Application(self._config_file, self._folder, options)
@@ -488,7 +504,7 @@ def report(tally: Tally, counts: Counter[str], seconds: float) -> str:
         "workers told to end": counts["SIGTERM"],
         "consumers killed": counts["kills"],
         "consumers paused beyond the lease": counts["pauses"],
-        "beanstalkd killed and restarted": counts["beanstalkd restarts"],
+        "the queue killed and restarted": counts["queue restarts"],
         **{name: n for name, n in sorted(counts.items()) if name.startswith("primaries")},
         "lost": tally.lost,
         "copies accepted": tally.copies,
@@ -513,6 +529,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--consumers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2, help="of the application")
+    parser.add_argument("--queue", choices=KINDS, default="beanstalkd", help="which kind")
     parser.add_argument("--replica-set", action="store_true", help="three nodes (as root)")
     parser.add_argument("--hurry", action="store_true", help="look for lost jobs every 3 s, not 60")
     parser.add_argument("--park", action="store_true", help="delivery.on_unknown = park")
@@ -525,6 +542,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"a network of our own {reason}")
     began = time.monotonic()
     os.environ["MAILQUEUE_ENV"] = "production"  # of loopback; the consumers inherit it
+    os.environ.update(KINDS[options.queue].environ)
     with tempfile.TemporaryDirectory(prefix="mailqueue-storm-") as folder:
         if options.keep:
             Path(options.keep).mkdir(parents=True)

@@ -18,6 +18,12 @@ class BeanstalkdCase(Case):
     def start(self) -> Breakable:
         return BreakableBeanstalkd("-f1000").start()  # a killed process loses nothing by that
 
+    def restart(self, server: Breakable, *, keep: bool) -> None:
+        """What was lost may come back at the next restart: its log is only not read."""
+        assert isinstance(server, BreakableBeanstalkd)
+        server.binlog = keep
+        server.start()
+
     def section(self, address: str, name: str) -> Mapping[str, Any]:
         return {"servers": [address], "tube": name}
 

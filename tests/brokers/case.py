@@ -44,7 +44,10 @@ class Case:
     has_announcements: ClassVar[bool] = True
     is_shared: ClassVar[bool] = True
     many: ClassVar[int] = 100_000
+    environ: ClassVar[Mapping[str, str]] = {}
     some: ClassVar[int] = 320
+
+    # ``environ``: variables that a process needs to reach the server.
 
     def start(self) -> Breakable | None:
         """A private server that runs now; None: nothing can be away, or MongoDB is the server."""
@@ -74,6 +77,13 @@ class Case:
     def lose_data(self, server: Breakable) -> None:
         """Kill the server, and start it without the jobs that it had."""
         server.lose_data()
+
+    def restart(self, server: Breakable, *, keep: bool) -> None:
+        """Start a killed server again, with its jobs if it has kept them, or without."""
+        if keep:
+            server.start()
+        else:
+            self.lose_data(server)
 
     def store(self, config: Config, announcements: Sequence[Announcement]) -> None:
         """Store the e-mails of these, where the queue itself looks at them."""

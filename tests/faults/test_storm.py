@@ -17,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("beanstalkd", "mongod")  # skipped where th
 
 @pytest.mark.parametrize(
     "seconds, more",
-    [(12, []), (6, ["--park"]), (8, ["--events"])],
-    ids=["resend", "park", "events"],
+    [(12, []), (6, ["--park"]), (8, ["--events"]), (6, ["--queue", "redis"])],
+    ids=["resend", "park", "events", "redis"],
 )
 def test_a_storm_loses_nothing_and_says_nothing_personal(
     seconds: int, more: list[str], tmp_path: Path

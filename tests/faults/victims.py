@@ -20,13 +20,13 @@ from typing import Self
 
 from mailqueue.devserver.process import dies_with_parent
 from tests.replica_set import ELECTION, ReplicaSet
-from tests.servers import BreakableBeanstalkd
+from tests.servers import Breakable
 
 REPO = Path(__file__).resolve().parents[2]
 KILL_EVERY, PAUSE_EVERY, RESTART_EVERY = 2.0, 12.0, 15.0
 ENDS_WITHIN = 60.0
 ENDED = "consumers ended by themselves, exit {}"
-NO_SERVER = 3  # what a consumer may end with: there was no beanstalkd when it started
+NO_SERVER = 3  # what a consumer may end with: the queue was away when it started
 
 
 class Victim:
@@ -92,25 +92,30 @@ class Schedule:
 
 
 class Storm:
-    """Disturbs the consumers and beanstalkd. ``counts`` says how often what was done."""
+    """Disturbs the consumers and the queue. ``counts`` says how often what was done.
+
+    ``server``: of the queue, None where it has none of its own; ``restart`` starts it again, with
+    its jobs (True) or without.
+    """
 
     def __init__(
         self,
         victims: list[Victim],
-        beanstalkd: BreakableBeanstalkd,
+        server: Breakable | None,
+        restart: Callable[[bool], None],
         lease: float,
         rand: random.Random,
     ) -> None:
         self._victims = victims
-        self._beanstalkd = beanstalkd
+        self._server, self._restart = server, restart
         self._lease = lease
         self._rand = rand
-        self._beanstalkd_back_at: float | None = None
+        self._server_back_at: float | None = None
         self.counts = Counter[str]()
         self._schedules = [
             Schedule(KILL_EVERY, self._kill, rand),
             Schedule(PAUSE_EVERY, self._pause, rand),
-            Schedule(RESTART_EVERY, self._stop_beanstalkd, rand),
+            Schedule(RESTART_EVERY, self._stop_server, rand),
         ]
 
     def blow(self) -> None:
@@ -122,8 +127,8 @@ class Storm:
             elif victim.exit_code is not None:
                 self.counts[ENDED.format(victim.exit_code)] += 1
                 victim.start()
-        if self._beanstalkd_back_at is not None and now >= self._beanstalkd_back_at:
-            self._start_beanstalkd()
+        if self._server_back_at is not None and now >= self._server_back_at:
+            self._start_server()
         for schedule in self._schedules:
             schedule.look()
 
@@ -134,8 +139,8 @@ class Storm:
                 victim.resume()
             if victim.exit_code is not None:
                 victim.start()
-        if self._beanstalkd_back_at is not None:
-            self._start_beanstalkd()
+        if self._server_back_at is not None:
+            self._start_server()
 
     def _awake(self) -> list[Victim]:
         return [victim for victim in self._victims if victim.resume_at is None]
@@ -155,17 +160,16 @@ class Storm:
             self._rand.choice(awake).pause(time.monotonic() + beyond)
             self.counts["pauses"] += 1
 
-    def _stop_beanstalkd(self) -> None:
-        if self._beanstalkd_back_at is None:
-            self._beanstalkd.kill()
-            self._beanstalkd_back_at = time.monotonic() + self._rand.uniform(0.1, 2.0)
-            self.counts["beanstalkd restarts"] += 1
+    def _stop_server(self) -> None:
+        if self._server is not None and self._server_back_at is None:
+            self._server.kill()
+            self._server_back_at = time.monotonic() + self._rand.uniform(0.1, 2.0)
+            self.counts["queue restarts"] += 1
 
-    def _start_beanstalkd(self) -> None:
-        """Now with its binlog, now without: jobs are lost, and old ones come back later."""
-        self._beanstalkd.binlog = self._rand.random() < 0.5
-        self._beanstalkd.start()
-        self._beanstalkd_back_at = None
+    def _start_server(self) -> None:
+        """Now with its jobs, now without; of some kinds old ones come back later."""
+        self._restart(self._rand.random() < 0.5)
+        self._server_back_at = None
 
 
 class Primaries:
