@@ -19,6 +19,7 @@ IDLE = ("latency", "memory")
 OWN = ("growth", "failover")
 POST = ("post-64",)
 SMTP = ("smtp-32",)
+QUEUES = (*DRAIN, "latency", "deliver-0ms-x8", "deliver-0ms-x8-2p")  # where queues differ
 ALL = (*ENQUEUE, *DRAIN, *DELIVER, *IDLE)
 
 
@@ -99,6 +100,31 @@ CONTENDERS: tuple[Contender, ...] = (
         posts="its own transport",
         pace=0,
         tests=("events-100",),
+        peer=False,
+    ),
+    # SQS would be a simulation of it, and a queue in memory has no second process.
+    Contender(
+        name="mailqueue redis",
+        script="ours.py",
+        packages=(),
+        server="mongodb+redis",
+        durable=JOURNALED,
+        posts="its own transport",
+        pace=6_500,
+        drain_at=64,
+        tests=QUEUES,
+        peer=False,
+    ),
+    Contender(
+        name="mailqueue mongodb",
+        script="ours.py",
+        packages=(),
+        server="mongodb",
+        durable=JOURNALED,
+        posts="its own transport",
+        pace=6_500,
+        drain_at=64,
+        tests=QUEUES,
         peer=False,
     ),
     Contender(

@@ -27,6 +27,7 @@ import venv
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 REPO = Path(__file__).resolve().parents[2]
 VENV = Path(os.environ.get("MAILQUEUE_VENV", REPO / ".venv"))
@@ -120,8 +121,9 @@ class Bench:
 
     def _broker(self, name: str) -> str:
         if name not in self._brokers:
-            own = {"mongodb+beanstalkd": self._own_servers, "postfix": self._postfix}
-            self._brokers[name] = own.get(name, self._peers_server)(name)
+            ours = name.partition("+")[0] == "mongodb"
+            start = self._own_servers if ours else self._peers_server
+            self._brokers[name] = (self._postfix if name == "postfix" else start)(name)
         return self._brokers[name]
 
     def _peers_server(self, name: str) -> str:
@@ -139,16 +141,24 @@ class Bench:
             raise Failed(problem)
         return self._stack.enter_context(AcceptingPostfix()).url
 
-    def _own_servers(self, _: str) -> str:
+    def _own_servers(self, name: str) -> str:
         mongod = self._stack.enter_context(RoomyMongod())
-        beanstalkd = self._stack.enter_context(UsualBeanstalkd())
-        file = self._folder / "config.json"
+        file = self._folder / f"{name}.json"
         config = {
             "mongodb": {"uri": mongod.uri, "database": "bench"},
-            "beanstalkd": {"servers": [beanstalkd.address], "tube": "bench"},
+            "queue": self._queue(name.partition("+")[2]),
         }
         file.write_text(json.dumps(config))
         return str(file)
+
+    def _queue(self, kind: str) -> dict[str, Any]:
+        """The queue's section; of servers as people have them."""
+        if kind == "beanstalkd":
+            server = self._stack.enter_context(UsualBeanstalkd())
+            return {"type": kind, "servers": [server.address], "tube": "bench"}
+        if kind == "redis":
+            return {"type": kind, "url": self._broker(kind), "tube": "bench"}
+        return {"type": "mongodb"}
 
     @contextmanager
     def vendor(self, delay: float, *, timed: bool = False) -> Iterator[HttpVendor]:

@@ -81,6 +81,7 @@ class SqsCase(Case):
     max_delay = 900.0
     outlives_kill = False  # moto forgets
     many, some = 300, 40  # moto is slow
+    environ = CREDENTIALS
     servers: ClassVar[dict[str, Moto]] = {}
 
     def start(self) -> Breakable:

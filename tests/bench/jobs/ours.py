@@ -11,7 +11,7 @@ from typing import Any
 import work
 
 from mailqueue import Producer
-from mailqueue.config import Config
+from mailqueue.config import Beanstalkd, Config, QueueSettings, Redis
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
 from mailqueue.vendors.base import Attempt, Vendor
@@ -37,20 +37,31 @@ def settings() -> dict[str, Any]:
     return config
 
 
+def empty(queue: QueueSettings) -> None:
+    """Lose all jobs."""
+    if isinstance(queue, Beanstalkd):
+        import greenstalk
+
+        with greenstalk.Client(queue.addresses[0], use=queue.tube, watch=queue.tube) as tube:
+            while True:
+                try:
+                    tube.delete(tube.reserve(0))
+                except greenstalk.TimedOutError:
+                    break
+    if isinstance(queue, Redis):
+        from redis import Redis as Client
+
+        with Client.from_url(queue.url) as client:
+            client.flushdb()
+
+
 def prepare(config: Config) -> None:
     """Forget all e-mails and jobs; the indexes stay."""
-    import greenstalk
     from pymongo import MongoClient
 
     with MongoClient(config.mongodb.uri) as client:
         client.drop_database(config.mongodb.database)
-    name = config.beanstalkd.tube
-    with greenstalk.Client(config.beanstalkd.addresses[0], use=name, watch=name) as tube:
-        while True:
-            try:
-                tube.delete(tube.reserve(0))
-            except greenstalk.TimedOutError:
-                break
+    empty(config.broker)
     with Producer(config):
         pass
 

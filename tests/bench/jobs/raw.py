@@ -36,7 +36,7 @@ class Tube:
     """A connection that writes many commands at once; greenstalk waits for each reply."""
 
     def __init__(self) -> None:
-        host, _, port = SETTINGS["beanstalkd"]["servers"][0].rpartition(":")
+        host, _, port = SETTINGS["queue"]["servers"][0].rpartition(":")
         self.socket = socket.create_connection((host, int(port)))
         self.replies = self.socket.makefile("rb")
         self.owed = 0
