@@ -161,7 +161,7 @@ class Batch:
             for job in jobs
             if job.email_id is not None
         }
-        on_queue = self._broker.announce([*new])
+        on_queue = set(self._broker.announce([*new]))
         for announcement, job in new.items():
             if announcement in on_queue or delay > self._broker.max_delay:
                 self._messages.pop(job, None)
