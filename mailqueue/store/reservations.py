@@ -45,7 +45,7 @@ HASTE = 0.1  # seconds until a busy process asks again
 MOST_AHEAD = 256
 OVER_SECONDS = 20.0  # between two looks for what is left over
 CLOCK_SECONDS = 30.0  # until the server is asked for its time again
-_EPOCH = indexes.EPOCH
+_EPOCH, _FIRST_ID = indexes.EPOCH, ObjectId(bytes(12))
 _HINT = WriteConcern(w=1, j=False)  # to lose a reservation is harmless
 _ORDER = dict.fromkeys(("priority", "due_at", "overdue_at"), 1)
 _RETRY_PRIORITY = {
@@ -118,7 +118,8 @@ class Reservations:
 
     def _find_due(self, limit: int) -> list[ObjectId]:
         """Up to ``limit`` queued e-mails that are due, reserved or not, the most urgent first."""
-        queued = {"status": Status.QUEUED.value, "env": self._env}
+        # What another program has stored under another kind of id is no e-mail.
+        queued = {"status": Status.QUEUED.value, "env": self._env, "_id": {"$gte": _FIRST_ID}}
         now = self._clock.now()
         retries = queued | {"due_at": {"$not": {"$gt": now}}, "clock_from": {"$gt": _EPOCH}}
         at_once = queued | {"due_at": {"$not": {"$gt": _EPOCH}}}
@@ -131,7 +132,7 @@ class Reservations:
         with self._mongo.operation():
             documents = self._emails.aggregate(steps, batchSize=3 * limit + 1)
             unique = dict.fromkeys(document["_id"] for document in documents)  # a retry comes twice
-        return [each for each in unique if isinstance(each, ObjectId)][:limit]
+        return list(unique)[:limit]
 
     def _free(self, due: Sequence[ObjectId]) -> list[ObjectId]:
         """Those of them that nobody has reserved."""
