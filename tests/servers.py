@@ -81,14 +81,15 @@ class BreakableRedis(Breakable):
         )
 
     def _is_ready(self) -> bool:
-        # Without a client: with a password it would have to know it.
+        # Without a client: with a password it would have to know it. PING fails while it loads.
         try:
             with socket.create_connection((HOST, self.port), 2.0) as connection:
-                connection.sendall(b"INFO server\r\n")
+                connection.sendall(b"INFO server\r\nPING\r\n")
                 answer = connection.recv(65536)
         except OSError:
             return False
-        return answer.startswith(b"-NOAUTH") or b"process_id:%d\r\n" % self.pid in answer
+        is_ours = b"process_id:%d\r\n" % self.pid in answer and answer.endswith(b"+PONG\r\n")
+        return is_ours or answer.startswith(b"-NOAUTH")
 
 
 @dataclass(frozen=True, slots=True)
