@@ -39,11 +39,12 @@ logger = logging.getLogger(__name__)
 
 PAGE = 100  # e-mails read at once
 LARGE = 2**18  # bytes; one that is larger is read alone
-RESCUED = 20_000  # at most in a round, and so are
-RELAYED_MOST = 20_000
-PRUNED = 20_000  # of each status
+RESCUED = 20_000  # at most in a round
+RELAYED_MOST = 20_000  # in memory
+PREVIEWED = 20_000  # counted up to
 RELAYED = 1000  # jobs announced together, or e-mails pruned together
 RELAY_SECONDS = 5.0  # for announcing, at least
+PRUNE_SHARE = 3  # pruning a status may take a third of the time between two rounds
 JUST_NOW = timedelta(seconds=1)  # what became due only now may have its job on the way
 ANNOUNCED_LATELY = timedelta(seconds=60)  # and is not announced again
 
@@ -107,8 +108,8 @@ class Sweeper:
         now = self._store.now()
         counts = {
             "rescued": self._store.count(self._over(), RESCUED),
-            "expired": self._store.count(self._past(now), PRUNED),
-            "pruned": sum(self._store.count(match, PRUNED) for _, match in self._old(now)),
+            "expired": self._store.count(self._past(now), PREVIEWED),
+            "pruned": sum(self._store.count(match, PREVIEWED) for _, match in self._old(now)),
         }
         try:
             unannounced = {stored.id for stored in self._unannounced(now)}
@@ -212,11 +213,13 @@ class Sweeper:
         seconds = max(RELAY_SECONDS, self._config.consumer.sweep_every)
         end = min(self._end, time.monotonic() + seconds)
         now = self._store.now()
-        waiting = self._unannounced(now)
         announced = 0
-        for start in range(0, len(waiting), RELAYED):
-            announced += self._announce_page(waiting[start : start + RELAYED])
-            if time.monotonic() > end:
+        while waiting := self._unannounced(now):
+            for start in range(0, len(waiting), RELAYED):
+                announced += self._announce_page(waiting[start : start + RELAYED])
+                if time.monotonic() > end:
+                    break
+            if len(waiting) < RELAYED_MOST or time.monotonic() > end:
                 break
         return announced + self._announce_page(self._overdue(now))
 
@@ -263,7 +266,7 @@ class Sweeper:
 
     def _prune(self) -> int:
         """Delete what ended long ago; never what waits for a person."""
-        return sum(self._prune_page(s, match) for s, match in self._old(self._store.now()))
+        return sum(self._prune_status(s, match) for s, match in self._old(self._store.now()))
 
     def _old(self, now: datetime) -> Iterator[tuple[Status, dict[str, Any]]]:
         days = self._config.retention
@@ -276,11 +279,13 @@ class Sweeper:
             before = now - timedelta(days=limit)
             yield status, self._mine(status) | {"updated_at": {"$lt": before}} | NO_CALLBACK_DUE
 
-    def _prune_page(self, status: Status, match: Mapping[str, Any]) -> int:
+    def _prune_status(self, status: Status, match: Mapping[str, Any]) -> int:
+        # By time, not by number: where many are sent, as many have to go.
+        end = min(self._end, time.monotonic() + self._config.consumer.sweep_every / PRUNE_SHARE)
         pruned = 0
         for page in self._pages(match):
             pruned += self._store.delete([stored.id for stored in page], status, match)
-            if pruned >= PRUNED or self._is_over:
+            if time.monotonic() > end:
                 break
         return pruned
 
