@@ -37,8 +37,11 @@ Document = dict[str, Any]
 class Queue:
     """One queue of a kind with names of its own; all that it opened is closed at the end."""
 
-    def __init__(self, case: Case, config: Config, server: Breakable | None = None) -> None:
+    def __init__(
+        self, case: Case, config: Config, server: Breakable | None, section: Document
+    ) -> None:
         self.case, self.config, self._server = case, config, server
+        self.section = section  # ``queue`` of the configuration, as a file holds it
         self._stack = ExitStack()
 
     @property
@@ -196,7 +199,7 @@ def opened(case: Case, mapping: Document, mongo_client: MongoClient[Document]) -
             section = {"type": case.type, **case.section(address, name)}
             config = Config.from_mapping({**mapping, "queue": section})
             case.create(config)
-            queue = Queue(case, config, server)
+            queue = Queue(case, config, server, section)
             stack.callback(queue.close)
             return queue
 

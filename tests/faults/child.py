@@ -38,7 +38,8 @@ LIFT = VendorEvent(
 
 def main(role: str, config: str, point: str) -> int:
     logs.configure()
-    seams.crash_at(point)
+    crash_at = seams.crash_at_port if Config.load(config).queue else seams.crash_at
+    crash_at(point)
     if role == "consumer":
         return Consumer(config, concurrency=1).run()
     if role == "intake":

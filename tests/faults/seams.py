@@ -22,8 +22,9 @@ from mailqueue.errors import QueueUnavailable
 from mailqueue.events import event_store
 from mailqueue.lifecycle.outcomes import SendResult
 from mailqueue.message import Email
+from mailqueue.producer import storage
 from mailqueue.queue.beanstalkd import events, tube
-from mailqueue.queue.broker import Announcement, End, Job
+from mailqueue.queue.broker import Announcement, Broker, End, Job
 from mailqueue.store import store, suppressions
 from mailqueue.store.transitions import Aside, Change, Claim
 from mailqueue.vendors.base import Attempt
@@ -45,6 +46,46 @@ def crash_at(point: str) -> None:
     events.Connection = CrashingConnection  # type: ignore[attr-defined]  # imported there
     callbacks_server.DueCallbacks = CrashingCallbacks  # type: ignore[attr-defined]  # the same
     responder.Poster = CrashingPoster  # type: ignore[attr-defined]  # the same
+
+
+def crash_at_port(point: str) -> None:
+    """As ``crash_at``, whatever kind of queue it is: the places are those of the queue's port."""
+    crash_at(point)
+    for module in (consumer, storage):
+        vars(module)["open_broker"] = _opening(module.open_broker)
+
+
+def _opening(open_broker: Callable[..., Broker]) -> Callable[..., Broker]:
+    def opened(*arguments: Any, **options: Any) -> Broker:
+        broker = open_broker(*arguments, **options)
+        _wrap(type(broker), "announce", "put")
+        for receiver in broker.receivers():
+            _wrap(type(receiver), "reserve", "reserve")
+        return broker
+
+    return opened
+
+
+def _wrap(kind: type[Any], method: str, place: str) -> None:
+    """Have a method of the kind's own class end the process before or after it."""
+    real = getattr(kind, method)
+    if hasattr(real, "touches"):
+        return
+
+    def touching(self: Any, *arguments: Any) -> Any:
+        where = next(iter(arguments[0].values())).word if method == "end" else place
+        if _point == f"before:{where}":
+            os._exit(CRASHED)
+        result = real(self, *arguments)
+        if _point == f"after:{where}" and (result or method != "reserve"):
+            os._exit(CRASHED)
+        if method == "reserve":
+            for job in result:
+                _wrap(type(job.holder), "end", "")
+        return result
+
+    touching.touches = True  # type: ignore[attr-defined]  # of ours
+    setattr(kind, method, touching)
 
 
 @contextmanager
