@@ -26,7 +26,8 @@ from mailqueue.testing import FakeVendor
 from mailqueue.vendors import Attempt, Outcome, SendResult
 from tests.brokers.case import Case
 from tests.brokers.cases import CASES, kinds
-from tests.brokers.conftest import Queue, Servers, end, ids
+from tests.brokers.conftest import Queue, Servers, end, ids, reserved
+from tests.integration.test_producer import in_a_child
 from tests.waiting import wait_until
 
 Document = dict[str, Any]
@@ -142,6 +143,19 @@ def let_time_pass(config: Config, email_ids: Sequence[str]) -> None:
             {"_id": {"$in": [ObjectId(email_id) for email_id in email_ids]}},
             {"$set": {"due_at": past, "overdue_at": past, "send_at": past}},
         )
+
+
+@kinds("is_shared")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_producer_announces_before_and_after_a_fork_in_parent_and_child(queue: Queue) -> None:
+    """As a pre-fork server does: neither speaks on a connection of the other."""
+    with Producer(configured(queue, FakeVendor("first"))) as producer:
+        email_ids = [producer.send(MAIL)]
+        email_ids.append(in_a_child(lambda: producer.send(MAIL)))
+        email_ids.append(producer.send(MAIL))
+        email_ids.append(in_a_child(lambda: producer.send(MAIL)))
+    jobs = reserved(queue.receiver(), 4)
+    assert sorted(map(str, ids(jobs))) == sorted(email_ids)
 
 
 @kinds("has_callbacks")

@@ -93,6 +93,16 @@ def test_due_emails_are_none_while_a_consumer_is_at_work(stage: Stage, examine: 
     assert not {finding for finding in found if finding[1] == "consumers"}
 
 
+def test_another_name_of_the_queue_may_be_the_same_place(stage: Stage, examine: Doctor) -> None:
+    stage.vendor("first")
+    with consuming(stage):
+        found = examine(vendors=stage.settings["vendors"], beanstalkd={"tube": "mailqueue_test_x"})
+    (finding,) = [each for each in found if each[1] == "queue"]
+    assert finding[0] == "WARN"
+    assert stage.config.broker.place in finding[2]
+    assert "tube mailqueue_test_x of" in finding[2]
+
+
 # --- what became of e-mails
 
 
