@@ -28,6 +28,7 @@ class Case:
     that are due. ``has_announcements``: to announce is to do something. ``is_shared``: other
     processes have the same jobs. ``many``: jobs with which it is as quick as with few; ``some``:
     what several threads may have at a time. Fewer, where the server of the tests is a slow one.
+    ``environ``: variables that a process needs to reach the server.
     """
 
     name: ClassVar[str]
@@ -46,8 +47,6 @@ class Case:
     many: ClassVar[int] = 100_000
     environ: ClassVar[Mapping[str, str]] = {}
     some: ClassVar[int] = 320
-
-    # ``environ``: variables that a process needs to reach the server.
 
     def start(self) -> Breakable | None:
         """A private server that runs now; None: nothing can be away, or MongoDB is the server."""
