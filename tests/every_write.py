@@ -188,6 +188,7 @@ def situations(email_id: ObjectId) -> Iterator[dict[str, Any]]:
         nonce=ObjectId(),
         callback_url="https://hooks.example.com/",
         request_id="r-1",
+        route=["a"],
     )
     entry = {"type": "email.sent", "at": now, "since": now, "token": TOKEN, "tries": 1}
     claimed = {**entry, "id": "msg_claimed", "state": "due", "due_at": now, "nonce": NONCE}

@@ -47,7 +47,7 @@ def config_table() -> str:
 
 def rows() -> Iterator[str]:
     for section, kind in SECTIONS.items():
-        place = "vendors[]" if section == "vendors" else section
+        place = f"{section}[]" if section in ("vendors", "routes") else section
         for name, key in keys_of(kind).items():
             yield row(f"`{place}.{name}`", key)
         if section == "beanstalkd":

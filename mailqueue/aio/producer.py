@@ -112,6 +112,7 @@ class AsyncProducer:
         idempotency_key: str | None = None,
         callback_url: str | None = None,
         request_id: str | None = None,
+        vendors: Sequence[str] | None = None,
         session: ClientSession | None = None,
     ) -> str:
         """``Producer.send``: when it returns the id, a majority has the e-mail in its journal.
@@ -132,6 +133,7 @@ class AsyncProducer:
                 idempotency_key=idempotency_key,
                 callback_url=callback_url,
                 request_id=request_id,
+                vendors=vendors,
                 session=session,
             )
             return await self._call(work)
@@ -142,7 +144,7 @@ class AsyncProducer:
         if not pending.has_room(shares):
             await pending.wait_for_room(shares)
             threads = self._own_threads()  # the writer may have been given up
-        options = priority, send_at, expires_at, callback_url, request_id
+        options = priority, send_at, expires_at, callback_url, request_id, vendors
         read = partial(_read, email, options, idempotency_key)
         call = PendingSend(read, shares, deadline, pending)
         threads.writer.put(call)
@@ -159,6 +161,7 @@ class AsyncProducer:
         idempotency_keys: Sequence[str | None] | None = None,
         callback_url: str | None = None,
         request_id: str | None = None,
+        vendors: Sequence[str] | None = None,
         session: ClientSession | None = None,
     ) -> list[str]:
         """``Producer.send_many``, as one call in a thread.
@@ -174,6 +177,7 @@ class AsyncProducer:
             idempotency_keys=idempotency_keys,
             callback_url=callback_url,
             request_id=request_id,
+            vendors=vendors,
             session=session,
         )
         return await self._call(work, one_clock=False)
@@ -284,7 +288,9 @@ class _Threads:
 
 def _read(
     email: Sendable,
-    options: tuple[Priority, datetime | None, datetime | None, str | None, str | None],
+    options: tuple[
+        Priority, datetime | None, datetime | None, str | None, str | None, Sequence[str] | None
+    ],
     idempotency_key: str | None,
 ) -> Submission:
     return Submission.of(email, SendOptions(*options), idempotency_key)

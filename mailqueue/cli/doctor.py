@@ -284,12 +284,25 @@ _OUTSIDE_MONGODB: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     _file,
     queues.examine,
 )
+
+
+def _routes(context: Context) -> Iterator[Finding]:
+    """E-mails whose vendors were all removed from the configuration."""
+    names = [vendor.name for vendor in context.config.vendors]
+    stranded = {"status": Status.QUEUED.value, "route": {"$exists": True, "$nin": names}}
+    if number := context.store.count(stranded, UNLIMITED):
+        todo = "configure one of them again (mailqueue show: route), or cancel the e-mails"
+        text = f"{count(number, 'queued e-mail')} may go only to vendors that are not configured"
+        yield Finding(Level.FAIL, "routes", text, todo)
+
+
 _IN_MONGODB: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     _mongodb,
     _clock,
     _indexes,
     queues.examine_mongodb,
     _health,
+    _routes,
     _uncertain,
     _failures,
     _consumers,

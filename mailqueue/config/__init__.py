@@ -32,6 +32,7 @@ from mailqueue.config.queue import (
     Sqs,
 )
 from mailqueue.config.rates import Rate
+from mailqueue.config.routes import Route
 from mailqueue.config.services import ApiKeyConfig, Http, Smtp, Suppression
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Redis",
     "Retention",
     "Retry",
+    "Route",
     "Smtp",
     "Sqs",
     "Suppression",

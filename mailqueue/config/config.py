@@ -29,6 +29,7 @@ from mailqueue.config.callbacks import Callbacks
 from mailqueue.config.keys import Problems
 from mailqueue.config.queue import LONGEST_TTR, Beanstalkd, QueueSettings, Sqs, queue_of
 from mailqueue.config.rates import Rate
+from mailqueue.config.routes import Route
 from mailqueue.config.section import Section, key, keys_of, section_list, section_of
 from mailqueue.config.services import Http, Smtp, Suppression
 from mailqueue.config.vendor_types import VENDOR_TYPES, vendor_type
@@ -259,6 +260,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "mongodb": MongoDB,
     "beanstalkd": Beanstalkd,
     "vendors": VendorConfig,
+    "routes": Route,
     "failover": Failover,
     "retry": Retry,
     "delivery": Delivery,
@@ -280,6 +282,7 @@ class Sections(TypedDict, total=False):
     mongodb: MongoDB | dicts.MongoDBDict
     beanstalkd: Beanstalkd | dicts.BeanstalkdDict
     vendors: Sequence[VendorConfig | dicts.VendorDict]
+    routes: Sequence[Route | dicts.RouteDict]
     failover: Failover | dicts.FailoverDict
     retry: Retry | dicts.RetryDict
     delivery: Delivery | dicts.DeliveryDict
@@ -305,6 +308,7 @@ class Config:
     mongodb: MongoDB
     beanstalkd: Beanstalkd
     vendors: tuple[VendorConfig, ...]
+    routes: tuple[Route, ...]
     failover: Failover
     retry: Retry
     delivery: Delivery
@@ -379,6 +383,7 @@ def _build(
     variables = os.environ if environ is None else environ
     values = config_file.Environment(variables, problems, secrets).resolve(mapping)
     sections: dict[str, Any] = {"vendors": _vendors(values.get("vendors", []), secrets, problems)}
+    sections["routes"] = _routes(values.get("routes", []), sections["vendors"], problems)
     for name, section in SECTIONS.items():
         if name in OPTIONAL and values.get(name) is None:
             sections[name] = None
@@ -403,6 +408,22 @@ def _vendors(entries: Any, secrets: bool, problems: Problems) -> tuple[Section |
             _check_required(entry, problems.under(f"vendors[{i}]"))
     entries = entries if secrets else [_without_empty(entry) for entry in entries]
     return section_list("vendors", VendorConfig, entries, problems)
+
+
+def _routes(
+    entries: Any, vendors: Sequence[Section | None], problems: Problems
+) -> tuple[Section | None, ...]:
+    if not isinstance(entries, list | tuple):
+        problems.add("routes", "must be a list")
+        return ()
+    routes = section_list("routes", Route, entries, problems)
+    names = [vendor.name for vendor in vendors if isinstance(vendor, VendorConfig)]
+    for i, route in enumerate(routes if len(names) == len(vendors) else ()):
+        if isinstance(route, Route) and not set(route.vendors) <= set(names):
+            configured = ", ".join(names) or "none"
+            problem = f"names a vendor that is not configured (configured: {configured})"
+            problems.add(f"routes[{i}].vendors", problem)
+    return routes
 
 
 def _without_empty(entry: Any) -> Any:

@@ -111,6 +111,21 @@ class VendorDict(_From, total=False):
     username: str | None
 
 
+class MatchDict(TypedDict, total=False):
+    """``match`` of one of ``routes``."""
+
+    tag: str | Sequence[str]
+    from_domain: str | Sequence[str]
+    to_domain: str | Sequence[str]
+
+
+class RouteDict(TypedDict):
+    """One of ``routes``."""
+
+    match: MatchDict
+    vendors: Sequence[str]
+
+
 class FailoverDict(TypedDict, total=False):
     """``failover``."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -22,7 +22,7 @@ from mailqueue.logs import event
 logger = logging.getLogger(__name__)
 
 # Of processes that store e-mails: what they take over, and what they have no use for
-STORING = frozenset({"vendors", "suppression", "callbacks.allow"})
+STORING = frozenset({"vendors", "routes", "suppression", "callbacks.allow"})
 UNUSED = frozenset({"failover", "retry", "delivery", "consumer", "retention"})
 
 
@@ -70,7 +70,8 @@ class Source:
         return running.replace(**sections), left_out
 
     def _merge_section(self, name: str, before: Any, after: Any) -> tuple[Any, list[str]]:
-        if type(before) is not type(after):  # one of them is None, or another kind of queue
+        # A list, or one of them is None, or another kind of queue
+        if type(before) is not type(after) or not is_dataclass(after):
             return before, [name]
         keys = [f.name for f in fields(after) if f.init and f.metadata]
         different = [key for key in keys if getattr(before, key) != getattr(after, key)]

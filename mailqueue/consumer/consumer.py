@@ -55,7 +55,7 @@ TICK = 0.1
 BURST_SWEEP = 1.0
 # What a reload takes over, and what is not a consumer's
 LIVE = frozenset(
-    {"vendors", "failover", "retry", "retention", "suppression"}
+    {"vendors", "routes", "failover", "retry", "retention", "suppression"}
     | {"delivery.on_unknown", "consumer.sweep_every"}
 )
 OTHERS = frozenset({"limits", "http", "smtp"})

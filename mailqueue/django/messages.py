@@ -49,8 +49,8 @@ def read(message: Any) -> SendCall:
     """The arguments of ``send()`` for a message. Raises ``InvalidEmail``.
 
     Beside Django's own attributes it may have Anymail's ``tags``, ``metadata``, ``send_at`` and
-    ``envelope_sender``, and mailqueue's ``priority``, ``expires_at``, ``idempotency_key`` and
-    ``vendor_options``.
+    ``envelope_sender``, and mailqueue's ``priority``, ``expires_at``, ``idempotency_key``,
+    ``vendors`` and ``vendor_options``.
     """
     try:
         return _call(message)
@@ -72,6 +72,7 @@ def _call(message: Any) -> SendCall:
         "send_at": _moment(_extra(message, "send_at"), "send_at"),
         "expires_at": _moment(_extra(message, "expires_at"), "expires_at"),
         "idempotency_key": _extra(message, "idempotency_key"),
+        "vendors": _extra(message, "vendors"),
     }
 
 

@@ -78,6 +78,7 @@ class Emails:
                 idempotency_key=key,
                 callback_url=message.callback_url,
                 request_id=request_id,
+                vendors=message.vendors,
             )
         except InvalidEmail as error:
             raise message.problem(error) from None
@@ -279,6 +280,7 @@ def _calls(
             "idempotency_key": None if key is None else f"{key}#{n}",
             "callback_url": message.callback_url,
             "request_id": request_id,
+            "vendors": message.vendors,
         }
         for n, message in messages
     ]

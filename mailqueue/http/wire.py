@@ -1,9 +1,9 @@
 """Resend's JSON on the wire: what comes in as an e-mail, and how an e-mail is shown.
 
 Decides: which keys a request may have. Resend's are ``from to cc bcc reply_to subject text html
-headers attachments tags scheduled_at``; ours are ``priority expires_at metadata callback_url``. A
-tag with a value is metadata: that is what Resend calls a tag, and its API gets it back as one. A
-tag that is a text, or has a name alone, is a tag of ours.
+headers attachments tags scheduled_at``; ours are ``priority expires_at metadata callback_url
+vendors``. A tag with a value is metadata: that is what Resend calls a tag, and its API gets it back
+as one. A tag that is a text, or has a name alone, is a tag of ours.
 
 Assumes: ``send()`` checks what is passed on. Here is checked only what it cannot know.
 
@@ -43,7 +43,7 @@ UNSUPPORTED: Mapping[str, str] = {
 }
 KEYS = (
     *(*AS_THEY_ARE, "attachments", "tags", "scheduled_at", "priority", "expires_at"),
-    "callback_url",
+    *("callback_url", "vendors"),
 )
 
 MAX_VALUES = 200_000
@@ -73,6 +73,7 @@ class Message:
     send_at: datetime | None = None
     expires_at: datetime | None = None
     callback_url: Any = None
+    vendors: Any = None
     places: dict[str, str] = field(default_factory=dict, repr=False)
 
     def problem(self, error: InvalidEmail) -> Problem:
@@ -158,6 +159,7 @@ def read_message(value: Any, path: str = "") -> Message:
     message.send_at = read_time(value.get("scheduled_at"), "scheduled_at")
     message.expires_at = read_time(value.get("expires_at"), "expires_at")
     message.callback_url = value.get("callback_url")
+    message.vendors = value.get("vendors")
     if (attachments := value.get("attachments")) is not None:
         files = enumerate(_list(attachments, "attachments"))
         email["attachments"] = [_attachment(file, f"attachments[{n}]") for n, file in files]

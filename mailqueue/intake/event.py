@@ -25,7 +25,7 @@ from mailqueue.producer.submission import SendOptions, Submission
 MAX_BYTES = 65_536
 KEYS = (
     *("email", "priority", "send_at", "expires_at", "idempotency_key"),
-    *("callback_url", "request_id"),
+    *("callback_url", "request_id", "vendors"),
 )
 WHOLE = "event"  # the field, where it is none of these
 
@@ -47,6 +47,7 @@ def read(body: bytes, key: str) -> Submission:
         _time(event.get("expires_at"), "expires_at"),
         event.get("callback_url"),
         event.get("request_id"),
+        event.get("vendors"),
     )
     own_key = event.get("idempotency_key")
     return Submission.of(_email(event.get("email")), options, key if own_key is None else own_key)

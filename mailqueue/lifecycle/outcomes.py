@@ -186,6 +186,7 @@ class Snapshot:
     ``hint_vendors`` gave this e-mail an answer that is only a hint (``Suspension.is_hint``),
     ``unknown_vendors`` are those at which the outcome of an attempt is unknown.
     ``pending`` is None until a vendor took the e-mail for some recipients only.
+    ``route``: the vendors that it may go to; None: all.
     """
 
     priority: int
@@ -199,6 +200,7 @@ class Snapshot:
     refused: tuple[str, ...] = field(default=(), repr=False)
     hint_vendors: frozenset[str] = frozenset()
     unknown_vendors: frozenset[str] = frozenset()
+    route: tuple[str, ...] | None = None
 
     @property
     def in_doubt(self) -> bool:

@@ -141,6 +141,7 @@ class Producer:
         idempotency_key: str | None = None,
         callback_url: str | None = None,
         request_id: str | None = None,
+        vendors: Sequence[str] | None = None,
         session: ClientSession | None = None,
     ) -> str:
         """Store one e-mail and announce it to the consumers; returns its id (24 hex characters).
@@ -155,7 +156,8 @@ class Producer:
         stores nothing and returns the first id; a key is remembered until its e-mail is pruned.
         ``callback_url``: a responder posts there what becomes of the e-mail (https, or a host in
         ``callbacks.allow``). ``request_id``: the caller's own word for what this belongs to (1 to
-        200 visible ASCII characters); it stands in logs and callbacks.
+        200 visible ASCII characters); it stands in logs and callbacks. ``vendors``: names of those
+        that it may go to; None: those that ``routes`` of the configuration names, or all.
 
         ``session``: a pymongo session in a transaction of ``client``. The e-mail is then part of
         that transaction and durable once the caller has committed it; the driver's exceptions pass
@@ -166,7 +168,7 @@ class Producer:
         (within ``mongodb.timeout``; the id is in ``ids_unknown``; repeating with the same key is
         safe).
         """
-        options = SendOptions(priority, send_at, expires_at, callback_url, request_id)
+        options = SendOptions(priority, send_at, expires_at, callback_url, request_id, vendors)
         submission = Submission.of(email, options, idempotency_key)
         if session is not None:
             return self._store_all(self._prepare_all([submission]), session)[0]
@@ -186,6 +188,7 @@ class Producer:
         idempotency_keys: Sequence[str | None] | None = None,
         callback_url: str | None = None,
         request_id: str | None = None,
+        vendors: Sequence[str] | None = None,
         session: ClientSession | None = None,
     ) -> list[str]:
         """Store e-mails, up to 500 in a write, and announce them; returns their ids in order.
@@ -201,7 +204,7 @@ class Producer:
         ``ids_stored`` are stored durably, ``ids_unknown`` may be stored or not, and all others were
         not stored.
         """
-        options = SendOptions(priority, send_at, expires_at, callback_url, request_id)
+        options = SendOptions(priority, send_at, expires_at, callback_url, request_id, vendors)
         submissions = self._prepare_all(read_all(list(emails), options, idempotency_keys))
         if session is not None:
             return self._store_all(submissions, session)
@@ -253,6 +256,10 @@ class Producer:
         email_ids = [_object_id(email_id) for email_id in ids]
         return self._connections.call(lambda storage: storage.announce_queued(email_ids))
 
+    @property
+    def _vendors(self) -> list[str]:
+        return [vendor.name for vendor in self.config.vendors]
+
     # Looking -----------------------------------------------------------------------------------
 
     def status(self, email_id: str) -> EmailStatus | None:
@@ -263,7 +270,7 @@ class Producer:
         """
         match = {"_id": _object_id(email_id)}
         emails = self._connections.call(lambda storage: storage.store.find(match, 1))
-        return status_of(emails[0].document) if emails else None
+        return status_of(emails[0].document, self._vendors) if emails else None
 
     def cancel(self, email_id: str) -> bool:
         """Cancel an e-mail that is still queued. True: it is cancelled, durably, and never sent.
@@ -292,7 +299,7 @@ class Producer:
         """
         object_id = _object_id(email_id)
         stored = self._connections.call(lambda storage: storage.store.find_whole(object_id))
-        return None if stored is None else StoredEmail.of(stored)
+        return None if stored is None else StoredEmail.of(stored, self._vendors)
 
     def recent(
         self, limit: int = 20, *, after: str | None = None, before: str | None = None
@@ -314,7 +321,7 @@ class Producer:
         cursors = {"after": after, "before": before}
         bounds = {name: _object_id(each) for name, each in cursors.items() if each is not None}
         emails = self._connections.call(lambda storage: storage.store.page(limit, **bounds))
-        return [StoredEmail.of(stored) for stored in emails]
+        return [StoredEmail.of(stored, self._vendors) for stored in emails]
 
     def check_writable(self) -> None:
         """Return if MongoDB takes writes to which a majority agrees; beanstalkd is not asked.

@@ -6,7 +6,7 @@ status cannot be read is ``uncertain``, with the reason ``unreadable``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self, cast
@@ -58,6 +58,8 @@ class EmailStatus:
 
     ``id``: as ``send()`` returned it.
     ``status``: see ``Status``; ``reason``: why it ended, unless a vendor accepted it.
+    ``route``: the vendors that are left for it, by the producer's configuration: those that it may
+    go to, without those that cannot take it. Of one alone, no other can stand in.
     ``due_at``: not sent before; None: due at once. ``hold``: the name under which an operator lets
     it wait. ``sent_at``: when a vendor accepted it.
     ``vendor`` and ``vendor_message_id``: who accepted it, and the vendor's own id for it.
@@ -76,6 +78,7 @@ class EmailStatus:
     created_at: datetime
     due_at: datetime | None
     hold: str | None
+    route: tuple[str, ...]
     sent_at: datetime | None
     vendor: str | None
     vendor_message_id: str | None
@@ -105,12 +108,12 @@ class StoredEmail:
     idempotency_key: str | None = field(repr=False)
 
     @classmethod
-    def of(cls, stored: Stored) -> Self:
-        """The view of a stored e-mail."""
+    def of(cls, stored: Stored, vendors: Sequence[str] = ()) -> Self:
+        """The view of a stored e-mail, where these ``vendors`` are configured."""
         document = stored.document
         return cls(
             id=str(stored.id),
-            status=status_of(document),
+            status=status_of(document, vendors),
             email=_email(stored),
             priority=_PRIORITIES.get(stored.priority, "normal"),
             expires_at=_time(document.get("expires_at")),
@@ -125,8 +128,8 @@ def _email(stored: Stored) -> Email | None:
         return None
 
 
-def status_of(stored: Mapping[str, Any]) -> EmailStatus:
-    """The view of a stored document."""
+def status_of(stored: Mapping[str, Any], vendors: Sequence[str] = ()) -> EmailStatus:
+    """The view of a stored document, where these ``vendors`` are configured."""
     status, reason = _status(stored)
     return EmailStatus(
         id=str(stored["_id"]),
@@ -135,6 +138,7 @@ def status_of(stored: Mapping[str, Any]) -> EmailStatus:
         created_at=_time(stored.get("created_at")) or _LONG_AGO,
         due_at=_due_at(stored),
         hold=_text(stored.get("hold")),
+        route=_route(stored, vendors),
         sent_at=_time(stored.get("sent_at")),
         vendor=_text(stored.get("vendor")),
         vendor_message_id=_text(stored.get("vendor_message_id")),
@@ -179,6 +183,15 @@ def _is_attempt(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
     return _text(value.get("vendor")) is not None and _time(value.get("started_at")) is not None
+
+
+def _route(stored: Mapping[str, Any], vendors: Sequence[str]) -> tuple[str, ...]:
+    """The vendors that are left: on its route, configured, and not known to be unable."""
+    names = [name for name in _list(stored.get("route")) if _text(name) is not None]
+    if vendors:
+        names = [name for name in vendors if "route" not in stored or name in names]
+    refused = _list(_mapping(stored.get("round")).get("refused"))
+    return tuple(name for name in names if name not in refused)
 
 
 def _due_at(stored: Mapping[str, Any]) -> datetime | None:

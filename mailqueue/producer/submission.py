@@ -20,18 +20,20 @@ from typing import TYPE_CHECKING, Any, Literal, Required, TypeAlias, TypedDict
 from bson import ObjectId
 
 from mailqueue.config import Config, callbacks
+from mailqueue.config.checks import vendor_name
 from mailqueue.errors import InvalidEmail
 from mailqueue.lifecycle.outcomes import PRIORITIES
 from mailqueue.message import Email, EmailDict, message
+from mailqueue.producer import routes
 from mailqueue.producer.group_commit import MAX_BYTES
 from mailqueue.store import document, ids
-from mailqueue.vendors import limits
 
 if TYPE_CHECKING:  # importing it takes 8 ms, and few applications need it
     from email.message import EmailMessage
 
 MAX_KEY_LENGTH = 512
 MAX_REQUEST_ID = 200
+MAX_VENDORS = 100
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 MAX_PAGE = 500  # e-mails in one write of ``send_many()``
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)  # a time plus what is added to it must be a date, too
@@ -52,6 +54,7 @@ class SendCall(TypedDict, total=False):
     idempotency_key: str | None
     callback_url: str | None
     request_id: str | None
+    vendors: Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class SendOptions:
     expires_at: datetime | None = None
     callback_url: str | None = None
     request_id: str | None = None
+    vendors: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         value: object = self.priority
@@ -76,6 +80,8 @@ class SendOptions:
         if self.callback_url is not None or self.request_id is not None:
             _set(self, "callback_url", _text(self.callback_url, "callback_url", callbacks.MAX_URL))
             _set(self, "request_id", _text(self.request_id, "request_id", MAX_REQUEST_ID))
+        if self.vendors is not None:
+            _set(self, "vendors", _vendors(self.vendors))
         if self.send_at is None and self.expires_at is None:  # the usual case
             return
         send_at, expires_at = _time(self.send_at, "send_at"), _time(self.expires_at, "expires_at")
@@ -92,6 +98,14 @@ def _text(value: object, field: str, longest: int) -> str | None:
         problem = f"must be a string of 1 to {longest} visible ASCII characters, without spaces"
         raise InvalidEmail(field, problem)
     return str.__str__(value)
+
+
+def _vendors(value: object) -> tuple[str, ...]:
+    if isinstance(value, list | tuple) and 0 < len(value) <= MAX_VENDORS:
+        names = [str.__str__(name) for name in value if isinstance(name, str)]
+        if len(names) == len(value) and not any(map(vendor_name, names)):
+            return tuple(dict.fromkeys(names))
+    raise InvalidEmail("vendors", "must be a list of one or more names of vendors")
 
 
 def _time(value: object, field: str) -> datetime | None:
@@ -190,6 +204,7 @@ class Submission:
                 call.get("expires_at"),
                 call.get("callback_url"),
                 call.get("request_id"),
+                call.get("vendors"),
             )
             return cls.of(call["email"], options, call.get("idempotency_key"), index)
         except InvalidEmail as error:
@@ -274,12 +289,14 @@ def _prepare_page(
 ) -> dict[Submission, Refused]:
     mappings = [submission.email.to_mapping() for submission in page]
     sizes = [message.size(mapping) for mapping in mappings]
-    unsuitable = [limits.nobody_carries(config.vendors, each.email) for each in page]
+    narrowed = [_route(each, config) for each in page]
+    pairs = zip(page, narrowed, strict=True)
+    unsuitable = [routes.problem(each.email, route, config) for each, route in pairs]
     hashes = [message.content_hash(mapping) for mapping in mappings]
     now = datetime.now(UTC)
     refusals = {}
-    for submission, mapping, size, reason, content_hash in zip(
-        page, mappings, sizes, unsuitable, hashes, strict=True
+    for submission, mapping, size, reason, content_hash, route in zip(
+        page, mappings, sizes, unsuitable, hashes, narrowed, strict=True
     ):
         if size > config.limits.max_size:
             problem = f"{size} bytes are more than limits.max_size ({config.limits.max_size})"
@@ -289,8 +306,13 @@ def _prepare_page(
         elif (url_problem := _url_problem(submission, config)) is not None:
             refusals[submission] = submission.refuse("callback_url", url_problem)
         else:
-            submission.document = _document(submission, mapping, content_hash, env, now)
+            submission.document = _document(submission, mapping, content_hash, env, now, route)
     return refusals
+
+
+def _route(submission: Submission, config: Config) -> routes.Names | None:
+    names = submission.options.vendors
+    return routes.route_of(submission.email, None if names is None else tuple(names), config)
 
 
 def _url_problem(submission: Submission, config: Config) -> str | None:
@@ -299,7 +321,12 @@ def _url_problem(submission: Submission, config: Config) -> str | None:
 
 
 def _document(
-    submission: Submission, mapping: dict[str, Any], content_hash: str, env: str, now: datetime
+    submission: Submission,
+    mapping: dict[str, Any],
+    content_hash: str,
+    env: str,
+    now: datetime,
+    route: routes.Names | None,
 ) -> dict[str, Any]:
     email, options = submission.email, submission.options
     return document.new(
@@ -316,6 +343,7 @@ def _document(
         nonce=submission.nonce,
         callback_url=options.callback_url,
         request_id=options.request_id,
+        route=route,
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 REFUSALS_IN_A_ROW = 10
 CLOSED_LOOK = 1.0  # seconds between two looks whether an operator has opened what is closed
+ABSENT_LOOK = 300.0  # seconds between two looks whether a vendor of a route is configured again
 JITTER = 0.1  # seconds at most, after a time that a vendor named
 # The process died or hung, which is no fault of the vendor.
 LEASE_EXPIRED = SendResult(
@@ -155,7 +156,7 @@ class Router:
     def carriers(self, email: Email, snapshot: Snapshot) -> list[str]:
         """The vendors that can take this e-mail, or what a partial yes has left of it."""
         broken: list[str] = []
-        able = [name for name, v in self._vendors.items() if self._can_carry(v, email, broken)]
+        able = [name for name in self._on_route(snapshot) if self._can_carry(name, email, broken)]
         if self.limits:
             people = recipients(email, snapshot)
             able = [name for name in able if self.limits.fits(name, people)]
@@ -166,8 +167,14 @@ class Router:
             raise VendorBroken(f"can_carry of {', '.join(broken)} raised")
         return able
 
-    def _can_carry(self, vendor: Vendor, email: Email, broken: list[str]) -> bool:
+    def _on_route(self, snapshot: Snapshot) -> Iterable[str]:
+        """The vendors that it may go to."""
+        route = snapshot.route
+        return self._vendors if route is None else [n for n in self._vendors if n in route]
+
+    def _can_carry(self, name: str, email: Email, broken: list[str]) -> bool:
         """A vendor whose class raises counts as unable; said once for each place where it does."""
+        vendor = self._vendors[name]
         try:
             return vendor.can_carry(email) is None
         except BaseException as error:  # noqa: BLE001  # it may be a class of the user's own
@@ -340,6 +347,9 @@ class Router:
         # The e-mail will be in doubt when it comes back, so it waits as one that is.
         waits = dict.fromkeys(carriers, 0.0)
         waits |= rotation.waits(askable, health, self.health.now(), doubt or bool(refused))
+        # A vendor of its route that is not configured (any more) may come back: it does not end.
+        absent = [n for n in email.route or () if n not in self._vendors and n not in refused]
+        waits |= dict.fromkeys(absent, math.inf if usable else ABSENT_LOOK)
         # For drained vendors alone it does not wait here, but under a hold: see ``choose``.
         waits |= dict.fromkeys(closed, math.inf if askable else CLOSED_LOOK)
         for name in askable if self.limits else ():
@@ -354,7 +364,7 @@ class Router:
         try:
             carriers = self.carriers(email, snapshot)
         except VendorBroken:  # asked again before it is sent
-            carriers = list(self._vendors)
+            carriers = list(self._on_route(snapshot))
         return self.decide(snapshot, attempt, LEASE_EXPIRED, carriers)
 
     # What came of a call -----------------------------------------------------------------------

@@ -152,6 +152,7 @@ def _send(command: _Command, config: Config, stdin: BinaryIO) -> None:
             arguments.email,
             priority=arguments.priority,
             idempotency_key=arguments.idempotency_key,
+            vendors=arguments.vendors,
         )
 
 

@@ -458,13 +458,13 @@ class Session(_Smtp):  # type: ignore[misc]  # see there
         self._held = 0
 
     async def _store(self, raw: bytearray) -> str:
-        arguments = await self._read(raw)
-        self._check_shown_senders(arguments.email)
-        idempotency_key = arguments.idempotency_key
-        if idempotency_key is not None and self._key is not None:
-            idempotency_key = f"{self._key.name}:{idempotency_key}"
+        call = await self._read(raw)
+        self._check_shown_senders(call.email)
+        key = call.idempotency_key
+        if key is not None and self._key is not None:
+            key = f"{self._key.name}:{key}"
         email_id = await self._rules.producer.send(
-            arguments.email, priority=arguments.priority, idempotency_key=idempotency_key
+            call.email, priority=call.priority, idempotency_key=key, vendors=call.vendors
         )
         facts = {"key": self._key.name} if self._key else {}
         event(logger, logging.INFO, "message.stored", id=email_id, **facts)

@@ -24,11 +24,12 @@ from mailqueue.smtp.envelope import Refused
 from mailqueue.vendors.limits import capacity
 
 PRIORITY, TAG, KEY = "X-Mailqueue-Priority", "X-Mailqueue-Tag", "Idempotency-Key"
+VENDORS = "X-Mailqueue-Vendors"
 
 # What others have written about the way here, some of it several times. A signature of the message
 # does not hold for the one that is made anew, and only the envelope says who gets a blind copy.
 _TRACES = {"received", "return-path", "authentication-results", "dkim-signature", "x-cron-env"}
-_TAKEN_OUT = frozenset({*_TRACES, "bcc", PRIORITY.lower(), TAG.lower(), KEY.lower()})
+_TAKEN_OUT = _TRACES | {"bcc", *map(str.lower, (PRIORITY, TAG, KEY, VENDORS))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class SendArguments:
     email: Email
     priority: Any
     idempotency_key: str | None = field(repr=False)
+    vendors: list[str] | None = None
 
 
 def max_bytes(config: Config) -> int:
@@ -74,6 +76,7 @@ def read(
     priority = _one(message, PRIORITY, "priority") or "normal"
     key = _one(message, KEY, "idempotency_key")
     tags = _texts(message, TAG, "tags")
+    names = _one(message, VENDORS, "vendors")
     for name in _TAKEN_OUT.intersection(map(str.lower, message.keys())):
         del message[name]
     if "Content-Type" not in message and not message.is_multipart():
@@ -87,7 +90,8 @@ def read(
     if all(each.bounce_address and (sender or each.null_sender) for each in limits):
         envelope["from"] = sender.address if sender else ""
     email = Email.from_mapping({**fields, "tags": tags, "envelope": envelope})
-    return SendArguments(email, priority.lower(), key)
+    route = None if names is None else [name.strip() for name in names.split(",")]
+    return SendArguments(email, priority.lower(), key, route)
 
 
 def header_mailboxes(message: Message, name: str) -> list[str]:

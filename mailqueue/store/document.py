@@ -29,6 +29,7 @@ raised: anything may stand in a document.
     unknowns  counted  late_accept {vendor, message_id, refused, token, at}  announced {at, n}
     vendor  vendor_message_id  sent_at  simulated
     interventions [{n, verb, was, reason, token, at, nonce}]    a person's, the newest 50
+    route [vendor]: those that it may go to; not there: all
     callback_url  request_id  callbacks [{id, type, at, reason, recipient, state, due_at, since,
                                           token, tries, nonce, code, ended_at}]
 """
@@ -93,6 +94,7 @@ def new(
     nonce: ObjectId | None = None,
     callback_url: str | None = None,
     request_id: str | None = None,
+    route: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The document of an e-mail that is about to be stored."""
     document: dict[str, Any] = {
@@ -118,6 +120,7 @@ def new(
         "nonce": nonce,
         "callback_url": callback_url,
         "request_id": request_id,
+        "route": None if route is None else list(route),
     }
     return document | {name: value for name, value in optional.items() if value is not None}
 
@@ -325,6 +328,7 @@ class Stored:
             refused=_texts(document.get("refused") or []),
             hint_vendors=_hint_vendors(lines) if lines else frozenset(),
             unknown_vendors=_unknown_vendors(lines) if lines else frozenset(),
+            route=_texts(document["route"]) if "route" in document else None,
         )
 
     @property

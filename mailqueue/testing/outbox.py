@@ -40,7 +40,7 @@ _NOWHERE = {"uri": "mongodb://outbox.invalid/?directConnection=true", "timeout":
 class SentEmail:
     """An e-mail that the application handed over, and its options. Times are aware (UTC).
 
-    ``id``: as ``send()`` returned it.
+    ``id``: as ``send()`` returned it. ``vendors``: those that it may go to; None: all.
     """
 
     id: str
@@ -51,6 +51,7 @@ class SentEmail:
     idempotency_key: str | None = field(repr=False)
     callback_url: str | None = field(repr=False)
     request_id: str | None
+    vendors: tuple[str, ...] | None
 
 
 class Outbox(Sequence[SentEmail]):
@@ -140,4 +141,5 @@ def _sent(document: dict[str, Any]) -> SentEmail:
         idempotency_key=document.get("idempotency_key"),
         callback_url=document.get("callback_url"),
         request_id=document.get("request_id"),
+        vendors=tuple(document["route"]) if "route" in document else None,
     )

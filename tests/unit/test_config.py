@@ -138,6 +138,7 @@ DICTS: Mapping[str, Any] = {
     "mongodb": dicts.MongoDBDict,
     "beanstalkd": dicts.BeanstalkdDict,
     "vendors": dicts.VendorDict,
+    "routes": dicts.RouteDict,
     "failover": dicts.FailoverDict,
     "retry": dicts.RetryDict,
     "delivery": dicts.DeliveryDict,
@@ -185,7 +186,8 @@ def described(hint: Any) -> tuple[type, bool]:
         return type(get_args(plain)[0]), optional
     if get_origin(plain) is Sequence and get_args(plain) != (str,):
         return list, optional
-    abstract: Mapping[Any, type] = {Sequence: tuple, Mapping: dict, dicts.EventsDict: dict}
+    nested = dict.fromkeys((dicts.EventsDict, dicts.MatchDict), dict)
+    abstract: Mapping[Any, type] = {Sequence: tuple, Mapping: dict, **nested}
     abstract = {**abstract, dicts.RateDict: object}
     return abstract.get(get_origin(plain) or plain, plain), optional
 
