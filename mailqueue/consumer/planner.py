@@ -24,8 +24,9 @@ from mailqueue.lifecycle.outcomes import Decision, Reason, SendResult, Snapshot,
 from mailqueue.logs import Once, event, place
 from mailqueue.message import Address, Email
 from mailqueue.queue.broker import BURIED, DELETED, Job, release_end
+from mailqueue.routing.control import Hold
 from mailqueue.routing.limits import recipients
-from mailqueue.routing.router import LEASE_EXPIRED, Hold, Later, Router
+from mailqueue.routing.router import LEASE_EXPIRED, Later, Router
 from mailqueue.store import suppressions
 from mailqueue.store.document import Stored
 from mailqueue.store.transitions import Aside, Change, Claim

@@ -35,12 +35,12 @@ from mailqueue.logs import Once, event, place
 from mailqueue.message import Email
 from mailqueue.routing import rotation
 from mailqueue.routing.bulkheads import Bulkheads
+from mailqueue.routing.control import Hold, hold_of, open_to
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.limits import LONGEST_WAIT, Limits, recipients
 from mailqueue.routing.pace import NO_LIMIT
 from mailqueue.routing.reservations import Reservations, document_id
 from mailqueue.routing.rotation import BUSY, FULL, Health, Permit, Sign, Verdict
-from mailqueue.store.control import DRAIN, Controls
 from mailqueue.store.document import Stored
 from mailqueue.vendors import answers
 from mailqueue.vendors import limits as capacities
@@ -76,13 +76,6 @@ class Later:
     """There are vendors to be asked, but none of them now: look again in so many ``seconds``."""
 
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """An operator lets the e-mail wait, under this name (``store.control``)."""
-
-    name: str
 
 
 class VendorBroken(Exception):
@@ -209,9 +202,9 @@ class Router:
         for _ in range(len(carriers) + 1):  # each probe may be lost to another process
             health = self.health.read()
             controls = self.health.controls
-            askable = _open(carriers, email, health, controls) if controls else carriers
+            askable = open_to(carriers, email, health, controls) if controls else carriers
             permit = self._choice(turn, askable, email, health, people)
-            if controls and (hold := _hold(carriers, askable, email, permit, controls)):
+            if controls and (hold := hold_of(carriers, askable, email, permit, controls)):
                 return hold
             if permit is FULL:
                 return Later(self.bulkheads.delay())
@@ -462,42 +455,6 @@ class Router:
             return CurrentAttempt(vendor=vendor, lookup=self.can_look_up(vendor))
         lookup = self.can_look_up(vendor)
         return CurrentAttempt(vendor=vendor, key=key, key_life=life, key_age=age, lookup=lookup)
-
-
-def _open(
-    carriers: Sequence[str], email: Snapshot, health: Mapping[str, Health], controls: Controls
-) -> Sequence[str]:
-    """The carriers that may be asked.
-
-    A pinned e-mail still goes to a vendor that is drained: no other can tell whether it has the
-    e-mail. Of a vendor that is held and unavailable no e-mail waits for the probe.
-    """
-    if email.pin is not None:
-        return carriers
-    return [
-        name
-        for name in carriers
-        if name not in controls.drained
-        and (health[name].available or name not in controls.held_vendors)
-    ]
-
-
-def _hold(
-    carriers: Sequence[str],
-    askable: Sequence[str],
-    email: Snapshot,
-    permit: Permit | None,
-    controls: Controls,
-) -> Hold | None:
-    """Whether the vendor whose turn it is is held, or every vendor of the e-mail is drained."""
-    if permit is not None:
-        is_held = permit.vendor in controls.held_vendors
-        return Hold(f"vendor:{permit.vendor}") if is_held else None
-    usable = [name for name in carriers if name not in email.round.refused]
-    if not usable or email.pin is not None or any(name in askable for name in usable):
-        return None
-    held = next((name for name in usable if name in controls.held_vendors), None)
-    return Hold(DRAIN if held is None else f"vendor:{held}")
 
 
 def _offer(vendor: Vendor, name: str) -> Any:
