@@ -61,13 +61,16 @@ class Fetcher:
             return False
         # What no vendor could take now stays there.
         limit = int(min(room, BATCH, most))
+        limits, began = self._shared.router.limits, self._clock()
         jobs = receiver.reserve(0, limit)
-        self._shared.router.limits.hungry = len(jobs) == limit
+        limits.hungry = len(jobs) == limit
         if not jobs and not self._large:
             jobs = receiver.reserve(RESERVE_TIMEOUT)
         if jobs:
             self._slots.reserve(len(jobs))
             self._inbox.put(self.read([Delivery(job, self._clock()) for job in jobs]))
+            if limits.hungry:
+                limits.fetch_took(self._clock() - began)
             self.read_large()
         elif self._large:
             self._stopping.wait(LARGE_LOOK)

@@ -105,6 +105,8 @@ class Pacer:
     def hold(self, delivery: Delivery) -> None:
         """It is claimed, and goes when its time comes."""
         self._bulkheads.wait()
+        if (promise := delivery.promise) is not None:
+            self._limits.end_claim(promise)
         with self._changed:
             self._push(self._claimed, delivery)
             self._changed.notify()

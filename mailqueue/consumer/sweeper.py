@@ -43,6 +43,7 @@ RESCUED = 20_000  # at most in a round
 RELAYED_MOST = 20_000  # in memory
 PREVIEWED = 20_000  # counted up to
 RELAYED = 1000  # jobs announced together, or e-mails pruned together
+LATER = 10 * 365 * 86400.0  # seconds: no e-mail that has a job is due later
 RELAY_SECONDS = 5.0  # for announcing, at least
 PRUNE_SHARE = 3  # pruning a status may take a third of the time between two rounds
 JUST_NOW = timedelta(seconds=1)  # what became due only now may have its job on the way
@@ -233,6 +234,13 @@ class Sweeper:
             return []
         on_tube = jobs["ready"] + jobs["reserved"]
         missing = self._backlog(now - JUST_NOW, on_tube + RELAYED_MOST) - on_tube
+        if missing > 0 and jobs["delayed"]:
+            # What waits for the send time of a limited vendor is due, and its job is delayed. So
+            # together with what is due later, and has a delayed job, there are enough jobs.
+            later = now + timedelta(seconds=min(self._broker.max_delay, LATER))
+            jobs_of_all = on_tube + jobs["delayed"]
+            of_all = self._backlog(later, jobs_of_all + RELAYED_MOST) - jobs_of_all
+            missing = min(missing, of_all)
         if missing <= 0:
             return []
         lately = {"announced.at": {"$gt": now - ANNOUNCED_LATELY}}

@@ -270,7 +270,6 @@ class Writer:
             self._undo_claims(claims)
             raise
         self.slots.write_took(self._clock() - began)
-        self._shared.router.limits.write_took(self._clock() - began)
         return result
 
     def _keep(self, finished: Sequence[Delivery]) -> None:

@@ -43,13 +43,24 @@ from mailqueue.routing.reservations import (
 logger = logging.getLogger(__name__)
 
 # Seconds
-COVER = 0.05  # before the last time in hand passes, more are reserved
+COVER = 0.05  # of times for which e-mails are claimed together
+LONGEST_PATH = 0.3
 NEAR = 0.25  # for which an e-mail waits for its time, although another vendor could take it
 LONGEST_WAIT = 900.0  # of a job that goes back to the queue
 CLOCK_LASTS = 10.0
 GIVE_BACK_EVERY = 0.5
 
 PER_SECOND = 50  # e-mails that come back from their wait, for a vendor that has budgets only
+
+
+class Path:
+    """How long a part of the way takes: nearly the longest of late."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.015
+
+    def took(self, seconds: float) -> None:
+        self.seconds = min(LONGEST_PATH, max(seconds, self.seconds * 0.95))
 
 
 def _pool_of(promise: Promise) -> Pool:
@@ -79,7 +90,7 @@ class Limits:
         self._readings: deque[tuple[float, float]] = deque()  # of the server's clock
         self._ahead = time.time() - clock()
         self._back: dict[tuple[str, int], float] = {}  # by vendor and priority
-        self._write_takes = 0.005
+        self._claim, self._fetch = Path(), Path()
         self.hungry = False  # the queue has more than was fetched last
 
     def rearrange(self, configs: Iterable[VendorConfig]) -> None:
@@ -143,14 +154,19 @@ class Limits:
             with self._lock:
                 pool.state = state_of(document)
 
-    def write_took(self, seconds: float) -> None:
-        """A claim takes about as long."""
-        self._write_takes += (min(seconds, 0.5) - self._write_takes) / 4
+    def fetch_took(self, seconds: float) -> None:
+        """So long it took from the queue to the plan."""
+        self._fetch.took(seconds)
 
     @property
     def lead(self) -> float:
-        """Seconds from a plan to the begin of the call, about."""
-        return min(0.5, 0.01 + 3 * self._write_takes)
+        """Seconds before its time at which an e-mail is claimed."""
+        return 0.01 + self._claim.seconds
+
+    @property
+    def horizon(self) -> float:
+        """Seconds before its time at which an e-mail is fetched."""
+        return self.lead + COVER + self._fetch.seconds
 
     # Promises ------------------------------------------------------------------------------------
 
@@ -222,8 +238,14 @@ class Limits:
         """Its e-mail is claimed now."""
         with self._lock:
             if not promise.claiming and not promise.over:
-                promise.claiming = True
+                promise.claiming, promise.claim_at = True, self._clock()
                 _pool_of(promise).claiming += promise.units
+
+    def end_claim(self, promise: Promise) -> None:
+        """It is claimed."""
+        if promise.claim_at is not None:
+            self._claim.took(self._clock() - promise.claim_at)
+            promise.claim_at = None
 
     def next_in(self, vendor: str) -> float:
         """Seconds until the vendor's next time, or 0; infinite: none is in hand."""
@@ -277,14 +299,14 @@ class Limits:
             pool.drop_passed(now)
             eager = self.hungry and pool.wanted
             needs = eager or pool.free < 0
-            ends = not pool.times or pool.times[-1] < now + 2 * self.lead + COVER
+            ends = not pool.times or pool.times[-1] < now + self.horizon
             ask = needs and (ends or pool.free < 0) and pool.may_ask(now)
         if ask:
             with pool.asking:
                 self._ask(pool, vendor, 1)
         with self._lock:
             now = self.now()
-            room = pool.within(now, 2 * self.lead + COVER) - pool.promised
+            room = pool.within(now, self.horizon) - pool.promised
             if room <= 0 and not eager and pool.free <= 0:
                 soon = pool.pace.next_time(pool.state, now) <= now + self.lead + COVER
                 return int(soon and pool.may_ask(now))
@@ -296,7 +318,7 @@ class Limits:
         with self._lock:
             now = self.now()
             if pool.free > 0:
-                return max(0.0, pool.times[pool.promised] - now - 2 * self.lead)
+                return max(0.0, pool.times[pool.promised] - now - self.horizon + COVER)
             return max(0.0, max(pool.rest_until, pool.ask_at(now)) - now)
 
     def closed_for(self, vendor: str) -> float:
@@ -364,11 +386,11 @@ class Limits:
         return self._granted(pool, vendor, document)
 
     def _want(self, pool: Pool, need: int, now: float) -> int:
-        """Twice as many as last time if all of these were used, else as many as were used.
+        """Twice as many as last time, or half if there were no e-mails for some of these.
 
         Few when a budget comes to its end: what one process has in hand then, others cannot use.
         """
-        block = pool.used if pool.wasted else 2 * pool.block
+        block = pool.block // 2 if pool.wasted else 2 * pool.block
         pool.block = max(1, min(pool.largest_block, block))
         pool.wanted = pool.used > 0 or not pool.wasted
         pool.used, pool.wasted = 0, False

@@ -68,14 +68,15 @@ class Grant:
 class Promise:
     """So many ``units`` of the vendor's next send times are spoken for.
 
-    ``claiming``: its e-mail is being claimed, or waits for its time. ``sent_at``: the time that it
-    got. ``over``: nothing is spoken for any more.
+    ``claiming``: its e-mail is being claimed (since ``claim_at``), or waits for its time.
+    ``sent_at``: the time that it got. ``over``: nothing is spoken for any more.
     """
 
     vendor: str
     units: int
     pool: object = field(default=None, repr=False)  # who gave it
     claiming: bool = False
+    claim_at: float | None = None
     sent_at: float | None = None
     over: bool = False
 

@@ -16,10 +16,10 @@ from datetime import datetime
 from mailqueue.routing.pace import AHEAD, Pace, State
 
 # Seconds
-SLACK, GAP_SLACK = 0.06, 0.04  # by which a send time may pass
+SLACK, GAP_SLACK = 0.07, 0.04  # by which a send time may pass
 BLOCK = 0.22  # of a vendor's rate that are reserved together: four processes stay within a second
 
-LARGEST_BLOCK = 50
+LARGEST_BLOCK = 100
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Pool:
         """Forget the times that have passed."""
         while self.times and self.times[0] + self.slack < now:
             self.times.popleft()
-            self.wasted = True
+            self.wasted = self.wasted or not self.promised
             self.unused += 1
 
     @property

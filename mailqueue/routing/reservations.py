@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from pymongo import ReturnDocument
+from pymongo import ReturnDocument, WriteConcern
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
@@ -38,6 +38,9 @@ class Reservations:
     def __init__(self, store: Store, collection: Collection[Document]) -> None:
         self._store = store
         self._collection = collection
+        # A time that is lost with the server's last moments costs a second of e-mails that go too
+        # early. That is not worth the journal's flush, for which every e-mail would wait.
+        self._quick = collection.with_options(write_concern=WriteConcern(w=1))
 
     # Reserve: tat → tat + n times
     #
@@ -57,7 +60,7 @@ class Reservations:
         ``now`` is the server's time as far as it is known, to tell the days apart.
         """
         update = reserve_update(pace, need, want, lead, now, debt=debt)
-        return self._update(vendor, update)
+        return self._update(vendor, update, pace)
 
     # Give back: unused units
     #
@@ -84,13 +87,14 @@ class Reservations:
             same = {"$eq": [f"${name}.until", end]}
             less = {"$max": [0, {"$subtract": [f"${name}.used", units]}]}
             fields[f"{name}.used"] = {"$cond": [same, less, _or_zero(f"${name}.used")]}
-        return self._update(vendor, [{"$set": fields}, {"$set": {"grant": {"at": _NOW}}}])
+        return self._update(vendor, [{"$set": fields}, {"$set": {"grant": {"at": _NOW}}}], pace)
 
-    def _update(self, vendor: str, update: list[Document]) -> Document:
+    def _update(self, vendor: str, update: list[Document], pace: Pace) -> Document:
+        collection = self._collection if pace.budgets else self._quick
         with self._store.operation():
             while True:
                 try:
-                    document = self._collection.find_one_and_update(
+                    document = collection.find_one_and_update(
                         {"_id": document_id(vendor)},
                         update,
                         upsert=True,

@@ -126,6 +126,25 @@ def test_a_long_queue_that_is_on_the_tube_is_not_announced_again(
     assert len(ready(config)) == 300
 
 
+def test_what_waits_on_the_tube_for_a_send_time_is_not_announced_again_and_what_is_lost_is(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    """It is due, but its job is delayed. Beside it one is due later and has its job, too."""
+    producer.send_many(mails(20))
+    producer.send(OTHER_MAIL, send_at=ago(-3600))
+    aged(emails, 5)
+    with beanstalk(config) as client:
+        for _ in range(20):
+            client.release(client.reserve(timeout=0), delay=600)
+    assert bench.sweeper.sweep()["announced"] == 0
+    lost = producer.send(MAIL)
+    aged(emails, 5, _id=ObjectId(lost))
+    with beanstalk(config) as client:
+        client.delete(client.reserve(timeout=0))
+    bench.sweeper.sweep()
+    assert lost in ready_ids(config)
+
+
 def test_what_is_being_sent_is_not_mistaken_for_a_lost_job(
     bench: Bench, other: Bench, producer: Producer
 ) -> None:

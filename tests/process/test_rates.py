@@ -151,6 +151,33 @@ def reserves(stage: Stage) -> int:
         return int(tube.stats()["cmd-release"])
 
 
+def test_a_storm_of_retries_never_delays_a_higher_class(
+    stage: Stage, run: Consumers, paced: Paced
+) -> None:
+    """Retry high, new high, retry normal, new normal, retry bulk, new bulk: whatever came first."""
+    file = paced("only", {"gap": 0.1})
+    paced("failed")
+    groups: list[list[str]] = []
+    for priority in ("bulk", "normal", "high"):
+        groups.append(stage.send(4, priority=priority))
+        retries = stage.send(4, priority=priority)
+        groups.append(retries)
+        retry = {"high": 512, "normal": 32768, "bulk": 524288}[priority]
+        with stage.tube() as tube:  # as a consumer puts back what has failed elsewhere
+            for job in [tube.reserve(timeout=0) for _ in range(8 * len(groups) // 2)]:
+                own = tube.stats_job(job)["pri"]
+                tube.release(job, priority=retry if job.body in retries else own)
+    stage.emails.update_many({}, {"$set": {"round.tried": ["failed"]}})
+    run(stage)
+    stage.until(sent=24)
+    order = {email_id: n for n, group in enumerate(reversed(groups)) for email_id in group}
+    places = [order[call.email_id] for call in calls(file)]
+    # What was in hand when the times began may be one e-mail before its turn.
+    assert sum(a > b for a, b in pairwise(places)) <= 1
+    assert places[:4] == [0] * 4
+    assert places[-4:] == [5] * 4
+
+
 def test_a_high_email_waits_for_at_most_one_of_a_bulk_backlog(
     stage: Stage, run: Consumers, paced: Paced
 ) -> None:
