@@ -62,23 +62,32 @@ class Changes:
         try:
             with pymongo.timeout(ANSWER):
                 return self._wait()
-        except OperationFailure as error:
-            # Of a server that is no replica set (40573), or a user who may not (13)
-            self.available = False
-            facts = {"error": type(error).__name__, "code": error.code}
-            event(logger, logging.WARNING, "queue.not_watched", **facts)
-        except PyMongoError:  # MongoDB is away: the next look says so
+        except PyMongoError as error:  # MongoDB is away, say: the next look tells
             logger.debug("the change stream broke")
+            if self._stream is None and isinstance(error, OperationFailure) and not error.timeout:
+                self._give_up(error)
         self.close()
         return False
 
+    def _give_up(self, error: OperationFailure) -> None:
+        """The server opens no stream: it is no replica set (40573), or the user may not (13).
+
+        One that was open may break for good (killed, or what it reads next is gone from the oplog);
+        another one is opened then.
+        """
+        self.available = False
+        facts = {"error": type(error).__name__, "code": error.code}
+        event(logger, logging.WARNING, "queue.not_watched", **facts)
+
     def _wait(self) -> bool:
-        if self._stream is None or time.monotonic() - self._read_at > FRESH:
+        stream, unread = self._stream, time.monotonic() - self._read_at
+        # One whose collection was dropped (to be restored, say) ends, and nothing waits at it.
+        if stream is None or not stream.alive or unread > FRESH:
             self.close()
             await_ms = round(AWAIT * 1000)
             self._stream = self._emails.watch(_QUEUED, max_await_time_ms=await_ms)
         else:
-            self._stream.try_next()
+            stream.try_next()
         self._read_at = time.monotonic()
         return True
 

@@ -22,9 +22,10 @@ from mailqueue.intake.intake import Intake
 from mailqueue.lifecycle.outcomes import BULK, HIGH, NORMAL
 from mailqueue.producer.connections import Connections
 from mailqueue.queue import mongodb, open_broker, open_events
-from mailqueue.queue.broker import DELETED, Announcement, Receiver, release_end
+from mailqueue.queue.broker import DELETED, Announcement, Job, Receiver, release_end
 from mailqueue.store import reservations
 from mailqueue.store.document import SIMULATED
+from mailqueue.store.reservations import Reservations
 from mailqueue.store.store import Store
 from tests.brokers.conftest import end, ids, reserved
 from tests.brokers.mongodb import document
@@ -224,6 +225,48 @@ def test_a_change_stream_wakes_a_consumer_that_would_not_look_for_long(
     later.start()
     assert len(receiver.reserve(20)) == 1
     later.join()
+    receiver.close()
+
+
+def test_a_stream_that_broke_for_good_is_opened_anew(
+    store: Store, config: Config, emails: Collection[Document], caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver = receiver_of(store, config.replace(queue={"type": "mongodb", "change_stream": True}))
+    assert receiver.reserve(1) == []
+    jobs: list[Job] = []
+    waits = threading.Thread(target=lambda: jobs.extend(receiver.reserve(20)))
+    waits.start()
+    admin = store.client.admin
+    reading = {"ns": f"{emails.database.name}.{emails.name}", "op": "getmore"}
+
+    def is_killed() -> bool:
+        ops = list(admin.aggregate([{"$currentOp": {}}, {"$match": reading}]))
+        return any(admin.command("killOp", op=op["opid"])["ok"] for op in ops)
+
+    wait_until(is_killed, what="it is killed while it waits")
+    made = announced(emails)
+    waits.join()
+    assert ids(jobs) == ids(made)
+    assert "queue.not_watched" not in [event(record) for record in caplog.records]
+    receiver.close()
+
+
+def test_a_stream_that_ended_with_its_collection_is_no_reason_to_look_without_a_pause(
+    store: Store, config: Config, emails: Collection[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = receiver_of(store, config.replace(queue={"type": "mongodb", "change_stream": True}))
+    assert receiver.reserve(1) == []
+    looks: list[int] = []
+    look = Reservations._look
+
+    def counted(self: Reservations, limit: int) -> Sequence[ObjectId]:
+        looks.append(limit)
+        return look(self, limit)
+
+    monkeypatch.setattr(Reservations, "_look", counted)
+    emails.drop()
+    assert receiver.reserve(2) == []
+    assert len(looks) < 15
     receiver.close()
 
 
