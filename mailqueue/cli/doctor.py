@@ -57,6 +57,13 @@ def _mode(context: Context) -> Iterator[Finding]:
         yield Finding(Level.WARN, "mode", "simulation: nothing leaves", todo)
 
 
+def _staging(context: Context) -> Iterator[Finding]:
+    if (staging := context.config.staging) is not None:
+        todo = "remove the section staging where e-mails are to reach everybody"
+        fate = "cancelled" if staging.redirect_to is None else "redirected"
+        yield Finding(Level.WARN, "staging", f"on: what is for others is {fate}", todo)
+
+
 def _package(_: Context) -> Iterator[Finding]:
     """Another package of the same import name may have overwritten files of this one."""
     names = sorted(set(packages_distributions().get("mailqueue", ())))
@@ -279,6 +286,7 @@ def _other_kind(context: Context) -> Iterator[Finding]:
 
 _OUTSIDE_MONGODB: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     _mode,
+    _staging,
     _package,
     _vendors,
     _file,

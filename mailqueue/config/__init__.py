@@ -33,7 +33,7 @@ from mailqueue.config.queue import (
 )
 from mailqueue.config.rates import Rate
 from mailqueue.config.routes import Route
-from mailqueue.config.services import ApiKeyConfig, Http, Smtp, Suppression
+from mailqueue.config.services import ApiKeyConfig, Http, Smtp, Staging, Suppression
 
 __all__ = [
     "ApiKeyConfig",
@@ -56,6 +56,7 @@ __all__ = [
     "Route",
     "Smtp",
     "Sqs",
+    "Staging",
     "Suppression",
     "VendorConfig",
     "is_production",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -72,6 +72,54 @@ _REDIS_TLS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 
 def strings(values: Sequence[Any]) -> str | None:
     return None if all(isinstance(value, str) for value in values) else "must be a list of strings"
+
+
+_ATOM = r"[A-Za-z0-9!#$%&'+/=?^_`{|}~-]+"
+_LOCAL = re.compile(rf"(?=.{{1,64}}$){_ATOM}(\.{_ATOM})*")
+_DOMAIN = re.compile(r"(?=.{1,180}$)(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
+
+
+def mailbox(text: str) -> str | None:
+    local, at, domain = text.rpartition("@")
+    fits = at and _LOCAL.fullmatch(local) and _is_domain(domain)
+    return None if fits else "must be one address, for example ann@example.org"
+
+
+def _is_domain(name: str) -> bool:
+    import idna
+
+    try:
+        return _DOMAIN.fullmatch(idna.encode(name, uts46=True).decode()) is not None
+    except UnicodeError:
+        return False
+
+
+def allowed(values: Sequence[Any]) -> str | None:
+    """Addresses, and domains."""
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) < len(values):
+        return "must be a list of strings"
+    for n, text in enumerate(texts, 1):
+        if mailbox(text) and not (text.startswith("@") and _is_domain(text[1:])):
+            return f"entry {n} must be an address, or @ and a domain, for example @example.org"
+    return None
+
+
+_ADDRESSING = re.compile(
+    "to|b?cc|.*recipients?.*|personali[sz]ations?|.*destinations?|.*versions?|messages"
+    "|.*address(es)?|.*lists?(id)?"
+)
+
+
+def may_address(name: str, value: Any) -> bool:
+    """Whether an option of a vendor may name somebody who then gets the e-mail."""
+    if _ADDRESSING.fullmatch(re.sub("[^a-z]", "", name.lower())):
+        return True
+    if isinstance(value, Mapping):
+        return any(may_address(str(key), each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return any(may_address("", each) for each in value)
+    return isinstance(value, str) and "@" in value
 
 
 def database(name: str) -> str | None:

@@ -31,7 +31,7 @@ from mailqueue.config.queue import LONGEST_TTR, Beanstalkd, QueueSettings, Sqs, 
 from mailqueue.config.rates import Rate
 from mailqueue.config.routes import Route
 from mailqueue.config.section import Section, key, keys_of, section_list, section_of
-from mailqueue.config.services import Http, Smtp, Suppression
+from mailqueue.config.services import Http, Smtp, Staging, Suppression
 from mailqueue.config.vendor_types import VENDOR_TYPES, vendor_type
 from mailqueue.logs import event
 
@@ -271,8 +271,9 @@ SECTIONS: Mapping[str, type[Section]] = {
     "smtp": Smtp,
     "suppression": Suppression,
     "callbacks": Callbacks,
+    "staging": Staging,
 }
-OPTIONAL = frozenset({"suppression"})
+OPTIONAL = frozenset({"suppression", "staging"})
 """The sections that are None, and what they are about is off, unless they are there."""
 
 
@@ -293,6 +294,7 @@ class Sections(TypedDict, total=False):
     smtp: Smtp | dicts.SmtpDict
     suppression: Suppression | dicts.SuppressionDict | None
     callbacks: Callbacks | dicts.CallbacksDict
+    staging: Staging | dicts.StagingDict | None
     queue: QueueSettings | dicts.QueueDict | None
 
 
@@ -319,6 +321,7 @@ class Config:
     smtp: Smtp
     suppression: Suppression | None
     callbacks: Callbacks
+    staging: Staging | None
     queue: QueueSettings | None
 
     def __init__(self, **sections: Unpack[Sections]) -> None:
@@ -395,8 +398,19 @@ def _build(
     sections["delivery"] = sections["delivery"].with_timeout_of(sections["mongodb"])
     if isinstance(sections["queue"], Sqs) and sections["delivery"].ttr > LONGEST_TTR:
         problems.add("delivery.deadline", "must be less with SQS, which reserves for 12 h at most")
+    if sections["staging"] is not None:
+        _check_options(sections["vendors"], problems)
     problems.raise_all()
     return sections
+
+
+def _check_options(vendors: Sequence[VendorConfig], problems: Problems) -> None:
+    """Options that are laid over every request must add nobody to its recipients."""
+    for i, vendor in enumerate(vendors):
+        for name, value in vendor.options.items():
+            if checks.may_address(name, value):
+                problem = "may name recipients, as long as there is a section staging: remove it"
+                problems.add(f"vendors[{i}].options.{name}", problem)
 
 
 def _vendors(entries: Any, secrets: bool, problems: Problems) -> tuple[Section | None, ...]:

@@ -224,3 +224,10 @@ class CallbacksDict(TypedDict, total=False):
     allow: Sequence[str]
     concurrency: int
     timeout: float
+
+
+class StagingDict(TypedDict, total=False):
+    """``staging``."""
+
+    redirect_to: str | None
+    allow: Sequence[str]

@@ -132,3 +132,28 @@ class Suppression(Section):
     def __post_init__(self) -> None:
         Section.__post_init__(self)
         object.__setattr__(self, "apply", tuple(self.apply))
+
+
+@dataclass(frozen=True, slots=True)
+class Staging(Section):
+    """Who may get e-mail, where production is only rehearsed. Without this section: everybody."""
+
+    redirect_to: str | None = key(
+        str, None, "who gets what is for anybody else; none: nobody", checks.mailbox, repr=False
+    )
+    allow: tuple[str, ...] = key(
+        tuple,
+        (),
+        "addresses and domains (`@example.org`) that get theirs",
+        checks.allowed,
+        repr=False,
+    )
+
+    def __post_init__(self) -> None:
+        Section.__post_init__(self)
+        object.__setattr__(self, "allow", tuple(self.allow))
+
+    @classmethod
+    def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
+        if attributes.get("redirect_to") is None and not attributes.get("allow"):
+            problems.add("redirect_to", "required key is missing, where allow is empty")

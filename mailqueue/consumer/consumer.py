@@ -152,11 +152,14 @@ class Consumer:
         return self._wind_down(fetchers, writer, sweeper)
 
     def _say_started(self) -> None:
+        staging = self.config.staging
+        fate = "" if staging is None or staging.redirect_to else "cancelled"
         event(
             logger,
-            logging.WARNING if self._simulated else logging.INFO,
+            logging.WARNING if self._simulated or staging else logging.INFO,
             "consumer.started",
             mode="simulated" if self._simulated else "production",
+            **({"staging": fate or "redirected"} if staging else {}),
             concurrency=self.config.consumer.concurrency,
             vendors=",".join(vendor.name for vendor in self.config.vendors),
         )

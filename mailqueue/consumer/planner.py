@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from mailqueue.consumer.delivery import Delivery, Finish, LookUp, Plan, Send
+from mailqueue.consumer.staging import Staging
 from mailqueue.errors import Unreadable
 from mailqueue.lifecycle import decide
 from mailqueue.lifecycle.outcomes import Decision, Reason, SendResult, Snapshot, Status
@@ -41,9 +42,10 @@ BUG_DELAY = 60.0
 class Planner:
     """Plans for consumers of one kind (``env``)."""
 
-    def __init__(self, env: str, router: Router) -> None:
+    def __init__(self, env: str, router: Router, staging: Staging | None = None) -> None:
         self._env = env
         self._router = router
+        self._staging = staging
         self._bugs = Once()
         self._odd_jobs = Once()  # whoever reaches the tube may put as many as they like
 
@@ -99,7 +101,9 @@ class Planner:
         return _finish(rescue(stored, self._router.after_expired_lease(stored, stored.email)))
 
     def _plan_due(self, delivery: Delivery, stored: Stored) -> Plan:
-        email, snapshot = stored.email, stored.snapshot()
+        email, snapshot, outside = self._stage(stored.email, stored.snapshot())
+        if email is None:
+            return self._end_unsent(stored, snapshot, outside, Reason.NOT_ALLOWED)
         line = stored.line_to_look_up if snapshot.unknown_vendors else None
         if line is not None and self._router.can_look_up(line["vendor"]):
             return LookUp(stored=stored, email=email, vendor=line["vendor"], token=line["token"])
@@ -107,19 +111,31 @@ class Planner:
         if delivery.suppressed:
             people = _suppressed(email, snapshot, delivery.suppressed)
             if people and len(people) == len(_recipients(email, snapshot)):
-                return self._end_suppressed(stored, snapshot, people)
+                return self._end_unsent(stored, snapshot, outside + people, Reason.SUPPRESSED)
             if people and snapshot.pending is None:
                 email = email.without(people)
         carriers = self._router.carriers(email, snapshot)
-        return self._route(delivery.job, stored, email, snapshot, carriers, people)
+        return self._route(delivery.job, stored, email, snapshot, carriers, outside + people)
 
-    def _end_suppressed(
-        self, stored: Stored, snapshot: Snapshot, people: tuple[str, ...]
+    def _stage(
+        self, email: Email, snapshot: Snapshot
+    ) -> tuple[Email | None, Snapshot, tuple[str, ...]]:
+        """The e-mail as a staging installation may send it, to whom; and whom that leaves out."""
+        if self._staging is None:
+            return email, snapshot, ()
+        return self._staging.apply(email, snapshot)
+
+    def _end_unsent(
+        self, stored: Stored, snapshot: Snapshot, people: tuple[str, ...], reason: Reason
     ) -> Finish:
         """Nobody is left to send to: all of them are refused."""
-        event(logger, logging.INFO, "email.suppressed", **stored.facts, recipients=len(people))
+        facts = {**stored.facts, "recipients": len(people)}
+        if reason is Reason.SUPPRESSED:
+            event(logger, logging.INFO, "email.suppressed", **facts)
+        else:
+            event(logger, logging.INFO, "email.not_allowed", **facts)
         refused = tuple(dict.fromkeys((*snapshot.refused, *people)))
-        decision = decide.end(replace(snapshot, refused=refused), Reason.SUPPRESSED)
+        decision = decide.end(replace(snapshot, refused=refused), reason)
         return _finish(end_queued(stored, decision))
 
     def _route(

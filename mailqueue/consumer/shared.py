@@ -16,6 +16,7 @@ from mailqueue.config import Config
 from mailqueue.consumer.delivery import Delivery
 from mailqueue.consumer.planner import Planner
 from mailqueue.consumer.slots import Slots
+from mailqueue.consumer.staging import Staging
 from mailqueue.routing.router import Router
 from mailqueue.store.store import Store
 from mailqueue.store.suppressions import Suppressions
@@ -34,7 +35,8 @@ class Rules:
     def of(cls, config: Config, store: Store, router: Router) -> Rules:
         """The rules of this configuration, whose vendors the ``router`` has."""
         suppressions = Suppressions.of(store, config.suppression)
-        return cls(config, router, Planner(store.env, router), suppressions)
+        staging = None if config.staging is None else Staging(config.staging)
+        return cls(config, router, Planner(store.env, router, staging), suppressions)
 
 
 @dataclass(slots=True)

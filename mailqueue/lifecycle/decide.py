@@ -369,7 +369,8 @@ def _end_queued(decision: Decision, reason: Reason) -> Decision:
     if decision.pending is not None:
         refused = _merge(decision.refused, decision.pending)
         return replace(decision, status=Status.SENT, pending=None, refused=refused)
-    return replace(decision, status=Status.FAILED, reason=reason)
+    status = Status.CANCELLED if reason is Reason.NOT_ALLOWED else Status.FAILED
+    return replace(decision, status=status, reason=reason)
 
 
 def requeue_unsent(email: Snapshot) -> Decision:

@@ -46,7 +46,7 @@ class Status(StrEnum):
     ``sent``: a vendor accepted it.
     ``failed``: it was not sent, and no copy left our hands.
     ``uncertain``: a copy may have left; a person decides.
-    ``cancelled``: the application or a person cancelled it, and no copy left our hands.
+    ``cancelled``: the application, a person or staging cancelled it; no copy left our hands.
     """
 
     QUEUED = "queued"
@@ -94,6 +94,7 @@ class Reason(StrEnum):
     ``gave_up``: ``retry.give_up_after`` has passed.
     ``expired``: its ``expires_at`` has passed.
     ``suppressed``: all its recipients are on the suppression list.
+    ``not_allowed``: none of its recipients is on the list of a staging installation.
     ``unknown``: nobody knows whether a copy left.
     ``unreadable``: its document is damaged.
     ``cancelled``: the application or a person cancelled it.
@@ -106,6 +107,7 @@ class Reason(StrEnum):
     GAVE_UP = "gave_up"
     EXPIRED = "expired"
     SUPPRESSED = "suppressed"
+    NOT_ALLOWED = "not_allowed"
     UNKNOWN = "unknown"
     UNREADABLE = "unreadable"
     CANCELLED = "cancelled"

@@ -274,9 +274,7 @@ class Email:
         Some recipients must be left. Most vendors need one in to: if none is left there, those in
         cc move up, or else the only one in bcc, who then sees nobody but himself.
         """
-        copy = object.__new__(Email)
-        for name in self.__slots__:
-            _set(copy, name, getattr(self, name))
+        copy = self.with_values()
         identities = {Address("", address).identity for address in recipients}
         for name in ("to", "cc", "bcc"):
             _set(copy, name, _others(getattr(self, name), identities))
@@ -287,6 +285,13 @@ class Email:
             if not copy.to and (name == "cc" or len(copy.bcc) == 1):
                 _set(copy, "to", getattr(copy, name))
                 _set(copy, name, ())
+        return copy
+
+    def with_values(self, **values: Any) -> Email:
+        """A copy with these values of its attributes, unchecked."""
+        copy = object.__new__(Email)
+        for name in self.__slots__:
+            _set(copy, name, values.get(name, getattr(self, name)))
         return copy
 
     @property

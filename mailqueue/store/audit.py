@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 GRACE = 300.0
 PAGE = 500
 LISTED = 100
-_FAILED = frozenset(Reason) - {Reason.UNKNOWN, Reason.CANCELLED, Reason.MARKED_SENT}
+_CANCELLED = frozenset({Reason.CANCELLED, Reason.NOT_ALLOWED})
+_FAILED = frozenset(Reason) - {Reason.UNKNOWN, Reason.MARKED_SENT} - _CANCELLED
 _UNCERTAIN = frozenset(Reason) - {Reason.MARKED_SENT}
 
 Line = Mapping[str, Any]
@@ -269,7 +270,7 @@ def _check_failed(stored: Stored, _grace: float) -> Iterator[str]:
 
 
 def _check_cancelled(stored: Stored, _grace: float) -> Iterator[str]:
-    if stored.document.get("reason") != Reason.CANCELLED:
+    if stored.document.get("reason") not in _CANCELLED:
         yield "its reason is missing or belongs to another status"
     yield from _check_nothing_left(stored)
 

@@ -29,7 +29,8 @@ def with_new_line(
 ) -> dict[str, Any]:
     """The ledger with one more line, that of an attempt that is about to be made.
 
-    ``suppressed``: the recipients that it leaves out, since they are on the suppression list.
+    ``suppressed``: the recipients that it leaves out, since they are on the suppression
+    list, or not allowed (staging).
     """
     line = {
         "n": {"$add": [{"$ifNull": [{"$last": "$attempts.n"}, 0]}, 1]},

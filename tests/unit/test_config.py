@@ -149,6 +149,7 @@ DICTS: Mapping[str, Any] = {
     "smtp": dicts.SmtpDict,
     "suppression": dicts.SuppressionDict,
     "callbacks": dicts.CallbacksDict,
+    "staging": dicts.StagingDict,
 }
 
 
