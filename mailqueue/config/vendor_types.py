@@ -393,7 +393,7 @@ VENDOR_TYPES: Mapping[str, VendorType] = {
             "client_key": Key(str, "PEM file of its private key, if it is separate", checks.path),
             "connections": Key(
                 int,
-                "most connections at a time, per process",
+                "most connections at a time, of all processes of a host together",
                 checks.between(1, 1000),
             ),
         },

@@ -28,6 +28,7 @@ from mailqueue.config.vendor_types import TLS_PORTS
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.vendors.wire import CONNECT_SECONDS, failures, smtp_replies
 from mailqueue.vendors.wire.deadline import Call
+from mailqueue.vendors.wire.host_places import Place
 from mailqueue.vendors.wire.smtp_replies import CLOSING, NO_REPLY, Step
 
 MAX_LINE = 8192
@@ -50,8 +51,11 @@ class StepFailed(Exception):
 class Connection(smtplib.SMTP):
     """smtplib's connection, whose failures name the step. ``fresh``: it carried no e-mail yet."""
 
-    def __init__(self, config: VendorConfig, tls: ssl.SSLContext, call: Call) -> None:
+    def __init__(
+        self, config: VendorConfig, tls: ssl.SSLContext, call: Call, place: Place | None = None
+    ) -> None:
         self._config = config
+        self._place = place
         self._tls = tls
         self._call = call
         self._received = bytearray()
@@ -67,6 +71,12 @@ class Connection(smtplib.SMTP):
             reply = error.smtp_error
             raise _step_failed(Step.CONNECT, error.smtp_code, _octets(reply)) from None
         self.local_hostname = keys.get("helo") or host_name() or self._literal
+
+    def close(self) -> None:
+        """Close it, and let another process of the host open one."""
+        super().close()
+        if self._place is not None:
+            self._place.release()
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         """The hook by which smtplib makes its socket."""

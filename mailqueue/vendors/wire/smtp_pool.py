@@ -8,6 +8,10 @@ work, the server is available: the e-mail waits for one of these, and for a whil
 opened. If that takes too long, the e-mail goes back to the queue, as ``throttled`` and our fault.
 The failure counts only if this process has no working connection.
 
+With ``connections`` all processes of the host together have no more than that (``host_places``). A
+process that waits for one says so; then the others close a connection after its e-mail, instead of
+keeping it, and those that are idle.
+
 Assumes: the thread that took a connection gives it back or discards it.
 
 Promises: never more than ``connections`` at a time, including idle ones. State changes under the
@@ -27,9 +31,12 @@ from mailqueue.config import VendorConfig
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.vendors.wire import IDLE_SECONDS, trust
 from mailqueue.vendors.wire.deadline import Call
+from mailqueue.vendors.wire.host_places import HostPlaces, Place
 from mailqueue.vendors.wire.smtp_connection import Connection, StepFailed
 
 WAIT_SECONDS = 5.0  # for a connection
+PLACE_LOOK = 0.05  # between two looks for a place that another process has
+IDLE_LOOK = 0.2  # between two looks whether another process waits for one
 FULL_SECONDS = 30.0  # until the next try whether the server takes more connections
 BUSY = SendResult(
     outcome=Outcome.THROTTLED,
@@ -51,6 +58,8 @@ class Pool:
         self.tls: ssl.SSLContext = trust.own_context(config)
         self._config = config
         self._max: int = config.keys.get("connections") or 10**6
+        self._places = _places(config)
+        self._watching = False  # a thread gives up idle connections that another process wants
         self._changed = threading.Condition()
         self._idle: list[Connection] = []
         self._in_use = self._opening = self._users = 0
@@ -86,7 +95,11 @@ class Pool:
         while True:
             connection = self._idle_connection(now, until)
             if connection is None:
-                connection = self._open(call, until)
+                place = None if self._places is None else self._places.take()
+                if self._places is not None and place is None:
+                    self._wait_for_place(self._places, until)
+                    continue
+                connection = self._open(call, until, place)
             elif not connection.take_over(call):
                 self.discard(connection)
                 connection = None
@@ -99,9 +112,10 @@ class Pool:
         with self._changed:
             self._in_use -= 1
             old = self._too_old(now)
-            needed = self._users > 0
+            needed = self._users > 0 and not (self._places and self._places.is_wanted())
             if needed:
                 self._idle.append(connection)
+                self._watch()
             self._changed.notify_all()
         for each in old:
             each.close()
@@ -168,15 +182,17 @@ class Pool:
 
     # Opening -----------------------------------------------------------------------------------
 
-    def _open(self, call: Call, until: float) -> Connection | None:
+    def _open(self, call: Call, until: float, place: Place | None) -> Connection | None:
         """A new connection; None: it failed, but others work. Else raises the error."""
         connection = None
         try:
-            connection = Connection(self._config, self.tls, call)
+            connection = Connection(self._config, self.tls, call, place)
             connection.prepare()
         except BaseException as error:
             if connection is not None:
                 connection.close()
+            if place is not None:
+                place.release()
             if self._others_work(until) and isinstance(error, (StepFailed, *CONNECTION_ERRORS)):
                 return None
             raise
@@ -186,6 +202,38 @@ class Pool:
             self._full_at = None
             self._changed.notify_all()
         return connection
+
+    def _wait_for_place(self, places: HostPlaces, until: float) -> None:
+        """Other processes have all places: wait a moment. Raises ``StepFailed`` when time is up."""
+        wanted = places.wait()
+        with self._changed:
+            self._opening -= 1
+            self._changed.wait(PLACE_LOOK)
+        wanted.release()
+        if time.monotonic() >= until:
+            raise StepFailed(BUSY)
+
+    def _watch(self) -> None:
+        """Have a thread look after idle connections, while there are some."""
+        if self._places is not None and not self._watching:
+            self._watching = True
+            threading.Thread(target=self._give_up_idle, name="smtp-idle", daemon=True).start()
+
+    def _give_up_idle(self) -> None:
+        """Close the idle connections when another process waits for a place."""
+        while True:
+            time.sleep(IDLE_LOOK)
+            with self._changed:
+                idle: list[Connection] = []
+                if self._places is not None and self._places.is_wanted():
+                    idle, self._idle = self._idle, []
+                if not self._idle:
+                    self._watching = False
+            for connection in idle:
+                connection.say_goodbye()
+                connection.close()
+            if not self._watching:
+                return
 
     def _others_work(self, until: float) -> bool:
         """Whether the process has a working connection; waits for those that are being opened."""
@@ -203,6 +251,15 @@ class Pool:
             if working:
                 self._note_full(working + self._opening)
             return working > 0
+
+
+def _places(config: VendorConfig) -> HostPlaces | None:
+    """The places at this server, for all processes of the host; None: there is no limit."""
+    keys = config.keys
+    if (number := keys.get("connections")) is None:
+        return None
+    name = f"{keys.get('host')}:{keys.get('port')}:{keys.get('username')}"
+    return HostPlaces(name, number)
 
 
 def pool(config: VendorConfig) -> Pool:
