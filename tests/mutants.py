@@ -369,7 +369,7 @@ MUTANTS = (
         (
             Edit(
                 "consumer/sweeper.py",
-                'counts["announced"] = self._relay()',
+                'counts["announced"] = self._put_back() + self._relay()',
                 'counts["announced"] = 0',
             ),
         ),

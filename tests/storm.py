@@ -3,7 +3,7 @@
 ::
 
     python tests/storm.py --emails 20000 --seconds 600 --consumers 4 --seed 1 [--park] [--events]
-    python tests/storm.py --queue redis
+    python tests/storm.py --queue redis --control
     sudo python tests/storm.py --replica-set
 
 Consumers are killed with SIGKILL and paused beyond their leases, the queue's server (beanstalkd, or
@@ -13,7 +13,8 @@ interrupted and re-entered (see ``faults/application.py``). With ``--replica-set
 nodes, whose primary is killed, paused and cut off. With ``--events`` the vendors tell what became
 of each copy, late, doubled and in any order (see ``faults/storm_events.py``), to a ``mailqueue
 http`` that is killed, too, and a ``mailqueue responder``, killed as well, calls the application
-back (see ``faults/storm_receiver.py``). Then everything is left alone until each e-mail has ended,
+back (see ``faults/storm_receiver.py``). With ``--control`` an operator holds, drains and reloads at
+random (see ``faults/storm_control.py``). Then everything is left alone until each e-mail has ended,
 and the vendors' own log (see ``faults/storm_vendor.py``) and the application's are held against
 what is stored.
 
@@ -29,6 +30,7 @@ import base64
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -62,6 +64,7 @@ from tests.brokers.cases import CASES
 from tests.faults import application, storm_events, storm_receiver
 from tests.faults.application import MARKER, Journal, is_keyed, subject
 from tests.faults.invariants import broken, resent, settled, unknowns
+from tests.faults.storm_control import Operator
 from tests.faults.storm_vendor import VENDORS
 from tests.faults.victims import ENDED, NO_SERVER, REPO, Primaries, Storm, Victim
 from tests.replica_set import Network, ReplicaSet, available
@@ -376,12 +379,19 @@ class Run:
         nodes = servers.replica_set
         primaries = Primaries(nodes, random.Random(options.seed + 2)) if nodes else None
         server = Application(self._config_file, self._folder, options)
+        rand = random.Random(options.seed + 5)
+        operator = Operator(self._config_file, self._victims, rand) if options.control else None
+        if operator:
+            operator.start()
         ends_at = time.monotonic() + options.seconds
         with primaries or nullcontext():
             while time.monotonic() < ends_at:
                 storm.blow()
                 time.sleep(0.02)
         storm.calm()
+        if operator:
+            operator.calm()
+            storm.counts += operator.counts
         return server, storm.counts + (primaries.counts if primaries else Counter())
 
     def _settle(self, emails: Any, server: Application) -> Counter[str]:
@@ -506,6 +516,7 @@ def report(tally: Tally, counts: Counter[str], seconds: float) -> str:
         "consumers paused beyond the lease": counts["pauses"],
         "the queue killed and restarted": counts["queue restarts"],
         **{name: n for name, n in sorted(counts.items()) if name.startswith("primaries")},
+        **{name: counts[name] for name in ("holds and drains", "reloads") if counts[name]},
         "lost": tally.lost,
         "copies accepted": tally.copies,
         "unknown outcomes": tally.unknowns,
@@ -536,11 +547,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--events", action="store_true", help="vendors tell what became of it, and so do we"
     )
+    text = "an operator holds, drains and reloads"
+    parser.add_argument("--control", action="store_true", help=text)
     parser.add_argument("--keep", metavar="FOLDER", help="leave the logs there")
     options = parser.parse_args(arguments)
     if options.replica_set and (reason := available()):
         parser.error(f"a network of our own {reason}")
     began = time.monotonic()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the consumers, too, until they have a handler
     os.environ["MAILQUEUE_ENV"] = "production"  # of loopback; the consumers inherit it
     os.environ.update(KINDS[options.queue].environ)
     with tempfile.TemporaryDirectory(prefix="mailqueue-storm-") as folder:

@@ -71,6 +71,7 @@ def letter(label: str) -> EmailDict:
         "to": [f"Bob {MARKER} <{label}.{MARKER}@example.org>"],
         "subject": subject(label),
         "text": f"Hello {MARKER}",
+        "tags": [("even", "odd")[len(label) % 2]],
     }
 
 

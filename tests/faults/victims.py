@@ -54,6 +54,9 @@ class Victim:
         self._process.kill()
         self._process.wait()
 
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
     def pause(self, until: float) -> None:
         self.resume_at = until
         self._process.send_signal(signal.SIGSTOP)
