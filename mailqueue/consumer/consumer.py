@@ -234,9 +234,9 @@ class Consumer:
             self._senders.append(self._start(call.thread.name, self._send_instead, call))
 
     def _is_done(self) -> bool:
-        """True when nothing is due now and nothing is leased."""
+        """True when nothing that may be sent is due now, and nothing is leased."""
         try:
-            return not self._store.has_work()
+            return not self._store.has_work(leased_only=self._router.is_shut)
         except Unavailable:
             return False
 

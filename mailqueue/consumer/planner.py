@@ -281,9 +281,7 @@ def end_queued(stored: Stored, decision: Decision) -> Change:
 
 
 def _held(stored: Stored, snapshot: Snapshot, hold: Hold) -> Finish:
-    """The e-mail waits without a job; if all are held, the job waits where it is."""
-    if hold.name == "all":
-        return release(stored, 0.0)  # fetchers look for no job meanwhile
+    """The e-mail waits without a job, until somebody ends the hold and announces it."""
     decision = decide.requeue_unsent(snapshot)
     change = replace(end_queued(stored, decision), hold=hold.name)
     return Finish(DELETED, change)

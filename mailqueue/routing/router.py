@@ -141,6 +141,12 @@ class Router:
         self.bulkheads.rearrange(new._weights, _call_limits(config))
         return new
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether an operator lets everything wait."""
+        controls = self.health.controls
+        return controls.everything or controls.closed.issuperset(self._vendors)
+
     def has_same_vendor(self, other: Router, name: str) -> bool:
         """Whether this vendor has the same settings for the other router."""
         mine = self._configs.get(name)

@@ -479,12 +479,13 @@ class Store(Mongo):
         with self.operation():
             return self.emails.count_documents(match, limit=limit)
 
-    def has_work(self) -> bool:
+    def has_work(self, *, leased_only: bool = False) -> bool:
         """Whether an e-mail of my kind is due now or leased."""
         queued = {"status": Status.QUEUED.value, "due_at": {"$not": {"$gt": self.now()}}}
         leased = {"status": Status.SENDING.value}
         # In one question: between two of them an e-mail goes from the one to the other.
-        return self.count({"env": self.env, "$or": [queued, leased]}, 1) > 0
+        either = [leased] if leased_only else [queued, leased]
+        return self.count({"env": self.env, "$or": either}, 1) > 0
 
 
 def _fields(most: int | None) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_a_burst_does_not_end_while_nobody_knows_whether_there_is_work(
 ) -> None:
     answers: Iterator[StoreUnavailable | bool] = iter([StoreUnavailable("away"), True, False])
 
-    def has_work(_: Store) -> bool:
+    def has_work(_: Store, **_options: bool) -> bool:
         answer = next(answers)
         if isinstance(answer, StoreUnavailable):
             raise answer

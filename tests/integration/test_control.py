@@ -14,6 +14,7 @@ from pymongo.collection import Collection
 
 from mailqueue import Producer, cli
 from mailqueue.config import Config
+from mailqueue.consumer import Consumer
 from mailqueue.lifecycle.outcomes import PRIORITIES
 from mailqueue.store.control import Control, ControlStore
 from mailqueue.store.document import HELD
@@ -385,3 +386,12 @@ def test_a_held_e_mail_is_cancelled_with_its_tag(
     work_all(bench, 2)
     assert statuses(emails) == {"cancelled": 2}
     assert bench.asked == 0
+
+
+def test_a_burst_ends_while_everything_is_held(
+    config: Config, controls: ControlStore, producer: Producer, emails: Collection[Document]
+) -> None:
+    producer.send_many([MAIL] * 3)
+    controls.begin(Control("all"))
+    assert Consumer(config, burst=True).run() == 0
+    assert statuses(emails) == {"queued": 3}

@@ -150,7 +150,7 @@ def test_reloads_under_load_lose_and_double_nothing(stage: Stage, folder: Path) 
     vendors = [stage.vendor(name) for name in ("a", "b", "c")]
     with ConsumerProcess(stage.settings, folder) as consumer:
         sent = 0
-        for turn in range(12):
+        for turn in range(6):
             stage.producer.send_many([letter(n) for n in range(50)])
             sent += 50
             chosen = [v.entry | {"weight": 1 + turn} for v in vendors if v is not vendors[turn % 3]]
