@@ -113,11 +113,13 @@ class Sweeper:
             "pruned": sum(self._store.count(match, PREVIEWED) for _, match in self._old(now)),
         }
         try:
-            unannounced = {stored.id for stored in self._unannounced(now)}
+            jobs = self._broker.depth()
         except QueueUnavailable:
             return counts
-        overdue = {stored.id for stored in self._overdue(now)}
-        return counts | {"announced": len(unannounced | overdue)}
+        if jobs is None:
+            return counts | {"announced": 0}
+        waiting = (*self._unannounced(now, jobs), *self._overdue(now))
+        return counts | {"announced": len({stored.id for stored in waiting})}
 
     def close(self) -> None:
         """Let another process sweep at once."""
@@ -215,23 +217,20 @@ class Sweeper:
         end = min(self._end, time.monotonic() + seconds)
         now = self._store.now()
         announced = 0
-        while waiting := self._unannounced(now):
-            for start in range(0, len(waiting), RELAYED):
-                announced += self._announce_page(waiting[start : start + RELAYED])
-                if time.monotonic() > end:
-                    break
-            if len(waiting) < RELAYED_MOST or time.monotonic() > end:
-                break
-        return announced + self._announce_page(self._overdue(now))
+        while (jobs := self._broker.depth()) is not None:
+            waiting = self._unannounced(now, jobs)
+            progress = self._announce_all(waiting, end)
+            announced += progress
+            # A queue that answers may take no jobs all the same: that is for the next round.
+            if len(waiting) < RELAYED_MOST or not progress or time.monotonic() > end:
+                return announced + self._announce_page(self._overdue(now))
+        return 0  # no queue, so no job is missing or late
 
-    def _unannounced(self, now: datetime) -> list[Stored]:
+    def _unannounced(self, now: datetime, jobs: Mapping[str, int]) -> list[Stored]:
         """The longest due of those not announced just now, as many as jobs are missing and a page.
 
-        Raises ``QueueUnavailable``.
+        ``jobs``: how many the queue has by state.
         """
-        jobs = self._broker.depth()
-        if jobs is None:  # no queue, no job that could be missing
-            return []
         on_tube = jobs["ready"] + jobs["reserved"]
         missing = self._backlog(now - JUST_NOW, on_tube + RELAYED_MOST) - on_tube
         if missing > 0 and jobs["delayed"]:
@@ -260,6 +259,15 @@ class Sweeper:
         overdue = self._mine(Status.QUEUED) | {"overdue_at": {"$lte": now}}
         return self._store.find(overdue, PAGE, "overdue_at")
 
+    def _announce_all(self, waiting: Sequence[Stored], end: float) -> int:
+        """Announce page by page, at least one; after ``end`` none is begun."""
+        announced = 0
+        for start in range(0, len(waiting), RELAYED):
+            announced += self._announce_page(waiting[start : start + RELAYED])
+            if time.monotonic() > end:
+                break
+        return announced
+
     def _announce_page(self, page: Sequence[Stored]) -> int:
         """Put the jobs of a page, each once, and note it."""
         unwritable = self._store.unwritable  # it cannot be noted that they were announced
@@ -267,7 +275,8 @@ class Sweeper:
         if not unique:
             return 0
         on_tube = self._broker.announce([_announcement(stored) for stored in unique])
-        self._store.mark_announced([one.email_id for one in on_tube])
+        if on_tube:
+            self._store.mark_announced([one.email_id for one in on_tube])
         return len(on_tube)
 
     # Retention ---------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from pymongo.collection import Collection
 
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
+from mailqueue.consumer.consumer import build_sweeper
 from mailqueue.errors import QueueUnavailable
 from mailqueue.intake.intake import Intake
 from mailqueue.lifecycle.outcomes import BULK, HIGH, NORMAL
@@ -178,6 +179,20 @@ def test_what_a_killed_process_left_is_deleted_by_the_others(
     receiver = receiver_of(store, config)
     assert ids(reserved(receiver)) == [email.email_id]
     assert left_over.count_documents({"by": dead}) == 0
+
+
+def test_the_sweeper_does_not_put_back_in_line_what_waits_for_long(
+    store: Store, config: Config, emails: Collection[Document]
+) -> None:
+    announced(emails)
+    long_ago = datetime.now(UTC) - timedelta(hours=1)
+    emails.update_many({}, {"$set": {"overdue_at": long_ago}})
+    before = list(emails.find())
+    with build_sweeper(config) as sweeper:
+        assert sweeper.preview()["announced"] == 0
+        assert sweeper.sweep()["announced"] == 0
+        sweeper.close()
+    assert list(emails.find()) == before
 
 
 def test_a_consumer_sends_everything_and_leaves_nothing_behind(stage: Stage) -> None:

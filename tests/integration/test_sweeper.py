@@ -13,10 +13,12 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
+from mailqueue.consumer import sweeper
 from mailqueue.consumer.sweeper import active_queue
 from mailqueue.errors import StoreUnavailable
 from mailqueue.producer import Priority, Producer
 from mailqueue.queue.beanstalkd.broker import depth
+from mailqueue.queue.broker import Announcement
 from mailqueue.store.document import PRODUCTION, Stored
 from tests.integration.bench import (
     MAIL,
@@ -278,6 +280,35 @@ def test_the_first_page_of_the_overdue_does_not_keep_the_rest_from_its_turn(
     announced = [bench.sweeper.sweep()["announced"] for _ in range(3)]
     assert announced == [100, 50, 0]
     assert emails.count_documents({"announced.n": 1}) == 150
+
+
+def test_a_queue_that_takes_no_jobs_is_tried_once_in_a_round(
+    bench: Bench,
+    producer: Producer,
+    config: Config,
+    emails: Collection[Document],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    producer.send_many(mails(4))
+    emptied(config)
+    aged(emails, 5)
+    looks: list[dict[str, int]] = []
+
+    class Full:
+        """A queue that answers, and whose memory is full."""
+
+        def depth(self) -> dict[str, int]:
+            looks.append({"ready": 0, "reserved": 0})
+            return looks[-1]
+
+        def announce(self, _: Sequence[Announcement]) -> Sequence[Announcement]:
+            return ()
+
+    monkeypatch.setattr(bench.sweeper, "_broker", Full())
+    monkeypatch.setattr(sweeper, "RELAYED_MOST", 2)
+    assert bench.sweeper.sweep()["announced"] == 0
+    assert len(looks) == 1
+    assert emails.count_documents({"announced": {"$ne": None}}) == 0
 
 
 def test_without_beanstalkd_the_rest_of_the_round_is_done(
