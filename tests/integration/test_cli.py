@@ -632,7 +632,7 @@ def test_the_doctor_misses_indexes_and_warns_of_the_simulation(console: Console)
     found = findings(console)
     (text,) = (said for level, what, said in found if (level, what) == ("FAIL", "indexes"))
     assert text.startswith("missing: (")
-    assert {"(idempotency_key)", "(status, env, due_at, _id)"} <= set(
+    assert {"(created_at, _id)", "(status, env, due_at, _id)"} <= set(
         re.findall(r"\([^)]+\)", text)
     )
     assert ("WARN", "mode", "simulation: nothing leaves") in found

@@ -15,6 +15,7 @@ import pytest
 import redis
 from bson import ObjectId
 from pymongo.collection import Collection
+from pymongo.errors import ExecutionTimeout
 
 from mailqueue import Producer, cli
 from mailqueue.cli import doctor
@@ -25,6 +26,7 @@ from mailqueue.consumer.__main__ import main as consumer_command
 from mailqueue.errors import ConfigError
 from mailqueue.lifecycle.outcomes import SendResult
 from mailqueue.message import Email
+from mailqueue.store.keys import Keys
 from mailqueue.vendors.base import Attempt, Vendor
 from tests.conftest import _running as running
 from tests.faults.conftest import consuming
@@ -70,6 +72,25 @@ def end(emails: Collection[Document], producer: Producer, status: str, *, number
     ids = producer.send_many([letter(n) for n in range(number)])
     chosen = {"_id": {"$in": list(map(ObjectId, ids))}}
     emails.update_many(chosen, {"$set": {"status": status, "updated_at": datetime.now(UTC)}})
+
+
+# --- indexes
+
+
+def test_too_many_emails_to_look_for_old_keys_are_not_mistaken_for_an_outage(
+    examine: Doctor, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Consumer(config, burst=True).run()
+
+    def too_many(_: Keys) -> bool:
+        raise ExecutionTimeout("operation exceeded time limit", 50)
+
+    monkeypatch.setattr(Keys, "has_unused_index", too_many)
+    findings = examine()
+    assert not {finding for finding in findings if finding[1] == "mongodb" and finding[0] == "FAIL"}
+    text = "idempotency_key: whether an e-mail needs it was not found out in 60 s"
+    assert ("WARN", "indexes", text) in findings
+    assert "vendors" in {check for _, check, _ in findings}
 
 
 # --- who consumes
