@@ -35,7 +35,8 @@ from mailqueue.queue.broker import (
     release_end,
 )
 from mailqueue.queue.sqs import client as sqs_client
-from mailqueue.queue.sqs.broker import SqsBroker, SqsReceiver
+from mailqueue.queue.sqs.broker import SqsBroker
+from mailqueue.queue.sqs.receiver import SqsReceiver
 from mailqueue.store.document import PRODUCTION
 from tests.brokers.conftest import Servers, end, ids, reserved
 from tests.brokers.sqs import KINDS, REGION, Moto, SqsCase, client
@@ -345,6 +346,21 @@ def test_without_credentials_it_is_an_outage_that_says_so(
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
     with pytest.raises(QueueUnavailable, match="sqs: NoCredentialsError"):
         SqsBroker(settings, TTR).depth()
+
+
+@pytest.mark.parametrize("command", ["/nowhere/credentials", "/bin/echo nonsense"])
+def test_a_program_for_credentials_that_is_broken_makes_no_call_raise(
+    settings: Sqs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {command}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with closing(SqsBroker(settings, TTR)) as broker:
+        assert broker.announce(emails()) == []
+        with pytest.raises(QueueUnavailable, match="sqs: "):
+            broker.depth()
 
 
 # Threads, forks, signal handlers -----------------------------------------------------------------

@@ -56,7 +56,8 @@ class Clients:
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "no code")
             raise QueueUnavailable(f"sqs: {code}") from error
-        except (BotoCoreError, ResponseParserError) as error:
+        # The last two are of a ``credential_process``: it is not there, or says what is no JSON.
+        except (BotoCoreError, ResponseParserError, OSError, ValueError) as error:
             raise QueueUnavailable(f"sqs: {type(error).__name__}") from error
         return reply
 
