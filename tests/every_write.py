@@ -30,7 +30,7 @@ from mailqueue.lifecycle.outcomes import (
 )
 from mailqueue.store import callbacks, deliveries, document, holds, interventions
 from mailqueue.store.callbacks import Noting, Settlement
-from mailqueue.store.document import SIMULATED
+from mailqueue.store.document import CLOCK_TOKEN, SIMULATED, Stored
 from mailqueue.store.interventions import Verb
 from mailqueue.store.merging import change_writes, claim_writes
 from mailqueue.store.transitions import (
@@ -44,7 +44,10 @@ from mailqueue.store.transitions import (
     look_up_update,
 )
 
+Document = dict[str, Any]
+
 TOKEN = 3
+OF_KEY = CLOCK_TOKEN + TOKEN
 PEOPLE = tuple(f"reader{n}@example.org" for n in range(6))
 PIN = Pin(vendor="a", key="k", remaining=600)
 YES = SendResult(outcome=Outcome.ACCEPTED, message_id="id")
@@ -94,29 +97,26 @@ def decisions(*, sending: bool) -> frozenset[Status]:
     return frozenset(found)
 
 
-def writes(email_id: ObjectId) -> Iterator[Write]:
-    """Every write that can change the status of an e-mail."""
+def writes(before: Document) -> Iterator[Write]:
+    """Every write that can change the status of this e-mail."""
+    own = _own(before)
+    email_id, token, incarnation = own.values()
     lease = Lease(owner="", nonce=(nonce := ObjectId()), seconds=9)
-    yield from claim_writes([Claim(id=email_id, token=TOKEN, vendor="a")], SIMULATED, lease)
+    yield from claim_writes([Claim(**own, vendor="a")], SIMULATED, lease)
     for sending in (True, False):
         for status in decisions(sending=sending):
             decision = Decision(status=status, priority=NORMAL)
             result = YES if status is Status.SENT else None
             change = Change(
-                id=email_id,
-                token=TOKEN,
-                decision=decision,
-                sending=sending,
-                result=result,
-                has_callback=True,
+                **own, decision=decision, sending=sending, result=result, has_callback=True
             )
             yield from change_writes([change], NOTING, simulated=True)
-    late_yes = late_yes_update(TOKEN, "a", YES, simulated=True)
-    yield late_yes_filter(email_id, TOKEN), NOTING.with_end(late_yes)
-    yield look_up_filter(email_id, TOKEN), look_up_update(TOKEN)
-    yield from event_writes(email_id)
+    late_yes = late_yes_update(token, "a", YES, simulated=True)
+    yield late_yes_filter(email_id, token, incarnation), NOTING.with_end(late_yes)
+    yield look_up_filter(email_id, token, incarnation), look_up_update(token)
+    yield from event_writes(before)
     decision = Decision(status=Status.QUEUED, priority=NORMAL)
-    hold = Change(id=email_id, token=TOKEN, decision=decision, sending=False, hold="tag:news")
+    hold = Change(**own, decision=decision, sending=False, hold="tag:news")
     yield from change_writes([hold], NOTING, simulated=True)
     yield holds.put_back_filter([email_id]), holds.put_back_update()
     later = datetime.now(UTC) + timedelta(hours=1)
@@ -137,24 +137,28 @@ def callback_writes(email_id: ObjectId) -> Iterator[Write]:
     yield callbacks.retry_write([email_id], ["failed"])
 
 
-def event_writes(email_id: ObjectId) -> Iterator[Write]:
+def event_writes(before: Document) -> Iterator[Write]:
     """How vendors' events settle what is unknown."""
-    yield deliveries.open_attempt_write(email_id, TOKEN, "a", "id")
-    guard, yes = deliveries.unknown_attempt_write(email_id, TOKEN, "a", "id", simulated=True)
+    own = _own(before)
+    email_id, token, incarnation = own.values()
+    attempt = email_id, token, "a", "id"
+    yield deliveries.open_attempt_write(*attempt, incarnation=incarnation)
+    guard, yes = deliveries.unknown_attempt_write(*attempt, simulated=True, incarnation=incarnation)
     yield guard, NOTING.with_end(yes)
     unknown = SendResult(outcome=Outcome.UNKNOWN)
     decision = Decision(status=Status.QUEUED, priority=NORMAL)
     yield from change_writes(
-        [Change(id=email_id, token=TOKEN, decision=decision, result=unknown)],
+        [Change(**own, decision=decision, result=unknown)],
         NOTING,
         simulated=True,
     )
 
 
-def full_writes(email_id: ObjectId) -> Iterator[Write]:
+def full_writes(before: Document) -> Iterator[Write]:
     """Writes that fill in what is not always there, and change no status."""
+    own, email_id = _own(before), before["_id"]
     lease = Lease(owner="", nonce=ObjectId(), seconds=9)
-    claim = Claim(id=email_id, token=TOKEN, vendor="a", suppressed=PEOPLE)
+    claim = Claim(**own, vendor="a", suppressed=PEOPLE)
     yield from claim_writes([claim], SIMULATED, lease)
     suspect = SendResult(
         outcome=Outcome.DEFERRED, refused=PEOPLE, pending=PEOPLE, content_suspect=True
@@ -162,7 +166,7 @@ def full_writes(email_id: ObjectId) -> Iterator[Write]:
     decision = Decision(
         status=Status.QUEUED, priority=NORMAL, pin=PIN, pending=PEOPLE, refused=PEOPLE
     )
-    change = Change(id=email_id, token=TOKEN, decision=decision, result=suspect)
+    change = Change(**own, decision=decision, result=suspect)
     for short in (False, True):
         yield from change_writes([change], NOTING, simulated=True, short=short)
     for word in ("delivered", "opened"):
@@ -171,8 +175,17 @@ def full_writes(email_id: ObjectId) -> Iterator[Write]:
     yield from callback_writes(email_id)
 
 
-def situations(email_id: ObjectId) -> Iterator[dict[str, Any]]:
-    """A document in every status, with and without traces of a copy."""
+def _own(before: Document) -> Any:
+    """What names this e-mail in a claim or a change."""
+    stored = Stored(before, datetime.now(UTC))
+    return {"id": stored.id, "token": stored.token, "incarnation": stored.incarnation}
+
+
+def situations(email_id: ObjectId, *, token: int = OF_KEY) -> Iterator[Document]:
+    """A document in every status, with and without traces of a copy.
+
+    Its ``_id`` follows from its key; or, by its ``token``, it is any.
+    """
     now = datetime.now(UTC)
     made = document.new(
         {"from": "a@example.com", "to": ["b@example.org"], "text": ""},
@@ -193,9 +206,9 @@ def situations(email_id: ObjectId) -> Iterator[dict[str, Any]]:
     entry = {"type": "email.sent", "at": now, "since": now, "token": TOKEN, "tries": 1}
     claimed = {**entry, "id": "msg_claimed", "state": "due", "due_at": now, "nonce": NONCE}
     failed = {**entry, "id": "msg_failed", "state": "failed", "ended_at": now, "code": "500"}
-    line = {"n": 1, "token": TOKEN, "vendor": "a", "started_at": now, "ended_at": None}
-    yes = {"vendor": "a", "message_id": "id", "refused": [], "token": TOKEN - 1, "at": now}
-    lease = {"token": TOKEN, "until": now + timedelta(minutes=1)}
+    line = {"n": 1, "token": token, "vendor": "a", "started_at": now, "ended_at": None}
+    yes = {"vendor": "a", "message_id": "id", "refused": [], "token": token - 1, "at": now}
+    lease = {"token": token, "until": now + timedelta(minutes=1)}
     for status, unknowns, known in product(Status, (0, 1), (None, yes)):
         yield {
             **made,

@@ -215,7 +215,7 @@ def test_no_write_depends_on_the_list_of_callbacks_being_whole(desk: Desk) -> No
     emails = desk.store.emails
     for before in situations(ObjectId()):
         for damage in ("text", {"id": 1}, [None, "x", {"id": None}, {}]):
-            for guard, update in writes(before["_id"]):
+            for guard, update in writes(before):
                 emails.replace_one({"_id": before["_id"]}, before | {"callbacks": damage}, True)
                 emails.update_many(guard, update)
 

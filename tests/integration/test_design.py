@@ -75,7 +75,7 @@ def test_the_fields_of_an_email_are_those_that_the_writes_leave(
     found: set[str] = set()
     for before in situations(ObjectId()):
         email_id = before["_id"]
-        for guard, update in [*writes(email_id), *full_writes(email_id)]:
+        for guard, update in [*writes(before), *full_writes(before)]:
             emails.replace_one({"_id": email_id}, before, upsert=True)
             emails.update_many(guard, update)
             store.mark_announced([email_id])

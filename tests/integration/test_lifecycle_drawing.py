@@ -6,6 +6,7 @@ Every write that the product can make is applied to a document in every status, 
 from __future__ import annotations
 
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pymongo.collection import Collection
 
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.store import document
-from tests.every_write import situations, writes
+from tests.every_write import TOKEN, situations, writes
 from tests.integration.bench import Bench
 
 PAGE = (Path(__file__).parents[2] / "docs/lifecycle.md").read_text("utf-8")
@@ -38,8 +39,9 @@ def told() -> list[Edge]:
 def made(emails: Collection[dict[str, Any]]) -> set[Edge]:
     """The changes of status that the writes make."""
     found = set()
-    for before in situations(ObjectId()):
-        for guard, update in writes(before["_id"]):
+    email_id = ObjectId()
+    for before in chain(situations(email_id), situations(email_id, token=TOKEN)):
+        for guard, update in writes(before):
             emails.replace_one({"_id": before["_id"]}, before, upsert=True)
             if emails.update_many(guard, update).matched_count:
                 after = emails.find_one({"_id": before["_id"]}) or {}
