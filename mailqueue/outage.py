@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from math import inf
 
 from mailqueue import reentrancy
+from mailqueue.errors import Unavailable
 from mailqueue.logs import event
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,16 @@ class Outage:
             reentrancy.after_call(
                 partial(event, logger, logging.WARNING, "server.recovered", **facts)
             )
+
+    @contextmanager
+    def listen(self) -> Iterator[None]:
+        """What happens inside tells whether the server answers: ``Unavailable``, or nothing."""
+        try:
+            yield
+        except Unavailable as error:
+            self.begin(str(error))
+            raise
+        self.end()
 
     def claim(self, seconds: float) -> bool:
         """Whether this caller may try. Then no other may for ``seconds``, or until ``release``."""

@@ -9,9 +9,9 @@ Promises: nothing is changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mailqueue.cli.context import Context
 from mailqueue.cli.finding import Finding, Level
@@ -26,26 +26,29 @@ if TYPE_CHECKING:
     from mailqueue.queue.sqs.inspection import Facts as SqsFacts
 
 
+Check = Callable[[Any, Context], Iterator[Finding]]  # of the settings of a kind
+
+
 def examine(context: Context) -> Iterator[Finding]:
-    """Look at the queue that is used."""
-    settings = context.config.broker
-    if isinstance(settings, Beanstalkd):
-        yield from _beanstalkd(settings)
-    if isinstance(settings, Redis):
-        yield from _redis(settings, context.config.delivery.ttr)
-    if isinstance(settings, Sqs):
-        yield from _sqs(settings)
-    if isinstance(settings, Memory):
-        todo = "choose another queue.type for all but tests and development"
-        yield Finding(
-            Level.WARN, "queue", "memory: of one process, not shared with any other", todo
-        )
+    """Look at the queue that is used, as far as it is outside MongoDB."""
+    return _OUTSIDE_MONGODB.get(type(context.config.broker), _nothing)(
+        context.config.broker, context
+    )
+
+
+def examine_mongodb(context: Context) -> Iterator[Finding]:
+    """Look at what stands in MongoDB where that is the queue. Raises ``StoreUnavailable``."""
+    return _IN_MONGODB.get(type(context.config.broker), _nothing)(context.config.broker, context)
+
+
+def _nothing(_: Any, __: Context) -> Iterator[Finding]:
+    return iter(())
 
 
 # beanstalkd ---------------------------------------------------------------------------------------
 
 
-def _beanstalkd(settings: Beanstalkd) -> Iterator[Finding]:
+def _beanstalkd(settings: Beanstalkd, _: Context) -> Iterator[Finding]:
     from mailqueue.queue.beanstalkd import tube  # lazily, as each kind
 
     for server in settings.servers:
@@ -105,11 +108,11 @@ def _weak(
 # Redis --------------------------------------------------------------------------------------------
 
 
-def _redis(settings: Redis, ttr: int) -> Iterator[Finding]:
+def _redis(settings: Redis, context: Context) -> Iterator[Finding]:
     try:
         from mailqueue.queue.redis.inspection import inspect  # lazily
 
-        facts = inspect(settings, ttr)
+        facts = inspect(settings, context.config.delivery.ttr)
     except (MissingExtra, QueueUnavailable) as error:
         todo = "start it, or correct queue.url; until then e-mails are stored, and sent later"
         yield Finding(Level.FAIL, "redis", f"{settings.server}: not reached ({error})", todo)
@@ -156,7 +159,7 @@ IN_FLIGHT = 100_000  # SQS gives no more than 120,000 to all receivers together
 RECEIVES = 10  # of which each is trouble: MongoDB was away, or a process ended
 
 
-def _sqs(settings: Sqs) -> Iterator[Finding]:
+def _sqs(settings: Sqs, _: Context) -> Iterator[Finding]:
     try:
         from mailqueue.queue.sqs.inspection import inspect  # lazily
     except MissingExtra as error:
@@ -198,11 +201,8 @@ def _weak_sqs(facts: SqsFacts) -> Iterator[Finding]:
 # MongoDB alone ------------------------------------------------------------------------------------
 
 
-def examine_mongodb(context: Context) -> Iterator[Finding]:
-    """Look at what stands in MongoDB where that is the queue. Raises ``StoreUnavailable``."""
-    settings, store = context.config.broker, context.store
-    if not isinstance(settings, MongoDBQueue):
-        return
+def _mongodb(settings: MongoDBQueue, context: Context) -> Iterator[Finding]:
+    store = context.store
     yield Finding(Level.OK, "queue", "none: consumers find in MongoDB what is due")
     with store.operation():
         hello = store.client.admin.command("hello")
@@ -217,3 +217,20 @@ def examine_mongodb(context: Context) -> Iterator[Finding]:
         text = f"{count(events['buried'], 'buried event')} in MongoDB"
         todo = "each says why (buried.problem); docs/intake.md says how to look at them"
         yield Finding(Level.WARN, "intake", text, todo)
+
+
+# In memory ----------------------------------------------------------------------------------------
+
+
+def _memory(_: Memory, __: Context) -> Iterator[Finding]:
+    todo = "choose another queue.type for all but tests and development"
+    yield Finding(Level.WARN, "queue", "memory: of one process, not shared with any other", todo)
+
+
+_OUTSIDE_MONGODB: Mapping[type, Check] = {
+    Beanstalkd: _beanstalkd,
+    Redis: _redis,
+    Sqs: _sqs,
+    Memory: _memory,
+}
+_IN_MONGODB: Mapping[type, Check] = {MongoDBQueue: _mongodb}

@@ -10,22 +10,38 @@ are the one thing that is no hint: jobs of other programs, which are to become e
 lost where the queue loses them.
 
 ``broker`` is the port: what each kind of queue does, and the values that pass through it.
-``announcer`` bridges outages for all kinds. ``beanstalkd`` is the queue as it comes; the others are
-optional. Each kind is loaded when it is used.
+``announcer`` bridges outages for all kinds, ``connections`` keeps each thread's own. ``beanstalkd``
+is the queue as it comes; the others are optional. Each kind is a module or package of the name of
+its type, with the functions of ``Kind``, and is loaded when it is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from mailqueue.config import Beanstalkd, Config, Memory, MongoDBQueue, Redis, Sqs
+from mailqueue.config import Config, Memory
+from mailqueue.config.queue import QUEUE_TYPES
 from mailqueue.errors import ConfigError, QueueUnavailable
-from mailqueue.queue.broker import BACKLOG, INTAKE
+from mailqueue.queue.broker import BACKLOG, Options
 
 if TYPE_CHECKING:
     from mailqueue.queue.broker import Broker, EventReceiver
     from mailqueue.queue.mongodb import DueEmails
+
+
+class Kind(Protocol):
+    """What the module of a kind of queue has. ``settings`` are those of its type."""
+
+    def open_broker(self, settings: Any, options: Options) -> Broker:
+        """The queue; nothing is connected to yet."""
+
+    def open_events(self, settings: Any, options: Options) -> Sequence[EventReceiver]:
+        """Who reserves events: one for each server. Raises ``QueueUnavailable`` if none answers."""
+
+    def events_depth(self, settings: Any, options: Options) -> dict[str, int] | None:
+        """Events by state; None: there is no place for them. Raises ``QueueUnavailable``."""
 
 
 def open_broker(
@@ -35,30 +51,10 @@ def open_broker(
 
     ``suffix`` makes the name of another tube of ours (``CALLBACKS``). ``keep``: announcements that
     are remembered while the queue is away. Who receives e-mails gives its ``store``: one kind of
-    queue finds them there. Raises ``ConfigError`` and ``MissingExtra``.
+    queue finds them there. Raises ``MissingExtra``.
     """
-    settings = config.broker
-    if isinstance(settings, Beanstalkd):
-        from mailqueue.queue.beanstalkd.broker import BeanstalkdBroker  # lazily
-
-        return BeanstalkdBroker(settings, config.delivery.ttr, keep=keep, suffix=suffix)
-    if isinstance(settings, MongoDBQueue):
-        from mailqueue.queue.mongodb import MongoDBBroker  # lazily
-
-        return MongoDBBroker(settings, config.delivery.ttr, None if suffix else store)
-    if isinstance(settings, Memory):
-        from mailqueue.queue.memory import MemoryBroker  # lazily
-
-        return MemoryBroker(settings, config.delivery.ttr, suffix=suffix)
-    if isinstance(settings, Redis):
-        from mailqueue.queue.redis.broker import RedisBroker  # lazily
-
-        return RedisBroker(settings, config.delivery.ttr, keep=keep, suffix=suffix)
-    if isinstance(settings, Sqs):
-        from mailqueue.queue.sqs.broker import SqsBroker  # lazily
-
-        return SqsBroker(settings, config.delivery.ttr, keep=keep, suffix=suffix)
-    raise ConfigError([f"queue.type: {type(settings).__name__} is not there yet"])
+    options = Options(config.delivery.ttr, keep, suffix, store)
+    return _kind(config).open_broker(config.broker, options)
 
 
 def open_events(config: Config, *, store: DueEmails | None = None) -> Sequence[EventReceiver]:
@@ -66,46 +62,17 @@ def open_events(config: Config, *, store: DueEmails | None = None) -> Sequence[E
 
     Raises ``ConfigError``, ``MissingExtra``, and ``QueueUnavailable`` if no server is reached.
     """
-    settings = config.broker
-    if isinstance(settings, Beanstalkd):
-        from mailqueue.queue.beanstalkd.broker import depth  # lazily
-        from mailqueue.queue.beanstalkd.events import EventTube  # lazily
-
-        depth(settings, INTAKE)
-        return [EventTube(server, settings.tube) for server in settings.servers]
-    if isinstance(settings, MongoDBQueue) and store is not None:
-        from mailqueue.queue.mongodb import DocumentEvents  # lazily
-
-        return [DocumentEvents(store.events())]
-    if isinstance(settings, Memory):
-        from mailqueue.queue.memory import events_of  # lazily
-
-        return events_of(settings, config.delivery.ttr)
-    if isinstance(settings, Redis):
-        from mailqueue.queue.redis import events  # lazily
-
-        events.depth(settings)
-        return [events.EventStream(settings)]
-    if isinstance(settings, Sqs):
-        from mailqueue.queue.sqs.broker import SqsBroker  # lazily
-        from mailqueue.queue.sqs.events import SqsEvents  # lazily
-
-        if settings.intake is None:
-            raise ConfigError(["queue.intake: required key is missing"])
-        SqsBroker(settings, config.delivery.ttr, suffix=INTAKE).depth()
-        return [SqsEvents(settings, settings.intake, config.delivery.ttr)]
-    raise ConfigError([f"queue.type: {type(settings).__name__} is not there yet"])
+    return _kind(config).open_events(config.broker, Options(config.delivery.ttr, store=store))
 
 
 def events_depth(config: Config, *, store: DueEmails | None = None) -> dict[str, int] | None:
     """Events by state; None: there is no place for them. Raises ``QueueUnavailable``."""
-    if isinstance(config.broker, Redis):
-        from mailqueue.queue.redis import events  # lazily
+    return _kind(config).events_depth(config.broker, Options(config.delivery.ttr, store=store))
 
-        return events.depth(config.broker)
-    if isinstance(config.broker, MongoDBQueue):
-        return dict(store.events().depth()) if store else None
-    return dict(open_broker(config, keep=0, suffix=INTAKE).depth() or {}) or None
+
+def _kind(config: Config) -> Kind:
+    (name,) = (name for name, type_ in QUEUE_TYPES.items() if isinstance(config.broker, type_))
+    return cast("Kind", import_module(f"{__name__}.{name}"))
 
 
 def refuse_memory(config: Config) -> None:

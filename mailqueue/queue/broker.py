@@ -15,9 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bson import ObjectId
+
+if TYPE_CHECKING:
+    from mailqueue.queue.mongodb import DueEmails
 
 CALLBACKS = ".callbacks"  # ends the name of the tube that says: a callback is due
 INTAKE = ".intake"  # ends the name of the tube of other programs' events
@@ -59,6 +62,21 @@ def release_end(priority: int, delay: float) -> End:
 def whole_seconds(seconds: float) -> int:
     """Rounded up, so that no job is early."""
     return min(LONGEST, math.ceil(max(0.0, seconds)))
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a kind of queue is told besides its own settings.
+
+    ``ttr``: whole seconds after which a reserved job is another's. ``keep``: announcements that are
+    remembered while the queue is away. ``suffix`` makes the name of another tube of ours. ``store``
+    is of who receives: one kind of queue finds there what is due.
+    """
+
+    ttr: int
+    keep: int = BACKLOG
+    suffix: str = ""
+    store: DueEmails | None = None
 
 
 class Holder(Protocol):

@@ -29,7 +29,7 @@ from uuid import uuid4
 from bson import ObjectId
 
 from mailqueue.config import Memory
-from mailqueue.queue.broker import INTAKE, LONGEST, STATES, Announcement, End, Event, Job
+from mailqueue.queue.broker import INTAKE, LONGEST, STATES, Announcement, End, Event, Job, Options
 
 NAME = "memory"
 _ID = re.compile(rb"[0-9a-f]{24}")
@@ -288,9 +288,19 @@ class MemoryBroker:
         """Do nothing: whoever names the tube has its jobs."""
 
 
-def events_of(settings: Memory, ttr: float) -> Sequence[MemoryEvents]:
-    """Who reserves the events of this process."""
-    return [MemoryEvents(settings.tube + INTAKE, ttr)]
+def open_broker(settings: Memory, options: Options) -> MemoryBroker:
+    """See ``queue.Kind``."""
+    return MemoryBroker(settings, options.ttr, suffix=options.suffix)
+
+
+def open_events(settings: Memory, options: Options) -> Sequence[MemoryEvents]:
+    """See ``queue.Kind``."""
+    return [MemoryEvents(settings.tube + INTAKE, options.ttr)]
+
+
+def events_depth(settings: Memory, _: Options) -> dict[str, int]:
+    """See ``queue.Kind``."""
+    return tube(settings.tube + INTAKE).depth()
 
 
 def put_event(body: bytes, tube_name: str = "mailqueue") -> None:

@@ -21,11 +21,11 @@ from typing import Protocol
 from bson import ObjectId
 
 from mailqueue.config import MongoDBQueue
-from mailqueue.errors import QueueUnavailable, StoreUnavailable
-from mailqueue.queue.broker import LONGEST, Announcement, End, Event, Job
+from mailqueue.errors import ConfigError, QueueUnavailable, StoreUnavailable
+from mailqueue.queue.broker import LONGEST, Announcement, End, Event, Job, Options
 
 POLL = 0.05, 0.06  # seconds between two looks, at random: processes must not look all together
-RESERVED_FOR = 15.0  # seconds at most: the claim follows at once, or when a vendor was asked first
+RESERVED_FOR = 15.0  # seconds at most: the claim follows at once, unless a vendor is asked first
 POLL_WATCHING = 0.5  # where a change stream tells what is new: for what becomes due by the clock
 
 
@@ -183,6 +183,23 @@ class DocumentEvents:
     def close(self) -> None:
         """Give back what is reserved."""
         self.give_back()
+
+
+def open_broker(settings: MongoDBQueue, options: Options) -> MongoDBBroker:
+    """See ``queue.Kind``."""
+    return MongoDBBroker(settings, options.ttr, None if options.suffix else options.store)
+
+
+def open_events(_: MongoDBQueue, options: Options) -> Sequence[DocumentEvents]:
+    """See ``queue.Kind``."""
+    if options.store is None:
+        raise ConfigError(["queue.type: mongodb has the events beside the e-mails"])
+    return [DocumentEvents(options.store.events())]
+
+
+def events_depth(_: MongoDBQueue, options: Options) -> dict[str, int] | None:
+    """See ``queue.Kind``."""
+    return None if options.store is None else dict(options.store.events().depth())
 
 
 @contextmanager

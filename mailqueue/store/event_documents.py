@@ -139,7 +139,7 @@ def _name(identity: Any) -> str:
     """A text for an ``_id`` of any type; of two values it is two."""
     if isinstance(identity, ObjectId):
         return str(identity)
-    return json.dumps(identity, default=json_util.default, sort_keys=True)
+    return json.dumps(identity, default=json_util.default)
 
 
 def _body(value: Any) -> bytes | None:

@@ -34,9 +34,6 @@ from mailqueue.store import ids, indexes
 from mailqueue.store.changes import Changes
 from mailqueue.store.mongo import DUPLICATE, Mongo, write_errors
 
-SECONDS = (
-    15.0  # of a reservation: a claim follows much sooner, but for a vendor that is asked first
-)
 LONGEST = 60.0  # seconds that an e-mail is put off here; when it is due stands in its document
 BURIED_FOR = 3600.0
 WIDEST = 20_000  # e-mails that are looked at for those that are free

@@ -15,8 +15,8 @@ from pymongo.collection import Collection
 
 from mailqueue.config import Config
 from mailqueue.lifecycle.outcomes import RETRY_PRIORITIES, overdue_after
+from mailqueue.queue import mongodb
 from mailqueue.queue.broker import Announcement
-from mailqueue.store import reservations
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.reservations import Reservations
 from mailqueue.store.store import Store
@@ -49,7 +49,7 @@ class MongoDBCase(Case):
     has_announcements = False
 
     def hurry(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(reservations, "SECONDS", 2.0)
+        monkeypatch.setattr(mongodb, "RESERVED_FOR", 2.0)
 
     def section(self, address: str, name: str) -> Mapping[str, Any]:
         return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from mailqueue import reentrancy
+from mailqueue.config.queue import QUEUE_TYPES
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import BULK, HIGH, NORMAL, RETRY_BULK, RETRY_HIGH, RETRY_NORMAL
+from mailqueue.queue import Kind, beanstalkd, memory, mongodb, redis, sqs
 from mailqueue.queue.broker import (
     BURIED,
     CALLBACKS,
@@ -41,6 +43,24 @@ def announced(queue: Queue, number: int = 1, priority: int = NORMAL) -> list[Ann
     emails = queue.emails(number, priority)
     assert list(queue.broker().announce(emails)) == emails
     return emails
+
+
+# The types are looked at by mypy: a module that lacks a function, or names arguments of its own, is
+# no ``Kind``.
+KINDS: Mapping[str, Kind] = {
+    "beanstalkd": beanstalkd,
+    "redis": redis,
+    "sqs": sqs,
+    "mongodb": mongodb,
+    "memory": memory,
+}
+
+
+def test_each_type_of_queue_has_a_module_of_its_name() -> None:
+    assert KINDS.keys() == QUEUE_TYPES.keys()
+    assert {name: f"mailqueue.queue.{name}" for name in KINDS} == {
+        name: vars(module)["__name__"] for name, module in KINDS.items()
+    }
 
 
 # A job and its end ------------------------------------------------------------------------------

@@ -555,7 +555,7 @@ def test_each_thread_announces_on_its_own_connection(
     def announce() -> None:
         announcer.announce(announcements(5))
         announcer.announce(announcements(5))
-        opened.extend(announcer._connections.values())
+        opened.extend(announcer._connections._connections.values())
 
     threads = [threading.Thread(target=announce) for _ in range(8)]
     for thread in threads:

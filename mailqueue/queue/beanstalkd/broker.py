@@ -1,25 +1,19 @@
-"""The producer's side of all beanstalkd servers, and the way to the consumer's.
-
-Decides: when a connection is used again. Each thread has its own. A signal handler may call
-``send()`` in the middle of a ``send()``: each of the two has its own connections, too
-(``reentrancy.depth`` tells them apart).
-"""
+"""The producer's side of all beanstalkd servers, and the way to the consumer's."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 
-from mailqueue import reentrancy
 from mailqueue.config import Beanstalkd
 from mailqueue.errors import QueueUnavailable
 from mailqueue.outage import Outage
 from mailqueue.queue.announcer import Announcer
 from mailqueue.queue.beanstalkd import tube
 from mailqueue.queue.broker import BACKLOG, LONGEST, Announcement
+from mailqueue.queue.connections import ThreadConnections
 
 
 class BeanstalkdBroker:
@@ -41,9 +35,9 @@ class BeanstalkdBroker:
     ) -> None:
         self._settings, self._ttr, self._suffix = settings, ttr, suffix
         self._tube = settings.tube + suffix
-        self._local = threading.local()
+        self._connections = ThreadConnections(self._connect)
         self._outages = {server: Outage(f"beanstalkd {server}") for server in settings.servers}
-        self._announcer = Announcer(self._put_on, self._outages, keep=keep, clock=clock)
+        self._announcer = Announcer(self._put, self._outages, keep=keep, clock=clock)
 
     def announce(self, announcements: Sequence[Announcement]) -> Sequence[Announcement]:
         """Put jobs, spread over the servers; returns those on the tube, keeps the others."""
@@ -58,40 +52,15 @@ class BeanstalkdBroker:
         """Jobs by state over all servers that answer; ``QueueUnavailable`` if none does."""
         return depth(self._settings, self._suffix)
 
-    def _put_on(self, server: str, announcements: Sequence[Announcement]) -> None:
-        """Put jobs on this server.
+    def _put(self, server: str, announcements: Sequence[Announcement]) -> None:
+        self._connections.use(server, lambda connection: connection.put(announcements, self._ttr))
 
-        A connection that breaks may have been broken for long: the server was restarted since its
-        last use. So a second try is made on a new one, unless the server hangs.
-        """
-        used_before = self._connections.get((server, reentrancy.depth()))
-        connection = self._connection(server)
-        try:
-            connection.put(announcements, self._ttr)
-        except QueueUnavailable as error:
-            hangs = isinstance(error.__cause__, TimeoutError)
-            if connection is not used_before or not connection.broken or hangs:
-                raise
-            self._connection(server).put(announcements, self._ttr)
-
-    def _connection(self, server: str) -> tube.Connection:
-        key = server, reentrancy.depth()
-        if key not in self._connections or self._connections[key].broken:
-            self._connections[key] = tube.Connection(server, self._tube)
-        return self._connections[key]
-
-    @property
-    def _connections(self) -> dict[tuple[str, int], tube.Connection]:
-        """This thread's connections, by server and by the depth of the call."""
-        connections: dict[tuple[str, int], tube.Connection]
-        connections = self._local.__dict__.setdefault("connections", {})
-        return connections
+    def _connect(self, server: str) -> tube.Connection:
+        return tube.Connection(server, self._tube)
 
     def close(self) -> None:
         """Close this thread's connections; another thread's close when it ends."""
-        for connection in self._connections.values():
-            connection.close()
-        self._connections.clear()
+        self._connections.close()
 
 
 def depth(settings: Beanstalkd, suffix: str = "") -> dict[str, int]:

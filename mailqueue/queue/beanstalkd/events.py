@@ -59,14 +59,12 @@ class EventTube:
         so is its end.
         """
         try:
-            connection = self._open()
-            events = self._events(connection, connection.reserve(timeout, limit))
-        except QueueUnavailable as error:
+            with self._outage.listen():
+                connection = self._open()
+                return self._events(connection, connection.reserve(timeout, limit))
+        except QueueUnavailable:
             self.give_back()
-            self._outage.begin(str(error))
             raise
-        self._outage.end()
-        return events
 
     def end(self, events: Sequence[Event], how: End) -> None:
         """End events that were reserved here; nothing is waited for.

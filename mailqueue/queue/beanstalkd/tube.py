@@ -86,6 +86,7 @@ class Connection:
         self.reserved: set[int] = set()
         self._owed: deque[bytes] = deque()  # first words of the replies that are still to be read
         self.broken = False
+        self._timed_out = False
         host, _, port = server.rpartition(":")
         try:
             self._socket = socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT)
@@ -253,6 +254,11 @@ class Connection:
 
     # When it is over ---------------------------------------------------------------------------
 
+    @property
+    def was_lost(self) -> bool:
+        """Whether it broke, and another may work: no server that hangs."""
+        return self.broken and not self._timed_out
+
     def close(self) -> None:
         """Close; the server takes back what was reserved here, priorities and all."""
         self.broken = True
@@ -284,6 +290,7 @@ class Connection:
         except _REFUSALS as error:
             raise QueueUnavailable(f"beanstalkd: {type(error).__name__}") from error
         except (greenstalk.Error, OSError, AssertionError, ValueError) as error:
+            self._timed_out = isinstance(error, TimeoutError)
             self.close()
             raise QueueUnavailable(f"beanstalkd: {type(error).__name__}") from error
         except BaseException:  # the thread was interrupted, perhaps in the middle of a reply
@@ -312,13 +319,8 @@ class Tube:
         What is ready then comes with it, ``limit`` in all, on the same connection: it ends them.
         Raises ``QueueUnavailable``; the outage is logged once, and so is its end.
         """
-        try:
-            jobs = self._idle_connection().reserve(timeout, limit)
-        except QueueUnavailable as error:
-            self._outage.begin(str(error))
-            raise
-        self._outage.end()
-        return jobs
+        with self._outage.listen():
+            return self._idle_connection().reserve(timeout, limit)
 
     def _idle_connection(self) -> Connection:
         with self._lock:

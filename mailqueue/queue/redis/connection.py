@@ -63,7 +63,7 @@ class Connection:
         # For a command that waits: its reply must come before the server counts as away.
         self.longest_wait = min(LONGEST_WAIT, seconds / 2)
         self.broken = False
-        self.timed_out = False  # then a new connection would fare no better
+        self._timed_out = False
         self.refused = False  # the server's answer was no
         self.owed = 0
         with self._exchange():
@@ -117,6 +117,11 @@ class Connection:
             self.close()
             raise QueueUnavailable(f"redis: {_REFUSALS['ReadOnlyError']}")
 
+    @property
+    def was_lost(self) -> bool:
+        """Whether it broke, and another may work: no server that hangs, or says no."""
+        return self.broken and not (self._timed_out or self.refused)
+
     def close(self) -> None:
         """Close; harmless when repeated."""
         self.broken = True
@@ -129,7 +134,7 @@ class Connection:
         try:
             yield
         except (redis.RedisError, OSError, ValueError) as error:
-            self.timed_out = isinstance(error, redis.TimeoutError | TimeoutError)
+            self._timed_out = isinstance(error, redis.TimeoutError | TimeoutError)
             self.refused = isinstance(error, redis.ResponseError)
             self.close()
             raise QueueUnavailable(f"redis: {_problem(error)}") from error

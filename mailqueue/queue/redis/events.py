@@ -25,10 +25,10 @@ Buried events go to the stream ``{<tube>.intake}.buried``, with all their fields
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from mailqueue.config.queue import Redis
@@ -37,8 +37,6 @@ from mailqueue.outage import Outage
 from mailqueue.queue.broker import INTAKE, End, Event
 from mailqueue.queue.redis.connection import Connection
 from mailqueue.queue.redis.scripts import Command
-
-T = TypeVar("T")
 
 IDLE = 60  # seconds after which another intake reads an event that did not end
 MAX_BYTES = 65_536
@@ -160,7 +158,8 @@ class EventStream:
         An empty list: there was none. Raises ``QueueUnavailable``; the outage is logged once, and
         so is its end.
         """
-        return self._tell(lambda: self._reserve(timeout, limit))
+        with self._outage.listen():
+            return self._reserve(timeout, limit)
 
     def _reserve(self, timeout: int, limit: int) -> list[Event]:
         until = time.monotonic() + timeout
@@ -194,8 +193,8 @@ class EventStream:
         ids = [event.handle for event in events]
         if ids:
             keys = (self._stream, self._buried)
-            with suppress(QueueUnavailable):
-                self._tell(lambda: self._open().ask("EVAL", _END, 2, *keys, how.word, *ids))
+            with suppress(QueueUnavailable), self._outage.listen():
+                self._open().ask("EVAL", _END, 2, *keys, how.word, *ids)
             self._reserved.difference_update(ids)
 
     def give_back(self) -> None:
@@ -203,8 +202,8 @@ class EventStream:
         ids, self._reserved = sorted(self._reserved), set()
         if ids:
             arguments: Command = (self._stream, _new_name(), IDLE * 1000, *ids)
-            with suppress(QueueUnavailable):
-                self._tell(lambda: self._open().ask("EVAL", _BEGIN + _GIVE_BACK, 1, *arguments))
+            with suppress(QueueUnavailable), self._outage.listen():
+                self._open().ask("EVAL", _BEGIN + _GIVE_BACK, 1, *arguments)
 
     def close(self) -> None:
         """Give back what is reserved here, and close."""
@@ -216,15 +215,6 @@ class EventStream:
         if self._connection is None or self._connection.broken:
             self._connection = Connection(self._settings)
         return self._connection
-
-    def _tell(self, call: Callable[[], T]) -> T:
-        try:
-            result = call()
-        except QueueUnavailable as error:
-            self._outage.begin(str(error))
-            raise
-        self._outage.end()
-        return result
 
 
 def depth(settings: Redis) -> dict[str, int]:

@@ -97,13 +97,8 @@ class RedisReceiver:
 
         Raises ``QueueUnavailable``; the outage is logged once, and so is its end.
         """
-        try:
-            jobs = self._reserve(timeout, limit)
-        except QueueUnavailable as error:
-            self._outage.begin(str(error))
-            raise
-        self._outage.end()
-        return jobs
+        with self._outage.listen():
+            return self._reserve(timeout, limit)
 
     def _reserve(self, timeout: int, limit: int) -> list[Job]:
         if self._connection is None or self._connection.broken:

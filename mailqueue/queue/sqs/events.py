@@ -11,14 +11,15 @@ the queue's redrive policy, or ends with the queue's retention.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from mailqueue.config.queue import Sqs
 from mailqueue.errors import QueueUnavailable
 from mailqueue.outage import Outage
 from mailqueue.queue.broker import End, Event
-from mailqueue.queue.sqs.broker import BURIED_FOR
 from mailqueue.queue.sqs.client import Clients, Message, Queue
 from mailqueue.queue.sqs.messages import Messages
+from mailqueue.queue.sqs.receiver import BURIED_FOR
 
 
 class SqsEvents:
@@ -44,21 +45,20 @@ class SqsEvents:
         receipts = [each.handle for each in events]
         for receipt in receipts:
             self._reserved.pop(receipt, None)
-        try:
+        if not receipts:
+            return
+        with suppress(QueueUnavailable), self._outage.listen():
             if how.word == "delete":
                 self._queue.delete(receipts)
             else:
                 self._queue.hide(receipts, BURIED_FOR if how.word == "bury" else how.delay)
-        except QueueUnavailable as error:
-            self._outage.begin(str(error))
 
     def give_back(self) -> None:
         """Show to anybody at once what is reserved here."""
         receipts, self._reserved = list(self._reserved), {}
-        try:
-            self._queue.hide(receipts, 0)
-        except QueueUnavailable as error:
-            self._outage.begin(str(error))
+        if receipts:
+            with suppress(QueueUnavailable), self._outage.listen():
+                self._queue.hide(receipts, 0)
 
     def close(self) -> None:
         """Give back what is reserved here, also what a request under way brings."""
