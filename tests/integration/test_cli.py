@@ -19,7 +19,7 @@ from bson import ObjectId
 from pymongo.collection import Collection
 
 from mailqueue import cli
-from mailqueue.config import Config
+from mailqueue.config import Config, Rate
 from mailqueue.consumer import Consumer
 from mailqueue.devserver import Beanstalkd, Mongod
 from mailqueue.events import EventStore
@@ -28,6 +28,8 @@ from mailqueue.message import Attachment
 from mailqueue.producer import Producer
 from mailqueue.queue.beanstalkd.broker import depth
 from mailqueue.routing.health import VendorHealth
+from mailqueue.routing.pace import Pace
+from mailqueue.routing.reservations import Reservations
 from mailqueue.routing.rotation import Permit
 from mailqueue.store.ids import to_uuid
 from mailqueue.store.interventions import Verb
@@ -554,6 +556,27 @@ def test_vendors_tells_why_and_since_when_one_is_unavailable(
     said = console("vendors", "enable", "nobody")
     assert (said.code, said.out) == (1, "")
     assert said.err.startswith("mailqueue: nobody: no such vendor is configured (configured: first")
+
+
+def test_vendors_shows_what_is_used_of_a_budget(
+    console: Console, config_mapping: Document, store: Store
+) -> None:
+    rate = {"per_day": 1000, "per_minute": 6}
+    first, second = config_mapping["vendors"]
+    console.configure(config_mapping | {"vendors": [first | {"rate": rate}, second]})
+    rows = {row["vendor"]: row for row in console.data("vendors")["vendors"]}
+    assert rows["second"]["rate"] is None
+    assert rows["first"]["rate"]["budgets"]["per_day"]["used"] == 0
+
+    pace = Pace.of(Rate(per_day=1000, per_minute=6))
+    reservations = Reservations(store, store.collection(".vendors"))
+    now = store.now().timestamp()
+    reservations.reserve("first", pace, 1, 1, 0.0, now, debt=False)
+    [row, _] = console.data("vendors")["vendors"]
+    budget = row["rate"]["budgets"]["per_day"]
+    assert (budget["used"], budget["limit"]) == (1, 1000)
+    assert 0 < row["rate"]["wait"] <= 10
+    assert "1 of 1,000 per_day, ends in " in console("vendors").out
 
 
 def test_vendors_shows_a_probe(console: Console, store: Store) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.noting_vendor import TYPE, Call, calls, most_within
 from tests.process.conftest import Consumers
+from tests.process.test_reload import reload
 from tests.stage import Stage
 from tests.vendor_servers import Reply
 from tests.waiting import wait_until
@@ -149,6 +150,23 @@ def reserves(stage: Stage) -> int:
     """How often a job has been released."""
     with stage.tube() as tube:
         return int(tube.stats()["cmd-release"])
+
+
+def test_a_rate_that_is_read_at_a_reload_holds_from_then_on(
+    stage: Stage, ready: Consumers, paced: Paced, tmp_path: Path
+) -> None:
+    """Without a rate, with one, with another, and without one again: nothing is lost."""
+    file = paced("only")
+    consumer = ready(stage)
+    for number, rate in enumerate([None, {"gap": 0.3}, {"gap": 0.2}, None]):
+        stage.settings["vendors"][0]["rate"] = rate
+        reload(consumer, tmp_path / "consumer1", stage.settings, "config.reloaded")
+        before = len(calls(file))
+        stage.send(5)
+        stage.until(sent=5 * (number + 1))
+        gaps = [b - a for a, b in pairwise(times(calls(file))[before:])]
+        assert min(gaps) > (rate["gap"] - 0.05 if rate else 0)
+    assert len(calls(file)) == 20
 
 
 def test_a_storm_of_retries_never_delays_a_higher_class(
