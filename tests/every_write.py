@@ -28,7 +28,7 @@ from mailqueue.lifecycle.outcomes import (
     Snapshot,
     Status,
 )
-from mailqueue.store import callbacks, deliveries, document, holds, interventions
+from mailqueue.store import callbacks, content, deliveries, document, holds, interventions
 from mailqueue.store.callbacks import Noting, Settlement
 from mailqueue.store.document import CLOCK_TOKEN, SIMULATED, Stored
 from mailqueue.store.interventions import Verb
@@ -52,7 +52,7 @@ PEOPLE = tuple(f"reader{n}@example.org" for n in range(6))
 PIN = Pin(vendor="a", key="k", remaining=600)
 YES = SendResult(outcome=Outcome.ACCEPTED, message_id="id")
 NONCE = ObjectId()
-NOTING = Noting()
+NOTING = Noting(drops_content=True)
 SENT = Decision(status=Status.SENT, priority=NORMAL)
 
 
@@ -169,6 +169,7 @@ def full_writes(before: Document) -> Iterator[Write]:
     change = Change(**own, decision=decision, result=suspect)
     for short in (False, True):
         yield from change_writes([change], NOTING, simulated=True, short=short)
+    yield content.drop_write([email_id], Status.SENDING, {"updated_at": {"$lt": datetime.now(UTC)}})
     for word in ("delivered", "opened"):
         guard = deliveries.delivery_filter([email_id], "a")
         yield guard, deliveries.delivery_update(0, word, NOTING)

@@ -90,7 +90,12 @@ class Context:
     def store(self) -> Store:
         """The e-mails."""
         env = document.PRODUCTION if self.production else document.SIMULATED
-        store = Store(self.config.mongodb, env=env, callbacks=self.config.callbacks)
+        store = Store(
+            self.config.mongodb,
+            env=env,
+            callbacks=self.config.callbacks,
+            retention=self.config.retention,
+        )
         self._opened.append(store.close)
         return store
 

@@ -245,6 +245,16 @@ class ConsumerConfig(Section):
 class Retention(Section):
     """How long e-mails are kept after their end, in days (uncertain ones: for ever)."""
 
+    content: Literal["kept", "until_sent"] = key(
+        str,
+        "kept",
+        "bodies and files of a sent e-mail: `kept`, or only `until_sent`",
+        checks.one_of("kept", "until_sent"),
+    )
+    content_days: float | None = key(
+        float, None, "days, then an e-mail that has ended loses its bodies and files", _DAYS
+    )
+
     sent_days: float = key(float, 30, "days, then a sent e-mail is pruned", _DAYS)
     failed_days: float = key(float, 90, "days, then a failed or cancelled e-mail is pruned", _DAYS)
 

@@ -161,6 +161,8 @@ class ConsumerDict(TypedDict, total=False):
 class RetentionDict(TypedDict, total=False):
     """``retention``."""
 
+    content: Literal["kept", "until_sent"]
+    content_days: float | None
     sent_days: float
     failed_days: float
 

@@ -55,8 +55,9 @@ TICK = 0.1
 BURST_SWEEP = 1.0
 # What a reload takes over, and what is not a consumer's
 LIVE = frozenset(
-    {"vendors", "routes", "failover", "retry", "retention", "suppression"}
+    {"vendors", "routes", "failover", "retry", "suppression"}
     | {"delivery.on_unknown", "consumer.sweep_every"}
+    | {"retention.sent_days", "retention.failed_days", "retention.content_days"}
 )
 OTHERS = frozenset({"limits", "http", "smtp"})
 
@@ -397,7 +398,7 @@ def assemble(config: Config, *, simulated: bool) -> tuple[Store, Router, str]:
     """
     mine = load_vendors(config, simulated=simulated)
     env = document.SIMULATED if simulated else document.PRODUCTION
-    store = Store(config.mongodb, env=env, callbacks=config.callbacks)
+    store = Store(config.mongodb, env=env, callbacks=config.callbacks, retention=config.retention)
     health = VendorHealth(store, list(mine), env=env)
     # Host and process id come again, above all in containers.
     owner = f"{socket.gethostname()}:{os.getpid()}:{ids.new()}"

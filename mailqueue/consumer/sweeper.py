@@ -29,11 +29,13 @@ from mailqueue.logs import Once, event, place
 from mailqueue.queue.broker import Announcement, Broker
 from mailqueue.routing.router import Router
 from mailqueue.store.callbacks import NO_CALLBACK_DUE
+from mailqueue.store.content import HAS_CONTENT, drop_write
 from mailqueue.store.control import DRAIN, ControlStore
 from mailqueue.store.document import Stored
+from mailqueue.store.indexes import EPOCH
 from mailqueue.store.lease import ProcessLease, lease_has_ended
 from mailqueue.store.store import Store
-from mailqueue.store.transitions import Aside, Change
+from mailqueue.store.transitions import FINAL, Aside, Change
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ class Sweeper:
         self._lease = ProcessLease(store, lease_name(store), owner, config.broker.place)
         self._controls = ControlStore(store)
         self._drained: frozenset[str] | None = None  # vendors, in the last round
+        self._dropped_until: dict[Status, datetime] = {}
         self._once = Once()
         self._end = math.inf  # of the round
 
@@ -89,6 +92,8 @@ class Sweeper:
         except QueueUnavailable as error:
             event(logger, logging.INFO, "sweep.not_announced", error=str(error))
         counts["pruned"] = self._prune()
+        if self._config.retention.content_days is not None:
+            counts["dropped"] = self._drop(self._config.retention.content_days)
         if any(counts.values()):
             event(logger, logging.INFO, "sweep.finished", **counts)
         return counts
@@ -112,6 +117,10 @@ class Sweeper:
             "expired": self._store.count(self._past(now), PREVIEWED),
             "pruned": sum(self._store.count(match, PREVIEWED) for _, match in self._old(now)),
         }
+        if (days := self._config.retention.content_days) is not None:
+            old = {"updated_at": {"$lt": now - timedelta(days=days)}} | HAS_CONTENT
+            ended = {"status": {"$in": FINAL}, "env": self._store.env}
+            counts["dropped"] = self._store.count(ended | old, PREVIEWED)
         try:
             jobs = self._broker.depth()
         except QueueUnavailable:
@@ -305,6 +314,34 @@ class Sweeper:
             if time.monotonic() > end:
                 break
         return pruned
+
+    def _drop(self, days: float) -> int:
+        """Drop what those say that ended long ago.
+
+        Each round goes on where the last one ended: many may be kept for long without content.
+        """
+        before = self._store.now() - timedelta(days=days)
+        dropped = 0
+        for status in (each for each in Status if each.final):
+            after = self._dropped_until.get(status, EPOCH)
+            times = {"updated_at": {"$gte": after, "$lt": before}}
+            match = self._mine(status) | times | HAS_CONTENT
+            dropped += self._drop_status(status, match)
+            if not self._is_over:
+                self._dropped_until[status] = max(after, before)
+        return dropped
+
+    def _drop_status(self, status: Status, match: dict[str, Any]) -> int:
+        dropped = 0
+        while page := self._store.find(match, RELAYED, "updated_at"):
+            write = drop_write([stored.id for stored in page], status, match)
+            matched, refused = self._store.bulk.write([write], self._store.timeout)
+            self._store.bulk.give_up(refused)
+            dropped += max(0, matched)
+            # A page of which something could not be changed would be found again for ever.
+            if len(page) < RELAYED or matched <= 0 or self._is_over:
+                break
+        return dropped
 
     def _pages(self, match: Mapping[str, Any]) -> Iterator[list[Stored]]:
         while page := self._store.find(match, RELAYED, "updated_at"):

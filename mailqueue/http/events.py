@@ -74,7 +74,12 @@ class Events:
     @cached_property
     def _mongodb(self) -> Store:
         env = PRODUCTION if is_production() else SIMULATED
-        return Store(self._config.mongodb, env=env, callbacks=self._config.callbacks)
+        return Store(
+            self._config.mongodb,
+            env=env,
+            callbacks=self._config.callbacks,
+            retention=self._config.retention,
+        )
 
     @cached_property
     def _store(self) -> EventStore:

@@ -21,10 +21,11 @@ from typing import Any, Self
 
 from bson import ObjectId
 
-from mailqueue.config import Callbacks
+from mailqueue.config import Callbacks, Retention
 from mailqueue.config.callbacks import TYPES
 from mailqueue.lifecycle.outcomes import Reason, Status
 from mailqueue.store import ledger
+from mailqueue.store.content import DROP_IF_SENT
 from mailqueue.store.document import CLOCK_TOKEN
 from mailqueue.store.transitions import Filter, Pipeline, Write
 
@@ -67,18 +68,21 @@ _IDS = {"$map": {"input": _LIST, "in": "$$this.id"}}
 class Noting:
     """What is noted: events of these ``types``, of e-mails that have a ``callback_url``.
 
-    ``everyone``: of all others too, since there is a URL for them.
+    ``everyone``: of all others too, since there is a URL for them. ``drops_content``: an e-mail
+    that is sent loses its content (``content``), whoever is told.
     """
 
     types: Collection[str] = TYPES
     everyone: bool = False
+    drops_content: bool = False
 
     @classmethod
-    def of(cls, callbacks: Callbacks | None) -> Self:
+    def of(cls, callbacks: Callbacks | None, retention: Retention | None = None) -> Self:
         """As the configuration has it."""
+        drops = retention is not None and retention.content == "until_sent"
         if callbacks is None:
-            return cls()
-        return cls(frozenset(callbacks.types), callbacks.url is not None)
+            return cls(drops_content=drops)
+        return cls(frozenset(callbacks.types), callbacks.url is not None, drops)
 
     # Note: any → the same, with the callback that is due -----------------------------------------
     #
@@ -97,7 +101,12 @@ class Noting:
             for word, type_, is_so in ENDS
             if type_ in self.types
         ]
-        return [*update, {"$set": self._with_entries(entries)}] if entries else update
+        noted = [*update, {"$set": self._with_entries(entries)}] if entries else update
+        return self.without_content(noted)
+
+    def without_content(self, update: Pipeline) -> Pipeline:
+        """The update with a last step, where content is dropped: if the e-mail is sent by it."""
+        return [*update, *DROP_IF_SENT] if self.drops_content else update
 
     # A recipient's step is noted in the same way, in the step of the update that makes it: there
     # the document is still as it was. No recipient takes a step twice.

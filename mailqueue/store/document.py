@@ -281,7 +281,8 @@ class Stored:
     @_raise_unreadable
     def email(self) -> Email:
         """What is to be sent."""
-        return Email.from_document(_content(self.document["email"]))
+        is_dropped = self.document.get("content_dropped_at") is not None
+        return Email.from_document(_content(self.document["email"], is_dropped=is_dropped))
 
     @property
     @_raise_unreadable
@@ -418,7 +419,7 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(map(_text, value))
 
 
-def _content(email: Any) -> Mapping[str, Any]:
+def _content(email: Any, *, is_dropped: bool = False) -> Mapping[str, Any]:
     """What ``send()`` stored, as far as its types tell."""
     texts = [email["from"]]
     for name, value in email.items():
@@ -442,7 +443,7 @@ def _content(email: Any) -> Mapping[str, Any]:
         raise TypeError
     if not (email.get("to") or email.get("cc") or email.get("bcc")):
         raise LookupError
-    if "text" not in email and "html" not in email:
+    if "text" not in email and "html" not in email and not is_dropped:
         raise LookupError
     return email  # type: ignore[no-any-return]  # a mapping, as was seen
 

@@ -82,7 +82,8 @@ def guard(verb: Verb) -> Filter:
     if verb is Verb.CANCEL:
         return {**match, "pending": None}  # what some have received goes on to the others
     if verb is Verb.RETRY:
-        return {**match, "email": {"$exists": True}, "$expr": UNEXPIRED}
+        whole = {"email": {"$exists": True}, "content_dropped_at": None}
+        return {**match, **whole, "$expr": UNEXPIRED}
     return match
 
 
@@ -218,6 +219,8 @@ def refusal(verb: Verb, stored: Stored | None) -> str:
     if stored is None:
         return "there is no such e-mail"
     try:
+        if verb is Verb.RETRY and stored.document.get("content_dropped_at") is not None:
+            return f"is {stored.status}, and its content is no longer stored"
         if stored.status not in verb.statuses:
             return f"is {stored.status}, but {verb} needs {' or '.join(verb.statuses)}"
         if verb is Verb.RETRY and stored.expires_in is not None and stored.expires_in <= 0:

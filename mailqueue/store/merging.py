@@ -55,7 +55,7 @@ def change_writes(
         update = change_update(alike, simulated=simulated, short=short)
         # The usual e-mail has nobody who wants to hear of it: then there is nothing to compute.
         is_noted = noting.everyone or alike[0].has_callback
-        yield guard, noting.with_end(update) if is_noted else update
+        yield guard, noting.with_end(update) if is_noted else noting.without_content(update)
 
 
 def aside_writes(asides: Iterable[Aside], noting: Noting, *, simulated: bool) -> Iterator[Write]:

@@ -30,7 +30,7 @@ from pymongo import MongoClient
 from pymongo.client_session import ClientSession
 from pymongo.errors import BulkWriteError, WriteError
 
-from mailqueue.config import Callbacks, MongoDB
+from mailqueue.config import Callbacks, MongoDB, Retention
 from mailqueue.lifecycle.outcomes import Reason, SendResult, Status
 from mailqueue.outage import Outage
 from mailqueue.store import indexes, interventions, paging
@@ -87,11 +87,12 @@ class Store(Mongo):
         client: MongoClient[dict[str, Any]] | None = None,
         outage: Outage | None = None,
         callbacks: Callbacks | None = None,
+        retention: Retention | None = None,
     ) -> None:
         super().__init__(settings, client, outage)
         self.env = env
         self.emails = self.collection("")
-        self.noting = Noting.of(callbacks)
+        self.noting = Noting.of(callbacks, retention)
         self._durable = majority_reads(self.emails)
         self.bulk = BulkWriter(self, self.emails, env, self.noting)
         self.indexed = False

@@ -184,7 +184,7 @@ class Bench:
 
     def __init__(self, config: Config, store: Store | None = None, env: str = SIMULATED) -> None:
         self.config = config
-        self.store = store or Store(config.mongodb, env=env)
+        self.store = store or Store(config.mongodb, env=env, retention=config.retention)
         self.vendors: dict[str, Fake] = {v.name: Fake(v) for v in config.vendors}
         self.board = VendorHealth(self.store, self.vendors)
         self.routing = Router(config, self.board, self.vendors, rand=lambda: 0.5)

@@ -15,12 +15,12 @@ from pymongo.collection import Collection
 
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
-from mailqueue.lifecycle.outcomes import PRIORITIES, RETRY_PRIORITIES
+from mailqueue.lifecycle.outcomes import PRIORITIES, RETRY_PRIORITIES, Status
 from mailqueue.message import fields as keys
 from mailqueue.producer import group_commit, submission
 from mailqueue.routing import router
 from mailqueue.routing.rotation import Health
-from mailqueue.store import callbacks, deliveries, holds, interventions, ledger
+from mailqueue.store import callbacks, content, deliveries, holds, interventions, ledger
 from mailqueue.store.callbacks import Settlement
 from mailqueue.store.ids import of_key
 from mailqueue.store.indexes import FOR_RESERVATIONS, INDEXES
@@ -173,6 +173,9 @@ def test_the_guards_are_those_of_the_code() -> None:
         "callback retry": callbacks.retry_write([email_id], ["failed"])[0],
         "looked up": look_up_filter(email_id, TOKEN),
         **{verb.value: interventions.guard(verb) for verb in Verb},
+        "content": content.drop_write(
+            [email_id], Status.SENT, {"env": "", "updated_at": {"$gte": 0, "$lt": 1}}
+        )[0],
         "put back": holds.put_back_filter([email_id]),
         "reschedule": interventions.reschedule_filter(email_id, datetime.now(UTC)),
     }
