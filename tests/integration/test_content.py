@@ -58,7 +58,7 @@ def test_no_write_leaves_a_sent_email_with_its_content(emails: Collection[Docume
     email_id, sent, others = ObjectId(), 0, 0
     for situation in situations(email_id):
         whole = {**situation, "email": {**situation["email"], "html": "x", "attachments": []}}
-        for guard, update in writes(email_id):
+        for guard, update in writes(whole):
             emails.replace_one({"_id": email_id}, whole, upsert=True)
             was_sent = whole["status"] == "sent"
             if not emails.update_one(guard, update).matched_count:
