@@ -171,14 +171,16 @@ class ControlStore:
         """Hold, or drain, from now on; False: it was so already."""
         inactive = {"_id": control.id, "active": {"$ne": True}}
         update, nonce = _change(control, active=True)
-        with self._store.operation():
+
+        def write() -> bool:
             try:
-                write = self._store.persist(
-                    lambda: self.collection.update_one(inactive, update, upsert=True)
-                )
+                written = self.collection.update_one(inactive, update, upsert=True)
             except DuplicateKeyError:  # there is one, and it is active: perhaps a lost reply's
                 return self._is_mine(control, nonce)
-        return bool(write.matched_count or write.upserted_id)
+            return bool(written.matched_count or written.upserted_id)
+
+        with self._store.operation():
+            return self._store.persist(write)
 
     # End: active → over
     #
