@@ -66,29 +66,26 @@ def end(context: Context, control: Control) -> Report:
     # One whose end was interrupted left its e-mails waiting: they are looked for again.
     if active is None and (dry_run or not controls.count(control.hold, 1)):
         return Report(None, [], EXIT_FOUND, [describe(control, "is not")])
-    number, announced = 0, 0
-    if dry_run:
-        number = announced = controls.count(control.hold, UNLIMITED)
-    else:
+    number, unannounced = controls.count(control.hold, UNLIMITED), 0
+    if not dry_run:
         controls.end(control)
-        number, announced = _put_back(context, controls, control.hold)
+        unannounced = _put_back(context, controls, control.hold)
         # Within a second a consumer that did not know may have put some more under the hold.
         time.sleep(SECOND_LOOK)
-        more = _put_back(context, controls, control.hold)
-        number, announced = number + more[0], announced + more[1]
+        unannounced += _put_back(context, controls, control.hold)
     data = {"control": control.id, "ended": not dry_run, "emails": number, "dry_run": dry_run}
     would = "would go on" if dry_run else ("goes on" if number == 1 else "go on")
     lines = [f"{_name(control)}: {count(number, 'e-mail')} {would}"]
-    return Report(data, lines, notes=[] if announced == number else [_UNANNOUNCED])
+    return Report(data, lines, notes=[_UNANNOUNCED] if unannounced else [])
 
 
-def _put_back(context: Context, controls: ControlStore, name: str) -> tuple[int, int]:
-    """How many e-mails wait no longer, and how many of them are announced."""
-    number = announced = 0
+def _put_back(context: Context, controls: ControlStore, name: str) -> int:
+    """Let them go on; returns how many could not be announced. A sweeper may help meanwhile."""
+    unannounced = 0
     for page in controls.put_back(name):
-        number += len(page)
-        announced += len(context.announcer.announce([_job(stored) for stored in page]))
-    return number, announced
+        jobs = [_job(stored) for stored in page]
+        unannounced += len(jobs) - len(context.announcer.announce(jobs))
+    return unannounced
 
 
 def _job(stored: Stored) -> Announcement:
