@@ -36,7 +36,9 @@ from mailqueue.store.mongo import DUPLICATE, Mongo, write_errors
 
 LONGEST = 60.0  # seconds that an e-mail is put off here; when it is due stands in its document
 BURIED_FOR = 3600.0
-WIDEST = 20_000  # e-mails that are looked at for those that are free
+WIDEST = 200_000  # e-mails that are looked at for those that are free
+CROWD = 2_000  # e-mails before those that are free: to look past them costs both sides some time
+REST = 4.0  # times as long as such a look, until the next one
 FRESH = 0.5  # seconds that an e-mail is reserved ahead
 HASTE = 0.1  # seconds until a busy process asks again
 MOST_AHEAD = 256
@@ -70,6 +72,7 @@ class Reservations:
         self._others = 0  # reserved e-mails among those of the last look
         self._ahead: deque[ObjectId] = deque()  # reserved, and not asked for yet
         self._looked_at = self._filled_at = self._deleted_over_at = -math.inf
+        self._rests_until = -math.inf
         self._batch = 0
 
     # A process that comes back for more within moments reserves ahead: the looks cost it more than
@@ -85,11 +88,14 @@ class Reservations:
         if self._ahead and now - self._looked_at > FRESH:
             self.put_off(dict.fromkeys(self._ahead, 0.0))
             self._ahead.clear()
-        if not self._ahead:
+        if not self._ahead and now >= self._rests_until:
             busy = now - self._filled_at < HASTE
             self._batch = max(limit, min(MOST_AHEAD, 2 * self._batch if busy else 0))
             self._ahead.extend(self._look(self._batch))
             self._looked_at = time.monotonic()
+            if self._others >= CROWD and len(self._ahead) < self._batch:
+                # All wait for one slow vendor, say.
+                self._rests_until = self._looked_at + REST * (self._looked_at - now)
         email_ids = [self._ahead.popleft() for _ in range(min(limit, len(self._ahead)))]
         if len(email_ids) == limit:
             self._filled_at = time.monotonic()
@@ -133,9 +139,12 @@ class Reservations:
 
     def _free(self, due: Sequence[ObjectId]) -> list[ObjectId]:
         """Those of them that nobody has reserved."""
-        match = {"_id": {"$in": due}, "until": {"$gt": self._clock.now()}}
+        match: dict[str, Any] = {"until": {"$gt": self._clock.now()}}
+        hint = [("$natural", 1)]  # of a crowd, all: to seek each takes several times as long
+        if len(due) < CROWD:
+            match["_id"], hint = {"$in": due}, [("_id", 1)]
         with self._mongo.operation():
-            documents = self._reserved.find(match, {"_id": 1}, hint=[("_id", 1)])
+            documents = self._reserved.find(match, {"_id": 1}, hint=hint)
             reserved = {document["_id"] for document in documents}
         return [each for each in due if each not in reserved]
 

@@ -195,6 +195,47 @@ def test_the_sweeper_does_not_put_back_in_line_what_waits_for_long(
     assert list(emails.find()) == before
 
 
+def put_off(store: Store, emails: Collection[Document], number: int) -> None:
+    """So many e-mails that are due, and that other processes have put off."""
+    until = datetime.now(UTC) + timedelta(minutes=1)
+    made = announced(emails, number)
+    store.collection(".reserved").insert_many(
+        [{"_id": each.email_id, "by": None, "until": until} for each in made]
+    )
+
+
+def test_a_crowd_that_waits_for_a_slow_vendor_keeps_no_other_email_from_being_found(
+    store: Store, config: Config, emails: Collection[Document]
+) -> None:
+    put_off(store, emails, 20_100)
+    made = announced(emails)
+    assert ids(reserved(receiver_of(store, config), 1)) == ids(made)
+
+
+def test_to_look_past_a_crowd_takes_a_part_of_the_time_only(
+    store: Store, config: Config, emails: Collection[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_off(store, emails, 5)
+    monkeypatch.setattr(reservations, "CROWD", 5)
+    monkeypatch.setattr(reservations, "REST", 1e9)
+    looks = count_looks(monkeypatch)
+    assert receiver_of(store, config).reserve(1) == []
+    assert len(looks) == 1
+
+
+def count_looks(monkeypatch: pytest.MonkeyPatch) -> Sequence[int]:
+    """Grows with each look for what is due."""
+    looks: list[int] = []
+    look = Reservations._look
+
+    def counted(self: Reservations, limit: int) -> Sequence[ObjectId]:
+        looks.append(limit)
+        return look(self, limit)
+
+    monkeypatch.setattr(Reservations, "_look", counted)
+    return looks
+
+
 def test_a_consumer_sends_everything_and_leaves_nothing_behind(stage: Stage) -> None:
     first, second = stage.vendor("first", DOWN), stage.vendor("second")
     email_ids = [*stage.send(20), *stage.send(priority="high")]
@@ -271,14 +312,7 @@ def test_a_stream_that_ended_with_its_collection_is_no_reason_to_look_without_a_
 ) -> None:
     receiver = receiver_of(store, config.replace(queue={"type": "mongodb", "change_stream": True}))
     assert receiver.reserve(1) == []
-    looks: list[int] = []
-    look = Reservations._look
-
-    def counted(self: Reservations, limit: int) -> Sequence[ObjectId]:
-        looks.append(limit)
-        return look(self, limit)
-
-    monkeypatch.setattr(Reservations, "_look", counted)
+    looks = count_looks(monkeypatch)
     emails.drop()
     assert receiver.reserve(2) == []
     assert len(looks) < 15
