@@ -63,7 +63,8 @@ class Sweeper:
         self._broker = broker
         self._lease = ProcessLease(store, lease_name(store), owner, config.broker.place)
         self._controls = ControlStore(store)
-        self._drained: frozenset[str] | None = None  # vendors, in the last round
+        self._drained: frozenset[str] | None = None  # vendors, when what waits for any was put back
+        self._routed = routing  # and by which rules
         self._dropped_until: dict[Status, datetime] = {}
         self._once = Once()
         self._end = math.inf  # of the round
@@ -85,6 +86,9 @@ class Sweeper:
         self._end = time.monotonic() + seconds
         # One at a time: rounds of several would read the same e-mails for nothing.
         if not self._lease.take(2 * self._config.consumer.sweep_every):  # two rounds
+            # By the configuration of before, this process held what others may send by now.
+            if self._routed is not self._routing:
+                self._put_back_drained()
             return {}
         counts = {"rescued": self._rescue(), "expired": self._expire()}
         try:
@@ -211,12 +215,25 @@ class Sweeper:
         """
         self._routing.health.read()
         controls = self._routing.health.controls
-        holds = set(controls.holds)
-        if controls.drained != self._drained:  # of what waits for any vendor, some may go on
-            holds.discard(DRAIN)
-        self._drained = controls.drained
-        page = self._controls.put_back_abandoned(holds, RELAYED_MOST)
-        return len(self._broker.announce([_announcement(stored) for stored in page]))
+        announced = 0
+        if controls.drained != self._drained or self._routed is not self._routing:
+            announced = self._put_back_drained()
+        page = self._controls.put_back_abandoned(controls.holds, RELAYED_MOST)
+        return announced + len(self._broker.announce([_announcement(stored) for stored in page]))
+
+    def _put_back_drained(self) -> int:
+        """Let go on what waits for any vendor: other ones are drained now, or are configured.
+
+        What still has none is held again. Without the queue, the next round does it once more.
+        """
+        routing, announced = self._routing, 0
+        drained = routing.health.controls.drained
+        for page in self._controls.put_back(DRAIN, [self._store.env]):
+            announced += len(self._broker.announce([_announcement(stored) for stored in page]))
+            if self._is_over:
+                return announced
+        self._drained, self._routed = drained, routing
+        return announced
 
     # The relay ---------------------------------------------------------------------------------
 

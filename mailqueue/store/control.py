@@ -204,16 +204,17 @@ class ControlStore:
         """How many e-mails wait under it, of both kinds."""
         return self._store.count(_waiting(hold, _ENVS), limit)
 
-    def put_back(self, hold: str) -> Iterator[list[Stored]]:
-        """Let what waits under ``hold`` be due again, the oldest first; page by page.
+    def put_back(self, hold: str, envs: Sequence[str] = _ENVS) -> Iterator[list[Stored]]:
+        """Let what waits under ``hold`` be due again, each once, by ``_id``; page by page.
 
         Each page is durable, and is to be announced.
         """
-        match = _waiting(hold, _ENVS)
+        match = _waiting(hold, envs)
         while page := self._store.find_jobs(match, PAGE, "_id"):
-            if not self._store.put_back([stored.id for stored in page]):
-                return  # what takes no write would be found again for ever
+            self._store.put_back([stored.id for stored in page])
             yield page
+            # Onwards only: under a drain, consumers may hold an e-mail again at once.
+            match["_id"] = {"$gt": page[-1].id}
 
     def put_back_abandoned(self, holds: Collection[str], limit: int) -> list[Stored]:
         """The same for what waits, in my kind, under none of these ``holds``: up to ``limit``."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -328,14 +330,70 @@ def test_an_e_mail_waits_whose_only_other_vendor_is_drained(
     shell: Shell, bench: Bench, producer: Producer, emails: Collection[Document]
 ) -> None:
     """It has not failed: the drained vendor may take it."""
+    hold_for_drain(shell, bench, producer, emails)
+    shell("vendors", "undrain", "first")
+    work_all(bench, 3)
+    assert statuses(emails) == {"sent": 1}
+
+
+def hold_for_drain(shell: Shell, bench: Bench, producer: Producer, emails: Any) -> None:
+    """An e-mail waits that the one vendor refused, as the other one is drained."""
     producer.send(MAIL)
     emails.update_one({}, {"$set": {"round.refused": ["second"]}})
     shell("vendors", "drain", "first")
     work_all(bench, 3)
-    assert emails.count_documents({"status": "queued", "hold": "drain"}) == 1
-    shell("vendors", "undrain", "first")
+    assert emails.count_documents({"hold": "drain"}) == 1
+
+
+@pytest.mark.parametrize("has_lease", [True, False])
+def test_what_waits_for_the_end_of_a_drain_goes_on_after_a_reload(
+    shell: Shell,
+    bench: Bench,
+    producer: Producer,
+    emails: Collection[Document],
+    has_lease: bool,
+) -> None:
+    """The new configuration may have another vendor for it; the old one may be gone for good."""
+    hold_for_drain(shell, bench, producer, emails)
+    if not has_lease:
+        emails.database[f"{emails.name}.leases"].delete_many({})
+        with closing(Bench(bench.config)) as other:
+            other.sweeper.sweep()
+            work_all(bench, 3)
+            _reload_and_sweep(bench, emails)
+        return
+    bench.sweeper.sweep()
     work_all(bench, 3)
-    assert statuses(emails) == {"sent": 1}
+    bench.sweeper.sweep()
+    _reload_and_sweep(bench, emails)
+
+
+def _reload_and_sweep(bench: Bench, emails: Collection[Document]) -> None:
+    assert emails.count_documents({"hold": "drain"}) == 1
+    bench.sweeper.rules = bench.config, bench.routing.renew(bench.config, bench.vendors)
+    bench.sweeper.sweep()
+    assert emails.count_documents({"hold": "drain"}) == 0
+    work_all(bench, 3)
+    bench.sweeper.sweep()  # held again, and it is known by now
+    assert emails.count_documents({"hold": "drain"}) == 1
+
+
+def test_the_end_of_a_drain_takes_up_each_e_mail_once(
+    controls: ControlStore,
+    producer: Producer,
+    emails: Collection[Document],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Consumers may hold it again at once, for another drain: that must not go on for ever."""
+    monkeypatch.setattr("mailqueue.store.control.PAGE", 2)
+    sent = producer.send_many([MAIL] * 5)
+    held = {"$set": {"due_at": HELD, "hold": "drain"}}
+    emails.update_many({}, held)
+    seen = []
+    for page in islice(controls.put_back("drain"), 10):
+        seen += [str(stored.id) for stored in page]
+        emails.update_many({}, held)
+    assert seen == sent
 
 
 def test_a_pinned_e_mail_is_repeated_at_a_vendor_that_is_drained(

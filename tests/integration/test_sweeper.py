@@ -298,7 +298,7 @@ def test_a_queue_that_takes_no_jobs_is_tried_once_in_a_round(
         """A queue that answers, and whose memory is full."""
 
         def depth(self) -> dict[str, int]:
-            looks.append({"ready": 0, "reserved": 0})
+            looks.append({"ready": 0, "reserved": 0, "delayed": 0})
             return looks[-1]
 
         def announce(self, _: Sequence[Announcement]) -> Sequence[Announcement]:
