@@ -28,6 +28,7 @@ from mailqueue.store.document import Stored
 
 # Seconds
 RESERVE_TIMEOUT = 1
+LEAST_LOOK = 0.002
 IDLE_LOOK = 0.1  # between two looks whether a vendor may be asked again
 LARGE_PATIENCE = 5.0  # how long a job is kept whose e-mail waits for memory
 LARGE_LOOK = 0.02  # between two looks for that memory
@@ -53,7 +54,8 @@ class Fetcher:
         """
         wait, most = self._shared.router.intake()
         if not most:
-            self._stopping.wait(min(wait, IDLE_LOOK))  # a probe may be answered at once
+            # A probe may be answered at once.
+            self._stopping.wait(min(max(wait, LEAST_LOOK), IDLE_LOOK))
             return False
         self.read_large()
         room = self._slots.room(LARGE_LOOK if self._large else 1.0)

@@ -171,7 +171,8 @@ class Writer:
         due = self._pacer.due()
         self.slots.reserve(len(due))
         self.waiting.extendleft(reversed(due))
-        free = self.slots.free if self.waiting else 0
+        # Those wait for their time without a slot, as many as have one.
+        free = self.slots.free + len(due) if self.waiting else 0
         if free:
             self._shared.router.refresh_limits()
         claims: dict[ObjectId | None, Delivery] = {}

@@ -319,7 +319,12 @@ class Limits:
             now = self.now()
             if pool.free > 0:
                 return max(0.0, pool.times[pool.promised] - now - self.horizon + COVER)
-            return max(0.0, max(pool.rest_until, pool.ask_at(now)) - now)
+            at = max(pool.rest_until, pool.ask_at(now))
+            if not (self.hungry and pool.wanted):
+                at = max(at, pool.pace.next_time(pool.state, now) - self.lead - COVER)
+            elif pool.times:
+                at = max(at, pool.times[-1] - self.horizon)
+            return max(0.0, at - now)
 
     def closed_for(self, vendor: str) -> float:
         """Seconds until a budget that is used up is there again; 0: none is."""
