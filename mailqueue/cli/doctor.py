@@ -222,7 +222,7 @@ def _controls(controls: Controls, vendors: list[str]) -> Iterator[Finding]:
     for each in controls.active.values():
         text = f"{describe(each)}, by {each.by} {span(each.at)}"
         verb = "vendors undrain" if each.kind == DRAIN else f"release --{each.kind}"
-        yield Finding(Level.WARN, "control", text, f"in the end: mailqueue {verb} {each.name}")
+        yield Finding(Level.WARN, "control", text, f"to end it: mailqueue {verb} {each.name}")
 
 
 def _uncertain(context: Context) -> Iterator[Finding]:
@@ -274,6 +274,9 @@ def _consumers(context: Context) -> Iterator[Finding]:
 def _other_queue(own: str, queue: str) -> Finding:
     """What is announced where nobody waits comes all the same, by the sweeper, but late."""
     text = f"this configuration announces on {own}; consumers wait at {queue}"
+    if queue == MongoDBQueue().place:
+        todo = "correct one configuration: e-mails are sent, but their jobs are never taken"
+        return Finding(Level.FAIL, "queue", text, todo)
     if own.partition(",")[0] == queue.partition(",")[0]:
         todo = "if these are two names of one place, all is well; else correct one configuration"
         return Finding(Level.WARN, "queue", text, todo)

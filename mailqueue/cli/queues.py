@@ -26,14 +26,18 @@ if TYPE_CHECKING:
     from mailqueue.queue.sqs.inspection import Facts as SqsFacts
 
 
+NOT_INSTALLED = "install it, or choose another queue.type"
+
 Check = Callable[[Any, Context], Iterator[Finding]]  # of the settings of a kind
 
 
 def examine(context: Context) -> Iterator[Finding]:
     """Look at the queue that is used, as far as it is outside MongoDB."""
-    return _OUTSIDE_MONGODB.get(type(context.config.broker), _nothing)(
-        context.config.broker, context
-    )
+    settings = context.config.broker
+    if context.config.queue is not None and context.config.beanstalkd != Beanstalkd():
+        todo = "remove it; or remove queue, if beanstalkd is to be used"
+        yield Finding(Level.WARN, "config", "beanstalkd: does not count beside queue", todo)
+    yield from _OUTSIDE_MONGODB.get(type(settings), _nothing)(settings, context)
 
 
 def examine_mongodb(context: Context) -> Iterator[Finding]:
@@ -113,7 +117,10 @@ def _redis(settings: Redis, context: Context) -> Iterator[Finding]:
         from mailqueue.queue.redis.inspection import inspect  # lazily
 
         facts = inspect(settings, context.config.delivery.ttr)
-    except (MissingExtra, QueueUnavailable) as error:
+    except MissingExtra as error:
+        yield Finding(Level.FAIL, "redis", str(error), NOT_INSTALLED)
+        return
+    except QueueUnavailable as error:
         todo = "start it, or correct queue.url; until then e-mails are stored, and sent later"
         yield Finding(Level.FAIL, "redis", f"{settings.server}: not reached ({error})", todo)
         return
@@ -163,11 +170,11 @@ def _sqs(settings: Sqs, _: Context) -> Iterator[Finding]:
     try:
         from mailqueue.queue.sqs.inspection import inspect  # lazily
     except MissingExtra as error:
-        yield Finding(Level.FAIL, "sqs", str(error), "install it, or choose another queue.type")
+        yield Finding(Level.FAIL, "sqs", str(error), NOT_INSTALLED)
         return
     for facts in inspect(settings):
         if facts.error:
-            todo = "check queue.region, the URL, and the role's sqs:GetQueueAttributes;"
+            todo = "check credentials, queue.region, the URL and the right sqs:GetQueueAttributes;"
             todo += " until then e-mails are stored, and sent when it is reached again"
             text = f"{facts.use}: not reached ({facts.error})"
             yield Finding(Level.FAIL, "sqs", text, todo)

@@ -68,6 +68,7 @@ region = pattern(r"[a-z0-9]+(-[a-z0-9]+)+", "must be a region name, for example 
 configuration_set = pattern(r"[A-Za-z0-9_-]{1,64}", "must have 1 to 64 letters, digits, _ or -")
 
 _REDIS_TLS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
+_REDIS_URL = "must be a URL: in a password, % / ? # are written %25 %2F %3F %23"
 
 
 def strings(values: Sequence[Any]) -> str | None:
@@ -212,8 +213,10 @@ def redis_url(url: str) -> str | None:
         options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
         port = parts.port
     except ValueError:
-        return "must be a URL"
-    if parts.scheme not in {"redis", "rediss", "unix"} or parts.fragment:
+        return _REDIS_URL
+    if parts.fragment:
+        return _REDIS_URL
+    if parts.scheme not in {"redis", "rediss", "unix"}:
         return "must be redis://host, rediss://host or unix:///path"
     if parts.scheme == "unix":
         if parts.hostname or not parts.path.startswith("/"):

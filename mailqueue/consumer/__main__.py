@@ -21,7 +21,7 @@ from contextlib import nullcontext
 
 from mailqueue.consumer.affinity import CpuAffinity
 from mailqueue.consumer.consumer import Consumer
-from mailqueue.errors import ConfigError, Unavailable
+from mailqueue.errors import ConfigError, MissingExtra, Unavailable
 from mailqueue.logs import configure
 from mailqueue.queue import refuse_memory
 from mailqueue.service.memory import return_freed_blocks
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGHUP, lambda *_: consumer.reload())
         with CpuAffinity() if consumer.config.consumer.one_core else nullcontext():
             return consumer.run()
-    except ConfigError as error:
+    except (ConfigError, MissingExtra) as error:
         sys.stderr.write(f"mailqueue.consumer: {error}\n")
         return 2
     except Unavailable as error:

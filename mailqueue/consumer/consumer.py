@@ -397,6 +397,7 @@ def assemble(config: Config, *, simulated: bool) -> tuple[Store, Router, str]:
     What cannot be made is said before anything is opened.
     """
     mine = load_vendors(config, simulated=simulated)
+    open_broker(config, keep=0)  # its package may be missing; it connects to nothing
     env = document.SIMULATED if simulated else document.PRODUCTION
     store = Store(config.mongodb, env=env, callbacks=config.callbacks, retention=config.retention)
     health = VendorHealth(store, list(mine), env=env)

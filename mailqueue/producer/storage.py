@@ -100,10 +100,11 @@ class Storage:
         announcer: Announces | None = None,
     ) -> Self:
         """New connections, except those of ``client`` and ``announcer``, if given."""
+        announcer = announcer or open_broker(config)  # first: its package may be missing
         store = Store(
             config.mongodb, env=env, client=client, outage=outage, callbacks=config.callbacks
         )
-        return cls(store, announcer or open_broker(config))
+        return cls(store, announcer)
 
     def ensure_indexes(self, submissions: Iterable[Submission]) -> None:
         """Before the first key is stored: e-mails of older versions must be found by theirs."""

@@ -23,7 +23,7 @@ from mailqueue.config import Config, Redis, VendorConfig
 from mailqueue.config import file as config_file
 from mailqueue.consumer import Consumer
 from mailqueue.consumer.__main__ import main as consumer_command
-from mailqueue.errors import ConfigError
+from mailqueue.errors import ConfigError, MissingExtra
 from mailqueue.lifecycle.outcomes import SendResult
 from mailqueue.message import Email
 from mailqueue.store.keys import Keys
@@ -332,6 +332,46 @@ def test_a_redis_that_forgets_evicts_or_holds_what_nobody_wants_is_named(examine
         }
     gone = f"{place}: not reached (redis: ConnectionRefusedError)"
     assert ("FAIL", "redis", gone) in examine(queue=queue)
+
+
+def test_what_is_no_redis_server_is_called_so(examine: Doctor, config: Config) -> None:
+    server = config.beanstalkd.servers[0]
+    queue = {"type": "redis", "url": f"redis://{server}/0"}
+    problem = "redis: is no Redis server: it speaks another protocol"
+    assert ("FAIL", "redis", f"{server}/0: not reached ({problem})") in examine(queue=queue)
+
+
+def test_a_section_beanstalkd_that_does_not_count_is_a_warning(examine: Doctor) -> None:
+    warning = ("WARN", "config", "beanstalkd: does not count beside queue")
+    assert warning in examine(queue={"type": "mongodb"})
+    assert warning not in examine(queue={"type": "mongodb"}, beanstalkd={})
+    assert warning not in examine()
+
+
+@pytest.mark.parametrize("package, extra", [("redis", "redis"), ("boto3", "sqs")])
+def test_a_queue_whose_package_is_not_installed_is_told_by_doctor_and_consumer_in_one_line(
+    package: str,
+    extra: str,
+    examine: Doctor,
+    config_mapping: Document,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(f"mailqueue.queue.{extra}")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    url = "https://sqs.eu-west-1.amazonaws.com/1/"
+    keys = {"region": "eu-west-1", "urgent": f"{url}urgent", "normal": f"{url}normal"}
+    queue = {"type": extra, **(keys if extra == "sqs" else {})}
+    problem = f'queue.type is "{extra}", and {package} is not installed'
+    problem += f": pip install 'mailqueue[{extra}]'"
+    assert ("FAIL", extra, problem) in examine(queue=queue)
+    (tmp_path / "config.json").write_text(json.dumps({**config_mapping, "queue": queue}))
+    with pytest.raises(MissingExtra):
+        Producer(tmp_path / "config.json").send(letter(1))
+    assert consumer_command(["--config", str(tmp_path / "config.json")]) == 2
+    assert capsys.readouterr().err == f"mailqueue.consumer: {problem}\n"
 
 
 def test_redis_without_tls_on_another_host_is_a_warning(

@@ -50,6 +50,12 @@ def test_a_url_that_redis_py_would_misread_is_refused_and_not_quoted(url: str) -
     assert not url or url not in str(caught.value)
 
 
+@pytest.mark.parametrize("password", ["a/b", "a?b", "a#b"])
+def test_a_password_that_ends_the_host_too_early_is_told_how_to_be_written(password: str) -> None:
+    with pytest.raises(ConfigError, match="in a password, % / "):
+        Redis(url=f"redis://:{password}@127.0.0.1:6379/0")
+
+
 @pytest.mark.parametrize(
     "priority, name",
     [

@@ -14,7 +14,7 @@ from mailqueue.errors import MissingExtra
 try:
     import redis as _  # noqa: F401  # only whether it is there
 except ImportError:
-    raise MissingExtra("redis", "redis", "the queue redis needs it") from None
+    raise MissingExtra("redis", "redis", 'queue.type is "redis"') from None
 
 from mailqueue.config import Redis
 from mailqueue.queue.broker import Options

@@ -43,6 +43,7 @@ _REFUSALS = {
     "CROSSSLOT": "wants all keys in one slot",
     "NOREPLICAS": "has too few replicas for writes",
     "BUSY": "is busy with a script",
+    "InvalidResponse": "is no Redis server: it speaks another protocol",
 }
 
 
