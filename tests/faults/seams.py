@@ -40,6 +40,7 @@ def crash_at(point: str) -> None:
     global _point  # noqa: PLW0603  # the vendors' class is found by its name, nothing is handed in
     _point = point
     consumer.Store = CrashingStore  # type: ignore[attr-defined]  # imported there
+    storage.Store = CrashingStore  # type: ignore[attr-defined]  # the same
     store.Store = CrashingStore  # type: ignore[misc]  # a class is replaced
     event_store.Suppressions = CrashingSuppressions  # type: ignore[attr-defined]  # imported there
     tube.Connection = CrashingConnection  # type: ignore[misc]  # the same
