@@ -38,6 +38,8 @@ INTAKE = "tests/integration/test_intake.py"
 DAMAGE = "tests/integration/test_damage.py"
 WILD = "tests/integration/test_wild_vendor.py"
 AIO = "tests/integration/test_aio.py"
+INCARNATIONS = "tests/faults/test_incarnations.py"
+KEYS = "tests/integration/test_keys.py"
 LIST = "tests/integration/test_suppressions.py"
 NOTES = "tests/integration/test_callback_notes.py"
 POSTER = "tests/callbacks/test_poster.py"
@@ -316,6 +318,27 @@ MUTANTS = (
             ),
         ),
         (KEPT, "-k", "only_the_old_primary_knew"),
+    ),
+    Mutant(
+        "an earlier e-mail of the same key is taken for this one",
+        (
+            Edit(
+                "store/transitions.py",
+                '{"_id": email_id} if incarnation is None else',
+                '{"_id": email_id} if True else',
+            ),
+        ),
+        (INCARNATIONS, "-k", "nothing_to_the_next"),
+    ),
+    Mutant(
+        "the sweeper deletes whatever has the id now",
+        (Edit("store/store.py", "{**(match or {}), **guard}", "{**guard}"),),
+        (INCARNATIONS, "-k", "does_not_delete"),
+    ),
+    Mutant(
+        "what is stored under the id of a key has that key",
+        (Edit("store/keys.py", "here if has_key(here, key) else", "here if here else"),),
+        (KEYS, "-k", "gets_the_next_id"),
     ),
     Mutant(
         "no nonce when an insert is confirmed",
