@@ -31,17 +31,12 @@ monitors and the watchdog over vendors' sockets, which sleep, stay as well.
 from __future__ import annotations
 
 import logging
-import random
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import count
 from typing import Any
-
-from bson import ObjectId
 
 from mailqueue import logs
 from mailqueue.config import Config, Sqs, is_production
@@ -53,7 +48,7 @@ from mailqueue.consumer.writer import Writer
 from mailqueue.errors import ConfigError, StoreUnavailable
 from mailqueue.lifecycle.outcomes import HIGH, NORMAL
 from mailqueue.queue import open_broker
-from mailqueue.queue.broker import Announcement, Broker, End, Job
+from mailqueue.queue.broker import Announcement, Broker, End, Job, email_id_of, turns
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +111,11 @@ class Batch:
     """
 
     def __init__(
-        self, records: Sequence[Mapping[str, Any]], broker: Broker, urgent: str, turns: count[int]
+        self,
+        records: Sequence[Mapping[str, Any]],
+        broker: Broker,
+        urgent: str,
+        turns: Iterator[int],
     ) -> None:
         self._broker = broker
         self._messages: dict[Job, list[str]] = {}
@@ -125,7 +124,7 @@ class Batch:
         for record in records:
             body = str(record.get("body", ""))
             if body not in jobs:
-                jobs[body] = job = Job(_email_id(body), next(turns), self)
+                jobs[body] = job = Job(email_id_of(body), next(turns), self)
                 # An ARN ends in the name of the queue, as the URL does.
                 is_urgent = str(record.get("eventSourceARN")).rpartition(":")[2] == urgent
                 self._priorities[job] = HIGH if is_urgent else NORMAL
@@ -181,8 +180,7 @@ class Worker:
         self._writer = Writer(self._config, self._store, self._router, owner=owner)
         self._vendors = ThreadVendors(lambda: self._config.vendors, simulated=self._simulated)
         self._broker = open_broker(self._config, keep=0)
-        # Each environment begins elsewhere, else all of them would begin with the same vendor.
-        self._turns = count(random.randrange(2**31))  # noqa: S311  # no secret
+        self._turns = turns()
         self._is_ready = False
 
     def send(
@@ -261,7 +259,3 @@ class Worker:
                 if seconds_left() < SPARE + PAUSE + 1.0:
                     raise
                 time.sleep(PAUSE)
-
-
-def _email_id(body: str) -> ObjectId | None:
-    return ObjectId(body) if re.fullmatch("[0-9a-f]{24}", body) else None

@@ -13,8 +13,11 @@ back, another gets it. Where a queue has priorities, the most urgent come first.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bson import ObjectId
@@ -26,6 +29,7 @@ CALLBACKS = ".callbacks"  # ends the name of the tube that says: a callback is d
 INTAKE = ".intake"  # ends the name of the tube of other programs' events
 STATES = ("ready", "reserved", "delayed", "buried")
 LONGEST = 2**32 - 1  # seconds that a job can be put off at all
+_ID = re.compile(r"[0-9a-f]{24}")
 BACKLOG = 10_000  # announcements that a process remembers while the queue is away
 
 
@@ -105,6 +109,20 @@ class Job:
     holder: Holder
     handle: Any = field(default=None, repr=False)
     body: bytes = field(default=b"", repr=False)
+
+
+def email_id_of(body: str) -> ObjectId | None:
+    """The e-mail that a job of ours names; None: it is another program's."""
+    return ObjectId(body) if _ID.fullmatch(body) else None
+
+
+def turns() -> Iterator[int]:
+    """Numbers for jobs, where the queue has none.
+
+    Each process begins elsewhere: many that send one e-mail each must not all begin with the first
+    vendor.
+    """
+    return count(random.randrange(2**31))  # noqa: S311  # no secret
 
 
 class Receiver(Protocol):

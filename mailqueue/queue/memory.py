@@ -14,7 +14,6 @@ that a signal handler may write to, too, and whoever reserves or counts next car
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections import Counter
@@ -26,13 +25,20 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 from uuid import uuid4
 
-from bson import ObjectId
-
 from mailqueue.config import Memory
-from mailqueue.queue.broker import INTAKE, LONGEST, STATES, Announcement, End, Event, Job, Options
+from mailqueue.queue.broker import (
+    INTAKE,
+    LONGEST,
+    STATES,
+    Announcement,
+    End,
+    Event,
+    Job,
+    Options,
+    email_id_of,
+)
 
 NAME = "memory"
-_ID = re.compile(rb"[0-9a-f]{24}")
 
 
 class _Held(NamedTuple):
@@ -225,7 +231,7 @@ class MemoryReceiver(_Reserved):
     def reserve(self, timeout: int, limit: int = 1) -> list[Job]:
         """Wait up to ``timeout`` seconds for a job; with it come up to ``limit`` in all."""
         return [
-            Job(_email_id(body), held.number, self, handle=held, body=body)
+            Job(email_id_of(body.decode("latin-1")), held.number, self, handle=held, body=body)
             for held, body in self._reserve(timeout, limit)
         ]
 
@@ -306,7 +312,3 @@ def events_depth(settings: Memory, _: Options) -> dict[str, int]:
 def put_event(body: bytes, tube_name: str = "mailqueue") -> None:
     """Put an event for ``mailqueue intake`` of this process; see its documentation."""
     tube(tube_name + INTAKE).put(body, 0)
-
-
-def _email_id(body: bytes) -> ObjectId | None:
-    return ObjectId(body.decode()) if _ID.fullmatch(body) else None

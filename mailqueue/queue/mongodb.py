@@ -11,7 +11,6 @@ Promises: as ``broker``. A reservation is as good as a job, and as bad: it may b
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from bson import ObjectId
 
 from mailqueue.config import MongoDBQueue
 from mailqueue.errors import ConfigError, QueueUnavailable, StoreUnavailable
-from mailqueue.queue.broker import LONGEST, Announcement, End, Event, Job, Options
+from mailqueue.queue.broker import LONGEST, Announcement, End, Event, Job, Options, turns
 
 POLL = 0.05, 0.06  # seconds between two looks, at random: processes must not look all together
 RESERVED_FOR = 15.0  # seconds at most: the claim follows at once, unless a vendor is asked first
@@ -100,8 +99,7 @@ class DueReceiver:
 
     def __init__(self, reservations: Reservations) -> None:
         self._reservations = reservations
-        # It decides whose turn among the vendors it is: processes begin at different places.
-        self._turns = itertools.count(random.randrange(2**31))  # noqa: S311  # no secret
+        self._turns = turns()
 
     def reserve(self, timeout: int, limit: int = 1) -> list[Job]:
         """Wait up to ``timeout`` whole seconds for an e-mail; with it come up to ``limit`` in all.

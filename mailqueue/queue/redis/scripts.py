@@ -42,12 +42,18 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
-
-from bson import ObjectId
 
 from mailqueue.lifecycle.outcomes import PRIORITIES, RETRY_PRIORITIES
-from mailqueue.queue.broker import LONGEST, STATES, Announcement, End, Holder, Job
+from mailqueue.queue.broker import (
+    LONGEST,
+    STATES,
+    Announcement,
+    End,
+    Holder,
+    Job,
+    email_id_of,
+    turns,
+)
 
 Command = tuple[str | bytes | int, ...]
 
@@ -167,7 +173,7 @@ class Tube:
         self.wake, self.buried = f"{tag}:wake", f"{tag}:buried"
         self._keys = [f"{tag}:{key}" for key in (*NAMES, "reserved", "buried", "wake")]
         self._ttr = ttr * _MICROSECONDS
-        self._turns = count()
+        self._turns = turns()
 
     def put(self, announcements: Iterable[Announcement]) -> Command:
         """Put jobs."""
@@ -190,7 +196,8 @@ class Tube:
 
     def _job(self, member: bytes, token: bytes, holder: Holder) -> Job:
         body = member[2:]
-        return Job(_email_id(body), next(self._turns), holder, (member, token), body)
+        email_id = email_id_of(body.decode("latin-1"))
+        return Job(email_id, next(self._turns), holder, (member, token), body)
 
     def end(self, ends: Mapping[Job, End]) -> Command:
         """End jobs; those that are not reserved any more as they were are left alone."""
@@ -226,9 +233,3 @@ def _level(priority: int) -> int:
 
 def _microseconds(delay: float) -> int:
     return round(min(float(LONGEST), max(0.0, delay)) * _MICROSECONDS)
-
-
-def _email_id(body: bytes) -> ObjectId | None:
-    text = body.decode("latin-1")
-    is_ours = len(text) == 24 and not text.strip("0123456789abcdef")
-    return ObjectId(text) if is_ours else None

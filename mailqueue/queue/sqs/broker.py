@@ -10,7 +10,6 @@ by ``overdue_at``.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -18,7 +17,7 @@ from mailqueue.config.queue import Sqs
 from mailqueue.errors import QueueUnavailable
 from mailqueue.outage import Outage
 from mailqueue.queue.announcer import Announcer
-from mailqueue.queue.broker import BACKLOG, CALLBACKS, INTAKE, STATES, Announcement
+from mailqueue.queue.broker import BACKLOG, CALLBACKS, INTAKE, STATES, Announcement, turns
 from mailqueue.queue.sqs.client import BATCH, Clients, Queue
 from mailqueue.queue.sqs.receiver import MAX_DELAY, SqsReceiver, entry, queue_of
 
@@ -53,7 +52,7 @@ class SqsBroker:
         self._queues = [Queue(self._clients, url) for url in _urls(settings, suffix)]
         self._outage = Outage(self.name)
         self._announcer = Announcer(self._put, {self.name: self._outage}, keep=keep, clock=clock)
-        self._turns = itertools.count(1)
+        self._turns = turns()
 
     def announce(self, announcements: Sequence[Announcement]) -> Sequence[Announcement]:
         """Put jobs; returns those on the queue, keeps the others but what is due too late."""

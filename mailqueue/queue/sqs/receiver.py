@@ -16,22 +16,18 @@ Decides: which queue a job goes to, and how it ends.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-
-from bson import ObjectId
 
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import HIGH
 from mailqueue.outage import Outage
-from mailqueue.queue.broker import End, Job, whole_seconds
+from mailqueue.queue.broker import End, Job, email_id_of, whole_seconds
 from mailqueue.queue.sqs.client import Entry, Message, Queue
 from mailqueue.queue.sqs.messages import Messages
 
 MAX_DELAY = 900
 BURIED_FOR = 3600
-_BODY = re.compile(r"[0-9a-f]{24}")
 
 
 class SqsReceiver:
@@ -70,8 +66,7 @@ class SqsHolder:
     def hold(self, message: Message, turn: int) -> Job:
         """The job that came as this message."""
         body = message.get("Body", "")
-        email_id = ObjectId(body) if _BODY.fullmatch(body) else None
-        job = Job(email_id, turn, self, message["ReceiptHandle"], body.encode())
+        job = Job(email_id_of(body), turn, self, message["ReceiptHandle"], body.encode())
         self._reserved[job] = None
         return job
 
