@@ -12,12 +12,13 @@ from __future__ import annotations
 import getpass
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from mailqueue.cli.context import EXIT_FOUND, UNLIMITED, Context, Report, UsageError
 from mailqueue.cli.table import age, count, table
+from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import PRIORITIES, Status
 from mailqueue.queue.broker import Announcement
 from mailqueue.store.control import DRAIN, Control, ControlStore
@@ -38,15 +39,18 @@ def hold(context: Context) -> Report:
 def begin(context: Context, control: Control) -> Report:
     """Hold or drain."""
     controls = ControlStore(context.store)
-    is_active = control.id in controls.read().active
-    number = context.store.count(_concerned(control), UNLIMITED)
-    begun = not is_active if context.options.dry_run else controls.begin(control)
+    if context.options.dry_run:
+        begun = control.id not in controls.read().active
+    else:
+        begun = controls.begin(control)  # first, since to count a long queue may take too long
+    number = _number(lambda: context.store.count(_concerned(control), UNLIMITED))
     data = {**_row(control), "begun": begun, "emails": number, "dry_run": context.options.dry_run}
     del data["since"]
     if not begun:
         return Report(data, [], EXIT_FOUND, [f"{describe(control)} already"])
     lines = [describe(control, "would be" if context.options.dry_run else "is")]
-    if control.kind not in ("vendor", DRAIN):  # those of a vendor are not known before their turn
+    # Those of a vendor are not known before their turn.
+    if control.kind not in ("vendor", DRAIN) and number is not None:
         lines[0] += f": {count(number, 'e-mail')} queued"
     return Report(data, lines)
 
@@ -66,7 +70,7 @@ def end(context: Context, control: Control) -> Report:
     # One whose end was interrupted left its e-mails waiting: they are looked for again.
     if active is None and (dry_run or not controls.count(control.hold, 1)):
         return Report(None, [], EXIT_FOUND, [describe(control, "is not")])
-    number, unannounced = controls.count(control.hold, UNLIMITED), 0
+    number, unannounced = _number(lambda: controls.count(control.hold, UNLIMITED)), 0
     if not dry_run:
         controls.end(control)
         unannounced = _put_back(context, controls, control.hold)
@@ -74,9 +78,18 @@ def end(context: Context, control: Control) -> Report:
         time.sleep(SECOND_LOOK)
         unannounced += _put_back(context, controls, control.hold)
     data = {"control": control.id, "ended": not dry_run, "emails": number, "dry_run": dry_run}
-    would = "would go on" if dry_run else ("goes on" if number == 1 else "go on")
-    lines = [f"{_name(control)}: {count(number, 'e-mail')} {would}"]
+    would = "would go on" if dry_run else ("goes on" if number in (1, None) else "go on")
+    emails = "what waited" if number is None else count(number, "e-mail")
+    lines = [f"{_name(control)}: {emails} {would}"]
     return Report(data, lines, notes=[_UNANNOUNCED] if unannounced else [])
+
+
+def _number(count_emails: Callable[[], int]) -> int | None:
+    """None: to count them takes too long, which is no reason to let the operator wait."""
+    try:
+        return count_emails()
+    except StoreUnavailable:
+        return None
 
 
 def _put_back(context: Context, controls: ControlStore, name: str) -> int:

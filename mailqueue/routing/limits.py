@@ -117,10 +117,6 @@ class Limits:
         """The limited vendors."""
         return self._pools.keys()
 
-    def pace(self, vendor: str) -> Pace:
-        """The limits of a vendor that has some."""
-        return self._pools[vendor].pace
-
     def fits(self, vendor: str, recipients: int) -> bool:
         """Whether an e-mail of so many recipients can ever go there."""
         pool = self._pools.get(vendor)
@@ -293,7 +289,8 @@ class Limits:
 
         Where none is known to wait, and a time may be had, one: it may come.
         """
-        pool = self._pools[vendor]
+        if (pool := self._pools.get(vendor)) is None:  # a reload has just taken its limits away
+            return 1
         with self._lock:
             now = self.now()
             pool.drop_passed(now)
@@ -314,7 +311,8 @@ class Limits:
 
     def opens_in(self, vendor: str) -> float:
         """Seconds until it is worth to ask for room again."""
-        pool = self._pools[vendor]
+        if (pool := self._pools.get(vendor)) is None:
+            return 0.0
         with self._lock:
             now = self.now()
             if pool.free > 0:
@@ -351,19 +349,23 @@ class Limits:
 
         Each gets a time of its own, at the vendor's pace, and each class a line of its own.
         """
+        pools = self._pools
         with self._lock:
             now = self.now()
-            first = {name: self._first(name, recipients, now) for name in vendors}
+            first = {
+                name: self._first(pools[name], recipients, now) for name in vendors if name in pools
+            }
+            if not first:  # a reload has just taken their limits away
+                return 1.0
             vendor = min(first, key=first.__getitem__)
-            step = self._pools[vendor].pace.interval or 1 / PER_SECOND
+            step = pools[vendor].pace.interval or 1 / PER_SECOND
             back = max(first[vendor], self._back.get((vendor, priority), 0.0) + step)
             back = self._back[vendor, priority] = min(back, now + LONGEST_WAIT)
             # It comes back in whole seconds; it waits for the rest of the time here.
             return max(1.0, math.floor(back - now))
 
-    def _first(self, vendor: str, recipients: int, now: float) -> float:
+    def _first(self, pool: Pool, recipients: int, now: float) -> float:
         """When an e-mail of so many recipients may go there."""
-        pool = self._pools[vendor]
         units = self._units(pool, recipients)
         ends = [w.until.timestamp() for _, w in pool.pace.spent(pool.state, now, units)]
         return max([pool.pace.next_time(pool.state, now), *ends])

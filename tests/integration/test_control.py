@@ -17,6 +17,7 @@ from pymongo.collection import Collection
 from mailqueue import Producer, cli
 from mailqueue.config import Config
 from mailqueue.consumer import Consumer
+from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import PRIORITIES
 from mailqueue.store.control import Control, ControlStore
 from mailqueue.store.document import HELD
@@ -122,6 +123,30 @@ def test_a_held_e_mail_has_no_job_and_names_its_hold(
     status = producer.status(email_id)
     assert status is not None
     assert (status.hold, status.due_at) == ("tag:news", None)
+
+
+def test_a_hold_begins_and_ends_although_the_queue_is_too_long_to_be_counted(
+    shell: Shell,
+    controls: ControlStore,
+    producer: Producer,
+    emails: Collection[Document],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To look through millions of e-mails for a tag may take longer than ``mongodb.timeout``."""
+    counted = Store.count
+
+    def count(store: Store, match: Any, limit: int) -> int:
+        if limit > 1:
+            raise StoreUnavailable("timed out")
+        return counted(store, match, limit)
+
+    monkeypatch.setattr(Store, "count", count)
+    producer.send(NEWS)
+    assert shell("hold", "--tag", "news")["emails"] is None
+    assert list(controls.read().active) == ["tag:news"]
+    emails.update_many({}, {"$set": {"due_at": HELD, "hold": "tag:news"}})
+    assert shell("release", "--tag", "news")["emails"] is None
+    assert emails.count_documents({"hold": "tag:news"}) == 0
 
 
 def test_a_held_vendors_e_mails_wait_and_the_others_go(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from itertools import pairwise
+from typing import cast
 
 import pytest
 
+from mailqueue.config import VendorConfig
 from mailqueue.config.rates import Rate
+from mailqueue.routing.limits import Limits
 from mailqueue.routing.pace import AHEAD, LOW, SPENT, Grant, Pace, State, Window, window_end
+from mailqueue.routing.reservations import Reservations
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC).timestamp()
 MIDNIGHT = datetime(2026, 11, 28, tzinfo=UTC)
@@ -143,3 +147,17 @@ def test_whatever_is_asked_for_no_two_times_are_closer_than_the_rate_allows() ->
         now += 0.01 * (step % 5)
     assert min(b - a for a, b in pairwise(times)) > 1 / 40 - 1e-6
     assert isinstance(grant, Grant)
+
+
+# Reloads ------------------------------------------------------------------------------------------
+
+
+def test_threads_that_meet_a_reload_find_a_vendor_without_limits() -> None:
+    """They had just seen that it has some: an exception would end the whole process."""
+    limits = Limits(cast("Reservations", None))
+    limits.rearrange([VendorConfig("a", "tests.vendors:Any", rate=Rate(gap=2))])
+    (name,) = limits.names
+    limits.rearrange([])
+    assert limits.room(name) == 1
+    assert limits.opens_in(name) == 0
+    assert limits.delay([name], 2048, 1) == 1
