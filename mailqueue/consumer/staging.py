@@ -25,12 +25,16 @@ from mailqueue.config import checks
 from mailqueue.errors import InvalidEmail
 from mailqueue.lifecycle.outcomes import Snapshot
 from mailqueue.message import Address, Email
+from mailqueue.message.headers import try_decode_words
 
 REDIRECTED_FROM = "X-Mailqueue-Redirected-From"
 MOST_NAMED = 2000  # characters of that header: some vendors bound what headers have in all
-# Headers that some vendors take for instructions, such as further recipients
+# Headers that some vendors take for instructions, such as further recipients; and those that ask
+# the recipients' servers and programs to write to somebody
 _INSTRUCTIONS = re.compile(
-    "x-(smtpapi|msys-|mc-|mailgun-|mj-|pm-|ses-|sib-|mailin-|mt-|rcpt|envelope)", re.IGNORECASE
+    "x-(smtpapi|msys-|mc-|mailgun-|mj-|pm-|ses-|sib-|mailin-|mt-|rcpt|envelope|confirm-)"
+    "|disposition-notification-|return-receipt-|generate-delivery-|errors-to",
+    re.IGNORECASE,
 )
 
 
@@ -134,7 +138,7 @@ def _discreet(email: Email, strangers: Collection[str]) -> Email:
     headers = {
         name: value
         for name, value in email.headers.items()
-        if is_harmless(value) and not _INSTRUCTIONS.match(name)
+        if is_harmless(value, try_decode_words(value)) and not _INSTRUCTIONS.match(name)
     }
     options = {
         vendor: {name: o for name, o in options.items() if not checks.may_address(name, o)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,6 +126,17 @@ def test_an_email_to_the_list_only_is_left_alone(redirecting: Post) -> None:
     redirecting.send({**MAIL, "to": [ANN], "cc": BOB, "headers": {"X-Campaign": "1"}})
     ((email, _),) = redirecting.sent
     assert email.to_mapping() == {**MAIL, "to": [ANN], "cc": [BOB], "headers": {"X-Campaign": "1"}}
+
+
+def test_no_header_names_a_stranger_or_has_anybody_write_to_one(redirecting: Post) -> None:
+    """Nor one in an encoded word, nor one that asks the recipients' programs for a receipt."""
+    encoded = "=?utf-8?b?" + b64encode(EVE.encode()).decode() + "?="
+    receipts = ("Disposition-Notification-To", "Return-Receipt-To", "X-Confirm-Reading-To")
+    asking = dict.fromkeys((*receipts, "Errors-To"), "boss@example.org")
+    headers = {"X-For": encoded, "X-Campaign": "1", **asking}
+    redirecting.send({**MIXED, "headers": headers})
+    ((email, _),) = redirecting.sent
+    assert email.headers.keys() == {"X-Campaign", REDIRECTED_FROM}
 
 
 def test_the_envelope_counts_and_not_what_is_shown(redirecting: Post, strict: Post) -> None:
