@@ -28,9 +28,19 @@ from mailqueue.lifecycle.outcomes import (
     Snapshot,
     Status,
 )
-from mailqueue.store import callbacks, content, deliveries, document, holds, interventions
+from mailqueue.message import Address
+from mailqueue.store import (
+    callbacks,
+    content,
+    deliveries,
+    document,
+    forgetting,
+    holds,
+    interventions,
+)
 from mailqueue.store.callbacks import Noting, Settlement
 from mailqueue.store.document import CLOCK_TOKEN, SIMULATED, Stored
+from mailqueue.store.forgetting import Person
 from mailqueue.store.interventions import Verb
 from mailqueue.store.merging import change_writes, claim_writes
 from mailqueue.store.transitions import (
@@ -170,6 +180,8 @@ def full_writes(before: Document) -> Iterator[Write]:
     for short in (False, True):
         yield from change_writes([change], NOTING, simulated=True, short=short)
     yield content.drop_write([email_id], Status.SENDING, {"updated_at": {"$lt": datetime.now(UTC)}})
+    guard, forget = forgetting.email_write(before, Person([Address.parse("b@example.org")]))
+    yield guard, [{"$set": forget["$set"] | dict.fromkeys(forget["$currentDate"], "$$NOW")}]
     for word in ("delivered", "opened"):
         guard = deliveries.delivery_filter([email_id], "a")
         yield guard, deliveries.delivery_update(0, word, NOTING)

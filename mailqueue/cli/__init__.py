@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mailqueue import logs
-from mailqueue.cli import callbacks, control, emails, servers, suppress, system
+from mailqueue.cli import callbacks, control, emails, forget, servers, suppress, system
 from mailqueue.cli.arguments import parse
 from mailqueue.cli.context import (
     EXIT_FOUND,
@@ -54,6 +54,7 @@ VERBS: Mapping[str, Callable[[Context], Report]] = {
     "sweep": system.sweep,
     "audit": system.check,
     "suppress": suppress.suppress,
+    "forget": forget.forget,
     "key": servers.key,
     "http": servers.http,
     "intake": servers.intake,

@@ -247,6 +247,13 @@ def _suppress(parser: argparse.ArgumentParser) -> None:
         add_options(action)
 
 
+def _forget(parser: argparse.ArgumentParser) -> None:
+    text = "an address; -: one a line on standard input"
+    parser.add_argument("addresses", metavar="ADDRESS", nargs="+", help=text)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    _dry_run(parser)
+
+
 def _suppress_add(parser: argparse.ArgumentParser) -> None:
     _addresses(parser, "+")
     _reason(parser, "manual", "why (default: manual)")
@@ -350,6 +357,7 @@ _OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "sweep": _dry_run,
     "audit": _audit,
     "suppress": _suppress,
+    "forget": _forget,
     "key": _key,
     "http": _server,
     "intake": _nothing,

@@ -106,6 +106,14 @@ HELP: Mapping[str, Help] = {
         "mailqueue suppress import bounces.csv --reason bounced",
         "an address is not on the list",
     ),
+    "forget": Help(
+        "remove a person from all that is stored",
+        "E-mails that have ended lose their content and the person's addresses; those queued for "
+        "the person are cancelled first. On the suppression list a hash stays. It reads the whole "
+        "collection, and cannot be undone. Vendors and backups have to be asked for themselves.",
+        "mailqueue forget ann@example.net --dry-run",
+        "an e-mail is left, since it has not ended: call it again later",
+    ),
     "responder": Help(
         "post callbacks: what becomes of e-mails, to the application",
         "Each is signed with callbacks.secrets, and repeated until it is answered, for three "

@@ -22,7 +22,7 @@ from mailqueue.cli.progress import Progress
 from mailqueue.cli.table import count, table
 from mailqueue.errors import InvalidEmail
 from mailqueue.store.suppressions import Report as Entry
-from mailqueue.store.suppressions import Suppressions, entry_of
+from mailqueue.store.suppressions import Suppressions, entry_of, hash_of
 
 _HEAD = tuple(name.upper() for name in address_file.COLUMNS)
 _STANDARD = "-"  # standard input or output
@@ -156,7 +156,9 @@ def _with_missing(
     report: Report, entries: Sequence[str], keys: Sequence[Sequence[str]], there: set[str]
 ) -> Report:
     """With a note for each address that is not there, by its place."""
-    missing = [n for n, own in enumerate(keys, 1) if there.isdisjoint(own)]
+    # Of a person who is forgotten there is a hash.
+    names = [[name for each in own for name in (each, hash_of(each))] for own in keys]
+    missing = [n for n, own in enumerate(names, 1) if there.isdisjoint(own)]
     notes = [f"address {n} is not on the list" for n in missing] if len(entries) > 1 else []
     if missing and not notes:
         notes = ["the address is not on the list"]

@@ -107,6 +107,7 @@ FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "expires_at": _optional(_time),
     "sent_at": _optional(_time),
     "content_dropped_at": _optional(_time),
+    "forgotten_at": _optional(_time),
     "reason": _optional(_one_of(*Reason)),
     "pin": _optional(_object(vendor=text, key=text, until=_time, repeats=_natural)),
     "pending": _optional(lambda value: bool(value) and _texts(value)),

@@ -21,14 +21,16 @@ with the e-mails.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from itertools import islice
 from typing import Any, TypeVar
 from unicodedata import normalize
 
-from pymongo import DeleteMany, InsertOne, UpdateMany, UpdateOne
+from pymongo import DeleteMany, InsertOne, ReplaceOne, UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError
 
 from mailqueue.config import Suppression
@@ -43,6 +45,8 @@ T = TypeVar("T")
 MANUAL = "manual"  # a reason that always counts, and the source of what a person enters
 PAGE = 1000  # entries written together
 MOST_KEYS = 20_000  # asked for together: far below the size of a message to MongoDB
+HASHES = "sha256:"
+_HASH = re.compile(f"{HASHES}[0-9a-f]{{64}}")
 _REPORT = ("reason", "source", "at", "until")
 
 
@@ -69,6 +73,8 @@ def entry_of(text: str, name: str = "address") -> str:
     Raises ``InvalidEmail``, which names the field ``name`` and quotes nothing.
     """
     text = text.strip()
+    if _HASH.fullmatch(text):
+        return text
     if text.startswith("@"):
         person = Address.parse(f"any{text}", name)
         if person.name:
@@ -114,6 +120,11 @@ def _recipients(email: Any) -> list[str]:
         return []
 
 
+def hash_of(entry: str) -> str:
+    """The name of an entry whose address is forgotten."""
+    return entry if _HASH.fullmatch(entry) else HASHES + sha256(entry.encode()).hexdigest()
+
+
 def is_suppressed(person: Address, entries: Collection[str]) -> bool:
     """Whether one of the ``entries`` is this person's, or that of the domain."""
     key = key_of(person)
@@ -142,10 +153,17 @@ class Suppressions:
         """Those of the ``keys`` (normal forms) whose entry holds at this time."""
         entries: set[str] = set()
         for some in _pages(keys, MOST_KEYS):
-            with self._mongo.operation():
-                documents = list(self._list.find({"_id": {"$in": some}}))
-            entries.update(d["_id"] for d in documents if self._holds(d, now))
+            documents = self._documents([*some, HASHES])
+            if documents.pop(HASHES, None) is not None:
+                names = {hash_of(each): each for each in some}
+                hashed = self._documents(list(names))
+                documents |= {names[name]: document for name, document in hashed.items()}
+            entries.update(name for name, d in documents.items() if self._holds(d, now))
         return frozenset(entries)
+
+    def _documents(self, names: Sequence[str]) -> dict[str, Document]:
+        with self._mongo.operation():
+            return {d["_id"]: d for d in self._list.find({"_id": {"$in": list(names)}})}
 
     def _holds(self, document: Document, now: datetime) -> bool:
         return any(
@@ -157,7 +175,8 @@ class Suppressions:
         self, entries: Collection[str] = (), *, reason: str | None = None, limit: int = 0
     ) -> Iterator[dict[str, Any]]:
         """The entries in order of ``_id``: all, or those named, or those with this reason."""
-        match: dict[str, Any] = {"_id": {"$in": list(entries)}} if entries else {}
+        names = [name for each in entries for name in (each, hash_of(each))]
+        match: dict[str, Any] = {"_id": {"$in": names} if names else {"$ne": HASHES}}
         if reason is not None:
             match["$or"] = [{"reason": reason}, {"others.reason": reason}]
         with self._mongo.operation():
@@ -209,11 +228,37 @@ class Suppressions:
 
     def remove(self, entries: Collection[str]) -> set[str]:
         """Remove entries, whoever reported them; returns those that were there."""
-        there = {document["_id"] for document in self.documents(entries)} if entries else set()
+        names = {hash_of(each): each for each in entries}
+        present = [document["_id"] for document in self.documents(entries)] if entries else []
         with self._mongo.operation():
-            match = {"_id": {"$in": list(there)}}
+            match = {"_id": {"$in": present}}
             self._mongo.persist(lambda: self._list.delete_many(match))
-        return there
+        return {names.get(name, name) for name in present}
+
+    # Forget: an entry → the same under a hash of its address
+    #
+    # Rule: who is on the list stays there, and is not named. HASHES says that there are hashes, so
+    # that consumers ask for them; it is there before the first entry goes.
+    #
+    #   before  {_id: "ann@example.net", reason: "bounced", …}
+    #   after   {_id: "sha256:5c0e…", reason: "bounced", …}, {_id: "sha256:"}
+
+    def forget(self, entries: Collection[str], *, dry_run: bool = False) -> int:
+        """Keep only hashes of these; returns how many were there by name."""
+        documents = self._documents(list(entries))
+        if dry_run or not documents:
+            return len(documents)
+        writes: list[ReplaceOne[dict[str, Any]] | DeleteMany] = [
+            ReplaceOne({"_id": HASHES}, {}, upsert=True),
+            *(
+                ReplaceOne({"_id": hash_of(name)}, {**document, "_id": hash_of(name)}, upsert=True)
+                for name, document in documents.items()
+            ),
+            DeleteMany({"_id": {"$in": list(documents)}}),
+        ]
+        with self._mongo.operation():
+            self._mongo.persist(lambda: self._list.bulk_write(writes))
+        return len(documents)
 
     def lift(self, source: str, entries: Collection[str], at: datetime) -> None:
         """Take back what this ``source`` reported until then; what others reported stays."""

@@ -20,8 +20,9 @@ from mailqueue.message import fields as keys
 from mailqueue.producer import group_commit, submission
 from mailqueue.routing import router
 from mailqueue.routing.rotation import Health
-from mailqueue.store import callbacks, content, deliveries, holds, interventions, ledger
+from mailqueue.store import callbacks, content, deliveries, forgetting, holds, interventions, ledger
 from mailqueue.store.callbacks import Settlement
+from mailqueue.store.forgetting import Person
 from mailqueue.store.ids import of_key
 from mailqueue.store.indexes import FOR_RESERVATIONS, INDEXES
 from mailqueue.store.interventions import Verb
@@ -175,6 +176,9 @@ def test_the_guards_are_those_of_the_code() -> None:
         **{verb.value: interventions.guard(verb) for verb in Verb},
         "content": content.drop_write(
             [email_id], Status.SENT, {"env": "", "updated_at": {"$gte": 0, "$lt": 1}}
+        )[0],
+        "forget": forgetting.email_write(
+            {"_id": 1, "status": "sent", "lease": {"token": 1}}, Person([])
         )[0],
         "put back": holds.put_back_filter([email_id]),
         "reschedule": interventions.reschedule_filter(email_id, datetime.now(UTC)),
