@@ -397,7 +397,8 @@ class Run:
     def _settle(self, emails: Any, server: Application) -> Counter[str]:
         """Leave everything alone until each e-mail has ended."""
         began = time.monotonic()
-        gives_up_at = began + 60 + self._options.emails / 50
+        # The sweeper repeats an announcement that was lost after a minute.
+        gives_up_at = began + 150 + self._options.emails / 50
         moving = {"status": {"$in": ["queued", "sending"]}}
         while server.is_alive() or emails.find_one(moving, {"_id": 1}):
             if time.monotonic() > gives_up_at:
