@@ -44,7 +44,7 @@ class Case:
     has_callbacks: ClassVar[bool] = True
     has_announcements: ClassVar[bool] = True
     is_shared: ClassVar[bool] = True
-    many: ClassVar[int] = 100_000
+    many: ClassVar[int] = 30_000  # more than MongoDB's queue ever looks at
     environ: ClassVar[Mapping[str, str]] = {}
     some: ClassVar[int] = 320
 
@@ -89,6 +89,9 @@ class Case:
 
     def hurry(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Let what was reserved and did not end come again within some seconds."""
+
+    def lose_patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let who asks a server that hangs give up within some seconds, as the product does."""
 
     def put(self, config: Config, body: bytes, suffix: str = "") -> None:
         """Put a job as another program does, with a client of its own."""

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import boto3.session
+import pytest
 import requests
 
 from mailqueue.config import Config
 from mailqueue.config.queue import Sqs
 from mailqueue.queue.broker import INTAKE
+from mailqueue.queue.sqs import client as sqs_client
 from tests.brokers.case import Case
 from tests.servers import Breakable
 
@@ -26,6 +28,7 @@ REGION = "eu-west-1"
 ACCOUNT = "123456789012"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
 KINDS = ("urgent", "normal", "callbacks", "intake")
+MOTO_SERVER = str(Path(__file__).with_name("moto_server.py"))
 
 
 class Moto(Breakable):
@@ -57,7 +60,7 @@ class Moto(Breakable):
         return Path(sys.executable)
 
     def _options(self, folder: Path) -> Sequence[str]:
-        return ("-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port))
+        return ("-P", MOTO_SERVER, "-H", "127.0.0.1", "-p", str(self.port))
 
     def _is_ready(self) -> bool:
         try:
@@ -96,19 +99,17 @@ class SqsCase(Case):
     def create(self, config: Config) -> None:
         for url in _urls(config):
             address, name = url.split("/")[2], url.split("/")[-1]
-            # Behind a proxy, it is the only server.
-            running = [server for server in self.servers.values() if server.is_running]
-            server = self.servers.get(address) or running[-1]
-            server.create(name)
-
-    def remove(self, config: Config) -> None:
-        for url in _urls(config):
-            _client(config).delete_queue(QueueUrl=url)
-            self.servers[url.split("/")[2]].queues.pop(url.split("/")[-1])
+            if server := self.servers.get(address):
+                server.create(name)
+            else:  # behind a proxy
+                _client(config).create_queue(QueueName=name)
 
     def lose_jobs(self, config: Config) -> None:
         for url in _urls(config):
             _client(config).purge_queue(QueueUrl=url)
+
+    def lose_patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sqs_client, "READ_TIMEOUT", 5)
 
     def put(self, config: Config, body: bytes, suffix: str = "") -> None:
         url = _settings(config).intake if suffix == INTAKE else _settings(config).normal

@@ -181,7 +181,7 @@ def records(*bodies: str) -> Document:
 
 
 @pytest.fixture
-def cloud(stage: Stage, queue_servers: Servers) -> Iterator[Stage]:
+def cloud(stage: Stage, queue_servers: Servers) -> Stage:
     """A stage whose queue is SQS, with leases of seconds."""
     case = SqsCase()
     server = queue_servers.of(case)
@@ -191,8 +191,7 @@ def cloud(stage: Stage, queue_servers: Servers) -> Iterator[Stage]:
     make_impatient(stage)
     config = stage.config
     case.create(config)
-    yield stage
-    case.remove(config)
+    return stage
 
 
 @pytest.fixture

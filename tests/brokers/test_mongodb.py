@@ -350,7 +350,7 @@ def test_where_there_is_no_change_stream_that_is_said_once_and_the_consumer_asks
         assert receiver.reserve(1) == []
         assert receiver.reserve(1) == []
         emails = announced(store.emails)
-        assert ids(receiver.reserve(5)) == ids(emails)
+        assert ids(receiver.reserve(30)) == ids(emails)
     assert [event(record) for record in caplog.records] == ["queue.not_watched"]
 
 

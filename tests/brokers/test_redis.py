@@ -107,8 +107,8 @@ def test_an_end_that_comes_too_late_leaves_the_next_reservation_alone(
     ):
         sent = announcements()
         broker.announce(sent)
-        (late,) = slow.reserve(1)
-        (job,) = other.reserve(5)
+        (late,) = slow.reserve(30)
+        (job,) = other.reserve(30)
         slow.end({late: how})
         slow.close()
         assert ids([job]) == ids(sent)
@@ -399,10 +399,10 @@ def test_a_node_of_a_cluster_that_has_our_slots_is_used() -> None:
         with broker_on(settings) as broker, receiving(broker) as receiver:
             sent = announcements()
             assert broker.announce(sent) == sent
-            assert ids(receiver.reserve(1)) == ids(sent)
+            assert ids(receiver.reserve(30)) == ids(sent)
         client.xadd(settings.tube + INTAKE, {"event": "{}"})
         stream = EventStream(settings)
-        stream.end(stream.reserve(1), BURIED)
+        stream.end(stream.reserve(30), BURIED)
         stream.close()
         assert redis_events.depth(settings)["buried"] == 1
 
@@ -635,7 +635,7 @@ def test_an_event_of_an_intake_that_died_comes_to_another_with_its_key(
     with events_of(settings) as stream:
         assert stream.reserve(0) == []
         monkeypatch.setattr(redis_events, "IDLE", 0)
-        (again,) = stream.reserve(5)
+        (again,) = stream.reserve(30)
         assert again.key == first.key
         stream.end([again], DELETED)
         dead.end([first], DELETED)  # late, and harmless
@@ -649,10 +649,10 @@ def test_keys_outlive_a_restart_and_are_never_used_again_after_a_loss() -> None:
         for _ in range(3):
             client.xadd(settings.tube + INTAKE, {"event": "{}"}, id="1-1")
             with events_of(settings) as stream:
-                keys += [event.key for event in stream.reserve(5)]
+                keys += [event.key for event in stream.reserve(30)]
             server.restart()
             with events_of(settings) as stream:
-                keys += [event.key for event in stream.reserve(5)]
+                keys += [event.key for event in stream.reserve(30)]
             client.flushall()
     assert keys[0::2] == keys[1::2]
     assert len(set(keys)) == 3

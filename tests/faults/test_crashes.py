@@ -41,7 +41,7 @@ from tests.waiting import wait_until
 AFTER_THE_DELETE = ("after:delete", "before:bury", "after:bury", "before:put", "after:put")
 NO_JOBS = dict.fromkeys(STATES, 0)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-ENDS_WITHIN = 30
+ENDS_WITHIN = 60
 
 
 def run_child(role: str, stage: Stage, folder: Path, point: str = "-") -> tuple[int, list[str]]:

@@ -68,7 +68,7 @@ class OwnProcess:
 
     def wait_for(self, state: str) -> None:
         """Wait until the service manager was told this."""
-        wait_until(lambda: state in self.heard() or not self.running, what=state)
+        wait_until(lambda: state in self.heard() or not self.running, 60, what=state)
         assert state in self.heard(), f"ended before it said {state}:\n{self.output}"
 
     def heard(self) -> list[str]:
@@ -117,7 +117,7 @@ class OwnProcess:
         """SIGCONT."""
         self._process.send_signal(signal.SIGCONT)
 
-    def exit_code(self, timeout: float = 20) -> int:
+    def exit_code(self, timeout: float = 60) -> int:
         """Wait for its end."""
         return self._process.wait(timeout)
 
