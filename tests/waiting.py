@@ -10,11 +10,15 @@ T = TypeVar("T")
 
 
 def wait_until(predicate: Callable[[], T], timeout: float = 30.0, what: str = "") -> T:
-    """The first truthy value of ``predicate``; an AssertionError when none came in time."""
-    give_up_at = time.monotonic() + timeout
+    """The first truthy value of ``predicate``; an AssertionError when none came in time.
+
+    It looks ever less often, as looking takes time from whoever is waited for.
+    """
+    began = time.monotonic()
     while not (value := predicate()):
-        if time.monotonic() > give_up_at:
+        waited = time.monotonic() - began
+        if waited > timeout:
             waited_for = what or getattr(predicate, "__qualname__", repr(predicate))
             raise AssertionError(f"not within {timeout} s: {waited_for} (last seen: {value!r})")
-        time.sleep(0.01)  # the pause between two looks; nothing depends on its length
+        time.sleep(min(0.05, 0.01 + waited / 20))  # nothing depends on its length
     return value

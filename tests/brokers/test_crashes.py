@@ -16,10 +16,10 @@ import pytest
 from tests.brokers.case import Case
 from tests.brokers.cases import CASES
 from tests.brokers.conftest import Queue
+from tests.brokers.test_whole_way import consuming
 from tests.faults.child import EMAILS
 from tests.faults.seams import CRASHED
 from tests.faults.test_crashes import check, crash, run_child
-from tests.process.consumer_process import ConsumerProcess
 from tests.stage import DOWN, Stage
 
 KINDS = [case for case in CASES if case.is_shared and case.type != "beanstalkd"]
@@ -68,7 +68,7 @@ def test_a_consumer_that_ends_at_the_queue_loses_nothing_and_doubles_nothing(
     (email_id,) = stage.send()
     crash(stage, tmp_path, point)
     stage.vendor("second")
-    with ConsumerProcess(stage.settings, tmp_path / "restarted"):
+    with consuming(stage.config):
         stage.until(sent=1)
     check(stage)
     assert stage.copies == {email_id: 1}
@@ -84,7 +84,7 @@ def test_a_producer_that_ends_at_the_queue_loses_and_doubles_nothing(
     code, after = run_child("producer", stage, tmp_path)  # an application repeats
     assert code == 0
     assert after[: len(before)] == before
-    with ConsumerProcess(stage.settings, tmp_path / "consumer"):
+    with consuming(stage.config):
         stage.until(sent=EMAILS)
     check(stage)
     assert stage.copies == dict.fromkeys(after, 1)
