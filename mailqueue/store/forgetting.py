@@ -136,6 +136,8 @@ def email_write(document: Document, person: Person) -> tuple[dict[str, Any], dic
         for name, value in document.items()
         if name not in ("_id", "email") and (rest := person.without(value)) != value
     }
+    if "idempotency_key" in changed:  # an index of older versions keeps each to one e-mail
+        changed["idempotency_key"] = f"{changed['idempotency_key']} {document['_id']}"
     changed["email"] = _people_of(document.get("email"), person)
     now = {FORGOTTEN_AT: True} | ({} if document.get(DROPPED_AT) else {DROPPED_AT: True})
     return guard, {"$set": changed, "$currentDate": now}

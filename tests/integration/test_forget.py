@@ -23,7 +23,7 @@ from mailqueue.store import audit
 from mailqueue.store.forgetting import Person, email_write
 from mailqueue.store.suppressions import Report, Suppressions
 from mailqueue.vendors.events.source import EventType, VendorEvent
-from tests.integration.bench import MAIL, Bench
+from tests.integration.bench import MAIL, Bench, create_old_index
 from tests.integration.test_cli import Console
 
 Document = dict[str, Any]
@@ -169,6 +169,18 @@ def test_who_is_on_the_list_stays_there_without_a_name(
     email_id = producer.send({**MAIL, "to": ANN})
     bench.work()
     assert (emails.find_one({"_id": ObjectId(email_id)}) or {})["status"] == "sent"
+
+
+def test_people_whose_keys_differ_by_their_addresses_alone_are_all_forgotten(
+    bench: Bench, producer: Producer, console: Console, emails: Collection[Document]
+) -> None:
+    """An older version's unique index on keys would refuse the second of two that are alike."""
+    create_old_index(emails)
+    for address in (ANN, BOB):
+        producer.send({**MAIL, "to": address}, idempotency_key=f"welcome {address}")
+        bench.work()
+    assert console("forget", ANN, BOB, "--yes").code == 0
+    assert not any(name in dump(emails) for name in (b"nemo", BOB.encode()))
 
 
 def test_what_is_being_sent_is_left_and_forgotten_later(
