@@ -70,7 +70,7 @@ def end(context: Context, control: Control) -> Report:
     # One whose end was interrupted left its e-mails waiting: they are looked for again.
     if active is None and (dry_run or not controls.count(control.hold, 1)):
         return Report(None, [], EXIT_FOUND, [describe(control, "is not")])
-    number, unannounced = _number(lambda: controls.count(control.hold, UNLIMITED)), 0
+    number, unannounced = _number(lambda: _waiting(context, control)), 0
     if not dry_run:
         controls.end(control)
         unannounced = _put_back(context, controls, control.hold)
@@ -165,9 +165,17 @@ _KINDS = {"tag": "tag", "priority": "priority", "vendor": "vendor", DRAIN: "vend
 
 def rows(context: Context, active: Mapping[str, Control]) -> list[dict[str, Any]]:
     """All that is held or drained, and how many e-mails wait for it."""
-    controls = ControlStore(context.store)
-    numbers = {name: controls.count(name, UNLIMITED) for name in {c.hold for c in active.values()}}
+    each_hold = {control.hold: control for control in active.values()}
+    numbers = {name: _waiting(context, control) for name, control in each_hold.items()}
     return [{**_row(each), "waiting": numbers[each.hold]} for each in active.values()]
+
+
+def _waiting(context: Context, control: Control) -> int:
+    """How many e-mails wait for its end. Under ``all`` nothing is moved: those that are due."""
+    if control.kind != "all":
+        return ControlStore(context.store).count(control.hold, UNLIMITED)
+    due = {"status": Status.QUEUED.value, "due_at": {"$not": {"$gt": context.store.now()}}}
+    return context.store.count(due, UNLIMITED)
 
 
 def _row(control: Control) -> dict[str, Any]:

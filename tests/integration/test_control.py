@@ -106,7 +106,9 @@ def test_what_is_held_waits_and_goes_on_after_its_release(
     work_all(bench)
     assert statuses(emails) == Counter(queued=number, sent=7 - number)
     assert all(document["attempts"] == [] for document in emails.find({"status": "queued"}))
-    shell("release", *options)
+    (held,) = shell("hold")["held"]
+    assert held["waiting"] == number
+    assert shell("release", *options)["emails"] == number
     work_all(bench)
     assert statuses(emails) == {"sent": 7}
     assert bench.asked == 7
