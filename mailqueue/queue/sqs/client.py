@@ -83,8 +83,9 @@ class Clients:
 
     def close(self) -> None:
         """Close this process's clients; those of its parent stay, whose connections they are."""
-        for key in [key for key in self._clients if key[0] == os.getpid()]:
-            self._clients.pop(key).close()
+        for key in list(self._clients):  # one step: another thread may add one
+            if key[0] == os.getpid():
+                self._clients.pop(key).close()
 
 
 class Queue:
