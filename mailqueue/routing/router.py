@@ -143,9 +143,10 @@ class Router:
 
     @property
     def is_shut(self) -> bool:
-        """Whether an operator lets everything wait."""
+        """Whether an operator lets everything wait, or a budget that is used up does."""
         controls = self.health.controls
-        return controls.everything or controls.closed.issuperset(self._vendors)
+        spent = {name for name in self.limits.names if self.limits.closed_for(name)}
+        return controls.everything or (controls.closed | spent).issuperset(self._vendors)
 
     def has_same_vendor(self, other: Router, name: str) -> bool:
         """Whether this vendor has the same settings for the other router."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from pymongo.collection import Collection
 
 from mailqueue import Producer, cli
 from mailqueue.config import Config
+from mailqueue.config.rates import Rate
 from mailqueue.consumer import Consumer
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import PRIORITIES
@@ -480,3 +482,13 @@ def test_a_burst_ends_while_everything_is_held(
     controls.begin(Control("all"))
     assert Consumer(config, burst=True).run() == 0
     assert statuses(emails) == {"queued": 3}
+
+
+def test_a_burst_ends_when_every_budget_is_used_up(
+    config: Config, producer: Producer, emails: Collection[Document]
+) -> None:
+    """It does not wait until midnight, and neither does what was not sent get lost."""
+    producer.send_many([MAIL] * 5)
+    limited = [replace(vendor, rate=Rate(per_day=1)) for vendor in config.vendors]
+    assert Consumer(config.replace(vendors=limited), burst=True).run() == 0
+    assert statuses(emails) == Counter(queued=3, sent=2)
