@@ -185,6 +185,9 @@ def test_the_http_service_takes_other_keys_without_an_interruption(
         assert (answer(old), answer(new)) == (201, 401)
         reload(service, folder, settings(new), "config.reloaded")
         assert (answer(old), answer(new)) == (401, 201)
+        without_content = {**settings(new), "retention": {"content": "until_sent"}}
+        reload(service, folder, without_content, "config.reloaded")
+        assert service.said("config.restart_needed")[0].endswith("keys=retention.content")
         reload(service, folder, {**settings(old), "http": {"keys": [{}]}}, "config.rejected")
         assert (answer(old), answer(new)) == (401, 201)
         assert service.stop() == 0
