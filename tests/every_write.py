@@ -37,6 +37,7 @@ from mailqueue.store import (
     forgetting,
     holds,
     interventions,
+    search,
 )
 from mailqueue.store.callbacks import Noting, Settlement
 from mailqueue.store.document import CLOCK_TOKEN, SIMULATED, Stored
@@ -216,6 +217,7 @@ def situations(email_id: ObjectId, *, token: int = OF_KEY) -> Iterator[Document]
         request_id="r-1",
         route=["a"],
     )
+    made = search.with_recipients(made)
     entry = {"type": "email.sent", "at": now, "since": now, "token": TOKEN, "tries": 1}
     claimed = {**entry, "id": "msg_claimed", "state": "due", "due_at": now, "nonce": NONCE}
     failed = {**entry, "id": "msg_failed", "state": "failed", "ended_at": now, "code": "500"}

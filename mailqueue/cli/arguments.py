@@ -21,7 +21,9 @@ from mailqueue.cli.context import UsageError
 from mailqueue.cli.help import HELP, Help
 from mailqueue.config import checks
 from mailqueue.config.services import SCOPES, SUPPRESSION_REASONS
+from mailqueue.errors import InvalidEmail
 from mailqueue.lifecycle.outcomes import PRIORITIES, Reason, Status
+from mailqueue.message import Address
 from mailqueue.store import audit, callbacks, ids
 from mailqueue.store.interventions import Verb
 
@@ -114,6 +116,13 @@ def _id(text: str) -> ObjectId:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except InvalidEmail as error:  # quoted, it could be found in a log
+        raise argparse.ArgumentTypeError(error.problem) from None
+
+
 def _number(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,8}", text):
         raise argparse.ArgumentTypeError(f"invalid number {text!r} (at least 1)")
@@ -191,6 +200,7 @@ def _filters(parser: argparse.ArgumentParser) -> None:
         choices = [value.value for value in values]
         add(f"--{name}", metavar=name.upper(), choices=choices, help=", ".join(choices))
     add("--vendor", metavar="NAME", help="tried at this vendor")
+    add("--to", metavar="ADDRESS", type=_address, help="to this address, also as Cc or Bcc")
     add("--tag", metavar="TAG", help="with this tag")
     text = "stored at least so long ago (examples: 90s, 30m, 2h, 7d)"
     add("--older-than", metavar="AGE", type=_age, help=text)

@@ -20,7 +20,7 @@ from typing import Any
 from mailqueue.config import Config, is_production
 from mailqueue.queue import open_broker
 from mailqueue.queue.broker import Broker
-from mailqueue.store import document
+from mailqueue.store import document, search
 from mailqueue.store.document import Stored
 from mailqueue.store.store import Store
 
@@ -123,6 +123,8 @@ class Context:
             match["reason"] = options.reason
         if options.vendor:
             match["attempts.vendor"] = options.vendor
+        if options.to is not None:
+            match |= search.match(options.to, indexed=self.config.retention.searchable)
         if options.tag:
             match["email.tags"] = options.tag
         if getattr(options, "callback", None):  # only ``list`` has it

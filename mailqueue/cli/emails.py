@@ -125,7 +125,7 @@ def _without_content(document: Mapping[str, Any]) -> dict[str, Any]:
 
     An idempotency key may be anything, also an address, and so may a vendor's text quote one.
     """
-    hidden = ("email", "idempotency_key", "callback_url", *_RECIPIENTS, "detail")
+    hidden = ("email", "recipients", "idempotency_key", "callback_url", *_RECIPIENTS, "detail")
     lists = {n: document[n] for n in _RECIPIENTS if isinstance(document.get(n), list)}
     counts = {f"{n}_recipients": document.get(f"{n}_count", len(v)) for n, v in lists.items() if v}
     shown = {name: value for name, value in document.items() if name not in hidden} | counts
@@ -257,7 +257,7 @@ class Changes:
 def _selection(context: Context, verb: Verb) -> dict[str, Any]:
     match, options = context.selection(), context.options
     if bool(match) == bool(options.ids):
-        filters = "--status, --reason, --vendor, --tag, --older-than"
+        filters = "--status, --reason, --vendor, --to, --tag, --older-than"
         raise UsageError(f"{verb}: name e-mails either by ids or by filters ({filters})")
     if options.status and options.status not in verb.statuses:
         raise UsageError(f"{verb} needs e-mails that are {' or '.join(verb.statuses)}")

@@ -254,6 +254,9 @@ class Retention(Section):
     content_days: float | None = key(
         float, None, "days, then an e-mail that has ended loses its bodies and files", _DAYS
     )
+    searchable: bool = key(
+        bool, False, "indexes by recipient and by tag, for `mailqueue list --to` and `--tag`"
+    )
 
     sent_days: float = key(float, 30, "days, then a sent e-mail is pruned", _DAYS)
     failed_days: float = key(float, 90, "days, then a failed or cancelled e-mail is pruned", _DAYS)

@@ -163,6 +163,7 @@ class RetentionDict(TypedDict, total=False):
 
     content: Literal["kept", "until_sent"]
     content_days: float | None
+    searchable: bool
     sent_days: float
     failed_days: float
 

@@ -102,7 +102,12 @@ class Storage:
         """New connections, except those of ``client`` and ``announcer``, if given."""
         announcer = announcer or open_broker(config)  # first: its package may be missing
         store = Store(
-            config.mongodb, env=env, client=client, outage=outage, callbacks=config.callbacks
+            config.mongodb,
+            env=env,
+            client=client,
+            outage=outage,
+            callbacks=config.callbacks,
+            retention=config.retention,
         )
         return cls(store, announcer)
 

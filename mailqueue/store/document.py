@@ -456,3 +456,12 @@ def _envelope_texts(envelope: Mapping[str, Any]) -> list[Any]:
     if not recipients:
         raise LookupError
     return [envelope.get("from", ""), *recipients]
+
+
+def sized_fields(most: int | None) -> dict[str, Any]:
+    """What is added to a document that is read, and left out of one that has more bytes."""
+    if most is None:
+        return {"now": "$$NOW"}
+    size = {"$bsonSize": "$$ROOT"}
+    email = {"$cond": [{"$lte": [size, most]}, "$email", "$$REMOVE"]}
+    return {"now": "$$NOW", "size": size, "email": email}

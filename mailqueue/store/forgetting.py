@@ -40,6 +40,8 @@ class Person:
 
     def __init__(self, addresses: Sequence[Address]) -> None:
         forms = {form for address in addresses for form in _forms(address)}
+        # Before the at. That bytes contain it is found much faster than a pattern in them.
+        self._locals = {re.split("@|%40", form)[0].encode().lower() for form in forms}
         any_of = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
         # A longer address is another person's: joann@…, …@x.org.uk. A dot may end a sentence.
         text = rf"(?<![\w.+-])(?:{any_of})(?![\w-]|\.\w)"
@@ -49,7 +51,8 @@ class Person:
 
     def is_in(self, raw: bytes | memoryview) -> bool:
         """Whether these bytes name one of them."""
-        return self._octets.search(raw) is not None
+        octets = bytes(raw).lower()
+        return any(map(octets.__contains__, self._locals)) and bool(self._octets.search(octets))
 
     def is_named(self, text: str) -> bool:
         """Whether this text does."""

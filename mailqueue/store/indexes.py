@@ -51,6 +51,12 @@ FOR_RESERVATIONS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+# With ``retention.searchable``. Not partial: what is older has no list, and is found by that.
+FOR_SEARCH: Mapping[str, Mapping[str, Any]] = {
+    "recipients created_at _id": {},
+    "email.tags created_at _id": {},
+}
+
 _KEY = "idempotency_key"  # an index of older versions
 KEY_INDEX = [(_KEY, 1)]
 _KEY_OPTIONS: Mapping[str, Any] = {
@@ -73,17 +79,21 @@ _REFUSALS: Mapping[int, str] = {
 }
 
 
-def _wanted(reservations: bool) -> Mapping[str, Mapping[str, Any]]:
+Indexes = Mapping[str, Mapping[str, Any]]
+
+
+def wanted(*, reservations: bool, search: bool) -> Indexes:
     """The indexes that there should be."""
-    return {**INDEXES, **FOR_RESERVATIONS} if reservations else INDEXES
+    reserving = FOR_RESERVATIONS if reservations else {}
+    return {**INDEXES, **reserving, **(FOR_SEARCH if search else {})}
 
 
-def create(emails: Collection[dict[str, Any]], *, reservations: bool = False) -> bool:
+def create(emails: Collection[dict[str, Any]], wanted: Indexes = INDEXES) -> bool:
     """Create the missing indexes; returns whether there is one on keys, of an older version.
 
     Raises ``ConfigError`` and the driver's exceptions.
     """
-    present, wanted = _names(emails), _wanted(reservations)
+    present = _names(emails)
     has_key_index = _KEY in present
     # To look through all e-mails is no more work than to make an index of them.
     if not has_key_index and not wanted.keys() <= present:
@@ -113,10 +123,10 @@ def _names(emails: Collection[dict[str, Any]]) -> set[str]:
     return {" ".join(field for field, _ in index["key"]) for index in present}
 
 
-def find_missing(emails: Collection[dict[str, Any]], *, reservations: bool = False) -> list[str]:
+def find_missing(emails: Collection[dict[str, Any]], wanted: Indexes = INDEXES) -> list[str]:
     """The indexes that nobody has created yet, by their fields."""
     present = _names(emails)
-    return [name for name in _wanted(reservations) if name not in present]
+    return [name for name in wanted if name not in present]
 
 
 def has_key_index(emails: Collection[dict[str, Any]]) -> bool:

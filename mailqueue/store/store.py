@@ -33,11 +33,11 @@ from pymongo.errors import BulkWriteError, WriteError
 from mailqueue.config import Callbacks, MongoDB, Retention
 from mailqueue.lifecycle.outcomes import Reason, SendResult, Status
 from mailqueue.outage import Outage
-from mailqueue.store import indexes, interventions, paging
+from mailqueue.store import indexes, interventions, paging, search
 from mailqueue.store.announcements import announcement_filter, announcement_update
 from mailqueue.store.bulk import BulkWriter, Emails
 from mailqueue.store.callbacks import NO_CALLBACK_DUE, Noting
-from mailqueue.store.document import SIMULATED, Document, Stored
+from mailqueue.store.document import SIMULATED, Document, Stored, sized_fields
 from mailqueue.store.event_documents import EventDocuments
 from mailqueue.store.holds import put_back_filter, put_back_update
 from mailqueue.store.interventions import Verb
@@ -96,6 +96,7 @@ class Store(Mongo):
         self._durable = majority_reads(self.emails)
         self.bulk = BulkWriter(self, self.emails, env, self.noting)
         self.indexed = False
+        self._searchable = retention is not None and retention.searchable
         self.keys = Keys(self.emails, env)
 
     @property
@@ -106,7 +107,7 @@ class Store(Mongo):
     def ensure_indexes(self, *, reservations: bool = False) -> None:
         """Create missing indexes (``reservations``: too); ``ConfigError``: one is refused."""
         with self.operation():
-            self.keys.indexed = indexes.create(self.emails, reservations=reservations)
+            self.keys.indexed = indexes.create(self.emails, self._wanted(reservations))
         self.indexed = True
 
     def reservations(self, *, seconds: float, change_stream: bool) -> Reservations:
@@ -120,7 +121,10 @@ class Store(Mongo):
     def missing_indexes(self, *, reservations: bool = False) -> list[str]:
         """The indexes that nobody has created yet, by their fields; see ``ensure_indexes``."""
         with self.operation():
-            return indexes.find_missing(self.emails, reservations=reservations)
+            return indexes.find_missing(self.emails, self._wanted(reservations))
+
+    def _wanted(self, reservations: bool) -> Mapping[str, Mapping[str, Any]]:
+        return indexes.wanted(reservations=reservations, search=self._searchable)
 
     # Producing ---------------------------------------------------------------------------------
 
@@ -158,6 +162,8 @@ class Store(Mongo):
     def _write_new(
         self, documents: Sequence[Document], session: ClientSession | None = None
     ) -> None:
+        if self._searchable:
+            documents = list(map(search.with_recipients, documents))
         try:
             if len(documents) == 1:
                 self.emails.insert_one(dict(documents[0]), session=session)
@@ -251,7 +257,7 @@ class Store(Mongo):
         text). With ``most`` each comes with its size in bytes, and a larger one without its
         ``email``. What is read need not be durable: the guards of what is then written decide.
         """
-        fields = dict.fromkeys(without, "$$REMOVE") | _fields(most)
+        fields = dict.fromkeys(without, "$$REMOVE") | sized_fields(most)
         steps: list[dict[str, Any]] = [{"$match": {"_id": {"$in": list(ids)}}}, {"$set": fields}]
         return {stored.id: stored for stored in self._load(steps, self.emails, len(ids) + 1)}
 
@@ -487,12 +493,3 @@ class Store(Mongo):
         # In one question: between two of them an e-mail goes from the one to the other.
         either = [leased] if leased_only else [queued, leased]
         return self.count({"env": self.env, "$or": either}, 1) > 0
-
-
-def _fields(most: int | None) -> dict[str, Any]:
-    """What is added to a document that is read, and left out of one that has more bytes."""
-    if most is None:
-        return {"now": "$$NOW"}
-    size = {"$bsonSize": "$$ROOT"}
-    email = {"$cond": [{"$lte": [size, most]}, "$email", "$$REMOVE"]}
-    return {"now": "$$NOW", "size": size, "email": email}

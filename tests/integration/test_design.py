@@ -24,7 +24,7 @@ from mailqueue.store import callbacks, content, deliveries, forgetting, holds, i
 from mailqueue.store.callbacks import Settlement
 from mailqueue.store.forgetting import Person
 from mailqueue.store.ids import of_key
-from mailqueue.store.indexes import FOR_RESERVATIONS, INDEXES
+from mailqueue.store.indexes import FOR_RESERVATIONS, FOR_SEARCH, INDEXES
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
 from mailqueue.store.transitions import (
@@ -135,7 +135,7 @@ def test_the_fields_of_a_vendors_limits_are_those_that_are_stored(stage: Stage) 
 
 def test_the_indexes_are_those_that_are_made() -> None:
     assert [codes(row[0]) for row in table("index")] == [
-        [name] for name in (*INDEXES, *FOR_RESERVATIONS)
+        [name] for name in (*INDEXES, *FOR_RESERVATIONS, *FOR_SEARCH)
     ]
 
 
