@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+
+import pytest
 
 from mailqueue.config import VendorConfig
 from mailqueue.message import Email
@@ -47,6 +50,21 @@ def test_who_waits_for_a_place_is_seen_by_the_others(tmp_path: Path) -> None:
     assert one.is_wanted()
     waiting.release()
     assert not one.is_wanted()
+
+
+def test_where_files_cannot_be_locked_there_is_no_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise every place would look taken, and nothing would ever be sent."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    places = HostPlaces("shared", 1, tmp_path)
+    assert places.take() is not None
+    assert places.take() is not None
+    assert not places.is_wanted()
 
 
 def test_two_processes_have_no_more_connections_together_and_both_get_on(

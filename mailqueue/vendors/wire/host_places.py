@@ -76,9 +76,12 @@ class HostPlaces:
             return Place(None)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_NB | (fcntl.LOCK_SH if shared else fcntl.LOCK_EX))
-        except OSError:
+        except BlockingIOError:
             os.close(descriptor)
             return None
+        except OSError:  # a file system without locks
+            os.close(descriptor)
+            return Place(None)
         return Place(descriptor)
 
 
