@@ -161,8 +161,10 @@ class Bulkheads(Generic[T]):
         quickest = min(usual, default=0.0)
         paces = {name: replace(self.pace(name), quickest=quickest) for name in self._weights}
         limits = {name: self._limit(name, pace) for name, pace in paces.items()}
-        # A vendor that was removed keeps its limit, as long as something is claimed for it.
-        self._call_limits = self._call_limits | limits
+        # A vendor that was removed keeps its limit, as long as something is claimed for it. And one
+        # that a reload adds at this moment must not lose it.
+        with self._lock:
+            self._call_limits = self._call_limits | limits
         self._quick = frozenset(name for name, pace in paces.items() if pace.quick)
         self._long = frozenset(name for name, pace in paces.items() if pace.long)
         self._refresh_claim_limits(now)
@@ -177,12 +179,12 @@ class Bulkheads(Generic[T]):
         """Beside its calls, claim for a quick vendor what it will answer in ``AHEAD`` seconds."""
         with self._lock:
             ended, self._ended = self._ended, dict.fromkeys(self._claimed, 0)
-        times = AHEAD / max(EVERY, now - self._counted_at)
-        self._counted_at = now
-        self._claim_limits = {
-            name: most + (times * ended[name] if name in self._quick else 0)
-            for name, most in self._call_limits.items()
-        }
+            times = AHEAD / max(EVERY, now - self._counted_at)
+            self._counted_at = now
+            self._claim_limits = {
+                name: most + (times * ended[name] if name in self._quick else 0)
+                for name, most in self._call_limits.items()
+            }
 
     def pace(self, vendor: str) -> Pace:
         """How its calls go."""

@@ -137,7 +137,8 @@ class Router:
         """
         health = self.health.renew(vendors)
         new = Router(config, health, vendors, self._rand, self.bulkheads, self.limits)
-        new._refusals |= {n: ids for n, ids in self._refusals.items() if n in vendors}
+        refusals = dict(self._refusals)  # other threads change it meanwhile
+        new._refusals |= {n: ids for n, ids in refusals.items() if n in vendors}
         self.bulkheads.rearrange(new._weights, _call_limits(config))
         return new
 
