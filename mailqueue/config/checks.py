@@ -107,7 +107,7 @@ def allowed(values: Sequence[Any]) -> str | None:
 
 
 _ADDRESSING = re.compile(
-    "to|b?cc|.*recipients?.*|personali[sz]ations?|.*destinations?|.*versions?|messages"
+    "to|b?cc|.*recipients?.*|personali[sz]ations?|.*destinations?|messageversions|messages"
     "|.*address(es)?|.*lists?(id)?"
 )
 
