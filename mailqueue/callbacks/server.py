@@ -32,7 +32,8 @@ from mailqueue.store.store import Store
 logger = logging.getLogger(__name__)
 
 TICK = 0.2  # seconds
-OTHERS = {*UNUSED, "vendors", "routes", "limits", "http", "smtp", "suppression"}
+OTHERS = UNUSED | {"vendors", "routes", "limits", "http", "smtp", "suppression"}
+OTHERS |= {"retention.searchable"}
 WAIT = 1  # second
 BATCH = 200  # jobs that are ended together
 PAUSE = 1.0  # seconds between two tries while the queue is away

@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 
 # Of processes that store e-mails: what they take over, and what they have no use for
 STORING = frozenset({"vendors", "routes", "suppression", "callbacks.allow"})
-UNUSED = frozenset({"failover", "retry", "delivery", "consumer", "retention"})
+UNUSED = frozenset({"failover", "retry", "delivery", "consumer", "staging"}) | {
+    f"retention.{name}" for name in ("content", "content_days", "sent_days", "failed_days")
+}
 
 
 @dataclass(frozen=True, slots=True)

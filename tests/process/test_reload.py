@@ -185,9 +185,10 @@ def test_the_http_service_takes_other_keys_without_an_interruption(
         assert (answer(old), answer(new)) == (201, 401)
         reload(service, folder, settings(new), "config.reloaded")
         assert (answer(old), answer(new)) == (401, 201)
-        without_content = {**settings(new), "retention": {"content": "until_sent"}}
-        reload(service, folder, without_content, "config.reloaded")
-        assert service.said("config.restart_needed")[0].endswith("keys=retention.content")
+        retention = {"content": "until_sent", "searchable": True, "failed_days": 7}
+        reload(service, folder, {**settings(new), "retention": retention}, "config.reloaded")
+        (line,) = service.said("config.restart_needed")
+        assert line.endswith("keys=retention.content,retention.searchable")
         reload(service, folder, {**settings(old), "http": {"keys": [{}]}}, "config.rejected")
         assert (answer(old), answer(new)) == (401, 201)
         assert service.stop() == 0
@@ -196,9 +197,14 @@ def test_the_http_service_takes_other_keys_without_an_interruption(
 def test_intake_goes_on_after_a_reload(stage: Stage, folder: Path) -> None:
     stage.vendor("first")
     with IntakeProcess(stage.settings, folder) as service:
-        changed = {**stage.settings, "mongodb": {**stage.settings["mongodb"], "timeout": 3}}
+        changed = {
+            **stage.settings,
+            "mongodb": {**stage.settings["mongodb"], "timeout": 3},
+            "retention": {"content": "until_sent", "searchable": True},
+        }
         reload(service, folder, changed, "config.reloaded")
-        assert service.said("config.restart_needed")[0].endswith("keys=mongodb.timeout")
+        (line,) = service.said("config.restart_needed")
+        assert line.endswith("keys=mongodb.timeout,retention.searchable")
         assert service.stop() == 0
 
 
@@ -206,7 +212,12 @@ def test_a_responder_says_what_needs_a_restart(stage: Stage, folder: Path) -> No
     secret = "whsec_" + "A" * 32
     settings = {**stage.settings, "callbacks": {"secrets": [secret]}}
     with ResponderProcess(settings, folder) as service:
-        changed = {**settings, "callbacks": {"secrets": [secret], "timeout": 3}}
+        changed = {
+            **settings,
+            "callbacks": {"secrets": [secret], "timeout": 3},
+            "staging": {"allow": ["@example.com"]},
+            "retention": {"content": "until_sent", "searchable": True},
+        }
         reload(service, folder, changed, "config.reloaded")
         assert service.said("config.restart_needed")[0].endswith("keys=callbacks.timeout")
         assert service.stop() == 0
