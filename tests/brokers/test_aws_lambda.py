@@ -378,19 +378,18 @@ def test_a_function_without_sqs_in_its_configuration_says_so(
 # Ends -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "point, unknown, extra",
-    [
-        ("before:claim", 0, 0),
-        ("after:claim", 1, 0),
-        ("before:send", 1, 0),
-        ("after:send", 1, 1),
-        ("before:settle", 1, 1),
-        ("after:settle", 0, 0),
-        ("before:put", 0, 0),
-        ("after:put", 0, 0),
-    ],
-)
+ENDS = [
+    ("after:claim", 1, 0),
+    ("after:send", 1, 1),
+    ("after:settle", 0, 0),
+    ("before:put", 0, 0),
+    ("after:put", 0, 0),
+]
+if os.environ.get("MAILQUEUE_ALL_CRASHES"):  # at these, as much is written as at one of those
+    ENDS += [("before:claim", 0, 0), ("before:send", 1, 0), ("before:settle", 1, 1)]
+
+
+@pytest.mark.parametrize("point, unknown, extra", ENDS)
 def test_an_environment_that_ends_anywhere_loses_nothing_and_doubles_only_what_was_unknown(
     point: str, unknown: int, extra: int, cloud: Stage, function: Function
 ) -> None:
