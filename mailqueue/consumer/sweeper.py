@@ -259,9 +259,11 @@ class Sweeper:
         """
         on_tube = jobs["ready"] + jobs["reserved"]
         missing = self._backlog(now - JUST_NOW, on_tube + RELAYED_MOST) - on_tube
-        if missing > 0 and jobs["delayed"]:
+        if missing > 0 and jobs["delayed"] and any(v.rate for v in self._config.vendors):
             # What waits for the send time of a limited vendor is due, and its job is delayed. So
             # together with what is due later, and has a delayed job, there are enough jobs.
+            # Elsewhere this would be wrong: the second job of an e-mail that is being sent is
+            # delayed for its lease, and would stand for one that is missing.
             later = now + timedelta(seconds=min(self._broker.max_delay, LATER))
             jobs_of_all = on_tube + jobs["delayed"]
             of_all = self._backlog(later, jobs_of_all + RELAYED_MOST) - jobs_of_all

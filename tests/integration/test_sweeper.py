@@ -13,6 +13,7 @@ from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
+from mailqueue.config.rates import Rate
 from mailqueue.consumer import sweeper
 from mailqueue.consumer.sweeper import active_queue
 from mailqueue.errors import StoreUnavailable
@@ -31,6 +32,7 @@ from tests.integration.bench import (
     mails,
     next_delayed,
     object_ids,
+    put,
     ready,
     ready_ids,
 )
@@ -132,6 +134,8 @@ def test_what_waits_on_the_tube_for_a_send_time_is_not_announced_again_and_what_
     bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
 ) -> None:
     """It is due, but its job is delayed. Beside it one is due later and has its job, too."""
+    limited = [replace(vendor, rate=Rate(per_second=1)) for vendor in config.vendors]
+    bench.sweeper.rules = config.replace(vendors=limited), bench.routing
     producer.send_many(mails(20))
     producer.send(OTHER_MAIL, send_at=ago(-3600))
     aged(emails, 5)
@@ -145,6 +149,20 @@ def test_what_waits_on_the_tube_for_a_send_time_is_not_announced_again_and_what_
         client.delete(client.reserve(timeout=0))
     bench.sweeper.sweep()
     assert lost in ready_ids(config)
+
+
+def test_a_second_job_that_is_delayed_does_not_stand_for_one_that_is_lost(
+    bench: Bench, producer: Producer, config: Config, emails: Collection[Document]
+) -> None:
+    """As that of an e-mail that was being sent by another when it came: for as long as a lease."""
+    producer.send_many(mails(20))
+    emptied(config)
+    put(config, *[ObjectId() for _ in range(20)])
+    with beanstalk(config) as client:
+        for _ in range(20):
+            client.release(client.reserve(timeout=0), delay=600)
+    aged(emails, 5)
+    assert bench.sweeper.sweep()["announced"] == 20
 
 
 def test_what_is_being_sent_is_not_mistaken_for_a_lost_job(
