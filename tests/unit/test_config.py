@@ -964,3 +964,18 @@ def test_events_of_a_vendor_that_sends_none_are_refused(type_: str) -> None:
     assert problems({"vendors": [entry]}) == [
         "vendors[0].events: events of this type of vendor are not read: remove it"
     ]
+
+
+def test_routes_are_a_list() -> None:
+    assert problems({"routes": {"match": {}}}) == ["routes: must be a list"]
+
+
+def test_a_lease_that_sqs_cannot_hold_is_refused() -> None:
+    sqs = {
+        "type": "sqs",
+        "region": "eu-west-1",
+        "urgent": "https://x/1/u",
+        "normal": "https://x/1/n",
+    }
+    (problem,) = problems({"queue": sqs, "delivery": {"deadline": 40_000}})
+    assert problem.startswith("delivery.deadline: must be less with SQS")

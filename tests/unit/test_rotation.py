@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mailqueue.lifecycle.outcomes import NORMAL, Pin, Round, Snapshot, Suspension
+from mailqueue.routing.pace import Promise
 from mailqueue.routing.rotation import (
+    BUSY,
     FEW,
+    FULL,
     HINTS,
     LAST_RESORT,
     PROBE_RESULT_WAIT,
@@ -21,6 +25,7 @@ from mailqueue.routing.rotation import (
     Verdict,
     apply_verdict,
     choose,
+    choose_in_time,
     confirm_hint,
     probe_wait,
     waits,
@@ -360,3 +365,43 @@ def test_a_pinned_emails_failure_neither_puts_off_nor_takes_an_unavailable_vendo
     held = win_probe(resting(), NOW + 5, 120, "t")
     assert held is not None
     assert failed(held, DOWN, NOW + 6, held.generation) is held
+
+
+# Send times --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "near, far, closed, chosen",
+    [
+        ("ab", "ab", "", "a"),  # its turn, and it has a time
+        ("b", "ab", "", "b"),  # another one has a time that is near
+        ("", "b", "", "b"),  # none is near, so one that is farther off is as good
+        ("", "", "", None),
+        ("a", "a", "a", None),  # its budget is used up, and the other one has no time
+        ("ab", "ab", "ab", None),
+    ],
+)
+def test_an_email_goes_to_a_vendor_that_has_a_send_time(
+    near: str, far: str, closed: str, chosen: str | None
+) -> None:
+    def choose(email: Snapshot, usable: Collection[str]) -> Permit | None:
+        left = [name for name in usable if name not in email.round.tried]
+        return Permit(left[0]) if left else None
+
+    def promise(vendor: str, only_near: bool) -> Promise | None:
+        return Promise(vendor, 1) if vendor in (near if only_near else far) else None
+
+    permit = choose_in_time(choose, promise, ["a", "b"], FRESH, closed)
+    assert permit is not None
+    if chosen is None:
+        assert permit is BUSY
+    else:
+        assert permit.promise is not None
+        assert (permit.vendor, permit.promise.vendor) == (chosen, chosen)
+
+
+def test_who_has_all_the_calls_that_it_may_have_is_not_asked_for_a_send_time() -> None:
+    def promise(*_: object) -> None:
+        raise AssertionError
+
+    assert choose_in_time(lambda *_: FULL, promise, ["a"], FRESH, ()) is FULL
