@@ -86,7 +86,7 @@ def numbers(stage: Stage) -> list[int]:
 # Killed ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answered", [1, 100, 400])
+@pytest.mark.parametrize("answered", [1, 100, 300])
 def test_every_201_before_a_kill_is_stored_and_every_email_is_sent_once(
     stage: Stage, service: Services, tmp_path: Path, answered: int
 ) -> None:
