@@ -27,6 +27,7 @@ from mailqueue.message import Address, Email
 from mailqueue.queue.broker import BURIED, DELETED, Job, release_end
 from mailqueue.routing.control import Hold
 from mailqueue.routing.limits import recipients
+from mailqueue.routing.rotation import Permit
 from mailqueue.routing.router import LEASE_EXPIRED, Later, Router
 from mailqueue.store import suppressions
 from mailqueue.store.document import Stored
@@ -170,15 +171,7 @@ class Planner:
             permit=permit,
             suppressed=suppressed,
             router=self._router,
-            claim=Claim(
-                id=stored.id,
-                token=stored.token,
-                incarnation=stored.incarnation,
-                vendor=permit.vendor,
-                key=attempt.key,
-                probe=permit.probe is not None,
-                suppressed=suppressed,
-            ),
+            claim=_claim(stored, permit, attempt.key, suppressed),
         )
 
     def put_off(self, stored: Stored) -> Finish:
@@ -290,6 +283,19 @@ def _held(stored: Stored, snapshot: Snapshot, hold: Hold) -> Finish:
 def release(stored: Stored, delay: float) -> Finish:
     """Put the job back; nothing is written."""
     return Finish(release_end(stored.job_priority, delay))
+
+
+def _claim(stored: Stored, permit: Permit, key: str | None, suppressed: tuple[str, ...]) -> Claim:
+    """The claim of an e-mail as it was read, for the vendor of the permit."""
+    return Claim(
+        id=stored.id,
+        token=stored.token,
+        incarnation=stored.incarnation,
+        vendor=permit.vendor,
+        key=key,
+        probe=permit.probe is not None,
+        suppressed=suppressed,
+    )
 
 
 def _finish(change: Change) -> Finish:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from mailqueue.config import Config, Memory
 from mailqueue.config.queue import QUEUE_TYPES
-from mailqueue.errors import ConfigError, QueueUnavailable
+from mailqueue.errors import ConfigError
 from mailqueue.queue.broker import BACKLOG, Options
 
 if TYPE_CHECKING:
@@ -80,6 +80,3 @@ def refuse_memory(config: Config) -> None:
     if isinstance(config.broker, Memory):
         problem = "memory is of one process, and nobody puts jobs into that of a command"
         raise ConfigError([f"queue.type: {problem}"])
-
-
-__all__ = ["Broker", "QueueUnavailable", "open_broker", "open_events", "refuse_memory"]

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
-from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
@@ -35,11 +34,6 @@ REFUSED = SendResult(outcome=Outcome.REJECTED)
 @pytest.fixture
 def config_mapping(config_mapping: Document) -> Document:
     return {**config_mapping, "retention": {"content": "until_sent", "content_days": 7}}
-
-
-@pytest.fixture
-def emails(config: Config, mongo_client: MongoClient[Document]) -> Collection[Document]:
-    return mongo_client[config.mongodb.database][config.mongodb.collection]
 
 
 @pytest.fixture

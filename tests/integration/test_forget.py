@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from bson import CodecOptions, ObjectId
 from bson.raw_bson import RawBSONDocument
-from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
@@ -57,11 +56,6 @@ def bench(config: Config) -> Iterator[Bench]:
     made.store.ensure_indexes()
     yield made
     made.close()
-
-
-@pytest.fixture
-def emails(config: Config, mongo_client: MongoClient[Document]) -> Collection[Document]:
-    return mongo_client[config.mongodb.database][config.mongodb.collection]
 
 
 @pytest.fixture
