@@ -10,5 +10,6 @@ from pathlib import Path
 pyproject = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text())
 project = pyproject["project"]
 for dependency in sum(project["optional-dependencies"].values(), project["dependencies"]):
-    name, floor = re.fullmatch(r"([A-Za-z0-9_.-]+)>=([0-9.]+)", dependency).groups()
-    print(f"{name}=={floor}")
+    if not dependency.startswith(f"{project['name']}["):  # an extra that has another one in it
+        name, floor = re.fullmatch(r"([A-Za-z0-9_.-]+)>=([0-9.]+)", dependency).groups()
+        print(f"{name}=={floor}")

@@ -51,8 +51,10 @@ get_node_packages || say "No npm here, so no client in Node is tried."
 [ "$(id -u)" != 0 ] || command -v ip > /dev/null || apt_install iproute2 || say "No iproute2 here."
 # Clocks that differ from one node to the next.
 compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" > /dev/null || apt_install libfaketime || say "No libfaketime here."
-# Other people's clients for the ways in, and the queues beside beanstalkd.
-for program in swaks:swaks php:php-cli node:nodejs redis-server:redis-server; do
+# Other people's clients for the ways in, the queues beside beanstalkd, what reads alert rules, a
+# browser.
+for program in swaks:swaks php:php-cli node:nodejs redis-server:redis-server \
+    promtool:prometheus chromium:chromium chromedriver:chromium-driver; do
     command -v "${program%:*}" > /dev/null || apt_install "${program#*:}" || say "No ${program%:*} here."
 done
 cd "$repo"

@@ -127,7 +127,9 @@ def test_beside_an_unlimited_vendor_nothing_is_throttled_and_nothing_waits(
     assert len(noted) == 300 - len(slow.calls)
     assert stage.health("slow")["generation"] == 0
     outcomes = Counter(line["outcome"] for e in stage.emails.find() for line in e["attempts"])
-    assert outcomes == {"accepted": 300}
+    # A busy machine may give a claim back, for which no sender came free within a second.
+    assert outcomes["accepted"] == 300
+    assert set(outcomes) <= {"accepted", "not_started"}
     assert all(consumer.running for consumer in consumers)
 
 
