@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, Context, Report, UsageError
-from mailqueue.cli.table import count, table
+from mailqueue.cli.table import table
+from mailqueue.monitoring.words import count
 from mailqueue.store import callbacks as writes
 from mailqueue.store.callbacks import FAILED, GONE
 from mailqueue.store.document import Stored

@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mailqueue.cli.context import EXIT_FOUND, UNLIMITED, Context, Report, UsageError
-from mailqueue.cli.table import age, count, table
+from mailqueue.cli.table import table
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import PRIORITIES, Status
+from mailqueue.monitoring.words import age, count
 from mailqueue.queue.broker import Announcement
 from mailqueue.store.control import DRAIN, Control, ControlStore
 from mailqueue.store.document import Stored

@@ -17,8 +17,6 @@ from mailqueue import vendors
 from mailqueue.cli import queues
 from mailqueue.cli.context import UNLIMITED, Context
 from mailqueue.cli.control import describe, span
-from mailqueue.cli.finding import Finding, Level
-from mailqueue.cli.table import age, count
 from mailqueue.config import Config, MongoDBQueue, Sqs, VendorConfig
 from mailqueue.config import file as config_file
 from mailqueue.config.checks import is_loopback
@@ -26,6 +24,8 @@ from mailqueue.config.section import keys_of
 from mailqueue.consumer import sweeper
 from mailqueue.errors import ConfigError, MissingExtra, StoreUnavailable
 from mailqueue.lifecycle.outcomes import Status
+from mailqueue.monitoring.finding import Finding, Level
+from mailqueue.monitoring.words import age, count
 from mailqueue.routing.health import VendorHealth
 from mailqueue.store import clocks
 from mailqueue.store import uri as mongo_uri

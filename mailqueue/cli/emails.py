@@ -18,9 +18,10 @@ from bson import ObjectId
 
 from mailqueue.cli.callbacks import rows_of
 from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, UNLIMITED, Context, Report, UsageError
-from mailqueue.cli.table import age, count, fields, printable, table
+from mailqueue.cli.table import fields, printable, table
 from mailqueue.events import EventStore
 from mailqueue.lifecycle.outcomes import PRIORITIES, Status
+from mailqueue.monitoring.words import age, count
 from mailqueue.queue.broker import Announcement
 from mailqueue.store import ids, interventions
 from mailqueue.store.document import PRODUCTION, Stored

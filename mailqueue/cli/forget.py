@@ -18,10 +18,10 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, Context, Report, UsageError
-from mailqueue.cli.table import count
 from mailqueue.errors import InvalidEmail
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Address
+from mailqueue.monitoring.words import count
 from mailqueue.store import forgetting, ids
 from mailqueue.store.forgetting import Document, Person
 from mailqueue.store.interventions import Verb

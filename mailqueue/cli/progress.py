@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Self, TextIO
 
-from mailqueue.cli.table import age
+from mailqueue.monitoring.words import age
 
 EVERY = 0.1  # seconds between two looks
 BAR = 24  # characters

@@ -14,11 +14,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from mailqueue.cli.context import Context
-from mailqueue.cli.finding import Finding, Level
-from mailqueue.cli.table import age, count
 from mailqueue.config import Beanstalkd, Memory, MongoDBQueue, Redis, Sqs
 from mailqueue.config.checks import is_loopback
 from mailqueue.errors import MissingExtra, QueueUnavailable
+from mailqueue.monitoring.finding import Finding, Level
+from mailqueue.monitoring.words import age, count
 from mailqueue.queue.broker import INTAKE
 
 if TYPE_CHECKING:

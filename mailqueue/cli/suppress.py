@@ -19,8 +19,9 @@ from typing import Any, BinaryIO
 from mailqueue.cli import address_file
 from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, Context, Report, UsageError
 from mailqueue.cli.progress import Progress
-from mailqueue.cli.table import count, table
+from mailqueue.cli.table import table
 from mailqueue.errors import InvalidEmail
+from mailqueue.monitoring.words import count
 from mailqueue.store.suppressions import Report as Entry
 from mailqueue.store.suppressions import Suppressions, entry_of, hash_of
 

@@ -24,12 +24,13 @@ from mailqueue.cli.context import (
     Report,
     UsageError,
 )
-from mailqueue.cli.finding import Level
-from mailqueue.cli.table import age, fields, table
+from mailqueue.cli.table import fields, table
 from mailqueue.config import Config
 from mailqueue.consumer import build_sweeper
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import Status
+from mailqueue.monitoring.finding import Level
+from mailqueue.monitoring.words import age
 from mailqueue.queue import events_depth, open_broker, refuse_memory
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.pace import Pace

@@ -1,4 +1,4 @@
-"""Text for a terminal: tables, lists of fields, ages. Pure.
+"""Text for a terminal: tables and lists of fields. Pure.
 
 Promises: no control character of a stored text reaches the terminal.
 """
@@ -12,7 +12,6 @@ from typing import Any
 
 GAP = "  "
 NARROWEST = 20  # characters of a column that is folded
-_UNITS = (("d", 86_400), ("h", 3600), ("m", 60))
 _NOTHING: tuple[Any, ...] = (None, "", [])
 
 
@@ -89,16 +88,3 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def age(seconds: float) -> str:
-    """About how long: ``12s``, ``5m``, ``3h``, ``4d``."""
-    for unit, length in _UNITS:
-        if abs(seconds) >= length:
-            return f"{int(seconds / length)}{unit}"
-    return f"{int(seconds)}s"
-
-
-def count(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: ``1 e-mail``, ``2 e-mails``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"

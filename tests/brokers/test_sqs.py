@@ -18,12 +18,12 @@ from bson import ObjectId
 
 from mailqueue import reentrancy
 from mailqueue.cli import queues
-from mailqueue.cli.finding import Level
 from mailqueue.config import Config, Sqs
 from mailqueue.errors import ConfigError, QueueUnavailable
 from mailqueue.intake.event import read
 from mailqueue.intake.intake import Intake
 from mailqueue.lifecycle.outcomes import BULK, HIGH, NORMAL, RETRY_HIGH, RETRY_NORMAL
+from mailqueue.monitoring.finding import Level
 from mailqueue.producer.connections import Connections
 from mailqueue.queue import events_depth, open_broker, open_events
 from mailqueue.queue.broker import (

@@ -22,6 +22,7 @@ FLOORS = [
     "vendors store queue service",
     "routing producer",
     "consumer devserver aio events",
+    "monitoring",
     "http smtp intake callbacks testing django aws_lambda",
     "cli",
     "__init__ __main__",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mailqueue.cli.table import age, count, fields, table
+from mailqueue.cli.table import fields, table
+from mailqueue.monitoring.words import age, count
 
 HEAD = ("ID", "N", "TEXT")
 ROWS = [("a", 5, "one two three four five six seven"), ("bcd", 50, "eight")]

@@ -1,4 +1,4 @@
-"""What ``mailqueue doctor`` says of one thing that was looked at.
+"""One thing that was looked at: how bad it is, and what to do about it.
 
 Decides: the levels. ``FAIL``: e-mails are not sent, or wait for a person. ``WARN``: less is
 promised, or somebody will be surprised.
@@ -20,9 +20,14 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. ``todo``: what a person can do about it."""
+    """One thing that was looked at.
+
+    ``todo``: what a person can do about it. ``slug``: the anchor of its section in
+    docs/operating.md, the same at every time; empty if nothing is wrong.
+    """
 
     level: Level
     check: str
     text: str
     todo: str = ""
+    slug: str = ""

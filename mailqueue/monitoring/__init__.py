@@ -1,0 +1,9 @@
+"""What the state of an installation means: for ``doctor``, the metrics and the dashboard.
+
+- ``finding``: one thing that was looked at, how bad it is, and what to do about it.
+- ``words``: numbers and spans as a person reads them.
+
+Assumes: nothing of the command line, of a terminal or of a browser.
+
+Promises: it reads, and changes nothing.
+"""
