@@ -11,21 +11,18 @@ from __future__ import annotations
 
 import getpass
 import socket
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from mailqueue.cli.context import EXIT_FOUND, UNLIMITED, Context, Report, UsageError
+from mailqueue.cli.context import EXIT_FOUND, Context, Report, UsageError
 from mailqueue.cli.table import table
-from mailqueue.errors import StoreUnavailable
-from mailqueue.lifecycle.outcomes import PRIORITIES, Status
 from mailqueue.monitoring.words import age, count
 from mailqueue.queue.broker import Announcement
 from mailqueue.store.control import DRAIN, Control, ControlStore
 from mailqueue.store.document import Stored
 
-SECOND_LOOK = 1.5  # seconds: until then a consumer may not have heard that a hold is over
 _UNANNOUNCED = "the queue was not reached: a consumer's sweeper announces the e-mails later"
 
 
@@ -44,7 +41,7 @@ def begin(context: Context, control: Control) -> Report:
         begun = control.id not in controls.read().active
     else:
         begun = controls.begin(control)  # first, since to count a long queue may take too long
-    number = _number(lambda: context.store.count(_concerned(control), UNLIMITED))
+    number = controls.count_concerned(control)
     data = {**_row(control), "begun": begun, "emails": number, "dry_run": context.options.dry_run}
     del data["since"]
     if not begun:
@@ -67,43 +64,24 @@ def release(context: Context) -> Report:
 def end(context: Context, control: Control) -> Report:
     """End a hold or a drain, and announce what waited for that."""
     controls, dry_run = ControlStore(context.store), context.options.dry_run
-    active = controls.read().active.get(control.id)
     # One whose end was interrupted left its e-mails waiting: they are looked for again.
-    if active is None and (dry_run or not controls.count(control.hold, 1)):
+    if control.id not in controls.read().active and (
+        dry_run or not controls.count(control.hold, 1)
+    ):
         return Report(None, [], EXIT_FOUND, [describe(control, "is not")])
-    number, unannounced = _number(lambda: _waiting(context, control)), 0
-    if not dry_run:
-        controls.end(control)
-        unannounced = _put_back(context, controls, control.hold)
-        # Within a second a consumer that did not know may have put some more under the hold.
-        time.sleep(SECOND_LOOK)
-        unannounced += _put_back(context, controls, control.hold)
+    number = controls.count_waiting(control)
+    unannounced = 0 if dry_run else controls.release(control, partial(_announce, context))
     data = {"control": control.id, "ended": not dry_run, "emails": number, "dry_run": dry_run}
     would = "would go on" if dry_run else ("goes on" if number in (1, None) else "go on")
     emails = "what waited" if number is None else count(number, "e-mail")
-    lines = [f"{_name(control)}: {emails} {would}"]
+    lines = [f"{control.subject}: {emails} {would}"]
     return Report(data, lines, notes=[_UNANNOUNCED] if unannounced else [])
 
 
-def _number(count_emails: Callable[[], int]) -> int | None:
-    """None: to count them takes too long, which is no reason to let the operator wait."""
-    try:
-        return count_emails()
-    except StoreUnavailable:
-        return None
-
-
-def _put_back(context: Context, controls: ControlStore, name: str) -> int:
-    """Let them go on; returns how many could not be announced. A sweeper may help meanwhile."""
-    unannounced = 0
-    for page in controls.put_back(name):
-        jobs = [_job(stored) for stored in page]
-        unannounced += len(jobs) - len(context.announcer.announce(jobs))
-    return unannounced
-
-
-def _job(stored: Stored) -> Announcement:
-    return Announcement(stored.id, stored.job_priority)
+def _announce(context: Context, page: Sequence[Stored]) -> int:
+    """Put their jobs; returns how many could not be put."""
+    jobs = [Announcement(stored.id, stored.job_priority) for stored in page]
+    return len(jobs) - len(context.announcer.announce(jobs))
 
 
 def _chosen(context: Context) -> Control | None:
@@ -135,30 +113,9 @@ def operator() -> str:
     return f"{name}@{socket.gethostname()}"
 
 
-def _concerned(control: Control) -> dict[str, Any]:
-    """The queued e-mails that it concerns; for a vendor all."""
-    match: dict[str, Any] = {"status": Status.QUEUED.value}
-    if control.kind == "tag":
-        match["email.tags"] = control.name
-    elif control.kind == "priority":
-        match["priority"] = PRIORITIES[control.name]
-    return match
-
-
 def describe(control: Control, would: str = "is") -> str:
     """In words: ``vendor ses is drained``."""
-    return f"{_name(control)} {would} {_state(control)}"
-
-
-def _name(control: Control) -> str:
-    return "everything" if control.kind == "all" else f"{_KINDS[control.kind]} {control.name}"
-
-
-def _state(control: Control) -> str:
-    return "drained" if control.kind == DRAIN else "held"
-
-
-_KINDS = {"tag": "tag", "priority": "priority", "vendor": "vendor", DRAIN: "vendor"}
+    return f"{control.subject} {would} {control.state}"
 
 
 # Looking ------------------------------------------------------------------------------------------
@@ -166,17 +123,10 @@ _KINDS = {"tag": "tag", "priority": "priority", "vendor": "vendor", DRAIN: "vend
 
 def rows(context: Context, active: Mapping[str, Control]) -> list[dict[str, Any]]:
     """All that is held or drained, and how many e-mails wait for it."""
+    controls = ControlStore(context.store)
     each_hold = {control.hold: control for control in active.values()}
-    numbers = {name: _waiting(context, control) for name, control in each_hold.items()}
+    numbers = {name: controls.count_waiting(control) for name, control in each_hold.items()}
     return [{**_row(each), "waiting": numbers[each.hold]} for each in active.values()]
-
-
-def _waiting(context: Context, control: Control) -> int:
-    """How many e-mails wait for its end. Under ``all`` nothing is moved: those that are due."""
-    if control.kind != "all":
-        return ControlStore(context.store).count(control.hold, UNLIMITED)
-    due = {"status": Status.QUEUED.value, "due_at": {"$not": {"$gt": context.store.now()}}}
-    return context.store.count(due, UNLIMITED)
 
 
 def _row(control: Control) -> dict[str, Any]:

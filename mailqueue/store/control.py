@@ -21,7 +21,8 @@ Promises: what a call wrote is durable when it returns; the same call again chan
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -30,6 +31,7 @@ from typing import Any, Self
 from bson import ObjectId
 from pymongo.errors import DuplicateKeyError
 
+from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import PRIORITIES, Status
 from mailqueue.message import Email
 from mailqueue.store import ids
@@ -40,6 +42,8 @@ from mailqueue.store.store import Store
 
 KINDS = ("all", "tag", "priority", "vendor", "drain")
 DRAIN = "drain"  # under this stands an e-mail all of whose vendors are drained
+SECOND_LOOK = 1.5  # seconds: until then a consumer may not have heard that a hold is over
+UNLIMITED = 10**9  # more e-mails than there are
 PAGE = 1000  # e-mails put back together
 HISTORY = 50
 SUFFIX = ".control"
@@ -50,6 +54,8 @@ ACTIVE: list[dict[str, Any]] = [
 ]
 """The steps of a reading beside others."""
 _ENVS = (PRODUCTION, SIMULATED)
+Announce = Callable[[Sequence[Stored]], int]
+"""Puts their jobs; returns how many could not be put."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,18 @@ class Control:
     def hold(self) -> str:
         """Under which the e-mails stand that wait for its end."""
         return DRAIN if self.kind == DRAIN else self.id
+
+    @property
+    def subject(self) -> str:
+        """What is held or drained, in words."""
+        if self.kind == "all":
+            return "everything"
+        return f"{'vendor' if self.kind == DRAIN else self.kind} {self.name}"
+
+    @property
+    def state(self) -> str:
+        """What it is, in a word."""
+        return "drained" if self.kind == DRAIN else "held"
 
     @classmethod
     def of(cls, document: Document) -> Self:
@@ -203,6 +221,49 @@ class ControlStore:
     def count(self, hold: str, limit: int) -> int:
         """How many e-mails wait under it, of both kinds."""
         return self._store.count(_waiting(hold, _ENVS), limit)
+
+    def count_concerned(self, control: Control) -> int | None:
+        """How many queued e-mails it concerns, of a vendor all: theirs are not known before.
+
+        None: to count them takes too long, which is no reason to let an operator wait.
+        """
+        match: dict[str, Any] = {"status": Status.QUEUED.value}
+        if control.kind == "tag":
+            match["email.tags"] = control.name
+        elif control.kind == "priority":
+            match["priority"] = PRIORITIES[control.name]
+        return self._count(match)
+
+    def count_waiting(self, control: Control) -> int | None:
+        """How many e-mails wait for its end; None as above.
+
+        Under ``all`` nothing is moved: those that are due.
+        """
+        if control.kind != "all":
+            return self._count(_waiting(control.hold, _ENVS))
+        due_at = {"$not": {"$gt": self._store.now()}}
+        return self._count({"status": Status.QUEUED.value, "due_at": due_at})
+
+    def _count(self, match: Mapping[str, Any]) -> int | None:
+        try:
+            return self._store.count(match, UNLIMITED)
+        except StoreUnavailable:
+            return None
+
+    def release(self, control: Control, announce: Announce) -> int:
+        """End it, and have what waited for that announced; returns how many could not be.
+
+        It takes two seconds longer than the work. A sweeper announces what is left, also if this
+        is interrupted.
+        """
+        self.end(control)
+        unannounced = self._put_back(control, announce)
+        # Within a second a consumer that did not know may have put some more under the hold.
+        time.sleep(SECOND_LOOK)
+        return unannounced + self._put_back(control, announce)
+
+    def _put_back(self, control: Control, announce: Announce) -> int:
+        return sum(announce(page) for page in self.put_back(control.hold))
 
     def put_back(self, hold: str, envs: Sequence[str] = _ENVS) -> Iterator[list[Stored]]:
         """Let what waits under ``hold`` be due again, each once, by ``_id``; page by page.

@@ -44,7 +44,7 @@ def controls(store: Store) -> ControlStore:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No consumer runs beside the command, so that it need not look twice."""
-    monkeypatch.setattr("mailqueue.cli.control.SECOND_LOOK", 0.0)
+    monkeypatch.setattr("mailqueue.store.control.SECOND_LOOK", 0.0)
 
 
 class Shell:
