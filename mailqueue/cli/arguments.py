@@ -232,6 +232,14 @@ def _reason_why(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reason", metavar="TEXT", help=text)
 
 
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    text = "instead, send one real e-mail to this address through each vendor, at once"
+    parser.add_argument("--send-test", metavar="ADDRESS", type=_address, help=text)
+    parser.add_argument("--vendor", metavar="NAME", help="only through this vendor")
+    text = "its sender (default: the vendor's from, else the same address)"
+    parser.add_argument("--from", dest="sender", metavar="ADDRESS", type=_address, help=text)
+
+
 def _audit(parser: argparse.ArgumentParser) -> None:
     text = f"how long an e-mail may wait for a sweeper (default: {audit.GRACE:.0f}s)"
     parser.add_argument("--grace", metavar="AGE", type=_age, default=audit.GRACE, help=text)
@@ -363,7 +371,7 @@ _OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "callbacks": _callbacks,
     "responder": _nothing,
     "stats": _nothing,
-    "doctor": _nothing,
+    "doctor": _doctor,
     "sweep": _dry_run,
     "audit": _audit,
     "suppress": _suppress,

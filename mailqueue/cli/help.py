@@ -81,9 +81,10 @@ HELP: Mapping[str, Help] = {
     "doctor": Help(
         "check the installation, and say what to do",
         "Looks at the configuration, servers, clocks, vendors, consumers and e-mails. FAIL: "
-        "e-mails are not sent, or wait for a person. WARN: something may surprise you.",
-        "MAILQUEUE_ENV=production mailqueue doctor",
-        "a finding is FAIL",
+        "e-mails are not sent, or wait for a person. WARN: something may surprise you. --send-test "
+        "goes straight to the vendors, also while no consumer runs, and changes nothing here.",
+        "MAILQUEUE_ENV=production mailqueue doctor --send-test ann@example.org",
+        "a finding is FAIL, or a test e-mail was not accepted",
     ),
     "sweep": Help(
         "do one round of a consumer's sweeper now",

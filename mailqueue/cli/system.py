@@ -24,6 +24,7 @@ from mailqueue.cli.context import (
     Report,
     UsageError,
 )
+from mailqueue.cli.send_test import send_test
 from mailqueue.cli.table import fields, table
 from mailqueue.config import Config
 from mailqueue.consumer import build_sweeper
@@ -225,7 +226,11 @@ def _oldest_due(context: Context) -> dict[str, Any] | None:
 
 
 def examine(context: Context) -> Report:
-    """What is wrong with the installation, and what to do about it."""
+    """What is wrong with the installation, and what to do about it; or ``--send-test``."""
+    if context.options.send_test is not None:
+        return send_test(context)
+    if context.options.vendor or context.options.sender:
+        raise UsageError("doctor: --vendor and --from go with --send-test")
     findings = doctor.examine(context)
     rows: list[tuple[str, str, str]] = []
     for finding in findings:
