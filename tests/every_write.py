@@ -152,9 +152,10 @@ def event_writes(before: Document) -> Iterator[Write]:
     """How vendors' events settle what is unknown."""
     own = _own(before)
     email_id, token, incarnation = own.values()
-    attempt = email_id, token, "a", "id"
-    yield deliveries.open_attempt_write(*attempt, incarnation=incarnation)
-    guard, yes = deliveries.unknown_attempt_write(*attempt, simulated=True, incarnation=incarnation)
+    yield deliveries.open_attempt_write(email_id, token, "id", incarnation=incarnation)
+    guard, yes = deliveries.unknown_attempt_write(
+        email_id, token, "a", "id", simulated=True, incarnation=incarnation
+    )
     yield guard, NOTING.with_end(yes)
     unknown = SendResult(outcome=Outcome.UNKNOWN)
     decision = Decision(status=Status.QUEUED, priority=NORMAL)

@@ -355,8 +355,8 @@ MUTANTS = (
         (
             Edit(
                 "store/transitions.py",
-                ', {"$set": _late_yes_wins(token, unknown, simulated)}]',
-                "]",
+                "steps = [fields, _late_yes_wins(simulated)]",
+                "steps = [fields]",
             ),
         ),
         (GUARDS, "-k", "came_late"),

@@ -92,18 +92,20 @@ class _Email:
         return next((i for i, forms in enumerate(self.recipients) if form in forms), None)
 
     def undecided_token(self, vendor: str) -> int | None:
-        """That of the newest attempt at this vendor of which nobody knows what became.
+        """That of an attempt at this vendor of which nobody knows what became.
 
-        None also if it has accepted the e-mail since: the event is of that copy.
+        None also if it has accepted the e-mail since: the event is of that copy. The oldest one: a
+        later one that is under way may yet turn out refused, and the event would prove nothing.
         """
-        for line in reversed(self.lines):
+        oldest = None
+        for line in self.lines:
             if line.get("vendor") != vendor:
                 continue
             if line.get("outcome") == Outcome.ACCEPTED:
-                return None
-            if line.get("outcome") in _UNDECIDED and isinstance(token := line.get("token"), int):
-                return token
-        return None
+                oldest = None
+            elif oldest is None and line.get("outcome") in _UNDECIDED:
+                oldest = token if isinstance(token := line.get("token"), int) else None
+        return oldest
 
 
 class EventStore:
@@ -288,12 +290,11 @@ class EventStore:
                 alike[item.vendor, place, event.type].add(email.id)
             token = email.undecided_token(item.vendor)
             if token is not None and _proves_yes(event, email):
-                arguments = email.id, token, item.vendor, event.message_id
-                own = email.incarnation
+                name, own = event.message_id, email.incarnation
                 simulated = self._store.env == "simulated"
-                opened.append(deliveries.open_attempt_write(*arguments, incarnation=own))
+                opened.append(deliveries.open_attempt_write(email.id, token, name, incarnation=own))
                 guard, yes = deliveries.unknown_attempt_write(
-                    *arguments, simulated=simulated, incarnation=own
+                    email.id, token, item.vendor, name, simulated=simulated, incarnation=own
                 )
                 unknown.append((guard, self._store.noting.with_end(yes)))
         yield opened

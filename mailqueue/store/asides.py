@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from mailqueue.lifecycle.outcomes import Outcome, Reason, Status
+from mailqueue.store.ledger import array
 from mailqueue.store.transitions import HAS_LATE_YES, Pipeline, current, sent_fields
 
 _TRACES_OF_A_COPY = ("pin", "pending", "late_accept", "sent_at")
@@ -25,11 +26,11 @@ _TRACES_OF_A_COPY = ("pin", "pending", "late_accept", "sent_at")
 def aside_update(simulated: bool) -> Pipeline:
     """End what cannot be read, and leave all else as it is for a person to look at."""
     sending = {"$eq": ["$status", Status.SENDING.value]}
-    yes = {"$and": [sending, HAS_LATE_YES]}
+    yes = {"$and": [sending, {"$or": [HAS_LATE_YES, {"$ne": [_event("at"), None]}]}]}
     end = {"$cond": [_no_copy_left(), Status.FAILED.value, Status.UNCERTAIN.value]}
     sent: dict[str, Any] = {
-        "vendor": "$late_accept.vendor",
-        "vendor_message_id": "$late_accept.message_id",
+        "vendor": {"$ifNull": ["$late_accept.vendor", _event("vendor")]},
+        "vendor_message_id": {"$ifNull": ["$late_accept.message_id", _event("message_id")]},
         **sent_fields(simulated),
     }
     fields = {field: {"$cond": [yes, value, current(field)]} for field, value in sent.items()}
@@ -37,6 +38,14 @@ def aside_update(simulated: bool) -> Pipeline:
     fields["reason"] = {"$cond": [yes, None, Reason.UNREADABLE.value]}
     clocks = {"due_at": None, "overdue_at": "$$REMOVE", "updated_at": "$$NOW"}
     return [{"$set": fields | clocks}]
+
+
+def _event(name: str) -> dict[str, Any]:
+    """What a vendor's event in a line of the ledger says; null: there is none."""
+    has_event = {"$eq": [{"$type": "$$line.event"}, "object"]}
+    lines = {"$filter": {"input": array("$attempts"), "as": "line", "cond": has_event}}
+    value = "$$line.vendor" if name == "vendor" else f"$$line.event.{name}"
+    return {"$let": {"vars": {"line": {"$first": lines}}, "in": {"$ifNull": [value, None]}}}
 
 
 def _no_copy_left() -> dict[str, Any]:

@@ -93,42 +93,32 @@ def _summary() -> dict[str, Any]:
 # Event: sending → the same; unknown → sent --------------------------------------------------------
 #
 # Rule: an event proves that its vendor took the e-mail. An attempt whose outcome is unknown has
-# then had a yes, late. While the attempt is still under way, its settlement knows more: the yes
-# waits in ``late_accept`` under the attempt's own token, and counts only if the outcome turns out
-# unknown, after the rescue of a dead worker's e-mail, say.
+# then had a yes, late. While the attempt is still under way, its settlement knows more: the event
+# waits in the attempt's line, and counts only if the outcome turns out unknown, after the rescue of
+# a dead worker's e-mail, say. ``late_accept`` is for earlier attempts: one may have had a yes, too.
 #
 #   before  {status: "sending", lease: {token: 1, …}, attempts: [{token: 1, outcome: null}]}
-#   after   {…, late_accept: {vendor: "ses", token: 1, at: NOW}}
-#   then    {status: "sent", attempts: [{token: 1, outcome: "accepted", late: true}]}
+#   after   {…, attempts: [{token: 1, outcome: null, event: {message_id: "x", at: NOW}}]}
+#   then    {status: "sent", attempts: [{token: 1, outcome: "accepted", late: true, …}]}
 #
 #   before  {status: "uncertain", attempts: [{token: 1, outcome: "unknown"}]}
 #   after   {status: "sent", attempts: [{token: 1, outcome: "accepted", late: true}]}
 
 
 def open_attempt_write(
-    email_id: ObjectId,
-    token: int,
-    vendor: str,
-    message_id: str | None,
-    *,
-    incarnation: ObjectId | None = None,
+    email_id: ObjectId, token: int, message_id: str | None, *, incarnation: ObjectId | None = None
 ) -> Write:
     """For an attempt that is under way. Write it before ``unknown_attempt_write``."""
+    line = {"token": token, "outcome": None, "event": None}
     is_open = {
         **same_email(email_id, incarnation),
         "status": Status.SENDING.value,
         "lease.token": token,
-        "late_accept": None,
-        "attempts": {"$elemMatch": {"token": token, "outcome": None}},
+        "attempts": {"$elemMatch": line},
     }
-    yes = {
-        "vendor": {"$literal": vendor},
-        "message_id": {"$literal": message_id},
-        "refused": ledger.array("$refused"),
-        "token": token,
-        "at": "$$NOW",
-    }
-    return is_open, [{"$set": {"late_accept": yes, "updated_at": "$$NOW"}}]
+    event = {"message_id": {"$literal": message_id}, "at": "$$NOW"}
+    lines = ledger.with_closed_line(token, {"event": event})
+    return is_open, [{"$set": {"attempts": lines, "updated_at": "$$NOW"}}]
 
 
 def unknown_attempt_write(

@@ -47,7 +47,7 @@ def with_new_line(
 
 
 def with_closed_line(token: Any, end: dict[str, Any]) -> dict[str, Any]:
-    """The ledger in which the line of ``token`` has its ``end``."""
+    """The ledger in which the line of ``token`` has its ``end``, or what else is added to it."""
     is_mine = {"$eq": ["$$line.token", token]}
     return {
         "$map": {
@@ -56,6 +56,34 @@ def with_closed_line(token: Any, end: dict[str, Any]) -> dict[str, Any]:
             "in": {"$cond": [is_mine, _line_with_end(end), "$$line"]},
         }
     }
+
+
+def event_as_yes(token: Any, other_yes: dict[str, Any]) -> dict[str, Any]:
+    """The fields that change where the outcome is unknown, and an event stands in its line.
+
+    The event is the yes, and waits in ``late_accept`` as that of another attempt does
+    (``other_yes``: there is one). It only fills in for what is not known: the vendor's own answer
+    says more, of single recipients, say.
+    """
+    own = {"$eq": ["$$line.token", token]}
+    line = {"$first": {"$filter": {"input": "$attempts", "as": "line", "cond": own}}}
+    has_event = {"$eq": [{"$type": "$$own.event"}, "object"]}
+    message_id = "$$own.event.message_id"
+    yes = {
+        "vendor": "$$own.vendor",
+        "message_id": message_id,
+        "refused": array("$refused"),
+        "token": token,
+        "at": "$$own.event.at",
+    }
+    end = {"outcome": Outcome.ACCEPTED.value, "message_id": message_id, "late": True}
+    end["extra_copy"] = other_yes
+    first = {"$and": [has_event, {"$not": [other_yes]}]}
+    fields = {
+        "late_accept": {"$cond": [first, yes, {"$ifNull": ["$late_accept", "$$REMOVE"]}]},
+        "attempts": {"$cond": [has_event, with_closed_line(token, end), "$attempts"]},
+    }
+    return {name: {"$let": {"vars": {"own": line}, "in": new}} for name, new in fields.items()}
 
 
 def only_closed_line(token: Any, end: dict[str, Any]) -> dict[str, Any]:

@@ -297,39 +297,23 @@ def change_update(alike: Sequence[Change], *, simulated: bool, short: bool = Fal
         fields["vendor_message_id"] = message_id
     if decision.status is Status.SENT:
         return [{"$set": fields | sent_fields(simulated)}]
-    # The second step reads what the first one made, and overrules it where a yes came meanwhile.
-    unknown = change.result is not None and change.result.outcome is Outcome.UNKNOWN
-    return [{"$set": fields}, {"$set": _late_yes_wins(token, unknown, simulated)}]
+    # Each step reads what the one before made; the last overrules it where a yes came meanwhile.
+    steps = [fields, _late_yes_wins(simulated)]
+    if change.result is not None and change.result.outcome is Outcome.UNKNOWN:
+        steps.insert(1, ledger.event_as_yes(token, HAS_LATE_YES))
+    return [{"$set": step} for step in steps]
 
 
-def _late_yes_wins(token: Any, unknown: bool, simulated: bool) -> dict[str, Any]:
-    """What a settlement becomes where ``late_accept`` stands beside it: sent, after all.
-
-    A yes for this very attempt, which an event brought, only fills in for an ``unknown`` outcome:
-    the vendor's own answer says more, of single recipients, say.
-    """
+def _late_yes_wins(simulated: bool) -> dict[str, Any]:
+    """What a settlement becomes where ``late_accept`` stands beside it: sent, after all."""
     sent = _becomes_sent(
         vendor="$late_accept.vendor",
         message_id="$late_accept.message_id",
         refused="$late_accept.refused",
         simulated=simulated,
     )
-    own = {"$eq": ["$late_accept.token", token]}
-    if unknown:
-        wins: Any = HAS_LATE_YES
-        end = {
-            "outcome": Outcome.ACCEPTED.value,
-            "message_id": "$late_accept.message_id",
-            "late": True,
-            "extra_copy": False,
-        }
-        own_line: dict[str, Any] = {"attempts": [own, ledger.with_closed_line(token, end)]}
-    else:
-        wins = {"$and": [HAS_LATE_YES, {"$not": [own]}]}
-        own_line = {"late_accept": [own, "$$REMOVE"]}
-    fields = {field: {"$cond": [wins, value, current(field)]} for field, value in sent.items()}
-    return fields | {
-        field: {"$cond": [own, value, current(field)]} for field, (own, value) in own_line.items()
+    return {
+        field: {"$cond": [HAS_LATE_YES, value, current(field)]} for field, value in sent.items()
     }
 
 

@@ -408,6 +408,44 @@ def test_an_event_of_the_first_vendor_ends_an_e_mail_that_the_second_is_sending(
     assert (found["status"], found["vendor"]) == ("sent", "first")
 
 
+def test_an_event_is_of_the_unknown_attempt_and_not_of_a_later_one_that_is_under_way(
+    store: Store, event_store: EventStore
+) -> None:
+    """That one is refused: the event must not be lost with it."""
+    email_id = stored(store)
+    claimed(store, email_id)
+    settled(store, email_id, UNKNOWN, AGAIN)
+    claimed(store, email_id, token=1)
+    event_store.record("first", [event(email_id, EventType.DELIVERED)])
+    settled(store, email_id, SendResult(outcome=Outcome.UNAVAILABLE, code="503"), AGAIN, token=2)
+    found = read(store, email_id)
+    assert found["status"] == "sent"
+    assert [line["outcome"] for line in found["attempts"]] == ["accepted", "unavailable"]
+
+
+@pytest.mark.parametrize("late", ["by its worker", "by an event"])
+def test_an_event_settles_an_attempt_that_is_under_way_beside_a_late_yes_of_another(
+    late: str, store: Store, event_store: EventStore
+) -> None:
+    """Both vendors have sent a copy, and the ledger says so in the end."""
+    email_id = stored(store)
+    claimed(store, email_id)
+    settled(store, email_id, UNKNOWN, AGAIN)
+    claimed(store, email_id, "second", token=1)
+    if late == "by its worker":
+        yes = SendResult(outcome=Outcome.ACCEPTED, code="200", message_id="a")
+        store.record_late_yes(email_id, 1, "first", yes, 5)
+    else:
+        event_store.record("first", [event(email_id, EventType.DELIVERED)])
+    event_store.record("second", [event(email_id, EventType.DELIVERED)])
+    settled(store, email_id, UNKNOWN, PARKED, token=2)
+    found = read(store, email_id)
+    assert (found["status"], found["vendor"]) == ("sent", "first")
+    first, second = found["attempts"]
+    assert (first["outcome"], second["outcome"]) == ("accepted", "accepted")
+    assert (second["late"], second["extra_copy"]) == (True, True)
+
+
 def test_an_event_is_of_the_unknown_attempt_and_not_of_a_later_one_that_was_refused(
     store: Store, event_store: EventStore
 ) -> None:

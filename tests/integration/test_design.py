@@ -162,7 +162,7 @@ def test_the_guards_are_those_of_the_code() -> None:
         "rescue": change_filter(rescue),
         "end or hold of a queued e-mail": change_filter(queued),
         "late yes": late_yes_filter(email_id, TOKEN),
-        "event, attempt under way": deliveries.open_attempt_write(email_id, TOKEN, "a", None)[0],
+        "event, attempt under way": deliveries.open_attempt_write(email_id, TOKEN, None)[0],
         "event, outcome unknown": deliveries.unknown_attempt_write(
             email_id, TOKEN, "a", None, simulated=True
         )[0],
