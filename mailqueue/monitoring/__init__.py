@@ -1,5 +1,6 @@
 """What the state of an installation means: for ``doctor``, the metrics and the dashboard.
 
+- ``overview``: the state of an installation, read at once.
 - ``finding``: one thing that was looked at, how bad it is, and what to do about it.
 - ``words``: numbers and spans as a person reads them.
 

@@ -20,6 +20,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -49,6 +50,7 @@ _TIMES = (
     *("hint_at", "last_resort_at"),
 )
 _SECONDS = ("probe_step", "hint_seconds")
+_DAMAGE = (LookupError, TypeError, ValueError, AttributeError)
 _LARGEST = 2**31  # generation, and of seconds
 # One of them changes with every write; null, or not there, in what an older version wrote.
 # ``generation``: suspended or restored; ``probe_token``: a probe won, or given back; ``hint_at``: a
@@ -150,13 +152,34 @@ class VendorHealth:
         began = self._clock()
         documents = self._find([*self._health, *self._watched], with_controls=True)
         self._learn_controls([each["control"] for each in documents if "control" in each])
-        healths = [each for each in documents if each["_id"] in self._health and "now" in each]
-        for each in documents:
-            if "now" in each and (learn := self._watched.get(each["_id"])) is not None:
-                learn(each)
-        for health in self._parse(list(self._health), healths).values():
+        for health in self._parse(list(self._health), self._sort_out(documents)).values():
             self._learn(health, began)
         return self._health
+
+    def look(self) -> tuple[Mapping[str, Health], Controls]:
+        """The same, and what operators ask for, for who only looks. Raises ``StoreUnavailable``.
+
+        Nothing is written or logged: a vendor whose document is damaged, or not there yet, is
+        available.
+        """
+        documents = self._find([*self._health, *self._watched], with_controls=True)
+        healths = {name: Health(name=name) for name in self._health}
+        for document in self._sort_out(documents):
+            with suppress(*_DAMAGE):
+                healths[document["_id"]] = _from_document(document)
+        return healths, control.controls_of(d["control"] for d in documents if "control" in d)
+
+    def _sort_out(self, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The vendors' documents, from which the server's time is learnt; others are told of."""
+        # The reply was on its way for a while, so the server's clock is taken for a little slower
+        # than it is: a probe comes late rather than early.
+        dated = [document for document in documents if "now" in document]
+        for document in dated[:1]:
+            self._server_ahead = document["now"].timestamp() - self._clock()
+        for each in dated:
+            if (learn := self._watched.get(each["_id"])) is not None:
+                learn(each)
+        return [each for each in dated if each["_id"] in self._health]
 
     def _learn_controls(self, documents: list[dict[str, Any]]) -> None:
         """Keep what operators ask for, and log what is new of it."""
@@ -181,7 +204,7 @@ class VendorHealth:
                 self._learned_at[health.name] = at
 
     def _load(self, names: list[str], *, majority: bool = False) -> dict[str, Health]:
-        return self._parse(names, self._find(names, majority=majority))
+        return self._parse(names, self._sort_out(self._find(names, majority=majority)))
 
     def _find(
         self, names: list[str], *, majority: bool = False, with_controls: bool = False
@@ -202,10 +225,6 @@ class VendorHealth:
                 return [*read_each(steps, collection), *controls]
 
     def _parse(self, names: list[str], documents: list[dict[str, Any]]) -> dict[str, Health]:
-        # The reply was on its way for a while, so the server's clock is taken for a little slower
-        # than it is: a probe comes late rather than early.
-        for document in documents[:1]:
-            self._server_ahead = document["now"].timestamp() - self._clock()
         healths = {
             d["_id"]: health for d in documents if (health := self._parse_or_drop(d)) is not None
         }
@@ -218,7 +237,7 @@ class VendorHealth:
         """None: it was damaged by hand, and is dropped, so that nothing is held against anybody."""
         try:
             return _from_document(document)
-        except (LookupError, TypeError, ValueError, AttributeError):
+        except _DAMAGE:
             event(logger, logging.ERROR, "vendor.health_dropped", vendor=document["_id"])
             with self.store.operation():
                 self.collection.delete_one({"_id": document["_id"]})

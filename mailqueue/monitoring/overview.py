@@ -1,0 +1,313 @@
+"""The state of an installation, read at once: for ``doctor``, the metrics and the dashboard.
+
+Decides: what is read, how much it may cost, and what is said where it would cost more.
+
+Assumes: a ``Store`` of the kind (``env``) that is asked about; all numbers are of that kind, unless
+they say otherwise. All times are the database server's.
+
+Promises: nothing is written, and nothing logged but an outage. All together lasts no longer than
+``mongodb.timeout`` and the queue's own time-outs. Each read has an index: ``(status, env, due_at)``
+serves what is queued or sent now, ``(status, env, updated_at)`` what ended, ``(env,
+callbacks.due_at)`` the callbacks that are due; heartbeats, counters, vendors and controls are small
+collections. E-mails are counted up to ``COUNTED``. Of which class the oldest due e-mail is stands
+in no index: where more than ``WINDOW`` wait, the oldest of a class is late by at least so much, and
+a class behind a long backlog of another may be left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from bson import ObjectId
+from pymongo.errors import PyMongoError
+
+from mailqueue.config import Config, VendorConfig
+from mailqueue.errors import QueueUnavailable
+from mailqueue.lifecycle.outcomes import PRIORITIES, Status
+from mailqueue.queue import open_broker
+from mailqueue.routing.health import VendorHealth
+from mailqueue.routing.pace import Pace
+from mailqueue.routing.reservations import Usage, document_id
+from mailqueue.routing.rotation import Health, probe_wait
+from mailqueue.store import callbacks
+from mailqueue.store.control import DRAIN, Control, Controls
+from mailqueue.store.document import PRODUCTION, SIMULATED
+from mailqueue.store.indexes import EPOCH
+from mailqueue.store.mongo import within
+from mailqueue.store.stats import ALIVE, Heartbeat, Stats
+from mailqueue.store.store import Store
+
+DAY = timedelta(days=1)
+WINDOW = 1000  # e-mails, of which the class is looked at
+BAND = timedelta(days=60)  # no e-mail is due for longer
+PATIENCE = 1.0  # seconds for one look at them
+COUNTED = 1_000_000  # e-mails of a status are counted up to this: a third of a second
+
+
+@dataclass(frozen=True, slots=True)
+class Oldest:
+    """The e-mail that has waited for the longest time, and for how long."""
+
+    id: ObjectId
+    since: datetime
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What is ``used`` of a vendor's ``limit``, ``until`` a new one begins."""
+
+    used: int
+    limit: int
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorState:
+    """A vendor. ``probe_wait``: seconds until an e-mail may try it; None: it is available.
+
+    ``probing``: one is trying it now. ``rate_wait``: seconds until its limits let the next e-mail
+    go; None: it has none. ``budgets``: by ``day`` and ``month``. ``drained``, ``held``: by whom.
+    """
+
+    name: str
+    type: str
+    available: bool
+    reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    probing: bool = False
+    probe_wait: float | None = None
+    drained: Control | None = None
+    held: Control | None = None
+    rate_wait: float | None = None
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """What was so ``at`` one time, for the kind ``env``.
+
+    ``oldest_due``: by class (``high``, …); None: none is due; a class that is missing was not found
+    out. ``emails``: by status. ``estimated``: those of them that are so many at least, since they
+    were counted up to ``COUNTED``. ``other_env``: queued e-mails of the other kind, likewise.
+    ``failed``, ``ended``: e-mails that failed, and that were sent or failed, within a day.
+    ``queue``: jobs by state; empty: there is no queue beside MongoDB; None: it was not reached, and
+    ``queue_error`` says why. ``callbacks``: by state; empty: no responder ever ran here.
+    ``consumers``: those that live. ``controls``: what operators hold and drain.
+    """
+
+    at: datetime
+    env: str
+    oldest_due: Mapping[str, Oldest | None]
+    emails: Mapping[Status, int]
+    estimated: frozenset[Status]
+    other_env: int
+    failed: int
+    ended: int
+    uncertain_oldest: Oldest | None
+    vendors: tuple[VendorState, ...]
+    controls: Controls
+    consumers: tuple[Heartbeat, ...]
+    queue: Mapping[str, int] | None
+    queue_error: str
+    callbacks: Mapping[str, int]
+
+    @classmethod
+    def read(cls, config: Config, store: Store) -> Overview:
+        """Read all of it. Raises ``StoreUnavailable``; the queue may be away (``queue_error``)."""
+        queue, queue_error = _queue(config)
+        # One clock for all: the operations inside have no time of their own.
+        with store.operation():
+            now = store.now()
+            read = _Reader(store, now)
+            emails = read.count_each()
+            lately = {"updated_at": {"$gte": now - DAY}}
+            failed, sent = (
+                read.count(_of(store.env, status) | lately)
+                for status in (Status.FAILED, Status.SENT)
+            )
+            states, controls = vendor_states(config, store)
+            return cls(
+                at=now,
+                env=store.env,
+                oldest_due=read.oldest_due(),
+                emails=emails,
+                estimated=frozenset(s for s, number in emails.items() if number >= COUNTED),
+                other_env=read.count(_of(_other(store.env), Status.QUEUED)),
+                failed=failed,
+                ended=failed + sent,
+                uncertain_oldest=read.oldest_uncertain(),
+                vendors=states,
+                controls=controls,
+                consumers=tuple(Stats(store, store.env).consumers(ALIVE)),
+                queue=queue,
+                queue_error=queue_error,
+                callbacks=read.callbacks(),
+            )
+
+
+def vendor_states(
+    config: Config, store: Store, env: str | None = None
+) -> tuple[tuple[VendorState, ...], Controls]:
+    """The configured vendors, and what operators hold and drain. Raises ``StoreUnavailable``.
+
+    ``env``: those of that kind, not of the store's: a simulation has vendors of its own.
+    """
+    health = VendorHealth(store, [v.name for v in config.vendors], env=env or store.env)
+    usages = {v.name: Usage(Pace.of(v.rate)) for v in config.vendors if v.rate is not None}
+    for name, usage in usages.items():
+        health.watch(document_id(name), usage.learn)
+    healths, controls = health.look()
+    now = health.now()
+    # While no vendor is available, probes come earlier.
+    early = not any(each.available for each in healths.values())
+    states = (
+        _vendor(vendor, healths[vendor.name], controls, usages.get(vendor.name), now, early)
+        for vendor in config.vendors
+    )
+    return tuple(states), controls
+
+
+def _vendor(
+    config: VendorConfig,
+    health: Health,
+    controls: Controls,
+    usage: Usage | None,
+    now: float,
+    early: bool,
+) -> VendorState:
+    limits = usage.shown(now) if usage is not None else {"wait": None, "budgets": {}}
+    return VendorState(
+        name=config.name,
+        type=config.type,
+        available=health.available,
+        reason=health.reason,
+        since=_time(health.since),
+        until=_time(health.unavailable_until),
+        probing=health.probe_until is not None and health.probe_until > now,
+        probe_wait=None if health.available else probe_wait(health, now, early=early),
+        drained=controls.active.get(f"{DRAIN}:{config.name}"),
+        held=controls.active.get(f"vendor:{config.name}"),
+        rate_wait=limits["wait"],
+        budgets={
+            name.removeprefix("per_"): Budget(b["used"], b["limit"], b["until"])
+            for name, b in limits["budgets"].items()
+        },
+    )
+
+
+def _time(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def _queue(config: Config) -> tuple[Mapping[str, int] | None, str]:
+    broker = open_broker(config, keep=0)
+    try:
+        return broker.depth() or {}, ""
+    except QueueUnavailable as error:
+        return None, str(error)
+    finally:
+        broker.close()
+
+
+def _of(env: str, status: Status) -> dict[str, Any]:
+    return {"status": status.value, "env": env}
+
+
+def _other(env: str) -> str:
+    return SIMULATED if env == PRODUCTION else PRODUCTION
+
+
+_CLASSES = {priority: name for name, priority in PRIORITIES.items()}
+_SINCE = {"since": "$since", "id": "$_id"}  # compared in this order
+
+
+class _Reader:
+    """Reads of e-mails, each bounded by itself; they raise the driver's exceptions."""
+
+    def __init__(self, store: Store, now: datetime) -> None:
+        self._emails, self._env, self._now = store.emails, store.env, now
+
+    def count(self, match: Mapping[str, Any]) -> int:
+        """How many match, counted up to ``COUNTED``."""
+        return self._emails.count_documents(match, limit=COUNTED)
+
+    def count_each(self) -> dict[Status, int]:
+        """The e-mails of each status. Of many that were sent the number is an estimate."""
+        numbers = {status: self.count(_of(self._env, status)) for status in Status}
+        if numbers[Status.SENT] >= COUNTED:
+            # All that there are, as MongoDB's own statistics say, less the others.
+            others = sum(self.count(_of(_other(self._env), status)) for status in Status)
+            others += sum(numbers.values()) - numbers[Status.SENT]
+            estimate = self._emails.estimated_document_count() - others
+            numbers[Status.SENT] = max(COUNTED, estimate)
+        return numbers
+
+    # The class of an e-mail stands in no index. Most have no ``due_at``: they are due since they
+    # were stored, and read by ``_id``. That begins with the time, unless it follows from a key:
+    # those are in no order, so the first of them are a sample, and the others begin at BAND.
+
+    def oldest_due(self) -> dict[str, Oldest | None]:
+        """The longest due e-mail of each class, among the first ``WINDOW`` of each kind."""
+        oldest: dict[str, Oldest | None] = {}
+        is_complete = True
+        band = {"_id": {"$gte": ObjectId.from_datetime(self._now - BAND)}}
+        dated = {"due_at": {"$gt": EPOCH, "$lte": self._now}}
+        for match, since in (
+            (dated, "$due_at"),
+            ({"due_at": None}, "$updated_at"),
+            ({"due_at": None} | band, "$updated_at"),
+        ):
+            window, is_whole = self._window(match, since)
+            for name, each in window.items():
+                oldest[name] = max(each, oldest.get(name) or each, key=lambda o: o.seconds)
+            is_complete &= is_whole
+        if is_complete:
+            oldest = {name: oldest.get(name) for name in PRIORITIES}
+        return oldest
+
+    def _window(self, match: Mapping[str, Any], since: str) -> tuple[dict[str, Oldest], bool]:
+        """The oldest of each class in it, and whether it has all that match."""
+        number = {"$sum": 1}
+        steps: list[dict[str, Any]] = [
+            {"$match": {**_of(self._env, Status.QUEUED), **match}},
+            {"$sort": {"due_at": 1, "_id": 1}},
+            {"$limit": WINDOW},
+            {"$set": {"since": {"$cond": [{"$eq": [{"$type": since}, "date"]}, since, self._now]}}},
+            {"$group": {"_id": "$priority", "number": number, "oldest": {"$min": _SINCE}}},
+        ]
+        try:
+            with within(PATIENCE):
+                groups = list(self._emails.aggregate(steps))
+        except PyMongoError as error:
+            if not error.timeout or not Store.time_left():
+                raise
+            return {}, False
+        window = {
+            name: self._age(group["oldest"]["id"], group["oldest"]["since"])
+            for group in groups
+            if (name := _CLASSES.get(group["_id"])) is not None
+        }
+        return window, sum(group["number"] for group in groups) < WINDOW
+
+    def _age(self, email_id: ObjectId, since: Any) -> Oldest:
+        if not isinstance(since, datetime):  # damaged
+            since = self._now
+        return Oldest(email_id, since, max(0.0, round((self._now - since).total_seconds(), 3)))
+
+    def oldest_uncertain(self) -> Oldest | None:
+        """The one that has waited for a person for the longest time."""
+        match, field = _of(self._env, Status.UNCERTAIN), "updated_at"
+        document = self._emails.find_one(match, [field], sort=[(field, 1)])
+        return None if document is None else self._age(document["_id"], document.get(field))
+
+    def callbacks(self) -> dict[str, int]:
+        """The e-mails that have a callback in a state, if a responder has made the index."""
+        fields = [list(index["key"]) for index in self._emails.list_indexes()]
+        if list(callbacks.INDEX) not in fields:
+            return {}
+        return {callbacks.DUE: self.count({"env": self._env, callbacks.DUE_AT: {"$exists": True}})}
