@@ -20,7 +20,7 @@ from mailqueue.config.keys import Key
 from mailqueue.config.queue import QUEUE_TYPES, TYPE
 from mailqueue.config.rates import Rate
 from mailqueue.config.section import keys_of
-from mailqueue.config.services import ApiKeyConfig
+from mailqueue.config.services import ApiKeyConfig, Dashboard
 from mailqueue.config.vendor_types import MIB, VENDOR_TYPES
 from mailqueue.vendors.base import Vendor
 from tests.bench import report
@@ -55,6 +55,8 @@ def rows() -> Iterator[str]:
         if section == "http":
             for name, key in keys_of(ApiKeyConfig).items():
                 yield row(f"`{place}.keys[].{name}`", key)
+            for name, key in keys_of(Dashboard).items():
+                yield row(f"`{place}.dashboard.{name}`", key)
         if section == "vendors":
             for name, key in keys_of(Rate).items():
                 yield row(f"`{place}.rate.{name}`", key)

@@ -352,6 +352,12 @@ def _server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, help=text)
 
 
+def _http(parser: argparse.ArgumentParser) -> None:
+    _server(parser)
+    text = "also serve the web pages for operators, under /dashboard"
+    parser.add_argument("--dashboard", action="store_true", help=text)
+
+
 def _dry_run(parser: argparse.ArgumentParser) -> None:
     text = "change nothing, only show what would be done"
     parser.add_argument("--dry-run", action="store_true", help=text)
@@ -377,7 +383,7 @@ _OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "suppress": _suppress,
     "forget": _forget,
     "key": _key,
-    "http": _server,
+    "http": _http,
     "intake": _nothing,
     "smtp": _server,
     "sendmail": _nothing,

@@ -40,7 +40,10 @@ def http(context: Context) -> Report:
     from mailqueue.http import serve
 
     logs.configure()
-    code = serve(context.config, context.options.host, context.options.port, context.file)
+    options = context.options
+    code = serve(
+        context.config, options.host, options.port, context.file, dashboard=options.dashboard
+    )
     return Report(None, [], code)
 
 

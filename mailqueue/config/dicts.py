@@ -185,6 +185,14 @@ class ApiKeyDict(_Senders, total=False):
     scope: Sequence[str]
 
 
+class DashboardDict(TypedDict, total=False):
+    """``http.dashboard``."""
+
+    read_only: bool
+    proxy_header: str | None
+    proxies: Sequence[str]
+
+
 class HttpDict(TypedDict, total=False):
     """``http``."""
 
@@ -196,6 +204,7 @@ class HttpDict(TypedDict, total=False):
     connections: int
     max_memory: int
     share_port: bool
+    dashboard: DashboardDict
 
 
 class SmtpDict(TypedDict, total=False):

@@ -6,8 +6,9 @@ Promises: no repr shows a digest or an address.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Any, Literal
 
 from mailqueue.config import checks
@@ -15,6 +16,17 @@ from mailqueue.config.keys import Problems
 from mailqueue.config.section import Section, key, section_list, section_of
 
 SCOPES = ("send", "read", "operate")  # what a key may be for
+
+
+def _networks(values: Sequence[Any]) -> str | None:
+    for n, value in enumerate(values, 1):
+        try:
+            ip_network(value)
+        except ValueError:
+            return f"entry {n} must be an IP address or a network, for example 10.0.0.0/8"
+    return None
+
+
 _HOST, _PORT = "address to listen at", checks.between(0, 65_535)
 
 
@@ -46,6 +58,34 @@ class ApiKeyConfig(Section):
         object.__setattr__(self, "from_", tuple(self.from_))
 
 
+_HEADER = checks.pattern(
+    r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", "must be the name of a header, as X-Forwarded-User"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard(Section):
+    """The web pages for operators: `mailqueue http --dashboard`."""
+
+    read_only: bool = key(bool, False, "nobody can change anything on its pages")
+    proxy_header: str | None = key(
+        str, None, "header in which a proxy names the user that it has let in", _HEADER
+    )
+    proxies: tuple[str, ...] = key(
+        tuple, (), "addresses or networks of those proxies; from others it is not read", _networks
+    )
+
+    def __post_init__(self) -> None:
+        Section.__post_init__(self)
+        object.__setattr__(self, "proxies", tuple(self.proxies))
+
+    @classmethod
+    def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
+        if (attributes.get("proxy_header") is None) == bool(attributes.get("proxies")):
+            name = "proxies" if attributes.get("proxy_header") else "proxy_header"
+            problems.add(name, "required key is missing: proxies and proxy_header go together")
+
+
 @dataclass(frozen=True, slots=True)
 class Http(Section):
     """The HTTP service. Its keys are also the passwords of the SMTP service."""
@@ -69,9 +109,12 @@ class Http(Section):
     share_port: bool = key(
         bool, False, "further processes of this user may have the same port (Linux)"
     )
+    dashboard: Dashboard = key(object, {}, "the web pages of `mailqueue http --dashboard`")  # noqa: RUF009  # ``key`` makes a field, no value
 
     def __post_init__(self) -> None:
         Section.__post_init__(self)
+        dashboard = section_of(Dashboard, self.dashboard, Problems())
+        object.__setattr__(self, "dashboard", dashboard)
         keys = (section_of(ApiKeyConfig, entry, Problems()) for entry in self.keys)
         object.__setattr__(self, "keys", tuple(keys))
 
@@ -79,6 +122,7 @@ class Http(Section):
     def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:
         entries = () if "keys" in problems else attributes.get("keys", ())
         section_list("keys", ApiKeyConfig, entries, problems)
+        section_of(Dashboard, attributes.get("dashboard", {}), problems.under("dashboard"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,35 +32,42 @@ if TYPE_CHECKING:
 __all__ = ["app", "serve"]
 
 
-def app(config: Config | str | Path | None = None) -> Starlette:
-    """The service as an ASGI application, for a server of your own.
+def app(config: Config | str | Path | None = None, *, dashboard: bool = False) -> Starlette:
+    """The service as an ASGI application, for a server of your own; ``dashboard``: with its pages.
 
     ``config``: a path, a ``Config``, or None for ``$MAILQUEUE_CONFIG`` and then ``./config.json``.
     Bounds on clients that are slow or many are the server's: ``mailqueue http`` has them.
 
-    Raises ``ConfigError``, and ``MissingExtra`` if the extra ``http`` is not installed.
+    Raises ``ConfigError``, and ``MissingExtra`` if the extra ``http`` is not installed, or ``web``.
     """
     from mailqueue.config import Config
 
     _need_extra()
     from mailqueue.http.application import App
 
-    return App(config if isinstance(config, Config) else Config.load(config, secrets=False))
+    if not isinstance(config, Config):
+        config = Config.load(config, secrets=False)
+    return App(config, dashboard=dashboard)
 
 
 def serve(
-    config: Config, host: str | None = None, port: int | None = None, file: Path | None = None
+    config: Config,
+    host: str | None = None,
+    port: int | None = None,
+    file: Path | None = None,
+    *,
+    dashboard: bool = False,
 ) -> int:
     """Serve until SIGTERM or SIGINT, as ``mailqueue http`` does; returns the exit code.
 
     ``host``, ``port``: instead of those of the configuration. ``file``: where it was read from; at
-    SIGHUP it is read again. For the main thread. Raises
+    SIGHUP it is read again. ``dashboard``: with the web pages. For the main thread. Raises
     ``ConfigError`` (the port is in use, say) and ``MissingExtra``.
     """
     _need_extra()
     from mailqueue.http.server import serve as serve_until_signal
 
-    return serve_until_signal(config, host, port, file)
+    return serve_until_signal(config, host, port, file, dashboard=dashboard)
 
 
 def _need_extra() -> None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
 
 from mailqueue.aio import AsyncProducer
 from mailqueue.config import Config
@@ -31,11 +31,19 @@ from mailqueue.http.events import Events
 from mailqueue.http.health import Health
 from mailqueue.http.limits import Limits, Receive, longest_body
 
+if TYPE_CHECKING:
+    from mailqueue.dashboard.application import Dashboard
+
+DASHBOARD = "/dashboard"
+
 
 class App(Starlette):
-    """The service. ``producer``: through which it stores e-mails."""
+    """The service. ``producer``: through which it stores e-mails.
 
-    def __init__(self, config: Config) -> None:
+    ``dashboard``: with the web pages, under ``/dashboard``. Raises ``MissingExtra``.
+    """
+
+    def __init__(self, config: Config, *, dashboard: bool = False) -> None:
         self.config = config
         self.producer = AsyncProducer(config)
         limits = Limits(
@@ -48,8 +56,10 @@ class App(Starlette):
             for path, handlers in _table(self.producer, self.events, limits).items()
         ]
         self.send_email = routes[0]
+        self.dashboard = _dashboard(config) if dashboard else None
+        pages = [Mount(DASHBOARD, self.dashboard), Route("/", _to_dashboard)] if dashboard else []
         super().__init__(
-            routes=[Route(each.path, each) for each in routes],
+            routes=[*(Route(each.path, each) for each in routes), *pages],
             exception_handlers={HTTPException: _nothing_there},
             lifespan=_lifespan,
         )
@@ -61,6 +71,8 @@ class App(Starlette):
         Raises ``ConfigError`` and ``MissingExtra``; then nothing is changed.
         """
         self.events.reload(config)
+        if self.dashboard is not None:
+            self.dashboard.reload(config)
         self._callers.replace(config.http.keys)
         self.producer.reload(config)
         self.config = config
@@ -95,6 +107,16 @@ def _table(producer: AsyncProducer, events: Events, limits: Limits) -> Mapping[s
     }
 
 
+def _dashboard(config: Config) -> Dashboard:
+    from mailqueue.dashboard import make  # what is not asked for is not imported
+
+    return make(config)
+
+
+async def _to_dashboard(request: Request) -> Response:
+    return RedirectResponse(f"{request.scope.get('root_path', '')}{DASHBOARD}/", 307)
+
+
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     yield
@@ -102,6 +124,8 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         app.log.write()
         await app.producer.aclose()
         await to_thread(app.events.close)
+        if app.dashboard is not None:
+            await to_thread(app.dashboard.close)
 
 
 async def _nothing_there(request: Request, _: Exception) -> Response:

@@ -11,23 +11,17 @@ Promises: how long a look-up takes tells nothing of a secret.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
-from urllib.parse import urlsplit
 
 from mailqueue.config import ApiKeyConfig
 from mailqueue.http.errors import Entry, Problem, name_of
 from mailqueue.message import Address, Email
-from mailqueue.service import is_loopback
+from mailqueue.service.direct import is_direct
 from mailqueue.service.keys import ApiKey, KeyRing
 
 EVERYBODY = ApiKey("", "", frozenset({"send", "read", "operate"}))
 """The caller where no API key is configured."""
 
 _CHALLENGE = (b"www-authenticate", b"Bearer")
-_FORWARDED = frozenset(  # by which a proxy says that it is one
-    {b"forwarded", b"via", b"x-real-ip"}
-    | {b"x-forwarded-" + what for what in (b"for", b"host", b"port", b"proto", b"server")}
-)
 
 
 class Callers:
@@ -57,27 +51,9 @@ class Callers:
 
 def _check_direct(headers: Mapping[bytes, bytes], client: tuple[str, int] | None) -> None:
     """Raises ``Problem`` unless the request comes from this host itself, and was meant for it."""
-    host, origin = headers.get(b"host", b""), headers.get(b"origin")
-    is_direct = (
-        (client is None or _is_own(client[0]))  # None: a Unix socket
-        and _is_own_url(b"//" + host)
-        and (origin is None or _is_own_url(origin))
-        and headers.keys().isdisjoint(_FORWARDED)
-    )
-    if not is_direct:
+    if not is_direct(headers, client):
         message = "No API key is configured, so only requests from this host itself are served."
         raise Problem(401, "missing_api_key", message, headers=[_CHALLENGE])
-
-
-_is_own = lru_cache(maxsize=1000)(is_loopback)
-
-
-@lru_cache(maxsize=1000)
-def _is_own_url(url: bytes) -> bool:
-    try:
-        return is_loopback(urlsplit(url.decode("latin-1")).hostname or "")
-    except ValueError:
-        return False
 
 
 def check_scope(key: ApiKey, scope: str) -> None:

@@ -320,40 +320,45 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    config: Config, host: str | None = None, port: int | None = None, file: Path | None = None
+    config: Config,
+    host: str | None = None,
+    port: int | None = None,
+    file: Path | None = None,
+    *,
+    dashboard: bool = False,
 ) -> int:
     """Serve until a signal; returns the exit code.
 
     ``host``, ``port``: instead of those of the configuration. ``file``: where SIGHUP has it read
-    its configuration again. Raises ``ConfigError``: without API
-    keys it listens on a loopback address only; the port is in use.
+    its configuration again. Raises ``ConfigError``: without API keys (or, for the ``dashboard``, a
+    proxy that says who it is) it listens on a loopback address only; the port is in use.
     """
     host = config.http.host if host is None else host
     port = config.http.port if port is None else port
-    _check_exposure(config, host)
+    _check_exposure(config, host, dashboard=dashboard)
+    app = App(config, dashboard=dashboard)
     listener = listen(host, port, shared=config.http.share_port)
     return_freed_blocks()
-    return run_async(
-        "mailqueue http", partial(_serve, config, listener, host, file), _loop_factory()
-    )
+    return run_async("mailqueue http", partial(_serve, app, listener, host, file), _loop_factory())
 
 
-def _check_exposure(config: Config, host: str) -> None:
-    if not config.http.keys and not is_loopback(host):
+def _check_exposure(config: Config, host: str, *, dashboard: bool) -> None:
+    has_proxy = dashboard and config.http.dashboard.proxy_header is not None
+    if not config.http.keys and not has_proxy and not is_loopback(host):
         problem = "without an API key only a loopback address is served: mailqueue key new NAME"
         raise ConfigError([f"http.keys: {problem}"])
 
 
 async def _serve(
-    config: Config,
+    app: App,
     listener: socket.socket,
     host: str,
     file: Path | None,
     service: Service,
     stopping: asyncio.Event,
 ) -> None:
+    config = app.config
     clients = Clients(room_for(config.http.connections), config.http.timeout)
-    app = App(config)
     server = _Server(_uvicorn(app, clients), service, url("http", listener))
     if file is not None:
         service.reload = partial(_reload, app, Source(file, LIVE, OTHERS), host)
@@ -371,7 +376,7 @@ def _reload(app: App, source: Source, host: str) -> None:
     """Read the configuration again, for the requests from now on."""
 
     def check(config: Config) -> None:
-        _check_exposure(config, host)
+        _check_exposure(config, host, dashboard=app.dashboard is not None)
         app.reload(config)
 
     source.read(app.config, check)

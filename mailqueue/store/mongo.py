@@ -177,6 +177,11 @@ class Mongo:
             update = [{"$set": {"at": "$$NOW"}}]
             self.collection(".leases").update_one({"_id": "writable"}, update, upsert=True)
 
+    def check_reachable(self, seconds: float) -> None:
+        """Return if MongoDB answers within ``seconds``, else raise ``StoreUnavailable``."""
+        with self.operation(seconds=seconds):
+            self.client.admin.command("ping")
+
     def start_clock(self, seconds: float = math.inf) -> None:
         """Give all that follows in this context ``mongodb.timeout`` together, or fewer seconds."""
         deadline = time.monotonic() + min(seconds, self.timeout)

@@ -33,7 +33,8 @@ from mailqueue.config.config import READABLE_BY_ALL, SECTIONS
 from mailqueue.config.keys import Key, Problems
 from mailqueue.config.queue import QUEUE_TYPES
 from mailqueue.config.rates import BUDGETS, PACES
-from mailqueue.config.section import keys_of
+from mailqueue.config.section import Section, keys_of
+from mailqueue.config.services import Dashboard
 from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
 from tests.logged import event
@@ -189,13 +190,16 @@ def described(hint: Any) -> tuple[type, bool]:
         return list, optional
     nested = dict.fromkeys((dicts.EventsDict, dicts.MatchDict), dict)
     abstract: Mapping[Any, type] = {Sequence: tuple, Mapping: dict, **nested}
-    abstract = {**abstract, dicts.RateDict: object}
+    abstract = {**abstract, dicts.RateDict: object, dicts.DashboardDict: object}
     return abstract.get(get_origin(plain) or plain, plain), optional
 
 
-def test_a_type_checker_knows_the_keys_and_types_of_a_rate() -> None:
-    expected = {name: (key.type, key.default is None) for name, key in keys_of(Rate).items()}
-    hints = get_type_hints(dicts.RateDict)
+@pytest.mark.parametrize("section, own", [(Rate, dicts.RateDict), (Dashboard, dicts.DashboardDict)])
+def test_a_type_checker_knows_the_keys_and_types_of_an_inner_section(
+    section: type[Section], own: Any
+) -> None:
+    expected = {name: (key.type, key.default is None) for name, key in keys_of(section).items()}
+    hints = get_type_hints(own)
     assert {name: described(hint) for name, hint in hints.items()} == expected
 
 

@@ -23,6 +23,7 @@ FLOORS = [
     "routing producer",
     "consumer devserver aio events",
     "monitoring",
+    "dashboard",
     "http smtp intake callbacks testing django aws_lambda",
     "cli",
     "__init__ __main__",

@@ -1,0 +1,65 @@
+"""What the pages read: the store, its events, the queue.
+
+Promises: nothing is connected to before a page needs it. Any thread may call. If MongoDB does not
+answer, that is known within ``PATIENCE``.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from threading import Lock
+
+from mailqueue.config import Config, is_production
+from mailqueue.events import EventStore
+from mailqueue.queue import open_broker
+from mailqueue.queue.broker import Broker
+from mailqueue.store.document import PRODUCTION, SIMULATED
+from mailqueue.store.store import Store
+
+PATIENCE = 1.5  # seconds
+
+
+class Backend:
+    """The connections of all pages. ``config``: the one that counts now."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._lock = Lock()
+
+    @cached_property
+    def _store(self) -> Store:
+        return Store(
+            self.config.mongodb,
+            env=PRODUCTION if is_production() else SIMULATED,
+            callbacks=self.config.callbacks,
+            retention=self.config.retention,
+        )
+
+    @property
+    def store(self) -> Store:
+        """The e-mails. Raises ``StoreUnavailable`` if MongoDB does not answer now."""
+        with self._lock:
+            store = self._store
+        store.check_reachable(PATIENCE)
+        return store
+
+    @property
+    def events(self) -> EventStore:
+        """What vendors told of them."""
+        return EventStore(self.config, self.store)
+
+    @cached_property
+    def _broker(self) -> Broker:
+        return open_broker(self.config)
+
+    @property
+    def broker(self) -> Broker:
+        """The way to the consumers."""
+        with self._lock:
+            return self._broker
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for name in ("_store", "_broker"):
+            if name in self.__dict__:
+                self.__dict__.pop(name).close()

@@ -1,0 +1,174 @@
+"""The dashboard: by a client inside this process, and in a real browser against a real process.
+
+``client`` speaks to the application itself, on the servers of the test run. ``browser`` is one
+chromium for all tests of a worker, with a fresh profile; ``site`` is ``mailqueue http --dashboard``
+as a child process, one for all tests too. Each test finds the collection empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from pymongo import MongoClient
+from pymongo.collection import Collection
+
+from mailqueue.config import Config
+from mailqueue.devserver import Beanstalkd, Mongod
+from mailqueue.http.application import App
+from tests.conftest import TEST_PREFIX, Document
+from tests.http_service import HttpService
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+BASE = "http://127.0.0.1:8080"
+OWN = {"Sec-Fetch-Site": "same-origin"}  # as a browser says of a form on our own page
+
+
+@pytest.fixture(scope="session")
+def shared_settings(mongod: Mongod, beanstalkd: Beanstalkd) -> Document:
+    """Of all dashboards here; not to be changed."""
+    unique = TEST_PREFIX + uuid4().hex
+    return {
+        "mongodb": {
+            "uri": mongod.uri,
+            "database": unique,
+            "collection": TEST_PREFIX + "emails",
+        },
+        "beanstalkd": {"servers": [beanstalkd.address], "tube": unique},
+        "vendors": [
+            {"name": "first", "type": "smtp", "host": "127.0.0.1"},
+            {"name": "second", "type": "smtp", "host": "127.0.0.1"},
+        ],
+    }
+
+
+@pytest.fixture
+def config(shared_settings: Document) -> Config:
+    return Config.from_mapping(shared_settings)
+
+
+@pytest.fixture
+def emails(config: Config, mongo_client: MongoClient[Document]) -> Collection[Document]:
+    """The collection that all dashboards here show, empty, as are those beside it."""
+    database = mongo_client[config.mongodb.database]
+    for name in database.list_collection_names():
+        database[name].delete_many({})
+    return database[config.mongodb.collection]
+
+
+class Client:
+    """A browser of this host, or of ``address``, that asks the application itself.
+
+    Redirects are shown, not followed. ``headers``: with every request.
+    """
+
+    def __init__(
+        self, config: Config, address: str = "127.0.0.1", headers: Mapping[str, str] = OWN
+    ) -> None:
+        self.app = App(config, dashboard=True)
+        self._transport = httpx.ASGITransport(self.app, client=(address, 50_000))
+        self._headers = headers
+
+    def ask(self, method: str, place: str, **options: Any) -> httpx.Response:
+        """One request; ``place`` is below the dashboard's, or begins with two slashes."""
+        path = place[1:] if place.startswith("//") else f"/dashboard{place}"
+
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(
+                transport=self._transport, base_url=BASE, headers=self._headers
+            ) as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(ask())
+
+    def get(self, place: str, **options: Any) -> httpx.Response:
+        return self.ask("GET", place, **options)
+
+    def post(self, place: str, form: Mapping[str, Any], **options: Any) -> httpx.Response:
+        return self.ask("POST", place, data=form, **options)
+
+    def close(self) -> None:
+        assert self.app.dashboard is not None
+        self.app.dashboard.close()
+
+
+@pytest.fixture
+def client(config: Config, emails: Collection[Document]) -> Iterator[Client]:
+    """The application without authentication, as a browser on this host sees it."""
+    with closing(Client(config)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def shared_site(
+    shared_settings: Document, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HttpService]:
+    folder = tmp_path_factory.mktemp("dashboard")
+    with HttpService(shared_settings, folder, "--dashboard") as running:
+        yield running
+
+
+@pytest.fixture
+def site(shared_site: HttpService, emails: Collection[Document]) -> HttpService:
+    """The dashboard as a process; nothing is stored yet. ``site.url`` is where it listens."""
+    return shared_site
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
+    driver, binary = shutil.which("chromedriver"), shutil.which("chromium")
+    if driver is None or binary is None:
+        message = "chromium and chromedriver are missing"
+        if os.environ.get("CI"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+    options = ChromeOptions()
+    options.binary_location = binary
+    for argument in (
+        *("headless", "no-sandbox", "disable-gpu", "disable-background-networking"),
+        *("disable-component-update", "disable-sync", "hide-scrollbars"),
+        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+    ):
+        options.add_argument(f"--{argument}")
+    browser = Chrome(options, Service(driver, log_output=os.devnull))
+    browser.set_page_load_timeout(30)
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def browser(chromium: Chrome) -> Chrome:
+    """A browser with an empty page, 1280 pixels wide, light, without cookies."""
+    show_as(chromium, 1280)
+    chromium.get("about:blank")
+    return chromium
+
+
+def show_as(browser: Chrome, width: int, height: int = 900, scheme: str = "light") -> None:
+    """Show pages so wide, in this colour scheme (``light`` or ``dark``)."""
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def screenshot(browser: Chrome, file: Path) -> None:
+    """The whole page as a PNG, also what one has to scroll to."""
+    height = browser.execute_script("return document.documentElement.scrollHeight")
+    width = browser.execute_script("return window.innerWidth")
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.save_screenshot(str(file))
