@@ -25,7 +25,8 @@ environment at any step: claims and leases are the consumer's, so nothing is los
 
 Promises: no e-mail is begun that cannot be finished in time. No thread of an invocation outlives
 it. Connections to MongoDB, SQS and vendors stay open for the next invocation; the MongoDB driver's
-monitors and the watchdog over vendors' sockets, which sleep, stay as well.
+monitors, the watchdog over vendors' sockets and the thread that ends spans, which sleep, stay as
+well.
 """
 
 from __future__ import annotations
@@ -197,6 +198,8 @@ class Worker:
         except StoreUnavailable as error:
             logs.event(logger, logging.ERROR, "lambda.not_finished", error=str(error))
             return batch.failures
+        finally:
+            self._writer.sender.flush_spans(1.0)  # before Lambda freezes the environment
         batch.postpone(list(batch.todo))
         return batch.failures
 

@@ -216,6 +216,7 @@ def situations(email_id: ObjectId, *, token: int = OF_KEY) -> Iterator[Document]
         nonce=ObjectId(),
         callback_url="https://hooks.example.com/",
         request_id="r-1",
+        traceparent=f"00-{1:032x}-{1:016x}-01",
         route=["a"],
     )
     made = search.with_recipients(made)

@@ -19,6 +19,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -145,7 +146,7 @@ class AsyncProducer:
             await pending.wait_for_room(shares)
             threads = self._own_threads()  # the writer may have been given up
         options = priority, send_at, expires_at, callback_url, request_id, vendors
-        read = partial(_read, email, options, idempotency_key)
+        read = partial(copy_context().run, _read, email, options, idempotency_key)
         call = PendingSend(read, shares, deadline, pending)
         threads.writer.put(call)
         pending.add(call, threads.writer.start)
@@ -240,11 +241,15 @@ class AsyncProducer:
             del self._threads[process]
 
     async def _call(self, work: Callable[[], T], *, one_clock: bool = True) -> T:
-        """Run a call of the producer in a thread; it goes on when the task is cancelled."""
+        """Run a call of the producer in a thread, in the context of the task.
+
+        It goes on when the task is cancelled.
+        """
         if one_clock:
             work = partial(_by, time.monotonic() + self.config.mongodb.timeout, work)
         loop = asyncio.get_running_loop()
-        return await asyncio.shield(loop.run_in_executor(self._own_threads().calls, work))
+        run = partial(copy_context().run, work)
+        return await asyncio.shield(loop.run_in_executor(self._own_threads().calls, run))
 
 
 class _Threads:

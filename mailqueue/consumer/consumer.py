@@ -53,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.1
 BURST_SWEEP = 1.0
+FLUSH_SECONDS = 5.0  # for spans of OpenTelemetry, which are not worth more
 # What a reload takes over, and what is not a consumer's
 LIVE = frozenset(
     {"vendors", "routes", "failover", "retry", "suppression"}
@@ -260,6 +261,7 @@ class Consumer:
         writer.join(self.config.delivery.settle_timeout + self.config.mongodb.timeout)
         self._writer.sender.pacer.close()
         self._router.limits.give_back(everything=True)
+        self._writer.sender.flush_spans(FLUSH_SECONDS)
         self._join([sweeper])
         # Last, since the queue takes the jobs of a closed connection back.
         for each in self._receivers:

@@ -4,7 +4,7 @@
 
     Fetcher   reserves a job, reads its e-mail, plans     sets stored, suppressed, memory, plan
     Writer    claims it, in one durable write for many    sets lease, deadline
-    Sender    sends it through one vendor and decides     sets result, finish
+    Sender    sends it through one vendor and decides     sets span, result, finish
     Writer    writes the change, then ends the job
 
 Decides: nothing. Assumes: one thread at a time has a ``Delivery``; it passes from one to the next
@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from mailqueue.consumer.memory import Held
 from mailqueue.errors import QueueUnavailable
@@ -30,6 +31,9 @@ from mailqueue.routing.rotation import Permit
 from mailqueue.routing.router import Router
 from mailqueue.store.document import Stored
 from mailqueue.store.transitions import Aside, Change, Claim, Lease
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +119,10 @@ class Delivery:
     deadline: float = 0.0
     lost: int = 0
     # The sender's
+    # Where attempts are traced. ``hand_over`` is for one to acquire, once: the thread that sends,
+    # or the one that gives up a tracer that hangs before the vendor was asked.
+    span: Span | None = field(default=None, repr=False)
+    hand_over: threading.Lock | None = field(default=None, repr=False)
     result: SendResult | None = None
     finish: Finish | None = None
 

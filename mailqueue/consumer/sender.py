@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -28,7 +29,9 @@ from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.logs import event, place
 from mailqueue.routing.bulkheads import Bulkheads, Call
+from mailqueue.store.ledger import NOT_STARTED
 from mailqueue.store.transitions import Claim
+from mailqueue.tracing import Tracer
 from mailqueue.vendors import answers
 from mailqueue.vendors.base import Attempt, Vendor
 
@@ -53,6 +56,7 @@ class Sender:
         self._slots, self._inbox = shared.slots, shared.inbox
         self._stopping, self._clock = shared.stopping, shared.clock
         self._meter = meter
+        self._tracer = Tracer.of(shared.rules.config.mongodb.collection)
         self._bulkheads: Bulkheads[Delivery] = shared.router.bulkheads
         self._limits = shared.router.limits
         self.queue: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
@@ -115,7 +119,11 @@ class Sender:
         """Call the vendor; False: it came back too late, another thread has this one's place."""
         delivery, result = call.what, None
         if isinstance(plan := delivery.plan, Send):
-            result = self._send(plan, _attempt(plan, delivery.deadline), own)
+            attempt = _attempt(plan, delivery.deadline)
+            if (tracer := self._tracer) is None:
+                result = self._send(plan, attempt, own)
+            else:
+                result = self._send_in_span(tracer, delivery, plan, attempt, own)
         elif isinstance(plan, LookUp):
             result = self._look_up(plan, _attempt(plan, delivery.deadline), own)
         # False: the call was given up, and the delivery belongs to the thread in place.
@@ -125,6 +133,29 @@ class Sender:
         if isinstance(plan, Send) and result and result.outcome is Outcome.ACCEPTED:
             self._record_late(plan.claim, result)
         return False
+
+    def _send_in_span(
+        self,
+        tracer: Tracer,
+        delivery: Delivery,
+        send: Send,
+        attempt: Attempt,
+        own: Mapping[str, Vendor],
+    ) -> SendResult | None:
+        """The same, in a span that ``_finish`` ends. None: the tracer took too long."""
+        delivery.hand_over = hand_over = threading.Lock()
+        lines = send.stored.lines
+        delivery.span = span = tracer.start(
+            attempt.email_id,
+            send.vendor,
+            1 + (lines[-1].get("n") or 0 if lines else 0),
+            send.stored.document.get("traceparent"),
+            is_retry=any(line["outcome"] != NOT_STARTED for line in lines),
+        )
+        if not hand_over.acquire(blocking=False) or self._clock() >= delivery.deadline:
+            return None
+        with tracer.current(span):
+            return self._send(send, attempt, own)
 
     def _send(self, send: Send, attempt: Attempt, own: Mapping[str, Vendor]) -> SendResult | None:
         try:
@@ -169,7 +200,11 @@ class Sender:
             send.router.report(send.permit, send.snapshot, result, str(send.stored.id))
         self._slots.done(delivery.vendor)
         delivery.finish = self._shared.planner.settle(delivery)
+        span = delivery.span
         self._inbox.put([delivery])
+        if span is not None and self._tracer is not None:  # last: the result is on its way
+            outcome = NOT_STARTED if result is None else result.outcome.value
+            self._tracer.end(span, outcome, "" if result is None else result.code)
 
     # Calls that do not come back, called by the main thread and by the thread in place -----------
 
@@ -187,6 +222,12 @@ class Sender:
         """
         delivery = call.what
         facts = {"id": str(delivery.job.email_id), "vendor": delivery.vendor}
+        if (hand_over := delivery.hand_over) and hand_over.acquire(blocking=False):
+            # The vendor was not asked, and will not be. No e-mail is to wait for this tracer again.
+            self._tracer = None
+            event(logger, logging.ERROR, "tracing.stopped", **facts)
+            self._finish(delivery, None)
+            return
         event(logger, logging.ERROR, "vendor.overran", **facts)
         self._finish(delivery, OVERDUE if isinstance(delivery.plan, Send) else None)
 
@@ -235,6 +276,11 @@ class Sender:
         self._slots.wake()
         self.close(ends)
         return late
+
+    def flush_spans(self, seconds: float) -> None:
+        """Wait until the spans of all attempts are ended, for at most so long."""
+        if self._tracer is not None:
+            self._tracer.flush(seconds)
 
     def close(self, senders: int) -> None:
         """Tell so many senders that no more comes."""

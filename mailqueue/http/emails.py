@@ -13,10 +13,12 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
+from mailqueue import tracing
 from mailqueue.errors import InvalidEmail, StoreUnavailable
 from mailqueue.http import wire
 from mailqueue.http.auth import check_sender
@@ -65,7 +67,8 @@ class Emails:
         key = _idempotency_key(call)
         with self._limits.body(call.length) as body:
             message = await _apart_if_large(read, await call.read(body))
-            email_id = await self._store(message, key, call.caller_request_id)
+            with _in_trace(call):
+                email_id = await self._store(message, key, call.caller_request_id)
         return Reply(201, b'{"id":"%b"}' % ids.as_uuid(email_id).encode(), id=email_id)
 
     async def _store(self, message: Message, key: str | None, request_id: str | None) -> str:
@@ -92,10 +95,11 @@ class Emails:
         is_strict, key = _is_strict(call), _idempotency_key(call)
         with self._limits.body(call.length) as body:
             entries = await _apart_if_large(read, await call.read(body))
-            if is_strict:
-                answer = {"data": await self._store_all(entries, key, call.caller_request_id)}
-            else:
-                answer = await self._store_valid(entries, key, call.caller_request_id)
+            with _in_trace(call):
+                if is_strict:
+                    answer = {"data": await self._store_all(entries, key, call.caller_request_id)}
+                else:
+                    answer = await self._store_valid(entries, key, call.caller_request_id)
         return _json(201, answer, emails=len(answer["data"]))
 
     async def _store_all(
@@ -284,6 +288,11 @@ def _calls(
         }
         for n, message in messages
     ]
+
+
+def _in_trace(call: Call) -> AbstractContextManager[None]:
+    """While this lasts, e-mails belong to the caller's span, unless this process has its own."""
+    return tracing.remote_parent(call.headers.get(b"traceparent"))
 
 
 def _is_strict(call: Call) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Never
 
+from mailqueue import tracing
 from mailqueue.errors import InvalidEmail, did_you_mean
 from mailqueue.message import Email
 from mailqueue.message.fields import READERS, SHOWN_KEY
@@ -25,7 +26,7 @@ from mailqueue.producer.submission import SendOptions, Submission
 MAX_BYTES = 65_536
 KEYS = (
     *("email", "priority", "send_at", "expires_at", "idempotency_key"),
-    *("callback_url", "request_id", "vendors"),
+    *("callback_url", "request_id", "vendors", "traceparent"),
 )
 WHOLE = "event"  # the field, where it is none of these
 
@@ -50,7 +51,9 @@ def read(body: bytes, key: str) -> Submission:
         event.get("vendors"),
     )
     own_key = event.get("idempotency_key")
-    return Submission.of(_email(event.get("email")), options, key if own_key is None else own_key)
+    with tracing.remote_parent(event.get("traceparent")):
+        email = _email(event.get("email"))
+        return Submission.of(email, options, key if own_key is None else own_key)
 
 
 def _unknown(name: str) -> InvalidEmail:

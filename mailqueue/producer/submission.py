@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Required, TypeAlias, TypedDict
 
 from bson import ObjectId
 
+from mailqueue import tracing
 from mailqueue.config import Config, callbacks
 from mailqueue.config.checks import vendor_name
 from mailqueue.errors import InvalidEmail
@@ -175,6 +176,7 @@ class Submission:
 
     ``index`` is its position in the list given to ``send_many()``. ``document`` is empty until
     ``prepare`` makes it, and is made once: a repeated write must store the same e-mail.
+    ``traceparent``: the span in which the call was made (see ``tracing``).
     """
 
     email: Email
@@ -183,16 +185,17 @@ class Submission:
     id: ObjectId
     nonce: ObjectId
     index: int | None = None
+    traceparent: str | None = None
     document: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
         cls, email: Sendable, options: SendOptions, key: str | None, index: int | None = None
     ) -> Submission:
-        """Read what the caller handed in; call it in the caller's thread."""
+        """Read what the caller handed in; call it in the caller's thread, or in its context."""
         valid, valid_key = Email.of(email), _key(key)
         email_id, nonce = ids.several(2)
-        return cls(valid, options, valid_key, email_id, nonce, index)
+        return cls(valid, options, valid_key, email_id, nonce, index, tracing.traceparent())
 
     @classmethod
     def of_call(cls, call: SendCall, index: int) -> Submission:
@@ -344,6 +347,7 @@ def _document(
         callback_url=options.callback_url,
         request_id=options.request_id,
         route=route,
+        traceparent=submission.traceparent,
     )
 
 

@@ -30,8 +30,9 @@ raised: anything may stand in a document.
     vendor  vendor_message_id  sent_at  simulated
     interventions [{n, verb, was, reason, token, at, nonce}]    a person's, the newest 50
     route [vendor]: those that it may go to; not there: all
-    callback_url  request_id  callbacks [{id, type, at, reason, recipient, state, due_at, since,
-                                          token, tries, nonce, code, ended_at}]
+    callback_url  request_id  traceparent   of the caller, where there are any
+    callbacks [{id, type, at, reason, recipient, state, due_at, since, token, tries, nonce, code,
+                ended_at}]
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ def new(
     callback_url: str | None = None,
     request_id: str | None = None,
     route: Sequence[str] | None = None,
+    traceparent: str | None = None,
 ) -> dict[str, Any]:
     """The document of an e-mail that is about to be stored."""
     document: dict[str, Any] = {
@@ -121,6 +123,7 @@ def new(
         "callback_url": callback_url,
         "request_id": request_id,
         "route": None if route is None else list(route),
+        "traceparent": traceparent,
     }
     return document | {name: value for name, value in optional.items() if value is not None}
 

@@ -115,6 +115,7 @@ FIELDS: Mapping[str, Callable[[Any], bool]] = {
     "interventions": _optional(_list_of(_INTERVENTION)),
     "callback_url": _optional(text),
     "request_id": _optional(text),
+    "traceparent": _optional(text),
     "route": _optional(lambda value: bool(value) and _texts(value)),
     "callbacks": _optional(_list_of(_CALLBACK)),
 }

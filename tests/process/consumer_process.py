@@ -27,6 +27,7 @@ class OwnProcess:
     """
 
     COMMAND: ClassVar[Sequence[str]]
+    LAUNCHER: ClassVar[Sequence[str]] = ()  # the program that starts Python
 
     def __init__(
         self, settings: Mapping[str, Any], folder: Path, *arguments: str, **environ: str
@@ -45,7 +46,7 @@ class OwnProcess:
         surroundings = {"MAILQUEUE_ENV": "production", "NOTIFY_SOCKET": address, **environ}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*dies_with_parent(), *module, *arguments],
+                [*dies_with_parent(), *self.LAUNCHER, *module, *arguments],
                 cwd=REPO,
                 env={**os.environ, **surroundings},
                 stdin=subprocess.DEVNULL,

@@ -35,7 +35,7 @@ from mailqueue.smtp import replies
 from tests import tables
 from tests.bench import report
 from tests.tables import REPO
-from tests.unit.test_structure import NODES
+from tests.unit.test_structure import ALL_NODES, NODES
 
 README = REPO / "README.md"
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
@@ -58,6 +58,7 @@ CHECKED = {  # written by hand; by the tests below, and in tests/integration
         "index",
         "limit",
         "outcome",
+        "span",
     ),
     *("priority", "queue", "verb", "webhook"),
     *("call", "status"),  # by tests/http/test_description.py
@@ -114,6 +115,14 @@ def column_cells(page: str, name: str, number: int) -> list[list[str]]:
 
 def test_the_keys_of_an_email_are_those_that_send_takes() -> None:
     assert first_column("docs/sending.md", "email") == list(READERS)
+
+
+def test_the_attributes_of_a_span_are_those_that_a_tracer_sets() -> None:
+    names = re.compile(r"(messaging|mailqueue|error)\.[a-z_.]+")
+    texts = [n.value for n in ALL_NODES["tracing"] if isinstance(n, ast.Constant)]
+    attributes = {text for text in texts if isinstance(text, str) and names.fullmatch(text)}
+    documented = [name for cell in column_cells("docs/tracing.md", "span", 1) for name in cell]
+    assert sorted(documented) == sorted(attributes - {"mailqueue.traceparent"})
 
 
 def test_each_kind_of_queue_has_a_line_and_says_which_extra_it_needs() -> None:

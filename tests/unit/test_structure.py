@@ -17,7 +17,7 @@ PACKAGE = Path(mailqueue.__file__).parent
 FLOORS = [
     "errors reentrancy",
     "logs",
-    "outage message lifecycle",
+    "outage tracing message lifecycle",
     "config",
     "vendors store queue service",
     "routing producer",
