@@ -218,6 +218,12 @@ def refusal(verb: Verb, stored: Stored | None) -> str:
     """Why an e-mail was not changed, as it is now."""
     if stored is None:
         return "there is no such e-mail"
+    changed = "it was changed meanwhile, or its content is no longer stored"
+    return obstacle(verb, stored) or changed
+
+
+def obstacle(verb: Verb, stored: Stored) -> str | None:
+    """Why the guard of ``verb`` lets this e-mail alone; None: it does not, as far as is seen."""
     try:
         if verb is Verb.RETRY and stored.document.get("content_dropped_at") is not None:
             return f"is {stored.status}, and its content is no longer stored"
@@ -229,4 +235,4 @@ def refusal(verb: Verb, stored: Stored | None) -> str:
         return "its document is damaged: see mailqueue audit"
     if verb is Verb.CANCEL and stored.document.get("pending") is not None:
         return "some recipients have received it already, so the others get it too"
-    return "it was changed meanwhile, or its content is no longer stored"
+    return None

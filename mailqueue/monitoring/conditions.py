@@ -1,0 +1,61 @@
+"""What the next step of an e-mail depends on, beside the e-mail itself: vendors, holds, consumers.
+
+Decides: what is read of it, once for one explanation.
+
+Promises: nothing is sent, claimed or reserved by the reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from mailqueue.config import Config
+from mailqueue.routing.health import VendorHealth
+from mailqueue.routing.pace import Pace
+from mailqueue.routing.reservations import Usage, document_id
+from mailqueue.routing.rotation import Health
+from mailqueue.store.control import Controls
+from mailqueue.store.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How things stand now, for e-mails of one kind (``env``).
+
+    ``health``: of each configured vendor. ``waits``: seconds until a vendor with a rate has its
+    next send time. ``spent``: of these vendors a budget is used up, for so many seconds.
+    ``consumers``: the kind of each live one, by the name that its leases have; None: it is not
+    known which there are.
+    """
+
+    health: Mapping[str, Health] = field(default_factory=dict)
+    controls: Controls = field(default_factory=Controls)
+    waits: Mapping[str, float] = field(default_factory=dict)
+    spent: Mapping[str, float] = field(default_factory=dict)
+    consumers: Mapping[str, str] | None = None
+
+    @classmethod
+    def read(
+        cls, config: Config, store: Store, env: str, consumers: Mapping[str, str] | None = None
+    ) -> Self:
+        """As they are now. Raises ``StoreUnavailable``."""
+        health = VendorHealth(store, [vendor.name for vendor in config.vendors], env=env)
+        usages = {v.name: Usage(Pace.of(v.rate)) for v in config.vendors if v.rate is not None}
+        for name, usage in usages.items():
+            health.watch(document_id(name), usage.learn)
+        states, now = health.refresh(), health.now()
+        limits = {name: usage.shown(now) for name, usage in usages.items()}
+        spent = {
+            name: max((b["until"].timestamp() - now for b in full), default=0.0)
+            for name, limit in limits.items()
+            if (full := [b for b in limit["budgets"].values() if b["used"] >= b["limit"]])
+        }
+        return cls(
+            health=states,
+            controls=health.controls,
+            waits={name: limit["wait"] for name, limit in limits.items()},
+            spent=spent,
+            consumers=consumers,
+        )

@@ -1,0 +1,166 @@
+"""What comes next for an e-mail, and when, in sentences. Pure.
+
+Decides: which sentences. What an end becomes is asked of ``decide``, whose turn it is of ``turns``.
+
+Promises: as ``history``. ``Unreadable`` is raised where the document is damaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+
+from mailqueue.config import Config
+from mailqueue.lifecycle.outcomes import Reason, Snapshot, Status
+from mailqueue.monitoring.conditions import Conditions
+from mailqueue.monitoring.history import as_time, callback_text, natural, objects, text
+from mailqueue.monitoring.sentence import Sentence
+from mailqueue.monitoring.turns import Turns, end_text
+from mailqueue.monitoring.words import clock, count, span
+from mailqueue.store.callbacks import DUE
+from mailqueue.store.document import Stored
+
+LATE = 60.0  # seconds past its time from which an e-mail is called late
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """One e-mail's future, as things stand now."""
+
+    stored: Stored
+    config: Config
+    conditions: Conditions
+
+    def sentences(self) -> list[Sentence]:
+        """What comes next, in order. The time of the first one says when."""
+        status = self.stored.status
+        if status.final:
+            return [*self._callbacks(), self._after_end(status)]
+        steps = self._sending() if status is Status.SENDING else self._queued()
+        return [*self._no_consumer(), *steps, *self._callbacks()]
+
+    @cached_property
+    def _snapshot(self) -> Snapshot:
+        return self.stored.snapshot()
+
+    def _no_consumer(self) -> Iterator[Sentence]:
+        consumers, kind = self.conditions.consumers, self.stored.env
+        if consumers is None or kind in consumers.values():
+            return
+        others = f", only {' and '.join(sorted(set(consumers.values())))}" if consumers else ""
+        yield Sentence(f"No {kind} consumer is alive{others}: nothing comes next until one runs.")
+
+    def _callbacks(self) -> Iterator[Sentence]:
+        for each in objects(self.stored.document.get("callbacks")):
+            if text(each.get("state")) == DUE:
+                told = f"{callback_text(each)} A responder does that."
+                yield Sentence(told, as_time(each.get("due_at")))
+
+    def _after_end(self, status: Status) -> Sentence:
+        if status is Status.UNCERTAIN:
+            return Sentence(
+                "Nothing is sent by itself: a person decides. It is never deleted. "
+                "An event of its vendor may still prove that it was sent."
+            )
+        name = "sent_days" if status is Status.SENT else "failed_days"
+        days = getattr(self.config.retention, name)
+        since = as_time(self.stored.document.get("updated_at"))
+        at = None if since is None else since + timedelta(days=days)
+        return Sentence(f"It is deleted (retention.{name}). Nothing is sent by itself.", at)
+
+    # Sending -------------------------------------------------------------------------------------
+
+    def _sending(self) -> Iterator[Sentence]:
+        lease, line = self.stored.document["lease"], self.stored.open_line
+        owner, until = text(lease.get("owner")) or "a consumer", as_time(lease.get("until"))
+        vendor = "its vendor" if line is None else line["vendor"]
+        consumers = self.conditions.consumers
+        if self.stored.leased_for <= 0:
+            told = f"The lease of {owner} is over: it died, hangs, or has lost MongoDB. "
+            told += "The sweeper of any consumer takes the e-mail up in its next round."
+            yield Sentence(told)
+        elif consumers is not None and owner not in consumers:
+            told = f"{owner} has it, and is not alive any more. Others take it up after its lease."
+            yield Sentence(told, until)
+        else:
+            yield Sentence(f"{owner} records the answer of {vendor}, by then at the latest.", until)
+        yield Sentence(f"If there is none, {self._if_unknown(vendor)}")
+
+    def _if_unknown(self, vendor: str) -> str:
+        """What follows if no answer is recorded at all."""
+        if self.stored.document.get("late_accept"):
+            return "the yes that was heard makes it sent."
+        parks = self.config.delivery.on_unknown == "park" or self._snapshot.unknowns > 0
+        end = "it ends as uncertain" if parks else "it is sent once more"
+        if (self.stored.open_line or {}).get("key") is None:
+            return f"{end}: a copy may have left."
+        told = f"it is asked for at {vendor} again, under the same key, while that is safe."
+        return f"{told} Without an answer to that, {end}."
+
+    # Queued --------------------------------------------------------------------------------------
+
+    def _queued(self) -> Iterator[Sentence]:
+        snapshot, wait = self._snapshot, self.stored.due_in
+        at = self.stored.now + timedelta(seconds=max(0.0, 0.0 if self.stored.is_held else wait))
+        turns = Turns(self.stored, self.config, self.conditions, at)
+        if snapshot.expires_in is not None and snapshot.expires_in <= 0:
+            told = f"Its expires_at has passed: {end_text(snapshot, Reason.EXPIRED)}"
+            yield Sentence(told, self.stored.now)
+            return
+        if self.stored.is_held:
+            yield turns.held(text(self.stored.document.get("hold")))
+        else:
+            yield self._due(wait, at)
+            yield from self._cautions()
+            yield from turns.sentences()
+        yield from self._ends()
+
+    def _due(self, wait: float, at: datetime) -> Sentence:
+        lines = objects(self.stored.document["attempts"])
+        if wait > 0 and not lines:
+            return Sentence(f"It is due, {span(wait)} from now.", at)
+        if wait > 0:
+            tries = count(natural(lines[-1].get("n")) or len(lines), "attempt")
+            told = f"It is due again, {span(wait)} from now. After {tries} it waits for its "
+            return Sentence(f"{told}back-off, or until a vendor may be asked.", at)
+        since = as_time(self.stored.document.get("due_at") or self.stored.document["updated_at"])
+        late = 0.0 if since is None else (self.stored.now - since).total_seconds()
+        told = "It is due: the next consumer that is free takes it."
+        if late > LATE:
+            told += f" It has been due for {span(late)}: mailqueue doctor may say why."
+        return Sentence(told, at)
+
+    def _cautions(self) -> Iterator[Sentence]:
+        """What makes this attempt unlike others."""
+        snapshot = self._snapshot
+        if snapshot.unknown_vendors and snapshot.pin is None:
+            told = "A copy may have left before. "
+            if self.stored.line_to_look_up is not None:
+                told += "A vendor that can be asked whether it has the e-mail is asked first. "
+            yield Sentence(f"{told}The next unknown outcome makes it uncertain.")
+        if snapshot.pending is not None:
+            left = count(len(snapshot.pending), "recipient")
+            yield Sentence(f"It goes to {left} only: the others have it, or were refused.")
+        if self.config.staging is not None:
+            yield Sentence("This is a staging installation: only those on its list get it.")
+
+    def _ends(self) -> Iterator[Sentence]:
+        """What ends it, if no vendor accepts it."""
+        snapshot, retry = self._snapshot, self.config.retry
+        if (expires_at := as_time(self.stored.document.get("expires_at"))) is not None:
+            told = f"Without a yes by then (expires_at), {end_text(snapshot, Reason.EXPIRED)}"
+            yield Sentence(told, expires_at)
+        start = as_time(self.stored.document.get("clock_from"))
+        if start is not None and not self.stored.is_held:
+            end = end_text(snapshot, Reason.GAVE_UP)
+            told = f"Without a yes by then (retry.give_up_after), {end} {self._count()}"
+            yield Sentence(told, start + timedelta(seconds=retry.give_up_after))
+
+    def _count(self) -> str:
+        counted, most = self._snapshot.counted, self.config.retry.max_attempts
+        return f"So it does after {most} attempts that count: {counted} did."
+
+    def _clock(self, at: datetime) -> str:
+        return clock(at, self.stored.now)
