@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mailqueue import logs
-from mailqueue.cli import callbacks, control, emails, forget, servers, suppress, system
+from mailqueue.cli import callbacks, control, emails, explain, forget, servers, suppress, system
 from mailqueue.cli.arguments import parse
 from mailqueue.cli.context import (
     EXIT_FOUND,
@@ -43,6 +43,7 @@ from mailqueue.errors import ConfigError, MissingExtra, Unavailable
 VERBS: Mapping[str, Callable[[Context], Report]] = {
     "list": emails.select,
     "show": emails.show,
+    "explain": explain.explain,
     "retry": emails.intervene,
     "mark-sent": emails.intervene,
     "cancel": emails.intervene,

@@ -175,6 +175,11 @@ def _show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--content", action="store_true", help=text)
 
 
+def _explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID", type=_id, help="the e-mail's id, as send() returned it")
+    parser.add_argument("--content", action="store_true", help="also the vendors' words")
+
+
 def _list(parser: argparse.ArgumentParser) -> None:
     _filters(parser)
     text = f"with a callback that is {', '.join(callbacks.STATES)}"
@@ -370,6 +375,7 @@ def _nothing(_: argparse.ArgumentParser) -> None:
 _OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "list": _list,
     "show": _show,
+    "explain": _explain,
     **dict.fromkeys((verb.value for verb in Verb), _intervention),
     "hold": _hold,
     "release": _hold,

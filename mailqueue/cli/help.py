@@ -33,6 +33,13 @@ HELP: Mapping[str, Help] = {
         "mailqueue show 65f1c0ffee65f1c0ffee65f1",
         "there is no such e-mail",
     ),
+    "explain": Help(
+        "say what happened to one e-mail, why, and what comes next",
+        "In sentences: which vendor was asked and why that one, what it answered, when it is sent "
+        "next and by whom, and which commands help. It changes nothing.",
+        "mailqueue explain 65f1c0ffee65f1c0ffee65f1",
+        "there is no such e-mail",
+    ),
     "retry": Help(
         "send failed or uncertain e-mails again",
         f"{_ASKS} An uncertain e-mail may then arrive twice.",

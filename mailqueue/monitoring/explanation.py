@@ -18,7 +18,7 @@ from mailqueue.errors import Unreadable
 from mailqueue.lifecycle.outcomes import Reason, Status
 from mailqueue.monitoring import wording
 from mailqueue.monitoring.conditions import Conditions
-from mailqueue.monitoring.history import History, objects, reason_of, status_of, text
+from mailqueue.monitoring.history import History, last_verb, objects, reason_of, status_of, text
 from mailqueue.monitoring.outlook import Outlook
 from mailqueue.monitoring.sentence import Action, Sentence
 from mailqueue.store import callbacks, interventions
@@ -84,15 +84,25 @@ def summary_of(document: Document) -> str:
     if status is None:
         return "Its status cannot be read: its document is damaged."
     if status is Status.SENT:
-        if reason is Reason.MARKED_SENT:
-            return wording.SENT_BY_HAND
-        if document.get("simulated") is True:
-            return wording.SIMULATED
-        if document.get("refused"):
-            return wording.SENT_TO_SOME
+        return _sent(document, reason)
     if status is Status.QUEUED and document.get("pending") is not None:
         return "It is queued. Some of its recipients have it already."
-    return wording.STATUSES[status]
+    if reason is None:
+        return wording.STATUSES[status]
+    told = wording.REASONS[reason]
+    if reason is Reason.CANCELLED and last_verb(document) is Verb.CANCEL:
+        told = wording.CANCELLED_BY_HAND
+    return f"{wording.STATUSES[status]} {told}"
+
+
+def _sent(document: Document, reason: Reason | None) -> str:
+    if reason is Reason.MARKED_SENT:
+        return wording.SENT_BY_HAND
+    if document.get("simulated") is True:
+        return wording.SIMULATED
+    told = wording.SENT_TO_SOME if document.get("refused") else wording.STATUSES[Status.SENT]
+    vendor = text(document.get("vendor"))
+    return f"{told} {vendor} accepted it." if vendor else told
 
 
 # What a person can do -----------------------------------------------------------------------------

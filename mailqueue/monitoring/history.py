@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +28,9 @@ from mailqueue.store.document import SIMULATED, Document, Stored
 from mailqueue.store.interventions import Verb
 
 _PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
+FAILURES = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.MISCONFIGURED, Outcome.UNKNOWN)
+AT_ONCE = timedelta(seconds=5)
+SLOW = 1.0  # seconds from which it is said how long an attempt took
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -101,22 +104,20 @@ class History:
     def _choice(self, line: Mapping[str, Any], before: Mapping[str, Any]) -> str:
         """Which vendor was to be asked, and why that one."""
         vendor = _vendor(line)
-        attempt = f"Attempt {natural(line.get('n'))}: {vendor}."
+        attempt = f"Attempt {natural(line.get('n'))} at {vendor}"
         if _is_repeat(line, before):
-            why = "It was asked again under the same key. "
-            why += "A vendor that still knows the key makes no second copy."
-        elif line.get("probe") is True:
-            why = f"{vendor} was unavailable, and this e-mail was its probe: "
-            why += "one that finds out whether it works again."
-        elif texts(self.document.get("route")) == [vendor]:
-            why = "Its route has no other vendor."
-        elif self.vendors == [vendor]:
-            why = "No other vendor is configured."
-        else:
-            why = " ".join([f"It was the turn of {vendor}.", *self._others(line)])
-        return f"{attempt} {why}"
+            why = "a vendor that still knows the key makes no second copy."
+            return f"{attempt}, again under the same key: {why}"
+        if line.get("probe") is True:
+            why = "one e-mail finds out whether an unavailable vendor works again."
+            return f"{attempt}, as its probe: {why}"
+        if texts(self.document.get("route")) == [vendor]:
+            return f"{attempt}: its route has no other vendor."
+        if self.vendors == [vendor]:
+            return f"{attempt}: no other vendor is configured."
+        return " ".join([f"{attempt}, whose turn it was.", *self._others(line, before)])
 
-    def _others(self, line: Mapping[str, Any]) -> Iterator[str]:
+    def _others(self, line: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[str]:
         """Of the other vendors, what is known of the time of this attempt."""
         start, vendor = as_time(line.get("started_at")), _vendor(line)
         if start is None:
@@ -133,6 +134,8 @@ class History:
             elif health and health.since is not None and health.since <= start.timestamp():
                 since = datetime.fromtimestamp(health.since, UTC)
                 yield f"{name} was unavailable since {self._clock(since)}."
+            elif name == _vendor(before) and _has_just_failed(before, start):
+                yield f"{name} had just failed."
 
     def _unsuitable_before(self, line: Mapping[str, Any]) -> set[str]:
         """The vendors that were not asked any more: a retry by hand asks them again."""
@@ -153,10 +156,12 @@ class History:
     def _outcome(self, line: Mapping[str, Any]) -> str:
         vendor, outcome, late = _vendor(line), line.get("outcome"), line.get("late") is True
         outcome = outcome if outcome is None else str(outcome)
-        parts = [wording.outcome_text(outcome, vendor, text(line.get("code")), late=late)]
+        flags = {"late": late, "event": isinstance(line.get("event"), Mapping)}
+        parts = [wording.outcome_text(outcome, vendor, text(line.get("code")), **flags)]
         start, end = as_time(line.get("started_at")), as_time(line.get("ended_at"))
-        if start and end and not late and outcome in list(Outcome):
-            parts.append(f"That took {span((end - start).total_seconds())}.")
+        seconds = (end - start).total_seconds() if start and end else 0.0
+        if seconds >= SLOW and not late and outcome in list(Outcome):
+            parts.append(f"That took {span(seconds)}.")
         parts += self._recipients(line)
         if line.get("extra_copy") is True:
             parts.append(wording.EXTRA_COPY)
@@ -194,34 +199,20 @@ class History:
             yield Sentence(f"{who} {form}.{was}", as_time(each.get("at")))
 
     def _end(self) -> Iterator[Sentence]:
-        """Why it ended, where a vendor's answer has not told that already."""
+        """Its end, where a vendor's yes has not told it already."""
         status, reason = status_of(self.document), reason_of(self.document)
         if status is None or not status.final:
             if isinstance(yes := self.document.get("late_accept"), Mapping):
-                told = f"A yes of {_vendor(yes)} was heard meanwhile. "
-                told += "It is settled when this attempt ends."
+                told = f"A yes of {_vendor(yes)} for an earlier attempt was heard meanwhile. "
+                told += "It makes the e-mail sent when this attempt ends."
                 yield Sentence(told, as_time(yes.get("at")))
             return
-        at = self.document.get("sent_at" if status is Status.SENT else "updated_at")
-        if reason is not None and reason is not Reason.MARKED_SENT:
-            by_hand = reason is Reason.CANCELLED and self._was_cancelled_by_hand()
-            if not by_hand:
-                yield Sentence(self._reason(reason), as_time(at))
-        if status is Status.UNCERTAIN:
-            told = "A copy may have left before, so it is uncertain, and not failed or cancelled."
-            yield Sentence(told, as_time(at))
-
-    def _reason(self, reason: Reason) -> str:
-        told = wording.REASONS[reason]
-        if reason is Reason.EXHAUSTED:
-            told += f" {count(natural(self.document.get('counted')), 'attempt')} counted."
-        if reason is Reason.GAVE_UP and (start := as_time(self.document.get("clock_from"))):
-            told += f" That was from {self._clock(start)} on."
-        return told
-
-    def _was_cancelled_by_hand(self) -> bool:
-        verbs = [each.get("verb") for each in objects(self.document.get("interventions"))]
-        return verbs[-1:] == [Verb.CANCEL]
+        if reason in (None, Reason.MARKED_SENT):
+            return
+        told = f"It ended as {status}, for the reason {reason}."
+        if status is Status.UNCERTAIN and reason not in (Reason.UNKNOWN, Reason.UNREADABLE):
+            told += " A copy may have left before, so nobody calls it failed or cancelled."
+        yield Sentence(told, as_time(self.document.get("updated_at")))
 
     def _removals(self) -> Iterator[Sentence]:
         forms = {
@@ -269,6 +260,13 @@ def _vendor(line: Mapping[str, Any]) -> str:
     return text(line.get("vendor")) or "a vendor"
 
 
+def _has_just_failed(line: Mapping[str, Any], start: datetime) -> bool:
+    """Whether its vendor failed just before ``start``: inside a round the next follows at once."""
+    end = as_time(line.get("ended_at"))
+    just = end is not None and start - end < AT_ONCE
+    return just and line.get("outcome") in FAILURES
+
+
 def _is_repeat(line: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
     """Whether the outcome before was unknown, and the same vendor got the same key."""
     same = all(line.get(name) == before.get(name) is not None for name in ("vendor", "key"))
@@ -288,6 +286,12 @@ def reason_of(document: Document) -> Reason | None:
     """Why it ended without a vendor's yes; None: there is no reason that this version knows."""
     value = document.get("reason")
     return Reason(value) if isinstance(value, str) and value in list(Reason) else None
+
+
+def last_verb(document: Document) -> Verb | None:
+    """What a person did last with it; None: nothing."""
+    verbs = [each.get("verb") for each in objects(document.get("interventions"))]
+    return Verb(verbs[-1]) if verbs and verbs[-1] in list(Verb) else None
 
 
 def as_time(value: Any) -> datetime | None:

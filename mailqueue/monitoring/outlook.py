@@ -15,10 +15,10 @@ from functools import cached_property
 from mailqueue.config import Config
 from mailqueue.lifecycle.outcomes import Reason, Snapshot, Status
 from mailqueue.monitoring.conditions import Conditions
-from mailqueue.monitoring.history import as_time, callback_text, natural, objects, text
+from mailqueue.monitoring.history import as_time, callback_text, objects, text
 from mailqueue.monitoring.sentence import Sentence
 from mailqueue.monitoring.turns import Turns, end_text
-from mailqueue.monitoring.words import clock, count, span
+from mailqueue.monitoring.words import count, span
 from mailqueue.store.callbacks import DUE
 from mailqueue.store.document import Stored
 
@@ -90,11 +90,12 @@ class Outlook:
 
     def _if_unknown(self, vendor: str) -> str:
         """What follows if no answer is recorded at all."""
-        if self.stored.document.get("late_accept"):
+        line = self.stored.open_line or {}
+        if self.stored.document.get("late_accept") or line.get("event"):
             return "the yes that was heard makes it sent."
         parks = self.config.delivery.on_unknown == "park" or self._snapshot.unknowns > 0
         end = "it ends as uncertain" if parks else "it is sent once more"
-        if (self.stored.open_line or {}).get("key") is None:
+        if line.get("key") is None:
             return f"{end}: a copy may have left."
         told = f"it is asked for at {vendor} again, under the same key, while that is safe."
         return f"{told} Without an answer to that, {end}."
@@ -120,11 +121,10 @@ class Outlook:
     def _due(self, wait: float, at: datetime) -> Sentence:
         lines = objects(self.stored.document["attempts"])
         if wait > 0 and not lines:
-            return Sentence(f"It is due, {span(wait)} from now.", at)
+            return Sentence(f"It is due in {span(wait)}.", at)
         if wait > 0:
-            tries = count(natural(lines[-1].get("n")) or len(lines), "attempt")
-            told = f"It is due again, {span(wait)} from now. After {tries} it waits for its "
-            return Sentence(f"{told}back-off, or until a vendor may be asked.", at)
+            told = f"It is due again in {span(wait)}. It waits for its back-off, "
+            return Sentence(f"{told}or until a vendor may be asked.", at)
         since = as_time(self.stored.document.get("due_at") or self.stored.document["updated_at"])
         late = 0.0 if since is None else (self.stored.now - since).total_seconds()
         told = "It is due: the next consumer that is free takes it."
@@ -154,13 +154,7 @@ class Outlook:
             yield Sentence(told, expires_at)
         start = as_time(self.stored.document.get("clock_from"))
         if start is not None and not self.stored.is_held:
-            end = end_text(snapshot, Reason.GAVE_UP)
-            told = f"Without a yes by then (retry.give_up_after), {end} {self._count()}"
+            told = "Without a yes by then (retry.give_up_after), or after "
+            told += f"{retry.max_attempts} attempts that count ({snapshot.counted} so far), "
+            told += end_text(snapshot, Reason.GAVE_UP)
             yield Sentence(told, start + timedelta(seconds=retry.give_up_after))
-
-    def _count(self) -> str:
-        counted, most = self._snapshot.counted, self.config.retry.max_attempts
-        return f"So it does after {most} attempts that count: {counted} did."
-
-    def _clock(self, at: datetime) -> str:
-        return clock(at, self.stored.now)

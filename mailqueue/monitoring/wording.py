@@ -66,6 +66,7 @@ OUTCOMES: Mapping[str | None, str] = {
 OTHER_OUTCOME = "{vendor} answered something that this version does not know."
 LATE_YES = "{vendor} accepted it. That was heard late."
 YES_BY_EVENT = "{vendor} took it: an event that it reported later proves that."
+EVENT_MEANWHILE = "An event of {vendor} says that it took the e-mail."
 EXTRA_COPY = "It was sent before by another attempt, so its readers may have it twice."
 LOOKED_UP = "Asked later, {vendor} did not know the e-mail. That proves nothing."
 
@@ -114,13 +115,20 @@ CALLBACKS: Mapping[str, str] = {
 }
 
 
-def outcome_text(outcome: str | None, vendor: str, code: str, *, late: bool = False) -> str:
-    """What came of an attempt at this vendor."""
+def outcome_text(
+    outcome: str | None, vendor: str, code: str, *, late: bool = False, event: bool = False
+) -> str:
+    """What came of an attempt at this vendor.
+
+    ``late``: its yes was heard late; ``event``: the vendor's event came while it was under way.
+    """
     text = OUTCOMES.get(outcome, OTHER_OUTCOME)
     own, _, rest = code.partition(" ")
     if outcome in OUTCOMES and outcome not in (None, NOT_STARTED):
         own_text = CODES.get((Outcome(outcome), own))
         text, code = (own_text, rest) if own_text else (text, code)
     if late and text == OUTCOMES[Outcome.ACCEPTED]:
-        text = LATE_YES
+        text = YES_BY_EVENT if event else LATE_YES
+    elif event and outcome is None:
+        text += " " + EVENT_MEANWHILE
     return text.format(vendor=vendor, code=f" ({code})" if code else "")
