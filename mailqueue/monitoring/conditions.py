@@ -2,7 +2,7 @@
 
 Decides: what is read of it, once for one explanation.
 
-Promises: nothing is sent, claimed or reserved by the reading.
+Promises: nothing is written.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from mailqueue.routing.pace import Pace
 from mailqueue.routing.reservations import Usage, document_id
 from mailqueue.routing.rotation import Health
 from mailqueue.store.control import Controls
+from mailqueue.store.document import PRODUCTION, SIMULATED
+from mailqueue.store.stats import ALIVE, Stats
 from mailqueue.store.store import Store
 
 
@@ -26,8 +28,8 @@ class Conditions:
 
     ``health``: of each configured vendor. ``waits``: seconds until a vendor with a rate has its
     next send time. ``spent``: of these vendors a budget is used up, for so many seconds.
-    ``consumers``: the kind of each live one, by the name that its leases have; None: it is not
-    known which there are.
+    ``consumers``: the kind of each that gave a sign of life within ``ALIVE``, by the name that its
+    leases have; None: that is not known.
     """
 
     health: Mapping[str, Health] = field(default_factory=dict)
@@ -37,15 +39,14 @@ class Conditions:
     consumers: Mapping[str, str] | None = None
 
     @classmethod
-    def read(
-        cls, config: Config, store: Store, env: str, consumers: Mapping[str, str] | None = None
-    ) -> Self:
+    def read(cls, config: Config, store: Store, env: str) -> Self:
         """As they are now. Raises ``StoreUnavailable``."""
         health = VendorHealth(store, [vendor.name for vendor in config.vendors], env=env)
         usages = {v.name: Usage(Pace.of(v.rate)) for v in config.vendors if v.rate is not None}
         for name, usage in usages.items():
             health.watch(document_id(name), usage.learn)
-        states, now = health.refresh(), health.now()
+        states, controls = health.look()
+        now = health.now()
         limits = {name: usage.shown(now) for name, usage in usages.items()}
         spent = {
             name: max((b["until"].timestamp() - now for b in full), default=0.0)
@@ -54,8 +55,12 @@ class Conditions:
         }
         return cls(
             health=states,
-            controls=health.controls,
+            controls=controls,
             waits={name: limit["wait"] for name, limit in limits.items()},
             spent=spent,
-            consumers=consumers,
+            consumers={
+                beat.owner: beat.env
+                for kind in (PRODUCTION, SIMULATED)
+                for beat in Stats(store, kind).consumers(ALIVE)
+            },
         )

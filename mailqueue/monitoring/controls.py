@@ -13,10 +13,15 @@ def control_text(each: Control, now: datetime) -> str:
     """``Vendor ses is drained by ann@ops since 12:00:00 UTC: new key.``"""
     subjects = {"all": "Everything", "vendor": f"Vendor {each.name}", DRAIN: f"Vendor {each.name}"}
     subject = subjects.get(each.kind, f"Every e-mail of the {each.kind} {each.name}")
+    return f"{subject} is {state_text(each, now)}."
+
+
+def state_text(each: Control, now: datetime) -> str:
+    """``drained by ann@ops since 12:00:00 UTC: new key``."""
     state = "drained" if each.kind == DRAIN else "held"
     since = "" if each.at is None else f" since {clock(each.at, now)}"
     why = f": {each.reason}" if each.reason else ""
-    return f"{subject} is {state} by {each.by or 'a person'}{since}{why}."
+    return f"{state} by {each.by or 'a person'}{since}{why}"
 
 
 def end_of(each: Control) -> Action:

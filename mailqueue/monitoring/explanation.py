@@ -18,9 +18,18 @@ from mailqueue.errors import Unreadable
 from mailqueue.lifecycle.outcomes import Reason, Status
 from mailqueue.monitoring import wording
 from mailqueue.monitoring.conditions import Conditions
-from mailqueue.monitoring.history import History, last_verb, objects, reason_of, status_of, text
+from mailqueue.monitoring.history import (
+    History,
+    as_time,
+    last_verb,
+    objects,
+    reason_of,
+    status_of,
+    text,
+)
 from mailqueue.monitoring.outlook import Outlook
 from mailqueue.monitoring.sentence import Action, Sentence
+from mailqueue.monitoring.words import span
 from mailqueue.store import callbacks, interventions
 from mailqueue.store.document import Document, Stored
 from mailqueue.store.interventions import Verb
@@ -70,7 +79,7 @@ def explain(
         id=str(stored.id),
         status=status,
         reason=reason if isinstance(reason, str) else None,
-        summary=summary_of(stored.document),
+        summary=summary_of(stored),
         history=tuple(history.sentences()),
         next=outlook,
         next_at=outlook[0].at,
@@ -78,21 +87,32 @@ def explain(
     )
 
 
-def summary_of(document: Document) -> str:
+def summary_of(stored: Stored) -> str:
     """The headline."""
+    document = stored.document
     status, reason = status_of(document), reason_of(document)
     if status is None:
         return "Its status cannot be read: its document is damaged."
     if status is Status.SENT:
         return _sent(document, reason)
-    if status is Status.QUEUED and document.get("pending") is not None:
-        return "It is queued. Some of its recipients have it already."
+    if status is Status.QUEUED:
+        return _queued(stored)
     if reason is None:
         return wording.STATUSES[status]
     told = wording.REASONS[reason]
     if reason is Reason.CANCELLED and last_verb(document) is Verb.CANCEL:
         told = wording.CANCELLED_BY_HAND
     return f"{wording.STATUSES[status]} {told}"
+
+
+def _queued(stored: Stored) -> str:
+    told = "It is queued, and due."
+    if stored.is_held:
+        told = "It is queued, and waits since an operator held it."
+    elif (due_at := as_time(stored.document.get("due_at"))) and due_at > stored.now:
+        told = f"It is queued, and due in {span((due_at - stored.now).total_seconds())}."
+    some = " Some of its recipients have it." if stored.document.get("pending") is not None else ""
+    return told + some
 
 
 def _sent(document: Document, reason: Reason | None) -> str:
@@ -121,8 +141,7 @@ def _actions(stored: Stored, outlook: Sequence[Sentence]) -> Iterator[Action]:
     for verb, form in forms.items():
         if interventions.obstacle(verb, stored) is None:
             yield Action(f"mailqueue {verb} {stored.id}", form)
-    for sentence in outlook:
-        yield from sentence.actions
+    yield from dict.fromkeys(action for sentence in outlook for action in sentence.actions)
     states = {text(each.get("state")) for each in objects(stored.document.get("callbacks"))}
     if states & {callbacks.FAILED, callbacks.GONE}:
         yield Action(f"mailqueue callbacks retry {stored.id}", "Tell the application again.")

@@ -82,7 +82,7 @@ class History:
         if send_at := as_time(document.get("send_at")):
             parts.append(f"to be sent at {self._clock(send_at)}")
         if expires_at := as_time(document.get("expires_at")):
-            parts.append(f"but not after {self._clock(expires_at)}")
+            parts.append(f"not to be sent after {self._clock(expires_at)}")
         text = ", ".join(parts) + "."
         if route := texts(document.get("route")):
             text += f" Its route is {listed(route, 'or')}."
@@ -176,11 +176,11 @@ class History:
         forms = {
             "refused": "refused for good",
             "pending": "put off",
-            "suppressed": "left out: suppressed, or not allowed by staging",
+            "suppressed": "left out (suppressed, or not allowed by staging)",
         }
         for name, form in forms.items():
             if number := natural(line.get(f"{name}_count")) or len(texts(line.get(name))):
-                yield f"{count(number, 'recipient')}: {form}."
+                yield f"{count(number, 'recipient was', 'recipients were')} {form}."
 
     # What else was done --------------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class History:
         for each in objects(self.document.get("interventions")):
             if (form := forms.get(text(each.get("verb")))) is None:
                 continue
-            reason = f", {each['reason']}" if each.get("reason") else ""
+            reason = f" ({each['reason']})" if each.get("reason") else ""
             was = f" Before, it was {text(each.get('was'))}{reason}." if each.get("was") else ""
             who = text(each.get("by")) or "A person"
             yield Sentence(f"{who} {form}.{was}", as_time(each.get("at")))
@@ -233,11 +233,11 @@ class History:
             kinds.setdefault(kind, []).append(each)
         for (vendor, type_, code), events in kinds.items():
             told = wording.EVENTS.get(type_, wording.EVENTS["unknown"])
-            times = "" if len(events) == 1 else f" {count(len(events), 'time')}."
-            told += f" ({code})." if code else "."
-            yield Sentence(f"{vendor} reports: {told}{times}", as_time(events[0].get("at")))
+            told += f" ({code})" if code else ""
+            told += f", {len(events)} times" if len(events) > 1 else ""
+            yield Sentence(f"{vendor} reports: {told}.", as_time(events[0].get("at")))
         if summary := text(self.document.get("delivery_summary")):
-            yield Sentence(f"By its vendor's events, it is {summary}.")
+            yield Sentence(f"In one word, its vendor's events say: {summary}.")
 
     def _callbacks(self) -> Iterator[Sentence]:
         for each in objects(self.document.get("callbacks")):

@@ -18,9 +18,10 @@ from mailqueue.monitoring.conditions import Conditions
 from mailqueue.monitoring.history import as_time, callback_text, objects, text
 from mailqueue.monitoring.sentence import Sentence
 from mailqueue.monitoring.turns import Turns, end_text
-from mailqueue.monitoring.words import count, span
+from mailqueue.monitoring.words import count, listed, span
 from mailqueue.store.callbacks import DUE
 from mailqueue.store.document import Stored
+from mailqueue.store.stats import ALIVE
 
 LATE = 60.0  # seconds past its time from which an e-mail is called late
 
@@ -49,8 +50,11 @@ class Outlook:
         consumers, kind = self.conditions.consumers, self.stored.env
         if consumers is None or kind in consumers.values():
             return
-        others = f", only {' and '.join(sorted(set(consumers.values())))}" if consumers else ""
-        yield Sentence(f"No {kind} consumer is alive{others}: nothing comes next until one runs.")
+        told = f"No {kind} consumer has given a sign of life for {span(ALIVE)}: "
+        told += "nothing comes next until one runs."
+        if consumers:
+            told += f" Those that run are {listed(sorted(set(consumers.values())))}."
+        yield Sentence(told)
 
     def _callbacks(self) -> Iterator[Sentence]:
         for each in objects(self.stored.document.get("callbacks")):
@@ -74,19 +78,21 @@ class Outlook:
 
     def _sending(self) -> Iterator[Sentence]:
         lease, line = self.stored.document["lease"], self.stored.open_line
-        owner, until = text(lease.get("owner")) or "a consumer", as_time(lease.get("until"))
+        owner, until = text(lease.get("owner")) or "without a name", as_time(lease.get("until"))
         vendor = "its vendor" if line is None else line["vendor"]
         consumers = self.conditions.consumers
         if self.stored.leased_for <= 0:
-            told = f"The lease of {owner} is over: it died, hangs, or has lost MongoDB. "
+            told = f"The lease of the consumer {owner} is over: it died, hangs, or lost MongoDB. "
             told += "The sweeper of any consumer takes the e-mail up in its next round."
             yield Sentence(told)
         elif consumers is not None and owner not in consumers:
-            told = f"{owner} has it, and is not alive any more. Others take it up after its lease."
+            told = f"The consumer {owner} has it, and has given no sign of life for {span(ALIVE)}. "
+            told += "When its lease is over, the sweeper of any consumer takes the e-mail up."
             yield Sentence(told, until)
         else:
-            yield Sentence(f"{owner} records the answer of {vendor}, by then at the latest.", until)
-        yield Sentence(f"If there is none, {self._if_unknown(vendor)}")
+            told = f"The consumer {owner} records what {vendor} answers, by then at the latest."
+            yield Sentence(told, until)
+        yield Sentence(f"If no answer is recorded, {self._if_unknown(vendor)}")
 
     def _if_unknown(self, vendor: str) -> str:
         """What follows if no answer is recorded at all."""
@@ -97,7 +103,7 @@ class Outlook:
         end = "it ends as uncertain" if parks else "it is sent once more"
         if line.get("key") is None:
             return f"{end}: a copy may have left."
-        told = f"it is asked for at {vendor} again, under the same key, while that is safe."
+        told = f"{vendor} is asked again under the same key, while that is safe."
         return f"{told} Without an answer to that, {end}."
 
     # Queued --------------------------------------------------------------------------------------
@@ -110,8 +116,8 @@ class Outlook:
             told = f"Its expires_at has passed: {end_text(snapshot, Reason.EXPIRED)}"
             yield Sentence(told, self.stored.now)
             return
-        if self.stored.is_held:
-            yield turns.held(text(self.stored.document.get("hold")))
+        if hold := turns.hold:
+            yield turns.held(hold)
         else:
             yield self._due(wait, at)
             yield from self._cautions()
@@ -135,11 +141,11 @@ class Outlook:
     def _cautions(self) -> Iterator[Sentence]:
         """What makes this attempt unlike others."""
         snapshot = self._snapshot
-        if snapshot.unknown_vendors and snapshot.pin is None:
+        if snapshot.unknowns and snapshot.pin is None:
             told = "A copy may have left before. "
             if self.stored.line_to_look_up is not None:
                 told += "A vendor that can be asked whether it has the e-mail is asked first. "
-            yield Sentence(f"{told}The next unknown outcome makes it uncertain.")
+            yield Sentence(f"{told}One more outcome that stays unknown makes it uncertain.")
         if snapshot.pending is not None:
             left = count(len(snapshot.pending), "recipient")
             yield Sentence(f"It goes to {left} only: the others have it, or were refused.")

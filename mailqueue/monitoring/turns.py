@@ -22,7 +22,7 @@ from mailqueue.lifecycle import decide
 from mailqueue.lifecycle.outcomes import Pin, Reason, Snapshot, Status
 from mailqueue.message import Email
 from mailqueue.monitoring.conditions import Conditions
-from mailqueue.monitoring.controls import control_text, end_of
+from mailqueue.monitoring.controls import control_text, end_of, state_text
 from mailqueue.monitoring.sentence import Action, Sentence
 from mailqueue.monitoring.words import clock, listed
 from mailqueue.routing import control, rotation
@@ -53,16 +53,30 @@ class Turns:
 
     def sentences(self) -> Iterator[Sentence]:
         """Which vendor gets it, and why not the others."""
-        hold = self.conditions.controls.hold_of(self._email, self._snapshot.priority)
-        if hold is not None:
-            yield self.held(hold)
-        elif not self.config.vendors:
+        if not self.config.vendors:
             yield Sentence("No vendor is configured here.")
         elif self._snapshot.pin is not None:
             yield self._pinned(self._snapshot.pin)
+        elif hold := self._drain():
+            yield self.held(hold)
         else:
             yield self._turn()
             yield from self._others()
+
+    @property
+    def hold(self) -> str | None:
+        """The hold that keeps it from all vendors."""
+        if self.stored.is_held:
+            return str(self.stored.document.get("hold"))
+        return self.conditions.controls.hold_of(self._email, self._snapshot.priority)
+
+    def _drain(self) -> str | None:
+        """The hold under which it will be put, since no vendor of its is open."""
+        if self._names:
+            return None
+        controls = self.conditions.controls
+        hold = control.hold_of(self._carriers, self._askable, self._snapshot, None, controls)
+        return None if hold is None else hold.name
 
     def held(self, name: str) -> Sentence:
         """Who lets it wait under this name."""
@@ -166,11 +180,6 @@ class Turns:
     def _turn(self) -> Sentence:
         if self._names:
             return self._one_of(self._names)
-        conditions = self.conditions
-        if hold := control.hold_of(
-            self._carriers, self._askable, self._snapshot, None, conditions.controls
-        ):
-            return self.held(hold.name)
         if BUSY in self._permits:
             wait = min(map(self._limit, self._usable or self._askable), default=0.0)
             text = "Each vendor that may be asked has used up its rate or its budget"
@@ -235,7 +244,7 @@ class Turns:
         if name in current.refused:
             return Sentence(f"Not {name}: it found this e-mail unsuitable.")
         if each := self.conditions.controls.active.get(f"drain:{name}"):
-            text = f"Not {name}: {control_text(each, self.stored.now)}"
+            text = f"Not {name}: {state_text(each, self.stored.now)}."
             return Sentence(text, actions=(end_of(each),))
         if not self._health[name].available:
             text = "Ask it again at once, if its trouble is over."
