@@ -99,20 +99,20 @@ def summary_of(stored: Stored) -> str:
         return _queued(stored)
     if reason is None:
         return wording.STATUSES[status]
-    told = wording.REASONS[reason]
+    words = wording.REASONS[reason]
     if reason is Reason.CANCELLED and last_verb(document) is Verb.CANCEL:
-        told = wording.CANCELLED_BY_HAND
-    return f"{wording.STATUSES[status]} {told}"
+        words = wording.CANCELLED_BY_HAND
+    return f"{wording.STATUSES[status]} {words}"
 
 
 def _queued(stored: Stored) -> str:
-    told = "It is queued, and due."
+    words = "It is queued, and due."
     if stored.is_held:
-        told = "It is queued, and waits since an operator held it."
+        words = "It is queued, and waits since an operator held it."
     elif (due_at := as_time(stored.document.get("due_at"))) and due_at > stored.now:
-        told = f"It is queued, and due in {span((due_at - stored.now).total_seconds())}."
+        words = f"It is queued, and due in {span((due_at - stored.now).total_seconds())}."
     some = " Some of its recipients have it." if stored.document.get("pending") is not None else ""
-    return told + some
+    return words + some
 
 
 def _sent(document: Document, reason: Reason | None) -> str:
@@ -120,9 +120,9 @@ def _sent(document: Document, reason: Reason | None) -> str:
         return wording.SENT_BY_HAND
     if document.get("simulated") is True:
         return wording.SIMULATED
-    told = wording.SENT_TO_SOME if document.get("refused") else wording.STATUSES[Status.SENT]
+    words = wording.SENT_TO_SOME if document.get("refused") else wording.STATUSES[Status.SENT]
     vendor = text(document.get("vendor"))
-    return f"{told} {vendor} accepted it." if vendor else told
+    return f"{words} {vendor} accepted it." if vendor else words
 
 
 # What a person can do -----------------------------------------------------------------------------

@@ -203,16 +203,16 @@ class History:
         status, reason = status_of(self.document), reason_of(self.document)
         if status is None or not status.final:
             if isinstance(yes := self.document.get("late_accept"), Mapping):
-                told = f"A yes of {_vendor(yes)} for an earlier attempt was heard meanwhile. "
-                told += "It makes the e-mail sent when this attempt ends."
-                yield Sentence(told, as_time(yes.get("at")))
+                words = f"A yes of {_vendor(yes)} for an earlier attempt was heard meanwhile. "
+                words += "It makes the e-mail sent when this attempt ends."
+                yield Sentence(words, as_time(yes.get("at")))
             return
         if reason in (None, Reason.MARKED_SENT):
             return
-        told = f"It ended as {status}, for the reason {reason}."
+        words = f"It ended as {status}, for the reason {reason}."
         if status is Status.UNCERTAIN and reason not in (Reason.UNKNOWN, Reason.UNREADABLE):
-            told += " A copy may have left before, so nobody calls it failed or cancelled."
-        yield Sentence(told, as_time(self.document.get("updated_at")))
+            words += " A copy may have left before, so nobody calls it failed or cancelled."
+        yield Sentence(words, as_time(self.document.get("updated_at")))
 
     def _removals(self) -> Iterator[Sentence]:
         forms = {
@@ -232,10 +232,10 @@ class History:
             kind = (_vendor(each), text(each.get("type")), text(each.get("code")))
             kinds.setdefault(kind, []).append(each)
         for (vendor, type_, code), events in kinds.items():
-            told = wording.EVENTS.get(type_, wording.EVENTS["unknown"])
-            told += f" ({code})" if code else ""
-            told += f", {len(events)} times" if len(events) > 1 else ""
-            yield Sentence(f"{vendor} reports: {told}.", as_time(events[0].get("at")))
+            words = wording.EVENTS.get(type_, wording.EVENTS["unknown"])
+            words += f" ({code})" if code else ""
+            words += f", {len(events)} times" if len(events) > 1 else ""
+            yield Sentence(f"{vendor} reports: {words}.", as_time(events[0].get("at")))
         if summary := text(self.document.get("delivery_summary")):
             yield Sentence(f"In one word, its vendor's events say: {summary}.")
 

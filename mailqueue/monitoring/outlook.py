@@ -50,17 +50,17 @@ class Outlook:
         consumers, kind = self.conditions.consumers, self.stored.env
         if consumers is None or kind in consumers.values():
             return
-        told = f"No {kind} consumer has given a sign of life for {span(ALIVE)}: "
-        told += "nothing comes next until one runs."
+        words = f"No {kind} consumer gave a sign of life for {span(ALIVE)}: "
+        words += "nothing comes next until one runs."
         if consumers:
-            told += f" Those that run are {listed(sorted(set(consumers.values())))}."
-        yield Sentence(told)
+            words += f" Those that run are {listed(sorted(set(consumers.values())))}."
+        yield Sentence(words)
 
     def _callbacks(self) -> Iterator[Sentence]:
         for each in objects(self.stored.document.get("callbacks")):
             if text(each.get("state")) == DUE:
-                told = f"{callback_text(each)} A responder does that."
-                yield Sentence(told, as_time(each.get("due_at")))
+                words = f"{callback_text(each)} A responder does that."
+                yield Sentence(words, as_time(each.get("due_at")))
 
     def _after_end(self, status: Status) -> Sentence:
         if status is Status.UNCERTAIN:
@@ -82,16 +82,16 @@ class Outlook:
         vendor = "its vendor" if line is None else line["vendor"]
         consumers = self.conditions.consumers
         if self.stored.leased_for <= 0:
-            told = f"The lease of the consumer {owner} is over: it died, hangs, or lost MongoDB. "
-            told += "The sweeper of any consumer takes the e-mail up in its next round."
-            yield Sentence(told)
+            words = f"The lease of the consumer {owner} is over: it died, hangs, or lost MongoDB. "
+            words += "The sweeper of any consumer takes the e-mail up in its next round."
+            yield Sentence(words)
         elif consumers is not None and owner not in consumers:
-            told = f"The consumer {owner} has it, and has given no sign of life for {span(ALIVE)}. "
-            told += "When its lease is over, the sweeper of any consumer takes the e-mail up."
-            yield Sentence(told, until)
+            words = f"The consumer {owner} has it, and gave no sign of life for {span(ALIVE)}. "
+            words += "When its lease is over, the sweeper of any consumer takes the e-mail up."
+            yield Sentence(words, until)
         else:
-            told = f"The consumer {owner} records what {vendor} answers, by then at the latest."
-            yield Sentence(told, until)
+            words = f"The consumer {owner} records what {vendor} answers, by then at the latest."
+            yield Sentence(words, until)
         yield Sentence(f"If no answer is recorded, {self._if_unknown(vendor)}")
 
     def _if_unknown(self, vendor: str) -> str:
@@ -103,8 +103,8 @@ class Outlook:
         end = "it ends as uncertain" if parks else "it is sent once more"
         if line.get("key") is None:
             return f"{end}: a copy may have left."
-        told = f"{vendor} is asked again under the same key, while that is safe."
-        return f"{told} Without an answer to that, {end}."
+        words = f"{vendor} is asked again under the same key, while that is safe."
+        return f"{words} Without an answer to that, {end}."
 
     # Queued --------------------------------------------------------------------------------------
 
@@ -113,8 +113,8 @@ class Outlook:
         at = self.stored.now + timedelta(seconds=max(0.0, 0.0 if self.stored.is_held else wait))
         turns = Turns(self.stored, self.config, self.conditions, at)
         if snapshot.expires_in is not None and snapshot.expires_in <= 0:
-            told = f"Its expires_at has passed: {end_text(snapshot, Reason.EXPIRED)}"
-            yield Sentence(told, self.stored.now)
+            words = f"Its expires_at has passed: {end_text(snapshot, Reason.EXPIRED)}"
+            yield Sentence(words, self.stored.now)
             return
         if hold := turns.hold:
             yield turns.held(hold)
@@ -129,26 +129,26 @@ class Outlook:
         if wait > 0 and not lines:
             return Sentence(f"It is due in {span(wait)}.", at)
         if wait > 0:
-            told = f"It is due again in {span(wait)}. It waits for its back-off, "
-            return Sentence(f"{told}or until a vendor may be asked.", at)
+            words = f"It is due again in {span(wait)}. It waits for its back-off, "
+            return Sentence(f"{words}or until a vendor may be asked.", at)
         since = as_time(self.stored.document.get("due_at") or self.stored.document["updated_at"])
         late = 0.0 if since is None else (self.stored.now - since).total_seconds()
-        told = "It is due: the next consumer that is free takes it."
+        words = "It is due: the next consumer that is free takes it."
         if late > LATE:
-            told += f" It has been due for {span(late)}: mailqueue doctor may say why."
-        return Sentence(told, at)
+            words += f" It has been due for {span(late)}: mailqueue doctor may say why."
+        return Sentence(words, at)
 
     def _cautions(self) -> Iterator[Sentence]:
         """What makes this attempt unlike others."""
         snapshot = self._snapshot
         if snapshot.unknowns and snapshot.pin is None:
-            told = "A copy may have left before. "
+            words = "A copy may have left before. "
             if self.stored.line_to_look_up is not None:
-                told += "A vendor that can be asked whether it has the e-mail is asked first. "
-            yield Sentence(f"{told}One more outcome that stays unknown makes it uncertain.")
+                words += "A vendor that can be asked whether it has the e-mail is asked first. "
+            yield Sentence(f"{words}One more outcome that stays unknown makes it uncertain.")
         if snapshot.pending is not None:
-            left = count(len(snapshot.pending), "recipient")
-            yield Sentence(f"It goes to {left} only: the others have it, or were refused.")
+            people = count(len(snapshot.pending), "recipient")
+            yield Sentence(f"It goes to {people} only: the others have it, or were refused.")
         if self.config.staging is not None:
             yield Sentence("This is a staging installation: only those on its list get it.")
 
@@ -156,11 +156,11 @@ class Outlook:
         """What ends it, if no vendor accepts it."""
         snapshot, retry = self._snapshot, self.config.retry
         if (expires_at := as_time(self.stored.document.get("expires_at"))) is not None:
-            told = f"Without a yes by then (expires_at), {end_text(snapshot, Reason.EXPIRED)}"
-            yield Sentence(told, expires_at)
+            words = f"Without a yes by then (expires_at), {end_text(snapshot, Reason.EXPIRED)}"
+            yield Sentence(words, expires_at)
         start = as_time(self.stored.document.get("clock_from"))
         if start is not None and not self.stored.is_held:
-            told = "Without a yes by then (retry.give_up_after), or after "
-            told += f"{retry.max_attempts} attempts that count ({snapshot.counted} so far), "
-            told += end_text(snapshot, Reason.GAVE_UP)
-            yield Sentence(told, start + timedelta(seconds=retry.give_up_after))
+            words = "Without a yes by then (retry.give_up_after), or after "
+            words += f"{retry.max_attempts} attempts that count ({snapshot.counted} so far), "
+            words += end_text(snapshot, Reason.GAVE_UP)
+            yield Sentence(words, start + timedelta(seconds=retry.give_up_after))
