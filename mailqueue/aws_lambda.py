@@ -24,9 +24,10 @@ attempt can last; otherwise the invocation fails with ``ConfigError``. Lambda ma
 environment at any step: claims and leases are the consumer's, so nothing is lost by that.
 
 Promises: no e-mail is begun that cannot be finished in time. No thread of an invocation outlives
-it. Connections to MongoDB, SQS and vendors stay open for the next invocation; the MongoDB driver's
-monitors, the watchdog over vendors' sockets and the thread that ends spans, which sleep, stay as
-well.
+it. That an environment lives, and what its attempts came to, is written at the end of an
+invocation, every ten seconds at most. Connections to MongoDB, SQS and vendors stay open for the
+next invocation; the MongoDB driver's monitors, the watchdog over vendors' sockets and the thread
+that ends spans, which sleep, stay as well.
 """
 
 from __future__ import annotations
@@ -201,6 +202,8 @@ class Worker:
         finally:
             self._writer.sender.flush_spans(1.0)  # before Lambda freezes the environment
         batch.postpone(list(batch.todo))
+        if self._writer.reporter.is_due:
+            self._writer.reporter.beat(seconds=1.0)
         return batch.failures
 
     def close(self) -> None:

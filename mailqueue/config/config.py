@@ -66,7 +66,7 @@ class MongoDB(Section):
     collection: str = key(
         str,
         "emails",
-        "name of the collection; its name and `.vendors`, `.leases`, `.control` name more",
+        "name of the collection; its name and `.vendors`, `.leases`, `.stats`, … name more",
         checks.collection,
     )
     timeout: float = key(float, 10, "longest time for one call", checks.seconds(_HOUR))

@@ -33,6 +33,7 @@ from mailqueue.config import Config, MongoDBQueue, is_production
 from mailqueue.config.reload import Source
 from mailqueue.consumer.delivery import Delivery
 from mailqueue.consumer.meter import Meter
+from mailqueue.consumer.reporter import AT_THE_END, EVERY
 from mailqueue.consumer.sender import ThreadVendors
 from mailqueue.consumer.shared import Rules
 from mailqueue.consumer.sweeper import Sweeper
@@ -104,6 +105,7 @@ class Consumer:
         self._failed = threading.Event()
         self._senders: list[threading.Thread] = []
         self._is_pacing = False
+        self._well_at = time.monotonic()  # when the main thread last saw all others at work
 
     def stop(self) -> None:
         """Stop gracefully; called again: leave what is being sent to its lease.
@@ -147,11 +149,12 @@ class Consumer:
         for i in range(self.config.consumer.concurrency):
             self._senders.append(self._start(f"sender-{i}", self._send))
         sweeper = self._start("sweeper", self._sweep)
+        reporter = self._start("reporter", self._report)
         self._pace()
         if self._meter is not None:
             self._start("meter", self._meter.run, self._stopping, sys.stderr)
         self._wait([*fetchers, writer, sweeper])
-        return self._wind_down(fetchers, writer, sweeper)
+        return self._wind_down(fetchers, writer, sweeper, reporter)
 
     def _say_started(self) -> None:
         staging = self.config.staging
@@ -189,6 +192,7 @@ class Consumer:
                 # missing.
                 if all(thread.is_alive() for thread in (*threads, *self._senders)):
                     manager.keep_alive()
+                    self._well_at = time.monotonic()
                 if self._burst and self._is_done():
                     self._stopping.set()
 
@@ -247,6 +251,7 @@ class Consumer:
         fetchers: Sequence[threading.Thread],
         writer: threading.Thread,
         sweeper: threading.Thread,
+        reporter: threading.Thread,
     ) -> int:
         """Stop in the order of the flow, so that nothing is handed to a thread that is gone.
 
@@ -263,6 +268,9 @@ class Consumer:
         self._router.limits.give_back(everything=True)
         self._writer.sender.flush_spans(FLUSH_SECONDS)
         self._join([sweeper])
+        reporter.join(AT_THE_END)
+        if not reporter.is_alive():  # else MongoDB is away, and it waits for that
+            self._writer.reporter.close()
         # Last, since the queue takes the jobs of a closed connection back.
         for each in self._receivers:
             each.close()
@@ -348,6 +356,14 @@ class Consumer:
             self._sweeper.close()
         except Unavailable:
             logger.debug("the sweeper's lease runs out by itself")
+
+    def _report(self) -> None:
+        """Say that we live, as long as the service manager is told so too."""
+        while True:
+            if time.monotonic() - self._well_at < EVERY:
+                self._writer.reporter.beat()
+            if self._stopping.wait(EVERY):
+                return
 
     def _through_outages(self, step: Callable[[], object]) -> None:
         """Do a step, again after a pause while a server is away, until we stop."""

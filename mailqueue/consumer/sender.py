@@ -55,7 +55,7 @@ class Sender:
         self._settle_timeout = shared.rules.config.delivery.settle_timeout
         self._slots, self._inbox = shared.slots, shared.inbox
         self._stopping, self._clock = shared.stopping, shared.clock
-        self._meter = meter
+        self._meter, self._attempts = meter, shared.attempts
         self._tracer = Tracer.of(shared.rules.config.mongodb.collection)
         self._bulkheads: Bulkheads[Delivery] = shared.router.bulkheads
         self._limits = shared.router.limits
@@ -128,6 +128,7 @@ class Sender:
             result = self._look_up(plan, _attempt(plan, delivery.deadline), own)
         # False: the call was given up, and the delivery belongs to the thread in place.
         if self._bulkheads.end(call, measured=isinstance(plan, Send)):
+            self._count(call, result)
             self._finish(delivery, result)
             return True
         if isinstance(plan, Send) and result and result.outcome is Outcome.ACCEPTED:
@@ -189,6 +190,10 @@ class Sender:
         result = answers.sanitize(answer, look_up.email, vendor)
         return result if result.outcome is Outcome.ACCEPTED else None
 
+    def _count(self, call: Call[Delivery], result: SendResult | None) -> None:
+        if result is not None and isinstance(call.what.plan, Send):
+            self._attempts.count((call.vendor, result.outcome, self._clock() - call.began))
+
     def _finish(self, delivery: Delivery, result: SendResult | None) -> None:
         """Report the result, free the slot, decide what follows, and hand it to the writer."""
         send = delivery.plan
@@ -229,7 +234,9 @@ class Sender:
             self._finish(delivery, None)
             return
         event(logger, logging.ERROR, "vendor.overran", **facts)
-        self._finish(delivery, OVERDUE if isinstance(delivery.plan, Send) else None)
+        result = OVERDUE if isinstance(delivery.plan, Send) else None
+        self._count(call, result)
+        self._finish(delivery, result)
 
     def _record_late(self, claim: Claim, result: SendResult) -> None:
         """A call that was given up was answered after all. A yes counts all the same."""

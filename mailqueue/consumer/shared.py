@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from mailqueue.config import Config
 from mailqueue.consumer.delivery import Delivery
 from mailqueue.consumer.planner import Planner
+from mailqueue.consumer.reporter import Attempts
 from mailqueue.consumer.slots import Slots
 from mailqueue.consumer.staging import Staging
 from mailqueue.routing.router import Router
@@ -44,7 +45,7 @@ class Shared:
     """What the threads of one process share; any thread may use each part.
 
     ``inbox`` is the writer's: fetchers put what they planned there, senders what they finished.
-    None says that no more comes.
+    None says that no more comes. ``attempts``: what came of them, for the reporter.
     """
 
     rules: Rules
@@ -53,6 +54,7 @@ class Shared:
     clock: Callable[[], float]
     inbox: queue.SimpleQueue[Sequence[Delivery] | None] = field(default_factory=queue.SimpleQueue)
     stopping: threading.Event = field(default_factory=threading.Event)
+    attempts: Attempts = field(default_factory=Attempts)
 
     @property
     def router(self) -> Router:

@@ -30,6 +30,7 @@ from mailqueue.consumer.delivery import Delivery, Finish, LookUp, Send, end_jobs
 from mailqueue.consumer.fetcher import BATCH, Fetcher
 from mailqueue.consumer.meter import Meter
 from mailqueue.consumer.planner import release
+from mailqueue.consumer.reporter import Reporter
 from mailqueue.consumer.sender import Sender
 from mailqueue.consumer.shared import Rules, Shared
 from mailqueue.consumer.slots import Slots
@@ -77,6 +78,7 @@ class Writer:
         self._owner, self._clock = owner, clock
         self.fetcher = Fetcher(shared)
         self.sender = Sender(shared, meter)
+        self.reporter = Reporter(shared, owner)
         self._pacer = self.sender.pacer
         # It need not remember what it could not put.
         self._callbacks = open_broker(config, keep=0, suffix=CALLBACKS)
