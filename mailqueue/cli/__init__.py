@@ -23,7 +23,17 @@ from datetime import datetime
 from pathlib import Path
 
 from mailqueue import logs
-from mailqueue.cli import callbacks, control, emails, explain, forget, servers, suppress, system
+from mailqueue.cli import (
+    callbacks,
+    control,
+    doctor,
+    emails,
+    explain,
+    forget,
+    servers,
+    suppress,
+    system,
+)
 from mailqueue.cli.arguments import parse
 from mailqueue.cli.context import (
     EXIT_FOUND,
@@ -51,7 +61,7 @@ VERBS: Mapping[str, Callable[[Context], Report]] = {
     "release": control.release,
     "vendors": system.vendors,
     "stats": system.stats,
-    "doctor": system.examine,
+    "doctor": doctor.doctor,
     "sweep": system.sweep,
     "audit": system.check,
     "suppress": suppress.suppress,
@@ -107,6 +117,7 @@ def _run(options: argparse.Namespace) -> int:
         environ=os.environ,
         confirm=_confirm if sys.stdin is not None and sys.stdin.isatty() else None,
         width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None,
+        colours=_has_colours(),
     )
     try:
         report = VERBS[options.verb](context)
@@ -118,6 +129,12 @@ def _run(options: argparse.Namespace) -> int:
         sys.stdout.writelines(line + "\n" for line in report.lines)
     sys.stdout.flush()
     return _fail(report.code, *report.notes)
+
+
+def _has_colours() -> bool:
+    # https://no-color.org
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and sys.stdout.isatty()
 
 
 def _config(verb: str, file: Path) -> Config:

@@ -17,7 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mailqueue.config import Config, is_production
+from mailqueue.config import Config, VendorConfig, is_production
+from mailqueue.config import file as config_file
+from mailqueue.errors import ConfigError
 from mailqueue.queue import open_broker
 from mailqueue.queue.broker import Broker
 from mailqueue.store import document, search
@@ -71,6 +73,7 @@ class Context:
 
     ``confirm`` asks the person at the terminal; None: there is nobody to ask. ``width`` is the
     terminal's, in characters; None: the output goes into a file or to another program.
+    ``colours``: whether the terminal shows them, and its user wants them.
     """
 
     options: argparse.Namespace
@@ -79,6 +82,7 @@ class Context:
     environ: Mapping[str, str]
     confirm: Callable[[str], bool] | None = None
     width: int | None = None
+    colours: bool = False
     _opened: list[Callable[[], None]] = field(default_factory=list)
 
     @property
@@ -107,6 +111,19 @@ class Context:
         announcer = open_broker(self.config)
         self._opened.append(announcer.close)
         return announcer
+
+    def vendor(self, name: str, *, secrets: bool) -> VendorConfig:
+        """The vendor's entry, read alone: one that is broken hides no other.
+
+        ``secrets``: with its environment variables, which must be there. Raises ``ConfigError``.
+        """
+        at = [vendor.name for vendor in self.config.vendors].index(name)
+        entry = config_file.read(self.file)["vendors"][at]
+        try:
+            alone = Config.from_mapping({"vendors": [entry]}, secrets=secrets, environ=self.environ)
+        except ConfigError as error:
+            raise ConfigError([p.replace("[0]", f"[{at}]", 1) for p in error.problems]) from None
+        return alone.vendors[0]
 
     def close(self) -> None:
         """Close what was opened."""

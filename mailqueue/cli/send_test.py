@@ -25,8 +25,6 @@ from mailqueue import vendors
 from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, Context, Report, UsageError
 from mailqueue.cli.progress import Progress
 from mailqueue.cli.table import table
-from mailqueue.config import Config
-from mailqueue.config import file as config_file
 from mailqueue.consumer.sender import OVERDUE
 from mailqueue.consumer.staging import Staging
 from mailqueue.errors import ConfigError
@@ -118,7 +116,8 @@ def _chosen(context: Context) -> list[str]:
 
 def _answer(context: Context, name: str) -> Answer:
     try:
-        vendor = _load(context, name)
+        config = context.vendor(name, secrets=context.production)
+        vendor = vendors.load(config, simulated=not context.production)
     except ConfigError as error:
         return Answer(name, "not_configured", detail="; ".join(error.problems))
     email = _allowed(context, _email(context, name))
@@ -131,19 +130,6 @@ def _answer(context: Context, name: str) -> Answer:
         vendor.close()
     word = _word(result, vendor)
     return Answer(name, word, result.code, result.detail, result.message_id, seconds)
-
-
-def _load(context: Context, name: str) -> Vendor:
-    """The adapter of this entry, which is read alone: another that is broken hides nothing."""
-    at = [vendor.name for vendor in context.config.vendors].index(name)
-    entry = config_file.read(context.file)["vendors"][at]
-    try:
-        alone = Config.from_mapping(
-            {"vendors": [entry]}, secrets=context.production, environ=context.environ
-        )
-    except ConfigError as error:
-        raise ConfigError([p.replace("[0]", f"[{at}]", 1) for p in error.problems]) from None
-    return vendors.load(alone.vendors[0], simulated=not context.production)
 
 
 def _email(context: Context, name: str) -> Email:

@@ -1,7 +1,7 @@
-"""The verbs for the whole: vendors, stats, doctor, sweep, audit.
+"""The verbs for the whole: vendors, stats, sweep, audit.
 
-Decides: what a person reads about it. What is legal is decided in ``store.audit``, what is wrong
-with an installation in ``doctor``, and what a round does in ``consumer.sweeper``.
+Decides: what a person reads about it. What is legal is decided in ``store.audit``, and
+what a round does in ``consumer.sweeper``.
 
 Promises: each verb returns a ``Report`` and prints nothing; it holds nothing of an e-mail but its
 id and status.
@@ -10,11 +10,10 @@ id and status.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from mailqueue.cli import control, doctor
+from mailqueue.cli import control
 from mailqueue.cli.context import (
     EXIT_FOUND,
     EXIT_NOT_REACHED,
@@ -24,13 +23,11 @@ from mailqueue.cli.context import (
     Report,
     UsageError,
 )
-from mailqueue.cli.send_test import send_test
 from mailqueue.cli.table import fields, table
 from mailqueue.config import Config
 from mailqueue.consumer import build_sweeper
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import Status
-from mailqueue.monitoring.finding import Level
 from mailqueue.monitoring.words import age
 from mailqueue.queue import events_depth, open_broker, refuse_memory
 from mailqueue.routing.health import VendorHealth
@@ -223,24 +220,6 @@ def _oldest_due(context: Context) -> dict[str, Any] | None:
 
 
 # Health of the whole ------------------------------------------------------------------------------
-
-
-def examine(context: Context) -> Report:
-    """What is wrong with the installation, and what to do about it; or ``--send-test``."""
-    if context.options.send_test is not None:
-        return send_test(context)
-    if context.options.vendor or context.options.sender:
-        raise UsageError("doctor: --vendor and --from go with --send-test")
-    findings = doctor.examine(context)
-    rows: list[tuple[str, str, str]] = []
-    for finding in findings:
-        rows.append((finding.level, finding.check, finding.text))
-        if finding.todo:
-            rows.append(("", "", f"-> {finding.todo}"))
-    failed = any(finding.level is Level.FAIL for finding in findings)
-    data = {"ok": not failed, "findings": [asdict(finding) for finding in findings]}
-    lines = table(("", "CHECK", "FINDING"), rows, context.width)
-    return Report(data, lines, EXIT_FOUND if failed else EXIT_OK)
 
 
 def sweep(context: Context) -> Report:

@@ -1,13 +1,15 @@
 """One thing that was looked at: how bad it is, and what to do about it.
 
-Decides: the levels. ``FAIL``: e-mails are not sent, or wait for a person. ``WARN``: less is
-promised, or somebody will be surprised.
+Decides: the levels, and which things there are (``Slug``). ``FAIL``: e-mails are not sent, or wait
+for a person, or soon will. ``WARN``: less is promised, or somebody will be surprised.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+PAGE = "docs/operating.md"  # the project has no address on the web yet
 
 
 class Level(StrEnum):
@@ -18,16 +20,53 @@ class Level(StrEnum):
     FAIL = "FAIL"
 
 
+class Slug(StrEnum):
+    """What can be wrong. Each is the anchor of a section of ``PAGE``; alerts link there, too."""
+
+    NO_CONSUMER = "no-consumer"
+    OLDEST_DUE = "oldest-due"
+    MANY_FAILED = "many-failed"
+    UNCERTAIN = "uncertain"
+    ALL_VENDORS_UNAVAILABLE = "all-vendors-unavailable"
+    VENDOR_UNAVAILABLE = "vendor-unavailable"
+    BUDGET = "budget"
+    HELD = "held"
+    VENDOR_NOT_MADE = "vendor-not-made"
+    SECRETS = "secrets"
+    CONSUMER_DIFFERS = "consumer-differs"
+    CALLBACKS_FAILED = "callbacks-failed"
+    ROUTES = "routes"
+    OTHER_MODE = "other-mode"
+    SIMULATION = "simulation"
+    STAGING = "staging"
+    QUEUE_UNAVAILABLE = "queue-unavailable"
+    QUEUE_FORGETS = "queue-forgets"
+    QUEUE_SETTINGS = "queue-settings"
+    OTHER_QUEUE = "other-queue"
+    BURIED_JOBS = "buried-jobs"
+    INTAKE = "intake"
+    MONGODB_UNAVAILABLE = "mongodb-unavailable"
+    MONGODB_SETTINGS = "mongodb-settings"
+    CLOCKS = "clocks"
+    INDEXES = "indexes"
+    TWO_PACKAGES = "two-packages"
+    CONFIGURATION = "configuration"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that was looked at.
 
-    ``todo``: what a person can do about it. ``slug``: the anchor of its section in
-    docs/operating.md, the same at every time; empty if nothing is wrong.
+    ``todo``: what a person can do about it. Both that and ``slug`` are there unless all is well.
     """
 
     level: Level
     check: str
     text: str
     todo: str = ""
-    slug: str = ""
+    slug: Slug | None = None
+
+    @property
+    def link(self) -> str:
+        """Where more of it stands; empty if all is well."""
+        return "" if self.slug is None else f"{PAGE}#{self.slug}"

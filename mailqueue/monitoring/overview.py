@@ -17,6 +17,7 @@ a class behind a long backlog of another may be left out.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -25,7 +26,7 @@ from bson import ObjectId
 from pymongo.errors import PyMongoError
 
 from mailqueue.config import Config, VendorConfig
-from mailqueue.errors import QueueUnavailable
+from mailqueue.errors import MissingExtra, QueueUnavailable
 from mailqueue.lifecycle.outcomes import PRIORITIES, Status
 from mailqueue.queue import open_broker
 from mailqueue.routing.health import VendorHealth
@@ -205,13 +206,11 @@ def _time(at: float | None) -> datetime | None:
 
 
 def _queue(config: Config) -> tuple[Mapping[str, int] | None, str]:
-    broker = open_broker(config, keep=0)
     try:
-        return broker.depth() or {}, ""
-    except QueueUnavailable as error:
+        with closing(open_broker(config, keep=0)) as broker:
+            return broker.depth() or {}, ""
+    except (QueueUnavailable, MissingExtra) as error:
         return None, str(error)
-    finally:
-        broker.close()
 
 
 def _of(env: str, status: Status) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pymongo import MongoClient, WriteConcern
 
-from mailqueue.cli.doctor import on_the_way
+from mailqueue.cli.installation import on_the_way
 from mailqueue.config import MongoDB
 from mailqueue.errors import ConfigError
 from mailqueue.store import mongo

@@ -1,0 +1,244 @@
+"""What is wrong with the state of an installation. Pure.
+
+Decides: which situations there are, from what on each counts, and how bad it is. What does not
+stand in an ``Overview`` (files, packages, indexes, settings of servers) is looked at by ``doctor``.
+
+Assumes: all e-mails are of the overview's kind (``env``).
+
+Promises: nothing of an e-mail and no vendor's words; the worst first within each topic.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+
+from mailqueue import __version__
+from mailqueue.config import Config, Sqs
+from mailqueue.lifecycle.outcomes import Status
+from mailqueue.monitoring.finding import Finding, Level, Slug
+from mailqueue.monitoring.overview import Overview, VendorState
+from mailqueue.monitoring.words import age, count
+from mailqueue.routing.pace import LOW
+from mailqueue.store.callbacks import FAILED
+from mailqueue.store.control import DRAIN, Control
+from mailqueue.store.document import PRODUCTION, SIMULATED
+from mailqueue.store.stats import Heartbeat
+
+HOUR, DAY = 3600.0, 86_400.0
+OVERDUE = {"high": 60.0}  # seconds by class: what is due for longer waits for something
+OVERDUE_OTHERS = 300.0
+FAILED_MANY, FAILED_SHARE = 50, 0.02  # within a day; more than either is too much
+UNAVAILABLE_LONG = HOUR
+FORGOTTEN = DAY  # a hold that is older may be forgotten
+NAMED = 3  # consumers in one finding
+
+Findings = Iterator[Finding]
+
+
+def situations(overview: Overview, config: Config) -> Findings:
+    """All that is wrong; nothing where all is well."""
+    for situation in _SITUATIONS:
+        yield from situation(overview, config)
+
+
+def _setting(overview: Overview) -> str:
+    return f"{'with' if overview.env == PRODUCTION else 'without'} MAILQUEUE_ENV=production"
+
+
+def _no_consumer(overview: Overview, config: Config) -> Findings:
+    if overview.consumers:
+        return
+    waits = [oldest.seconds for oldest in overview.oldest_due.values() if oldest is not None]
+    todo = f"start one {_setting(overview)}: python -m mailqueue.consumer"
+    level, text = Level.WARN, "none runs: what is stored from now on waits"
+    if waits:
+        level = Level.FAIL
+        text = f"none runs, and e-mails are due, the oldest for {age(max(waits))}"
+    if isinstance(config.broker, Sqs):  # on AWS Lambda there is a consumer only now and then
+        level, text = Level.WARN, f"{text}; all is well if AWS Lambda sends them"
+    yield Finding(level, "consumers", text, todo, Slug.NO_CONSUMER)
+
+
+def _oldest_due(overview: Overview, _: Config) -> Findings:
+    for name, oldest in overview.oldest_due.items():
+        if oldest is not None and oldest.seconds > OVERDUE.get(name, OVERDUE_OTHERS):
+            text = f"the oldest e-mail of class {name} has been due for {age(oldest.seconds)}"
+            todo = "mend what else is found here; if nothing is, run more consumers"
+            yield Finding(Level.FAIL, "e-mails", text, todo, Slug.OLDEST_DUE)
+
+
+# Vendors ------------------------------------------------------------------------------------------
+
+
+def _all_vendors(overview: Overview, _: Config) -> Findings:
+    """An e-mail leaves as long as there is one vendor to send it to."""
+    problems = [_problem(vendor) for vendor in overview.vendors]
+    if overview.controls.everything:
+        text = "everything is held: no e-mail is sent"
+        todo = "mailqueue hold shows who did it and why; then: mailqueue release --all"
+        yield Finding(Level.FAIL, "control", text, todo, Slug.HELD)
+    elif problems and all(problems):
+        reasons = ", ".join(
+            f"{vendor.name} is {problem}"
+            for vendor, problem in zip(overview.vendors, problems, strict=True)
+        )
+        todo = "mailqueue vendors says why; mend one of them, or add another"
+        text = f"no e-mail is sent: {reasons}"
+        yield Finding(Level.FAIL, "vendors", text, todo, Slug.ALL_VENDORS_UNAVAILABLE)
+
+
+def _problem(vendor: VendorState) -> str:
+    """Why it gets no e-mail; empty if it does."""
+    if vendor.drained:
+        return "drained"
+    if vendor.held:
+        return "held"
+    if not vendor.available:
+        return "unavailable"
+    spent = any(budget.used >= budget.limit for budget in vendor.budgets.values())
+    return "at the end of its budget" if spent else ""
+
+
+def _unavailable(overview: Overview, _: Config) -> Findings:
+    for vendor in overview.vendors:
+        if vendor.available:
+            continue
+        seconds = _seconds(overview, vendor.since)
+        level = Level.FAIL if seconds >= UNAVAILABLE_LONG else Level.WARN
+        text = f"{vendor.name} unavailable for {age(seconds)}: {vendor.reason}"
+        todo = f"mend the cause, then: mailqueue vendors enable {vendor.name}; it is tried by"
+        todo += " itself, too"
+        yield Finding(level, "vendors", text, todo, Slug.VENDOR_UNAVAILABLE)
+
+
+def _budgets(overview: Overview, _: Config) -> Findings:
+    for vendor in overview.vendors:
+        for window, budget in vendor.budgets.items():
+            if 100 * budget.used < LOW * budget.limit:
+                continue
+            used = f"{budget.used:,} of its {budget.limit:,} e-mails per {window}"
+            ends = age((budget.until - overview.at).total_seconds())
+            text = f"{vendor.name} has had {used}, for {ends} more"
+            todo = "the others get its e-mails then; raise its rate if the contract has more"
+            yield Finding(Level.WARN, "vendors", text, todo, Slug.BUDGET)
+
+
+def _held(overview: Overview, _: Config) -> Findings:
+    """What an operator stopped, and may have forgotten."""
+    for control in overview.controls.active.values():
+        seconds = _seconds(overview, control.at)
+        text = f"{control.subject} has been {control.state} for {age(seconds)}, by {control.by}"
+        if seconds > FORGOTTEN:
+            text += "; forgotten?"
+        todo = f"to end it: mailqueue {_end(control)}"
+        yield Finding(Level.WARN, "control", text, todo, Slug.HELD)
+
+
+def _end(control: Control) -> str:
+    if control.kind == DRAIN:
+        return f"vendors undrain {control.name}"
+    return f"release --{control.kind} {control.name}".rstrip()
+
+
+def _seconds(overview: Overview, since: datetime | None) -> float:
+    return 0.0 if since is None else max(0.0, (overview.at - since).total_seconds())
+
+
+# E-mails that ended -------------------------------------------------------------------------------
+
+
+def _many_failed(overview: Overview, _: Config) -> Findings:
+    """Many failures within a day have a common cause."""
+    failed = overview.failed
+    if failed > FAILED_MANY or failed > FAILED_SHARE * overview.ended:
+        sent = overview.ended - failed
+        text = f"{failed:,} failed and {sent:,} were sent within a day"
+        todo = "mailqueue list --status failed shows the reasons; mend it, then mailqueue retry"
+        yield Finding(Level.FAIL, "e-mails", text, todo, Slug.MANY_FAILED)
+
+
+def _uncertain(overview: Overview, _: Config) -> Findings:
+    """Nothing else ends them: neither a consumer nor the sweeper touches them."""
+    if number := overview.emails.get(Status.UNCERTAIN, 0):
+        oldest = overview.uncertain_oldest
+        wait = f", the oldest for {age(oldest.seconds)}" if oldest else ""
+        text = f"{number:,} uncertain{wait}: a person must decide"
+        todo = "ask the vendors, then mailqueue mark-sent or retry"
+        yield Finding(Level.FAIL, "e-mails", text, todo, Slug.UNCERTAIN)
+
+
+def _other_mode(overview: Overview, _: Config) -> Findings:
+    if overview.other_env:
+        other, word = (SIMULATED, "without") if overview.env == PRODUCTION else (PRODUCTION, "with")
+        text = f"{count(overview.other_env, 'e-mail')} queued in the other mode ({other})"
+        todo = f"only a consumer {word} MAILQUEUE_ENV=production takes them"
+        yield Finding(Level.WARN, "e-mails", text, todo, Slug.OTHER_MODE)
+
+
+def _callbacks(overview: Overview, _: Config) -> Findings:
+    if number := overview.callbacks.get(FAILED, 0):
+        text = f"{count(number, 'callback')} failed: an application was not told"
+        todo = "mend the receiver, then: mailqueue callbacks retry --state failed"
+        yield Finding(Level.WARN, "callbacks", text, todo, Slug.CALLBACKS_FAILED)
+
+
+# Around them --------------------------------------------------------------------------------------
+
+
+def _queue(overview: Overview, config: Config) -> Findings:
+    place = config.broker.place
+    if overview.queue is None:
+        text = f"{place}: not reached ({overview.queue_error})"
+        todo = "start it; until then e-mails are stored, and sent when it is back"
+        yield Finding(Level.FAIL, "queue", text, todo, Slug.QUEUE_UNAVAILABLE)
+    elif buried := overview.queue.get("buried", 0):
+        text = f"{place}: {count(buried, 'buried job')}"
+        todo = "they are another program's, or their e-mail is damaged: see mailqueue audit"
+        yield Finding(Level.WARN, "queue", text, todo, Slug.BURIED_JOBS)
+
+
+def _consumers_differ(overview: Overview, config: Config) -> Findings:
+    """Consumers that do not do what this installation and this configuration would do."""
+    own = tuple(sorted(vendor.name for vendor in config.vendors))
+    versions, vendors = defaultdict(list), defaultdict(list)
+    for each in overview.consumers:
+        if each.version != __version__:
+            versions[each.version].append(each)
+        if tuple(sorted(each.vendors)) != own:
+            vendors[tuple(sorted(each.vendors))].append(each)
+    for version, some in versions.items():
+        text = f"version {version} runs on {_hosts(some)}; this is {__version__}"
+        todo = "upgrade what is older: docs/operating.md has the order"
+        yield Finding(Level.WARN, "consumers", text, todo, Slug.CONSUMER_DIFFERS)
+    for names, some in vendors.items():
+        text = f"those on {_hosts(some)} send through {_names(names)}; this configuration has"
+        todo = "systemctl reload them, or look here with their configuration"
+        yield Finding(Level.WARN, "consumers", f"{text} {_names(own)}", todo, Slug.CONSUMER_DIFFERS)
+
+
+def _hosts(consumers: Sequence[Heartbeat]) -> str:
+    hosts = sorted({each.host for each in consumers})
+    more = f" and {len(hosts) - NAMED} more" if len(hosts) > NAMED else ""
+    return ", ".join(hosts[:NAMED]) + more
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names) or "no vendor"
+
+
+_SITUATIONS: tuple[Callable[[Overview, Config], Findings], ...] = (
+    _no_consumer,
+    _all_vendors,
+    _oldest_due,
+    _unavailable,
+    _many_failed,
+    _uncertain,
+    _queue,
+    _held,
+    _budgets,
+    _consumers_differ,
+    _callbacks,
+    _other_mode,
+)
