@@ -135,7 +135,7 @@ def writes(before: Document) -> Iterator[Write]:
     yield reschedule, interventions.reschedule_update(later)
     for verb in Verb:
         guard = {"_id": email_id, **interventions.guard(verb)}
-        yield guard, NOTING.with_end(interventions.update(verb, nonce))
+        yield guard, NOTING.with_end(interventions.update(verb, nonce, "ann@ops"))
 
 
 def callback_writes(email_id: ObjectId) -> Iterator[Write]:

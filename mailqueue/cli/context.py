@@ -22,8 +22,9 @@ from mailqueue.config import file as config_file
 from mailqueue.errors import ConfigError
 from mailqueue.queue import open_broker
 from mailqueue.queue.broker import Broker
-from mailqueue.store import document, search
+from mailqueue.store import document
 from mailqueue.store.document import Stored
+from mailqueue.store.search import Selection
 from mailqueue.store.store import Store
 
 EXIT_OK = 0
@@ -133,24 +134,20 @@ class Context:
     def selection(self) -> dict[str, Any]:
         """The filter that the options ask for; empty if they ask for none."""
         options = self.options
-        match: dict[str, Any] = {}
-        if options.status:
-            match["status"] = options.status
-        if options.reason:
-            match["reason"] = options.reason
-        if options.vendor:
-            match["attempts.vendor"] = options.vendor
-        if options.to is not None:
-            match |= search.match(options.to, indexed=self.config.retention.searchable)
-        if options.tag:
-            match["email.tags"] = options.tag
-        if getattr(options, "callback", None):  # only ``list`` has it
-            match["callbacks.state"] = options.callback
+        before = None
         if options.older_than is not None:
             # By the server's clock: the operator's host may have another time.
             before = self.store.now() - timedelta(seconds=options.older_than)
-            match["created_at"] = {"$lte": before}
-        return match
+        selection = Selection(
+            status=options.status,
+            reason=options.reason,
+            vendor=options.vendor,
+            tag=options.tag,
+            to=options.to,
+            callback=getattr(options, "callback", None),  # only ``list`` has it
+            before=before,
+        )
+        return selection.match(indexed=self.config.retention.searchable)
 
     def pages(self, match: Mapping[str, Any], limit: int | None) -> Iterator[list[Stored]]:
         """The e-mails that match, oldest first, up to ``limit``; those without a time before all.

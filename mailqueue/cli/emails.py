@@ -1,7 +1,7 @@
 """The verbs for single e-mails: list, show, retry, mark-sent, cancel.
 
-Decides: what a person reads about them. What may be changed, and how, is decided in
-``store.interventions``.
+Decides: what a person reads about them. What may be changed is decided in
+``operations`` and ``store.interventions``.
 
 Promises: each verb returns a ``Report`` and prints nothing. Without ``--content`` it holds no
 address, subject, body or idempotency key, and no text of a vendor's.
@@ -10,24 +10,19 @@ address, subject, body or idempotency key, and no text of a vendor's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from bson import ObjectId
-
 from mailqueue.cli.callbacks import rows_of
 from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, UNLIMITED, Context, Report, UsageError
+from mailqueue.cli.control import operator
 from mailqueue.cli.table import fields, printable, table
 from mailqueue.events import EventStore
-from mailqueue.lifecycle.outcomes import PRIORITIES, Status
+from mailqueue.lifecycle.outcomes import PRIORITIES
 from mailqueue.monitoring.words import age, count
-from mailqueue.queue.broker import Announcement
-from mailqueue.store import ids, interventions
+from mailqueue.operations import Changes, Operation
 from mailqueue.store.document import PRODUCTION, Stored
 from mailqueue.store.interventions import Verb
-
-MOST_SHOWN = 1000  # rows of what was changed
 
 # Looking ------------------------------------------------------------------------------------------
 
@@ -210,49 +205,17 @@ def intervene(context: Context) -> Report:
     """Retry, mark as sent or cancel: e-mails by id, or by what they have in common."""
     options = context.options
     verb = Verb(options.verb)
-    # With the guard of the verb: what is counted, previewed and changed is the same.
-    allowed = {"$and": [_selection(context, verb), interventions.guard(verb)]}
+    operation = Operation(context.store, verb, _selection(context, verb), by=operator())
     if not options.dry_run and not options.ids:
         # Whoever names ids has counted them. A filter may match more than was thought.
-        number = min(context.store.count(allowed, UNLIMITED), options.limit or UNLIMITED)
+        number = min(operation.count(UNLIMITED), options.limit or UNLIMITED)
         if number > 1 and not _is_confirmed(context, verb, number):
             return Report(None, [], EXIT_FOUND, ["nothing was changed"])
-    changes = Changes(verb)
-    announced = 0
-    for page_ids in context.store.find_ids(allowed, options.limit):
-        # The ids of a page at a time: there may be a million of them.
-        page = context.store.find(
-            {"$and": [allowed, {"_id": {"$in": page_ids}}]}, len(page_ids), "_id"
-        )
-        emails = page if options.dry_run else _change(context, verb, page)
-        changes.add(emails)
-        if verb is Verb.RETRY and not options.dry_run:
-            # Page by page: if this is interrupted, what was changed so far has its jobs.
-            jobs = [Announcement(stored.id, stored.job_priority) for stored in emails]
-            announced += len(context.announcer.announce(jobs))
-    unannounced = verb is Verb.RETRY and not options.dry_run and announced < len(changes.ids)
-    return _report(context, verb, changes, unannounced=unannounced)
-
-
-@dataclass(slots=True)
-class Changes:
-    """What was changed. Of very many e-mails only the ids are kept."""
-
-    verb: Verb
-    ids: list[ObjectId] = field(default_factory=list)
-    uncertain: list[str] = field(default_factory=list)
-    rows: list[tuple[Any, ...]] = field(default_factory=list)  # of the first ones
-
-    def add(self, emails: Sequence[Stored]) -> None:
-        """Note these, as they were before."""
-        for stored in emails:
-            after = _after(self.verb, stored)
-            self.ids.append(stored.id)
-            if after is Status.UNCERTAIN:
-                self.uncertain.append(str(stored.id))
-            if len(self.rows) < MOST_SHOWN:
-                before = stored.document.get("status"), stored.document.get("reason")
-                self.rows.append((str(stored.id), *before, after))
+    if options.dry_run:
+        changes = operation.preview(options.limit)
+    else:
+        changes = operation.run(context.announcer, options.limit)
+    return _report(context, changes, operation.refusals(options.ids, changes))
 
 
 def _selection(context: Context, verb: Verb) -> dict[str, Any]:
@@ -274,21 +237,16 @@ def _is_confirmed(context: Context, verb: Verb, number: int) -> bool:
     return context.confirm(f"{verb} {number} e-mails?")
 
 
-def _change(context: Context, verb: Verb, page: Sequence[Stored]) -> list[Stored]:
-    changed = context.store.intervene([stored.id for stored in page], verb, ids.new())
-    return [stored for stored in page if stored.id in changed]
-
-
-def _report(context: Context, verb: Verb, changes: Changes, *, unannounced: bool) -> Report:
+def _report(context: Context, changes: Changes, unchanged: Mapping[str, str]) -> Report:
     dry_run, changed, uncertain = context.options.dry_run, changes.ids, changes.uncertain
-    unchanged = _refusals(context, verb, set(changed))
+    verb = changes.verb
     notes = [f"{email_id}: {reason}" for email_id, reason in unchanged.items()]
     notes += [
         f"{email_id}: a copy may have left: uncertain, not cancelled" for email_id in uncertain
     ]
     if not changed and not unchanged:
         notes.append(f"{verb}: no matching e-mail is {' or '.join(verb.statuses)}")
-    if unannounced:
+    if not changes.announced:
         notes.append("the queue was not reached: a consumer's sweeper announces the e-mails later")
     data = {
         "verb": verb.value,
@@ -305,27 +263,3 @@ def _report(context: Context, verb: Verb, changes: Changes, *, unannounced: bool
     # A script sees by the code that something is left to look at.
     all_done = changed and not unchanged and not uncertain
     return Report(data, lines if changed else [], EXIT_OK if all_done else EXIT_FOUND, notes)
-
-
-def _after(verb: Verb, before: Stored) -> Status:
-    """The status that the verb gives to an e-mail that it changes."""
-    if verb is Verb.RETRY:
-        return Status.QUEUED
-    if verb is Verb.MARK_SENT:
-        return Status.SENT
-    # A cancelled e-mail is uncertain if a copy may have left: see ``store.interventions``.
-    may_have_left = before.document.get("unknowns") != 0 or before.document.get("pin") is not None
-    return Status.UNCERTAIN if may_have_left else Status.CANCELLED
-
-
-def _refusals(context: Context, verb: Verb, changed: set[ObjectId]) -> dict[str, str]:
-    """The e-mails asked for by id that were not changed, and why."""
-    unchanged = [email_id for email_id in context.options.ids if email_id not in changed]
-    if not unchanged:
-        return {}
-    stored = {
-        each.id: each for each in context.store.find({"_id": {"$in": unchanged}}, len(unchanged))
-    }
-    return {
-        str(email_id): interventions.refusal(verb, stored.get(email_id)) for email_id in unchanged
-    }

@@ -18,6 +18,7 @@ from bson import ObjectId
 from pymongo import UpdateOne
 
 from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, Context, Report, UsageError
+from mailqueue.cli.control import operator
 from mailqueue.errors import InvalidEmail
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Address
@@ -67,7 +68,9 @@ def _forget_emails(context: Context, person: Person, page: Sequence[Document]) -
     if context.options.dry_run:
         ended = sum(map(forgetting.has_ended, page)) + len(queued)
         return Counter(emails=ended, cancelled=len(queued), left=len(page) - ended)
-    cancelled = context.store.intervene(queued, Verb.CANCEL, ids.new()) if queued else set()
+    cancelled = (
+        context.store.intervene(queued, Verb.CANCEL, ids.new(), operator()) if queued else set()
+    )
     if cancelled:
         durable = majority_reads(context.store.emails)
         with context.store.operation():

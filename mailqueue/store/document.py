@@ -28,7 +28,7 @@ raised: anything may stand in a document.
     hold: under which it waits, due at HELD
     unknowns  counted  late_accept {vendor, message_id, refused, token, at}  announced {at, n}
     vendor  vendor_message_id  sent_at  simulated
-    interventions [{n, verb, was, reason, token, at, nonce}]    a person's, the newest 50
+    interventions [{n, verb, was, reason, token, at, nonce, by}]    a person's, the newest 50
     route [vendor]: those that it may go to; not there: all
     callback_url  request_id  traceparent   of the caller, where there are any
     callbacks [{id, type, at, reason, recipient, state, due_at, since, token, tries, nonce, code,

@@ -59,7 +59,7 @@ class Verb(StrEnum):
 #   after   {status: "queued", reason: null, lease: {token: 3}, counted: 0, clock_from: NOW,
 #            round: {n: 0, tried: [], refused: []}, overdue_at: NOW + 900 s,
 #            interventions: [{n: 1, verb: "retry", was: "failed", reason: "rejected", token: 3,
-#                             at: NOW, nonce: NONCE}]}
+#                             at: NOW, nonce: NONCE, by: "ann@ops"}]}
 #
 # Mark as sent: an e-mail that is failed or uncertain is sent, as a person found out elsewhere.
 #
@@ -87,8 +87,11 @@ def guard(verb: Verb) -> Filter:
     return match
 
 
-def update(verb: Verb, nonce: ObjectId) -> Pipeline:
-    """Make the change, and note in the list of interventions what the e-mail was before."""
+def update(verb: Verb, nonce: ObjectId, by: str = "") -> Pipeline:
+    """Make the change, and note in the list of interventions what the e-mail was before.
+
+    ``by``: who asked for it.
+    """
     entry = {
         "n": {"$add": [_number({"$last": {"$map": {"input": _LIST, "in": "$$this.n"}}}), 1]},
         "verb": verb.value,
@@ -97,6 +100,7 @@ def update(verb: Verb, nonce: ObjectId) -> Pipeline:
         "token": {"$ifNull": ["$lease.token", None]},
         "at": "$$NOW",
         "nonce": nonce,
+        **({"by": {"$literal": by}} if by else {}),
     }
     entries = {"$concatArrays": [_LIST, [entry]]}
     return [{"$set": _fields(verb) | {"interventions": {"$slice": [entries, -LIST_LENGTH]}}}]

@@ -73,7 +73,12 @@ _LINE = _object(
     outcome=_one_of(None, NOT_STARTED, *Outcome),
 )
 _INTERVENTION = _object(
-    n=_natural, verb=_one_of(*Verb), was=_one_of(*Status), token=_natural, at=_time
+    n=_natural,
+    verb=_one_of(*Verb),
+    was=_one_of(*Status),
+    token=_natural,
+    at=_time,
+    by=_optional(text),
 )
 _CALLBACK = _object(
     id=text,

@@ -1,4 +1,4 @@
-"""Finding e-mails by a recipient.
+"""Finding e-mails by what they have in common, also by a recipient.
 
 Decides: what an address is compared with. With ``retention.searchable`` a new e-mail has the list
 ``recipients``: the addresses of To, Cc, Bcc and the envelope in their normal form, which an index
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from mailqueue.message import Address
@@ -18,6 +20,42 @@ from mailqueue.store.suppressions import key_of
 from mailqueue.store.transitions import Filter
 
 RECIPIENTS = "recipients"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What e-mails have in common; what is empty does not matter. ``before``: stored until then.
+
+    ``vendor``: one that was asked.
+    """
+
+    status: str | None = None
+    reason: str | None = None
+    vendor: str | None = None
+    tag: str | None = None
+    env: str | None = None
+    callback: str | None = None
+    to: Address | None = field(default=None, repr=False)
+    before: datetime | None = None
+
+    def match(self, *, indexed: bool) -> Filter:
+        """The filter of MongoDB; empty if nothing matters. ``indexed``: see ``match``."""
+        fields = {
+            "status": self.status,
+            "reason": self.reason,
+            "attempts.vendor": self.vendor,
+            "email.tags": self.tag,
+            "env": self.env,
+            "callbacks.state": self.callback,
+        }
+        filters: Filter = {name: value for name, value in fields.items() if value}
+        if self.to is not None:
+            filters |= match(self.to, indexed=indexed)
+        if self.before is not None:
+            filters["created_at"] = {"$lte": self.before}
+        return filters
+
+
 _FIELDS = ("to", "cc", "bcc")
 
 

@@ -69,11 +69,6 @@ from mailqueue.store.transitions import (
 from mailqueue.store.undecodable import read_each
 
 PAGE = 1000
-_HEADS: Sequence[dict[str, Any]] = (
-    {"$unset": ["email.html", "email.alternatives", "email.attachments"]},
-    {"$set": {"email.text": "", "now": "$$NOW"}},
-)
-"""Of an e-mail, what is shown of it in a list."""
 
 
 class Store(Mongo):
@@ -351,12 +346,14 @@ class Store(Mongo):
         write = look_up_filter(email_id, token, incarnation), look_up_update(token)
         self.bulk.write([write], self.timeout)
 
-    def intervene(self, ids: Sequence[ObjectId], verb: Verb, nonce: ObjectId) -> set[ObjectId]:
+    def intervene(
+        self, ids: Sequence[ObjectId], verb: Verb, nonce: ObjectId, by: str = ""
+    ) -> set[ObjectId]:
         """Do what a person asked for; returns the ids changed, now or by a lost reply's try."""
         chosen = {"_id": {"$in": list(ids)}}
         match = {**chosen, **interventions.guard(verb), "interventions.nonce": {"$ne": nonce}}
         with within(self.timeout):
-            update = self.noting.with_end(interventions.update(verb, nonce))
+            update = self.noting.with_end(interventions.update(verb, nonce, by))
             self.bulk.write([(match, update)], self.timeout)
             documents = self._find_durable({**chosen, "interventions.nonce": nonce}, {"_id": 1})
         return {d["_id"] for d in documents}
@@ -414,28 +411,28 @@ class Store(Mongo):
         *,
         after: ObjectId | None = None,
         before: ObjectId | None = None,
+        match: Mapping[str, Any] | None = None,
+        steps: Sequence[dict[str, Any]] = paging.HEADS,
     ) -> list[Stored]:
         """Up to ``limit`` durable documents, the newest first; text empty, no HTML, no files.
+
+        ``match``: only those. ``steps``: what of each (``paging.SUMMARY``: what operators see).
 
         Those that are older than ``after``, or those that are just newer than ``before``; by
         ``created_at``, and within a millisecond by ``_id``.
         """
         order = -1 if before is None else 1
-        cursor, match = after or before, {}
+        cursor, place = after or before, {}
         if cursor is not None:
             with self.operation():
                 at = self._durable.find_one({"_id": cursor}, {"created_at": 1})
-            match = paging.beyond(cursor, at, order)
-        steps: list[dict[str, Any]] = [
-            {"$match": match},
-            {"$sort": {"created_at": order, "_id": order}},
-            {"$limit": limit},
-        ]
-        return self._load([*steps, *_HEADS], self._durable)[::-order]
+            place = paging.beyond(cursor, at, order)
+        page = paging.steps(limit, order, place, match)
+        return self._load([*page, *steps], self._durable)[::-order]
 
     def find_heads(self, match: Mapping[str, Any]) -> list[Stored]:
         """The durable documents that match; text empty, no HTML, no files."""
-        return self._load([{"$match": match}, *_HEADS], self._durable)
+        return self._load([{"$match": match}, *paging.HEADS], self._durable)
 
     def find_ids(
         self, match: Mapping[str, Any], oldest: int | None = None

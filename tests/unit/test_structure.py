@@ -20,7 +20,7 @@ FLOORS = [
     "outage tracing message lifecycle",
     "config",
     "vendors store queue service",
-    "routing producer",
+    "routing producer operations",
     "consumer devserver aio events",
     "monitoring",
     "dashboard",
