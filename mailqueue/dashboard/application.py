@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mailqueue.config import Config
-from mailqueue.dashboard import emails
+from mailqueue.dashboard import actions, emails, story
 from mailqueue.dashboard.access import Access
 from mailqueue.dashboard.backend import Backend
 from mailqueue.dashboard.endpoint import HEADERS, Endpoint, Pool
@@ -29,6 +29,14 @@ _STYLE_FOR = "private, max-age=31536000, immutable"  # its address changes with 
 TABLE: Mapping[str, Views] = {
     "/": {"GET": lambda _: Redirect("/emails")},
     "/emails": {"GET": emails.page},
+    "/emails/{id}": {"GET": story.page},
+    "/emails/{id}/content": {"GET": story.content},
+    "/emails/{id}/html": {"GET": story.html},
+    "/failed": {"GET": emails.failed},
+    "/uncertain": {"GET": emails.uncertain},
+    "/confirm": {"GET": actions.confirm},
+    "/act": {"POST": actions.act},
+    "/result": {"GET": actions.result},
 }
 """Every address with its pages, by method."""
 

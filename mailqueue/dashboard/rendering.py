@@ -54,6 +54,13 @@ def moment(context: Context, at: Any) -> Markup:
     )
 
 
+@pass_context
+def clock(context: Context, at: datetime) -> str:
+    """The time of day; with the date where it is another day than now."""
+    form = "%H:%M:%S UTC" if at.date() == context["now"].date() else "%Y-%m-%d %H:%M:%S UTC"
+    return at.astimezone(UTC).strftime(form)
+
+
 def number(value: int) -> str:
     """With a comma after each thousand."""
     return f"{value:,}"
@@ -68,7 +75,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"moment": moment, "span": span, "exact": exact, "number": number}
+    environment.filters |= {"moment": moment, "span": span, "clock": clock, "number": number}
     return environment
 
 

@@ -24,9 +24,9 @@ RECIPIENTS = "recipients"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What e-mails have in common; what is empty does not matter. ``before``: stored until then.
+    """What e-mails have in common; what is empty does not matter.
 
-    ``vendor``: one that was asked.
+    ``vendor``: one that was asked. ``since``, ``before``: stored from then on, until then.
     """
 
     status: str | None = None
@@ -36,6 +36,7 @@ class Selection:
     env: str | None = None
     callback: str | None = None
     to: Address | None = field(default=None, repr=False)
+    since: datetime | None = None
     before: datetime | None = None
 
     def match(self, *, indexed: bool) -> Filter:
@@ -51,8 +52,9 @@ class Selection:
         filters: Filter = {name: value for name, value in fields.items() if value}
         if self.to is not None:
             filters |= match(self.to, indexed=indexed)
-        if self.before is not None:
-            filters["created_at"] = {"$lte": self.before}
+        bounds = {"$gte": self.since, "$lte": self.before}
+        if times := {side: at for side, at in bounds.items() if at is not None}:
+            filters["created_at"] = times
         return filters
 
 
