@@ -108,7 +108,7 @@ def summary_of(stored: Stored) -> str:
 def _queued(stored: Stored) -> str:
     words = "It is queued, and due."
     if stored.is_held:
-        words = "It is queued, and waits since an operator held it."
+        words = "It is queued, and waits: an operator held it."
     elif (due_at := as_time(stored.document.get("due_at"))) and due_at > stored.now:
         words = f"It is queued, and due in {span((due_at - stored.now).total_seconds())}."
     some = " Some of its recipients have it." if stored.document.get("pending") is not None else ""

@@ -134,8 +134,8 @@ class History:
             elif health and health.since is not None and health.since <= start.timestamp():
                 since = datetime.fromtimestamp(health.since, UTC)
                 yield f"{name} was unavailable since {self._clock(since)}."
-            elif name == _vendor(before) and _has_just_failed(before, start):
-                yield f"{name} had just failed."
+            elif name == _vendor(before) and _was_just_asked(before, start):
+                yield f"{name} had just been asked."
 
     def _unsuitable_before(self, line: Mapping[str, Any]) -> set[str]:
         """The vendors that were not asked any more: a retry by hand asks them again."""
@@ -209,7 +209,7 @@ class History:
             return
         if reason in (None, Reason.MARKED_SENT):
             return
-        words = f"It ended as {status}, for the reason {reason}."
+        words = f"It ended as {status} (reason: {reason})."
         if status is Status.UNCERTAIN and reason not in (Reason.UNKNOWN, Reason.UNREADABLE):
             words += " A copy may have left before, so nobody calls it failed or cancelled."
         yield Sentence(words, as_time(self.document.get("updated_at")))
@@ -260,7 +260,7 @@ def _vendor(line: Mapping[str, Any]) -> str:
     return text(line.get("vendor")) or "a vendor"
 
 
-def _has_just_failed(line: Mapping[str, Any], start: datetime) -> bool:
+def _was_just_asked(line: Mapping[str, Any], start: datetime) -> bool:
     """Whether its vendor failed just before ``start``: inside a round the next follows at once."""
     end = as_time(line.get("ended_at"))
     just = end is not None and start - end < AT_ONCE

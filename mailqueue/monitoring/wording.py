@@ -41,7 +41,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.EXPIRED: "Its expires_at passed before a vendor accepted it.",
     Reason.SUPPRESSED: "Each recipient that it still had was on the suppression list.",
     Reason.NOT_ALLOWED: "None of its recipients was on the list of this staging installation.",
-    Reason.UNKNOWN: "Nobody knows whether an attempt reached a vendor, "
+    Reason.UNKNOWN: "The outcome of an attempt is unknown, "
     "and mailqueue does not risk one more copy by itself.",
     Reason.UNREADABLE: "Its document could not be read: "
     "it is damaged, or a newer version wrote it.",

@@ -26,7 +26,7 @@ from mailqueue.message import Address, Email
 
 REPO = Path(__file__).parents[2]
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
-KINDS = {"diff", "json", "mermaid", "python", "sh"}
+KINDS = {"diff", "json", "mermaid", "python", "sh", "text"}
 # Other people's programs, which no test runs.
 ELSEWHERE = {"aws", "cat", "cp", "export", "mongosh", "pip", "printf", "source", "swaks"}
 SERVERS = {

@@ -6,6 +6,7 @@ Every write that the product can make is applied to a document in every status, 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,12 @@ import pytest
 from bson import ObjectId
 from pymongo.collection import Collection
 
+from mailqueue.config import Config
 from mailqueue.lifecycle.outcomes import Status
+from mailqueue.monitoring.conditions import Conditions
+from mailqueue.monitoring.explanation import DAMAGED, explain
 from mailqueue.store import document
+from mailqueue.store.document import Stored
 from tests.every_write import TOKEN, situations, writes
 from tests.integration.bench import Bench
 
@@ -36,8 +41,8 @@ def told() -> list[Edge]:
 
 
 @pytest.fixture
-def made(emails: Collection[dict[str, Any]]) -> set[Edge]:
-    """The changes of status that the writes make."""
+def made(emails: Collection[dict[str, Any]], bench: Bench) -> set[Edge]:
+    """The changes of status that the writes make; what they leave can be explained."""
     found = set()
     email_id = ObjectId()
     for before in chain(situations(email_id), situations(email_id, token=TOKEN)):
@@ -46,7 +51,16 @@ def made(emails: Collection[dict[str, Any]]) -> set[Edge]:
             if emails.update_many(guard, update).matched_count:
                 after = emails.find_one({"_id": before["_id"]}) or {}
                 found.add((before["status"], after["status"]))
+                assert_is_explained(after, bench.config)
     return found
+
+
+def assert_is_explained(after: dict[str, Any], config: Config) -> None:
+    explanation = explain(Stored(after, datetime.now(UTC)), config, Conditions())
+    texts = [explanation.summary, *(each.text for each in explanation.next)]
+    assert DAMAGED not in texts
+    assert not [text for text in texts if "None" in text or "{" in text]
+    assert len(explanation.history) > 2  # it was handed in, and there was an attempt
 
 
 def test_the_drawing_shows_the_changes_of_status_that_the_writes_make(

@@ -272,7 +272,7 @@ def test_an_outcome_of_another_version_is_told_of() -> None:
         ([line(1, "ses", None, 9, probe=True)], "Attempt 1 at ses, as its probe: "),
         (
             [line(1, "ses", "unavailable", 9), line(2, "mailgun", None, 6)],
-            "Attempt 2 at mailgun, whose turn it was. ses had just failed.",
+            "Attempt 2 at mailgun, whose turn it was. ses had just been asked.",
         ),
         (
             [line(1, "ses", "unavailable", 900), line(2, "mailgun", None, 6)],
