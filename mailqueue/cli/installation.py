@@ -39,55 +39,63 @@ DISTRIBUTION = "mailqueue"
 SKEW = 5.0  # seconds between the clocks of two hosts
 # Of these a closer look has more to say than an overview.
 CLOSER = frozenset({Slug.QUEUE_UNAVAILABLE, Slug.BURIED_JOBS})
+# These are the same in production and in a simulation.
+SHARED = CLOSER | {Slug.HELD, Slug.OTHER_MODE}
 _EASY = "none is uncertain, none has waited for long"
 
 
 def examine(context: Context) -> list[Finding]:
     """Look at everything, the worst first; without MongoDB, at everything outside it."""
-    findings = [f for check in _OUTSIDE_MONGODB for f in check(context)]
+    outside = [f for check in _OUTSIDE_MONGODB for f in check(context)]
     try:
-        findings += [f for check in _IN_MONGODB for f in check(context)]
+        inside = [f for check in _IN_MONGODB for f in check(context)]
         # Who looked closer at something has named the server, say: that is not said twice.
-        named = {finding.slug for finding in findings} & CLOSER
-        findings += [f for f in _state(context) if f.slug not in named]
+        named = {finding.slug for finding in (*outside, *inside)} & CLOSER
+        findings = [f for f in _state(context) if f.slug not in named] + inside + outside
     except StoreUnavailable as error:
         todo = "start it, or correct mongodb.uri; until then send() raises StoreUnavailable"
         text = f"not reached ({error})"
-        findings.append(Finding(Level.FAIL, "mongodb", text, todo, Slug.MONGODB_UNAVAILABLE))
+        away = Finding(Level.FAIL, "mongodb", text, todo, Slug.MONGODB_UNAVAILABLE)
+        findings = [away, *outside]
     return sorted(findings, key=lambda finding: list(Level).index(finding.level), reverse=True)
 
 
 def _state(context: Context) -> Iterator[Finding]:
-    """What is wrong with the whole, or that all is well.
-
-    Production is looked at from a shell without MAILQUEUE_ENV, too: an operator may forget it. The
-    simulation is not where nobody uses it.
-    """
-    overview = Overview.read(context.config, context.store)
-    production = overview if context.production else _overview_of_production(context)
-    if production is not overview and _is_used(production):
-        for finding in situations(production, context.config):
-            if finding.slug is not Slug.OTHER_MODE:
-                yield replace(finding, text=f"in production: {finding.text}")
-        if not _is_used(overview):
-            return
-    findings = list(situations(overview, context.config))
+    """What is wrong with the whole, or that all is well."""
+    overviews = _overviews(context)
+    findings: list[Finding] = []
+    for overview in overviews:
+        prefix = "" if overview.env == context.store.env else "in production: "
+        slugs = {finding.slug for finding in findings} & SHARED
+        findings += [
+            replace(finding, text=prefix + finding.text)
+            for finding in situations(overview, context.config)
+            if finding.slug not in slugs
+        ]
     yield from findings
     topics = {finding.check for finding in findings}
-    running = count(len(overview.consumers), "consumer")
-    for check, text in (("consumers", running), ("vendors", "all available"), ("e-mails", _EASY)):
-        if check not in topics and (overview.vendors or check != "vendors"):
-            yield Finding(Level.OK, check, text)
+    texts = {"consumers": f"{len(overviews[0].consumers)} alive", "e-mails": _EASY}
+    texts |= {"vendors": "all available"} if overviews[0].vendors else {}
+    for check in [each for each in texts if each not in topics]:
+        yield Finding(Level.OK, check, texts[check])
 
 
-def _overview_of_production(context: Context) -> Overview:
+def _overviews(context: Context) -> list[Overview]:
+    """Production is looked at from a shell without MAILQUEUE_ENV, too: it is easily forgotten.
+
+    Then nothing is said of a simulation that nobody uses.
+    """
+    own = Overview.read(context.config, context.store)
+    if context.production:
+        return [own]
     store = Store(
         context.config.mongodb,
         env=PRODUCTION,
         client=context.store.client,
         callbacks=context.config.callbacks,
     )
-    return Overview.read(context.config, store)
+    production = Overview.read(context.config, store)
+    return [each for each in (production, own) if _is_used(each)] or [own]
 
 
 def _is_used(overview: Overview) -> bool:

@@ -11,12 +11,12 @@ Promises: nothing of an e-mail and no vendor's words; the worst first within eac
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from mailqueue import __version__
 from mailqueue.config import Config, Sqs
-from mailqueue.lifecycle.outcomes import Status
+from mailqueue.lifecycle.outcomes import Outcome, Status
 from mailqueue.monitoring.finding import Finding, Level, Slug
 from mailqueue.monitoring.overview import Overview, VendorState
 from mailqueue.monitoring.words import age, count
@@ -107,10 +107,19 @@ def _unavailable(overview: Overview, _: Config) -> Findings:
             continue
         seconds = _seconds(overview, vendor.since)
         level = Level.FAIL if seconds >= UNAVAILABLE_LONG else Level.WARN
-        text = f"{vendor.name} unavailable for {age(seconds)}: {vendor.reason}"
-        todo = f"mend the cause, then: mailqueue vendors enable {vendor.name}; it is tried by"
-        todo += " itself, too"
+        reason = vendor.reason or ""
+        outcome = reason.partition(" ")[0]
+        reason = reason.removeprefix(f"{Outcome.UNAVAILABLE} ")
+        text = f"{vendor.name} unavailable for {age(seconds)}: {reason}"
+        todo = _CURES.get(outcome, _CURE).format(name=vendor.name)
         yield Finding(level, "vendors", text, todo, Slug.VENDOR_UNAVAILABLE)
+
+
+_CURE = "it is tried by itself: see its status page; after mending: mailqueue vendors enable {name}"
+_CURES: Mapping[str, str] = {
+    Outcome.MISCONFIGURED: "mend its key, account or quota, then: mailqueue vendors enable {name}",
+    Outcome.THROTTLED: "it is tried by itself; give it a rate, so that it is not asked too often",
+}
 
 
 def _budgets(overview: Overview, _: Config) -> Findings:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,34 @@ def test_another_name_of_the_queue_may_be_the_same_place(stage: Stage, examine: 
     assert finding[0] == "WARN"
     assert stage.config.broker.place in finding[2]
     assert "tube mailqueue_test_x of" in finding[2]
+
+
+# --- what is shown
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_on_a_terminal_levels_have_colours_unless_its_user_wants_none(
+    no_color: str, config_mapping: Document, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    nowhere = {"uri": "mongodb://127.0.0.1:9", "timeout": 0.2}
+    file.write_text(json.dumps({**config_mapping, "mongodb": nowhere}))
+    file.chmod(0o600)
+    command = [sys.executable, "-m", "mailqueue", "--config", str(file), "doctor"]
+    environ = os.environ | {"NO_COLOR": no_color, "TERM": "xterm", "MAILQUEUE_ENV": "production"}
+    terminal, child = pty.openpty()
+    with subprocess.Popen(command, stdout=child, env=environ) as process:
+        os.close(child)
+        text = b""
+        with suppress(OSError):  # how a terminal says that its last program has ended
+            while chunk := os.read(terminal, 65536):
+                text += chunk
+    os.close(terminal)
+    assert process.returncode == 1
+    lines = text.decode().splitlines()
+    assert lines[1].startswith("FAIL  mongodb" if no_color else "\x1b[31mFAIL\x1b[0m  mongodb")
+    assert "docs/operating.md#mongodb-unavailable" in [line.strip() for line in lines]
+    assert lines[-1] == "1 FAIL; the worst stands first"
 
 
 # --- servers

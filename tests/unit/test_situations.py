@@ -153,8 +153,14 @@ def test_a_vendor_that_is_unavailable_for_an_hour_is_a_failure() -> None:
     assert levels(vendors=(down(SES, minutes=59), RELAY)) == [(Slug.VENDOR_UNAVAILABLE, WARN)]
     assert levels(vendors=(down(SES, minutes=60), RELAY)) == [(Slug.VENDOR_UNAVAILABLE, FAIL)]
     (finding,) = found(vendors=(down(SES, hours=3), RELAY))
-    assert finding.text == "ses unavailable for 3h: unavailable 503"
-    assert "mailqueue vendors enable ses" in finding.todo
+    assert finding.text == "ses unavailable for 3h: 503"
+    assert finding.todo.endswith("mailqueue vendors enable ses")
+
+
+def test_what_to_do_about_a_vendor_depends_on_what_it_said() -> None:
+    for reason, word in (("misconfigured 401", "key"), ("throttled 429", "rate"), (None, "status")):
+        (finding,) = found(vendors=(replace(down(SES, hours=3), reason=reason), RELAY))
+        assert word in finding.todo
 
 
 def test_where_no_vendor_is_left_it_is_said_why_of_each() -> None:
