@@ -9,7 +9,7 @@ page by page; what was changed has its jobs (or a sweeper makes them) if the res
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,11 @@ from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
 
 MOST_SHOWN = 1000  # rows of what was changed
+Advance = Callable[[int], object]
+
+
+def _silent(_: int) -> None:
+    """Nobody looks on."""
 
 
 @dataclass(slots=True)
@@ -77,15 +82,19 @@ class Operation:
         """How many e-mails it would change, counted up to ``limit``."""
         return self._store.count(self._allowed, limit)
 
-    def preview(self, limit: int | None = None) -> Changes:
-        """What it would change, of the ``limit`` oldest."""
+    def preview(self, limit: int | None = None, advance: Advance = _silent) -> Changes:
+        """What it would change, of the ``limit`` oldest. ``advance``: as for ``run``."""
         changes = Changes(self._verb)
         for page_ids in self._store.find_ids(self._allowed, limit):
             changes.add(self._page(page_ids))
+            advance(len(page_ids))
         return changes
 
-    def run(self, broker: Broker, limit: int | None = None) -> Changes:
-        """Change the e-mails, at most the ``limit`` oldest, durably."""
+    def run(self, broker: Broker, limit: int | None = None, advance: Advance = _silent) -> Changes:
+        """Change the e-mails, at most the ``limit`` oldest, durably.
+
+        ``advance`` hears how many more were gone through, after each page.
+        """
         changes, announced = Changes(self._verb), 0
         for page_ids in self._store.find_ids(self._allowed, limit):
             # The ids of a page at a time: there may be a million of them.
@@ -99,6 +108,7 @@ class Operation:
                 # Page by page: if this is interrupted, what was changed so far has its jobs.
                 jobs = [Announcement(stored.id, stored.job_priority) for stored in emails]
                 announced += len(broker.announce(jobs))
+            advance(len(page_ids))
         changes.announced = self._verb is not Verb.RETRY or announced == len(changes.ids)
         return changes
 

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, Context, Report, UsageError
+from mailqueue.cli.context import (
+    EXIT_FOUND,
+    EXIT_OK,
+    UNLIMITED,
+    Context,
+    Report,
+    UsageError,
+)
+from mailqueue.cli.progress import Progress
 from mailqueue.cli.table import table
 from mailqueue.monitoring.words import count
 from mailqueue.store import callbacks as writes
@@ -69,15 +78,21 @@ def _retry(context: Context) -> Report:
     if options.ids:
         match["_id"] = {"$in": options.ids}
     counts: Counter[str] = Counter()
-    if not options.ids and not options.dry_run:
-        _confirm(context, context.store.count(match, 10**9), state)
-    for page in context.pages(match, None):
-        for stored in page:
-            number = sum(row["state"] in states for row in rows_of(stored.document))
-            counts[str(stored.id)] = number
-        if not options.dry_run:
-            write = writes.retry_write([stored.id for stored in page], states)
-            context.store.bulk.write([write], context.store.timeout)
+    count_all = partial(context.store.count, match, UNLIMITED)
+    number: int | None = None
+    if not (options.ids or options.dry_run or options.yes):
+        number = count_all()
+        _confirm(context, number, state)
+    total = partial(context.count_in_time, count_all) if number is None else number
+    with Progress("callbacks retry", total) as progress:
+        for page in context.pages(match, None):
+            for stored in page:
+                rows = rows_of(stored.document)
+                counts[str(stored.id)] = sum(row["state"] in states for row in rows)
+            if not options.dry_run:
+                write = writes.retry_write([stored.id for stored in page], states)
+                context.store.bulk.write([write], context.store.timeout)
+            progress.advance(len(page))
     missing = [str(each) for each in options.ids if str(each) not in counts]
     would = "would be " if options.dry_run else ""
     line = f"{count(counts.total(), 'callback')} {would}posted again"
@@ -91,7 +106,7 @@ def _retry(context: Context) -> Report:
 
 def _confirm(context: Context, number: int, state: str) -> None:
     """More than one e-mail at a time needs a person's yes."""
-    if number <= 1 or context.options.yes:
+    if number <= 1:
         return
     what = f"callbacks of {number} e-mails that are {state}"
     if context.confirm is None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from mailqueue.config import Config, VendorConfig, is_production
 from mailqueue.config import file as config_file
-from mailqueue.errors import ConfigError
+from mailqueue.errors import ConfigError, StoreUnavailable
 from mailqueue.queue import open_broker
 from mailqueue.queue.broker import Broker
 from mailqueue.store import document
@@ -35,6 +35,7 @@ EXIT_INTERRUPTED = 130  # as a shell has it for a program that Ctrl-C ended
 
 PAGE = 500  # e-mails read at once
 UNLIMITED = 10**9  # more than there are
+COUNT_SECONDS = 2.0  # to count what a verb is about to do, where nobody has to know
 _BY_TIME = ("created_at", "_id")
 # All types that MongoDB has, but that of a date: so it need not look through all dates.
 _NO_DATES = (
@@ -148,6 +149,14 @@ class Context:
             before=before,
         )
         return selection.match(indexed=self.config.retention.searchable)
+
+    def count_in_time(self, number: Callable[[], int], limit: int | None = None) -> int | None:
+        """How many there are, at most ``limit``, for a bar; None: to count them takes too long."""
+        try:
+            with self.store.operation(seconds=COUNT_SECONDS):
+                return min(number(), limit or UNLIMITED)
+        except StoreUnavailable:  # if it is away, what follows says so
+            return None
 
     def pages(self, match: Mapping[str, Any], limit: int | None) -> Iterator[list[Stored]]:
         """The e-mails that match, oldest first, up to ``limit``; those without a time before all.

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from mailqueue.cli.context import EXIT_FOUND, Context, Report, UsageError
+from mailqueue.cli.progress import Progress
 from mailqueue.cli.table import table
 from mailqueue.monitoring.words import age, count
 from mailqueue.queue.broker import Announcement
@@ -70,7 +71,11 @@ def end(context: Context, control: Control) -> Report:
     ):
         return Report(None, [], EXIT_FOUND, [describe(control, "is not")])
     number = controls.count_waiting(control)
-    unannounced = 0 if dry_run else controls.release(control, partial(_announce, context))
+    unannounced = 0
+    if not dry_run:
+        moved = None if control.kind == "all" else number  # under ``all`` they stay as they are
+        with Progress("undrain" if control.kind == DRAIN else "release", moved) as progress:
+            unannounced = controls.release(control, partial(_announce, context, progress))
     data = {"control": control.id, "ended": not dry_run, "emails": number, "dry_run": dry_run}
     would = "would go on" if dry_run else ("goes on" if number in (1, None) else "go on")
     emails = "what waited" if number is None else count(number, "e-mail")
@@ -78,10 +83,12 @@ def end(context: Context, control: Control) -> Report:
     return Report(data, lines, notes=[_UNANNOUNCED] if unannounced else [])
 
 
-def _announce(context: Context, page: Sequence[Stored]) -> int:
+def _announce(context: Context, progress: Progress, page: Sequence[Stored]) -> int:
     """Put their jobs; returns how many could not be put."""
     jobs = [Announcement(stored.id, stored.job_priority) for stored in page]
-    return len(jobs) - len(context.announcer.announce(jobs))
+    announced = context.announcer.announce(jobs)
+    progress.advance(len(page))
+    return len(jobs) - len(announced)
 
 
 def _chosen(context: Context) -> Control | None:

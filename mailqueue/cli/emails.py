@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from mailqueue.cli.callbacks import rows_of
 from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, UNLIMITED, Context, Report, UsageError
 from mailqueue.cli.control import operator
+from mailqueue.cli.progress import Progress
 from mailqueue.cli.table import fields, printable, table
 from mailqueue.events import EventStore
 from mailqueue.lifecycle.outcomes import PRIORITIES
@@ -206,15 +208,19 @@ def intervene(context: Context) -> Report:
     options = context.options
     verb = Verb(options.verb)
     operation = Operation(context.store, verb, _selection(context, verb), by=operator())
-    if not options.dry_run and not options.ids:
+    count_all = partial(operation.count, UNLIMITED)
+    number: int | None = len(options.ids) or None
+    if not (options.dry_run or options.ids or options.yes):
         # Whoever names ids has counted them. A filter may match more than was thought.
-        number = min(operation.count(UNLIMITED), options.limit or UNLIMITED)
+        number = min(count_all(), options.limit or UNLIMITED)
         if number > 1 and not _is_confirmed(context, verb, number):
             return Report(None, [], EXIT_FOUND, ["nothing was changed"])
-    if options.dry_run:
-        changes = operation.preview(options.limit)
-    else:
-        changes = operation.run(context.announcer, options.limit)
+    total = number or partial(context.count_in_time, count_all, options.limit)
+    with Progress(verb, total) as progress:
+        if options.dry_run:
+            changes = operation.preview(options.limit, progress.advance)
+        else:
+            changes = operation.run(context.announcer, options.limit, progress.advance)
     return _report(context, changes, operation.refusals(options.ids, changes))
 
 
@@ -230,8 +236,6 @@ def _selection(context: Context, verb: Verb) -> dict[str, Any]:
 
 def _is_confirmed(context: Context, verb: Verb, number: int) -> bool:
     """More than one e-mail at a time needs a person's yes."""
-    if context.options.yes:
-        return True
     if context.confirm is None:
         raise UsageError(f"{verb} would change {number} e-mails: add --yes, or try --dry-run first")
     return context.confirm(f"{verb} {number} e-mails?")

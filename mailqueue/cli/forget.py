@@ -19,6 +19,7 @@ from pymongo import UpdateOne
 
 from mailqueue.cli.context import EXIT_FOUND, EXIT_OK, Context, Report, UsageError
 from mailqueue.cli.control import operator
+from mailqueue.cli.progress import Progress
 from mailqueue.errors import InvalidEmail
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Address
@@ -30,6 +31,7 @@ from mailqueue.store.mongo import majority_reads
 from mailqueue.store.suppressions import Suppressions, key_of
 
 PAGE = 50  # documents of up to 16 MiB
+_SEARCHED = ("", ".events", ".intake")  # the collections, e-mails first
 _STANDARD_INPUT = "-"
 _Write = Callable[[Document, Person], tuple[dict[str, Any], dict[str, Any]]]
 
@@ -45,14 +47,25 @@ def forget(context: Context) -> Report:
     counts = Counter(emails=0, cancelled=0, events=0, suppressed=0, left=0)
     # First: whoever is on the list is never without an entry.
     counts["suppressed"] = suppressions.forget(entries, dry_run=dry_run)
-    for page in _pages(forgetting.find(context.store, "", person)):
-        counts += _forget_emails(context, person, page)
-    for page in _pages(forgetting.find(context.store, ".events", person)):
-        counts["events"] += len(page)
-        if not dry_run:
-            _write(context, ".events", forgetting.event_write, page, person)
-    counts["left"] += sum(1 for _ in forgetting.find(context.store, ".intake", person))
+    with Progress("forget", lambda: sum(map(context.store.estimate, _SEARCHED))) as progress:
+        counts.update(_search(context, person, progress))
     return _report(counts, dry_run=dry_run)
+
+
+def _search(context: Context, person: Person, progress: Progress) -> Counter[str]:
+    """Forget the person in all documents, page by page."""
+    counts = Counter[str]()
+    emails, events, intake = (
+        forgetting.find(context.store, name, person, progress.advance) for name in _SEARCHED
+    )
+    for page in _pages(emails):
+        counts += _forget_emails(context, person, page)
+    for page in _pages(events):
+        counts["events"] += len(page)
+        if not context.options.dry_run:
+            _write(context, ".events", forgetting.event_write, page, person)
+    counts["left"] += sum(1 for _ in intake)
+    return counts
 
 
 def _forget_emails(context: Context, person: Person, page: Sequence[Document]) -> Counter[str]:

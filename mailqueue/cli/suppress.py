@@ -12,7 +12,7 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,14 +79,14 @@ def _list(context: Context, suppressions: Suppressions) -> Report:
 def _import(context: Context, suppressions: Suppressions) -> Report:
     options = context.options
     try:
-        with _opened(options.file) as file:
-            entries = address_file.read(file, options.reason)
+        with _opened(options.file) as file, _reading(file) as progress:
+            entries = address_file.read(_advancing(file, progress), options.reason)
     except OSError as error:
         raise UsageError(f"{options.file}: {error.strerror}") from None
     except address_file.Unusable as error:
         raise UsageError(f"nothing was imported:\n{error}") from None
     if not options.dry_run:
-        with Progress("importing", len(entries)) as progress:
+        with Progress("suppress import", len(entries)) as progress:
             suppressions.add(entries, progress.advance)
     data = {"dry_run": options.dry_run, "imported": len(entries)}
     would = "would be " if options.dry_run else ""
@@ -119,12 +119,23 @@ def _write(stream: io.TextIOBase, suppressions: Suppressions) -> int:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(address_file.COLUMNS)
     number = 0
-    with Progress("exporting", suppressions.count()) as progress:
+    with Progress("suppress export", suppressions.count) as progress:
         for document in suppressions.documents():
             writer.writerows(address_file.lines_of(document))
             number += 1
             progress.advance(1)
     return number
+
+
+def _reading(file: BinaryIO) -> Progress:
+    """Whoever types the lines sees how far it is."""
+    return Progress("reading", 0 if file.isatty() else None)
+
+
+def _advancing(file: BinaryIO, progress: Progress) -> Iterator[bytes]:
+    for line in file:
+        yield line
+        progress.advance(1)
 
 
 _ACTIONS: Mapping[str, Callable[[Context, Suppressions], Report]] = {

@@ -23,6 +23,7 @@ from mailqueue.cli.context import (
     Report,
     UsageError,
 )
+from mailqueue.cli.progress import Progress
 from mailqueue.cli.table import fields, table
 from mailqueue.config import Config
 from mailqueue.consumer import build_sweeper
@@ -229,7 +230,12 @@ def sweep(context: Context) -> Report:
     if context.production:  # a round plans e-mails for vendors, which then need their secrets
         config = Config.load(context.file, secrets=True, environ=context.environ)
     with build_sweeper(config) as sweeper:
-        counts = sweeper.preview() if dry_run else sweeper.run_once()
+        if dry_run:
+            counts = sweeper.preview()
+        else:
+            with Progress("sweep", None) as progress:
+                sweeper.advance = progress.advance
+                counts = sweeper.run_once()
     if not counts:
         return Report(None, [], EXIT_FOUND, ["skipped: another process holds the sweeper lease"])
     data = {"dry_run": dry_run, **counts}
@@ -255,7 +261,8 @@ def _waits_in_production(config: Config) -> bool:
 
 def check(context: Context) -> Report:
     """Whether every e-mail is in a legal state."""
-    result = audit.walk(context.store, context.options.grace)
+    with Progress("audit", context.store.estimate) as progress:
+        result = audit.walk(context.store, context.options.grace, advance=progress.advance)
     # A damaged document may have any text as its status.
     statuses = [*Status, *(status for status in result.emails if status not in list(Status))]
     rows = [[s, result.emails[s], result.illegal[s]] for s in statuses]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -68,6 +68,8 @@ class Sweeper:
         self._dropped_until: dict[Status, datetime] = {}
         self._once = Once()
         self._end = math.inf  # of the round
+        # Hears of each page that so many e-mails were changed, announced or deleted.
+        self.advance: Callable[[int], object] = lambda _: None
 
     @property
     def _config(self) -> Config:
@@ -159,6 +161,7 @@ class Sweeper:
     def _rescue_all(self, emails: Iterable[Stored]) -> int:
         changes = {s.id: (s, c) for s in emails if (c := self._plan_rescue(s))}
         ids, _ = self._store.write([c for _, c in changes.values()])
+        self.advance(len(ids))
         return sum(self._announce(*changes[email_id]) for email_id in ids)
 
     def _over(self) -> dict[str, Any]:
@@ -199,6 +202,7 @@ class Sweeper:
             changes = [_expiry(s) for s in page if s.id not in self._store.unwritable]
             ids, _ = self._store.write(changes)
             expired += len(ids)
+            self.advance(len(ids))
             # A page of which nothing could be changed would be found again for ever.
             if len(page) < PAGE or not ids or self._is_over:
                 break
@@ -230,6 +234,7 @@ class Sweeper:
         drained = routing.health.controls.drained
         for page in self._controls.put_back(DRAIN, [self._store.env]):
             announced += len(self._broker.announce([_announcement(stored) for stored in page]))
+            self.advance(len(page))
             if self._is_over:
                 return announced
         self._drained, self._routed = drained, routing
@@ -305,6 +310,7 @@ class Sweeper:
         on_tube = self._broker.announce([_announcement(stored) for stored in unique])
         if on_tube:
             self._store.mark_announced([one.email_id for one in on_tube])
+            self.advance(len(on_tube))
         return len(on_tube)
 
     # Retention ---------------------------------------------------------------------------------
@@ -330,6 +336,7 @@ class Sweeper:
         pruned = 0
         for page in self._pages(match):
             pruned += self._store.delete([stored.id for stored in page], status, match)
+            self.advance(len(page))
             if time.monotonic() > end:
                 break
         return pruned
@@ -357,6 +364,7 @@ class Sweeper:
             matched, refused = self._store.bulk.write([write], self._store.timeout)
             self._store.bulk.give_up(refused)
             dropped += max(0, matched)
+            self.advance(len(page))
             # A page of which something could not be changed would be found again for ever.
             if len(page) < RELAYED or matched <= 0 or self._is_over:
                 break

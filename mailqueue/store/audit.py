@@ -313,12 +313,18 @@ class Audit:
                 self.findings.append((str(stored.id), status, texts))
 
 
-def walk(store: Store, grace: float = GRACE, page: int = PAGE) -> Audit:
-    """Look at every e-mail."""
+def walk(
+    store: Store,
+    grace: float = GRACE,
+    page: int = PAGE,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Audit:
+    """Look at every e-mail; ``advance`` hears how many were looked at, after each page."""
     audit = Audit()
     match: dict[str, Any] = {}
     while emails := store.find(match, page, "_id"):
         for stored in emails:
             audit.look(stored, grace)
+        advance(len(emails))
         match = {"_id": {"$gt": emails[-1].id}}
     return audit

@@ -14,7 +14,7 @@ every sum is as before; so do the other people of an e-mail.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import bson
@@ -96,8 +96,13 @@ def _texts(mapping: Any, names: Sequence[str]) -> list[str]:
     return [text for each in lists if isinstance(each, list) for text in each if type(text) is str]
 
 
-def find(mongo: Mongo, name: str, person: Person) -> Iterator[Document]:
-    """The documents of a collection that name the person; what cannot be decoded is left out."""
+def find(
+    mongo: Mongo, name: str, person: Person, advance: Callable[[int], object]
+) -> Iterator[Document]:
+    """The documents of a collection that name the person; what cannot be decoded is left out.
+
+    ``advance`` hears of each that was searched.
+    """
     options: CodecOptions[RawBSONDocument] = CodecOptions(document_class=RawBSONDocument)
     documents = mongo.collection(name).with_options(codec_options=options)
     with mongo.operation():
@@ -107,6 +112,7 @@ def find(mongo: Mongo, name: str, person: Person) -> Iterator[Document]:
             raw = next(cursor, None)
         if raw is None:
             return
+        advance(1)
         if person.is_in(raw.raw):
             try:
                 yield bson.decode(raw.raw, _OPTIONS)

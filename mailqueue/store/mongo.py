@@ -164,6 +164,11 @@ class Mongo:
             raise StoreUnavailable(_description(error)) from None
         self._outage.end()
 
+    def estimate(self, suffix: str = "") -> int:
+        """About how many documents a collection has; it costs nothing."""
+        with self.operation():
+            return self.collection(suffix).estimated_document_count()
+
     # Writable: any → the same, later
     #
     # Rule: a document of its own takes a write to which a majority agrees. Nobody reads it.

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
-import pty
-import subprocess
-import sys
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +12,6 @@ import pytest
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
-from mailqueue.cli.progress import Progress
 from mailqueue.config import Config
 from mailqueue.producer import Producer
 from tests.integration.bench import Bench
@@ -252,52 +245,3 @@ def test_a_hundred_thousand_addresses_go_in_and_out(
     assert len(rows) == MANY
     assert {row["reason"] for row in rows} == {"bounced"}
     assert "reader99999@example49.org" in {row["address"] for row in rows}
-
-
-def on_a_terminal(console: Console, *arguments: str) -> tuple[str, str]:
-    """Standard output (a pipe), and what a person saw on standard error."""
-    command = [sys.executable, "-m", "mailqueue", "--config", str(console.file), *arguments]
-    terminal, child = pty.openpty()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=child, text=True) as process:
-        os.close(child)
-        seen = b""
-        with suppress(OSError):  # as Linux says that the other side was closed
-            while chunk := os.read(terminal, 65_536):
-                seen += chunk
-        out, _ = process.communicate(timeout=60)
-    os.close(terminal)
-    assert process.returncode == 0, seen
-    return out, seen.decode()
-
-
-def test_a_person_sees_how_far_an_import_has_come(console: Console, tmp_path: Path) -> None:
-    file = tmp_path / "many.txt"
-    file.write_text("".join(f"reader{n}@example.org\n" for n in range(5000)))
-    out, seen = on_a_terminal(console, "suppress", "import", str(file), "--json")
-    assert json.loads(out) == {"dry_run": False, "imported": 5000}
-    assert "importing [........................] 0 of 5,000" in seen
-    assert "[########################] 5,000 of 5,000" in seen
-    assert seen.endswith("\r\x1b[K")  # nothing of it stays
-    assert "exporting [" in on_a_terminal(console, "suppress", "export", str(tmp_path / "x"))[1]
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_is_shown_ten_times_a_second_at_most() -> None:
-    terminal, times = Terminal(), iter(n / 100 for n in range(1000))
-    with Progress("writing", 200, terminal, lambda: next(times)) as progress:
-        for _ in range(200):
-            progress.advance(1)
-    shown = terminal.getvalue().split("\r\x1b[K")[1:-1]
-    assert len(shown) == 21
-    assert shown[10] == "writing [############............] 102 of 200, 99/s, 0s to go"
-
-
-def test_progress_of_nothing_and_in_a_pipe_is_silent() -> None:
-    for total, stream in ((0, Terminal()), (5, io.StringIO())):
-        with Progress("writing", total, stream) as progress:
-            progress.advance(5)
-        assert stream.getvalue() == ""
