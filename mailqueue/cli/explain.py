@@ -24,7 +24,7 @@ from mailqueue.store.document import PRODUCTION, SIMULATED
 def explain(context: Context) -> Report:
     """What happened to an e-mail, why, and what comes next."""
     options, config = context.options, context.config
-    stored = context.store.read([options.id]).get(options.id)
+    stored = context.store.find_whole(options.id)
     if stored is None:
         place = f"{config.mongodb.database}.{config.mongodb.collection}"
         text = f"{options.id}: there is no such e-mail in {place}. It was pruned, or is elsewhere"

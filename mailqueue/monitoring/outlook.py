@@ -77,7 +77,7 @@ class Outlook:
     # Sending -------------------------------------------------------------------------------------
 
     def _sending(self) -> Iterator[Sentence]:
-        lease, line = self.stored.document["lease"], self.stored.open_line
+        line, lease = self.stored.open_line, self.stored.document["lease"]
         owner, until = text(lease.get("owner")) or "without a name", as_time(lease.get("until"))
         vendor = "its vendor" if line is None else line["vendor"]
         consumers = self.conditions.consumers
@@ -131,7 +131,8 @@ class Outlook:
         if wait > 0:
             words = f"It is due again in {span(wait)}. It waits for its back-off, "
             return Sentence(f"{words}or until a vendor may be asked.", at)
-        since = as_time(self.stored.document.get("due_at") or self.stored.document["updated_at"])
+        document = self.stored.document
+        since = as_time(document.get("due_at")) or as_time(document.get("updated_at"))
         late = 0.0 if since is None else (self.stored.now - since).total_seconds()
         words = "It is due: the next consumer that is free takes it."
         if late > LATE:
@@ -149,8 +150,10 @@ class Outlook:
         if snapshot.pending is not None:
             people = count(len(snapshot.pending), "recipient")
             yield Sentence(f"It goes to {people} only: the others have it, or were refused.")
-        if self.config.staging is not None:
-            yield Sentence("This is a staging installation: only those on its list get it.")
+        if (staging := self.config.staging) is not None:
+            words = "This is a staging installation: only recipients on its list get it"
+            others = "" if staging.redirect_to is None else ", staging.redirect_to for all others"
+            yield Sentence(f"{words}{others}.")
 
     def _ends(self) -> Iterator[Sentence]:
         """What ends it, if no vendor accepts it."""

@@ -26,7 +26,8 @@ from mailqueue.monitoring.controls import control_text, end_of, state_text
 from mailqueue.monitoring.sentence import Action, Sentence
 from mailqueue.monitoring.words import clock, listed
 from mailqueue.routing import control, rotation
-from mailqueue.routing.pace import AHEAD, NO_LIMIT, Promise
+from mailqueue.routing.limits import recipients
+from mailqueue.routing.pace import AHEAD, NO_LIMIT, Pace, Promise
 from mailqueue.routing.rotation import BUSY, Health, Permit
 from mailqueue.store.control import DRAIN
 from mailqueue.store.document import Stored
@@ -122,11 +123,16 @@ class Turns:
 
     def _obstacle(self, vendor: VendorConfig) -> str | None:
         """Why this vendor can never take what is left of it; None: it can."""
-        obstacle = limits.can_carry(vendor.type, self._email, vendor.options)
-        if obstacle is None and self._snapshot.pending is not None:
-            able = limits.capacity(vendor.type).partial_recipients
-            return None if able else "cannot send to some recipients only"
-        return None if obstacle is None else f"cannot carry it ({obstacle})"
+        if obstacle := limits.can_carry(vendor.type, self._email, vendor.options):
+            return f"cannot carry it ({obstacle})"
+        if vendor.rate is not None:
+            pace, people = Pace.of(vendor.rate), recipients(self._email, self._snapshot)
+            if pace.by_recipients and people > pace.most:
+                return "has no budget for so many recipients"
+        partial = limits.capacity(vendor.type).partial_recipients
+        if self._snapshot.pending is not None and not partial:
+            return "cannot send to some recipients only"
+        return None
 
     @cached_property
     def _permits(self) -> Collection[Permit | None]:

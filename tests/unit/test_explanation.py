@@ -36,9 +36,10 @@ from mailqueue.monitoring import wording
 from mailqueue.monitoring.conditions import Conditions
 from mailqueue.monitoring.explanation import Explanation, explain
 from mailqueue.monitoring.sentence import Sentence
+from mailqueue.monitoring.words import span
 from mailqueue.routing import rotation
 from mailqueue.routing.rotation import Health
-from mailqueue.routing.router import LEASE_EXPIRED
+from mailqueue.routing.router import ABSENT_LOOK, LEASE_EXPIRED
 from mailqueue.store import callbacks, document
 from mailqueue.store.control import Control, Controls
 from mailqueue.store.document import HELD, Stored
@@ -454,11 +455,32 @@ def test_a_vendor_that_cannot_carry_it_is_told_with_the_reason() -> None:
     assert "it ends as sent, and the recipients that are left count as refused." in words
 
 
+def test_a_budget_of_recipients_that_is_too_small_is_told() -> None:
+    rate = {"per_day": 1, "count": "recipients"}
+    vendor = {"name": "ses", "type": "sendgrid", "api_key": "x", "rate": rate}
+    configured = Config.from_mapping({"vendors": [vendor]})
+    people = ["a@example.org", "b@example.org"]
+    stored = email(email={**email()["email"], "to": people})
+    words = text(told(stored, configured=configured).next)
+    assert "Not ses: it has no budget for so many recipients." in words
+
+
+@pytest.mark.parametrize("redirect_to", [None, "inbox@example.com"])
+def test_a_staging_installation_says_so_and_names_no_address(redirect_to: str | None) -> None:
+    staging = {"redirect_to": redirect_to, "allow": ["@example.com"]}
+    vendor = {"name": "ses", "type": "sendgrid", "api_key": "x"}
+    configured = Config.from_mapping({"vendors": [vendor], "staging": staging})
+    words = text(told(email(), configured=configured).next)
+    assert "This is a staging installation: only recipients on its list get it" in words
+    assert ("staging.redirect_to for all others." in words) == (redirect_to is not None)
+    assert "@" not in words
+
+
 def test_a_route_that_nobody_can_serve_is_told() -> None:
     explanation = told(email(route=["gone"]))
     assert "Its route is gone." in explanation.history[0].text
-    words = "Its route still has gone, not configured now: it looks again every 5 min."
-    assert words in text(explanation.next)
+    words = "Its route still has gone, not configured now: it looks again every "
+    assert f"{words}{span(ABSENT_LOOK)}." in text(explanation.next)
 
 
 # --- holds
@@ -786,6 +808,15 @@ DAMAGE: Mapping[str, Any] = {
 def test_a_damaged_document_is_explained_as_far_as_it_can_be_read(name: str, status: str) -> None:
     stored = sending("web-1:4:a", 80) | {"status": status, name: DAMAGE[name]}
     explanation = told(stored)
+    assert explanation.history
+    assert explanation.next
+
+
+@pytest.mark.parametrize("name", sorted(sending("web-1:4:a", 80).keys() - {"_id"}))
+@pytest.mark.parametrize("status", Status)
+def test_a_field_that_is_missing_is_no_obstacle(name: str, status: str) -> None:
+    stored = sending("web-1:4:a", 80) | {"status": str(status)}
+    explanation = told({n: value for n, value in stored.items() if n != name})
     assert explanation.history
     assert explanation.next
 
