@@ -76,7 +76,8 @@ class Operation:
         self._store, self._verb, self._by = store, verb, by
         self._nonce = nonce or ids.new()
         # With the guard of the verb: what is counted, previewed and changed is the same.
-        self._allowed = {"$and": [match, interventions.guard(verb)]}
+        once = [{"interventions.nonce": {"$ne": nonce}}] if nonce else []
+        self._allowed = {"$and": [match, interventions.guard(verb), *once]}
 
     def count(self, limit: int) -> int:
         """How many e-mails it would change, counted up to ``limit``."""

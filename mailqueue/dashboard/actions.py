@@ -89,7 +89,7 @@ def act(request: PageRequest) -> Redirect:
         "uncertain": str(len(changes.uncertain)),
         "announced": "yes" if changes.announced else "no",
     }
-    pairs = [*result.items(), *_fields((), filters), *(("id", email_id) for email_id in refused)]
+    pairs = [*result.items(), *filters.values.items(), *(("id", each) for each in refused)]
     return Redirect(f"/result?{urlencode(pairs)}")
 
 
