@@ -728,20 +728,6 @@ def test_the_doctor_says_what_to_do_when_mongodb_is_away(
     assert "FAIL  mongodb" in said.out
 
 
-def test_the_doctor_sees_buried_jobs_and_a_draining_server(
-    console: Console, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mailqueue.queue.beanstalkd import tube
-
-    jobs = {"ready": 0, "reserved": 0, "delayed": 0, "buried": 2}
-    numbers = {"draining": "true", "binlog-current-index": 1}
-    monkeypatch.setattr(tube.Connection, "stats", lambda _: jobs)
-    monkeypatch.setattr(tube.Connection, "server_stats", lambda _: numbers)
-    said = {said for level, _, said in findings(console) if level == "WARN"}
-    server = config.beanstalkd.servers[0]
-    assert {f"{server}: 2 buried jobs", f"{server}: is draining, it takes no new jobs"} <= said
-
-
 # --- the sweeper
 
 

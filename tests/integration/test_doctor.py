@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ from mailqueue.store.keys import Keys
 from mailqueue.vendors.base import Attempt, Vendor
 from tests.conftest import _running as running
 from tests.faults.conftest import consuming
-from tests.servers import BreakableRedis
+from tests.servers import BreakableBeanstalkd, BreakableRedis
 from tests.stage import Stage, letter
 
 Document = dict[str, Any]
@@ -139,6 +140,21 @@ def test_on_a_terminal_levels_have_colours_unless_its_user_wants_none(
 
 
 # --- servers
+
+
+def test_buried_jobs_and_a_server_that_drains_are_told(examine: Doctor, config: Config) -> None:
+    tube = config.beanstalkd.tube
+    with running(BreakableBeanstalkd()) as server:
+        with greenstalk.Client(("127.0.0.1", server.port), use=tube, watch=tube) as client:
+            client.put("nobody's")
+            client.bury(client.reserve())
+        os.kill(server.pid, signal.SIGUSR1)
+        findings = examine(beanstalkd={"servers": [server.address], "tube": tube})
+    assert {finding for finding in findings if finding[1] == "beanstalkd"} == {
+        ("OK", "beanstalkd", f"{server.address}: reached, 0 jobs ready"),
+        ("WARN", "beanstalkd", f"{server.address}: 1 buried job"),
+        ("WARN", "beanstalkd", f"{server.address}: is draining, it takes no new jobs"),
+    }
 
 
 def test_a_paused_tube_is_a_warning(examine: Doctor, producer: Producer, config: Config) -> None:
