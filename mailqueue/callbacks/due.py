@@ -41,11 +41,18 @@ class DueCallbacks:
         self._commit: GroupCommit[Settlement, None] = GroupCommit(self._write)
 
     def ensure_indexes(self) -> None:
-        """Create the index of what is due; only an installation with a responder has it."""
-        fields = [(field, 1) for field in callbacks.INDEX]
-        partial = {DUE_AT: {"$exists": True}}
+        """Create the indexes of what is due, and of what failed.
+
+        Only an installation with a responder has them.
+        """
+        trouble = {"callbacks.state": {"$in": list(callbacks.TROUBLE)}}
         with self._store.operation():
-            self._store.emails.create_index(fields, partialFilterExpression=partial)
+            for fields, partial in (
+                (callbacks.INDEX, {DUE_AT: {"$exists": True}}),
+                (callbacks.TROUBLE_INDEX, trouble),
+            ):
+                names = [(field, 1) for field in fields]
+                self._store.emails.create_index(names, partialFilterExpression=partial)
 
     def url(self, document: Mapping[str, Any]) -> str:
         """Where the callbacks of an e-mail go; empty: nowhere any more."""

@@ -62,6 +62,7 @@ VERBS: Mapping[str, Callable[[Context], Report]] = {
     "vendors": system.vendors,
     "stats": system.stats,
     "doctor": doctor.doctor,
+    "health": system.health,
     "sweep": system.sweep,
     "audit": system.check,
     "suppress": suppress.suppress,
@@ -71,6 +72,7 @@ VERBS: Mapping[str, Callable[[Context], Report]] = {
     "intake": servers.intake,
     "smtp": servers.smtp,
     "responder": servers.responder,
+    "metrics": servers.metrics,
     "callbacks": callbacks.callbacks,
     "sendmail": servers.sendmail,
 }

@@ -26,6 +26,7 @@ from mailqueue.lifecycle.outcomes import PRIORITIES, Reason, Status
 from mailqueue.message import Address
 from mailqueue.store import audit, callbacks, ids
 from mailqueue.store.interventions import Verb
+from mailqueue.store.stats import ALIVE
 
 T = TypeVar("T")
 WIDTH = 78  # of a paragraph in the help
@@ -357,6 +358,19 @@ def _server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=_port, help=text)
 
 
+def _health(parser: argparse.ArgumentParser) -> None:
+    text = "how old its sign of life may be (default: 60s); consumers give one every ten seconds"
+    parser.add_argument("--max-age", metavar="AGE", type=_age, default=ALIVE, help=text)
+    text = "be content with a consumer on any host, instead of this one"
+    parser.add_argument("--anywhere", action="store_true", help=text)
+
+
+def _metrics(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", type=_host, help="address to listen at (default: 127.0.0.1)")
+    text = "port to listen on (default: 9464); 0: any, which is printed"
+    parser.add_argument("--port", type=_port, help=text)
+
+
 def _http(parser: argparse.ArgumentParser) -> None:
     _server(parser)
     text = "also serve the web pages for operators, under /dashboard"
@@ -382,6 +396,8 @@ _OPTIONS: Mapping[str, Callable[[argparse.ArgumentParser], None]] = {
     "vendors": _vendors,
     "callbacks": _callbacks,
     "responder": _nothing,
+    "metrics": _metrics,
+    "health": _health,
     "stats": _nothing,
     "doctor": _doctor,
     "sweep": _dry_run,

@@ -93,6 +93,14 @@ HELP: Mapping[str, Help] = {
         "MAILQUEUE_ENV=production mailqueue doctor --send-test ann@example.org",
         "a finding is FAIL, or a test e-mail was not accepted",
     ),
+    "health": Help(
+        "tell a container's probe whether its consumer lives",
+        "Looks in MongoDB for a heartbeat of a consumer on this host: in a container, of its own. "
+        "MAILQUEUE_ENV has to be that of the consumer. Exit code 3, MongoDB was not reached, says "
+        "nothing of the consumer, which waits for it: no reason to restart it.",
+        "MAILQUEUE_ENV=production mailqueue health --max-age 60",
+        "there is none",
+    ),
     "sweep": Help(
         "do one round of a consumer's sweeper now",
         "Consumers do so by themselves: rescue e-mails of consumers that died, end those "
@@ -127,6 +135,13 @@ HELP: Mapping[str, Help] = {
         "Each is signed with callbacks.secrets, and repeated until it is answered, for three "
         "days. Runs until SIGTERM or SIGINT; then finishes what is under way.",
         "MAILQUEUE_ENV=production mailqueue responder",
+        "a second signal",
+    ),
+    "metrics": Help(
+        "show metrics to Prometheus",
+        "GET /metrics reads MongoDB and the queue. Runs until SIGTERM or SIGINT. "
+        "examples/monitoring has alert rules and a board.",
+        "MAILQUEUE_ENV=production mailqueue metrics --port 9464",
         "a second signal",
     ),
     "callbacks": Help(

@@ -7,10 +7,12 @@ package is imported when it is started: it may need an extra that is not install
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from typing import Any
 
 from mailqueue import logs
 from mailqueue.cli.context import Context, Report, UsageError
+from mailqueue.errors import MissingExtra
 from mailqueue.queue import refuse_memory
 from mailqueue.service import keys
 
@@ -53,6 +55,23 @@ def responder(context: Context) -> Report:
 
     logs.configure()
     return Report(None, [], run(context.config, context.file))
+
+
+def metrics(context: Context) -> Report:
+    """Serve metrics until a signal."""
+    if find_spec("prometheus_client") is None:
+        raise MissingExtra("metrics", "prometheus-client", "the metrics are Prometheus'")
+    from mailqueue.monitoring import server
+
+    logs.configure()
+    options = context.options
+    code = server.serve(
+        context.config,
+        server.HOST if options.host is None else options.host,
+        server.PORT if options.port is None else options.port,
+        context.file,
+    )
+    return Report(None, [], code)
 
 
 def smtp(context: Context) -> Report:

@@ -9,7 +9,9 @@ id and status.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +40,7 @@ from mailqueue.routing.rotation import Health, probe_wait
 from mailqueue.store import audit
 from mailqueue.store.control import Control, Controls, ControlStore
 from mailqueue.store.document import PRODUCTION, SIMULATED
+from mailqueue.store.stats import Stats
 from mailqueue.store.store import Store
 
 
@@ -221,6 +224,21 @@ def _oldest_due(context: Context) -> dict[str, Any] | None:
 
 
 # Health of the whole ------------------------------------------------------------------------------
+
+
+def health(context: Context) -> Report:
+    """Whether a consumer on this host gave a sign of life of late."""
+    options, host = context.options, socket.gethostname()
+    beats = Stats(context.store, context.store.env).consumers(options.max_age)
+    mine = [beat for beat in beats if options.anywhere or beat.host == host]
+    newest = max(mine, key=lambda beat: beat.at, default=None)
+    data = {"alive": newest is not None, "consumers": [asdict(beat) for beat in mine]}
+    if newest is None:
+        where = "" if options.anywhere else f" on {host}"
+        note = f"no {context.store.env} consumer{where} gave a sign of life within "
+        return Report(data, [], EXIT_FOUND, [note + age(options.max_age)])
+    seconds = (context.store.now() - newest.at).total_seconds()
+    return Report(data, [f"{newest.owner} gave a sign of life {age(max(0.0, seconds))} ago"])
 
 
 def sweep(context: Context) -> Report:

@@ -1,6 +1,7 @@
 """What the state of an installation means: for ``doctor``, the metrics and the dashboard.
 
 - ``overview``: the state of an installation, read at once.
+- ``metrics`` and ``server``: that for Prometheus, with the extra ``metrics``.
 - ``explanation``: one e-mail in sentences. ``history`` says what happened, ``outlook`` what comes
   next, ``turns`` whose turn it is, under the ``conditions`` of now; ``wording`` has the texts.
 - ``finding``: one thing that was looked at, how bad it is, and what to do about it.

@@ -8,7 +8,8 @@ they say otherwise. All times are the database server's.
 Promises: nothing is written, and nothing logged but an outage. All together lasts no longer than
 ``mongodb.timeout`` and the queue's own time-outs. Each read has an index: ``(status, env, due_at)``
 serves what is queued or sent now, ``(status, env, updated_at)`` what ended, ``(env,
-callbacks.due_at)`` the callbacks that are due; heartbeats, counters, vendors and controls are small
+callbacks.due_at)`` and ``(env, callbacks.state)`` the callbacks that are due, failed or gone (those
+delivered have none, and are not counted); heartbeats, counters, vendors and controls are small
 collections. E-mails are counted up to ``COUNTED``. Of which class the oldest due e-mail is stands
 in no index: where more than ``WINDOW`` wait, the oldest of a class is late by at least so much, and
 a class behind a long backlog of another may be left out.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -113,42 +114,47 @@ class Overview:
     vendors: tuple[VendorState, ...]
     controls: Controls
     consumers: tuple[Heartbeat, ...]
-    queue: Mapping[str, int] | None
-    queue_error: str
     callbacks: Mapping[str, int]
+    queue: Mapping[str, int] | None = None
+    queue_error: str = ""
 
     @classmethod
-    def read(cls, config: Config, store: Store) -> Overview:
-        """Read all of it. Raises ``StoreUnavailable``; the queue may be away (``queue_error``)."""
-        queue, queue_error = _queue(config)
+    def read(cls, config: Config, store: Store, seconds: float | None = None) -> Overview:
+        """Read all of it, MongoDB's part in ``seconds`` at most (``mongodb.timeout``).
+
+        Raises ``StoreUnavailable``; the queue may be away (``queue_error``).
+        """
         # One clock for all: the operations inside have no time of their own.
-        with store.operation():
-            now = store.now()
-            read = _Reader(store, now)
-            emails = read.count_each()
-            lately = {"updated_at": {"$gte": now - DAY}}
-            failed, sent = (
-                read.count(_of(store.env, status) | lately)
-                for status in (Status.FAILED, Status.SENT)
-            )
-            states, controls = vendor_states(config, store)
-            return cls(
-                at=now,
-                env=store.env,
-                oldest_due=read.oldest_due(),
-                emails=emails,
-                estimated=frozenset(s for s, number in emails.items() if number >= COUNTED),
-                other_env=read.count(_of(_other(store.env), Status.QUEUED)),
-                failed=failed,
-                ended=failed + sent,
-                uncertain_oldest=read.oldest_uncertain(),
-                vendors=states,
-                controls=controls,
-                consumers=tuple(Stats(store, store.env).consumers(ALIVE)),
-                queue=queue,
-                queue_error=queue_error,
-                callbacks=read.callbacks(),
-            )
+        with store.operation(seconds=seconds):
+            overview = cls._of_mongodb(config, store)
+        queue, queue_error = _queue(config)
+        return replace(overview, queue=queue, queue_error=queue_error)
+
+    @classmethod
+    def _of_mongodb(cls, config: Config, store: Store) -> Overview:
+        now = store.now()
+        read = _Reader(store, now)
+        emails = read.count_each()
+        lately = {"updated_at": {"$gte": now - DAY}}
+        failed, sent = (
+            read.count(_of(store.env, status) | lately) for status in (Status.FAILED, Status.SENT)
+        )
+        states, controls = vendor_states(config, store)
+        return cls(
+            at=now,
+            env=store.env,
+            oldest_due=read.oldest_due(),
+            emails=emails,
+            estimated=frozenset(s for s, number in emails.items() if number >= COUNTED),
+            other_env=read.count(_of(_other(store.env), Status.QUEUED)),
+            failed=failed,
+            ended=failed + sent,
+            uncertain_oldest=read.oldest_uncertain(),
+            vendors=states,
+            controls=controls,
+            consumers=tuple(Stats(store, store.env).consumers(ALIVE)),
+            callbacks=read.callbacks(),
+        )
 
 
 def vendor_states(
@@ -306,7 +312,13 @@ class _Reader:
 
     def callbacks(self) -> dict[str, int]:
         """The e-mails that have a callback in a state, if a responder has made the index."""
-        fields = [list(index["key"]) for index in self._emails.list_indexes()]
-        if list(callbacks.INDEX) not in fields:
-            return {}
-        return {callbacks.DUE: self.count({"env": self._env, callbacks.DUE_AT: {"$exists": True}})}
+        present = [tuple(index["key"]) for index in self._emails.list_indexes()]
+        mine = {"env": self._env}
+        counts = {}
+        if callbacks.INDEX in present:
+            due = mine | {callbacks.DUE_AT: {"$exists": True}}
+            counts[callbacks.DUE] = self.count(due)
+        if callbacks.TROUBLE_INDEX in present:
+            for state in callbacks.TROUBLE:
+                counts[state] = self.count(mine | {"callbacks.state": state})
+        return counts

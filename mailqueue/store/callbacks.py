@@ -33,6 +33,8 @@ DUE, DELIVERED, GONE, FAILED = STATES = ("due", "delivered", "gone", "failed")
 ENDED = (DELIVERED, GONE, FAILED)
 DUE_AT = "callbacks.due_at"
 INDEX = ("env", DUE_AT)
+TROUBLE = (FAILED, GONE)
+TROUBLE_INDEX = ("env", "callbacks.state")  # of those only, so that most e-mails are not in it
 OF = "_to_"  # in the id of a recipient's step, before the recipient's place
 NO_CALLBACK_DUE: Filter = {DUE_AT: {"$exists": False}}  # of none in the list
 _LARGEST = 2**31

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from mailqueue import cli
+from mailqueue.cli import arguments
 from mailqueue.config import Callbacks, Config, Delivery, Http, MongoDB
 from mailqueue.smtp.server import GRACE
 
@@ -45,6 +46,7 @@ COMMANDS = {
         "mailqueue responder",
         Callbacks().timeout + MongoDB().timeout,
     ),
+    "mailqueue-metrics@.service": ("mailqueue metrics --port %i", MongoDB().timeout),
 }
 each_unit = pytest.mark.parametrize("name", COMMANDS)
 
@@ -69,7 +71,7 @@ def test_every_unit_is_looked_at() -> None:
 def test_what_units_and_compose_start_are_verbs_of_the_command_line() -> None:
     commands = [command for command, _ in COMMANDS.values()] + [c for c in OURS.values() if c]
     verbs = {words[1] for c in commands if (words := c.split())[0] == "mailqueue"}
-    assert verbs == {"http", "smtp", "intake", "responder"}
+    assert verbs == {"http", "smtp", "intake", "responder", "metrics"}
     assert verbs <= cli.VERBS.keys()
 
 
@@ -111,7 +113,7 @@ def test_the_unit_imports_nothing_from_where_it_is_started_and_leaves_no_core_fi
 ) -> None:
     assert f"/bin/python -P -m {COMMANDS[name][0]} " in directives(name)["ExecStart"][0]
     assert directives(name)["LimitCORE"] == ["0"]
-    is_small = "intake" in name or "responder" in name
+    is_small = any(word in name for word in ("intake", "responder", "metrics"))
     assert directives(name)["MemoryMax"] == ["512M" if is_small else "1G"]
 
 
@@ -141,8 +143,9 @@ OURS = {  # with the command of each; None: the image's own
     "smtp": "mailqueue smtp --host 0.0.0.0 --config /config.json",
     "intake": "mailqueue intake --config /config.json",
     "responder": "mailqueue responder --config /config.json",
+    "metrics": "mailqueue metrics --host 0.0.0.0 --config /config.json",
 }
-PROFILES = {"consumer": [], "responder": ["out"]}
+PROFILES = {"consumer": [], "responder": ["out"], "metrics": ["monitoring"]}
 KEYS = "${MAILQUEUE_KEYS:-[]}"
 
 
@@ -168,6 +171,13 @@ def test_compose_starts_each_process_of_ours_by_its_command(compose: Any) -> Non
         # The ways in need a key, which nobody has at first: they start when they are asked for.
         assert service.get("profiles", []) == PROFILES.get(name, ["in"])
         assert service["configs"] == [{"source": "mailqueue", "target": "/config.json"}]
+
+
+def test_a_consumers_container_is_healthy_as_long_as_its_consumer_lives(compose: Any) -> None:
+    test = compose["services"]["consumer"]["healthcheck"]["test"]
+    assert test[:5] == ["CMD", "python", "-P", "-m", "mailqueue"]
+    options = arguments.parse(test[5:])
+    assert (options.verb, options.max_age) == ("health", 60)
 
 
 @pytest.mark.parametrize("keys", ["[]", f'[{{"name": "shop", "sha256": "{"0f" * 32}"}}]'])

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
+from urllib.request import urlopen
 
 from mailqueue.devserver.process import dies_with_parent
 from tests.waiting import wait_until
@@ -166,3 +167,21 @@ class ResponderProcess(OwnProcess):
     """``mailqueue responder``."""
 
     COMMAND = ("mailqueue", "responder")
+
+
+class MetricsProcess(OwnProcess):
+    """``mailqueue metrics`` on any port."""
+
+    COMMAND = ("mailqueue", "metrics", "--port", "0")
+
+    @property
+    def url(self) -> str:
+        found = re.search(r"^mailqueue metrics: listening on (\S+)$", self.output, re.MULTILINE)
+        assert found, self.output
+        return found[1]
+
+    def scrape(self) -> str:
+        """What a scrape gets."""
+        with urlopen(self.url, timeout=20) as answer:  # our own process
+            text: str = answer.read().decode()
+        return text
