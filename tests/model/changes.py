@@ -12,11 +12,13 @@ QUEUED, SENDING, SENT = Status.QUEUED.value, Status.SENDING.value, Status.SENT.v
 
 
 def with_email(state: State, i: int, email: Email) -> State:
-    return state._replace(emails=(*state.emails[:i], email, *state.emails[i + 1 :]))
+    emails, works, doors, faults = state
+    return State((*emails[:i], email, *emails[i + 1 :]), works, doors, faults)
 
 
 def doing(state: State, w: int, work: Work | Idle) -> State:
-    return state._replace(works=(*state.works[:w], work, *state.works[w + 1 :]))
+    emails, works, doors, faults = state
+    return State(emails, (*works[:w], work, *works[w + 1 :]), doors, faults)
 
 
 def with_door(state: State, v: int, door: Door) -> State:

@@ -8,6 +8,7 @@ Promises: ``explore`` returns the shortest trace to what is wrong, or the number
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,6 +72,17 @@ class Search:
         self.scenario, self.world, self.graph = scenario, World(scenario, rules), Graph()
         self._emails_alike = not scenario.always and scenario.emails == 2
         self._vendors_alike = not scenario.always and not scenario.keyed
+        self._numbers: dict[State, int] = {}  # also of states that are not canonical
+        self._wrong: list[str] = []  # what is wrong in each state of the graph
+
+    def _add(self, state: State, source: int) -> int:
+        """The number of a state; only one that is new has to be looked at."""
+        to = self._numbers.get(state)
+        if to is None:
+            to = self._numbers[state] = self.graph.add(self.canonical(state), source)
+            if to == len(self._wrong):
+                self._wrong.append(state_is_wrong(self.graph.states[to], self.scenario))
+        return to
 
     def canonical(self, state: State) -> State:
         return canonical(state, self._emails_alike, self._vendors_alike)
@@ -78,7 +90,7 @@ class Search:
     def run(self) -> Report:
         """Visit every reachable state; stop at the first thing wrong."""
         graph = self.graph
-        graph.add(self.scenario.start(), 0)
+        self._add(self.scenario.start(), 0)
         n = 0
         while n < len(graph.states):
             found = self._visit(n)
@@ -91,10 +103,9 @@ class Search:
     def _visit(self, n: int) -> tuple[str, str] | None:
         state, idle = self.graph.states[n], True
         for step in self.world.steps(state):
-            what = step.wrong or state_is_wrong(step.state, self.scenario)
-            if what:
+            to = self._add(step.state, n)
+            if what := step.wrong or self._wrong[to]:
                 return what, step.label
-            to = self.graph.add(self.canonical(step.state), n)
             self.graph.edges[n].append((to, step.ticks, not step.fault))
             idle = idle and bool(step.fault)
         return ("stuck", "") if idle and not at_end(state) else None
@@ -121,7 +132,12 @@ class Search:
 
 def explore(scenario: Scenario, rules: Rules | None = None) -> Report:
     """Explore one scenario, by the product's rules unless others are given."""
-    return Search(scenario, rules or Rules()).run()
+    # The states stay to the end and have no cycles: the collector would look through them in vain.
+    gc.disable()
+    try:
+        return Search(scenario, rules or Rules()).run()
+    finally:
+        gc.enable()
 
 
 def at_end(state: State) -> bool:

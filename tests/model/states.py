@@ -68,6 +68,9 @@ TAKEN = ("yes", "unknown, taken")
 OUTAGE = ("refused connection", "5xx", "throttled", "throttled until")
 
 
+FINAL = {status.value for status in Status if status.final}
+
+
 class Email(NamedTuple):
     """One document, its jobs that nobody has reserved, and what the vendors really took."""
 
@@ -93,7 +96,7 @@ class Email(NamedTuple):
 
     @property
     def final(self) -> bool:
-        return Status(self.status).final
+        return self.status in FINAL
 
 
 class Work(NamedTuple):
@@ -252,17 +255,29 @@ def attempt(email: Email, vendor: str, keyed: bool) -> CurrentAttempt:
 
 
 def canonical(state: State, swap_emails: bool, swap_vendors: bool) -> State:
-    """The least of the states that differ from this one in names only."""
-    forms = [state._replace(works=tuple(sorted(state.works)))]
+    """The least of the states that differ from this one in names only.
+
+    The e-mails are compared first, and mostly say already which that is: only the states that have
+    the least e-mails are made at all.
+    """
+    emails = {(False, False): state.emails}
     if swap_vendors:
-        forms.append(_vendors_swapped(forms[0]))
+        emails[False, True] = tuple(map(_email_swapped, state.emails))
     if swap_emails:
-        forms += [_emails_swapped(form) for form in forms]
-    return min(forms)
+        emails |= {(True, vendors): found[::-1] for (_, vendors), found in emails.items()}
+    least = min(emails.values())
+    return min(_form(state, *swaps) for swaps, found in emails.items() if found == least)
+
+
+def _form(state: State, swap_emails: bool, swap_vendors: bool) -> State:
+    emails, works, doors, faults = state
+    form = State(emails, tuple(sorted(works)), doors, faults)
+    form = _vendors_swapped(form) if swap_vendors else form
+    return _emails_swapped(form) if swap_emails else form
 
 
 def _emails_swapped(state: State) -> State:
-    works = [w._replace(email=1 - w.email) if isinstance(w, Work) else w for w in state.works]
+    works = [_work_of_other(w) if isinstance(w, Work) else w for w in state.works]
     named = any(door.hints or door.drew for door in state.doors)
     doors = tuple(map(_door_swapped, state.doors)) if named else state.doors
     return State(state.emails[::-1], tuple(sorted(works)), doors, state.faults)
@@ -282,6 +297,11 @@ def _vendors_swapped(state: State) -> State:
 
 def _other(name: str) -> str:
     return {"A": "B", "B": "A"}.get(name, "")
+
+
+@cache
+def _work_of_other(work: Work) -> Work:
+    return work._replace(email=1 - work.email)
 
 
 @cache

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 import mailqueue
+
+T = TypeVar("T")
 
 PACKAGE = Path(mailqueue.__file__).parent
 
@@ -49,21 +53,37 @@ GOOD_ALL_THE_SAME = {
 }
 
 
-def modules() -> dict[str, ast.Module]:
-    """Every module by its name in the package; that of a folder ends in ``__init__``."""
-    return {
-        ".".join(file.relative_to(PACKAGE).with_suffix("").parts): ast.parse(file.read_text())
-        for file in sorted(PACKAGE.rglob("*.py"))
-    }
+# Every module by its name in the package; that of a folder ends in ``__init__``.
+FILES = {
+    ".".join(file.relative_to(PACKAGE).with_suffix("").parts): file
+    for file in sorted(PACKAGE.rglob("*.py"))
+}
 
 
-MODULES = modules()
-ALL_NODES = {name: list(ast.walk(tree)) for name, tree in MODULES.items()}
+class EachModule(Mapping[str, T]):
+    """A value for each module, made when it is asked for: to collect tests parses nothing."""
+
+    def __init__(self, make: Callable[[str], T]) -> None:
+        self._make = cache(make)
+
+    def __getitem__(self, name: str) -> T:
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FILES)
+
+    def __len__(self) -> int:
+        return len(FILES)
+
+
 ASKED_FOR = (ast.Import, ast.ImportFrom, ast.Call, ast.keyword)
-NODES = {name: [n for n in nodes if isinstance(n, ASKED_FOR)] for name, nodes in ALL_NODES.items()}
+MODULES = EachModule(lambda name: ast.parse(FILES[name].read_text()))
+ALL_NODES = EachModule(lambda name: list(ast.walk(MODULES[name])))
+NODES = EachModule(lambda name: [n for n in ALL_NODES[name] if isinstance(n, ASKED_FOR)])
+IMPORTED = EachModule(lambda name: set(imported(MODULES[name])) - {""})
 ADAPTERS = {
     name
-    for name in MODULES
+    for name in FILES
     if name.startswith("vendors.") and name.split(".")[1] not in SHARED_BY_ADAPTERS
 }
 
@@ -75,13 +95,13 @@ def room(name: str) -> str:
 
 def imported(tree: ast.AST) -> Iterator[str]:
     """The modules of ours that ``tree`` imports, anywhere in it; not for type checkers only."""
-    if isinstance(tree, ast.If) and ast.unparse(tree.test) == "TYPE_CHECKING":
+    if isinstance(tree, ast.If) and _last_name(tree.test) == "TYPE_CHECKING":
         return
     if isinstance(tree, ast.ImportFrom) and tree.module is not None:
         package, _, name = tree.module.partition(".")
         if package == "mailqueue":
             inside = [f"{name}.{alias.name}".lstrip(".") for alias in tree.names]
-            yield from (i if i in MODULES or room(i) == i in HEIGHT else name for i in inside)
+            yield from (i if i in FILES or room(i) == i in HEIGHT else name for i in inside)
     if isinstance(tree, ast.Import):
         ours = (a.name for a in tree.names if a.name.startswith("mailqueue."))
         yield from (name.removeprefix("mailqueue.") for name in ours)
@@ -90,11 +110,8 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield from imported(child)
 
 
-IMPORTED = {name: set(imported(tree)) - {""} for name, tree in MODULES.items()}
-
-
 def test_every_room_has_its_floor() -> None:
-    assert {room(name) for name in MODULES} == set(HEIGHT)
+    assert set(map(room, FILES)) == set(HEIGHT)
 
 
 def test_a_room_imports_only_from_the_floors_below_its_own() -> None:
@@ -119,7 +136,7 @@ def test_no_two_modules_import_each_other() -> None:
 
 
 def _module(name: str) -> str:
-    return name if name in MODULES else f"{name}.__init__"
+    return name if name in FILES else f"{name}.__init__"
 
 
 def test_a_module_says_what_it_is_and_can_be_read_at_one_sitting() -> None:
@@ -130,17 +147,17 @@ def test_a_module_says_what_it_is_and_can_be_read_at_one_sitting() -> None:
 
 
 def test_only_the_tube_speaks_to_beanstalkd() -> None:
-    users = {name for name in MODULES if "greenstalk" in imports_of(name)}
+    users = {name for name in FILES if "greenstalk" in imports_of(name)}
     assert users == {"queue.beanstalkd.tube"}
 
 
 def test_only_one_module_speaks_to_redis() -> None:
-    users = {name for name in MODULES if "redis" in imports_of(name)}
+    users = {name for name in FILES if "redis" in imports_of(name)}
     assert users == {"queue.redis.connection", "queue.redis.__init__"}  # which looks for it
 
 
 def test_only_one_module_speaks_to_sqs() -> None:
-    assert {name for name in MODULES if "boto3" in imports_of(name)} == {"queue.sqs.client"}
+    assert {name for name in FILES if "boto3" in imports_of(name)} == {"queue.sqs.client"}
 
 
 def test_every_store_knows_the_callbacks_that_it_has_to_note() -> None:
@@ -159,7 +176,7 @@ def test_what_is_logged_is_an_event_with_its_facts_in_the_line() -> None:
     """But for sentences at DEBUG."""
     levels = {"log", "info", "warning", "error", "exception", "critical"}
     found = set()
-    for name in MODULES.keys() - {"logs"}:
+    for name in FILES.keys() - {"logs"}:
         calls = [node for node in NODES[name] if isinstance(node, ast.Call)]
         found |= {
             name for c in calls if isinstance(c.func, ast.Attribute) and c.func.attr in levels
@@ -210,7 +227,7 @@ def test_every_exception_of_ours_is_raised_somewhere() -> None:
 
 
 def test_no_table_of_the_host_decides_about_types_of_files() -> None:
-    assert not [name for name in MODULES if "mimetypes" in imports_of(name)]
+    assert not [name for name in FILES if "mimetypes" in imports_of(name)]
 
 
 def imports_of(name: str) -> set[str]:
