@@ -24,6 +24,7 @@ from bson import ObjectId
 from mailqueue.consumer import Consumer
 from mailqueue.message import EmailDict
 from mailqueue.routing import rotation
+from mailqueue.routing.bulkheads import Bulkheads
 from mailqueue.routing.rotation import FEW, HINTS
 from mailqueue.routing.router import REFUSALS_IN_A_ROW, Router
 from mailqueue.store.store import Store
@@ -71,6 +72,16 @@ def soon(seconds: float) -> datetime:
 # --- whose turn it is
 
 
+@pytest.fixture
+def room_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No vendor is ever crowded, so each e-mail goes to the one whose turn it is.
+
+    On a busy machine a vendor that has many calls is passed over: see ``test_bulkheads``.
+    """
+    monkeypatch.setattr(Bulkheads, "crowded", lambda *_: False)
+
+
+@pytest.mark.usefixtures("room_for_all")
 def test_1000_emails_are_spread_evenly_over_3_vendors(stage: Stage) -> None:
     vendors = [stage.vendor(name) for name in ("first", "second", "third")]
     stage.send(1000)
@@ -79,6 +90,7 @@ def test_1000_emails_are_spread_evenly_over_3_vendors(stage: Stage) -> None:
     assert Counter(stage.copies.values()) == {1: 1000}
 
 
+@pytest.mark.usefixtures("room_for_all")
 def test_1000_emails_are_spread_evenly_over_the_other_two_while_one_rests(stage: Stage) -> None:
     """Also: a resting vendor is never picked."""
     first, resting, third = (stage.vendor(name) for name in ("first", "resting", "third"))
