@@ -71,12 +71,24 @@ def pytest_collection() -> Iterator[None]:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Where no test draws examples, do without hypothesis, which is slow to import.
+    """Where no test draws examples, do without hypothesis, which is slow to import."""
+    _do_without_hypothesis(session.config)
 
-    Its plugin would import it at the end, only to say that it was not used.
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The same where pytest-xdist's workers collect and draw: this process only reports."""
+    _do_without_hypothesis(session.config)
+
+
+def _do_without_hypothesis(config: pytest.Config) -> None:
+    """Its plugin would import it at the end, only to say that it was not used.
+
+    And what else is installed may warn then, which is an error and would end the run.
     """
-    if "hypothesis" not in sys.modules:
-        session.config.pluginmanager.unregister(name="hypothesispytest")
+    plugins = config.pluginmanager
+    if "hypothesis" not in sys.modules and plugins.hasplugin("hypothesispytest"):
+        plugins.unregister(name="hypothesispytest")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
