@@ -34,6 +34,7 @@ class Slug(StrEnum):
     VENDOR_NOT_MADE = "vendor-not-made"
     SECRETS = "secrets"
     CONSUMER_DIFFERS = "consumer-differs"
+    CALLBACKS_DUE = "callbacks-due"
     CALLBACKS_FAILED = "callbacks-failed"
     ROUTES = "routes"
     OTHER_MODE = "other-mode"

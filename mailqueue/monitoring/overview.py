@@ -28,7 +28,7 @@ from pymongo.errors import PyMongoError
 
 from mailqueue.config import Config, VendorConfig
 from mailqueue.errors import MissingExtra, QueueUnavailable
-from mailqueue.lifecycle.outcomes import PRIORITIES, Status
+from mailqueue.lifecycle.outcomes import PRIORITIES, Reason, Status
 from mailqueue.queue import open_broker
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.pace import Pace
@@ -97,6 +97,8 @@ class Overview:
     out. ``emails``: by status. ``estimated``: those of them that are so many at least, since they
     were counted up to ``COUNTED``. ``other_env``: queued e-mails of the other kind, likewise.
     ``failed``, ``ended``: e-mails that failed, and that were sent or failed, within a day.
+    Those that failed because all their recipients are suppressed are none of them: so it should be.
+    ``callback_oldest``: the callback that has been due for longest.
     ``queue``: jobs by state; empty: there is no queue beside MongoDB; None: it was not reached, and
     ``queue_error`` says why. ``callbacks``: by state; empty: no responder ever ran here.
     ``consumers``: those that live. ``controls``: what operators hold and drain.
@@ -115,6 +117,7 @@ class Overview:
     controls: Controls
     consumers: tuple[Heartbeat, ...]
     callbacks: Mapping[str, int]
+    callback_oldest: Oldest | None = None
     queue: Mapping[str, int] | None = None
     queue_error: str = ""
 
@@ -136,9 +139,9 @@ class Overview:
         read = _Reader(store, now)
         emails = read.count_each()
         lately = {"updated_at": {"$gte": now - DAY}}
-        failed, sent = (
-            read.count(_of(store.env, status) | lately) for status in (Status.FAILED, Status.SENT)
-        )
+        mishap = {"reason": {"$ne": Reason.SUPPRESSED.value}}
+        failed = read.count(_of(store.env, Status.FAILED) | lately | mishap)
+        sent = read.count(_of(store.env, Status.SENT) | lately)
         states, controls = vendor_states(config, store)
         return cls(
             at=now,
@@ -153,7 +156,8 @@ class Overview:
             vendors=states,
             controls=controls,
             consumers=tuple(Stats(store, store.env).consumers(ALIVE)),
-            callbacks=read.callbacks(),
+            callbacks=(by_state := read.callbacks()),
+            callback_oldest=read.oldest_callback() if by_state.get(callbacks.DUE) else None,
         )
 
 
@@ -309,6 +313,15 @@ class _Reader:
         match, field = _of(self._env, Status.UNCERTAIN), "updated_at"
         document = self._emails.find_one(match, [field], sort=[(field, 1)])
         return None if document is None else self._age(document["_id"], document.get(field))
+
+    def oldest_callback(self) -> Oldest | None:
+        """The callback that has been due for longest; None: none is due yet."""
+        match = {"env": self._env, callbacks.DUE_AT: {"$lte": self._now}}
+        document = self._emails.find_one(match, [callbacks.DUE_AT], sort=[(callbacks.DUE_AT, 1)])
+        if document is None:
+            return None
+        times = [entry.get("due_at") for entry in document["callbacks"]]
+        return self._age(document["_id"], min(at for at in times if isinstance(at, datetime)))
 
     def callbacks(self) -> dict[str, int]:
         """The e-mails that have a callback in a state, if a responder has made the index."""

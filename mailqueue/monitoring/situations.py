@@ -186,7 +186,16 @@ def _other_mode(overview: Overview, _: Config) -> Findings:
         yield Finding(Level.WARN, "e-mails", text, todo, Slug.OTHER_MODE)
 
 
-def _callbacks(overview: Overview, _: Config) -> Findings:
+def _callbacks(overview: Overview, config: Config) -> Findings:
+    oldest = overview.callback_oldest
+    text = ""
+    if config.callbacks.url is not None and not overview.callbacks:
+        text = "no responder has ever run here, and callbacks.url is set"
+    elif oldest is not None and oldest.seconds > OVERDUE_OTHERS:
+        text = f"the oldest callback has been due for {age(oldest.seconds)}"
+    if text:
+        todo = f"start one {_setting(overview)}: mailqueue responder"
+        yield Finding(Level.WARN, "callbacks", text, todo, Slug.CALLBACKS_DUE)
     if number := overview.callbacks.get(FAILED, 0):
         text = f"{count(number, 'callback')} failed: an application was not told"
         todo = "mend the receiver, then: mailqueue callbacks retry --state failed"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ import pytest
 
 from mailqueue.consumer import Consumer
 from mailqueue.events import EventStore
+from mailqueue.monitoring.finding import Slug
+from mailqueue.monitoring.overview import Overview
+from mailqueue.monitoring.situations import situations
 from mailqueue.store.document import PRODUCTION
 from mailqueue.store.store import Store
 from mailqueue.vendors.events.source import EventType, VendorEvent
@@ -221,6 +224,22 @@ def test_a_receiver_that_is_down_for_three_days_has_failed(told: Stage, tmp_path
         hurry(told)
         ended(told, "failed")
         wait_until(lambda: responder.said("callback.failed"), what="it is said")
+    assert told_by_doctor(told) == {Slug.CALLBACKS_FAILED}
+    told.producer.send(letter(1), callback_url=url)  # and there is no responder any more
+    deliver(told)
+    assert told_by_doctor(told) == {Slug.CALLBACKS_FAILED}
+    told.emails.update_many(
+        {"callbacks.state": "due"},
+        {"$set": {"callbacks.0.due_at": datetime.now(UTC) - timedelta(seconds=301)}},
+    )
+    assert told_by_doctor(told) == {Slug.CALLBACKS_FAILED, Slug.CALLBACKS_DUE}
+
+
+def told_by_doctor(stage: Stage) -> set[Slug | None]:
+    store = Store(stage.config.mongodb, env=PRODUCTION, callbacks=stage.config.callbacks)
+    with closing(store):
+        findings = situations(Overview.read(stage.config, store), stage.config)
+        return {finding.slug for finding in findings if finding.check == "callbacks"}
 
 
 def test_a_name_that_leads_into_this_network_is_not_asked(told: Stage, tmp_path: Path) -> None:

@@ -100,15 +100,17 @@ def test_keys_hide_no_other_emails_from_a_look_at_the_first(
 def test_emails_are_counted_by_status_and_what_ended_within_a_day(
     config: Config, store: Store, producer: Producer, emails: Collection[Document]
 ) -> None:
-    ids = producer.send_many([letter(n) for n in range(6)])
+    """An e-mail that failed since all its recipients are suppressed is no mishap."""
+    ids = producer.send_many([letter(n) for n in range(7)])
     now = store.now()
     change(emails, ids[:2], status="failed", updated_at=now)
+    change(emails, ids[6:], status="failed", updated_at=now, reason="suppressed")
     change(emails, ids[2:3], status="failed", updated_at=now - timedelta(days=2))
     change(emails, ids[3:4], status="sent", updated_at=now)
     change(emails, ids[4:5], status="uncertain", updated_at=now - LATE)
-    change(emails, ids[5:], env=PRODUCTION)
+    change(emails, ids[5:6], env=PRODUCTION)
     seen = Overview.read(config, store)
-    assert {s: n for s, n in seen.emails.items() if n} == {"failed": 3, "sent": 1, "uncertain": 1}
+    assert {s: n for s, n in seen.emails.items() if n} == {"failed": 4, "sent": 1, "uncertain": 1}
     assert (seen.failed, seen.ended, seen.other_env) == (2, 3, 1)
     assert seen.uncertain_oldest is not None
     assert str(seen.uncertain_oldest.id) == ids[4]

@@ -226,6 +226,17 @@ def test_emails_of_the_other_mode_and_failed_callbacks_are_told() -> None:
     assert levels(callbacks={"failed": 1}) == [(Slug.CALLBACKS_FAILED, WARN)]
 
 
+def test_that_nobody_posts_callbacks_is_told() -> None:
+    for seconds, late in ((300, False), (301, True)):
+        oldest = Oldest(ObjectId(), ago(seconds=seconds), seconds)
+        assert levels(callbacks={"due": 1}, callback_oldest=oldest) == (
+            [(Slug.CALLBACKS_DUE, WARN)] * late
+        )
+    for_all = CONFIG.replace(callbacks={"url": "https://shop.example.com/hooks"})
+    assert levels(for_all) == [(Slug.CALLBACKS_DUE, WARN)]
+    assert levels(for_all, callbacks={"due": 0}) == []
+
+
 # --- their sections
 
 
