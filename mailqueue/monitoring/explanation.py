@@ -121,8 +121,11 @@ def _sent(document: Document, reason: Reason | None) -> str:
     if document.get("simulated") is True:
         return wording.SIMULATED
     words = wording.SENT_TO_SOME if document.get("refused") else wording.STATUSES[Status.SENT]
-    vendor = text(document.get("vendor"))
-    return f"{words} {vendor} accepted it." if vendor else words
+    if vendor := text(document.get("vendor")):
+        words += f" {vendor} accepted it."
+    if summary := text(document.get("delivery_summary")):
+        words += f" Its events say since: {summary}."
+    return words
 
 
 # What a person can do -----------------------------------------------------------------------------

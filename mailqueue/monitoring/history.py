@@ -226,7 +226,7 @@ class History:
     # Afterwards ----------------------------------------------------------------------------------
 
     def _events(self) -> Iterator[Sentence]:
-        """What vendors told since, each kind once; without the events, what they came to."""
+        """What vendors told since, each kind once."""
         kinds: dict[tuple[str, str, str], list[Document]] = {}
         for each in self.events:
             kind = (_vendor(each), text(each.get("type")), text(each.get("code")))
@@ -236,8 +236,6 @@ class History:
             words += f" ({code})" if code else ""
             words += f", {len(events)} times" if len(events) > 1 else ""
             yield Sentence(f"{vendor} reports: {words}.", as_time(events[0].get("at")))
-        if summary := text(self.document.get("delivery_summary")):
-            yield Sentence(f"In one word, its vendor's events say: {summary}.")
 
     def _callbacks(self) -> Iterator[Sentence]:
         for each in objects(self.document.get("callbacks")):

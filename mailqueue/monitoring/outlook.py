@@ -17,7 +17,7 @@ from mailqueue.lifecycle.outcomes import Reason, Snapshot, Status
 from mailqueue.monitoring.conditions import Conditions
 from mailqueue.monitoring.history import as_time, callback_text, objects, text
 from mailqueue.monitoring.sentence import Sentence
-from mailqueue.monitoring.turns import Turns, end_text
+from mailqueue.monitoring.turns import RESEND, Turns, end_text
 from mailqueue.monitoring.words import count, listed, span
 from mailqueue.store.callbacks import DUE
 from mailqueue.store.document import Stored
@@ -100,9 +100,9 @@ class Outlook:
         if self.stored.document.get("late_accept") or line.get("event"):
             return "the yes that was heard makes it sent."
         parks = self.config.delivery.on_unknown == "park" or self._snapshot.unknowns > 0
-        end = "it ends as uncertain" if parks else "it is sent once more"
+        end = "it ends as uncertain" if parks else RESEND
         if line.get("key") is None:
-            return f"{end}: a copy may have left."
+            return f"{end}. A copy may have left."
         words = f"{vendor} is asked again under the same key, while that is safe."
         return f"{words} Without an answer to that, {end}."
 

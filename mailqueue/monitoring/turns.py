@@ -33,6 +33,8 @@ from mailqueue.store.control import DRAIN
 from mailqueue.store.document import Stored
 from mailqueue.vendors import limits
 
+RESEND = "it is sent once more, if there is still time and a vendor for it"
+
 
 def end_text(snapshot: Snapshot, reason: Reason) -> str:
     """What an end for this reason makes of the e-mail."""
@@ -209,9 +211,10 @@ class Turns:
 
     def _one_of(self, names: Sequence[str]) -> Sentence:
         probes = {permit.vendor for permit in self._permits if permit and permit.probe}
-        text = f"It goes to {names[0]}."
+        text = f"As things are, it goes to {names[0]}."
         if len(names) > 1:
-            text = f"It goes to {listed(names, 'or')}: they take turns, by the number of its job."
+            text = f"As things are, it goes to {listed(names, 'or')}: "
+            text += "they take turns, by the number of its job."
         weights = [str(v.weight) for v in self.config.vendors if v.name in names]
         if len(set(weights)) > 1:
             text += f" Their weights are {listed(weights)}."
@@ -231,7 +234,7 @@ class Turns:
             text = f"It goes to {pin.vendor} again, under the same key, until {until}: "
             return Sentence(f"{text}only {pin.vendor} can tell whether it has the e-mail.")
         parks = self.config.delivery.on_unknown == "park" or self._snapshot.unknowns > 0
-        then = "it ends as uncertain" if parks else "it is sent once more, by any vendor"
+        then = "it ends as uncertain" if parks else RESEND
         text = f"{pin.vendor} is not asked under its key any more: its outcome stays unknown, and "
         return Sentence(f"{text}{then}.")
 

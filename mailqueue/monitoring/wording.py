@@ -33,12 +33,12 @@ SENT_BY_HAND = "A person recorded that it was sent."
 SIMULATED = "It was sent in a simulation: no vendor was called, and nobody got it."
 
 REASONS: Mapping[Reason, str] = {
-    Reason.REJECTED: "A vendor refused it for good, so no other one was asked.",
+    Reason.REJECTED: "A vendor refused it for good, so no other was asked after that.",
     Reason.REFUSED_BY_ALL: "No vendor is left that takes this e-mail: "
     "each one found it unsuitable, or cannot carry it.",
     Reason.EXHAUSTED: "It has had as many attempts as retry.max_attempts allowed.",
     Reason.GAVE_UP: "It was tried for as long as retry.give_up_after allowed.",
-    Reason.EXPIRED: "Its expires_at passed before a vendor accepted it.",
+    Reason.EXPIRED: "Its expires_at passed without a yes.",
     Reason.SUPPRESSED: "Each recipient that it still had was on the suppression list.",
     Reason.NOT_ALLOWED: "None of its recipients was on the list of this staging installation.",
     Reason.UNKNOWN: "The outcome of an attempt is unknown, "

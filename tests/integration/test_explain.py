@@ -132,7 +132,10 @@ def test_a_new_email_names_whose_turn_it_can_be(stage: Stage, console: Console) 
     (email_id,) = stage.send()
     words = " ".join(sentences(console, email_id, "next"))
     assert "It is due: the next consumer that is free takes it." in words
-    assert "It goes to ses or mailgun: they take turns, by the number of its job." in words
+    assert (
+        "As things are, it goes to ses or mailgun: they take turns, by the number of its job."
+        in words
+    )
 
 
 def test_an_unavailable_vendor_is_told_with_its_reason(stage: Stage, console: Console) -> None:
@@ -146,7 +149,7 @@ def test_an_unavailable_vendor_is_told_with_its_reason(stage: Stage, console: Co
     assert "ses refused our account, key or quota (401). Nothing was sent." in history
     (new,) = stage.send()
     words = " ".join(sentences(console, new, "next"))
-    assert "It goes to mailgun." in words
+    assert "As things are, it goes to mailgun." in words
     why = r"Not ses: unavailable since \S+ UTC \(misconfigured 401\); it is probed from"
     assert re.search(why, words)
     commands = [action["command"] for action in console.data("explain", new)["actions"]]
@@ -195,7 +198,7 @@ def test_a_simulated_email_looks_at_the_simulations_own_vendors(
     words = " ".join(sentences(console, email_id, "next"))
     assert "No simulated consumer gave a sign of life for 60 s" in words
     assert "Those that run are production." in words
-    assert "It goes to ses." in words  # it is unavailable in production only
+    assert "As things are, it goes to ses." in words  # it is unavailable in production only
 
 
 # --- the verb
