@@ -52,9 +52,9 @@ get_node_packages || say "No npm here, so no client in Node is tried."
 # Clocks that differ from one node to the next.
 compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" > /dev/null || apt_install libfaketime || say "No libfaketime here."
 # Other people's clients for the ways in, the queues beside beanstalkd, what reads alert rules, a
-# browser.
+# browser, and what stands before the dashboard.
 for program in swaks:swaks php:php-cli node:nodejs redis-server:redis-server \
-    promtool:prometheus chromium:chromium chromedriver:chromium-driver; do
+    promtool:prometheus chromium:chromium chromedriver:chromium-driver nginx:nginx-light; do
     command -v "${program%:*}" > /dev/null || apt_install "${program#*:}" || say "No ${program%:*} here."
 done
 cd "$repo"

@@ -183,7 +183,8 @@ _AWAY = Page(
     "MongoDB does not answer",
     {
         "text": "Until it does, nothing can be shown or changed. What is stored stays stored.",
-        "hint": "mailqueue doctor says what it finds. Reload this page to look again.",
+        "hint": "mailqueue doctor says more. If only a list fails, its filter looks at too many"
+        " e-mails: narrow it, by status or by age.",
         "back": None,
     },
     status=503,

@@ -57,7 +57,8 @@ class App(Starlette):
         ]
         self.send_email = routes[0]
         self.dashboard = _dashboard(config) if dashboard else None
-        pages = [Mount(DASHBOARD, self.dashboard), Route("/", _to_dashboard)] if dashboard else []
+        to_it = [Route(path, _to_dashboard) for path in ("/", DASHBOARD)]
+        pages = [Mount(DASHBOARD, self.dashboard), *to_it] if dashboard else []
         super().__init__(
             routes=[*(Route(each.path, each) for each in routes), *pages],
             exception_handlers={HTTPException: _nothing_there},

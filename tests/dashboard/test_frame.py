@@ -9,8 +9,9 @@ from tests.http_service import HttpService
 
 
 def test_the_address_of_the_service_leads_to_the_dashboard(client: Client) -> None:
-    answer = client.get("//")
-    assert (answer.status_code, answer.headers["location"]) == (307, "/dashboard/")
+    for place in ("//", ""):
+        answer = client.get(place)
+        assert (answer.status_code, answer.headers["location"]) == (307, "/dashboard/")
     assert client.get("/", follow_redirects=True).status_code == 200
 
 

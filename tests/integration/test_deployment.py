@@ -139,7 +139,7 @@ def test_the_unit_tells_nobody_to_install_a_name_from_an_index(name: str) -> Non
 
 OURS = {  # with the command of each; None: the image's own
     "consumer": None,
-    "http": "mailqueue http --host 0.0.0.0 --config /config.json",
+    "http": "mailqueue http --host 0.0.0.0 --dashboard --config /config.json",
     "smtp": "mailqueue smtp --host 0.0.0.0 --config /config.json",
     "intake": "mailqueue intake --config /config.json",
     "responder": "mailqueue responder --config /config.json",

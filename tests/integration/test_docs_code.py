@@ -59,6 +59,7 @@ TESTED = {  # what is in examples/, and which test runs it
     "mailqueue-intake@.service": "integration/test_deployment.py",
     "mailqueue-responder@.service": "integration/test_deployment.py",
     "mailqueue-smtp@.service": "integration/test_deployment.py",
+    "nginx_dashboard.conf": "dashboard/test_proxy.py",
     "quickstart.py": "process/test_quickstart.py",
     "quickstart.sh": "process/test_quickstart.py",
     "sendmail.sh": "process/test_sendmail.py",
