@@ -250,9 +250,16 @@ def chapter() -> str:
     return CHAPTER[1]
 
 
-def test_every_finding_has_its_section_and_every_section_is_reached() -> None:
+def alerts() -> set[str]:
+    """The sections that the alerts lead to."""
+    rules = [file.read_text("utf-8") for file in (REPO / "examples").glob("monitoring/alerts.yml")]
+    return set(re.findall(rf"runbook_url: {PAGE}#([\w-]+)$", "".join(rules), re.MULTILINE))
+
+
+def test_every_finding_and_alert_has_its_section_and_every_section_is_reached() -> None:
     headings = re.findall(r"^### (.+)$", chapter(), re.MULTILINE)
-    assert sorted(heading.lower().replace(" ", "-") for heading in headings) == sorted(Slug)
+    sections = [heading.lower().replace(" ", "-") for heading in headings]
+    assert sorted(sections) == sorted({*Slug} | alerts())
 
 
 def test_every_slug_is_one_of_a_finding() -> None:
