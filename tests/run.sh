@@ -36,6 +36,23 @@ postfix_packages() {
             END { exit !found }'
 }
 
+# What reads alert rules and metrics, into the environment: installed, Prometheus would be a service.
+get_prometheus() {
+    local folder
+    if command -v promtool > /dev/null || [ -x "$venv/bin/promtool" ]; then return 0; fi
+    command -v apt-get > /dev/null || return
+    folder=$(mktemp -d)
+    chmod 755 "$folder"
+    (
+        cd "$folder"
+        { quietly apt-get download prometheus || { apt_update && quietly apt-get download prometheus; }; } \
+            && dpkg --extract prometheus_*.deb root \
+            && cp root/usr/bin/prometheus root/usr/bin/promtool "$venv/bin/"
+    ) || true
+    rm -rf "$folder"
+    [ -x "$venv/bin/promtool" ]
+}
+
 # Resend's own client for Node, into the environment.
 get_node_packages() {
     [ -d "$venv/node/node_modules/resend" ] && return
@@ -46,15 +63,16 @@ get_node_packages() {
 
 set_up dev
 get_postfix || say "No Postfix here, and it could not be fetched."
+get_prometheus || say "No Prometheus here, and it could not be fetched."
 get_node_packages || say "No npm here, so no client in Node is tried."
 # Networks of our own, in which MongoDB's nodes lose sight of each other.
 [ "$(id -u)" != 0 ] || command -v ip > /dev/null || apt_install iproute2 || say "No iproute2 here."
 # Clocks that differ from one node to the next.
 compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" > /dev/null || apt_install libfaketime || say "No libfaketime here."
-# Other people's clients for the ways in, the queues beside beanstalkd, what reads alert rules, a
-# browser, and what stands before the dashboard.
+# Other people's clients for the ways in, the queues beside beanstalkd, a browser, and what stands
+# before the dashboard.
 for program in swaks:swaks php:php-cli node:nodejs redis-server:redis-server \
-    promtool:prometheus chromium:chromium chromedriver:chromium-driver nginx:nginx-light; do
+    chromium:chromium chromedriver:chromium-driver nginx:nginx-light; do
     command -v "${program%:*}" > /dev/null || apt_install "${program#*:}" || say "No ${program%:*} here."
 done
 cd "$repo"

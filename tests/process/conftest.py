@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -28,7 +29,7 @@ def swaks() -> str:
 
 def program(name: str) -> str:
     """The path of a program that tests/run.sh installs; without it the test is skipped."""
-    path = shutil.which(name)
+    path = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if path is None:
         missing = f"no {name} here: tests/run.sh installs it on Debian and Ubuntu"
         if os.environ.get("CI"):

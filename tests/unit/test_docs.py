@@ -61,7 +61,7 @@ CHECKED = {  # written by hand; by the tests below, and in tests/integration
         "span",
     ),
     *("priority", "queue", "verb", "webhook"),
-    "metric",  # by tests/process/test_metrics.py
+    *("metric", "alert"),  # by tests/process/test_metrics.py, and tests/monitoring
     *("call", "status"),  # by tests/http/test_description.py
     *("attribute", "anymail", "postoffice", "celery"),  # in test_docs_applications
 }
