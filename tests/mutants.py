@@ -44,6 +44,7 @@ LIST = "tests/integration/test_suppressions.py"
 NOTES = "tests/integration/test_callback_notes.py"
 POSTER = "tests/callbacks/test_poster.py"
 REPORTS = "tests/events/test_suppressing.py"
+TRACING = "tests/integration/test_tracing.py"
 ENDS_WITHIN = 300.0
 
 
@@ -147,6 +148,17 @@ MUTANTS = (
             ),
         ),
         (LIST, "-k", "put_off"),
+    ),
+    Mutant(
+        "a vendor that hangs counts as not asked where attempts are traced",
+        (
+            Edit(
+                "consumer/sender.py",
+                "if not hand_over.acquire(blocking=False) or self._clock()",
+                "if self._clock()",
+            ),
+        ),
+        (TRACING, "-k", "vendor_that_hangs"),
     ),
     Mutant(
         "who was left out is not called refused",

@@ -49,8 +49,9 @@ Document = dict[str, Any]
 
 
 @pytest.fixture
-def configured(config: Config) -> Config:
-    """A database of this test's own, and a queue in memory."""
+def configured(config: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A database of this test's own, and a queue in memory, which is soon found empty."""
+    monkeypatch.setattr("mailqueue.consumer.fetcher.RESERVE_TIMEOUT", 0.05)
     return config.replace(queue={"type": "memory", "tube": config.mongodb.database})
 
 
@@ -351,10 +352,10 @@ def test_after_a_processor_hangs_at_the_start_of_a_span_nothing_is_traced_and_al
     email_id = send(configured, sent_in())
     vendor = FakeVendor("first")
     try:
-        quick = configured.replace(delivery={"deadline": 1})
-        drain(quick, vendor)
+        drain(configured.replace(delivery={"deadline": 1}), vendor)
     finally:
         hanging.free.set()
+    join_senders()
     outcomes = [each.outcome for each in status(configured, email_id).attempts]
     assert outcomes == ["not_started", "accepted"]
     events = [event(record) for record in caplog.records]
@@ -362,6 +363,36 @@ def test_after_a_processor_hangs_at_the_start_of_a_span_nothing_is_traced_and_al
     assert "vendor.suspended" not in events
     assert len(vendor.calls) == 1, "the one that hung sends nothing when it is let go"
     assert audit.walk(store).illegal.total() == 0
+
+
+def join_senders() -> None:
+    """Wait for those that hung, which go on now; the others have ended."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("sender-"):
+            thread.join(10)
+
+
+def test_a_vendor_that_hangs_is_unknown_and_its_span_ends_at_the_deadline(
+    configured: Config, exporter: InMemorySpanExporter
+) -> None:
+    """As without tracing: whether it has the e-mail, nobody knows."""
+    free = threading.Event()
+
+    def answer(_: Email, __: Attempt) -> SendResult:
+        free.wait()
+        return SendResult(outcome=Outcome.UNAVAILABLE)
+
+    email_id = send(configured, sent_in())
+    try:
+        drain(configured.replace(delivery={"deadline": 1}), FakeVendor("first", answer))
+        (span,) = attempts(exporter)
+        assert span.attributes
+        assert span.attributes["mailqueue.outcome"] == "unknown"
+        assert span.attributes["mailqueue.code"] == "deadline"
+        assert [each.outcome for each in status(configured, email_id).attempts] == ["unknown"]
+    finally:
+        free.set()
+        join_senders()
 
 
 def test_spans_that_wait_for_a_processor_are_bounded(
