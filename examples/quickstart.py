@@ -1,10 +1,11 @@
 """Watch mailqueue's main job: an application, two consumers, three vendors, one of them down.
 
 Run it by ``bash examples/quickstart.sh``; with ``--http`` the application is no Python: its e-mails
-go to a ``mailqueue http`` process by curl. With ``--queue none`` there is no beanstalkd: consumers
-find in MongoDB what is due. Everything is on loopback: the servers are its own, an SMTP server, and
-two HTTP servers that speak the needed part of SendGrid's and Mailgun's API. All of it is gone at
-the end. Exits 0 when every e-mail was accepted by exactly one vendor.
+go to a ``mailqueue http`` process by curl. With ``--dashboard`` all keeps running until Ctrl-C, and
+a browser can look at what happened. With ``--queue none`` there is no beanstalkd: consumers find in
+MongoDB what is due. Everything is on loopback: the servers are its own, an SMTP server, and two
+HTTP servers that speak the needed part of SendGrid's and Mailgun's API. All of it is gone at the
+end. Exits 0 when every e-mail was accepted by exactly one vendor.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -268,15 +269,14 @@ def process(config: Path, *module: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def http_service(config: Path) -> Iterator[str]:
+def http_service(config: Path, *options: str) -> Iterator[str]:
     """The HTTP service; its URL, once it listens."""
-    with process(config, "mailqueue", "http", "--port", "0") as running:
+    with process(config, "mailqueue", "http", "--port", "0", *options) as running:
         give_up_at = time.monotonic() + PATIENCE
         while not (line := SPEAKS.search(config.with_suffix(".log").read_text())):
             if running.poll() is not None or time.monotonic() > give_up_at:
                 raise SystemExit(config.with_suffix(".log").read_text())
             time.sleep(0.05)
-        print(f"The HTTP service  {line[1]}, asked by curl")
         yield line[1]
 
 
@@ -343,30 +343,51 @@ def per_vendor(statuses: Iterable[EmailStatus], producer: Producer) -> str:
     return table(("vendor", "sent", "failed", "unavailable until"), rows)
 
 
-def watch(config: Path, by_http: bool) -> bool:
+def watch(config: Path, by_http: bool, dashboard: bool) -> bool:
     """Consumers, application, tables; True when every e-mail was accepted exactly once."""
     with ExitStack() as stack:
         consumers = [stack.enter_context(process(config, "mailqueue.consumer")) for _ in range(2)]
         print(f"Two consumers     processes {' and '.join(str(c.pid) for c in consumers)}")
         producer = stack.enter_context(Producer(config))
-        url = stack.enter_context(http_service(config)) if by_http else None
+        url = ""
+        if by_http or dashboard:
+            wanted = ["--dashboard"] if dashboard else []
+            url = stack.enter_context(http_service(config, *wanted))
+            print(f"The HTTP service  {url}{', asked by curl' if by_http else ''}")
         start = time.monotonic()
-        subjects = application_without_python(url, producer) if url else application(producer)
+        subjects = application_without_python(url, producer) if by_http else application(producer)
         took = time.monotonic() - start
         print(f"The application   stored {len(subjects)} e-mails durably in {took:.2f} s")
         statuses = final_statuses(producer, subjects, consumers)
         took = time.monotonic() - start
         print(f"All was done      after {took:.2f} s\n")
         print(per_email(statuses, subjects), per_vendor(statuses, producer), sep="\n")
-        once = Counter({status.message_id: 1 for status in statuses}) == accepted
+        once = judge(statuses, config)
+        if dashboard:
+            print(f"\nThe dashboard     {url}/dashboard/ is open until Ctrl-C")
+            wait_for_signal()
+    if once:
+        print("\nNow your own e-mails: see README.md. All that ran here is stopped and removed.")
+    return once
+
+
+def judge(statuses: Sequence[EmailStatus], config: Path) -> bool:
+    """Say whether every e-mail was accepted exactly once."""
+    once = Counter({status.message_id: 1 for status in statuses}) == accepted
     if once:
         print("sendgrid gets no e-mails for ten minutes; what it refused went to the others.")
-        print(f"Each of the {len(subjects)} e-mails was accepted exactly once.")
-        print("\nNow your own e-mails: see README.md. All that ran here is stopped and removed.")
+        print(f"Each of the {len(statuses)} e-mails was accepted exactly once.")
     else:
         print("Not every e-mail was accepted exactly once. The consumers' log:", file=sys.stderr)
         print(config.with_suffix(".log").read_text(), file=sys.stderr)
     return once
+
+
+def wait_for_signal() -> None:
+    """Until Ctrl-C, which is how this ends well."""
+    with suppress(KeyboardInterrupt):
+        while True:
+            signal.pause()
 
 
 def interrupt(*_: object) -> None:
@@ -380,6 +401,8 @@ def main() -> int:
     """0: all accepted, 1: not all, 3: a server or curl is missing, 130: interrupted."""
     parser = argparse.ArgumentParser(prog="quickstart.sh")
     parser.add_argument("--http", action="store_true", help="the e-mails come by HTTP, from curl")
+    text = "all runs on until Ctrl-C, with a page to look at it"
+    parser.add_argument("--dashboard", action="store_true", help=text)
     parser.add_argument(
         "--queue", choices=("beanstalkd", "none"), default="beanstalkd", help="none: MongoDB alone"
     )
@@ -405,7 +428,7 @@ def main() -> int:
             config = folder / "config.json"
             config.touch(mode=0o600)  # it holds the vendors' keys
             config.write_text(json.dumps({**servers.config, "vendors": vendors}, indent=2))
-            return 0 if watch(config, options.http) else 1
+            return 0 if watch(config, options.http, options.dashboard) else 1
     except ServerNotFound as missing:
         print(missing, file=sys.stderr)
         return 3

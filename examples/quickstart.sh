@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# mailqueue's main job, to watch: bash examples/quickstart.sh [--http] [--queue none]
+# mailqueue's main job, to watch: bash examples/quickstart.sh [--http] [--dashboard] [--queue none]
 #
-# With --http the e-mails come in by HTTP, from curl. With --queue none there is no beanstalkd:
-# consumers find in MongoDB what is due.
+# With --http the e-mails come in by HTTP, from curl. With --dashboard all keeps running until
+# Ctrl-C, and a browser can look at it. With --queue none there is no beanstalkd: consumers find in
+# MongoDB what is due.
 #
 # The first run sets everything up (see setup.sh), the others need no network. Nothing leaves this
 # machine, and nothing stays but the virtual environment.

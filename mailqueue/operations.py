@@ -107,8 +107,7 @@ class Operation:
             changes.add(emails)
             if self._verb is Verb.RETRY:
                 # Page by page: if this is interrupted, what was changed so far has its jobs.
-                jobs = [Announcement(stored.id, stored.job_priority) for stored in emails]
-                announced += len(broker.announce(jobs))
+                announced += len(emails) - announce(broker, emails)
             advance(len(page_ids))
         changes.announced = self._verb is not Verb.RETRY or announced == len(changes.ids)
         return changes
@@ -128,6 +127,12 @@ class Operation:
     def _page(self, page_ids: Sequence[ObjectId]) -> list[Stored]:
         match = {"$and": [self._allowed, {"_id": {"$in": page_ids}}]}
         return self._store.find(match, len(page_ids), "_id")
+
+
+def announce(broker: Broker, emails: Sequence[Stored]) -> int:
+    """Put their jobs; returns how many could not be put."""
+    jobs = [Announcement(stored.id, stored.job_priority) for stored in emails]
+    return len(jobs) - len(broker.announce(jobs))
 
 
 def _after(verb: Verb, before: Stored) -> Status:

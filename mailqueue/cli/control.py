@@ -20,7 +20,7 @@ from mailqueue.cli.context import EXIT_FOUND, Context, Report, UsageError
 from mailqueue.cli.progress import Progress
 from mailqueue.cli.table import table
 from mailqueue.monitoring.words import age, count
-from mailqueue.queue.broker import Announcement
+from mailqueue.operations import announce
 from mailqueue.store.control import DRAIN, Control, ControlStore
 from mailqueue.store.document import Stored
 
@@ -85,10 +85,9 @@ def end(context: Context, control: Control) -> Report:
 
 def _announce(context: Context, progress: Progress, page: Sequence[Stored]) -> int:
     """Put their jobs; returns how many could not be put."""
-    jobs = [Announcement(stored.id, stored.job_priority) for stored in page]
-    announced = context.announcer.announce(jobs)
+    unannounced = announce(context.announcer, page)
     progress.advance(len(page))
-    return len(jobs) - len(announced)
+    return unannounced
 
 
 def _chosen(context: Context) -> Control | None:

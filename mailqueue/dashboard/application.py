@@ -16,18 +16,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mailqueue.config import Config
-from mailqueue.dashboard import actions, emails, story
+from mailqueue.dashboard import actions, emails, overview, story, vendors
 from mailqueue.dashboard.access import Access
 from mailqueue.dashboard.backend import Backend
 from mailqueue.dashboard.endpoint import HEADERS, Endpoint, Pool
-from mailqueue.dashboard.pages import Page, PageRequest, Redirect, View, not_found
+from mailqueue.dashboard.pages import Page, PageRequest, View, not_found
 from mailqueue.dashboard.rendering import style
 
 Views = Mapping[str, View]
 _STYLE_FOR = "private, max-age=31536000, immutable"  # its address changes with it
 
 TABLE: Mapping[str, Views] = {
-    "/": {"GET": lambda _: Redirect("/emails")},
+    "/": {"GET": overview.page},
     "/emails": {"GET": emails.page},
     "/emails/{id}": {"GET": story.page},
     "/emails/{id}/content": {"GET": story.content},
@@ -37,6 +37,8 @@ TABLE: Mapping[str, Views] = {
     "/confirm": {"GET": actions.confirm},
     "/act": {"POST": actions.act},
     "/result": {"GET": actions.result},
+    "/vendors": {"GET": vendors.page},
+    "/vendors/{action}": {"GET": vendors.confirm, "POST": vendors.act},
 }
 """Every address with its pages, by method."""
 

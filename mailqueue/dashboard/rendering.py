@@ -75,7 +75,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"moment": moment, "span": span, "clock": clock, "number": number}
+    environment.filters |= {"moment": moment, "exact": exact, "clock": clock}
+    environment.filters |= {"span": span, "number": number}
     return environment
 
 

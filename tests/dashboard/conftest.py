@@ -11,7 +11,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -25,6 +25,7 @@ from mailqueue.config import Config
 from mailqueue.devserver import Beanstalkd, Mongod
 from mailqueue.http.application import App
 from tests.conftest import TEST_PREFIX, Document
+from tests.dashboard.scene import VENDORS
 from tests.http_service import HttpService
 
 if TYPE_CHECKING:
@@ -45,10 +46,7 @@ def shared_settings(mongod: Mongod, beanstalkd: Beanstalkd) -> Document:
             "collection": TEST_PREFIX + "emails",
         },
         "beanstalkd": {"servers": [beanstalkd.address], "tube": unique},
-        "vendors": [
-            {"name": "first", "type": "smtp", "host": "127.0.0.1"},
-            {"name": "second", "type": "smtp", "host": "127.0.0.1"},
-        ],
+        "vendors": VENDORS,
     }
 
 
@@ -126,27 +124,35 @@ def site(shared_site: HttpService, emails: Collection[Document]) -> HttpService:
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    from selenium.webdriver import Chrome, ChromeOptions
-    from selenium.webdriver.chrome.service import Service
-
-    driver, binary = shutil.which("chromedriver"), shutil.which("chromium")
-    if driver is None or binary is None:
+    if None in (shutil.which("chromedriver"), shutil.which("chromium")):
         message = "chromium and chromedriver are missing"
         if os.environ.get("CI"):
             pytest.fail(message, pytrace=False)
         pytest.skip(message)
+    with open_chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@contextmanager
+def open_chromium(profile: Path) -> Iterator[Chrome]:
+    """A browser without a window, that keeps what it must keep in this folder."""
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
     options = ChromeOptions()
-    options.binary_location = binary
+    options.binary_location = shutil.which("chromium") or ""
     for argument in (
         *("headless", "no-sandbox", "disable-gpu", "disable-background-networking"),
         *("disable-component-update", "disable-sync", "hide-scrollbars"),
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
+        f"user-data-dir={profile}",
     ):
         options.add_argument(f"--{argument}")
-    browser = Chrome(options, Service(driver, log_output=os.devnull))
-    browser.set_page_load_timeout(30)
-    yield browser
-    browser.quit()
+    browser = Chrome(options, Service(shutil.which("chromedriver"), log_output=os.devnull))
+    try:
+        browser.set_page_load_timeout(30)
+        yield browser
+    finally:
+        browser.quit()
 
 
 @pytest.fixture

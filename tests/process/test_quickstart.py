@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.waiting import wait_until
 
@@ -88,6 +90,27 @@ def test_the_quickstart_sends_everything_although_a_vendor_is_down_and_leaves_no
     assert int(mailgun[1]) + int(smtp[1]) == 12
     assert "Grüße aus dem Café ☕  sent" in out
     assert "accepted exactly once" in out
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [(), ("--queue", "none")], ids=["", "with MongoDB alone"])
+def test_the_dashboard_is_open_on_the_batch_until_ctrl_c_and_leaves_nothing(
+    tmp_path: Path, options: Sequence[str]
+) -> None:
+    with quickstart(tmp_path, "--dashboard", *options) as process:
+        out = read_until(process, "/dashboard/")
+        url = out.split()[out.split().index("dashboard") + 1]
+        assert "accepted exactly once" in out
+        overview = requests.get(url, timeout=30)
+        emails = requests.get(f"{url}emails", timeout=30)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        rest, err = process.communicate(timeout=60)
+    assert (overview.status_code, emails.status_code) == (200, 200)
+    assert "sendgrid" in overview.text
+    assert len(set(re.findall(r"/dashboard/emails/[0-9a-f]{24}", emails.text))) == 12
+    assert (process.returncode, err) == (0, "")
+    assert "stopped and removed" in rest
     assert processes_of(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
