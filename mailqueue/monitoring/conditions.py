@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Self
 
 from mailqueue.config import Config
@@ -26,16 +27,16 @@ from mailqueue.store.store import Store
 class Conditions:
     """How things stand now, for e-mails of one kind (``env``).
 
-    ``health``: of each configured vendor. ``waits``: seconds until a vendor with a rate has its
-    next send time. ``spent``: of these vendors a budget is used up, for so many seconds.
+    ``health``: of each configured vendor. ``times``: when a vendor with a rate has its next
+    send time. ``spent``: of these vendors a budget is used up until then.
     ``consumers``: the kind of each that gave a sign of life within ``ALIVE``, by the name that its
     leases have; None: that is not known.
     """
 
     health: Mapping[str, Health] = field(default_factory=dict)
     controls: Controls = field(default_factory=Controls)
-    waits: Mapping[str, float] = field(default_factory=dict)
-    spent: Mapping[str, float] = field(default_factory=dict)
+    times: Mapping[str, datetime] = field(default_factory=dict)
+    spent: Mapping[str, datetime] = field(default_factory=dict)
     consumers: Mapping[str, str] | None = None
 
     @classmethod
@@ -49,14 +50,17 @@ class Conditions:
         now = health.now()
         limits = {name: usage.shown(now) for name, usage in usages.items()}
         spent = {
-            name: max((b["until"].timestamp() - now for b in full), default=0.0)
+            name: max(budget["until"] for budget in full)
             for name, limit in limits.items()
             if (full := [b for b in limit["budgets"].values() if b["used"] >= b["limit"]])
         }
         return cls(
             health=states,
             controls=controls,
-            waits={name: limit["wait"] for name, limit in limits.items()},
+            times={
+                name: datetime.fromtimestamp(now + limit["wait"], UTC)
+                for name, limit in limits.items()
+            },
             spent=spent,
             consumers={
                 beat.owner: beat.env

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 from mailqueue.config import Config, VendorConfig
@@ -141,11 +141,11 @@ class Turns:
         """What the rotation gives to the e-mail, whatever the number of its job."""
         # Shares do not matter here: every vendor has some.
         weights = dict.fromkeys(self._health, 1)
-        ahead = (self.at - self.stored.now).total_seconds()
-        waits, spent = self.conditions.waits, self.conditions.spent
+        times, spent = self.conditions.times, self.conditions.spent
+        soon = self.at + timedelta(seconds=AHEAD)
 
         def promise(name: str, _: bool) -> Promise | None:  # as the rotation calls it
-            return NO_LIMIT if waits.get(name, 0.0) <= ahead + AHEAD else None
+            return NO_LIMIT if times.get(name, soon) <= soon else None
 
         def permit(turn: int) -> Permit | None:
             return rotation.choose_in_time(
@@ -155,7 +155,7 @@ class Turns:
                 promise,
                 self._askable,
                 self._snapshot,
-                [name for name in self._askable if spent.get(name, 0.0) > ahead],
+                [name for name in self._askable if spent.get(name, self.at) > self.at],
             )
 
         return {permit(turn) for turn in range(len(weights))}
@@ -179,9 +179,9 @@ class Turns:
 
     def _limit(self, name: str) -> float:
         """Seconds after ``at`` until the vendor's rate and its budgets let an e-mail go."""
-        waits, spent = self.conditions.waits, self.conditions.spent
-        ahead = (self.at - self.stored.now).total_seconds()
-        return max(0.0, max(waits.get(name, 0.0), spent.get(name, 0.0)) - ahead)
+        times, spent = self.conditions.times, self.conditions.spent
+        end = max(self.at, times.get(name, self.at), spent.get(name, self.at))
+        return (end - self.at).total_seconds()
 
     # Whose turn ----------------------------------------------------------------------------------
 
@@ -278,4 +278,4 @@ class Turns:
         return self._time((since or self.at).timestamp() + seconds)
 
     def _time(self, at: float) -> str:
-        return clock(datetime.fromtimestamp(at, UTC), self.stored.now)
+        return clock(datetime.fromtimestamp(round(at, 3), UTC), self.stored.now)

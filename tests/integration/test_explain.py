@@ -156,6 +156,17 @@ def test_an_unavailable_vendor_is_told_with_its_reason(stage: Stage, console: Co
     assert "mailqueue vendors enable ses" in commands
 
 
+def test_a_budget_that_is_used_up_is_told_with_its_end(stage: Stage, console: Console) -> None:
+    ses = stage.vendor("ses")
+    stage.settings["vendors"][0]["rate"] = {"per_day": 1}
+    ids = stage.send(2)
+    drain(stage)
+    assert len(ses.calls) == 1
+    (email_id,) = (each for each in ids if stage.status(each).status == "queued")
+    words = " ".join(sentences(console, email_id, "next"))
+    assert re.search(r"has used up its rate or its budget, until \d[-\d]+ 00:00:00 UTC\.", words)
+
+
 def test_an_attempt_under_way_names_its_consumer(stage: Stage, console: Console) -> None:
     ses = stage.vendor("ses")
     ses.hold()

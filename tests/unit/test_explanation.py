@@ -429,12 +429,13 @@ def test_weights_are_told_where_they_differ() -> None:
 
 
 def test_a_rate_and_a_budget_are_told_with_their_time() -> None:
-    conditions = Conditions(waits={"ses": 40.0}, spent={"mailgun": 7200.0}, consumers=ALIVE)
+    soon, late = NOW + timedelta(seconds=40), NOW + timedelta(hours=2)
+    conditions = Conditions(times={"ses": soon}, spent={"mailgun": late}, consumers=ALIVE)
     words = text(told(email(), conditions).next)
     assert "Each vendor that may be asked has used up its rate or its budget" in words
     assert "Not ses: its rate or its budget is used up, until 14:03:40 UTC." in words
     assert "Not mailgun: its rate or its budget is used up, until 16:03:00 UTC." in words
-    one = text(told(email(), Conditions(waits={"ses": 40.0}, consumers=ALIVE)).next)
+    one = text(told(email(), Conditions(times={"ses": soon}, consumers=ALIVE)).next)
     assert "it goes to mailgun." in one
 
 
