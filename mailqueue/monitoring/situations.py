@@ -5,7 +5,7 @@ stand in an ``Overview`` (files, packages, indexes, settings of servers) is look
 
 Assumes: all e-mails are of the overview's kind (``env``).
 
-Promises: nothing of an e-mail and no vendor's words; the worst first within each topic.
+Promises: nothing of an e-mail, and no vendor's words.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ def _unavailable(overview: Overview, _: Config) -> Findings:
             continue
         seconds = _seconds(overview, vendor.since)
         level = Level.FAIL if seconds >= UNAVAILABLE_LONG else Level.WARN
-        reason = vendor.reason or ""
+        reason = vendor.reason or "no reason is stored"
         outcome = reason.partition(" ")[0]
-        reason = reason.removeprefix(f"{Outcome.UNAVAILABLE} ")
+        reason = reason.removeprefix(f"{Outcome.UNAVAILABLE} ")  # that it is so is said already
         text = f"{vendor.name} unavailable for {age(seconds)}: {reason}"
         todo = _CURES.get(outcome, _CURE).format(name=vendor.name)
         yield Finding(level, "vendors", text, todo, Slug.VENDOR_UNAVAILABLE)
@@ -127,9 +127,9 @@ def _budgets(overview: Overview, _: Config) -> Findings:
         for window, budget in vendor.budgets.items():
             if 100 * budget.used < LOW * budget.limit:
                 continue
-            used = f"{budget.used:,} of its {budget.limit:,} e-mails per {window}"
+            used = f"{budget.used:,} of its {budget.limit:,} per {window}"
             ends = age((budget.until - overview.at).total_seconds())
-            text = f"{vendor.name} has had {used}, for {ends} more"
+            text = f"{vendor.name} has used {used}; a new {window} begins in {ends}"
             todo = "the others get its e-mails then; raise its rate if the contract has more"
             yield Finding(Level.WARN, "vendors", text, todo, Slug.BUDGET)
 
@@ -246,6 +246,7 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names) or "no vendor"
 
 
+# What stops all e-mails, then what concerns some, then what will surprise somebody.
 _SITUATIONS: tuple[Callable[[Overview, Config], Findings], ...] = (
     _no_consumer,
     _all_vendors,

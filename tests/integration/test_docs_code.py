@@ -32,6 +32,7 @@ ELSEWHERE = {"aws", "cat", "cp", "export", "mongosh", "pip", "printf", "source",
 SERVERS = {
     "http",
     "intake",
+    "metrics",
     "responder",
     "smtp",
 }  # verbs that run until a signal; tests/process has them
@@ -40,6 +41,7 @@ BLOCK = re.compile(
 )
 BLOCKS = [block.groupdict() for page in PAGES for block in BLOCK.finditer(page.read_text("utf-8"))]
 TESTED = {  # what is in examples/, and which test runs it
+    "alerts.yml": "monitoring/test_alerts.py",
     "aws_lambda.yaml": "brokers/test_aws_lambda.py",
     "application.py": "integration/test_docs_code.py",
     "Dockerfile": "integration/test_deployment.py",
@@ -54,9 +56,12 @@ TESTED = {  # what is in examples/, and which test runs it
     "fastapi_app.py": "process/test_fastapi_app.py",
     "load_test.py": "integration/test_load_test.py",
     "node_resend.mjs": "http/test_clients.py",
+    "grafana.json": "monitoring/test_prometheus.py",
+    "prometheus.yml": "monitoring/test_prometheus.py",
     "mailqueue-consumer@.service": "integration/test_deployment.py",
     "mailqueue-http@.service": "integration/test_deployment.py",
     "mailqueue-intake@.service": "integration/test_deployment.py",
+    "mailqueue-metrics@.service": "integration/test_deployment.py",
     "mailqueue-responder@.service": "integration/test_deployment.py",
     "mailqueue-smtp@.service": "integration/test_deployment.py",
     "nginx_dashboard.conf": "dashboard/test_proxy.py",
@@ -221,5 +226,5 @@ def test_what_python_is_to_run_is_there_and_knows_the_options(command: list[str]
 
 def test_every_example_has_a_test() -> None:
     files = {file.name for file in (REPO / "examples").rglob("*") if file.suffix != ".pyc"}
-    assert files - {"systemd", "__pycache__"} == TESTED.keys()
+    assert files - {"monitoring", "systemd", "__pycache__"} == TESTED.keys()
     assert all((REPO / "tests" / test).is_file() for test in TESTED.values())

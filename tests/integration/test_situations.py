@@ -206,7 +206,7 @@ def test_a_budget_that_comes_to_its_end_is_told(stage: Stage, doctor: Doctor) ->
         stage.until(sent=8)
         level, text = doctor()["budget"]
     assert level == "WARN"
-    assert re.match(r"first has had (8|9|10) of its 10 e-mails per day, for ", text)
+    assert re.match(r"first has used (8|9|10) of its 10 per day; a new day begins in ", text)
 
 
 # --- what an operator did

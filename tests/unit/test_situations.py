@@ -178,7 +178,7 @@ def test_where_no_vendor_is_left_it_is_said_why_of_each() -> None:
 def test_a_budget_is_told_of_from_80_per_cent_on() -> None:
     assert levels(vendors=(budget(80), RELAY)) == [(Slug.BUDGET, WARN)]
     (finding,) = found(vendors=(budget(100), RELAY))
-    assert finding.text == "ses has had 100 of its 100 e-mails per day, for 5h more"
+    assert finding.text == "ses has used 100 of its 100 per day; a new day begins in 5h"
 
 
 def test_what_an_operator_stopped_is_told_and_after_a_day_whether_it_is_forgotten() -> None:
