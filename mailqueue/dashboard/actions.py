@@ -54,13 +54,14 @@ def confirm(request: PageRequest) -> Page:
     now = store.now()
     match = _match(request, chosen, filters, now)
     number = Operation(store, verb, match).count(MOST + 1)
+    total = len(chosen) or store.count(match, MOST + 1)
     values = {
         "verb": verb,
         "action": TITLES[verb],
         "number": min(number, MOST),
         "is_cut": number > MOST,
         "risky": min(_risky(request, verb, match), MOST),
-        "unchanged": max(0, len(chosen) - number),
+        "unchanged": max(0, total - number),
         "needs": " or ".join(verb.statuses),
         "fields": [*_fields(chosen, filters)],
         "nonce": ids.new(),

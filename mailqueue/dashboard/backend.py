@@ -1,15 +1,19 @@
 """What the pages read: the store, its events, the queue.
 
 Promises: nothing is connected to before a page needs it. Any thread may call. If MongoDB does not
-answer, that is known within ``PATIENCE``.
+answer, that is known within ``PATIENCE``; who asks within ``PAUSE`` from then on is told at once,
+so that pages that wait for a thread do not wait for MongoDB one after the other.
 """
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
+from math import inf
 from threading import Lock
 
 from mailqueue.config import Config, is_production
+from mailqueue.errors import StoreUnavailable
 from mailqueue.events import EventStore
 from mailqueue.queue import open_broker
 from mailqueue.queue.broker import Broker
@@ -17,6 +21,7 @@ from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.store import Store
 
 PATIENCE = 1.5  # seconds
+PAUSE = 1.0  # seconds
 
 
 class Backend:
@@ -25,6 +30,7 @@ class Backend:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._lock = Lock()
+        self._away_until = -inf  # by the monotonic clock
 
     @cached_property
     def _store(self) -> Store:
@@ -40,7 +46,13 @@ class Backend:
         """The e-mails. Raises ``StoreUnavailable`` if MongoDB does not answer now."""
         with self._lock:
             store = self._store
-        store.check_reachable(PATIENCE)
+        if time.monotonic() < self._away_until:
+            raise StoreUnavailable("MongoDB: does not answer")
+        try:
+            store.check_reachable(PATIENCE)
+        except StoreUnavailable:
+            self._away_until = time.monotonic() + PAUSE
+            raise
         return store
 
     @property

@@ -132,7 +132,8 @@ class Endpoint:
         except Refusal as refusal:
             return respond(_refusal_page(refusal), base, user, refusal.headers), user
         except StoreUnavailable:
-            return respond(_AWAY, base, user, [("retry-after", "2")]), user
+            page = _HALF_DONE if request.method == "POST" else _AWAY
+            return respond(page, base, user, [("retry-after", "2")]), user
         except ClientDisconnect:
             return Response(status_code=400), user
         except Exception as error:  # noqa: BLE001  # a bug, whose traceback may quote an e-mail
@@ -185,6 +186,16 @@ _AWAY = Page(
         "text": "Until it does, nothing can be shown or changed. What is stored stays stored.",
         "hint": "mailqueue doctor says more. If only a list fails, its filter looks at too many"
         " e-mails: narrow it, by status or by age.",
+        "back": None,
+    },
+    status=503,
+)
+_HALF_DONE = Page(
+    "problem.html",
+    "MongoDB does not answer",
+    {
+        "text": "Nobody knows how much of it was done. What was changed is stored, and stays so.",
+        "hint": "When it answers again, look at the list, and do the rest.",
         "back": None,
     },
     status=503,

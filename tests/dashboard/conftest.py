@@ -20,6 +20,8 @@ import httpx
 import pytest
 from pymongo import MongoClient
 from pymongo.collection import Collection
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from mailqueue.config import Config
 from mailqueue.devserver import Beanstalkd, Mongod
@@ -67,14 +69,20 @@ def emails(config: Config, mongo_client: MongoClient[Document]) -> Collection[Do
 class Client:
     """A browser of this host, or of ``address``, that asks the application itself.
 
-    Redirects are shown, not followed. ``headers``: with every request.
+    Redirects are shown, not followed. ``headers``: with every request. ``under``: where
+    another application has it.
     """
 
     def __init__(
-        self, config: Config, address: str = "127.0.0.1", headers: Mapping[str, str] = OWN
+        self,
+        config: Config,
+        address: str = "127.0.0.1",
+        headers: Mapping[str, str] = OWN,
+        under: str = "",
     ) -> None:
         self.app = App(config, dashboard=True)
-        self._transport = httpx.ASGITransport(self.app, client=(address, 50_000))
+        outer = Starlette(routes=[Mount(under, self.app)]) if under else self.app
+        self._transport = httpx.ASGITransport(outer, client=(address, 50_000))
         self._headers = headers
 
     def ask(self, method: str, place: str, **options: Any) -> httpx.Response:

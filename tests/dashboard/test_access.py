@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,11 +16,13 @@ from pymongo.collection import Collection
 from mailqueue import dashboard
 from mailqueue.cli import main
 from mailqueue.config import Config
+from mailqueue.dashboard import backend
 from mailqueue.dashboard.application import TABLE
 from mailqueue.dashboard.backend import PATIENCE
 from mailqueue.dashboard.endpoint import HEADERS
-from mailqueue.errors import ConfigError, MissingExtra
+from mailqueue.errors import ConfigError, MissingExtra, StoreUnavailable
 from mailqueue.http import app
+from mailqueue.store.store import Store
 from tests.conftest import Document
 from tests.dashboard.conftest import BASE, OWN, Client
 from tests.dashboard.stored import failed, store
@@ -29,6 +32,7 @@ PROXY = {"proxy_header": "X-Forwarded-User", "proxies": ["10.1.0.0/16"]}
 POSTS = sorted(path.replace("{", "").replace("}", "") for path, v in TABLE.items() if "POST" in v)
 GETS = sorted(path.replace("{", "").replace("}", "") for path, v in TABLE.items() if "GET" in v)
 ACT = {"verb": "retry", "which": "all", "status": "failed"}
+COUNTED = {"at": "2026-01-01T00:00:00+00:00", "nonce": "1" * 24, "number": "1"}
 
 
 @pytest.fixture
@@ -263,6 +267,35 @@ def test_where_mongodb_is_away_the_page_says_so(shared_settings: Document) -> No
     assert answer.status_code == 503
     assert "MongoDB does not answer" in answer.text
     assert "mailqueue doctor" in answer.text
+
+
+def test_while_mongodb_is_away_pages_do_not_wait_for_it_one_after_the_other(
+    shared_settings: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def look(store: Store, seconds: float) -> None:
+        looks.append(seconds)
+        raise StoreUnavailable("MongoDB: NetworkTimeout")
+
+    monkeypatch.setattr(Store, "check_reachable", look)
+    monkeypatch.setattr(backend, "PAUSE", 600)
+    with closing(Client(Config.from_mapping(shared_settings))) as client:
+        assert [client.get("/failed").status_code for _ in range(3)] == [503, 503, 503]
+        answer = client.post("/act", {"verb": "retry", "id": "0" * 24, **COUNTED})
+    assert looks == [PATIENCE]
+    assert (answer.status_code, "Nobody knows how much" in answer.text) == (503, True)
+
+
+def test_as_a_part_of_another_application_its_links_stay_below_its_address(
+    config: Config, emails: Collection[Document]
+) -> None:
+    (email_id,) = store(emails, failed())
+    with closing(Client(config, under="/mail")) as client:
+        page = client.get("//mail/dashboard/failed").text
+        assert f'href="/mail/dashboard/emails/{email_id}"' in page
+        assert re.findall(r'(?:href|action)="(?!/mail/dashboard/|#content|data:)[^"]*"', page) == []
+        assert client.get("//mail/").headers["location"] == "/mail/dashboard/"
 
 
 def test_without_it_nothing_of_it_is_served_or_imported(config: Config) -> None:
