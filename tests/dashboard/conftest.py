@@ -29,6 +29,7 @@ from mailqueue.http.application import App
 from tests.conftest import TEST_PREFIX, Document
 from tests.dashboard.scene import VENDORS
 from tests.http_service import HttpService
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -169,6 +170,20 @@ def browser(chromium: Chrome) -> Chrome:
     show_as(chromium, 1280)
     chromium.get("about:blank")
     return chromium
+
+
+@contextmanager
+def new_page(browser: Chrome) -> Iterator[None]:
+    """Wait for the page that what is done inside leads to: a click may return before it is there.
+
+    It has another document; while the browser is between two, it has none.
+    """
+    before = browser.execute_script("return performance.timeOrigin")
+    yield
+    loaded = "return document.readyState === 'complete' && performance.timeOrigin"
+    wait_until(
+        lambda: browser.execute_script(loaded) not in {False, before}, what="another page is there"
+    )
 
 
 def show_as(browser: Chrome, width: int, height: int = 900, scheme: str = "light") -> None:

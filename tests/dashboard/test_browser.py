@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from tests.conftest import Document
-from tests.dashboard.conftest import show_as
+from tests.dashboard.conftest import new_page, show_as
 from tests.dashboard.stored import CONTENT, email, failed, store, uncertain
 from tests.dashboard.test_markup import CORPUS
 from tests.http_service import HttpService
@@ -22,7 +22,8 @@ from tests.vendor_servers import HttpServer, Reply
 def press(browser: Chrome, label: str) -> None:
     """The button or link that says so."""
     words = f"[starts-with(normalize-space(), '{label}')]"
-    browser.find_element(By.XPATH, f"//button{words} | //a{words}").click()
+    with new_page(browser):
+        browser.find_element(By.XPATH, f"//button{words} | //a{words}").click()
 
 
 def heading(browser: Chrome) -> str:
@@ -45,7 +46,7 @@ def test_some_failed_e_mails_are_retried(
 ) -> None:
     ids = store(emails, failed(3), failed(2), failed(1))
     browser.get(f"{site.url}/dashboard/")
-    browser.find_element(By.LINK_TEXT, "Failed").click()
+    press(browser, "Failed")
     assert rows(browser) == [str(each) for each in reversed(ids)]
     for email_id in ids[:2]:
         browser.find_element(By.CSS_SELECTOR, f"input[value='{email_id}']").click()
@@ -67,7 +68,8 @@ def test_all_uncertain_e_mails_of_a_tag_are_marked_as_sent(
 ) -> None:
     store(emails, *[uncertain(tags=["news"]) for _ in range(3)], uncertain())
     browser.get(f"{site.url}/dashboard/uncertain")
-    browser.find_element(By.NAME, "tag").send_keys("news", Keys.ENTER)
+    with new_page(browser):
+        browser.find_element(By.NAME, "tag").send_keys("news", Keys.ENTER)
     assert len(rows(browser)) == 3
     browser.find_element(By.XPATH, "//label[contains(., 'all 3 that match')]").click()
     press(browser, "Mark as sent")
@@ -84,7 +86,7 @@ def test_a_queued_e_mail_is_cancelled_from_its_own_page(
 ) -> None:
     (email_id,) = store(emails, email())
     browser.get(f"{site.url}/dashboard/emails")
-    browser.find_element(By.LINK_TEXT, str(email_id)).click()
+    press(browser, str(email_id))
     press(browser, "Cancel")
     press(browser, "Back, and change nothing")
     press(browser, "Cancel")
@@ -122,10 +124,12 @@ def test_the_keyboard_is_enough(
     type_(browser, Keys.SPACE)
     while not focused(browser).startswith("Mark as sent"):
         tab(browser)
-    type_(browser, Keys.ENTER)
+    with new_page(browser):
+        type_(browser, Keys.ENTER)
     while focused(browser) != "Mark as sent 1 e-mail":
         tab(browser)
-    type_(browser, Keys.ENTER)
+    with new_page(browser):
+        type_(browser, Keys.ENTER)
     assert heading(browser) == "Mark as sent: done"
     assert emails.count_documents({"status": "sent"}) == 1
 
