@@ -171,7 +171,7 @@ class Planner:
             permit=permit,
             suppressed=suppressed,
             router=self._router,
-            claim=_claim(stored, permit, attempt.key, suppressed),
+            claim=_claim(stored, permit, attempt.key, suppressed, self._router.health.unavailable),
         )
 
     def put_off(self, stored: Stored) -> Finish:
@@ -285,8 +285,16 @@ def release(stored: Stored, delay: float) -> Finish:
     return Finish(release_end(stored.job_priority, delay))
 
 
-def _claim(stored: Stored, permit: Permit, key: str | None, suppressed: tuple[str, ...]) -> Claim:
+def _claim(
+    stored: Stored,
+    permit: Permit,
+    key: str | None,
+    suppressed: tuple[str, ...],
+    unavailable: tuple[str, ...],
+) -> Claim:
     """The claim of an e-mail as it was read, for the vendor of the permit."""
+    if permit.vendor in unavailable:  # a probe, or a repeat under a key
+        unavailable = tuple([name for name in unavailable if name != permit.vendor])
     return Claim(
         id=stored.id,
         token=stored.token,
@@ -295,6 +303,7 @@ def _claim(stored: Stored, permit: Permit, key: str | None, suppressed: tuple[st
         key=key,
         probe=permit.probe is not None,
         suppressed=suppressed,
+        unavailable=unavailable,
     )
 
 

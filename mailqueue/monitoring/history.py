@@ -109,8 +109,10 @@ class History:
             why = "a vendor that still knows the key makes no second copy."
             return f"{attempt}, again under the same key: {why}"
         if line.get("probe") is True:
-            why = "one e-mail finds out whether an unavailable vendor works again."
-            return f"{attempt}, as its probe: {why}"
+            attempt += (
+                ", as its probe: one e-mail finds out whether an unavailable vendor works again."
+            )
+            return " ".join([attempt, *self._others(line, before)])
         if texts(self.document.get("route")) == [vendor]:
             return f"{attempt}: its route has no other vendor."
         if self.vendors == [vendor]:
@@ -122,7 +124,7 @@ class History:
         start, vendor = as_time(line.get("started_at")), _vendor(line)
         if start is None:
             return
-        refusals = self._unsuitable_before(line)
+        refusals, unavailable = self._unsuitable_before(line), texts(line.get("unavailable"))
         route = texts(self.document.get("route")) or self.vendors
         for name in (n for n in self.vendors if n != vendor and n in route):
             drain = self.conditions.controls.active.get(f"drain:{name}")
@@ -131,6 +133,8 @@ class History:
                 yield f"{name} had found it unsuitable."
             elif drain is not None and drain.at is not None and drain.at <= start:
                 yield f"{name} was drained since {self._clock(drain.at)}."
+            elif name in unavailable:
+                yield f"{name} was unavailable."
             elif health and health.since is not None and health.since <= start.timestamp():
                 since = datetime.fromtimestamp(health.since, UTC)
                 yield f"{name} was unavailable since {self._clock(since)}."

@@ -81,6 +81,7 @@ class VendorHealth:
         self._reading = False
         # Replaced as a whole by every change, so that who reads it needs no lock and no copy
         self._health: Mapping[str, Health] = {name: Health(name=name) for name in names}
+        self._unavailable: tuple[Mapping[str, Health], tuple[str, ...]] = {}, ()
         self._learned_at = dict.fromkeys(self._health, clock())
         self._server_ahead = time.time() - clock()
         self._read_at = -REFRESH
@@ -137,6 +138,16 @@ class VendorHealth:
             with self._lock:
                 self._reading = False
                 self._lock.notify_all()
+
+    @property
+    def unavailable(self) -> tuple[str, ...]:
+        """The vendors that are unavailable, as this process knows it. No I/O."""
+        # For each e-mail that is planned: found out once for each state of the vendors.
+        health, names = self._health, self._unavailable[1]
+        if health is not self._unavailable[0]:
+            names = tuple([each.name for each in health.values() if not each.available])
+            self._unavailable = health, names
+        return names
 
     def current(self, name: str) -> Health:
         """The vendor's health as this process knows it. No I/O."""

@@ -25,12 +25,18 @@ _LONG = ("detail", "refused", "pending")
 
 
 def with_new_line(
-    token: Any, vendor: str, key: Any, *, probe: bool, suppressed: Sequence[str] = ()
+    token: Any,
+    vendor: str,
+    key: Any,
+    *,
+    probe: bool,
+    suppressed: Sequence[str] = (),
+    unavailable: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The ledger with one more line, that of an attempt that is about to be made.
 
     ``suppressed``: the recipients that it leaves out, since they are on the suppression
-    list, or not allowed (staging).
+    list, or not allowed (staging). ``unavailable``: the other vendors that were so.
     """
     line = {
         "n": {"$add": [{"$ifNull": [{"$last": "$attempts.n"}, 0]}, 1]},
@@ -42,6 +48,7 @@ def with_new_line(
         "ended_at": None,
         "outcome": None,
         **(_recipients("suppressed", suppressed) if suppressed else {}),
+        **({"unavailable": {"$literal": list(unavailable)}} if unavailable else {}),
     }
     return {"$slice": [{"$concatArrays": ["$attempts", [line]]}, -LENGTH]}
 

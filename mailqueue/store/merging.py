@@ -79,7 +79,8 @@ def _claim_kind(claim: Claim) -> Hashable:
     # computed by the server out of each document (``claim_update``).
     key_of = claim.key_of
     key = None if key_of else claim.key
-    return _token_kind(claim), claim.vendor, claim.probe, key_of, key, claim.suppressed
+    vendors = claim.vendor, claim.probe, claim.unavailable
+    return _token_kind(claim), vendors, key_of, key, claim.suppressed
 
 
 def _token_kind(item: Claim | Change) -> Hashable:

@@ -74,6 +74,7 @@ class Claim:
     key: str | None = None
     probe: bool = False
     suppressed: tuple[str, ...] = field(default=(), repr=False)  # left out of the attempt
+    unavailable: tuple[str, ...] = ()  # other vendors that were so when this one was chosen
 
     @property
     def new_token(self) -> int:
@@ -200,7 +201,12 @@ def claim_update(claim: Claim, lease: Lease) -> Pipeline:
                 "status": Status.SENDING.value,
                 "lease": new_lease,
                 "attempts": ledger.with_new_line(
-                    token, claim.vendor, key, probe=claim.probe, suppressed=claim.suppressed
+                    token,
+                    claim.vendor,
+                    key,
+                    probe=claim.probe,
+                    suppressed=claim.suppressed,
+                    unavailable=claim.unavailable,
                 ),
                 "clock_from": CLOCK_FROM,
                 "updated_at": "$$NOW",

@@ -167,6 +167,19 @@ def test_a_budget_that_is_used_up_is_told_with_its_end(stage: Stage, console: Co
     assert re.search(r"has used up its rate or its budget, until \d[-\d]+ 00:00:00 UTC\.", words)
 
 
+def test_who_was_unavailable_then_is_told_when_all_is_well_again(
+    stage: Stage, console: Console
+) -> None:
+    stage.vendor("ses", Reply(401))
+    stage.vendor("mailgun")
+    ids = stage.send(2)
+    drain(stage)
+    email_id = tried_twice(stage, ids)
+    assert console("vendors", "enable", "ses").code == 0
+    words = "Attempt 2 at mailgun, whose turn it was. ses was unavailable."
+    assert words in sentences(console, email_id)
+
+
 def test_an_attempt_under_way_names_its_consumer(stage: Stage, console: Console) -> None:
     ses = stage.vendor("ses")
     ses.hold()

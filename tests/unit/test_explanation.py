@@ -308,6 +308,16 @@ def test_a_vendor_that_is_unavailable_since_before_the_attempt_was_so_then() -> 
     assert second.text.endswith("mailgun was unavailable since 14:02:00 UTC.")
 
 
+def test_vendors_that_were_unavailable_then_are_told_by_the_ledger_alone() -> None:
+    lines = [
+        line(1, "ses", "accepted", 100, unavailable=["mailgun"]),
+        line(2, "ses", "accepted", 20, probe=True, unavailable=["mailgun"]),
+    ]
+    history = [s.text for s in told(email("sent", attempts=lines)).history]
+    assert "Attempt 1 at ses, whose turn it was. mailgun was unavailable." in history
+    assert any(each.endswith("vendor works again. mailgun was unavailable.") for each in history)
+
+
 def test_a_vendor_that_is_drained_since_before_the_attempt_was_so_then() -> None:
     lines = [line(1, "ses", "accepted", 100), line(2, "ses", "accepted", 20)]
     drain = Control("drain", "mailgun", ago(60), OPERATORS_NAME)
