@@ -28,7 +28,18 @@ REPO = Path(__file__).parents[2]
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
 KINDS = {"diff", "json", "mermaid", "python", "sh", "text"}
 # Other people's programs, which no test runs.
-ELSEWHERE = {"aws", "cat", "cp", "export", "mongosh", "pip", "printf", "source", "swaks"}
+ELSEWHERE = {
+    "aws",
+    "cat",
+    "cp",
+    "export",
+    "mongosh",
+    "pip",
+    "printf",
+    "prometheus",
+    "source",
+    "swaks",
+}
 SERVERS = {
     "http",
     "intake",
