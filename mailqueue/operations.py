@@ -83,6 +83,11 @@ class Operation:
         """How many e-mails it would change, counted up to ``limit``."""
         return self._store.count(self._allowed, limit)
 
+    def last(self, limit: int) -> ObjectId | None:
+        """The newest of the ``limit`` oldest that it would change; None: there is none."""
+        pages = list(self._store.find_ids(self._allowed, limit))
+        return pages[-1][-1] if pages else None
+
     def preview(self, limit: int | None = None, advance: Advance = _silent) -> Changes:
         """What it would change, of the ``limit`` oldest. ``advance``: as for ``run``."""
         changes = Changes(self._verb)

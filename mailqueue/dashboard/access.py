@@ -1,8 +1,9 @@
 """Who asks, and whether a page of ours led here.
 
 Decides: a user is let in by a proxy that names him in ``http.dashboard.proxy_header``, or shows an
-API key as the password of HTTP Basic, with any user name. If neither is configured, everybody on
-this host is let in, and nobody else.
+API key as the password of HTTP Basic, with any user name. A key that is bound to senders is not for
+here, where all e-mails are shown. If neither is configured, everybody on this host is let in, and
+nobody else.
 
 A request is our own if the browser says that it comes from this origin or from the user's hand
 (``Sec-Fetch-Site``). Browsers leave that header out where a connection is neither encrypted nor
@@ -82,6 +83,9 @@ class Access:
         if key is None:
             text = "Log in with any user name, and an API key as the password."
             raise Refusal(401, "Who are you?", text, headers=[_CHALLENGE])
+        if key.senders:
+            text = f"The API key {key.name} is for the e-mails of its senders; here all are shown."
+            raise Refusal(403, "Not allowed", text)
         may_act = key.may("operate") and not self._read_only
         return User(key.name, may_see=key.may("read"), may_act=may_act)
 

@@ -3,9 +3,10 @@
 Decides: what is asked before, and what is told afterwards. What is done is that of ``operations``.
 
 Promises: nothing is changed that was not counted. The page that asks names the time of its count;
-an e-mail that was changed since, as each is that begins to match later, is left as it is. Nor are
-there more than the number that was named. The same answer twice changes nothing twice: it has the
-same nonce. Each change stands in the e-mail's own document, with who asked for it.
+an e-mail that was changed since, as each is that begins to match later, is left as it is. Where
+more match than one answer may change, it names the last of them, too. The same answer twice changes
+nothing twice: it has the same nonce. Each change stands in the e-mail's own document, with who
+asked for it.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from mailqueue.dashboard.pages import Fields, Page, PageRequest, Redirect, Refus
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.logs import event
 from mailqueue.operations import Operation
-from mailqueue.store import ids, interventions
+from mailqueue.store import ids, interventions, paging
 from mailqueue.store.interventions import Verb
 
-MOST = 10_000  # e-mails of one answer
+MOST = 5000  # e-mails of one answer: some ten seconds
 MAX_IDS = 1000  # chosen one by one
 MAX_TOLD = 40  # of those that were not changed, whose reason is told
 UNNAMED = "dashboard"  # who it was, where nobody has to say it
@@ -53,7 +54,8 @@ def confirm(request: PageRequest) -> Page:
     store = request.backend.store
     now = store.now()
     match = _match(request, chosen, filters, now)
-    number = Operation(store, verb, match).count(MOST + 1)
+    operation = Operation(store, verb, match)
+    number = operation.count(MOST + 1)
     total = len(chosen) or store.count(match, MOST + 1)
     values = {
         "verb": verb,
@@ -63,7 +65,8 @@ def confirm(request: PageRequest) -> Page:
         "risky": min(_risky(request, verb, match), MOST),
         "unchanged": max(0, total - number),
         "needs": " or ".join(verb.statuses),
-        "fields": [*_fields(chosen, filters)],
+        "fields": _fields(chosen, filters),
+        "last": operation.last(MOST) if number > MOST else None,
         "nonce": ids.new(),
         "at": now.isoformat(),
         "back": _back(filters, chosen),
@@ -77,9 +80,10 @@ def act(request: PageRequest) -> Redirect:
     verb, chosen = _verb(request.form), _chosen(request.form)
     filters = Filters.read(request.form)
     at, number, nonce = _confirmation(request.form)
-    match = {"$and": [_match(request, chosen, filters, at), {"updated_at": {"$lt": at}}]}
+    match = _match(request, chosen, filters, at)
+    scope = {"$and": [match, {"updated_at": {"$lt": at}}, _up_to_last(request)]}
     by = request.user.name or UNNAMED
-    operation = Operation(request.backend.store, verb, match, by=by, nonce=nonce)
+    operation = Operation(request.backend.store, verb, scope, by=by, nonce=nonce)
     changes = operation.run(request.backend.broker, number)
     event(_log, logging.INFO, "emails.changed", verb=verb, emails=len(changes.ids), by=by)
     refused = [*operation.refusals(chosen[:MAX_TOLD], changes)]
@@ -150,6 +154,19 @@ def _confirmation(fields: Fields) -> tuple[datetime, int, ObjectId]:
     except (ValueError, OverflowError):
         raise _not_understood("This was not confirmed.") from None
     return at, min(_number(fields, "number"), MOST), nonce
+
+
+def _up_to_last(request: PageRequest) -> dict[str, Any]:
+    """The filter of those that are not newer than the last that was counted, if it was named."""
+    text = request.form.first("last")
+    if not text:
+        return {}
+    try:
+        last = ids.parse(text)
+    except ValueError:
+        raise _not_understood("This was not confirmed.") from None
+    stored = request.backend.store.find({"_id": last}, 1)
+    return paging.up_to(last, stored[0].document if stored else None)
 
 
 def _match(

@@ -199,13 +199,17 @@ def _content(document: Document, email: Document) -> dict[str, Any]:
         "lines": lines,
         "text": email.get("text"),
         "has_html": bool(email.get("html")),
-        "files": [_file(each) for each in _objects(email, "attachments")],
+        "files": [
+            _file(each)
+            for name in ("attachments", "alternatives")
+            for each in _objects(email, name)
+        ],
     }
 
 
 def _file(each: Document) -> dict[str, Any]:
     octets = each.get("content")
-    size = len(octets) if isinstance(octets, bytes) else None
+    size = len(octets) if isinstance(octets, bytes | str) else None
     return {"name": each.get("filename"), "type": each.get("content_type"), "size": size}
 
 

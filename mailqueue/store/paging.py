@@ -51,6 +51,11 @@ def beyond(cursor: ObjectId, stored: Document | None, order: int) -> dict[str, A
     return {"created_at": {f"{side}e": at}, "$or": [{"created_at": {side: at}}, same]}
 
 
+def up_to(last: ObjectId, stored: Document | None) -> dict[str, Any]:
+    """This e-mail, and all that are older; ``stored``: its document, None: it is gone."""
+    return {"$or": [beyond(last, stored, -1), {"_id": last}]}
+
+
 def steps(
     limit: int, order: int, place: Mapping[str, Any], match: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:

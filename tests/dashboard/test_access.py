@@ -141,6 +141,13 @@ def test_a_key_may_do_what_its_scope_says(settings: Document) -> None:
     assert statuses(both) == (200, 400)  # the form is empty
 
 
+def test_a_key_that_is_bound_to_senders_does_not_see_the_e_mails_of_others(
+    settings: Document,
+) -> None:
+    key = Key.new("shop", "read", senders=("*@example.com",))
+    assert ask(settings, {"keys": [key.entry]}, authorization=basic(key.secret)) == 403
+
+
 # A proxy ------------------------------------------------------------------------------------------
 
 

@@ -123,6 +123,7 @@ def test_never_more_than_the_number_that_was_confirmed(
     assert "More than 3 match. Only the 3 oldest are changed" in page
     fields["number"] = "5"
     assert "3 e-mails were changed" in say_yes(client, fields)
+    assert "0 e-mails were changed" in say_yes(client, fields)  # nor the next ones
     assert [each for each, status in statuses(emails).items() if status == "sent"] == ids[:3]
 
 
