@@ -33,6 +33,8 @@ that ends spans, which sleep, stay as well.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,9 +103,22 @@ def _sweeper() -> Sweeper:
 
 
 def _config() -> Config:
-    logs.configure()
-    logging.getLogger("mailqueue").setLevel(logging.INFO)  # Lambda's own handler is on the root
+    _configure_logs()
     return Config.load(secrets=is_production())
+
+
+def _configure_logs() -> None:
+    """Lambda's own handler, which is on the root, writes our lines; but not as JSON.
+
+    Ours has no thread, since that would stop with the invocation.
+    """
+    package, formatter = logging.getLogger("mailqueue"), logs.format_of(None)
+    package.setLevel(logging.INFO)
+    if logs.VARIABLE in os.environ or not logging.getLogger().handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(formatter)
+        package.addHandler(handler)
+        package.propagate = False
 
 
 class Batch:

@@ -3,27 +3,44 @@
 Decides: the format. ``event`` writes ``server.lost server=mongodb error=Timeout``: logfmt, where a
 value that is not one plain word is quoted as in JSON. So an application needs no formatter of ours
 to read it; its handlers find the parts in the record's ``event`` and ``facts``. Library code only
-logs; a process of ours (the consumer) calls ``configure``. Event names are constants, a noun and
-what happened to it; docs/operating.md lists them all. Facts hold no personal data.
+logs; a process of ours (the consumer) calls ``configure``, and writes JSON instead where it is
+asked for. Event names are constants, a noun and what happened to it; docs/operating.md lists them
+all. Facts hold no personal data.
+
+Promises: no thread of a process of ours waits for standard error, whoever reads it (``Lines``).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import queue
 import re
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import lru_cache
-from io import StringIO
+from typing import NamedTuple, TextIO
 
+from mailqueue.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+FORMATS = ("logfmt", "json")
+VARIABLE = "MAILQUEUE_LOG_FORMAT"
+MAX_WAITING = 10_000  # lines; further ones are dropped
+TOGETHER = 1000  # lines in one write
+GATHER = 0.005  # seconds for more lines, so that one write does for many
+FLUSH = 2.0  # seconds that the end of a process waits for its last lines
 _USUAL = re.compile(r"[!#-<>-~]+")  # ASCII without blank, quotation mark and equals sign
 
 
 class Formatter(logging.Formatter):
-    """``time level event key=value …``"""
+    """``time level event key=value …``: the time is this host's."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
@@ -33,26 +50,188 @@ class Formatter(logging.Formatter):
         """As the library does it, without its detours where there is no traceback."""
         if record.exc_info or record.exc_text or record.stack_info:
             return super().format(record)
-        return f"{self.formatTime(record)} {record.levelname} {record.getMessage()}"
+        return f"{self._time(record.created)} {record.levelname} {record.getMessage()}"
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  # as the library names it
-        """As the library writes it; what a second has in common is written once."""
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802  # as the library has it
+        """As the library writes it."""
+        return self._time(record.created)
+
+    def line(self, line: Line) -> str:
+        """An event, as it would be written of its record."""
+        words = "".join([f" {key}={_quote(fact)}" for key, fact in line.facts.items()])
+        level = logging.getLevelName(line.level)
+        return f"{self._time(line.created)} {level} {line.event}{words}"
+
+    def _time(self, created: float) -> str:
+        """What a second has in common is written once."""
         number, text = self._second
-        if number != int(record.created):
-            number = int(record.created)
-            text = time.strftime(datefmt or self.default_time_format, time.localtime(number))
+        if number != int(created):
+            number = int(created)
+            text = time.strftime(self.default_time_format, time.localtime(number))
             self._second = number, text
-        return f"{text},{int(record.msecs):03}"
+        return f"{text},{int(created % 1 * 1000):03}"
 
 
-def configure(level: int = logging.INFO) -> None:
-    """Log to standard error, unless the application has set up logging already."""
-    if logging.getLogger().handlers:
+class JsonFormatter(Formatter):
+    """An object a line: ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``event``, the facts.
+
+    Numbers stay numbers. What is no event of ours has a ``message``. Of an exception there is its
+    ``error``, the type, and ``at``, the place: its text may quote an e-mail.
+    """
+
+    _encode = json.JSONEncoder(default=str, allow_nan=False, separators=(",", ":")).encode
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever the record holds."""
+        name, facts = getattr(record, "event", None), getattr(record, "facts", None)
+        if isinstance(name, str) and isinstance(facts, Mapping):
+            return self.line(Line(record.created, record.levelno, record.name, name, facts))
+        more: dict[str, object] = {"message": record.getMessage()}
+        if record.exc_info and (error := record.exc_info[1]) is not None:
+            more |= {"error": type(error).__name__, "at": place(error)}
+        return self._object(record.created, record.levelno, record.name, more)
+
+    def line(self, line: Line) -> str:
+        """An event."""
+        what = {"event": line.event, **line.facts}
+        return self._object(line.created, line.level, line.logger, what)
+
+    def _object(self, created: float, level: int, logger: str, what: Mapping[str, object]) -> str:
+        at = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
+        head = {"time": at.replace("+00:00", "Z"), "level": logging.getLevelName(level)}
+        everything = {**head, "logger": logger, **what}
+        try:
+            return self._encode(everything)
+        except ValueError:  # a number that JSON does not have
+            return self._encode({name: str(value) for name, value in everything.items()})
+
+
+class Line(NamedTuple):
+    """An event that waits to be written: ``level`` and ``logger`` as its record would have them."""
+
+    created: float
+    level: int
+    logger: str
+    event: str
+    facts: Mapping[str, object]
+
+
+class Lines(logging.Handler):
+    """Writes to a stream in a thread of its own, so that no other one waits for whoever reads it.
+
+    A consumer whose lines nobody takes would otherwise lose its leases. ``MAX_WAITING`` lines wait;
+    what comes beyond is dropped, and ``log.dropped`` says how many once there is room again.
+    """
+
+    def __init__(self, stream: TextIO | None, formatter: Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._formatter, self._stream = formatter, stream
+        try:
+            # Not through the stream, whose lock an end of the process must not find taken.
+            self._file = -1 if stream is None else stream.fileno()
+        except (OSError, ValueError):
+            self._file = -1
+        self._dropped = 0
+        self._start()
+        os.register_at_fork(after_in_child=self._start)  # threads stay behind
+
+    def _start(self) -> None:
+        self._waiting: queue.SimpleQueue[Line | str | threading.Event] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record in a moment."""
+        try:
+            self.put(self.format(record))
+        except Exception:  # noqa: BLE001  # as all handlers of the library do
+            self.handleError(record)
+
+    def put(self, line: Line | str) -> None:
+        """Write a line in a moment. Any thread may call, and any signal handler."""
+        if self._waiting.qsize() < MAX_WAITING:
+            self._waiting.put(line)
+        else:
+            self._dropped += 1
+
+    def flush(self) -> None:
+        """Wait until all that was put is written, for ``FLUSH`` seconds at most."""
+        if self._thread.is_alive():
+            written = threading.Event()
+            self._waiting.put(written)
+            written.wait(FLUSH)
+
+    def _write_all(self) -> None:
+        while True:
+            items = self._gather()
+            with suppress(OSError, ValueError):  # nobody can be told that there is nobody
+                self._write("".join(map(self._text, items)))
+            for item in items:
+                if isinstance(item, threading.Event):
+                    item.set()
+            if dropped := self._dropped:
+                self._dropped = 0
+                event(logger, logging.WARNING, "log.dropped", lines=dropped)
+
+    def _gather(self) -> list[Line | str | threading.Event]:
+        """Wait for something, and a moment for more."""
+        items = [self._waiting.get()]
+        if not isinstance(items[0], threading.Event):
+            time.sleep(GATHER)
+        with suppress(queue.Empty):
+            while len(items) < TOGETHER:
+                items.append(self._waiting.get_nowait())
+        return items
+
+    def _text(self, item: Line | str | threading.Event) -> str:
+        if isinstance(item, threading.Event):
+            return ""
+        if isinstance(item, str):
+            return f"{item}\n"
+        try:
+            return f"{self._formatter.line(item)}\n"
+        except Exception as error:  # noqa: BLE001  # a fact without a text must not end the thread
+            facts = {"error": type(error).__name__}
+            return f"{self._formatter.line(item._replace(facts=facts))}\n"
+
+    def _write(self, text: str) -> None:
+        if self._stream is None or not text:
+            return
+        if self._file < 0:
+            self._stream.write(text)
+            self._stream.flush()
+            return
+        octets = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
+        while octets:
+            try:
+                octets = octets[os.write(self._file, octets) :]
+            except BlockingIOError:  # another process has made it so
+                time.sleep(10 * GATHER)
+
+
+def format_of(name: str | None) -> Formatter:
+    """The formatter with this name; None: the one that the environment names, or logfmt.
+
+    Raises ``ConfigError``.
+    """
+    chosen = os.environ.get(VARIABLE) or "logfmt" if name is None else name
+    if chosen not in FORMATS:
+        place = VARIABLE if name is None else "--log-format"
+        raise ConfigError([f"{place}: must be {' or '.join(FORMATS)}"])
+    return JsonFormatter() if chosen == "json" else Formatter()
+
+
+def configure(name: str | None = None, level: int = logging.INFO) -> None:
+    """Log to standard error, unless the application has set up logging already.
+
+    ``name``: the format, as ``format_of`` has it. Raises ``ConfigError``.
+    """
+    formatter = format_of(name)
+    if _ROOT.handlers:
         return
     _leave_out_what_nobody_reads()
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Formatter())
-    logging.getLogger().addHandler(handler)
+    _ROOT.addHandler(Lines(sys.stderr, formatter))
     logging.getLogger("mailqueue").setLevel(level)
 
 
@@ -62,44 +241,43 @@ def _leave_out_what_nobody_reads() -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
+_ROOT = logging.getLogger()
+_CALL_HANDLERS = logging.Logger.callHandlers
+
+
 def event(logger: logging.Logger, level: int, name: str, /, **facts: object) -> None:
     """Write a line. It costs nothing if the logger's level is higher."""
     if logger.isEnabledFor(level):
+        if (lines := _only_listener(logger)) is not None:
+            lines.put(Line(time.time(), level, logger.name, name, facts))
+            return
         # Collectors of errors group records by ``msg``: it is the same for each kind of event.
         line = _line(name, *facts)
         extra = {"event": name, "facts": facts}
         logger.log(level, line, *map(_quote, facts.values()), extra=extra, stacklevel=2)
 
 
-class _Buffer(StringIO):
-    """What a block of ``written_together`` has to write."""
+def _only_listener(logger: logging.Logger) -> Lines | None:
+    """Our own handler, if nobody else hears this logger.
 
-
-@contextmanager
-def written_together() -> Iterator[None]:
-    """What is logged in this block takes one write to standard error, at its end.
-
-    For many lines: a write for each takes longer than all else. Only a handler that ``configure``
-    has made is concerned.
+    Then nobody needs a record, which takes five times as long as all else.
     """
-    handlers = [
-        handler
-        for handler in logging.getLogger().handlers
-        if isinstance(handler, logging.StreamHandler)
-        and isinstance(handler.formatter, Formatter)
-        # Another thread's block: its buffer must not be taken for the stream, and be put back last.
-        and not isinstance(handler.stream, _Buffer)
-    ]
-    streams, buffers = [handler.stream for handler in handlers], [_Buffer() for _ in handlers]
-    for handler, buffer in zip(handlers, buffers, strict=True):
-        handler.setStream(buffer)
-    try:
-        yield
-    finally:
-        for handler, stream, buffer in zip(handlers, streams, buffers, strict=True):
-            handler.setStream(stream)
-            stream.write(buffer.getvalue())
-            stream.flush()
+    handlers = _ROOT.handlers
+    if len(handlers) != 1 or type(lines := handlers[0]) is not Lines:
+        return None
+    # Filters of an application's, and collectors of errors, which replace the method.
+    if logger.filters or lines.filters or logging.Logger.callHandlers is not _CALL_HANDLERS:
+        return None
+    each: logging.Logger | None = logger
+    while each is not None and each is not _ROOT:
+        if not each.propagate or (each.handlers and not all(map(_is_deaf, each.handlers))):
+            return None
+        each = each.parent
+    return lines if each is _ROOT else None
+
+
+def _is_deaf(handler: logging.Handler) -> bool:
+    return type(handler) is logging.NullHandler
 
 
 @lru_cache(maxsize=1000)
@@ -110,7 +288,7 @@ def _line(name: str, *keys: str) -> str:
 def _quote(fact: object) -> str:
     """The fact as one word on one line, whatever it holds."""
     text = str(fact)
-    if _USUAL.fullmatch(text):
+    if (text.isalnum() and text.isascii()) or _USUAL.fullmatch(text):
         return text
     plain = text.isprintable()
     if plain and text and not any(mark in text for mark in ' "='):

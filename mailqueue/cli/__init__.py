@@ -111,6 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # Whoever asks for a log of what a verb changes gets it; a report says it otherwise.
+    if options.log_format is not None or logs.VARIABLE in os.environ:
+        logs.configure(options.log_format)
     file = config_file.place(options.config, os.environ)
     context = Context(
         options=options,

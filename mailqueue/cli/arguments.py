@@ -16,7 +16,7 @@ from typing import Any, Never, TypeVar
 
 from bson import ObjectId
 
-from mailqueue import __version__
+from mailqueue import __version__, logs
 from mailqueue.cli.context import UsageError
 from mailqueue.cli.help import HELP, Help
 from mailqueue.config import checks
@@ -168,6 +168,10 @@ def _common(parser: argparse.ArgumentParser, default: Any) -> None:
     json_default = False if default is None else default
     text = "print one JSON document, with all details"
     parser.add_argument("--json", action="store_true", default=json_default, help=text)
+    text = f"write the log to standard error as {' or '.join(logs.FORMATS)} (default:"
+    text += f" ${logs.VARIABLE}, else logfmt for a server, and no log for other verbs)"
+    choices = logs.FORMATS
+    parser.add_argument("--log-format", metavar="F", choices=choices, default=default, help=text)
 
 
 def _show(parser: argparse.ArgumentParser) -> None:

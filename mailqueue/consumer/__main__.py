@@ -1,4 +1,5 @@
-"""``python -m mailqueue.consumer [--config FILE] [--concurrency N] [--burst] [--meter]``.
+"""``python -m mailqueue.consumer [--config FILE] [--concurrency N] [--burst] [--meter]
+[--log-format F]``.
 
 SIGTERM or SIGINT stops it gracefully, a second signal (``service.systemd`` says what
 counts as one) at
@@ -13,16 +14,17 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+from mailqueue import logs
 from mailqueue.consumer.affinity import CpuAffinity
 from mailqueue.consumer.consumer import Consumer
 from mailqueue.errors import ConfigError, MissingExtra, Unavailable
-from mailqueue.logs import configure
 from mailqueue.queue import refuse_memory
 from mailqueue.service.memory import return_freed_blocks
 from mailqueue.service.systemd import Signals
@@ -30,10 +32,10 @@ from mailqueue.service.systemd import Signals
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code."""
-    options = _parser().parse_args(arguments)
-    configure()
+    options = vars(_parser().parse_args(arguments))
     try:
-        consumer = Consumer(**vars(options))
+        logs.configure(options.pop("log_format"))
+        consumer = Consumer(**options)
         refuse_memory(consumer.config)
         return_freed_blocks()
         # What is here by now stays: the collector need not look through it again and again.
@@ -70,11 +72,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--burst", action="store_true", help=text)
     text = "print each second what is being done"
     parser.add_argument("--meter", action="store_true", help=text)
+    text = f"how lines of the log are written: {', '.join(logs.FORMATS)}"
+    text += f" (default: ${logs.VARIABLE}, else logfmt)"
+    parser.add_argument("--log-format", metavar="F", choices=logs.FORMATS, help=text)
     return parser
 
 
 if __name__ == "__main__":
     code = main()
+    logging.shutdown()  # what is logged is written
     sys.stderr.flush()
     # Not sys.exit(): after a second signal, senders are still busy; they end here and now.
     os._exit(code)

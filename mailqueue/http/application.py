@@ -24,7 +24,7 @@ from mailqueue.aio import AsyncProducer
 from mailqueue.config import Config
 from mailqueue.http import documents
 from mailqueue.http.auth import Callers
-from mailqueue.http.calls import Call, Endpoint, Handler, RequestLog, Send
+from mailqueue.http.calls import Call, Endpoint, Handler, Send
 from mailqueue.http.emails import Emails
 from mailqueue.http.errors import not_found
 from mailqueue.http.events import Events
@@ -49,10 +49,10 @@ class App(Starlette):
         limits = Limits(
             longest_body(config.limits.max_size), config.http.max_memory, config.http.requests
         )
-        self._callers, self.log = Callers(config.http.keys), RequestLog()
+        self._callers = Callers(config.http.keys)
         self.events = Events(config, limits)
         routes = [
-            Endpoint(path, handlers, self._callers, limits, self.log)
+            Endpoint(path, handlers, self._callers, limits)
             for path, handlers in _table(self.producer, self.events, limits).items()
         ]
         self.send_email = routes[0]
@@ -122,7 +122,6 @@ async def _to_dashboard(request: Request) -> Response:
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     yield
     if isinstance(app, App):
-        app.log.write()
         await app.producer.aclose()
         await to_thread(app.events.close)
         if app.dashboard is not None:

@@ -10,7 +10,6 @@ endpoint, whose traceback might quote an e-mail.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
@@ -30,7 +29,6 @@ from mailqueue.service.keys import ApiKey
 Headers = Sequence[tuple[bytes, bytes]]
 Send = Callable[[Any], Awaitable[None]]
 
-LOG_DELAY = 0.05  # seconds
 _JSON = b"application/json"
 _PROBLEM = b"application/problem+json"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
@@ -117,26 +115,6 @@ def _facts(call: Call, path: str, reply: Reply) -> dict[str, object]:
     return facts
 
 
-class RequestLog:
-    """A line for each request. They are written some at a time: that takes half as long."""
-
-    def __init__(self) -> None:
-        self._waiting: list[dict[str, object]] = []
-
-    def add(self, facts: dict[str, object]) -> None:
-        """Write a line with these facts in a moment."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_later(LOG_DELAY, self.write)
-        self._waiting.append(facts)
-
-    def write(self) -> None:
-        """Write the lines that wait."""
-        waiting, self._waiting = self._waiting, []
-        with logs.written_together():
-            for facts in waiting:
-                event(_log, logging.INFO, "request.answered", **facts)
-
-
 Handler = Callable[[Call], Awaitable[Reply]]
 
 
@@ -152,12 +130,11 @@ class Endpoint:
         handlers: Mapping[str, tuple[Handler, str | None]],
         callers: Callers,
         limits: Limits,
-        log: RequestLog,
     ) -> None:
         self.path, self.handlers = path, dict(handlers)
         if "GET" in self.handlers:
             self.handlers.setdefault("HEAD", self.handlers["GET"])
-        self._callers, self._limits, self._log = callers, limits, log
+        self._callers, self._limits = callers, limits
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -194,7 +171,7 @@ class Endpoint:
     def note(self, call: Call, reply: Reply) -> None:
         """Have the log say how the request was answered."""
         if _log.isEnabledFor(logging.INFO):
-            self._log.add(_facts(call, self.path, reply))
+            event(_log, logging.INFO, "request.answered", **_facts(call, self.path, reply))
 
     async def _serve(self, call: Call) -> Reply:
         handler, scope = self.handlers.get(call.scope["method"], (None, None))

@@ -43,6 +43,9 @@ usage: mailqueue sendmail [--config FILE] [-t] [-i] [-f SENDER] [-F NAME] [RECIP
   -f SENDER  the sender, for bounces, and in From if the message has none
   -F NAME    the sender's name in From, if the message has none
   --config   the configuration (default: $MAILQUEUE_CONFIG, else ./config.json)
+  --log-format
+             logfmt or json: write a log to standard error (default:
+             $MAILQUEUE_LOG_FORMAT, else no log)
 
 exit codes:
   0   stored durably
@@ -53,6 +56,7 @@ exit codes:
   78  wrong configuration
 """
 _OPTIONS = "A:B:C:F:GIL:N:O:R:UV:X:b:d:e:f:h:imno:p:q:r:stvx"
+_LONG = ["config=", "log-format="]
 _SENDS = {"", "m"}  # modes (-b) in which a message is sent
 _MAILNAME = Path("/etc/mailname")
 
@@ -66,6 +70,7 @@ class _Command:
     """The command line. ``sender`` and ``name``: empty where it does not say."""
 
     config: str | None = None
+    log_format: str | None = None
     recipients: Sequence[str] = ()
     from_headers: bool = False
     dot_is_text: bool = False
@@ -76,7 +81,7 @@ class _Command:
     def parse(cls, arguments: Sequence[str]) -> _Command:
         command = cls()
         try:
-            options, command.recipients = getopt.gnu_getopt(list(arguments), _OPTIONS, ["config="])
+            options, command.recipients = getopt.gnu_getopt(list(arguments), _OPTIONS, _LONG)
         except getopt.GetoptError as error:
             raise UsageError(error.msg) from None
         for option, value in options:
@@ -89,6 +94,8 @@ class _Command:
                 self.config = value
             case "--config":  # a script like examples/sendmail.sh has given it; callers may not
                 raise UsageError("--config is given more than once")
+            case "--log-format":
+                self.log_format = value
             case "-t":
                 self.from_headers = True
             case "-i":
@@ -116,6 +123,8 @@ def main(arguments: Sequence[str]) -> int:
             raise UsageError("the message comes from standard input")
         if not command.recipients and not command.from_headers:
             raise UsageError("name a recipient, or give -t")
+        if command.log_format is not None or logs.VARIABLE in os.environ:
+            logs.configure(command.log_format)
         config = Config.load(command.config, secrets=False)
         _send(command, config, sys.stdin.buffer)
     except UsageError as error:

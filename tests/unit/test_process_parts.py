@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
+import os
 import re
 import socket
+import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 import pytest
 
-from mailqueue import logs
+from mailqueue import aws_lambda, logs
+from mailqueue.errors import ConfigError
+from mailqueue.lifecycle.outcomes import Status
 from mailqueue.logs import Once
 from mailqueue.outage import Outage
 from mailqueue.service.systemd import ServiceManager, Signals
 from tests.logged import event
+from tests.unit.test_structure import NODES
 
 
 class Clock:
@@ -260,26 +268,209 @@ def root(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
     return bare
 
 
-def test_lines_that_two_threads_write_together_all_arrive_and_so_do_later_ones(
-    root: logging.Logger, monkeypatch: pytest.MonkeyPatch
+class Pipe:
+    """What a process of ours writes, as whoever reads its standard error gets it."""
+
+    def __init__(self, reader: BinaryIO, stream: TextIO) -> None:
+        self.reader, self._stream = reader, stream
+        self.use(logs.Formatter())
+
+    def use(self, formatter: logs.Formatter) -> None:
+        """Write so from now on."""
+        self.lines = logs.Lines(self._stream, formatter)
+
+    @property
+    def logger(self) -> logging.Logger:
+        """One that nobody but this hears; pytest's own handlers are put back by a fixture."""
+        logging.getLogger().handlers[:] = [self.lines]
+        logging.getLogger("mailqueue").setLevel(logging.INFO)
+        return logging.getLogger("mailqueue.outage")
+
+    def read(self) -> str:
+        """The next line."""
+        return self.reader.readline().decode()
+
+
+@pytest.fixture
+def pipe(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipe]:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as read, os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(root, "handlers", [])
+        yield Pipe(read, stream)
+
+
+def test_a_line_is_the_same_for_an_application_and_a_process_of_ours(
+    log: tuple[logging.Logger, io.StringIO], pipe: Pipe
 ) -> None:
-    stream, logger = io.StringIO(), logging.getLogger("mailqueue.outage")
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(logs.Formatter())
-    monkeypatch.setattr(root, "handlers", [handler])
-    first, second = logs.written_together(), logs.written_together()
-    first.__enter__()  # as two threads may: neither block is within the other
-    logs.event(logger, logging.ERROR, "one.first")
-    second.__enter__()
-    logs.event(logger, logging.ERROR, "one.second")
-    first.__exit__(None, None, None)
-    second.__exit__(None, None, None)
-    logs.event(logger, logging.ERROR, "one.third")
-    assert [line.rpartition(" ")[2] for line in stream.getvalue().splitlines()] == [
-        "one.first",
-        "one.second",
-        "one.third",
-    ]
+    logger, written = log
+    facts = {f"fact{n}": fact for n, fact in enumerate(ODD_FACTS)}
+    logs.event(logger, logging.INFO, "vendor.raised", **facts)
+    logs.event(pipe.logger, logging.INFO, "vendor.raised", **facts)
+    line = pipe.read()
+    assert line.partition(" INFO ")[2] == written.getvalue().partition("mailqueue.outage:")[2]
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO ", line)
+
+
+def test_the_lines_of_several_threads_all_arrive_each_whole(
+    pipe: Pipe,
+) -> None:
+    logger = pipe.logger
+
+    def write(n: int) -> None:
+        for i in range(200):
+            logs.event(logger, logging.INFO, "one.line", thread=n, number=i)
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    read = [pipe.reader.readline().split()[-2:] for _ in range(800)]
+    for n in range(4):
+        own = [words[1] for words in read if words[0] == f"thread={n}".encode()]
+        assert own == [f"number={i}".encode() for i in range(200)]
+
+
+def test_whoever_else_listens_gets_a_record(root: logging.Logger, pipe: Pipe) -> None:
+    """On the root, on a logger between, or as a collector of errors does: in the method's place."""
+    logger, records = pipe.logger, list[str]()
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(event(record))
+
+    def tell(name: str) -> None:
+        logs.event(logger, logging.INFO, name)
+        assert pipe.read().split()[-1] == name
+
+    collector = Collector()
+    for place in (root, logging.getLogger("mailqueue"), logger):
+        place.addHandler(collector)
+        tell("one.heard")
+        place.removeHandler(collector)
+        tell("one.missed")
+    before = logging.Logger.callHandlers
+
+    def call_handlers(self: logging.Logger, record: logging.LogRecord) -> None:
+        collector.emit(record)
+        before(self, record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.Logger, "callHandlers", call_handlers)
+        tell("one.replaced")
+    assert records == [*["one.heard"] * 3, "one.replaced"]
+
+
+def test_nobody_waits_for_whoever_reads_the_log(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines wait; what comes beyond is dropped, and said once somebody reads again."""
+    monkeypatch.setattr(logs, "MAX_WAITING", 100)
+    logger, long = pipe.logger, "x" * 1000
+    for n in range(2000):  # far more than a pipe takes
+        logs.event(logger, logging.INFO, "one.line", number=n, long=long)
+    read: list[bytes] = []
+    while not read or b"log.dropped" not in read[-1]:
+        read.append(pipe.reader.readline())
+    numbers = [int(line.split()[4].partition(b"=")[2]) for line in read[:-1]]
+    assert numbers == sorted(set(numbers))
+    dropped = int(read[-1].rpartition(b"lines=")[2])
+    assert dropped > 0
+    assert len(numbers) + dropped == 2000
+
+
+def test_the_end_of_a_process_waits_for_its_last_lines(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for ever."""
+    logger = pipe.logger
+    logs.event(logger, logging.INFO, "one.last")
+    pipe.lines.flush()
+    os.set_blocking(pipe.reader.fileno(), False)
+    assert pipe.reader.read().endswith(b" one.last\n")
+    os.set_blocking(pipe.reader.fileno(), True)
+    monkeypatch.setattr(logs, "FLUSH", 0.01)
+    for _ in range(200):
+        logs.event(logger, logging.INFO, "one.line", long="x" * 1000)
+    pipe.lines.flush()
+    for _ in range(200):  # the thread must be done with the pipe
+        pipe.read()
+
+
+def test_a_forked_child_logs_too(pipe: Pipe) -> None:
+    """Its parent's thread is not in it."""
+    logger = pipe.logger
+    if os.fork() == 0:
+        logs.event(logger, logging.INFO, "one.childs")
+        pipe.lines.flush()
+        os._exit(0)
+    assert pipe.reader.readline().endswith(b" one.childs\n")
+    os.wait()
+
+
+def test_a_fact_that_is_no_text_ends_nothing(pipe: Pipe) -> None:
+    class Odd:
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    logger = pipe.logger
+    logs.event(logger, logging.INFO, "one.odd", odd=Odd())
+    logs.event(logger, logging.INFO, "one.next")
+    assert pipe.reader.readline().endswith(b" one.odd error=RuntimeError\n")
+    assert pipe.reader.readline().endswith(b" one.next\n")
+
+
+# JSON --------------------------------------------------------------------------------------------
+
+
+def test_a_line_of_json_has_the_facts_with_their_types(pipe: Pipe) -> None:
+    """Whether it comes by a record or not."""
+    pipe.use(logs.JsonFormatter())
+    logger = pipe.logger
+    facts = {"id": "65f1", "ms": 28.4, "lines": 3, "clean": True, "none": None, "text": 'a "b"\n'}
+    logs.event(logger, logging.INFO, "one.line", **facts, status=Status.SENT, odd=float("inf"))
+    logger.addHandler(other := logging.Handler(logging.CRITICAL))
+    logs.event(logger, logging.ERROR, "one.record", **facts)
+    logger.removeHandler(other)
+    line, record = json.loads(pipe.reader.readline()), json.loads(pipe.reader.readline())
+    when = datetime.fromisoformat(line.pop("time"))
+    assert abs((datetime.now(UTC) - when).total_seconds()) < 60
+    assert record.pop("time")[-1] == "Z"
+    head = {"level": "INFO", "logger": "mailqueue.outage", "event": "one.line"}
+    # One number that JSON does not have makes them texts.
+    assert line == {**head, **{k: str(v) for k, v in facts.items()}, "status": "sent", "odd": "inf"}
+    assert record == {**head, "level": "ERROR", "event": "one.record", **facts}
+
+
+def test_a_line_of_json_quotes_no_exception(pipe: Pipe) -> None:
+    """Of other libraries, which log to the same handler."""
+    pipe.use(logs.JsonFormatter())
+    try:
+        raise ValueError("ann@example.org")
+    except ValueError:
+        pipe.logger.getChild("other").exception("it failed: %s", "so")
+    written = pipe.read()
+    line = json.loads(written)
+    assert (line["message"], line["error"]) == ("it failed: so", "ValueError")
+    assert re.fullmatch(r"test_process_parts\.py:\d+ test_a_line_of_json_\w+", line["at"])
+    assert "ann@" not in written
+
+
+def test_no_fact_has_a_name_that_a_line_of_json_needs() -> None:
+    calls = [n for nodes in NODES.values() for n in nodes if isinstance(n, ast.Call)]
+    events = [call for call in calls if ast.unparse(call.func) in ("event", "logs.event")]
+    names = {keyword.arg for call in events for keyword in call.keywords}
+    assert len(events) > 50
+    assert names & {"time", "logger", "event", "message"} == set()
+
+
+def test_an_unknown_format_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILQUEUE_LOG_FORMAT", "xml")
+    with pytest.raises(ConfigError, match="MAILQUEUE_LOG_FORMAT: must be logfmt or json"):
+        logs.configure()
+    assert type(logs.format_of("json")) is logs.JsonFormatter
+    monkeypatch.setenv("MAILQUEUE_LOG_FORMAT", "json")
+    assert type(logs.format_of(None)) is logs.JsonFormatter
+    monkeypatch.setenv("MAILQUEUE_LOG_FORMAT", "")
+    assert type(logs.format_of(None)) is logs.Formatter
 
 
 def test_a_process_of_ours_logs_to_standard_error(
@@ -288,7 +479,36 @@ def test_a_process_of_ours_logs_to_standard_error(
     monkeypatch.setattr(root, "handlers", [])  # pytest puts its own there before each phase
     logs.configure()
     logs.event(root, logging.WARNING, "consumer.started", mode="simulated")
+    root.handlers[0].flush()
     assert capsys.readouterr().err.endswith(" WARNING consumer.started mode=simulated\n")
+
+
+@pytest.mark.parametrize("is_json", [False, True], ids=["usual", "json"])
+def test_on_lambda_its_own_handler_writes_unless_json_is_asked_for(
+    root: logging.Logger,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_json: bool,
+) -> None:
+    """No thread is started, since it would be frozen with the environment."""
+    package, threads = logging.getLogger("mailqueue"), threading.active_count()
+    of_lambda = io.StringIO()
+    monkeypatch.setattr(root, "handlers", [logging.StreamHandler(of_lambda)])
+    monkeypatch.setattr(package, "handlers", [])
+    monkeypatch.setattr(package, "propagate", True)
+    if is_json:
+        monkeypatch.setenv("MAILQUEUE_LOG_FORMAT", "json")
+    aws_lambda._configure_logs()  # its first invocation calls it
+    logs.event(package.getChild("aws_lambda"), logging.INFO, "email.sent", id="65f1", ms=2.5)
+    written = capsys.readouterr().err
+    if is_json:
+        assert json.loads(written).items() >= {"event": "email.sent", "ms": 2.5}.items()
+        assert of_lambda.getvalue() == ""
+    else:
+        assert of_lambda.getvalue() == "email.sent id=65f1 ms=2.5\n"
+        assert written == ""
+    assert threading.active_count() == threads
 
 
 def test_an_application_that_has_set_up_logging_is_left_alone(
