@@ -312,7 +312,7 @@ MUTANTS = (
     ),
     Mutant(
         "no nonce when a claim is read back",
-        (Edit("store/store.py", '"lease.nonce": lease.nonce, ', ""),),
+        (Edit("store/bulk.py", '"lease.nonce": lease.nonce, ', ""),),
         (GUARDS, "-k", "two_claims"),
     ),
     Mutant(

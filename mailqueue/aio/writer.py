@@ -200,12 +200,19 @@ class Writer:
             self._waiting.remove(call)
         if outcomes and self._announcer is not None:
             self._jobs.put(_announcements(outcomes), self._announcer)
+        _log_stored(outcomes)
 
 
 def _announcements(outcomes: Sequence[Outcome]) -> list[Announcement]:
     from mailqueue.producer.storage import announcements  # loads pymongo, as the write did
 
     return announcements(outcomes)
+
+
+def _log_stored(outcomes: Sequence[Outcome]) -> None:
+    from mailqueue.producer.storage import log_stored  # the same
+
+    log_stored(outcomes)
 
 
 def _conclude(call: PendingSend) -> None:

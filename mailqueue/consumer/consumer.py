@@ -32,6 +32,7 @@ from mailqueue import vendors
 from mailqueue.config import Config, MongoDBQueue, is_production
 from mailqueue.config.reload import Source
 from mailqueue.consumer.delivery import Delivery
+from mailqueue.consumer.hook import Hook
 from mailqueue.consumer.meter import Meter
 from mailqueue.consumer.reporter import AT_THE_END, EVERY
 from mailqueue.consumer.sender import ThreadVendors
@@ -47,6 +48,7 @@ from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.router import Router
 from mailqueue.service.systemd import ServiceManager
 from mailqueue.store import clocks, document, ids
+from mailqueue.store.ends import EmailEnd
 from mailqueue.store.store import Store
 from mailqueue.vendors.base import Vendor
 
@@ -55,6 +57,7 @@ logger = logging.getLogger(__name__)
 TICK = 0.1
 BURST_SWEEP = 1.0
 FLUSH_SECONDS = 5.0  # for spans of OpenTelemetry, which are not worth more
+HOOK_SECONDS = 5.0  # for the application's hook, at the stop
 # What a reload takes over, and what is not a consumer's
 LIVE = frozenset(
     {"vendors", "routes", "failover", "retry", "suppression"}
@@ -69,7 +72,10 @@ class Consumer:
 
     ``config``: as for ``Producer``. ``concurrency`` replaces ``consumer.concurrency``. ``burst``:
     ``run()`` returns when nothing is due now and nothing is leased. ``meter``: a line a second on
-    standard error says what is being done. Raises ``ConfigError``.
+    standard error says what is being done. ``on_event`` is called with the ``EmailEnd`` of each
+    e-mail that this process ends, once that is stored: in a thread of its own, one after the other.
+    It cannot change what happens. What it raises is logged; while it takes long, ``hook.ROOM`` ends
+    wait for it, and further ones are dropped. Raises ``ConfigError``.
     """
 
     def __init__(
@@ -79,6 +85,7 @@ class Consumer:
         concurrency: int | None = None,
         burst: bool = False,
         meter: bool = False,
+        on_event: Callable[[EmailEnd], object] | None = None,
     ) -> None:
         self._simulated = not is_production()
         self._source: Source | None = None  # of a ``Config`` there is nothing to read again
@@ -93,6 +100,8 @@ class Consumer:
         self._burst = burst
         self._store, router, owner = assemble(config, simulated=self._simulated)
         self._meter = Meter() if meter else None
+        self._on_event = on_event
+        self._hook: Hook | None = None
         self._writer = Writer(config, self._store, router, owner=owner, meter=self._meter)
         # It need not remember what it could not put: the sweeper's next round finds it again.
         self._broker = open_broker(config, keep=0, store=self._store)
@@ -144,6 +153,9 @@ class Consumer:
             self._store.close()
             raise
         self._say_started()
+        if self._on_event is not None:
+            self._hook = Hook(self._on_event)
+            self._store.ends.listener = self._hook.put
         fetchers = [self._start(f"fetcher-{r.name}", self._fetch, r) for r in self._receivers]
         writer = self._start("writer", self._write)
         for i in range(self.config.consumer.concurrency):
@@ -271,6 +283,8 @@ class Consumer:
         reporter.join(AT_THE_END)
         if not reporter.is_alive():  # else MongoDB is away, and it waits for that
             self._writer.reporter.close()
+        if self._hook is not None:
+            self._hook.close(HOOK_SECONDS)
         # Last, since the queue takes the jobs of a closed connection back.
         for each in self._receivers:
             each.close()

@@ -4,7 +4,7 @@
 
     Fetcher   reserves a job, reads its e-mail, plans     sets stored, suppressed, memory, plan
     Writer    claims it, in one durable write for many    sets lease, deadline
-    Sender    sends it through one vendor and decides     sets span, result, finish
+    Sender    sends it through one vendor and decides     sets span, seconds, result, finish
     Writer    writes the change, then ends the job
 
 Decides: nothing. Assumes: one thread at a time has a ``Delivery``; it passes from one to the next
@@ -119,6 +119,7 @@ class Delivery:
     deadline: float = 0.0
     lost: int = 0
     # The sender's
+    seconds: float | None = None  # that the vendor's call took
     # Where attempts are traced. ``hand_over`` is for one to acquire, once: the thread that sends,
     # or the one that gives up a tracer that hangs before the vendor was asked.
     span: Span | None = field(default=None, repr=False)

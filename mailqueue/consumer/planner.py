@@ -130,11 +130,6 @@ class Planner:
         self, stored: Stored, snapshot: Snapshot, people: tuple[str, ...], reason: Reason
     ) -> Finish:
         """Nobody is left to send to: all of them are refused."""
-        facts = {**stored.facts, "recipients": len(people)}
-        if reason is Reason.SUPPRESSED:
-            event(logger, logging.INFO, "email.suppressed", **facts)
-        else:
-            event(logger, logging.INFO, "email.not_allowed", **facts)
         refused = tuple(dict.fromkeys((*snapshot.refused, *people)))
         decision = decide.end(replace(snapshot, refused=refused), reason)
         return _finish(end_queued(stored, decision))
@@ -203,6 +198,8 @@ class Planner:
                 result=delivery.result,
                 vendor=send.vendor,
                 has_callback=send.stored.has_callback,
+                request_id=send.stored.request_id,
+                seconds=delivery.seconds,
             )
         )
 
@@ -256,8 +253,10 @@ def rescue(stored: Stored, decision: Decision) -> Change:
         incarnation=stored.incarnation,
         decision=decision,
         result=LEASE_EXPIRED,
+        vendor=stored.last_vendor,
         expired=True,
         has_callback=stored.has_callback,
+        request_id=stored.request_id,
     )
 
 
@@ -270,6 +269,7 @@ def end_queued(stored: Stored, decision: Decision) -> Change:
         decision=decision,
         sending=False,
         has_callback=stored.has_callback,
+        request_id=stored.request_id,
     )
 
 

@@ -191,8 +191,9 @@ class Sender:
         return result if result.outcome is Outcome.ACCEPTED else None
 
     def _count(self, call: Call[Delivery], result: SendResult | None) -> None:
+        call.what.seconds = seconds = self._clock() - call.began
         if result is not None and isinstance(call.what.plan, Send):
-            self._attempts.count((call.vendor, result.outcome, self._clock() - call.began))
+            self._attempts.count((call.vendor, result.outcome, seconds))
 
     def _finish(self, delivery: Delivery, result: SendResult | None) -> None:
         """Report the result, free the slot, decide what follows, and hand it to the writer."""

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeAlias
 
 from bson import ObjectId
 from pymongo.errors import BulkWriteError
@@ -47,7 +47,7 @@ _NO_YES = (EventType.REJECTED, EventType.FAILED, EventType.UNKNOWN)
 _STATES = frozenset((*deliveries.STEPS, *deliveries.MARKS))
 _UNDECIDED = (None, Outcome.UNKNOWN)
 # Of an e-mail, what tells which recipient and which attempt an event is about.
-_FIELDS = ("status", "attempts.token", "attempts.vendor", "attempts.outcome")
+_FIELDS = ("status", "request_id", "attempts.token", "attempts.vendor", "attempts.outcome")
 _INCARNATION = ("nonce", "lease.token", "attempts.started_at")  # and whether it is meant at all
 _PEOPLE = ("email.from", "email.to", "email.cc", "email.bcc", "email.envelope")
 
@@ -69,6 +69,7 @@ class _Email:
     id: ObjectId
     lines: Sequence[Mapping[str, Any]]
     incarnation: ObjectId | None
+    request_id: str | None
     recipients: Sequence[tuple[str, str]] = field(repr=False)  # in lower case; the second in ASCII
 
     def is_meant(self, item: _Item) -> bool:
@@ -108,6 +109,9 @@ class _Email:
         return oldest
 
 
+_Emails: TypeAlias = Mapping[ObjectId, _Email]
+
+
 class EventStore:
     """The events of all vendors of one installation. Any thread may call.
 
@@ -122,7 +126,7 @@ class EventStore:
         self._by_vendor_id = by_vendor_id
         self._suppressions = Suppressions.of(store, config.suppression)
         self._vendor_lists = config.suppression is not None and config.suppression.vendor_lists
-        self._commit: GroupCommit[list[_Item], None] = GroupCommit(self._write)
+        self._commit: GroupCommit[list[_Item], _Emails] = GroupCommit(self._write)
 
     def ensure_indexes(self) -> None:
         """Create the indexes that are missing. Raises ``StoreUnavailable``.
@@ -148,11 +152,10 @@ class EventStore:
         now = datetime.now(UTC)
         items = [_Item(vendor, each, now, self._document(vendor, each, now)) for each in events]
         try:
-            self._commit.submit(items, self._store.timeout, sum(map(_size, events)))
+            emails = self._commit.submit(items, self._store.timeout, sum(map(_size, events)))
         except CommitTimeout:
             raise StoreUnavailable("MongoDB: no answer in time") from None
-        kinds = Counter(str(each.type) for each in events)
-        logs.event(logger, logging.INFO, "events.stored", vendor=vendor, **kinds)
+        _log(vendor, items, emails)
 
     def of_email(self, email_id: ObjectId, limit: int = 100) -> list[dict[str, Any]]:
         """The newest events of an e-mail, as they are stored, the oldest of them first."""
@@ -191,8 +194,8 @@ class EventStore:
             "detail": _printable(event.detail),
         }
 
-    def _write(self, batch: list[list[_Item]]) -> list[None]:
-        """Store the events of several requests, then what they change."""
+    def _write(self, batch: list[list[_Item]]) -> list[_Emails]:
+        """Store the events of several requests, then what they change; returns their e-mails."""
         items = [item for request in batch for item in request]
         with self._store.operation():
             emails = self._find(items)
@@ -200,9 +203,8 @@ class EventStore:
             if self._suppressions is not None:
                 self._suppress(self._suppressions, items)
             self._insert(items)
-            for writes in self._writes(items, emails):
-                self._store.bulk.write(writes, self._store.timeout)
-        return [None] * len(batch)
+            self._change(items, emails)
+        return [emails] * len(batch)
 
     def _suppress(self, suppressions: Suppressions, items: Iterable[_Item]) -> None:
         """Enter who is to get no more e-mail, and take back what their vendor reported before.
@@ -274,11 +276,10 @@ class EventStore:
             for line in each["attempts"]
         }
 
-    def _writes(
-        self, items: Sequence[_Item], emails: Mapping[ObjectId, _Email]
-    ) -> Iterator[list[Write]]:
-        """What events change, in steps: each is written before the next one begins."""
-        opened, unknown = [], []
+    def _change(self, items: Sequence[_Item], emails: _Emails) -> None:
+        """Write what events change, in steps: each is stored before the next one begins."""
+        opened: list[Write] = []
+        yeses: dict[tuple[ObjectId, int], Write] = {}
         alike: dict[tuple[str, int, str], set[ObjectId]] = defaultdict(set)
         for item in items:
             email = emails.get(item.document["email_id"])
@@ -291,21 +292,45 @@ class EventStore:
             token = email.undecided_token(item.vendor)
             if token is not None and _proves_yes(event, email):
                 name, own = event.message_id, email.incarnation
-                simulated = self._store.env == "simulated"
                 opened.append(deliveries.open_attempt_write(email.id, token, name, incarnation=own))
-                guard, yes = deliveries.unknown_attempt_write(
-                    email.id, token, item.vendor, name, simulated=simulated, incarnation=own
-                )
-                unknown.append((guard, self._store.noting.with_end(yes)))
-        yield opened
-        yield unknown
-        yield [
+                yeses.setdefault((email.id, token), self._yes_write(item, email, token))
+        self._store.bulk.write(opened, self._store.timeout)
+        matched, _ = self._store.bulk.write(yeses.values(), self._store.timeout)
+        if matched:
+            self._store.ends.tell_late_yeses(yeses)
+        writes = [
             (
                 deliveries.delivery_filter(list(own), vendor),
                 deliveries.delivery_update(place, word, self._store.noting),
             )
             for (vendor, place, word), own in alike.items()
         ]
+        self._store.bulk.write(writes, self._store.timeout)
+
+    def _yes_write(self, item: _Item, email: _Email, token: int) -> Write:
+        guard, yes = deliveries.unknown_attempt_write(
+            email.id,
+            token,
+            item.vendor,
+            item.event.message_id,
+            simulated=self._store.env == "simulated",
+            incarnation=email.incarnation,
+        )
+        return guard, self._store.noting.with_end(yes)
+
+
+def _log(vendor: str, items: Iterable[_Item], emails: _Emails) -> None:
+    """A line for each e-mail: how many events of each type; without an id for no e-mail of ours."""
+    kinds: dict[ObjectId | None, Counter[str]] = defaultdict(Counter)
+    for item in items:
+        kinds[item.document["email_id"]][str(item.event.type)] += 1
+    for email_id, types in kinds.items():
+        facts: dict[str, object] = {"vendor": vendor, **types}
+        if email_id is not None:
+            facts = {"id": str(email_id), **facts}
+            if (email := emails.get(email_id)) is not None and email.request_id is not None:
+                facts["request_id"] = email.request_id
+        logs.event(logger, logging.INFO, "events.stored", **facts)
 
 
 def _proves_yes(event: VendorEvent, email: _Email) -> bool:
@@ -320,11 +345,12 @@ def _proves_yes(event: VendorEvent, email: _Email) -> bool:
 
 
 def _email(document: Mapping[str, Any]) -> _Email:
-    lines = document.get("attempts")
+    lines, stored = document.get("attempts"), Stored(document, datetime.now(UTC))
     return _Email(
         document["_id"],
         [line for line in lines if isinstance(line, dict)] if isinstance(lines, list) else [],
-        Stored(document, datetime.now(UTC)).incarnation,
+        stored.incarnation,
+        stored.request_id,
         _recipients(document.get("email")),
     )
 

@@ -31,6 +31,7 @@ from mailqueue.errors import InvalidEmail, Unavailable
 from mailqueue.intake.event import WHOLE, read
 from mailqueue.logs import event, place
 from mailqueue.producer.connections import Connections
+from mailqueue.producer.storage import log_stored
 from mailqueue.producer.submission import Inserted, KeyTaken, Outcome, Refused, Submission
 from mailqueue.queue.broker import BURIED, DELETED, Event, EventReceiver
 
@@ -100,6 +101,7 @@ class Intake:
             note = f"{refusal.field}: {refusal.problem}"
             self.receiver.end([each], replace(BURIED, note=note))
         self.connections.announce(outcomes)
+        log_stored(outcomes)
         self._say(refusals, outcomes)
 
     def _keys(self, events: Sequence[Event]) -> Mapping[Event, str]:

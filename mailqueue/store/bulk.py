@@ -15,18 +15,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Iterable, Iterator, Sequence
+from itertools import count
 from typing import Any
 
 from bson import ObjectId
+from bson.errors import BSONError
 from pymongo import UpdateMany
 from pymongo.collection import Collection
 
+from mailqueue.lifecycle.outcomes import Reason, Status
 from mailqueue.logs import event
 from mailqueue.store.callbacks import Noting
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.merging import aside_writes, change_writes
-from mailqueue.store.mongo import Mongo, refusals
-from mailqueue.store.transitions import Aside, Change, Claim, Write, same_email
+from mailqueue.store.mongo import Mongo, majority_reads, refusals
+from mailqueue.store.transitions import Aside, Change, Claim, Lease, Write, same_email
+from mailqueue.store.written import is_written
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +44,7 @@ class BulkWriter:
 
     def __init__(self, mongo: Mongo, emails: Emails, env: str, noting: Noting) -> None:
         self._mongo = mongo
-        self._emails = emails
+        self._emails, self._durable = emails, majority_reads(emails)
         self._env = env
         self._noting = noting
         self.unwritable: set[ObjectId] = set()
@@ -50,28 +54,42 @@ class BulkWriter:
 
         Repeated for up to ``seconds``. Where one is refused the number is not known, and is -1.
         """
-        writes = list(writes)
+        matched, refused, _ = self.write_counted(list(writes), seconds)
+        return matched, refused
+
+    def write_counted(
+        self, writes: Sequence[Write], seconds: float
+    ) -> tuple[int, set[ObjectId], bool]:
+        """The same, and whether it was repeated: then an earlier try may have matched others."""
         if not writes:
-            return 0, set()
-        matched, indexes = self._write_together(writes, seconds)
+            return 0, set(), False
+        matched, indexes, is_repeated = self._write_together(writes, seconds)
         if indexes is None:
-            return matched, set()
+            return matched, set(), is_repeated
         # One write may be for many e-mails, and the server does not say which of them it refused.
         suspects = [writes[i] for i in indexes] or writes
-        return -1, {
+        refused = {
             email_id
             for write in suspects
             for email_id, single in _singles(write)
             if self._write_together([single], seconds)[1] is not None
         }
+        return -1, refused, is_repeated
 
     def _write_together(
         self, writes: Sequence[Write], seconds: float
-    ) -> tuple[int, list[int] | None]:
-        """How many documents matched, and which writes were refused (see ``refusals``)."""
+    ) -> tuple[int, list[int] | None, bool]:
+        """How many documents matched, which writes were refused (see ``refusals``), as above."""
         updates = [UpdateMany(match, update, hint=BY_ID) for match, update in writes]
+        tries = count()
+
+        def write_once() -> tuple[int, list[int] | None]:
+            next(tries)
+            return self._write_once(updates)
+
         with self._mongo.operation(seconds=seconds):
-            return self._mongo.persist(lambda: self._write_once(updates))
+            matched, indexes = self._mongo.persist(write_once)
+        return matched, indexes, next(tries) > 1
 
     def _write_once(self, updates: Sequence[UpdateMany]) -> tuple[int, list[int] | None]:
         try:
@@ -80,6 +98,40 @@ class BulkWriter:
             if (indexes := refusals(error)) is None:
                 raise
             return -1, indexes
+
+    # Was it written? ---------------------------------------------------------------------------
+    #
+    # A write that matched fewer documents than it should was in part done by an earlier try whose
+    # reply was lost, or came too late. The documents tell which: a claim of ours has our nonce, a
+    # change has closed its ledger line as it would (``is_written``).
+
+    def ids_won(self, claims: Sequence[Claim], lease: Lease | None) -> set[ObjectId]:
+        """The claims that are in the documents."""
+        if not claims or lease is None:
+            return set()
+        ids = [c.id for c in claims]
+        mine = {"_id": {"$in": ids}, "lease.nonce": lease.nonce, "status": Status.SENDING.value}
+        return {d["_id"] for d in self._find(mine, {"_id": 1})}
+
+    def ids_written(self, changes: Sequence[Change | Aside]) -> set[ObjectId]:
+        """The changes that are in the documents."""
+        if not changes:
+            return set()
+        by_id = {c.id: c for c in changes if isinstance(c, Change)}
+        fields = {"status": 1, "lease": 1, "attempts": 1, "nonce": 1, "late_accept": 1}
+        try:
+            documents = self._find({"_id": {"$in": list(by_id)}}, fields)
+        except BSONError:  # damaged since it was read: it is looked at again
+            documents = []
+        written = {d["_id"] for d in documents if is_written(by_id[d["_id"]], d)}
+        if asides := [c.id for c in changes if isinstance(c, Aside)]:
+            ended = {"_id": {"$in": asides}, "reason": Reason.UNREADABLE.value}
+            written |= {d["_id"] for d in self._find(ended, {"_id": 1})}
+        return written
+
+    def _find(self, match: dict[str, Any], fields: dict[str, Any]) -> list[dict[str, Any]]:
+        with self._mongo.operation():
+            return list(self._durable.find(match, fields))
 
     # What is refused ---------------------------------------------------------------------------
 

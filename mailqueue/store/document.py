@@ -174,9 +174,23 @@ class Stored:
     @property
     def facts(self) -> dict[str, str]:
         """Which e-mail it is, for a line of the log: its id, and the caller's ``request_id``."""
-        request_id = self.document.get("request_id")
         facts = {"id": str(self.id)}
-        return facts | {"request_id": request_id} if isinstance(request_id, str) else facts
+        return facts if self.request_id is None else facts | {"request_id": self.request_id}
+
+    @property
+    def request_id(self) -> str | None:
+        """The caller's own."""
+        request_id = self.document.get("request_id")
+        return request_id if isinstance(request_id, str) else None
+
+    @property
+    def last_vendor(self) -> str | None:
+        """The vendor of the newest attempt, if that can be read."""
+        try:
+            vendor = self.document["attempts"][-1]["vendor"]
+        except _DAMAGE:
+            return None
+        return vendor if isinstance(vendor, str) else None
 
     @property
     def has_callback(self) -> bool:

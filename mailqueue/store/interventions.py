@@ -44,6 +44,9 @@ class Verb(StrEnum):
         return (Status.FAILED, Status.UNCERTAIN)
 
 
+END_REASONS = {Verb.MARK_SENT: Reason.MARKED_SENT, Verb.CANCEL: Reason.CANCELLED}
+
+
 # The guards, and what each verb writes -----------------------------------------------------------
 #
 # Each is one update of the e-mails that a person chose: {"_id": {"$in": [...]}}, the guard, and

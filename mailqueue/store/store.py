@@ -38,6 +38,7 @@ from mailqueue.store.announcements import announcement_filter, announcement_upda
 from mailqueue.store.bulk import BulkWriter, Emails
 from mailqueue.store.callbacks import NO_CALLBACK_DUE, Noting
 from mailqueue.store.document import SIMULATED, Document, Stored, sized_fields
+from mailqueue.store.ends import Ends
 from mailqueue.store.event_documents import EventDocuments
 from mailqueue.store.holds import put_back_filter, put_back_update
 from mailqueue.store.interventions import Verb
@@ -60,7 +61,6 @@ from mailqueue.store.transitions import (
     Claim,
     Lease,
     Write,
-    is_written,
     late_yes_filter,
     late_yes_update,
     look_up_filter,
@@ -89,6 +89,7 @@ class Store(Mongo):
         self.emails = self.collection("")
         self.noting = Noting.of(callbacks, retention)
         self._durable = majority_reads(self.emails)
+        self.ends = Ends(self, self.emails)
         self.bulk = BulkWriter(self, self.emails, env, self.noting)
         self.indexed = False
         self._searchable = retention is not None and retention.searchable
@@ -226,7 +227,9 @@ class Store(Mongo):
         queued = {"_id": email_id, **interventions.guard(Verb.CANCEL)}
         with self.operation():
             update = self.noting.with_end([{"$set": interventions.cancel_fields()}])
-            self.bulk.write([(queued, update)], self.timeout)
+            matched, _, is_repeated = self.bulk.write_counted([(queued, update)], self.timeout)
+            if matched or is_repeated:
+                self.ends.tell_stored([email_id], Reason.CANCELLED)
             cancelled = {"_id": email_id, "status": Status.CANCELLED.value}
             return self._durable.find_one(cancelled, {"_id": 1}) is not None
 
@@ -275,13 +278,18 @@ class Store(Mongo):
         writes = self._change_writes(changes)
         if claims and lease is not None:
             writes = [*claim_writes(claims, self.env, lease), *writes]
-        with within(limit):
-            matched, refused = self.bulk.write(writes, limit)
+        with within(limit), self.ends.in_doubt(changes):
+            matched, refused, is_repeated = self.bulk.write_counted(writes, limit)
             if matched == len(changes) + len(claims):
-                return {c.id for c in changes}, {c.id for c in claims}
+                written, won = {c.id for c in changes}, {c.id for c in claims}
+                self.ends.tell(changes, written)
+                return written, won
             if refused:
                 self.bulk.write_in_short(changes, claims, refused, limit)
-            return self._ids_written(changes), self._ids_won(claims, lease)
+            written, won = self.bulk.ids_written(changes), self.bulk.ids_won(claims, lease)
+        own = None if refused or is_repeated else matched - len(won)
+        self.ends.tell(changes, written, own, [c.id for c in claims if c.id in refused])
+        return written, won
 
     def _change_writes(self, changes: Sequence[Change | Aside]) -> list[Write]:
         simulated = self.env == SIMULATED
@@ -292,32 +300,6 @@ class Store(Mongo):
         others = (c for c in changes if isinstance(c, Change))
         writes = change_writes(others, self.noting, simulated=simulated)
         return [*writes, *aside_writes(asides, self.noting, simulated=simulated)]
-
-    # A write that matched fewer documents than it should was in part done by an earlier try whose
-    # reply was lost, or came too late. The documents tell which: a claim of ours has our nonce, a
-    # change has closed its ledger line as it would (``is_written``).
-
-    def _ids_won(self, claims: Sequence[Claim], lease: Lease | None) -> set[ObjectId]:
-        if not claims or lease is None:
-            return set()
-        ids = [c.id for c in claims]
-        mine = {"_id": {"$in": ids}, "lease.nonce": lease.nonce, "status": Status.SENDING.value}
-        return {d["_id"] for d in self._find_durable(mine, {"_id": 1})}
-
-    def _ids_written(self, changes: Sequence[Change | Aside]) -> set[ObjectId]:
-        if not changes:
-            return set()
-        by_id = {c.id: c for c in changes if isinstance(c, Change)}
-        fields = {"status": 1, "lease": 1, "attempts": 1, "nonce": 1}
-        try:
-            documents = self._find_durable({"_id": {"$in": list(by_id)}}, fields)
-        except BSONError:  # damaged since it was read: it is looked at again
-            documents = []
-        written = {d["_id"] for d in documents if is_written(by_id[d["_id"]], d)}
-        if asides := [c.id for c in changes if isinstance(c, Aside)]:
-            ended = {"_id": {"$in": asides}, "reason": Reason.UNREADABLE.value}
-            written |= {d["_id"] for d in self._find_durable(ended, {"_id": 1})}
-        return written
 
     def record_late_yes(
         self,
@@ -332,12 +314,14 @@ class Store(Mongo):
         update = late_yes_update(token, vendor, result, self.env == SIMULATED)
         update = self.noting.with_end(update)
         guard = late_yes_filter(email_id, token, incarnation)
-        _, refused = self.bulk.write([(guard, update)], seconds)
+        matched, refused, is_repeated = self.bulk.write_counted([(guard, update)], seconds)
         if refused and (result.refused or result.pending or result.detail):
             short = replace(result, refused=(), pending=(), detail="")
             self.record_late_yes(email_id, token, vendor, short, seconds, incarnation)
-        else:
-            self.bulk.give_up(refused)
+            return
+        self.bulk.give_up(refused)
+        if matched or is_repeated:
+            self.ends.tell_late_yeses([(email_id, token)])
 
     def record_look_up(
         self, email_id: ObjectId, token: int, incarnation: ObjectId | None = None
@@ -356,7 +340,10 @@ class Store(Mongo):
             update = self.noting.with_end(interventions.update(verb, nonce, by))
             self.bulk.write([(match, update)], self.timeout)
             documents = self._find_durable({**chosen, "interventions.nonce": nonce}, {"_id": 1})
-        return {d["_id"] for d in documents}
+        changed = {d["_id"] for d in documents}
+        if (reason := interventions.END_REASONS.get(verb)) is not None:
+            self.ends.tell_stored(changed, reason)
+        return changed
 
     def mark_announced(self, ids: Sequence[ObjectId]) -> None:
         """Note that the sweeper put these on the tube once more."""

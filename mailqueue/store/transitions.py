@@ -33,8 +33,7 @@ from mailqueue.lifecycle.outcomes import (
     Status,
 )
 from mailqueue.store import ledger
-from mailqueue.store.document import HELD, Document
-from mailqueue.store.ledger import NOT_STARTED
+from mailqueue.store.document import HELD
 
 OVERDUE_MS = {
     "$cond": [
@@ -110,7 +109,8 @@ class Change:
     sent (``not_started``). ``expired`` also demands that the lease has run out. ``has_callback``:
     the e-mail has a ``callback_url``, so that its end is noted (``callbacks``). ``hold``: it stays
     queued and waits under this name (``control``), instead of the decision's delay.
-    ``incarnation``: as ``Stored`` has it.
+    ``incarnation``: as ``Stored`` has it. ``request_id``, and ``seconds`` of the vendor's call, are
+    for those who are told of the change (``ends``).
     """
 
     id: ObjectId
@@ -124,6 +124,8 @@ class Change:
     expired: bool = False
     has_callback: bool = False
     hold: str | None = None
+    request_id: str | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -455,34 +457,3 @@ def _overdue_at(decision: Decision) -> Any:
 
 def _after(seconds: float) -> dict[str, Any]:
     return {"$add": ["$$NOW", round(seconds * 1000)]}
-
-
-# Was it written? ---------------------------------------------------------------------------------
-
-
-def is_written(change: Change, document: Document) -> bool:
-    """Whether the transition is in the document, though the write matched nothing this time.
-
-    A write whose reply was lost is repeated, and its repeat matches nothing: the first one did it.
-    """
-    if change.incarnation not in (None, document.get("nonce")):
-        return False
-    try:
-        return (
-            _has_closed_line(change, document) if change.sending else _has_status(change, document)
-        )
-    except (LookupError, TypeError):
-        return False
-
-
-def _has_closed_line(change: Change, document: Document) -> bool:
-    outcome = change.result.outcome.value if change.result else NOT_STARTED
-    return any(
-        line["token"] == change.token and line["outcome"] == outcome
-        for line in document["attempts"]
-    )
-
-
-def _has_status(change: Change, document: Document) -> bool:
-    same = bool(document["lease"]["token"] == change.token)
-    return same and document["status"] == change.decision.status.value

@@ -23,10 +23,11 @@ from mailqueue.cli.arguments import parse
 from mailqueue.consumer import Consumer
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Address, Email
+from mailqueue.producer import Producer
 
 REPO = Path(__file__).parents[2]
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
-KINDS = {"diff", "json", "mermaid", "python", "sh", "text"}
+KINDS = {"diff", "json", "log", "mermaid", "python", "sh", "text"}
 # Other people's programs, which no test runs.
 ELSEWHERE = {
     "aws",
@@ -110,6 +111,7 @@ def test_every_python_block_says_which_test_runs_it() -> None:
         "producer",
         "asyncio",
         *("django", "mailers", "commit", "djangotest"),  # these in test_docs_applications
+        "hook",
         "mapping",
         "envelope",
         *("outbox", "unittest", "failover"),
@@ -146,6 +148,26 @@ def test_the_producers_code_stores_an_email_that_a_consumer_sends(
         exec(block["code"].replace("producer = Producer", "again = Producer"), names)
         names["again"].close()
     assert emails.count_documents({}) == 1
+
+
+def test_the_hooks_code_hears_of_an_end(
+    place: Path, emails: Collection[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = [block for block in BLOCKS if block["name"] == "hook"]
+    with Producer("config.json") as producer:
+        email_id = producer.send({"from": "a@example.com", "to": "b@example.org", "text": ""})
+        exec(block["code"], {})
+    words = capsys.readouterr().out.split()
+    assert words[:6] == ["email.sent", email_id, "sent", "None", "mailgun-eu", "None"]
+
+
+def test_the_lines_of_the_log_are_such_as_the_code_writes() -> None:
+    (block,) = [block for block in BLOCKS if block["kind"] == "log"]
+    table = (REPO / "docs/operating.md").read_text("utf-8")
+    for line in block["code"].splitlines():
+        _, _, level, event, *facts = line.split()
+        assert f"| `{event}` | {level.lower()} |" in table
+        assert all(re.fullmatch(r"\w+=\S+", fact) for fact in facts)
 
 
 def test_the_tasks_of_the_asyncio_page_get_their_ids(

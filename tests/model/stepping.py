@@ -139,7 +139,10 @@ class SteppedStore(Store):
     def __init__(self, pause: Callable[[str], str], truth: Truth, **options: Any) -> None:
         super().__init__(**options)
         self._pause, self._truth, self._what = pause, truth, ""
-        self.bulk = SteppedBulk(lambda: pause(self._what), self, self.emails, self.env, self.noting)
+        self.bulk = SteppedBulk(self._pause_for, self, self.emails, self.env, self.noting)
+
+    def _pause_for(self, what: str = "") -> str:
+        return self._pause(what or self._what)
 
     def read(self, *given: Any, **more: Any) -> Any:
         self._pause("read")
@@ -177,26 +180,30 @@ class SteppedStore(Store):
         self._what = "looked up"
         super().record_look_up(*given)
 
-    def _find_durable(self, *given: Any) -> Any:
-        self._pause("read back")
-        return super()._find_durable(*given)
-
 
 class SteppedBulk(BulkWriter):
     """Writes as the pause before says."""
 
-    def __init__(self, pause: Callable[[], str], *given: Any) -> None:
+    def __init__(self, pause: Callable[..., str], *given: Any) -> None:
         super().__init__(*given)
         self._pause = pause
 
-    def write(self, writes: Any, seconds: float) -> tuple[int, set[ObjectId]]:
+    def ids_won(self, *given: Any) -> set[ObjectId]:
+        self._pause("read back")
+        return super().ids_won(*given)
+
+    def ids_written(self, *given: Any) -> set[ObjectId]:
+        self._pause("read back")
+        return super().ids_written(*given)
+
+    def write_counted(self, writes: Any, seconds: float) -> tuple[int, set[ObjectId], bool]:
         told = self._pause()
-        writes = list(writes)
         if told in (REPEATED, NO_ANSWER):
-            super().write(writes, seconds)
+            super().write_counted(writes, seconds)
         if told in (NO_ANSWER, AWAY):
             raise StoreUnavailable(told)
-        return super().write(writes, seconds)
+        matched, refused, is_repeated = super().write_counted(writes, seconds)
+        return matched, refused, is_repeated or told == REPEATED
 
 
 def _whole_yes(result: SendResult | None) -> bool:

@@ -6,6 +6,7 @@ step by step (see ``stepping``). Time passes only when a rule says so: stored ti
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -34,6 +35,7 @@ from mailqueue.store import document
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
 from mailqueue.vendors.events.source import EventType, VendorEvent
+from tests.ends import StoredEnds, Told
 from tests.model.memory_tube import Line, MemoryTube
 from tests.model.promises import Promises
 from tests.model.stepping import (
@@ -90,6 +92,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.event_store, self.numbers = EventStore(config, self.store), count()
         for suffix in ("", ".vendors", ".leases", ".events"):
             self.store.collection(suffix).delete_many({})
+        self.stored_ends, self.told, self.is_told = StoredEnds(self.store.emails), Told(), True
+        self.told.by(self.store)
 
     @initialize(cast=st.sampled_from(CASTS), policy=st.sampled_from(["resend", "park"]))
     def begin(self, cast: tuple[VendorConfig, ...], policy: Literal["resend", "park"]) -> None:
@@ -124,6 +128,7 @@ class StoreMachine(RuleBasedStateMachine):
     ) -> tuple[SteppedStore, Router, dict[str, FakeVendor]]:
         options = {"env": document.SIMULATED, "client": self.client}
         store = SteppedStore(pause, self.truth, settings=self.config.mongodb, **options)
+        self.told.by(store)
         vendors: dict[str, FakeVendor] = {}
         for entry in self.config.vendors:
             kind = KeyedVendor if entry.name == "keyed" else FakeVendor
@@ -181,6 +186,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(n=st.integers(0, 3))
     def crash(self, n: int) -> None:
         """Another one is started; it knows nothing."""
+        self.is_told = False  # what it had stored, but not told
         self.actors[n].kill()
         self.actors[n] = self._sweeper() if n == 3 else self._worker()
 
@@ -341,6 +347,14 @@ class StoreMachine(RuleBasedStateMachine):
             else:
                 raise AssertionError("an e-mail did not come to its end")
             self.promises_are_kept()
+            self.every_end_was_told()
         finally:
+            self.stored_ends.close()
             for actor in self.actors:
                 actor.kill()
+
+    def every_end_was_told(self) -> None:
+        """Once each, and nothing else; of what a killed worker stored nobody may have heard."""
+        stored, told = self.stored_ends.counts, self.told.counts
+        assert told - stored == Counter(), f"{told - stored} {stored - told}"
+        assert stored - told == Counter() or not self.is_told

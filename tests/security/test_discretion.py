@@ -21,7 +21,7 @@ from mailqueue.consumer import Consumer
 from mailqueue.errors import ConfigError, InvalidEmail, MailQueueError, StoreUnavailable
 from mailqueue.http import calls, wire
 from mailqueue.lifecycle.outcomes import Outcome, SendResult, Status
-from mailqueue.logs import Formatter
+from mailqueue.logs import Formatter, JsonFormatter
 from mailqueue.message import Address, Email, EmailDict
 from mailqueue.producer import Producer
 from mailqueue.producer.submission import SendOptions, Submission, prepare
@@ -79,10 +79,10 @@ def said(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) ->
     """All that was logged so far, as tests and as our own processes write it."""
     caplog.set_level(logging.DEBUG)
     logging.getLogger("pymongo").setLevel(logging.INFO)
-    ours = Formatter()
+    ours, as_json = Formatter(), JsonFormatter()
 
     def everything() -> str:
-        records = [f"{ours.format(r)} {vars(r)!r}" for r in caplog.records]
+        records = [f"{ours.format(r)} {as_json.format(r)} {vars(r)!r}" for r in caplog.records]
         return "\n".join([caplog.text, *records, *capfd.readouterr()])
 
     yield everything
@@ -128,7 +128,14 @@ def test_a_run_through_every_kind_of_failure_says_nothing_planted(
     assert outcomes >= {o.value for o in Outcome if o is not Outcome.DEFERRED}
     assert {Status.SENT, Status.FAILED} <= {status.status for status in found}
     words = said()
-    assert "vendor.suspended" in words
+    for name in (
+        "vendor.suspended",
+        "email.stored",
+        "attempt.failed",
+        "email.sent",
+        "email.failed",
+    ):
+        assert f'"event":"{name}"' in words
     assert PLANTED not in words.lower()
     shown = [*found, consumer, stage.producer, stage.config, *consumer.config.vendors]
     assert PLANTED not in repr(shown).lower()
