@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from mailqueue.cli import control
@@ -31,14 +31,12 @@ from mailqueue.config import Config
 from mailqueue.consumer import build_sweeper
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import Status
+from mailqueue.monitoring.overview import VendorState, vendor_states
 from mailqueue.monitoring.words import age
 from mailqueue.queue import events_depth, open_broker, refuse_memory
 from mailqueue.routing.health import VendorHealth
-from mailqueue.routing.pace import Pace
-from mailqueue.routing.reservations import Usage, document_id
-from mailqueue.routing.rotation import Health, probe_wait
 from mailqueue.store import audit
-from mailqueue.store.control import Control, Controls, ControlStore
+from mailqueue.store.control import Control, ControlStore
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.stats import Stats
 from mailqueue.store.store import Store
@@ -46,38 +44,23 @@ from mailqueue.store.store import Store
 
 def vendors(context: Context) -> Report:
     """Every vendor's state, why and since when; or one is changed by hand."""
-    health = VendorHealth(context.store, [vendor.name for vendor in context.config.vendors])
-    usages = {v.name: Usage(Pace.of(v.rate)) for v in context.config.vendors if v.rate is not None}
-    for name, usage in usages.items():
-        health.watch(document_id(name), usage.learn)
     match context.options.action:
         case ["enable", name]:
-            return _enable(context, health, name)
+            return _enable(context, name)
         case ["drain" | "undrain" as verb, name]:
             return _drain(context, verb, name)
         case [_, *_]:
             raise UsageError("vendors takes nothing, or: enable, drain or undrain NAME")
-    states, now = health.refresh(), health.now()
+    # Also from a shell without MAILQUEUE_ENV: nobody asks about those of a simulation.
+    states, _ = vendor_states(context.config, context.store, PRODUCTION)
     if not states:
         return Report({"vendors": []}, ["no vendors configured"])
-    controls = health.controls
-    data = {
-        "vendors": [_vendor(s, now, states) | _closed(controls, s.name) for s in states.values()]
-    }
+    data, now = {"vendors": [_vendor(state) for state in states]}, context.store.now().timestamp()
     head: tuple[str, ...] = ("VENDOR", "STATE", "REASON", "SINCE", "UNTIL", "PROBE", "CLOSED")
-    for row in data["vendors"]:
-        limited = usages.get(row["vendor"])
-        row["rate"] = None if limited is None else limited.shown(now)
-    if usages:
+    if any(row["rate"] for row in data["vendors"]):
         head = (*head, "WAIT", "BUDGETS")
     rows = [(*_state(row, now), *_limits(row["rate"], now))[: len(head)] for row in data["vendors"]]
     return Report(data, table(head, rows, context.width))
-
-
-def _closed(controls: Controls, name: str) -> dict[str, Any]:
-    """Whether an operator has drained or held it."""
-    words = {"drained": f"drain:{name}", "held": f"vendor:{name}"}
-    return {word: control.facts(controls.active.get(key)) for word, key in words.items()}
 
 
 def _drain(context: Context, verb: str, name: str) -> Report:
@@ -96,21 +79,21 @@ def _no_such_vendor(name: str, names: Iterable[str]) -> Report:
     return Report(None, [], EXIT_FOUND, [note])
 
 
-def _vendor(state: Health, now: float, states: Mapping[str, Health]) -> dict[str, Any]:
-    probe = None
-    if state.probe_until is not None and state.probe_until > now:
-        probe = "under way"
-    elif not state.available:
-        # While no vendor is available, probes come earlier.
-        wait = probe_wait(state, now, early=not any(s.available for s in states.values()))
+def _vendor(state: VendorState) -> dict[str, Any]:
+    probe = "under way" if state.probing else None
+    if probe is None and (wait := state.probe_wait) is not None:
         probe = f"in {age(wait)}" if wait > 0 else "with the next e-mail"
+    budgets = {f"per_{name}": asdict(budget) for name, budget in state.budgets.items()}
     return {
         "vendor": state.name,
         "state": "available" if state.available else "unavailable",
         "reason": state.reason,
-        "since": _time(state.since),
-        "until": _time(state.unavailable_until),
+        "since": state.since,
+        "until": state.until,
         "probe": probe,
+        "drained": control.facts(state.drained),
+        "held": control.facts(state.held),
+        "rate": None if state.rate_wait is None else {"wait": state.rate_wait, "budgets": budgets},
     }
 
 
@@ -143,11 +126,8 @@ def _limits(rate: Mapping[str, Any] | None, now: float) -> tuple[str | None, str
     return age(rate["wait"]) if rate["wait"] else None, "; ".join(budgets)
 
 
-def _time(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC)
-
-
-def _enable(context: Context, health: VendorHealth, name: str) -> Report:
+def _enable(context: Context, name: str) -> Report:
+    health = VendorHealth(context.store, [vendor.name for vendor in context.config.vendors])
     dry_run, states = context.options.dry_run, health.refresh()
     if name not in states:
         return _no_such_vendor(name, states)

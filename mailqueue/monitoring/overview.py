@@ -10,25 +10,28 @@ Promises: nothing is written, and nothing logged but an outage. All together las
 serves what is queued or sent now, ``(status, env, updated_at)`` what ended, ``(env,
 callbacks.due_at)`` and ``(env, callbacks.state)`` the callbacks that are due, failed or gone (those
 delivered have none, and are not counted); heartbeats, counters, vendors and controls are small
-collections. E-mails are counted up to ``COUNTED``. Of which class the oldest due e-mail is stands
-in no index: where more than ``WINDOW`` wait, the oldest of a class is late by at least so much, and
-a class behind a long backlog of another may be left out.
+collections. Of each status so many are counted as ``COUNTED`` and ``ENDED`` say.
+
+Of which class the oldest due e-mail is stands in no index: where more than ``WINDOW`` wait, the
+oldest of a class is late by at least so much, and a class behind a long backlog of another may be
+left out. Of ``high`` it is always exact if there is the index ``HIGH_INDEX``, in which no other
+e-mail is: ``mailqueue metrics`` makes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bson import ObjectId
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from mailqueue.config import Config, VendorConfig
 from mailqueue.errors import MissingExtra, QueueUnavailable
-from mailqueue.lifecycle.outcomes import PRIORITIES, Reason, Status
+from mailqueue.lifecycle.outcomes import HIGH, PRIORITIES, Reason, Status
 from mailqueue.queue import open_broker
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.pace import Pace
@@ -46,7 +49,10 @@ DAY = timedelta(days=1)
 WINDOW = 1000  # e-mails, of which the class is looked at
 BAND = timedelta(days=60)  # no e-mail is due for longer
 PATIENCE = 1.0  # seconds for one look at them
-COUNTED = 1_000_000  # e-mails of a status are counted up to this: a third of a second
+COUNTED = 1_000_000  # e-mails that go on are counted up to this: a third of a second
+ENDED = 100_000  # and those that have ended
+BUILD = 3600.0  # seconds
+HIGH_INDEX = ("env", "due_at", "updated_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,7 @@ class Overview:
 
     ``oldest_due``: by class (``high``, …); None: none is due; a class that is missing was not found
     out. ``emails``: by status. ``estimated``: those of them that are so many at least, since they
-    were counted up to ``COUNTED``. ``other_env``: queued e-mails of the other kind, likewise.
+    were not counted further. ``other_env``: queued e-mails of the other kind.
     ``failed``, ``ended``: e-mails that failed, and that were sent or failed, within a day.
     Those that failed because all their recipients are suppressed are none of them: so it should be.
     ``callback_oldest``: the callback that has been due for longest.
@@ -140,15 +146,15 @@ class Overview:
         emails = read.count_each()
         lately = {"updated_at": {"$gte": now - DAY}}
         mishap = {"reason": {"$ne": Reason.SUPPRESSED.value}}
-        failed = read.count(_of(store.env, Status.FAILED) | lately | mishap)
-        sent = read.count(_of(store.env, Status.SENT) | lately)
+        failed = read.count(_of(store.env, Status.FAILED) | lately | mishap, ENDED)
+        sent = read.count(_of(store.env, Status.SENT) | lately, ENDED)
         states, controls = vendor_states(config, store)
         return cls(
             at=now,
             env=store.env,
             oldest_due=read.oldest_due(),
             emails=emails,
-            estimated=frozenset(s for s, number in emails.items() if number >= COUNTED),
+            estimated=frozenset(s for s, number in emails.items() if number >= _most(s)),
             other_env=read.count(_of(_other(store.env), Status.QUEUED)),
             failed=failed,
             ended=failed + sent,
@@ -235,25 +241,43 @@ _CLASSES = {priority: name for name, priority in PRIORITIES.items()}
 _SINCE = {"since": "$since", "id": "$_id"}  # compared in this order
 
 
+def ensure_index(store: Store) -> None:
+    """Create ``HIGH_INDEX``, unless we may only read. Raises ``StoreUnavailable``.
+
+    In a large collection that takes minutes, in which nobody else has to wait.
+    """
+    fields = [(field, 1) for field in HIGH_INDEX]
+    with store.operation(seconds=BUILD), suppress(OperationFailure):
+        store.emails.create_index(fields, partialFilterExpression=_HIGH)
+
+
+_HIGH: Mapping[str, Any] = {"status": Status.QUEUED.value, "priority": HIGH}
+
+
+def _most(status: Status) -> int:
+    return ENDED if status.final else COUNTED
+
+
 class _Reader:
     """Reads of e-mails, each bounded by itself; they raise the driver's exceptions."""
 
     def __init__(self, store: Store, now: datetime) -> None:
         self._emails, self._env, self._now = store.emails, store.env, now
+        self._indexes = [tuple(index["key"]) for index in self._emails.list_indexes()]
 
-    def count(self, match: Mapping[str, Any]) -> int:
-        """How many match, counted up to ``COUNTED``."""
-        return self._emails.count_documents(match, limit=COUNTED)
+    def count(self, match: Mapping[str, Any], limit: int = COUNTED) -> int:
+        """How many match, counted up to the limit."""
+        return self._emails.count_documents(match, limit=limit)
 
     def count_each(self) -> dict[Status, int]:
         """The e-mails of each status. Of many that were sent the number is an estimate."""
-        numbers = {status: self.count(_of(self._env, status)) for status in Status}
-        if numbers[Status.SENT] >= COUNTED:
+        numbers = {each: self.count(_of(self._env, each), _most(each)) for each in Status}
+        if numbers[Status.SENT] >= ENDED:
             # All that there are, as MongoDB's own statistics say, less the others.
-            others = sum(self.count(_of(_other(self._env), status)) for status in Status)
+            others = sum(self.count(_of(_other(self._env), each), _most(each)) for each in Status)
             others += sum(numbers.values()) - numbers[Status.SENT]
             estimate = self._emails.estimated_document_count() - others
-            numbers[Status.SENT] = max(COUNTED, estimate)
+            numbers[Status.SENT] = max(ENDED, estimate)
         return numbers
 
     # The class of an e-mail stands in no index. Most have no ``due_at``: they are due since they
@@ -277,7 +301,20 @@ class _Reader:
             is_complete &= is_whole
         if is_complete:
             oldest = {name: oldest.get(name) for name in PRIORITIES}
+        elif HIGH_INDEX in self._indexes:
+            oldest["high"] = self._oldest_high(dated)
         return oldest
+
+    def _oldest_high(self, dated: Mapping[str, Any]) -> Oldest | None:
+        """The longest due e-mail of the class ``high``, by the index of its own."""
+        hint = [(field, 1) for field in HIGH_INDEX]
+        firsts = []
+        for match, since in ((dated, "due_at"), ({"due_at": None}, "updated_at")):
+            mine = {**_HIGH, "env": self._env, **match}
+            document = self._emails.find_one(mine, [since], sort=[(since, 1)], hint=hint)
+            if document is not None:
+                firsts.append(self._age(document["_id"], document.get(since)))
+        return max(firsts, key=lambda each: each.seconds, default=None)
 
     def _window(self, match: Mapping[str, Any], since: str) -> tuple[dict[str, Oldest], bool]:
         """The oldest of each class in it, and whether it has all that match."""
@@ -325,13 +362,12 @@ class _Reader:
 
     def callbacks(self) -> dict[str, int]:
         """The e-mails that have a callback in a state, if a responder has made the index."""
-        present = [tuple(index["key"]) for index in self._emails.list_indexes()]
         mine = {"env": self._env}
         counts = {}
-        if callbacks.INDEX in present:
+        if callbacks.INDEX in self._indexes:
             due = mine | {callbacks.DUE_AT: {"$exists": True}}
             counts[callbacks.DUE] = self.count(due)
-        if callbacks.TROUBLE_INDEX in present:
+        if callbacks.TROUBLE_INDEX in self._indexes:
             for state in callbacks.TROUBLE:
                 counts[state] = self.count(mine | {"callbacks.state": state})
         return counts

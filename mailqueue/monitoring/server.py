@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from http.server import ThreadingHTTPServer
@@ -33,7 +33,7 @@ from mailqueue.config.reload import UNUSED, Source
 from mailqueue.errors import StoreUnavailable
 from mailqueue.logs import event
 from mailqueue.monitoring import metrics
-from mailqueue.monitoring.overview import Overview
+from mailqueue.monitoring.overview import Overview, ensure_index
 from mailqueue.service import Service
 from mailqueue.store import document
 from mailqueue.store.stats import Stats
@@ -105,6 +105,23 @@ def serve(config: Config, host: str = HOST, port: int = PORT, file: Path | None 
     return service.run("mailqueue metrics", frame)
 
 
+def _start(target: Callable[..., object], *arguments: object) -> threading.Thread:
+    thread = threading.Thread(target=target, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
+def _ensure_index(store: Store, frame: Service) -> None:
+    """While scrapes are answered: it may take long, or MongoDB be away."""
+    while not frame.is_stopping:
+        try:
+            ensure_index(store)
+        except StoreUnavailable:
+            time.sleep(PATIENCE)
+        else:
+            return
+
+
 def _serve(config: Config, host: str, port: int, file: Path | None, frame: Service) -> None:
     env = document.PRODUCTION if is_production() else document.SIMULATED
     listener = service.listen(host, port)
@@ -114,8 +131,8 @@ def _serve(config: Config, host: str, port: int, file: Path | None, frame: Servi
     handler = Handler.factory(registry)
     with closing(store), _Server(listener.getsockname(), handler, False) as server:
         server.socket = listener
-        thread = threading.Thread(target=server.serve_forever, args=(TICK,), daemon=True)
-        thread.start()
+        thread = _start(server.serve_forever, TICK)
+        _start(_ensure_index, store, frame)
         if file is not None:  # it takes nothing over, but says what needs a restart
             frame.reload = partial(Source(file, (), OTHERS).read, config)
         event(logger, logging.INFO, "metrics.started", mode=env)

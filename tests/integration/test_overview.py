@@ -86,6 +86,31 @@ def test_a_class_behind_too_long_a_backlog_is_left_out(
     assert {name for name, oldest in due.items() if oldest is not None} == {"bulk", "high"}
 
 
+def test_the_class_high_is_found_behind_any_backlog_by_an_index_of_its_own(
+    config: Config,
+    store: Store,
+    producer: Producer,
+    emails: Collection[Document],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    producer.send_many([letter(n) for n in range(5)], priority="bulk")
+    overview.ensure_index(store)
+    monkeypatch.setattr(overview, "WINDOW", 3)
+    assert Overview.read(config, store).oldest_due["high"] is None
+    now = store.now()
+    ids = producer.send_many([letter(n) for n in range(3)], priority="high")
+    change(emails, ids[:1], updated_at=now - timedelta(seconds=50))
+    change(emails, ids[1:2], due_at=now - timedelta(seconds=70))
+    oldest = Overview.read(config, store).oldest_due["high"]
+    assert oldest is not None
+    assert str(oldest.id) == ids[1]
+    assert oldest.seconds == pytest.approx(70, abs=5)
+    change(emails, ids[1:2], due_at=now + timedelta(seconds=70))
+    oldest = Overview.read(config, store).oldest_due["high"]
+    assert oldest is not None
+    assert str(oldest.id) == ids[0]
+
+
 def test_keys_hide_no_other_emails_from_a_look_at_the_first(
     config: Config, store: Store, producer: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +152,7 @@ def test_a_number_that_is_too_large_to_count_is_an_estimate(
     ids = producer.send_many([letter(n) for n in range(9)])
     change(emails, ids[:5], status="sent")
     change(emails, ids[5:6], env=PRODUCTION)
-    monkeypatch.setattr(overview, "COUNTED", 4)
+    monkeypatch.setattr(overview, "ENDED", 4)
     seen = Overview.read(config, store)
     assert seen.emails[Status.SENT] == 5
     assert seen.estimated == {Status.SENT}
