@@ -267,7 +267,7 @@ def _sent(scene: Scene, number: int) -> None:
 
 
 def _failed_over(scene: Scene) -> None:
-    at = scene.ago(minutes=2)
+    at = scene.ago(minutes=2, seconds=20)
     no = attempt(at, "ses", "unavailable", "503", ms=240, detail="Service Unavailable")
     scene.sent(at, "mailgun-eu", no, subject="Your tickets", to="carol@example.org")
 

@@ -17,6 +17,7 @@ from mailqueue.lifecycle.outcomes import PRIORITIES
 from mailqueue.monitoring import overview
 from mailqueue.monitoring.overview import Overview
 from mailqueue.monitoring.situations import situations
+from mailqueue.store import callbacks
 from mailqueue.store.store import Store
 from tests.conftest import Document
 from tests.dashboard import scene
@@ -107,7 +108,7 @@ def test_vendors_are_shown_with_their_state_and_why(
     text = text_of(client)
     assert "ses unavailable misconfigured 403, 2 h ago the next e-mail tries it in" in text
     assert "mailgun-eu available drained drained by ann, 3 h ago: bounces rise" in text
-    assert "within its rate 97,310 of 100,000 a day" in text
+    assert "within its rate 97,310 of 100,000 a day begins anew in" in text
     assert re.search(r"tries it in 6 min no limits \d+ accepted 7\d failed", text)
 
 
@@ -128,7 +129,7 @@ def test_consumers_are_shown_or_how_to_start_one(
     stage.heartbeat("mail-1", 12, seconds=5)
     stage.heartbeat("mail-2", 3, seconds=70)
     text = text_of(client)
-    assert re.search(r"mail-1:4711:1 0\.1\.0 12 [5-9] s ago", text)
+    assert re.search(r"mail-1:4711 0\.1\.0 12 [5-9] s ago", text)
     assert "mail-2" not in text
 
 
@@ -160,6 +161,19 @@ def test_without_a_queue_it_says_how_consumers_find_what_is_due(
     config = Config.from_mapping(settings | {"queue": {"type": "mongodb"}})
     with closing(Client(config)) as client:
         assert "None: consumers look in MongoDB for what is due" in text_of(client)
+
+
+def test_callbacks_are_shown_where_a_responder_runs(
+    client: Client, emails: Collection[Document]
+) -> None:
+    assert "Callbacks" not in text_of(client)
+    name = emails.create_index([(field, 1) for field in callbacks.INDEX])
+    stage = Scene(emails)
+    due = [{"id": "1", "state": "due", "due_at": stage.ago(seconds=5)}]
+    stage.sent(stage.ago(minutes=1), "ses", callbacks=due)
+    stage.write()
+    assert "Callbacks due 1" in text_of(client)
+    emails.drop_index(name)
 
 
 def test_it_loads_itself_anew_only_where_that_was_asked_for(client: Client) -> None:
