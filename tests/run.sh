@@ -72,7 +72,7 @@ compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" > /dev/null || apt_install l
 # Other people's clients for the ways in, the queues beside beanstalkd, a browser, and what stands
 # before the dashboard.
 for program in swaks:swaks php:php-cli node:nodejs redis-server:redis-server \
-    chromium:chromium chromedriver:chromium-driver nginx:nginx-light; do
+    chromium:chromium chromedriver:chromium-driver nginx:nginx; do
     command -v "${program%:*}" > /dev/null || apt_install "${program#*:}" || say "No ${program%:*} here."
 done
 cd "$repo"

@@ -10,8 +10,13 @@ takes a ``PageRequest`` and returns a ``Page``; it may wait for MongoDB, and run
 ``pages``          what a page gets and returns
 ``rendering``      templates, and how times and spans are written
 ``backend``        what the pages read: the store, its events, the queue
-``emails``         the list, and the story of one e-mail
+``overview``       what is wrong, the numbers, the last hour
+``plot``           that hour, drawn
+``emails``         the list, those that failed, those that are uncertain
+``filters``        what an operator looks for in the list
+``story``          one e-mail: what happened, what comes next; its content behind "show"
 ``actions``        retry, mark as sent, cancel: count, confirm, done
+``vendors``        the vendors, and what is held: enable, drain, hold
 =================  ===============================================================================
 """
 

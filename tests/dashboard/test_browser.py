@@ -11,11 +11,13 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
+from mailqueue.consumer import Consumer
 from tests.conftest import Document
 from tests.dashboard.conftest import new_page, show_as
 from tests.dashboard.stored import CONTENT, email, failed, store, uncertain
 from tests.dashboard.test_markup import CORPUS
 from tests.http_service import HttpService
+from tests.stage import DOWN, Stage
 from tests.vendor_servers import HttpServer, Reply
 
 
@@ -93,6 +95,34 @@ def test_a_queued_e_mail_is_cancelled_from_its_own_page(
     press(browser, "Cancel 1 e-mail")
     assert "1 e-mail was changed" in browser.find_element(By.TAG_NAME, "main").text
     assert emails.count_documents({"status": "cancelled"}) == 1
+
+
+def test_an_e_mail_that_failed_over_tells_its_story(
+    site: HttpService,
+    browser: Chrome,
+    emails: Collection[Document],
+    shared_settings: Document,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a real one: a real consumer, and a vendor that does not work."""
+    monkeypatch.setenv("MAILQUEUE_ENV", "production")
+    with Stage(shared_settings) as stage:
+        stage.vendor("first", DOWN)
+        stage.vendor("second")
+        stage.send(2)  # one of them is for the first vendor
+        assert Consumer(stage.config, burst=True).run() == 0
+    story = emails.find_one({"attempts.n": 2})
+    assert story is not None
+    browser.get(f"{site.url}/dashboard/emails")
+    browser.find_element(By.LINK_TEXT, str(story["_id"])).click()
+    lines = browser.find_element(By.CLASS_NAME, "timeline").text
+    steps = ["handed it in", "Attempt 1 at first", "first did not work (503)"]
+    steps += ["Attempt 2 at second", "second accepted it"]
+    places = [lines.find(step) for step in steps]
+    assert -1 not in places
+    assert places == sorted(places)
+    outcomes = [each.text for each in browser.find_elements(By.CSS_SELECTOR, "td .badge")]
+    assert outcomes == ["unavailable", "accepted"]
 
 
 def test_a_list_is_filtered_and_paged(

@@ -10,6 +10,8 @@ from itertools import pairwise
 import pytest
 from pymongo import WriteConcern
 from pymongo.collection import Collection
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
 
 from mailqueue.config import Config
 from mailqueue.dashboard.emails import PAGE
@@ -17,6 +19,7 @@ from mailqueue.store.store import Store
 from tests.conftest import Document
 from tests.dashboard.conftest import Client
 from tests.dashboard.stored import SECRETS, email, failed, many, store, tried, uncertain
+from tests.http_service import HttpService
 
 NUMBER = 100_000
 
@@ -113,11 +116,16 @@ def test_a_page_that_is_nobodys_is_not_found(client: Client) -> None:
 
 
 def test_any_page_of_many_e_mails_costs_as_much_as_its_rows(
-    client: Client, config: Config, emails: Collection[Document]
+    client: Client,
+    config: Config,
+    emails: Collection[Document],
+    site: HttpService,
+    browser: Chrome,
 ) -> None:
     """Counted in documents that MongoDB looks at: for the first pages, the last, and those between.
 
-    Of a filter that one e-mail in a hundred matches, those between are looked at too.
+    Of a filter that one e-mail in a hundred matches, those between are looked at too. A browser
+    goes from page to page and back.
     """
     database = emails.database
     opened = Store(config.mongodb, env="production", callbacks=config.callbacks)
@@ -145,6 +153,12 @@ def test_any_page_of_many_e_mails_costs_as_much_as_its_rows(
         assert max(costs) <= 2 * PAGE + 10
         assert len(shown(client.get("/failed").text)) == PAGE
         assert max(_examined(emails)) <= 100 * (PAGE + 1) + 110
+        browser.get(f"{site.url}/dashboard/emails")
+        newest = shown(browser.page_source)
+        assert newest == ids[: -PAGE - 1 : -1]
+        for rel, expected in (("next", ids[-PAGE - 1 : -2 * PAGE - 1 : -1]), ("prev", newest)):
+            browser.find_element(By.CSS_SELECTOR, f"a[rel={rel}]").click()
+            assert shown(browser.page_source) == expected
     finally:
         database.command("profile", 0)
         database.drop_collection("system.profile")
