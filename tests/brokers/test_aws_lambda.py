@@ -30,6 +30,9 @@ from mailqueue.devserver.process import dies_with_parent
 from mailqueue.errors import ConfigError
 from mailqueue.queue.broker import STATES
 from mailqueue.queue.sqs.broker import SqsBroker
+from mailqueue.store.document import PRODUCTION
+from mailqueue.store.stats import Stats
+from mailqueue.store.store import Store
 from tests.brokers.conftest import Servers
 from tests.brokers.lambda_runtime import Context
 from tests.brokers.sqs import REGION, SqsCase, client
@@ -258,6 +261,20 @@ def test_a_batch_is_sent_over_warm_connections_and_no_thread_of_it_stays(
     assert second["threads"] == first["threads"]
     assert all(name.startswith(STAYS) for name in second["threads"]), second["threads"]
     assert vendor.connections == 1
+
+
+def test_an_environment_is_a_consumer_for_a_minute_and_counts_its_attempts(
+    cloud: Stage, function: Function
+) -> None:
+    """At the end of an invocation, but once in ten seconds: the second one comes too early."""
+    cloud.vendor("first")
+    for _ in range(2):
+        assert failures(function.invoke(records(cloud.send()[0]))) == []
+    with closing(Store(cloud.config.mongodb, env=PRODUCTION, callbacks=None)) as store:
+        stats = Stats(store, PRODUCTION)
+        (beat,) = stats.consumers()
+        assert beat.vendors == ("first",)
+        assert stats.totals()["first", "accepted"].number == 1
 
 
 def test_what_a_vendor_refuses_goes_to_another_within_the_same_invocation(

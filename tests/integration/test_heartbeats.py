@@ -149,6 +149,22 @@ def test_a_process_without_work_in_a_burst_leaves_nothing_behind(
     assert list(stats.collection.find()) == []
 
 
+def test_a_consumer_whose_main_thread_hangs_gives_no_sign_of_life(
+    stage: Stage, stats: Stats
+) -> None:
+    """As it gives none to the service manager."""
+    stage.vendor("first")
+    consumer = Consumer(stage.config)
+    consumer._stopping.set()  # the thread looks once, and ends
+    consumer._well_at -= 2 * reporter.EVERY
+    consumer._report()
+    assert stats.consumers() == []
+    consumer._well_at += 2 * reporter.EVERY
+    consumer._report()
+    assert len(stats.consumers()) == 1
+    consumer._store.close()
+
+
 # --- counting
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +17,8 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from mailqueue import cli
+from mailqueue.cli import servers
 from tests.faults.conftest import consuming
 from tests.process.conftest import program
 from tests.process.consumer_process import MetricsProcess
@@ -184,7 +188,23 @@ def test_only_metrics_are_served(stage: Stage, exporter: Exporter) -> None:
     stage.vendor("first")
     process = exporter(stage)
     root = process.url.removesuffix("/metrics")
+    host, _, port = root.removeprefix("http://").partition(":")
+    silent = socket.create_connection((host, int(port)))  # one that says nothing
     with urlopen(f"{root}/healthz", timeout=10) as answer:
         assert answer.status == 200
     with pytest.raises(HTTPError, match="404"):
         urlopen(f"{root}/", timeout=10)
+    silent.close()
+
+
+def test_without_its_extra_the_verb_says_what_to_install(
+    stage: Stage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(stage.settings))
+    monkeypatch.setattr(servers, "find_spec", lambda _: None)
+    assert cli.main(["--config", str(file), "metrics"]) == 2
+    assert "pip install 'mailqueue[metrics]'" in capsys.readouterr().err
