@@ -99,7 +99,8 @@ def _overviews(context: Context) -> list[Overview]:
 
 
 def _is_used(overview: Overview) -> bool:
-    return bool(overview.consumers) or any(overview.emails.values())
+    is_in_trouble = not all(vendor.available for vendor in overview.vendors)
+    return bool(overview.consumers) or any(overview.emails.values()) or is_in_trouble
 
 
 def _mode(context: Context) -> Iterator[Finding]:
