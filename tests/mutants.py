@@ -44,6 +44,7 @@ LIST = "tests/integration/test_suppressions.py"
 NOTES = "tests/integration/test_callback_notes.py"
 POSTER = "tests/callbacks/test_poster.py"
 REPORTS = "tests/events/test_suppressing.py"
+HEARTBEATS = "tests/integration/test_heartbeats.py"
 TRACING = "tests/integration/test_tracing.py"
 ENDS_WITHIN = 300.0
 
@@ -666,6 +667,33 @@ MUTANTS = (
         "an event that comes again at the full hour is another one",
         (Edit("intake/intake.py", "each.other_key if each.other_key in stored else ", ""),),
         (INTAKE, "-k", "another_hour"),
+    ),
+    Mutant(
+        "counts whose reply was lost are added again",
+        (
+            Edit(
+                "store/stats.py",
+                '{"$not": [{"$in": [nonce, array("$marks")]}]}',
+                '{"$literal": True}',
+            ),
+        ),
+        (HEARTBEATS, "-k", "counts_once or none_counts_twice"),
+    ),
+    Mutant(
+        "what was not acknowledged is written under another nonce",
+        (Edit("consumer/reporter.py", "[self._in_doubt or self._next()]", "[self._next()]"),),
+        (HEARTBEATS, "-k", "none_counts_twice"),
+    ),
+    Mutant(
+        "a consumer that hangs gives signs of life",
+        (
+            Edit(
+                "consumer/consumer.py",
+                "if time.monotonic() - self._well_at < EVERY:",
+                "if True:",
+            ),
+        ),
+        (HEARTBEATS, "-k", "hangs"),
     ),
 )
 
