@@ -589,6 +589,7 @@ def test_vendors_shows_a_probe(console: Console, store: Store) -> None:
     assert board.win_probe("first", 60) is not None
     probes = {row["vendor"]: row["probe"] for row in console.data("vendors")["vendors"]}
     assert probes == {"first": "under way", "second": "with the next e-mail"}
+    assert console("doctor").code == 1, "no vendor is available"
 
 
 def test_without_vendors_there_is_nothing_to_show(
