@@ -191,6 +191,7 @@ class DashboardDict(TypedDict, total=False):
     read_only: bool
     proxy_header: str | None
     proxies: Sequence[str]
+    hosts: Sequence[str]
 
 
 class HttpDict(TypedDict, total=False):

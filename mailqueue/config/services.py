@@ -27,6 +27,13 @@ def _networks(values: Sequence[Any]) -> str | None:
     return None
 
 
+def _host_names(values: Sequence[Any]) -> str | None:
+    for n, value in enumerate(values, 1):
+        if not isinstance(value, str) or checks.host(value):
+            return f"entry {n} must be a host name or an IP address, without a port"
+    return None
+
+
 _HOST, _PORT = "address to listen at", checks.between(0, 65_535)
 
 
@@ -74,10 +81,17 @@ class Dashboard(Section):
     proxies: tuple[str, ...] = key(
         tuple, (), "addresses or networks of those proxies; from others it is not read", _networks
     )
+    hosts: tuple[str, ...] = key(
+        tuple,
+        (),
+        "names that it is asked for by, beside this host's own; none: any, if users log in",
+        _host_names,
+    )
 
     def __post_init__(self) -> None:
         Section.__post_init__(self)
         object.__setattr__(self, "proxies", tuple(self.proxies))
+        object.__setattr__(self, "hosts", tuple(self.hosts))
 
     @classmethod
     def _check_further(cls, attributes: Mapping[str, Any], problems: Problems) -> None:

@@ -3,7 +3,8 @@
 Decides: a user is let in by a proxy that names him in ``http.dashboard.proxy_header``, or shows an
 API key as the password of HTTP Basic, with any user name. A key that is bound to senders is not for
 here, where all e-mails are shown. If neither is configured, everybody on this host is let in, and
-nobody else.
+nobody else. With ``http.dashboard.hosts`` only those names of this host are answered, so that no
+page whose own name was made to lead here (DNS rebinding) speaks to a proxy's neighbour.
 
 A request is our own if the browser says that it comes from this origin or from the user's hand
 (``Sec-Fetch-Site``). Browsers leave that header out where a connection is neither encrypted nor
@@ -23,7 +24,7 @@ from urllib.parse import urlsplit
 
 from mailqueue.config import Config
 from mailqueue.dashboard.pages import Refusal, User
-from mailqueue.service.direct import is_direct
+from mailqueue.service.direct import host_of, is_direct, is_own_name
 from mailqueue.service.keys import KeyRing
 
 Headers = Mapping[bytes, bytes]
@@ -47,9 +48,13 @@ class Access:
         self._header = (dashboard.proxy_header or "").lower().encode()
         self._proxies = tuple(map(ip_network, dashboard.proxies))
         self._read_only = dashboard.read_only
+        self._hosts = frozenset(map(str.lower, dashboard.hosts))
 
     def find(self, headers: Headers, client: Client) -> User:
         """Who asks. Raises ``Refusal``."""
+        if self._hosts and not is_own_name(host_of(b"//" + headers.get(b"host", b"")), self._hosts):
+            text = "This is not served under the name that was asked for: see http.dashboard.hosts."
+            raise Refusal(403, "Not allowed", text)
         user = self._by_proxy(headers, client) or self._by_key(headers, client)
         if not user.may_see:
             text = f"The API key {user.name} may not look: it lacks the scope read."
@@ -75,7 +80,7 @@ class Access:
 
     def _by_key(self, headers: Headers, client: Client) -> User:
         if not self._ring:
-            if not self._header and is_direct(headers, client):
+            if not self._header and is_direct(headers, client, self._hosts):
                 return User("", may_act=not self._read_only)
             raise self._stranger()
         secret = _password(headers.get(b"authorization", b""))

@@ -84,6 +84,20 @@ def test_without_keys_nobody_else_is(
     assert ask(settings, {}, address=address, **headers) == 403
 
 
+def test_under_a_name_that_was_configured_they_are(settings: Document) -> None:
+    http = {"dashboard": {"hosts": ["Mail.example"]}}
+    assert ask(settings, http, host="mail.example:8080", origin="http://mail.example:8080") == 200
+    assert ask(settings, http, host="localhost:8080") == 200
+    assert ask(settings, http, host="other.example") == 403
+    key = Key.new("ann")
+    login = basic(key.secret)
+    http |= {"keys": [key.entry]}  # type: ignore[dict-item]  # another kind of value
+    assert ask(settings, http, host="mail.example", authorization=login) == 200
+    assert ask(settings, http, host="other.example", authorization=login) == 403
+    with pytest.raises(ConfigError, match=r"hosts: entry 1 must be a host name"):
+        Config.from_mapping({"http": {"dashboard": {"hosts": ["a:80"]}}})
+
+
 def test_without_keys_it_refuses_to_listen_for_others(
     settings: Document, tmp_path: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

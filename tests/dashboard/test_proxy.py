@@ -43,7 +43,8 @@ def proxied(
     shared_settings: Document, emails: Collection[Document], tmp_path: Path
 ) -> Iterator[HttpService]:
     """A dashboard that trusts a proxy on this host."""
-    dashboard = {"proxy_header": "X-Forwarded-User", "proxies": ["127.0.0.1"]}
+    dashboard: Document = {"proxy_header": "X-Forwarded-User", "proxies": ["127.0.0.1"]}
+    dashboard |= {"hosts": ["mail.example.com"]}
     settings = {**shared_settings, "http": {"dashboard": dashboard}}
     with HttpService(settings, tmp_path / "http", "--dashboard") as running:
         yield running
@@ -115,4 +116,6 @@ def test_users_whom_nginx_lets_in_see_and_act_under_their_names(
 
 
 def test_who_goes_around_nginx_is_not_let_in(proxied: HttpService) -> None:
+    user = {"X-Forwarded-User": "ann", "Host": "rebound.example"}  # a page with a name of its own
+    assert proxied.ask("GET", "/dashboard/emails", headers=user).status == 403
     assert proxied.ask("GET", "/dashboard/emails").status == 403
