@@ -14,7 +14,7 @@ from mailqueue.dashboard.plot import plot
 from mailqueue.dashboard.vendors import HOUR, active, attempts
 from mailqueue.lifecycle.outcomes import PRIORITIES
 from mailqueue.monitoring.finding import Finding, Level, Slug
-from mailqueue.monitoring.overview import Overview
+from mailqueue.monitoring.overview import COUNTED, Overview
 from mailqueue.monitoring.situations import situations
 from mailqueue.monitoring.words import count
 from mailqueue.store.stats import Stats
@@ -49,6 +49,7 @@ def page(request: PageRequest) -> Page:
         "last_hour": attempts(minutes),
         "controls": active(store, state.controls),
         "classes": PRIORITIES,
+        "most": COUNTED,
         "every": REFRESH,
         "refreshes": bool(request.query.first("refresh")),
     }

@@ -21,7 +21,7 @@ from mailqueue.dashboard.pages import Page, PageRequest, Redirect, Refusal, not_
 from mailqueue.dashboard.plot import SERIES, series_of
 from mailqueue.lifecycle.outcomes import PRIORITIES
 from mailqueue.logs import event
-from mailqueue.monitoring.overview import VendorState, vendor_states
+from mailqueue.monitoring.overview import COUNTED, VendorState, vendor_states
 from mailqueue.monitoring.words import count
 from mailqueue.operations import announce
 from mailqueue.routing.health import VendorHealth
@@ -75,6 +75,8 @@ class Active:
         return Change("release", self.control.kind, self.control.name)
 
 
+_WIDE = (Change("hold", "all", ""), *(Change("hold", "priority", name) for name in PRIORITIES))
+
 # Looking ------------------------------------------------------------------------------------------
 
 
@@ -90,6 +92,8 @@ def page(request: PageRequest) -> Page:
         "now": now,
         "notice": _notice(request),
         "actions": _actions,
+        "holdable": [each for each in _WIDE if each.control().id not in controls.active],
+        "most": COUNTED,
     }
     return Page("vendors.html", "Vendors", values, "vendors")
 
@@ -98,7 +102,7 @@ def active(store: Store, controls: Controls) -> list[Active]:
     """All that is held or drained, in order."""
     counted = ControlStore(store)
     each = sorted(controls.active.values(), key=lambda control: control.id)
-    return [Active(control, counted.count_waiting(control)) for control in each]
+    return [Active(control, counted.count_waiting(control, COUNTED)) for control in each]
 
 
 def attempts(minutes: Sequence[Minute]) -> Mapping[str, Mapping[str, int]]:
@@ -128,8 +132,11 @@ def _notice(request: PageRequest) -> str:
         return f"{change.name} is available now."
     if change.begins:
         return f"{control.subject} is {control.state} from now on."
-    emails = count(int(number), "e-mail") if number.isdecimal() else "What waited"
-    return f"{control.subject} is not {control.state} any more. {emails} went on."
+    if not (number.isascii() and number.isdigit()):
+        went = "What waited goes on."
+    else:
+        went = f"{count(int(number), 'e-mail')} went on."
+    return f"{control.subject} is not {control.state} any more. {went}"
 
 
 # Changing -----------------------------------------------------------------------------------------
@@ -144,14 +151,16 @@ def confirm(request: PageRequest) -> Page:
     states, controls = vendor_states(config, store)
     _check(change, states, controls)
     counted, control = ControlStore(store), change.control()
+    count_emails = counted.count_concerned if change.begins else counted.count_waiting
     values = {
         "change": change,
         "control": control,
         "active": controls.active.get(control.id),
         "vendor": next((each for each in states if each.name == change.name), None),
         "others": [each.name for each in states if _takes_over(each, change.name)],
-        "emails": (counted.count_concerned if change.begins else counted.count_waiting)(control),
+        "emails": count_emails(control, COUNTED),
         "max_reason": MAX_REASON,
+        "most": COUNTED,
         "now": store.now(),
     }
     return Page("control.html", title(change), values, "vendors")
@@ -181,12 +190,13 @@ def _enable(backend: Backend, store: Store, control: Control) -> None:
 
 
 def _begin(_: Backend, store: Store, control: Control) -> int | None:
-    ControlStore(store).begin(control)
-    return ControlStore(store).count_concerned(control)
+    if not ControlStore(store).begin(control):
+        raise _nothing_to_do(f"{control.subject} is {control.state} already.")
+    return None  # the page before said how many they are
 
 
 def _end(backend: Backend, store: Store, control: Control) -> int | None:
-    number = ControlStore(store).count_waiting(control)
+    number = ControlStore(store).count_waiting(control, COUNTED)
     ControlStore(store).release(control, partial(announce, backend.broker))
     return number
 
@@ -232,7 +242,11 @@ def _check(change: Change, states: Sequence[VendorState], controls: Controls) ->
     else:
         text = f"{control.subject} is {control.state} already." if is_active else ""
     if text:
-        raise Refusal(409, "Nothing to do", text[0].upper() + text[1:], back=BACK)
+        raise _nothing_to_do(text)
+
+
+def _nothing_to_do(text: str) -> Refusal:
+    return Refusal(409, "Nothing to do", text[0].upper() + text[1:], back=BACK)
 
 
 def _takes_over(vendor: VendorState, drained: str) -> bool:

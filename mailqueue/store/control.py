@@ -222,7 +222,7 @@ class ControlStore:
         """How many e-mails wait under it, of both kinds."""
         return self._store.count(_waiting(hold, _ENVS), limit)
 
-    def count_concerned(self, control: Control) -> int | None:
+    def count_concerned(self, control: Control, limit: int = UNLIMITED) -> int | None:
         """How many queued e-mails it concerns, of a vendor all: theirs are not known before.
 
         None: to count them takes too long, which is no reason to let an operator wait.
@@ -232,21 +232,21 @@ class ControlStore:
             match["email.tags"] = control.name
         elif control.kind == "priority":
             match["priority"] = PRIORITIES[control.name]
-        return self._count(match)
+        return self._count(match, limit)
 
-    def count_waiting(self, control: Control) -> int | None:
+    def count_waiting(self, control: Control, limit: int = UNLIMITED) -> int | None:
         """How many e-mails wait for its end; None as above.
 
         Under ``all`` nothing is moved: those that are due.
         """
         if control.kind != "all":
-            return self._count(_waiting(control.hold, _ENVS))
+            return self._count(_waiting(control.hold, _ENVS), limit)
         due_at = {"$not": {"$gt": self._store.now()}}
-        return self._count({"status": Status.QUEUED.value, "due_at": due_at})
+        return self._count({"status": Status.QUEUED.value, "due_at": due_at}, limit)
 
-    def _count(self, match: Mapping[str, Any]) -> int | None:
+    def _count(self, match: Mapping[str, Any], limit: int) -> int | None:
         try:
-            return self._store.count(match, UNLIMITED)
+            return self._store.count(match, limit)
         except StoreUnavailable:
             return None
 

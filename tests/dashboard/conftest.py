@@ -8,6 +8,7 @@ as a child process, one for all tests too. Each test finds the collection empty.
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -194,10 +195,11 @@ def show_as(browser: Chrome, width: int, height: int = 900, scheme: str = "light
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
-def screenshot(browser: Chrome, file: Path) -> None:
-    """The whole page as a PNG, also what one has to scroll to."""
-    height = browser.execute_script("return document.documentElement.scrollHeight")
-    width = browser.execute_script("return window.innerWidth")
-    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.save_screenshot(str(file))
+def screenshot(browser: Chrome, file: Path, height: int | None = None) -> None:
+    """The page as a PNG, so high, or all of it: also what one has to scroll to."""
+    size = "return [window.innerWidth, document.documentElement.scrollHeight]"
+    width, whole = browser.execute_script(size)
+    clip = {"x": 0, "y": 0, "width": width, "height": height or whole, "scale": 1}
+    options = {"format": "png", "captureBeyondViewport": True, "clip": clip}
+    answer = browser.execute_cdp_cmd("Page.captureScreenshot", options)
+    file.write_bytes(base64.b64decode(answer["data"]))

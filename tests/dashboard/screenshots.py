@@ -72,11 +72,11 @@ def failed_over(stage: Scene) -> str:
 
 VIEWS = (
     View("overview", scene.healthy, "/", 850),
-    View("overview", scene.healthy, "/", width=390, scheme="dark"),
+    View("overview", scene.healthy, "/", 1000, width=390, scheme="dark"),
     View("trouble", scene.trouble, "/"),
     View("emails", scene.trouble, "/emails", 900),
     View("failed-over", scene.healthy, failed_over),
-    View("vendors", scene.trouble, "/vendors", 620, scheme="dark"),
+    View("vendors", scene.trouble, "/vendors", 660, scheme="dark"),
     View("confirmation", scene.trouble, "/vendors/drain?of=vendor:smtp", 420),
 )
 """Those that the documentation shows."""
@@ -130,12 +130,9 @@ def take(browser: Chrome, view: View, emails: Collection[Document], url: str, fi
         emails.database[name].delete_many({})
     stage = view.scene(emails)
     place = view.place if isinstance(view.place, str) else view.place(stage)
-    show_as(browser, view.width, view.height or 900, scheme=view.scheme)
+    show_as(browser, view.width, scheme=view.scheme)
     browser.get(url + place)
-    if view.height is None:
-        screenshot(browser, file)
-    else:
-        browser.save_screenshot(str(file))
+    screenshot(browser, file, view.height)
     with Image.open(file) as image:
         small = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     small.save(file, optimize=True)

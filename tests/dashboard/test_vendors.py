@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from typing import Any
 
 import pytest
 from pymongo.collection import Collection
@@ -11,8 +12,10 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
 from mailqueue.config import Config
+from mailqueue.errors import StoreUnavailable
 from mailqueue.queue import open_broker
 from mailqueue.store.document import HELD
+from mailqueue.store.store import Store
 from tests.conftest import Document
 from tests.dashboard import scene
 from tests.dashboard.conftest import Client, new_page
@@ -88,11 +91,48 @@ def test_before_a_change_it_is_said_what_happens_and_to_how_many_e_mails(
     assert list(stage.beside("control").find()) == before
 
 
+def test_more_e_mails_than_can_be_counted_stop_nothing(
+    client: Client, stage: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hold of millions is shown as quickly as one of a few."""
+    for module in ("vendors", "overview"):
+        monkeypatch.setattr(f"mailqueue.dashboard.{module}.COUNTED", 50)
+    assert "50 e-mails or more go on" in text_of(client, "/vendors/release?of=tag:newsletter")
+    assert "wrong price in the lead 50 or more Release" in text_of(client)
+
+    def count(*_: Any) -> int:
+        raise StoreUnavailable("timed out")
+
+    monkeypatch.setattr(Store, "count", count)
+    place = "/vendors/release?of=tag:newsletter"
+    assert "more e-mails than can be counted quickly go on" in text_of(client, place)
+    text = change(client, "release", "tag:newsletter")
+    assert "tag newsletter is not held any more. What waited goes on." in text
+    assert stage.emails.count_documents({"hold": "tag:newsletter"}) == 0
+
+
+def test_whoever_is_second_is_told_so(
+    client: Client, stage: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both had the page that asks."""
+
+    def quicker(*_: object) -> None:
+        stage.control("drain", "smtp", stage.now, "bob", "mine")
+
+    monkeypatch.setattr("mailqueue.dashboard.vendors._check", quicker)
+    answer = client.post("/vendors/drain", {"of": "vendor:smtp", "reason": "yours"})
+    assert answer.status_code == 409
+    assert "Vendor smtp is drained already." in answer.text
+    assert control_of(stage, "drain:smtp")["by"] == "bob"
+
+
 def test_what_is_shown_can_be_changed_and_nothing_else(client: Client, stage: Scene) -> None:
     assert actions(client) == {
         *("enable?of=vendor%3Ases", "drain?of=vendor%3Ases", "hold?of=vendor%3Ases"),
         *("undrain?of=vendor%3Amailgun-eu", "hold?of=vendor%3Amailgun-eu"),
         *("drain?of=vendor%3Asmtp", "hold?of=vendor%3Asmtp", "release?of=tag%3Anewsletter"),
+        *("hold?of=all", "hold?of=priority%3Ahigh", "hold?of=priority%3Anormal"),
+        "hold?of=priority%3Abulk",
     }
     for place in actions(client):
         assert client.get(f"/vendors/{place}").status_code == 200
