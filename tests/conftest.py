@@ -18,6 +18,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -40,7 +41,13 @@ TEST_PREFIX = "mailqueue_test_"
 TESTS = Path(__file__).parent
 UNIT = TESTS / "unit"
 # They run again and again what other tests run too; measuring that would double their time.
-UNMEASURED = ("faults", "model", "contract/test_fuzz.py", "contract/test_wire_fuzz.py")
+UNMEASURED = (
+    *("faults", "model", "contract/test_fuzz.py", "contract/test_wire_fuzz.py"),
+    *("brokers/test_crashes.py", "brokers/test_outages.py", "integration/test_docs_code.py"),
+    *("integration/test_load_test.py", "process/test_fastapi_app.py", "process/test_intake.py"),
+    *("process/test_processes.py", "process/test_quickstart.py", "process/test_rates.py"),
+    "process/test_smtp_load.py",
+)
 SERVERS = {"mongod", "beanstalkd", "servers_to_break"}
 
 Running = TypeVar("Running")
@@ -60,7 +67,7 @@ def pytest_configure() -> None:
 def pytest_collection() -> Iterator[None]:
     """What is collected stays to the end: the garbage collector need not look through it.
 
-    Nor while it grows: the syntax trees of all modules are many objects.
+    Nor while it grows.
     """
     gc.disable()
     try:
@@ -96,8 +103,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.pluginmanager.hasplugin("_cov"):
         return
     for item in items:
-        if any(item.path.is_relative_to(TESTS / each) for each in UNMEASURED):
+        if not _adds_coverage(item.path):
             item.add_marker("no_cover")
+
+
+@cache
+def _adds_coverage(path: Path) -> bool:
+    return not any(path.is_relative_to(TESTS / each) for each in UNMEASURED)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -196,7 +196,7 @@ class Stage:
         groups = self.emails.aggregate([{"$group": {"_id": "$status", "n": {"$sum": 1}}}])
         return Counter({group["_id"]: group["n"] for group in groups})
 
-    def until(self, timeout: float = 60, **statuses: int) -> None:
+    def until(self, timeout: float = 120, **statuses: int) -> None:
         """Wait until so many e-mails stand where it says, and none elsewhere."""
         wait_until(lambda: self.statuses() == statuses, timeout, f"e-mails are {statuses}")
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(predicate: Callable[[], T], timeout: float = 30.0, what: str = "") -> T:
+def wait_until(predicate: Callable[[], T], timeout: float = 60.0, what: str = "") -> T:
     """The first truthy value of ``predicate``; an AssertionError when none came in time.
 
     It looks ever less often, as looking takes time from whoever is waited for.

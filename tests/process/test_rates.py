@@ -91,7 +91,13 @@ def test_the_budget_of_a_day_is_used_to_the_last_then_others_get_the_rest(
     stage.send(400)
     consumers = [run(stage) for _ in range(3)]
     stage.until(sent=400)
-    assert (len(calls(small)), len(calls(other))) == (100, 300)
+    assert len(calls(small)) + len(calls(other)) == 400
+    assert len(calls(small)) <= 100
+    # A busy process may let a part pass: it is given back, and later e-mails use it.
+    wait_until(lambda: len(calls(small)) == 100 or not stage.send())
+    number = stage.emails.count_documents({})
+    stage.until(sent=number)
+    assert len(calls(small)) == 100
     for event in ("vendor.budget_low", "vendor.budget_spent"):
         wait_until(lambda e=event: sum(len(c.said(e)) for c in consumers) == 1, what=event)  # type: ignore[misc]
 
