@@ -230,4 +230,5 @@ def test_hosts_whose_clocks_differ_by_more_than_a_lease_bears_are_told(
         vars(r)["facts"]["seconds"] for r in caplog.records if event(r) == "mongodb.clocks_differ"
     ]
     assert len(seconds) == 1
-    assert 39 <= seconds[0] <= 40.1
+    # "At least": what the hosts' answers took is left out.
+    assert on_three_nodes.config.delivery.margin < seconds[0] <= 40.1

@@ -28,6 +28,7 @@ from tests.waiting import wait_until
 Document = dict[str, Any]
 READ_TIMEOUT = 2.0
 MONGODB_TIMEOUT = 1.0
+TO_SPARE = 5.0  # seconds beyond it that a busy machine may take; the driver's own is 30
 
 
 class ImpatientConnection(tube.Connection):
@@ -209,7 +210,7 @@ def test_mongodb_dies_and_stays_away(hurried: Stage, broken_servers: BreakableSe
             broken_servers.mongod.start()
             application.sends(20)
         all_is_well(hurried, application.ids, unknown=True)
-    assert took < 2 * MONGODB_TIMEOUT
+    assert took < MONGODB_TIMEOUT + TO_SPARE
 
 
 def test_mongodb_hangs_and_recovers(hurried: Stage, broken_servers: BreakableServers) -> None:
@@ -224,7 +225,7 @@ def test_mongodb_hangs_and_recovers(hurried: Stage, broken_servers: BreakableSer
                     began = time.monotonic()
                     with pytest.raises(StoreUnavailable):
                         call(application.ids[-1])
-                    assert time.monotonic() - began < 2 * MONGODB_TIMEOUT
+                    assert time.monotonic() - began < MONGODB_TIMEOUT + TO_SPARE
             finally:
                 broken_servers.mongod.resume()
             application.sends(10)
