@@ -273,12 +273,14 @@ def test_every_link_in_the_documentation_leads_somewhere(page: Path) -> None:
 
 
 CODE = [file for folder in ("mailqueue", "tests") for file in (REPO / folder).rglob("*.py")]
+EXAMPLES = [file for file in (REPO / "examples").rglob("*") if file.is_file()]
+TEXTS = [file for file in (*CODE, *EXAMPLES) if file.suffix != ".pyc"]
 
 
 def test_every_page_that_the_code_names_is_there() -> None:
     named = {
         found
-        for file in CODE
+        for file in TEXTS
         for found in re.findall(r"(docs/\w+\.md)(?:#([\w-]+\w))?", file.read_text("utf-8"))
     }
     assert named
