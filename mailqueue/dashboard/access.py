@@ -8,8 +8,8 @@ page whose own name was made to lead here (DNS rebinding) speaks to a proxy's ne
 
 A request is our own if the browser says that it comes from this origin or from the user's hand
 (``Sec-Fetch-Site``). Browsers leave that header out where a connection is neither encrypted nor
-local; then ``Origin``, or else ``Referer``, has to name the host that was asked. What changes
-something, and what shows an e-mail's content, is done for our own requests only.
+local; then ``Origin`` has to name the host that was asked, or ``Referer`` where nothing is changed.
+What changes something, and what shows an e-mail's content, is done for our own requests only.
 
 Promises: how long a look-up takes tells nothing of a secret.
 """
@@ -117,12 +117,17 @@ def _password(authorization: bytes) -> str | None:
     return text.partition(":")[2]
 
 
-def is_own(headers: Headers) -> bool:
-    """Whether a page of this origin, or the user's own hand, sent the request."""
+def is_own(headers: Headers, *, changes: bool) -> bool:
+    """Whether a page of this origin, or the user's own hand, sent the request.
+
+    ``changes``: it changes something. Of any other, which has no ``Origin``, ``Referer`` may tell.
+    """
     site = headers.get(b"sec-fetch-site")
     if site is not None:
         return site in _OWN
-    origin = headers.get(b"origin", headers.get(b"referer"))
+    origin = headers.get(b"origin")
+    if origin is None and not changes:
+        origin = headers.get(b"referer")
     host = headers.get(b"host", b"").lower()
     return origin is not None and host != b"" and _host_of(origin) == host
 

@@ -126,7 +126,7 @@ class Endpoint:
                 request.path_params,
                 _fields(request.scope["query_string"]),
                 _fields(await _body(request)) if request.method == "POST" else Fields(),
-                is_own(headers),
+                is_own(headers, changes=request.method == "POST"),
             )
             return await self._pool.run(view, page_request), user
         except Refusal as refusal:
@@ -151,7 +151,7 @@ class Endpoint:
 
 def _check_may_act(user: User, headers: Mapping[bytes, bytes]) -> None:
     """Raises ``Refusal`` unless this user may change something, and asked for it himself."""
-    if not is_own(headers):
+    if not is_own(headers, changes=True):
         text = "The request came from another site, so nothing was changed."
         raise Refusal(403, "Not from here", text)
     if not user.may_act:

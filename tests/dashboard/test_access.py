@@ -227,7 +227,7 @@ def test_where_it_is_read_only_no_button_is_shown(
         ({"Sec-Fetch-Site": "none"}, True),
         ({"Sec-Fetch-Site": "same-origin", "Origin": "null"}, True),  # a sandboxed form is not one
         ({"Origin": BASE}, True),
-        ({"Referer": f"{BASE}/dashboard/failed"}, True),
+        ({"Referer": f"{BASE}/dashboard/failed"}, False),  # of any request that tells no more
         ({"Sec-Fetch-Site": "same-site"}, False),
         ({"Sec-Fetch-Site": "cross-site"}, False),
         ({"Sec-Fetch-Site": "cross-site", "Origin": BASE}, False),

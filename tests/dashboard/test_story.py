@@ -15,7 +15,7 @@ from mailqueue.config import Config
 from mailqueue.config.dicts import DashboardDict
 from mailqueue.store import ids
 from tests.conftest import Document
-from tests.dashboard.conftest import Client
+from tests.dashboard.conftest import BASE, Client
 from tests.dashboard.stored import SECRETS, email, failed, store, tried, uncertain
 
 CROSS = {"Sec-Fetch-Site": "cross-site"}
@@ -168,6 +168,23 @@ def test_no_other_site_has_it_shown(
     assert answer.status_code == 403
     assert "content.shown" not in caplog.text
     assert not [secret for secret in SECRETS if secret in answer.text]
+
+
+def test_browsers_that_say_only_where_they_come_from_have_it_shown(
+    config: Config, emails: Collection[Document]
+) -> None:
+    """As over plain HTTP from elsewhere."""
+    (email_id,) = store(emails, email())
+    with closing(Client(config, headers={})) as client:
+        for referer, status in (
+            (f"{BASE}/dashboard/emails/{email_id}", 200),
+            ("http://evil.example/127.0.0.1:8080", 403),
+            ("http://127.0.0.1:8080@evil.example/", 403),
+            ("", 403),
+        ):
+            headers = {"Referer": referer} if referer else {}
+            answer = client.get(f"/emails/{email_id}/content", headers=headers)
+            assert (referer, answer.status_code) == (referer, status)
 
 
 def test_who_may_only_look_may_look_at_it(config: Config, emails: Collection[Document]) -> None:
