@@ -43,14 +43,10 @@ class DueCallbacks:
     def ensure_indexes(self) -> None:
         """Create the indexes of what is due, and of what failed.
 
-        Only an installation with a responder has them.
+        Only an installation with a responder, or with metrics, has them.
         """
-        trouble = {"callbacks.state": {"$in": list(callbacks.TROUBLE)}}
         with self._store.operation():
-            for fields, partial in (
-                (callbacks.INDEX, {DUE_AT: {"$exists": True}}),
-                (callbacks.TROUBLE_INDEX, trouble),
-            ):
+            for fields, partial in callbacks.INDEXES.items():
                 names = [(field, 1) for field in fields]
                 self._store.emails.create_index(names, partialFilterExpression=partial)
 

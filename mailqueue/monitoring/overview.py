@@ -15,7 +15,7 @@ collections. Of each status so many are counted as ``COUNTED`` and ``ENDED`` say
 Of which class the oldest due e-mail is stands in no index: where more than ``WINDOW`` wait, the
 oldest of a class is late by at least so much, and a class behind a long backlog of another may be
 left out. Of ``high`` it is always exact if there is the index ``HIGH_INDEX``, in which no other
-e-mail is: ``mailqueue metrics`` makes it.
+e-mail is. ``mailqueue metrics`` makes it, and those of callbacks, which a responder makes too.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Overview:
     Those that failed because all their recipients are suppressed are none of them: so it should be.
     ``callback_oldest``: the callback that has been due for longest.
     ``queue``: jobs by state; empty: there is no queue beside MongoDB; None: it was not reached, and
-    ``queue_error`` says why. ``callbacks``: by state; empty: no responder ever ran here.
+    ``queue_error`` says why. ``callbacks``: by state; empty: there is no index to count them by.
     ``consumers``: those that live. ``controls``: what operators hold and drain.
     """
 
@@ -241,14 +241,16 @@ _CLASSES = {priority: name for name, priority in PRIORITIES.items()}
 _SINCE = {"since": "$since", "id": "$_id"}  # compared in this order
 
 
-def ensure_index(store: Store) -> None:
-    """Create ``HIGH_INDEX``, unless we may only read. Raises ``StoreUnavailable``.
+def ensure_indexes(store: Store) -> None:
+    """Create ``HIGH_INDEX`` and those of callbacks, unless we may only read.
 
-    In a large collection that takes minutes, in which nobody else has to wait.
+    In a large collection that takes minutes, in which nobody else has to wait. Raises
+    ``StoreUnavailable``.
     """
-    fields = [(field, 1) for field in HIGH_INDEX]
     with store.operation(seconds=BUILD), suppress(OperationFailure):
-        store.emails.create_index(fields, partialFilterExpression=_HIGH)
+        for fields, partial in {HIGH_INDEX: _HIGH, **callbacks.INDEXES}.items():
+            names = [(name, 1) for name in fields]
+            store.emails.create_index(names, partialFilterExpression=partial)
 
 
 _HIGH: Mapping[str, Any] = {"status": Status.QUEUED.value, "priority": HIGH}

@@ -33,7 +33,7 @@ from mailqueue.config.reload import UNUSED, Source
 from mailqueue.errors import StoreUnavailable
 from mailqueue.logs import event
 from mailqueue.monitoring import metrics
-from mailqueue.monitoring.overview import Overview, ensure_index
+from mailqueue.monitoring.overview import Overview, ensure_indexes
 from mailqueue.service import Service
 from mailqueue.store import document
 from mailqueue.store.stats import Stats
@@ -111,11 +111,11 @@ def _start(target: Callable[..., object], *arguments: object) -> threading.Threa
     return thread
 
 
-def _ensure_index(store: Store, frame: Service) -> None:
+def _make_indexes(store: Store, frame: Service) -> None:
     """While scrapes are answered: it may take long, or MongoDB be away."""
     while not frame.is_stopping:
         try:
-            ensure_index(store)
+            ensure_indexes(store)
         except StoreUnavailable:
             time.sleep(PATIENCE)
         else:
@@ -132,7 +132,7 @@ def _serve(config: Config, host: str, port: int, file: Path | None, frame: Servi
     with closing(store), _Server(listener.getsockname(), handler, False) as server:
         server.socket = listener
         thread = _start(server.serve_forever, TICK)
-        _start(_ensure_index, store, frame)
+        _start(_make_indexes, store, frame)
         if file is not None:  # it takes nothing over, but says what needs a restart
             frame.reload = partial(Source(file, (), OTHERS).read, config)
         event(logger, logging.INFO, "metrics.started", mode=env)

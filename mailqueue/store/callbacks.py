@@ -34,7 +34,12 @@ ENDED = (DELIVERED, GONE, FAILED)
 DUE_AT = "callbacks.due_at"
 INDEX = ("env", DUE_AT)
 TROUBLE = (FAILED, GONE)
-TROUBLE_INDEX = ("env", "callbacks.state")  # of those only, so that most e-mails are not in it
+TROUBLE_INDEX = ("env", "callbacks.state")
+# Each with what is in it: most e-mails are in neither. Only who needs them makes them.
+INDEXES: Mapping[tuple[str, ...], Filter] = {
+    INDEX: {DUE_AT: {"$exists": True}},
+    TROUBLE_INDEX: {"callbacks.state": {"$in": list(TROUBLE)}},
+}
 OF = "_to_"  # in the id of a recipient's step, before the recipient's place
 NO_CALLBACK_DUE: Filter = {DUE_AT: {"$exists": False}}  # of none in the list
 _LARGEST = 2**31

@@ -94,7 +94,7 @@ def test_the_class_high_is_found_behind_any_backlog_by_an_index_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     producer.send_many([letter(n) for n in range(5)], priority="bulk")
-    overview.ensure_index(store)
+    overview.ensure_indexes(store)
     monkeypatch.setattr(overview, "WINDOW", 3)
     assert Overview.read(config, store).oldest_due["high"] is None
     now = store.now()
@@ -203,3 +203,16 @@ def test_a_queue_that_is_away_hides_nothing_else(config: Config, store: Store) -
     assert seen.queue is None
     assert seen.queue_error == "beanstalkd: ConnectionRefusedError"
     assert seen.emails[Status.QUEUED] == 0
+
+
+def test_callbacks_that_nobody_posts_are_counted_too(
+    config: Config, store: Store, producer: Producer, emails: Collection[Document]
+) -> None:
+    """No responder has made the indexes by which they are found: the metrics make them."""
+    ids = producer.send_many([letter(n) for n in range(6)])
+    now = store.now()
+    change(emails, ids[:3], callbacks=[{"state": "due", "due_at": now}])
+    change(emails, ids[3:5], callbacks=[{"state": "delivered"}, {"state": "failed"}])
+    assert Overview.read(config, store).callbacks == {}
+    overview.ensure_indexes(store)
+    assert Overview.read(config, store).callbacks == {"due": 3, "failed": 2, "gone": 0}
