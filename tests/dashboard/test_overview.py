@@ -129,7 +129,7 @@ def test_consumers_are_shown_or_how_to_start_one(
     stage.heartbeat("mail-1", 12, seconds=5)
     stage.heartbeat("mail-2", 3, seconds=70)
     text = text_of(client)
-    assert re.search(r"mail-1:4711 0\.1\.0 12 [5-9] s ago", text)
+    assert re.search(r"mail-1:4711 0\.1\.0 12 \d+ s ago", text)
     assert "mail-2" not in text
 
 
