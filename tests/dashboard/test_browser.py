@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pymongo.collection import Collection
@@ -14,9 +16,9 @@ from selenium.webdriver.support.ui import Select
 from mailqueue.consumer import Consumer
 from tests.conftest import Document
 from tests.dashboard.conftest import new_page, show_as
-from tests.dashboard.stored import CONTENT, email, failed, store, uncertain
+from tests.dashboard.stored import CONTENT, SECRETS, email, failed, store, uncertain
 from tests.dashboard.test_markup import CORPUS
-from tests.http_service import HttpService
+from tests.http_service import HttpService, Key
 from tests.stage import DOWN, Stage
 from tests.vendor_servers import HttpServer, Reply
 
@@ -237,6 +239,38 @@ def test_stored_code_does_not_run(
         assert browser.execute_script("return window.ran") == 0
         assert browser.execute_script("return document.scripts.length") == 0
         assert "xss()" in browser.find_element(By.TAG_NAME, "main").text
+
+
+def outer_address() -> str:
+    """An address of this host that is not loopback's, if it has one; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("198.51.100.1", 9))
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
+
+
+def test_who_has_a_key_sees_and_acts_also_over_plain_http(
+    browser: Chrome, emails: Collection[Document], shared_settings: Document, tmp_path: Path
+) -> None:
+    """From elsewhere, where browsers send no Sec-Fetch-Site without TLS."""
+    (email_id,) = store(emails, failed())
+    key = Key.new("ann", "read", "operate")
+    settings = {**shared_settings, "http": {"keys": [key.entry], "host": "0.0.0.0"}}
+    address = outer_address()
+    with HttpService(settings, tmp_path, "--dashboard") as own:
+        browser.get(f"http://any:{key.secret}@{address}:{own.port}/dashboard/emails/{email_id}")
+        press(browser, "Show")
+        assert SECRETS[0] in browser.find_element(By.TAG_NAME, "main").text
+        browser.switch_to.frame(browser.find_element(By.TAG_NAME, "iframe"))
+        assert "A secret body" in browser.find_element(By.TAG_NAME, "body").text
+        browser.switch_to.default_content()
+        press(browser, "Retry")
+        press(browser, "Retry 1 e-mail")
+        assert heading(browser) == "Retry: done"
+    (document,) = emails.find()
+    assert [each["by"] for each in document["interventions"]] == ["ann"]
 
 
 def test_no_other_page_frames_it(site: HttpService, browser: Chrome, tracker: HttpServer) -> None:
