@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
+from math import inf
 from typing import Any, Self
 
 from bson import ObjectId
@@ -67,13 +68,15 @@ class Heartbeat:
 
     @classmethod
     def of(cls, document: Document) -> Self:
-        """The heartbeat in a document; raises ``TypeError`` or ``ValueError`` for what is none."""
+        """The heartbeat in a document; raises ``TypeError`` for what is none."""
         owner, at, version, env = (document.get(n) for n in ("_id", "at", "version", "env"))
         vendors, in_flight = document.get("vendors"), document.get("in_flight")
         texts = (owner, version, env, *(vendors if isinstance(vendors, list) else [None]))
         if not isinstance(at, datetime) or not all(isinstance(text, str) for text in texts):
             raise TypeError
-        return cls(str(owner), int(in_flight or 0), str(version), str(env), tuple(texts[3:]), at)
+        return cls(
+            str(owner), int(_number(in_flight)), str(version), str(env), tuple(texts[3:]), at
+        )
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -217,7 +220,7 @@ class Stats:
         for document in self._find({"at": {"$type": "date"}, **match}):
             try:
                 beats.append(Heartbeat.of(document))
-            except (TypeError, ValueError):
+            except TypeError:
                 continue
         return sorted(beats, key=lambda each: each.owner)
 
@@ -233,7 +236,8 @@ class Stats:
         match = {"at": {"$gte": since}, "env": self._env, "outcomes": {"$exists": True}}
         minutes: dict[datetime, list[Document]] = {}
         for document in self._find(match):
-            minutes.setdefault(document["at"], []).append(document)
+            if isinstance(document["at"], datetime):  # no list of times, nor one beyond all
+                minutes.setdefault(document["at"], []).append(document)
         return [Minute(at, _sums(minutes[at])) for at in sorted(minutes)]
 
     def _find(self, match: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -263,7 +267,8 @@ def _count_update(
 
 
 def _or_zero(path: str) -> dict[str, Any]:
-    return {"$cond": [{"$isNumber": path}, path, 0]}
+    sound = [{"$isNumber": path}, {"$gte": [path, 0]}, {"$lt": [path, inf]}]
+    return {"$cond": [{"$and": sound}, path, 0]}
 
 
 def _is_newer(seconds: float) -> dict[str, Any]:
@@ -281,4 +286,7 @@ def _sums(documents: Sequence[Document]) -> Totals:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0
+    """A number from zero on; 0 for damage."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return 0.0
+    return float(value) if 0 <= value < inf else 0.0

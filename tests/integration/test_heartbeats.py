@@ -21,12 +21,14 @@ from mailqueue.store import mongo
 from mailqueue.store.document import PRODUCTION
 from mailqueue.store.stats import Counts, Heartbeat, Stats, Tally
 from mailqueue.store.store import Store
+from tests.damage import damaged
 from tests.faults.conftest import consuming
 from tests.stage import DOWN, Stage
 from tests.waiting import wait_until
 
 Document = dict[str, Any]
 MINUTE = datetime(2026, 11, 27, 10, 16, tzinfo=UTC)
+OUTCOMES = {"accepted": {"seconds": 1.5, "counts": {"le_100": 3}}}
 ME = Heartbeat("web-1:7:x", 3, "1.0", PRODUCTION, ("ses",))
 
 
@@ -225,3 +227,29 @@ def test_damaged_counters_are_counted_up_again(stats: Stats) -> None:
     stats.write(ME, [counts(3)])
     assert numbers(stats) == {("ses", "accepted"): 3}
     assert [beat.owner for beat in stats.consumers()] == [ME.owner]
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_no_damage_hides_what_else_is_counted(stats: Stats, kind: int) -> None:
+    """In a heartbeat, a total or a minute."""
+    now = datetime.now(UTC)
+    sound = [
+        {"at": now, **ME.fields},
+        {"total": True, "env": PRODUCTION, "vendor": "b", "outcomes": OUTCOMES, "marks": []},
+        {"at": MINUTE, "env": PRODUCTION, "vendor": "b", "outcomes": OUTCOMES, "marks": []},
+    ]
+    stats.write(ME, [counts(2)])
+    stats.collection.insert_many([each for _, each in damaged(sound[kind])])
+    assert ME.owner in [beat.owner for beat in stats.consumers()]
+    assert numbers(stats)["ses", "accepted"] == 2
+    (minute,) = [each for each in stats.minutes(MINUTE) if each.at == MINUTE]
+    assert minute.totals["ses", "accepted"].number == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -5, True, "x"])
+def test_a_damaged_number_is_counted_up_again(stats: Stats, value: object) -> None:
+    stats.write(ME, [counts(2)])
+    path = "outcomes.accepted.counts.le_100"
+    stats.collection.update_many({"total": True}, {"$set": {path: value}})
+    stats.write(ME, [counts(3)])
+    assert numbers(stats) == {("ses", "accepted"): 3}
