@@ -25,6 +25,7 @@ from mailqueue.lifecycle.outcomes import Status
 from mailqueue.logs import event
 from mailqueue.operations import Operation
 from mailqueue.store import ids, interventions, paging
+from mailqueue.store.indexes import EPOCH
 from mailqueue.store.interventions import Verb
 
 MOST = 5000  # e-mails of one answer: some ten seconds
@@ -106,7 +107,9 @@ def result(request: PageRequest) -> Page | Redirect:
     refused = _chosen(request.query)[:MAX_TOLD]
     stored = request.backend.store.find({"_id": {"$in": refused}}, MAX_TOLD) if refused else []
     by_id = {each.id: each for each in stored}
-    numbers = {name: _number(request.query, name) for name in ("changed", "unchanged", "uncertain")}
+    numbers = {
+        name: request.query.number(name) or 0 for name in ("changed", "unchanged", "uncertain")
+    }
     values = {
         **numbers,
         "action": TITLES[verb],
@@ -141,19 +144,17 @@ def _chosen(fields: Fields) -> Sequence[ObjectId]:
         raise _not_understood("One of the ids is not an id.") from None
 
 
-def _number(fields: Fields, name: str) -> int:
-    text = fields.first(name)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
-
-
 def _confirmation(fields: Fields) -> tuple[datetime, int, ObjectId]:
     """When it was counted, how many there were, and the nonce of the question."""
+    number = fields.number("number")
     try:
         at = datetime.fromisoformat(fields.first("at")).astimezone(UTC)
         nonce = ids.parse(fields.first("nonce"))
     except (ValueError, OverflowError):
-        raise _not_understood("This was not confirmed.") from None
-    return at, min(_number(fields, "number"), MOST), nonce
+        at = EPOCH
+    if not number or at <= EPOCH:
+        raise _not_understood("This was not confirmed.")
+    return at, min(number, MOST), nonce
 
 
 def _up_to_last(request: PageRequest) -> dict[str, Any]:

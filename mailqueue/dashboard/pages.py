@@ -29,6 +29,11 @@ class Fields(dict[str, list[str]]):
         """The first value without blanks around it; empty if there is none."""
         return self.get(name, [""])[0].strip()
 
+    def number(self, name: str) -> int | None:
+        """The first value, if it is a number of at most nine digits."""
+        text = self.first(name)
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:

@@ -127,15 +127,12 @@ def _notice(request: PageRequest) -> str:
     change = _change(request.query.first("done"), request.query.first("of"))
     if change is None or not request.is_own:
         return ""
-    control, number = change.control(), request.query.first("emails")
+    control, number = change.control(), request.query.number("emails")
     if change.action == "enable":
         return f"{change.name} is available now."
     if change.begins:
         return f"{control.subject} is {control.state} from now on."
-    if not (number.isascii() and number.isdigit()):
-        went = "What waited goes on."
-    else:
-        went = f"{count(int(number), 'e-mail')} went on."
+    went = "What waited goes on." if number is None else f"{count(number, 'e-mail')} went on."
     return f"{control.subject} is not {control.state} any more. {went}"
 
 

@@ -22,6 +22,9 @@ from tests.conftest import Document
 from tests.dashboard.conftest import Client
 from tests.dashboard.stored import email, failed, store, uncertain
 
+RETRY_ALL = {"verb": "retry", "which": "all", "status": "failed"}
+NONCE = "1" * 24
+
 
 def confirmed(client: Client, query: str) -> tuple[str, dict[str, Any]]:
     """The page that asks, and the form that says yes."""
@@ -187,8 +190,11 @@ def test_the_log_says_who_did_it_and_to_how_many(
         *({}, {"verb": "delete"}, {"verb": "retry"}, {"verb": "retry", "id": "x"}),
         {"verb": "retry", "which": "all"},  # of all statuses
         {"verb": "retry", "which": "all", "status": "gone", "number": "1"},
-        {"verb": "retry", "which": "all", "status": "failed"},  # nobody counted
-        {"verb": "retry", "which": "all", "status": "failed", "at": "soon", "nonce": "x"},
+        RETRY_ALL,  # nobody counted
+        {**RETRY_ALL, "at": "soon", "nonce": NONCE, "number": "1"},
+        {**RETRY_ALL, "at": "2026-01-01T00:00:00Z", "nonce": "x", "number": "1"},
+        {**RETRY_ALL, "at": "2026-01-01T00:00:00Z", "nonce": NONCE, "number": "0"},
+        {**RETRY_ALL, "at": "0001-01-01T00:00:00Z", "nonce": NONCE, "number": "1", "age": "week"},
     ],
 )
 def test_what_was_not_confirmed_is_not_done(

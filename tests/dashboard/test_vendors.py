@@ -111,6 +111,12 @@ def test_more_e_mails_than_can_be_counted_stop_nothing(
     assert stage.emails.count_documents({"hold": "tag:newsletter"}) == 0
 
 
+def test_a_number_that_is_none_is_not_told(client: Client) -> None:
+    for number in ("9" * 5000, "-1", "x"):
+        page = client.get(f"/vendors?done=release&of=tag:x&emails={number}")
+        assert "tag x is not held any more. What waited goes on." in page.text
+
+
 def test_whoever_is_second_is_told_so(
     client: Client, stage: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
