@@ -14,14 +14,16 @@ needed. However many scrape, MongoDB is read once in ``FRESH`` seconds. A scrape
 from __future__ import annotations
 
 import logging
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import MetricsHandler
@@ -31,7 +33,7 @@ from mailqueue import service
 from mailqueue.config import Config, is_production
 from mailqueue.config.reload import UNUSED, Source
 from mailqueue.errors import StoreUnavailable
-from mailqueue.logs import event
+from mailqueue.logs import event, place
 from mailqueue.monitoring import metrics
 from mailqueue.monitoring.overview import Overview, ensure_indexes
 from mailqueue.service import Service
@@ -46,6 +48,7 @@ FRESH = 1.0  # seconds
 PATIENCE = 5.0  # seconds; Prometheus gives a scrape ten
 TICK = 0.2
 SLOW = 10.0  # seconds for a client to say what it wants
+MOST = 100  # clients at a time
 OTHERS = UNUSED | {"routes", "limits", "http", "smtp", "suppression", "callbacks"}
 
 
@@ -83,7 +86,7 @@ class Handler(MetricsHandler):
 
     def do_GET(self) -> None:  # noqa: N802  # as the library names it
         """Answer."""
-        path = urlsplit(self.path).path
+        path = self.path.partition("?")[0]
         if path == "/metrics":
             super().do_GET()
         else:
@@ -93,7 +96,40 @@ class Handler(MetricsHandler):
 
 
 class _Server(ThreadingHTTPServer):
+    """A thread for each of ``MOST`` clients; if there are more, those that came first are cut."""
+
     daemon_threads = True
+
+    def __init__(self, listener: socket.socket, handler: type[Handler]) -> None:
+        super().__init__(listener.getsockname(), handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self._lock = threading.Lock()
+        self._clients: dict[Any, None] = {}  # their sockets, in the order in which they came
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Let a client in."""
+        with self._lock:
+            self._clients[request] = None
+            if len(self._clients) > MOST:
+                first = next(iter(self._clients))
+                del self._clients[first]
+                with suppress(OSError):
+                    first.shutdown(socket.SHUT_RDWR)  # so its thread ends
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """It is served."""
+        with self._lock:
+            self._clients.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  # as the library has it
+        """Log a bug in a line, without its text. That a client went away is none."""
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, OSError):
+            facts = {"error": type(error).__name__, "at": place(error)}
+            event(logger, logging.ERROR, "metrics.failed", **facts)
 
 
 def serve(config: Config, host: str = HOST, port: int = PORT, file: Path | None = None) -> int:
@@ -129,8 +165,7 @@ def _serve(config: Config, host: str, port: int, file: Path | None, frame: Servi
     registry = CollectorRegistry()  # nothing of this process, which nobody asks about
     registry.register(Installation(config, store))
     handler = Handler.factory(registry)
-    with closing(store), _Server(listener.getsockname(), handler, False) as server:
-        server.socket = listener
+    with closing(store), _Server(listener, handler) as server:
         thread = _start(server.serve_forever, TICK)
         _start(_make_indexes, store, frame)
         if file is not None:  # it takes nothing over, but says what needs a restart

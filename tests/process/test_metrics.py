@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mailqueue import cli
 from mailqueue.cli import servers
+from mailqueue.monitoring.server import MOST
 from tests.faults.conftest import consuming
 from tests.process.conftest import program
 from tests.process.consumer_process import MetricsProcess
@@ -84,6 +86,31 @@ def labels(text: str) -> dict[str, set[tuple[str, ...]]]:
         for sample in family.samples:
             found.setdefault(sample.name, set()).add(tuple(sorted(sample.labels)))
     return found
+
+
+def test_clients_that_hang_or_go_away_keep_nobody_out_and_leave_no_traceback(
+    stage: Stage, exporter: Exporter
+) -> None:
+    process = exporter(stage)
+    host, port = process.url.split("/")[2].split(":")
+    place = host, int(port)
+    with ExitStack() as stack:
+        for _ in range(2 * MOST):
+            stack.enter_context(socket.create_connection(place, timeout=20))
+            assert "mailqueue_up 1" in process.scrape()
+        threads = len(list(Path(f"/proc/{process.pid}/task").iterdir()))
+        assert MOST < threads < MOST + 50
+        for request in (
+            b"GET /metrics HTTP/1.0",
+            b"GET /metrics HTTP/1.0\r\n\r\n",
+            b"GET http://[",
+        ):
+            rude = stack.enter_context(socket.create_connection(place, timeout=20))
+            rude.sendall(request)
+            rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            rude.close()
+    assert "mailqueue_up 1" in process.scrape()
+    assert "Traceback" not in process.output
 
 
 def test_a_scrape_has_the_numbers_of_an_installation_at_work(
