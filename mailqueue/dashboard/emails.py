@@ -108,7 +108,8 @@ def _row(stored: Stored) -> dict[str, Any]:
     texts = {"vendor": document.get("vendor") or last.get("vendor")}
     texts |= {name: document.get(name) for name in ("status", "reason", "env")}
     return {
-        **{name: value if isinstance(value, str) else "" for name, value in texts.items()},
+        # Code is a string, too, and cannot be looked up.
+        **{name: str(value) if isinstance(value, str) else "" for name, value in texts.items()},
         "id": str(stored.id),
         "attempts": last.get("n", 0),
         "tags": _items(email.get("tags")) if isinstance(email, Mapping) else [],

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from bson import Code
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
@@ -92,7 +93,10 @@ def test_what_is_no_e_mail_is_not_found(client: Client, place: str) -> None:
     assert client.get(f"/emails/{ids.new()}{place}").status_code == 404
 
 
-@pytest.mark.parametrize("damage", [{"attempts": "x"}, {"status": {"a": 1}}, {"email": 7}, {}])
+@pytest.mark.parametrize(
+    "damage",
+    [{"attempts": "x"}, {"status": {"a": 1}}, {"status": Code("x")}, {"email": 7}, {}],
+)
 def test_a_damaged_document_has_its_page(
     client: Client, emails: Collection[Document], damage: dict[str, Any]
 ) -> None:
