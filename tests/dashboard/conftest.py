@@ -153,13 +153,13 @@ def open_chromium(profile: Path) -> Iterator[Chrome]:
     options.binary_location = shutil.which("chromium") or ""
     for argument in (
         *("headless", "no-sandbox", "disable-gpu", "disable-background-networking"),
-        *("disable-component-update", "disable-sync", "hide-scrollbars"),
+        *("disable-component-update", "disable-sync", "hide-scrollbars", "disable-dev-shm-usage"),
         f"user-data-dir={profile}",
     ):
         options.add_argument(f"--{argument}")
     browser = Chrome(options, Service(shutil.which("chromedriver"), log_output=os.devnull))
     try:
-        browser.set_page_load_timeout(30)
+        browser.set_page_load_timeout(60)
         yield browser
     finally:
         browser.quit()
