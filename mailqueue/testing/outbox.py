@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from mailqueue.producer.submission import Priority
 
 _PRIORITIES = {number: name for name, number in PRIORITIES.items()}
-# RFC 6761: there is no such host. What is not configured is not sent to a server by accident.
-_NOWHERE = {"uri": "mongodb://outbox.invalid/?directConnection=true", "timeout": 0.1}
+# RFC 6761: there is no such host. What is not configured is not sent to a server by accident. The
+# time-out holds in the outbox too, for the thread that takes an asyncio task's e-mail.
+_NOWHERE = {"uri": "mongodb://outbox.invalid/?directConnection=true", "timeout": 2.0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from mailqueue import (
 )
 from mailqueue.aio.writer import JobThread
 from mailqueue.producer.storage import Announces, Storage
-from mailqueue.testing import Outbox
+from mailqueue.testing import Outbox, outbox
 
 REPO = Path(__file__).parents[2]
 MAIL: EmailDict = {
@@ -283,7 +283,10 @@ def test_as_many_calls_fail_as_the_test_wants(mailqueue_outbox: Outbox) -> None:
     assert producer.cancel(email_id)
 
 
-def test_after_the_outbox_no_producer_made_in_it_reaches_a_server() -> None:
+def test_after_the_outbox_no_producer_made_in_it_reaches_a_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(outbox._NOWHERE, "timeout", 0.1)  # which it waits for here
     with Outbox():
         producer = Producer()
     with closing(producer), pytest.raises(StoreUnavailable):
