@@ -36,6 +36,7 @@ MAX_WAITING = 10_000  # lines; further ones are dropped
 TOGETHER = 1000  # lines in one write
 GATHER = 0.005  # seconds for more lines, so that one write does for many
 FLUSH = 2.0  # seconds that the end of a process waits for its last lines
+_NUMBERS = (int, float)
 _USUAL = re.compile(r"[!#-<>-~]+")  # ASCII without blank, quotation mark and equals sign
 
 
@@ -288,7 +289,7 @@ def _line(name: str, *keys: str) -> str:
 def _quote(fact: object) -> str:
     """The fact as one word on one line, whatever it holds."""
     text = str(fact)
-    if (text.isalnum() and text.isascii()) or _USUAL.fullmatch(text):
+    if type(fact) in _NUMBERS or (text.isalnum() and text.isascii()) or _USUAL.fullmatch(text):
         return text
     plain = text.isprintable()
     if plain and text and not any(mark in text for mark in ' "='):

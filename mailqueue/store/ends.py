@@ -90,27 +90,32 @@ class Ends:
     def tell(
         self,
         changes: Sequence[Change | Aside],
-        written: Collection[ObjectId],
+        written: Collection[ObjectId] | None = None,
         own: int | None = None,
         set_aside: Collection[ObjectId] = (),
     ) -> None:
         """Tell of changes that are ``written``, except those that another process wrote alike.
 
-        ``own``: so many of them this write has matched; None: all, or that is not known.
+        ``written`` None: all are, by this write. ``own``: so many of them it has matched; None: all
+        of them, or that is not known.
         ``set_aside``: e-mails that were to be claimed, and whose document takes no claim.
         """
-        # Two jobs of one e-mail may have led to the same change twice.
-        mine = list({change.id: change for change in changes if change.id in written}.values())
+        mine = changes
+        if written is not None:
+            # Two jobs of one e-mail may have led to the same change twice.
+            mine = list({change.id: change for change in changes if change.id in written}.values())
         if own is not None:
             mine = self._without_others(mine, own)
         unclear = [c.id for c in mine if isinstance(c, Aside) or may_be_overruled(c)]
-        documents = self._read(unclear, _LATE_YES)
+        documents = self._read(unclear, _LATE_YES) if unclear else {}
         for change in mine:
+            document = documents.get(change.id) if unclear else None
             if isinstance(change, Change):
-                self._tell_change(change, documents.get(change.id, {}))
-            elif change.id in documents:
-                self._tell_document(documents[change.id])
-        self.tell_stored(set_aside, Reason.UNREADABLE)
+                self._tell_change(change, document)
+            elif document is not None:
+                self._tell_document(document)
+        if set_aside:
+            self.tell_stored(set_aside, Reason.UNREADABLE)
 
     def _without_others(self, written: Sequence[Change | Aside], own: int) -> list[Change | Aside]:
         """Those of them that this process wrote.
@@ -126,9 +131,9 @@ class Ends:
         claimed = [c for c in rest if isinstance(c, Change) and c.nonce is not None]
         return [*doubted, *(rest if own > len(claimed) else claimed)]
 
-    def _tell_change(self, change: Change, document: Document) -> None:
+    def _tell_change(self, change: Change, document: Document | None) -> None:
         decision, result, vendor = change.decision, change.result, change.vendor
-        yes = yes_of_settlement(change, document) if document else None
+        yes = None if document is None else yes_of_settlement(change, document)
         has_failed = result is not None and result.outcome is not Outcome.ACCEPTED
         if has_failed and not is_of_attempt(yes, change):
             self._tell_failure(change, Status.SENT if yes is not None else None)

@@ -282,7 +282,7 @@ class Store(Mongo):
             matched, refused, is_repeated = self.bulk.write_counted(writes, limit)
             if matched == len(changes) + len(claims):
                 written, won = {c.id for c in changes}, {c.id for c in claims}
-                self.ends.tell(changes, written)
+                self.ends.tell(changes)
                 return written, won
             if refused:
                 self.bulk.write_in_short(changes, claims, refused, limit)
