@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from mailqueue.devserver.process import dies_with_parent
 from mailqueue.service import keys
+from tests.waiting import when_quiet
 
 REPO = Path(__file__).parents[1]
 JSON = "application/json"
@@ -88,7 +89,7 @@ class HttpService:
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        return when_quiet(self._log.read_text, lambda: self._process.poll() is not None)
 
     @property
     def resident(self) -> int:

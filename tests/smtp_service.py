@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mailqueue.devserver.process import dies_with_parent
+from tests.waiting import when_quiet
 
 REPO = Path(__file__).parents[1]
 
@@ -70,7 +71,7 @@ class SmtpService:
 
     @property
     def log(self) -> str:
-        return self._log.read_text()
+        return when_quiet(self._log.read_text, lambda: self._process.poll() is not None)
 
     @property
     def resident(self) -> int:

@@ -9,6 +9,20 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+QUIET = 0.1  # seconds; a process of ours writes a line of its log some milliseconds later
+
+
+def when_quiet(read: Callable[[], T], is_over: Callable[[], bool]) -> T:
+    """What ``read`` gives once it has stayed the same for a moment, or its process is over."""
+    value = read()
+    while not is_over():
+        time.sleep(QUIET)
+        if (later := read()) == value:
+            return value
+        value = later
+    return read()
+
+
 def wait_until(predicate: Callable[[], T], timeout: float = 60.0, what: str = "") -> T:
     """The first truthy value of ``predicate``; an AssertionError when none came in time.
 

@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.request import urlopen
 
 from mailqueue.devserver.process import dies_with_parent
-from tests.waiting import wait_until
+from tests.waiting import wait_until, when_quiet
 
 REPO = Path(__file__).parents[2]
 
@@ -91,7 +92,8 @@ class OwnProcess:
 
     @property
     def output(self) -> str:
-        return self._log.read_text(errors="replace")
+        read = partial(self._log.read_text, errors="replace")
+        return when_quiet(read, lambda: not self.running)
 
     def said(self, event: str) -> list[str]:
         """The lines of its log about this event."""
