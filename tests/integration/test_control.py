@@ -493,3 +493,28 @@ def test_a_burst_ends_when_every_budget_is_used_up(
     limited = [replace(vendor, rate=Rate(per_day=1)) for vendor in config.vendors]
     assert Consumer(config.replace(vendors=limited), burst=True).run() == 0
     assert statuses(emails) == Counter(queued=3, sent=2)
+
+
+def test_a_restored_backup_waits_until_an_operator_has_looked(
+    shell: Shell, bench: Bench, producer: Producer, emails: Collection[Document]
+) -> None:
+    """As docs/operating.md says: what left since the backup is not sent again."""
+    left, waiting = (
+        producer.send(MAIL),
+        producer.send(MAIL, send_at=datetime.now(UTC) + timedelta(hours=1)),
+    )
+    backup = list(emails.find())
+    work_all(bench)
+    emails.delete_many({})
+    emails.insert_many(backup)
+    shell("hold", "--all", "--reason", "restored")
+    emails.update_many({}, {"$set": {"due_at": None}})
+    producer.announce([left, waiting])
+    work_all(bench)
+    assert statuses(emails) == {"queued": 2}
+    shell("cancel", left)
+    shell("release", "--all")
+    producer.announce([waiting])
+    work_all(bench)
+    assert statuses(emails) == {"cancelled": 1, "sent": 1}
+    assert bench.asked == 2

@@ -123,7 +123,7 @@ def test_every_unit_is_confined_as_the_consumers_is(name: str) -> None:
 
 
 def test_only_the_consumer_has_the_vendors_secrets() -> None:
-    own = {RESPONDER: ["CALLBACK_SECRET:/etc/mailqueue/CALLBACK_SECRET"]}
+    own = {RESPONDER: ["CALLBACK_SECRET:/etc/mailqueue/secrets/CALLBACK_SECRET"]}
     for name in COMMANDS.keys() - {CONSUMER}:
         assert directives(name).get("LoadCredential", []) == own.get(name, [])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -19,6 +20,7 @@ from mailqueue.cli.help import HELP
 from mailqueue.config.config import READABLE_BY_ALL, SECTIONS
 from mailqueue.config.queue import QUEUE_TYPES
 from mailqueue.config.section import keys_of
+from mailqueue.config.services import Http, Smtp
 from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.lifecycle.decide import Decider, suspension
 from mailqueue.lifecycle.outcomes import (
@@ -31,6 +33,7 @@ from mailqueue.lifecycle.outcomes import (
     Snapshot,
 )
 from mailqueue.message.fields import READERS
+from mailqueue.monitoring import server
 from mailqueue.smtp import replies
 from tests import tables
 from tests.bench import report
@@ -38,6 +41,7 @@ from tests.tables import REPO
 from tests.unit.test_structure import ALL_NODES, NODES
 
 README = REPO / "README.md"
+OPERATING = "docs/operating.md"
 PAGES = [*sorted(REPO.glob("*.md")), *sorted((REPO / "docs").glob("*.md"))]
 LINKED = [*PAGES, REPO / "tests/bench/LOG.md"]
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)")
@@ -60,7 +64,7 @@ CHECKED = {  # written by hand; by the tests below, and in tests/integration
         "outcome",
         "span",
     ),
-    *("priority", "queue", "verb", "webhook"),
+    *("priority", "process", "queue", "verb", "webhook"),
     *("metric", "alert"),  # by tests/process/test_metrics.py, and tests/monitoring
     *("call", "status"),  # by tests/http/test_description.py
     *("attribute", "anymail", "postoffice", "celery"),  # in test_docs_applications
@@ -108,10 +112,14 @@ def column(page: str, name: str, number: int) -> list[str]:
 
 def column_cells(page: str, name: str, number: int) -> list[list[str]]:
     """The same, by row."""
+    return [re.findall(r"`([^`]+)`", cell) for cell in column_texts(page, name, number)]
+
+
+def column_texts(page: str, name: str, number: int) -> list[str]:
+    """All that stands in each cell."""
     found = tables.marked(name).search((REPO / page).read_text("utf-8"))
     assert found
-    rows = found[0].splitlines()[3:-1]
-    return [re.findall(r"`([^`]+)`", row.split("|")[number]) for row in rows]
+    return [row.split("|")[number].strip() for row in found[0].splitlines()[3:-1]]
 
 
 def test_the_keys_of_an_email_are_those_that_send_takes() -> None:
@@ -179,12 +187,27 @@ def lifecycle_page() -> str:
 
 
 def test_the_operators_verbs_are_those_of_the_command_line() -> None:
-    verbs = [code.split()[0] for code in first_column("docs/operating.md", "verb")]
+    verbs = [code.split()[0] for code in first_column(OPERATING, "verb")]
     assert sorted(verbs) == sorted([*VERBS, "vendors"])  # once to look, once to change
 
 
+def test_the_processes_are_those_that_have_a_unit_with_their_ports_and_extras() -> None:
+    names = [code.split(".")[-1].split()[-1] for code in first_column(OPERATING, "process")]
+    units = [file.name for file in (REPO / "examples/systemd").iterdir()]
+    assert sorted(f"mailqueue-{name}@.service" for name in names) == sorted(units)
+    ports = dict(zip(names, column_texts(OPERATING, "process", 3), strict=True))
+    assert {name: int(port) for name, port in ports.items() if port} == {
+        "http": Http().port,
+        "smtp": Smtp().port,
+        "metrics": server.PORT,
+    }
+    needed = column(OPERATING, "process", 5)
+    extras = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    assert set(needed) <= extras["optional-dependencies"].keys()
+
+
 def test_what_exit_code_1_means_is_what_the_help_of_the_verb_says() -> None:
-    found = tables.marked("verb").search((REPO / "docs/operating.md").read_text("utf-8"))
+    found = tables.marked("verb").search((REPO / OPERATING).read_text("utf-8"))
     assert found
     rows = [row.split("|") for row in found[0].splitlines()[3:-1]]
     meanings = {
@@ -200,7 +223,7 @@ def test_the_events_of_the_log_are_those_that_the_code_writes() -> None:
         words = {str(each.value) for each in given if isinstance(each, ast.Constant)}
         words = {word for word in words if re.fullmatch(r"[a-z]+\.[a-z_]+", word)}
         found |= words if words and "event" in ast.unparse(node)[:20] else set()
-    assert first_column("docs/operating.md", "event") == sorted({*found, READABLE_BY_ALL})
+    assert first_column(OPERATING, "event") == sorted({*found, READABLE_BY_ALL})
 
 
 # The README --------------------------------------------------------------------------------------
