@@ -62,11 +62,15 @@ def _no_consumer(overview: Overview, config: Config) -> Findings:
 
 
 def _oldest_due(overview: Overview, _: Config) -> Findings:
-    for name, oldest in overview.oldest_due.items():
-        if oldest is not None and oldest.seconds > OVERDUE.get(name, OVERDUE_OTHERS):
-            text = f"the oldest e-mail of class {name} has been due for {age(oldest.seconds)}"
-            todo = "mend what else is found here; if nothing is, run more consumers"
-            yield Finding(Level.FAIL, "e-mails", text, todo, Slug.OLDEST_DUE)
+    late = [
+        f"{name} for {age(oldest.seconds)}"
+        for name, oldest in overview.oldest_due.items()
+        if oldest is not None and oldest.seconds > OVERDUE.get(name, OVERDUE_OTHERS)
+    ]
+    if late:
+        todo = "mend what else is found here; if nothing is, run more consumers"
+        text = f"due for too long, the oldest of class {', '.join(late)}"
+        yield Finding(Level.FAIL, "e-mails", text, todo, Slug.OLDEST_DUE)
 
 
 # Vendors ------------------------------------------------------------------------------------------

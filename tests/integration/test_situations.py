@@ -141,7 +141,7 @@ def test_what_has_been_due_for_long_is_told(
         level, text = doctor()["oldest-due"]
         vendor.let_go()
     assert level == "FAIL"
-    assert text.startswith(f"the oldest e-mail of class {priority} has been due for ")
+    assert text.startswith(f"due for too long, the oldest of class {priority} for ")
 
 
 def test_that_many_failed_is_told(stage: Stage, doctor: Doctor) -> None:

@@ -128,7 +128,13 @@ def test_an_email_that_has_been_due_for_long_is_named_by_its_class(
 ) -> None:
     findings = found(**due(name, seconds))
     assert [(f.slug, f.level) for f in findings] == [(Slug.OLDEST_DUE, FAIL)] * late
-    assert all(f"class {name} has been due" in finding.text for finding in findings)
+    assert all(f"class {name} for " in finding.text for finding in findings)
+
+
+def test_all_classes_that_are_late_make_one_finding() -> None:
+    old = {name: due(name, s)["oldest_due"][name] for name, s in (("high", 120), ("bulk", 600))}
+    (finding,) = found(oldest_due=old)
+    assert finding.text == "due for too long, the oldest of class high for 2m, bulk for 10m"
 
 
 @pytest.mark.parametrize(
