@@ -1,6 +1,6 @@
 """What happened to an e-mail, in sentences, as its document proves it. Pure.
 
-Decides: which sentences, and their order: that of the server's times.
+Decides: which sentences, and their order: that of the server's times; of an event, the vendor's.
 
 Assumes: a line of the ledger tells which vendor was asked. It does not tell which others were
 available then. So of these only what is still to be seen is told: what they refused before, and
@@ -12,6 +12,7 @@ body; a vendor's words only where they are asked for (``content``).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ _PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
 FAILURES = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.MISCONFIGURED, Outcome.UNKNOWN)
 AT_ONCE = timedelta(seconds=5)
 SLOW = 1.0  # seconds from which it is said how long an attempt took
+_WORD = re.compile(r"[\w.:/#-]{1,64}")  # no address, and no sentence
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -116,7 +118,7 @@ class History:
         if texts(self.document.get("route")) == [vendor]:
             return f"{attempt}: its route has no other vendor."
         if self.vendors == [vendor]:
-            return f"{attempt}: no other vendor is configured."
+            return f"{attempt}: no other vendor is configured now."
         return " ".join([f"{attempt}, whose turn it was.", *self._others(line, before)])
 
     def _others(self, line: Mapping[str, Any], before: Mapping[str, Any]) -> Iterator[str]:
@@ -197,7 +199,7 @@ class History:
         for each in objects(self.document.get("interventions")):
             if (form := forms.get(text(each.get("verb")))) is None:
                 continue
-            reason = f" ({each['reason']})" if each.get("reason") else ""
+            reason = f" ({reason})" if (reason := text(each.get("reason"))) else ""
             was = f" Before, it was {text(each.get('was'))}{reason}." if each.get("was") else ""
             who = text(each.get("by")) or "A person"
             yield Sentence(f"{who} {form}.{was}", as_time(each.get("at")))
@@ -237,7 +239,9 @@ class History:
             kinds.setdefault(kind, []).append(each)
         for (vendor, type_, code), events in kinds.items():
             words = wording.EVENTS.get(type_, wording.EVENTS["unknown"])
-            words += f" ({code})" if code else ""
+            # Of some vendors it is a sentence, which may name a recipient.
+            is_shown = self.content or _WORD.fullmatch(code)
+            words += f" ({code})" if code and is_shown else ""
             words += f", {len(events)} times" if len(events) > 1 else ""
             yield Sentence(f"{vendor} reports: {words}.", as_time(events[0].get("at")))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 
-from mailqueue.config import Config
+from mailqueue.config import Config, Sqs
 from mailqueue.lifecycle.outcomes import Reason, Snapshot, Status
 from mailqueue.monitoring.conditions import Conditions
 from mailqueue.monitoring.history import as_time, callback_text, objects, text
@@ -51,7 +51,8 @@ class Outlook:
         if consumers is None or kind in consumers.values():
             return
         words = f"No {kind} consumer gave a sign of life for {span(ALIVE)}: "
-        words += "nothing comes next until one runs."
+        words += "nothing comes next until one runs"
+        words += ", or AWS Lambda is called." if isinstance(self.config.broker, Sqs) else "."
         if consumers:
             words += f" Those that run are {listed(sorted(set(consumers.values())))}."
         yield Sentence(words)
@@ -120,8 +121,11 @@ class Outlook:
             yield turns.held(hold)
         else:
             yield self._due(wait, at)
-            yield from self._cautions()
-            yield from turns.sentences()
+            if snapshot.expires_in is not None and snapshot.expires_in <= wait:
+                yield Sentence("Its expires_at comes first: no vendor is asked any more.")
+            else:
+                yield from self._cautions()
+                yield from turns.sentences()
         yield from self._ends()
 
     def _due(self, wait: float, at: datetime) -> Sentence:

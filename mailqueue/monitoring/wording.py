@@ -74,8 +74,8 @@ LOOKED_UP = "Asked later, {vendor} did not know the e-mail. That proves nothing.
 CODES: Mapping[tuple[Outcome, str], str] = {
     (Outcome.ACCEPTED, "event"): YES_BY_EVENT,
     (Outcome.ACCEPTED, "simulated"): "The simulation accepted it in the place of {vendor}.",
-    (Outcome.UNKNOWN, "lease_expired"): "The consumer died or hung before it recorded an answer "
-    f"of {{vendor}}. {MAY_HAVE_ARRIVED}",
+    (Outcome.UNKNOWN, "lease_expired"): "The consumer died, hung or lost MongoDB before it "
+    f"recorded an answer of {{vendor}}. {MAY_HAVE_ARRIVED}",
     (Outcome.UNKNOWN, "deadline"): f"{{vendor}} had not answered in time. {MAY_HAVE_ARRIVED}",
     (Outcome.THROTTLED, "no_connection"): "All connections to {vendor} were in use. "
     "Nothing was sent.",

@@ -341,7 +341,7 @@ def test_an_attempt_at_the_only_vendor_says_so(
 ) -> None:
     stored = email("sent", attempts=[line(1, "ses", "accepted", 9)])
     stored |= {} if route is None else {"route": route}
-    words = "its route has no other" if route else "no other vendor is configured"
+    words = "its route has no other" if route else "no other vendor is configured now"
     assert words in text(told(stored, configured=config(*names)).history)
 
 
@@ -572,6 +572,20 @@ def test_an_email_whose_time_is_over_is_said_to_end() -> None:
     assert words == "Its expires_at has passed: it ends as failed."
 
 
+@pytest.mark.parametrize("minutes, is_asked", [(19, False), (20, False), (21, True)])
+def test_an_email_that_expires_before_it_is_due_again_goes_to_nobody(
+    minutes: int, is_asked: bool
+) -> None:
+    lines = [line(1, "ses", "deferred", 30)]
+    due_at, expires_at = NOW + timedelta(minutes=20), NOW + timedelta(minutes=minutes)
+    explanation = told(email(attempts=lines, due_at=due_at, expires_at=expires_at))
+    words = text(explanation.next)
+    assert ("it goes to" in words) == is_asked
+    assert ("Its expires_at comes first: no vendor is asked any more." in words) != is_asked
+    assert "Without a yes by then (expires_at), it ends as failed." in words
+    assert_reads_well(explanation)
+
+
 @pytest.mark.parametrize(
     "status, days", [("sent", 30), ("failed", 90), ("cancelled", 90), ("uncertain", None)]
 )
@@ -593,6 +607,15 @@ def test_nothing_comes_next_without_a_consumer_of_its_kind() -> None:
     assert "Those that run are simulated." in other.next[0].text
     assert "sign of life" not in text(told(email(), Conditions(consumers=ALIVE)).next)
     assert "sign of life" not in text(told(email(), Conditions()).next)
+
+
+def test_on_aws_lambda_something_may_come_next_without_a_consumer() -> None:
+    url = "https://sqs.eu-west-1.amazonaws.com/1/"
+    on_sqs = config().replace(
+        queue={"type": "sqs", "region": "eu-west-1", "urgent": f"{url}u", "normal": f"{url}n"}
+    )
+    nobody = told(email(), Conditions(consumers={}), configured=on_sqs)
+    assert "nothing comes next until one runs, or AWS Lambda is called." in nobody.next[0].text
 
 
 def sending(owner: str, seconds: float, **fields: Any) -> Document:
@@ -686,7 +709,9 @@ def test_a_late_yes_is_told_as_one(more: Document, words: str) -> None:
 
 def test_a_killed_consumer_is_no_fault_of_the_vendor() -> None:
     stored = email("uncertain", attempts=[line(1, "ses", "unknown", 30, code="lease_expired")])
-    assert "The consumer died or hung before it recorded" in text(told(stored).history)
+    assert "The consumer died, hung or lost MongoDB before it recorded" in text(
+        told(stored).history
+    )
 
 
 # --- what else happened
@@ -743,6 +768,19 @@ def test_every_state_of_a_callback_is_told(state: str) -> None:
     commands = [action.command for action in explanation.actions]
     assert (f"mailqueue callbacks retry {ID}" in commands) == (state in ("failed", "gone"))
     assert_reads_well(explanation)
+
+
+def test_the_code_of_an_event_that_is_a_vendors_sentence_is_one_of_its_words() -> None:
+    """Some vendors have no code, and their reason stands in its place."""
+    codes = ["5.1.1", f"{SECRET} is unknown here", SECRET]
+    events = [
+        {"vendor": "ses", "type": "bounced_hard", "at": ago(9), "code": code} for code in codes
+    ]
+    stored = email("sent", vendor="ses")
+    words = text(told(stored, events=events).history)
+    assert "it bounced for good (5.1.1)." in words
+    assert SECRET not in words
+    assert f"({SECRET} is unknown here)" in text(told(stored, events=events, content=True).history)
 
 
 @pytest.mark.parametrize("type_", EventType)
