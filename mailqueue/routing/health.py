@@ -143,8 +143,8 @@ class VendorHealth:
     def unavailable(self) -> tuple[str, ...]:
         """The vendors that are unavailable, as this process knows it. No I/O."""
         # For each e-mail that is planned: found out once for each state of the vendors.
-        health, names = self._health, self._unavailable[1]
-        if health is not self._unavailable[0]:
+        health, (origin, names) = self._health, self._unavailable
+        if health is not origin:
             names = tuple([each.name for each in health.values() if not each.available])
             self._unavailable = health, names
         return names
