@@ -13,9 +13,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from mailqueue.config import Config
-from mailqueue.routing.health import VendorHealth
-from mailqueue.routing.pace import Pace
-from mailqueue.routing.reservations import Usage, document_id
+from mailqueue.monitoring.overview import Routing
 from mailqueue.routing.rotation import Health
 from mailqueue.store.control import Controls
 from mailqueue.store.document import PRODUCTION, SIMULATED
@@ -42,24 +40,18 @@ class Conditions:
     @classmethod
     def read(cls, config: Config, store: Store, env: str) -> Self:
         """As they are now. Raises ``StoreUnavailable``."""
-        health = VendorHealth(store, [vendor.name for vendor in config.vendors], env=env)
-        usages = {v.name: Usage(Pace.of(v.rate)) for v in config.vendors if v.rate is not None}
-        for name, usage in usages.items():
-            health.watch(document_id(name), usage.learn)
-        states, controls = health.look()
-        now = health.now()
-        limits = {name: usage.shown(now) for name, usage in usages.items()}
+        routing = Routing.read(config, store, env)
         spent = {
             name: max(budget["until"] for budget in full)
-            for name, limit in limits.items()
+            for name, limit in routing.limits.items()
             if (full := [b for b in limit["budgets"].values() if b["used"] >= b["limit"]])
         }
         return cls(
-            health=states,
-            controls=controls,
+            health=routing.health,
+            controls=routing.controls,
             times={
-                name: datetime.fromtimestamp(now + limit["wait"], UTC)
-                for name, limit in limits.items()
+                name: datetime.fromtimestamp(routing.now + limit["wait"], UTC)
+                for name, limit in routing.limits.items()
             },
             spent=spent,
             consumers={

@@ -104,6 +104,7 @@ class Overview:
     were not counted further. ``other_env``: queued e-mails of the other kind.
     ``failed``, ``ended``: e-mails that failed, and that were sent or failed, within a day.
     Those that failed because all their recipients are suppressed are none of them: so it should be.
+    Of those that failed, and of those that were sent, ``ENDED`` are counted at most.
     ``callback_oldest``: the callback that has been due for longest.
     ``queue``: jobs by state; empty: there is no queue beside MongoDB; None: it was not reached, and
     ``queue_error`` says why. ``callbacks``: by state; empty: there is no index to count them by.
@@ -126,6 +127,11 @@ class Overview:
     callback_oldest: Oldest | None = None
     queue: Mapping[str, int] | None = None
     queue_error: str = ""
+
+    @property
+    def knows_oldest_due(self) -> bool:
+        """Whether it was found out of each class."""
+        return self.oldest_due.keys() >= PRIORITIES.keys()
 
     @classmethod
     def read(cls, config: Config, store: Store, seconds: float | None = None) -> Overview:
@@ -174,30 +180,41 @@ def vendor_states(
 
     ``env``: those of that kind, not of the store's: a simulation has vendors of its own.
     """
-    health = VendorHealth(store, [v.name for v in config.vendors], env=env or store.env)
-    usages = {v.name: Usage(Pace.of(v.rate)) for v in config.vendors if v.rate is not None}
-    for name, usage in usages.items():
-        health.watch(document_id(name), usage.learn)
-    healths, controls = health.look()
-    now = health.now()
+    routing = Routing.read(config, store, env or store.env)
+    return tuple(_vendor(vendor, routing) for vendor in config.vendors), routing.controls
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What the choice of a vendor depends on, at the server's time ``now``.
+
+    ``health``: of each configured vendor. ``limits``: what is used of the rate and the budgets of
+    those that have one.
+    """
+
+    health: Mapping[str, Health]
+    controls: Controls
+    limits: Mapping[str, Mapping[str, Any]]
+    now: float
+
+    @classmethod
+    def read(cls, config: Config, store: Store, env: str) -> Routing:
+        """For e-mails of one kind. Raises ``StoreUnavailable``."""
+        health = VendorHealth(store, [vendor.name for vendor in config.vendors], env=env)
+        usages = {v.name: Usage(Pace.of(v.rate)) for v in config.vendors if v.rate is not None}
+        for name, usage in usages.items():
+            health.watch(document_id(name), usage.learn)
+        healths, controls = health.look()
+        now = health.now()
+        limits = {name: usage.shown(now) for name, usage in usages.items()}
+        return cls(healths, controls, limits, now)
+
+
+def _vendor(config: VendorConfig, routing: Routing) -> VendorState:
+    health, controls, now = routing.health[config.name], routing.controls, routing.now
+    limits = routing.limits.get(config.name, {"wait": None, "budgets": {}})
     # While no vendor is available, probes come earlier.
-    early = not any(each.available for each in healths.values())
-    states = (
-        _vendor(vendor, healths[vendor.name], controls, usages.get(vendor.name), now, early)
-        for vendor in config.vendors
-    )
-    return tuple(states), controls
-
-
-def _vendor(
-    config: VendorConfig,
-    health: Health,
-    controls: Controls,
-    usage: Usage | None,
-    now: float,
-    early: bool,
-) -> VendorState:
-    limits = usage.shown(now) if usage is not None else {"wait": None, "budgets": {}}
+    early = not any(each.available for each in routing.health.values())
     return VendorState(
         name=config.name,
         type=config.type,

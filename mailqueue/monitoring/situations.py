@@ -17,14 +17,14 @@ from datetime import datetime
 from mailqueue import __version__
 from mailqueue.config import Config, Sqs
 from mailqueue.lifecycle.outcomes import Outcome, Status
+from mailqueue.monitoring.controls import end_of
 from mailqueue.monitoring.finding import Finding, Level, Slug
-from mailqueue.monitoring.overview import Overview, VendorState
-from mailqueue.monitoring.words import age, count
+from mailqueue.monitoring.overview import ENDED, Overview, VendorState
+from mailqueue.monitoring.words import age, count, span
 from mailqueue.routing.pace import LOW
 from mailqueue.store.callbacks import FAILED
-from mailqueue.store.control import DRAIN, Control
 from mailqueue.store.document import PRODUCTION, SIMULATED
-from mailqueue.store.stats import Heartbeat
+from mailqueue.store.stats import ALIVE, Heartbeat
 
 HOUR, DAY = 3600.0, 86_400.0
 OVERDUE = {"high": 60.0}  # seconds by class: what is due for longer waits for something
@@ -52,10 +52,14 @@ def _no_consumer(overview: Overview, config: Config) -> Findings:
         return
     waits = [oldest.seconds for oldest in overview.oldest_due.values() if oldest is not None]
     todo = f"start one {_setting(overview)}: python -m mailqueue.consumer"
-    level, text = Level.WARN, "none runs: what is stored from now on waits"
+    # Not "none runs": one that may not write its heartbeat sends all the same.
+    level, text = Level.FAIL, f"none gave a sign of life for {span(ALIVE)}"
     if waits:
-        level = Level.FAIL
-        text = f"none runs, and e-mails are due, the oldest for {age(max(waits))}"
+        text += f", and e-mails are due, the oldest for {age(max(waits))}"
+    elif not overview.knows_oldest_due:
+        text += ", and whether e-mails are due was not found out in time"
+    else:
+        level, text = Level.WARN, f"{text}: if none runs, what is stored from now on waits"
     if isinstance(config.broker, Sqs):  # on AWS Lambda there is a consumer only now and then
         level, text = Level.WARN, f"{text}; all is well if AWS Lambda sends them"
     yield Finding(level, "consumers", text, todo, Slug.NO_CONSUMER)
@@ -89,7 +93,7 @@ def _all_vendors(overview: Overview, _: Config) -> Findings:
             for vendor, problem in zip(overview.vendors, problems, strict=True)
         )
         todo = "mailqueue vendors says why; mend one of them, or add another"
-        text = f"no e-mail is sent: {reasons}"
+        text = f"no vendor to send through: {reasons}"
         yield Finding(Level.FAIL, "vendors", text, todo, Slug.ALL_VENDORS_UNAVAILABLE)
 
 
@@ -134,7 +138,9 @@ def _budgets(overview: Overview, _: Config) -> Findings:
             used = f"{budget.used:,} of its {budget.limit:,} per {window}"
             ends = age((budget.until - overview.at).total_seconds())
             text = f"{vendor.name} has used {used}; a new {window} begins in {ends}"
-            todo = "the others get its e-mails then; raise its rate if the contract has more"
+            others = len(overview.vendors) > 1
+            then = "the others get its e-mails then" if others else "e-mails wait then"
+            todo = f"{then}; raise its rate if the contract has more"
             yield Finding(Level.WARN, "vendors", text, todo, Slug.BUDGET)
 
 
@@ -142,17 +148,12 @@ def _held(overview: Overview, _: Config) -> Findings:
     """What an operator stopped, and may have forgotten."""
     for control in overview.controls.active.values():
         seconds = _seconds(overview, control.at)
-        text = f"{control.subject} has been {control.state} for {age(seconds)}, by {control.by}"
+        who = control.by or "a person"
+        text = f"{control.subject} has been {control.state} for {age(seconds)}, by {who}"
         if seconds > FORGOTTEN:
             text += "; forgotten?"
-        todo = f"to end it: mailqueue {_end(control)}"
+        todo = f"to end it: {end_of(control).command}"
         yield Finding(Level.WARN, "control", text, todo, Slug.HELD)
-
-
-def _end(control: Control) -> str:
-    if control.kind == DRAIN:
-        return f"vendors undrain {control.name}"
-    return f"release --{control.kind} {control.name}".rstrip()
 
 
 def _seconds(overview: Overview, since: datetime | None) -> float:
@@ -167,9 +168,14 @@ def _many_failed(overview: Overview, _: Config) -> Findings:
     failed = overview.failed
     if failed > FAILED_MANY or failed > FAILED_SHARE * overview.ended:
         sent = overview.ended - failed
-        text = f"{failed:,} failed and {sent:,} were sent within a day"
+        text = f"{_at_least(failed)} failed and {_at_least(sent)} were sent within a day"
         todo = "mailqueue list --status failed shows the reasons; mend it, then mailqueue retry"
         yield Finding(Level.FAIL, "e-mails", text, todo, Slug.MANY_FAILED)
+
+
+def _at_least(number: int) -> str:
+    """It was not counted further than ``ENDED``."""
+    return f"{number:,}{' or more' if number >= ENDED else ''}"
 
 
 def _uncertain(overview: Overview, _: Config) -> Findings:
@@ -201,7 +207,7 @@ def _callbacks(overview: Overview, config: Config) -> Findings:
         todo = f"start one {_setting(overview)}: mailqueue responder"
         yield Finding(Level.WARN, "callbacks", text, todo, Slug.CALLBACKS_DUE)
     if number := overview.callbacks.get(FAILED, 0):
-        text = f"{count(number, 'callback')} failed: an application was not told"
+        text = f"callbacks of {count(number, 'e-mail')} failed: an application was not told"
         todo = "mend the receiver, then: mailqueue callbacks retry --state failed"
         yield Finding(Level.WARN, "callbacks", text, todo, Slug.CALLBACKS_FAILED)
 

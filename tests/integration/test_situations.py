@@ -91,7 +91,9 @@ def test_a_consumer_that_was_killed_is_missed_once_something_is_due(
     heartbeats.update_many({}, {"$set": {"at": ago(seconds=61)}})
     level, text = doctor()["no-consumer"]
     assert level == "FAIL"
-    assert text.startswith("none runs, and e-mails are due, the oldest for ")
+    assert text.startswith(
+        "none gave a sign of life for 60 s, and e-mails are due, the oldest for "
+    )
 
 
 def test_an_operator_without_the_variable_is_told_of_production_all_the_same(
@@ -194,7 +196,7 @@ def test_that_no_vendor_is_left_is_told(stage: Stage, doctor: Doctor) -> None:
         wait_until(lambda: "all-vendors-unavailable" in doctor(), what="both are unavailable")
         level, text = doctor()["all-vendors-unavailable"]
     assert level == "FAIL"
-    assert text == "no e-mail is sent: first is unavailable, second is unavailable"
+    assert text == "no vendor to send through: first is unavailable, second is unavailable"
 
 
 def test_a_budget_that_comes_to_its_end_is_told(stage: Stage, doctor: Doctor) -> None:

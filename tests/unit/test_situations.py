@@ -17,7 +17,7 @@ from mailqueue.cli.arguments import parse
 from mailqueue.config import Config
 from mailqueue.lifecycle.outcomes import PRIORITIES, Status
 from mailqueue.monitoring.finding import PAGE, Finding, Level, Slug
-from mailqueue.monitoring.overview import Budget, Oldest, Overview, VendorState
+from mailqueue.monitoring.overview import ENDED, Budget, Oldest, Overview, VendorState
 from mailqueue.monitoring.situations import situations
 from mailqueue.store.control import Control, Controls
 from mailqueue.store.document import PRODUCTION, SIMULATED
@@ -108,9 +108,12 @@ def test_of_an_installation_that_is_well_there_is_nothing_to_say() -> None:
 def test_without_a_consumer_what_is_due_waits() -> None:
     assert levels(consumers=(), **due("bulk", 90)) == [(Slug.NO_CONSUMER, FAIL)]
     (finding,) = found(consumers=(), **due("bulk", 90))
-    assert finding.text == "none runs, and e-mails are due, the oldest for 1m"
+    assert (
+        finding.text == "none gave a sign of life for 60 s, and e-mails are due, the oldest for 1m"
+    )
     assert finding.todo == "start one with MAILQUEUE_ENV=production: python -m mailqueue.consumer"
     assert levels(consumers=()) == [(Slug.NO_CONSUMER, WARN)]
+    assert levels(consumers=(), oldest_due={"high": None}) == [(Slug.NO_CONSUMER, FAIL)]
     (finding,) = found(consumers=(), env=SIMULATED)
     assert "without MAILQUEUE_ENV=production" in finding.todo
 
@@ -147,6 +150,11 @@ def test_many_failed_is_more_than_two_per_cent_or_fifty(
     assert levels(failed=failed, ended=ended) == [(Slug.MANY_FAILED, FAIL)] * many
 
 
+def test_what_was_not_counted_further_is_said_to_be_more() -> None:
+    (finding,) = found(failed=60, ended=ENDED + 60)
+    assert finding.text == "60 failed and 100,000 or more were sent within a day"
+
+
 def test_uncertain_emails_wait_for_a_person() -> None:
     emails = {**WELL.emails, Status.UNCERTAIN: 1200}
     oldest = Oldest(ObjectId(), ago(days=2), 172_800.0)
@@ -173,10 +181,10 @@ def test_where_no_vendor_is_left_it_is_said_why_of_each() -> None:
     vendors = (down(SES, seconds=5), replace(RELAY, drained=Control("drain", "relay")))
     first, second = found(vendors=vendors)
     assert (first.slug, first.level) == (Slug.ALL_VENDORS_UNAVAILABLE, FAIL)
-    assert first.text == "no e-mail is sent: ses is unavailable, relay is drained"
+    assert first.text == "no vendor to send through: ses is unavailable, relay is drained"
     assert second.slug == Slug.VENDOR_UNAVAILABLE
     vendors = (budget(100), replace(RELAY, held=Control("vendor", "relay")))
-    text = "no e-mail is sent: ses is at the end of its budget, relay is held"
+    text = "no vendor to send through: ses is at the end of its budget, relay is held"
     assert text in [finding.text for finding in found(vendors=vendors)]
     assert found(vendors=()) == []  # which is said of the configuration
 
@@ -185,6 +193,9 @@ def test_a_budget_is_told_of_from_80_per_cent_on() -> None:
     assert levels(vendors=(budget(80), RELAY)) == [(Slug.BUDGET, WARN)]
     (finding,) = found(vendors=(budget(100), RELAY))
     assert finding.text == "ses has used 100 of its 100 per day; a new day begins in 5h"
+    assert finding.todo.startswith("the others get its e-mails then; ")
+    (todo,) = [f.todo for f in found(vendors=(budget(100),)) if f.slug is Slug.BUDGET]
+    assert todo.startswith("e-mails wait then; ")
 
 
 def test_what_an_operator_stopped_is_told_and_after_a_day_whether_it_is_forgotten() -> None:
@@ -230,6 +241,7 @@ def test_emails_of_the_other_mode_and_failed_callbacks_are_told() -> None:
     assert "without MAILQUEUE_ENV" in found(other_env=3)[0].todo
     assert found(other_env=3, env=SIMULATED)[0].text.endswith("mode (production)")
     assert levels(callbacks={"failed": 1}) == [(Slug.CALLBACKS_FAILED, WARN)]
+    assert found(callbacks={"failed": 3})[0].text.startswith("callbacks of 3 e-mails failed: ")
 
 
 def test_that_nobody_posts_callbacks_is_told() -> None:
