@@ -29,8 +29,10 @@ from mailqueue.lifecycle.outcomes import (
     CurrentAttempt,
     Outcome,
     Policy,
+    Reason,
     SendResult,
     Snapshot,
+    Status,
 )
 from mailqueue.message.fields import READERS
 from mailqueue.monitoring import server
@@ -64,7 +66,7 @@ CHECKED = {  # written by hand; by the tests below, and in tests/integration
         "outcome",
         "span",
     ),
-    *("priority", "process", "queue", "verb", "webhook"),
+    *("priority", "reason", "process", "queue", "verb", "webhook"),
     *("metric", "alert"),  # by tests/process/test_metrics.py, and tests/monitoring
     *("call", "status"),  # by tests/http/test_description.py
     *("attribute", "anymail", "postoffice", "celery"),  # in test_docs_applications
@@ -156,10 +158,17 @@ def test_the_outcomes_of_an_attempt_are_those_of_the_code() -> None:
     assert first_column("docs/lifecycle.md", "outcome") == list(Outcome)
 
 
+def test_the_reasons_of_an_end_are_those_of_the_code() -> None:
+    assert first_column("docs/lifecycle.md", "reason") == list(Reason)
+    assert set(column("docs/lifecycle.md", "reason", 2)) <= set(Status)
+
+
 @pytest.mark.parametrize("outcome", Outcome)
 def test_what_follows_an_outcome_is_what_the_page_says(outcome: Outcome) -> None:
     """Of the vendor the seconds; of the e-mail the status, where it is an end."""
-    (row,) = re.findall(rf"^\| `{outcome}` \|.*$", lifecycle_page(), re.MULTILINE)
+    found = tables.marked("outcome").search(lifecycle_page())
+    assert found
+    (row,) = re.findall(rf"^\| `{outcome}` \|.*$", found[0], re.MULTILINE)
     _, _, _, email, vendor, *_ = row.split("|")
     result = SendResult(outcome=outcome)
     held = suspension(result, Policy())
