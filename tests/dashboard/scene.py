@@ -148,7 +148,7 @@ class Scene:
 
     def used(self, vendor: str, number: int) -> None:
         """So many e-mails of its day's budget."""
-        until = (self.now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+        until = self.now + timedelta(hours=20, minutes=47)  # at NIGHT a screenshot's midnight
         day = {"until": until, "used": number, "level": 0}
         entry = {"_id": f"rate:{vendor}", "tat": 0.0, "day": day}
         self.beside("vendors").replace_one({"_id": entry["_id"]}, entry, upsert=True)
