@@ -254,7 +254,7 @@ def _other(env: str) -> str:
     return SIMULATED if env == PRODUCTION else PRODUCTION
 
 
-_CLASSES = {priority: name for name, priority in PRIORITIES.items()}
+_CLASSES: Mapping[float, str] = {priority: name for name, priority in PRIORITIES.items()}
 _SINCE = {"since": "$since", "id": "$_id"}  # compared in this order
 
 
@@ -271,6 +271,11 @@ def ensure_indexes(store: Store) -> None:
 
 
 _HIGH: Mapping[str, Any] = {"status": Status.QUEUED.value, "priority": HIGH}
+
+
+def _class(priority: Any) -> str | None:
+    """Its name; None: the priority is damaged."""
+    return _CLASSES.get(priority) if isinstance(priority, int | float) else None
 
 
 def _most(status: Status) -> int:
@@ -355,7 +360,7 @@ class _Reader:
         window = {
             name: self._age(group["oldest"]["id"], group["oldest"]["since"])
             for group in groups
-            if (name := _CLASSES.get(group["_id"])) is not None
+            if (name := _class(group["_id"])) is not None
         }
         return window, sum(group["number"] for group in groups) < WINDOW
 
@@ -376,8 +381,10 @@ class _Reader:
         document = self._emails.find_one(match, [callbacks.DUE_AT], sort=[(callbacks.DUE_AT, 1)])
         if document is None:
             return None
-        times = [entry.get("due_at") for entry in document["callbacks"]]
-        return self._age(document["_id"], min(at for at in times if isinstance(at, datetime)))
+        entries = document["callbacks"]  # one object may stand for the list, and be damaged
+        times = [entry.get("due_at") for entry in entries if isinstance(entry, Mapping)]
+        oldest = min((at for at in times if isinstance(at, datetime)), default=None)
+        return self._age(document["_id"], oldest)
 
     def callbacks(self) -> dict[str, int]:
         """The e-mails that have a callback in a state, if a responder has made the index."""

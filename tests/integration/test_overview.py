@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from bson import ObjectId
+from bson import DatetimeMS, ObjectId
 from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
 
 from mailqueue import Producer
 from mailqueue.config import Config
@@ -22,10 +24,12 @@ from mailqueue.routing.rotation import Permit
 from mailqueue.store.control import Control, ControlStore
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.store import Store
+from tests.damage import damaged
 from tests.stage import letter
 
 Document = dict[str, Any]
 LATE = timedelta(minutes=7)
+DUE = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -187,6 +191,44 @@ def test_who_only_looks_writes_nothing(
     assert all(vendor.available for vendor in seen.vendors)
     assert list(vendors.find()) == before
     assert caplog.messages == []
+
+
+def test_damaged_emails_hide_no_other(
+    config: Config, store: Store, emails: Collection[Document]
+) -> None:
+    producer = Producer(config)
+    due = producer.send(letter(1), priority="high")
+    producer.close()
+    (sound,) = emails.find()
+    fields = "priority", "due_at", "updated_at", "created_at"
+    with suppress(BulkWriteError):  # what an index does not take
+        emails.insert_many([each for _, each in damaged(sound, *fields)], ordered=False)
+    oldest = Overview.read(config, store).oldest_due["high"]
+    assert oldest is not None
+    assert emails.count_documents({}) > 80
+    emails.delete_many({"_id": {"$ne": sound["_id"]}})
+    oldest = Overview.read(config, store).oldest_due["high"]
+    assert oldest is not None
+    assert str(oldest.id) == due
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"due_at": DUE},
+        [{"due_at": DatetimeMS(-(2**62))}],
+        [{"due_at": [DUE]}],
+        ["x", None, {"due_at": DUE}],
+    ],
+)
+def test_damaged_callbacks_are_due_all_the_same(
+    config: Config, store: Store, emails: Collection[Document], damage: Any
+) -> None:
+    overview.ensure_indexes(store)
+    emails.insert_one({"env": SIMULATED, "callbacks": damage})
+    seen = Overview.read(config, store)
+    assert seen.callbacks["due"] == 1
+    assert seen.callback_oldest is not None
 
 
 def test_the_limits_of_a_vendor_are_shown(config_mapping: Document, store: Store) -> None:
