@@ -158,13 +158,13 @@ def test_an_unavailable_vendor_is_told_with_its_reason(stage: Stage, console: Co
 
 def test_a_budget_that_is_used_up_is_told_with_its_end(stage: Stage, console: Console) -> None:
     ses = stage.vendor("ses")
-    stage.settings["vendors"][0]["rate"] = {"per_day": 1}
+    stage.settings["vendors"][0]["rate"] = {"per_day": 1, "per_month": 1}
     ids = stage.send(2)
     drain(stage)
     assert len(ses.calls) == 1
     (email_id,) = (each for each in ids if stage.status(each).status == "queued")
     words = " ".join(sentences(console, email_id, "next"))
-    assert re.search(r"has used up its rate or its budget, until \d[-\d]+ 00:00:00 UTC\.", words)
+    assert re.search(r"has used up its rate or its budget, until [-\d]+-01 00:00:00 UTC\.", words)
 
 
 def test_who_was_unavailable_then_is_told_when_all_is_well_again(

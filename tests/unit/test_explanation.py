@@ -345,6 +345,23 @@ def test_an_attempt_at_the_only_vendor_says_so(
     assert words in text(told(stored, configured=config(*names)).history)
 
 
+def test_vendors_that_are_not_on_its_route_are_no_reason() -> None:
+    away = ["mailgun", "postmark"]
+    stored = email("sent", attempts=[line(1, "ses", "accepted", 9, unavailable=away)])
+    words = text(told(stored | {"route": ["ses", "mailgun"]}, configured=config(*NAMES)).history)
+    assert "mailgun was unavailable." in words
+    assert "postmark" not in words
+
+
+@pytest.mark.parametrize(
+    "more, is_told",
+    [({}, True), ({"ended_at": ago(29.1)}, False), ({"late": True}, False)],
+)
+def test_only_an_answer_that_was_slow_says_how_long_it_took(more: Document, is_told: bool) -> None:
+    history = told(email("sent", attempts=[line(1, "ses", "accepted", 30, **more)])).history
+    assert ("That took 2 s." in text(history)) == is_told
+
+
 # --- whose turn it is next: what the rotation itself says
 
 
@@ -427,6 +444,16 @@ def test_a_probe_is_told_as_one() -> None:
     words = text(told(email(), Conditions(health, consumers=ALIVE)).next)
     assert "As things are, it goes to ses or mailgun: they take turns" in words
     assert "That is a probe" in words
+
+
+def test_who_was_asked_in_this_round_waits_for_the_next() -> None:
+    current = {"n": 3, "tried": ["ses"], "refused": []}
+    words = text(told(email(round=current)).next)
+    assert "it goes to mailgun." in words
+    assert "Not ses: it was asked in this round." in words
+    words = text(told(email(round=current | {"tried": ["ses", "mailgun"]})).next)
+    backoff = timedelta(seconds=config().retry.base * 2**3)
+    assert f"No vendor may be asked then: it looks again by {NOW + backoff:%H:%M:%S} UTC." in words
 
 
 def test_weights_are_told_where_they_differ() -> None:
@@ -535,6 +562,14 @@ def test_a_hold_is_told_with_who_since_when_why_and_what_ends_it(
     assert words in text(explanation.next)
     assert [action.command for action in explanation.actions].count(command) == 1
     assert_reads_well(explanation)
+
+
+def test_only_the_drains_of_its_own_vendors_keep_it() -> None:
+    stored = email(due_at=HELD, hold="drain", route=["ses"])
+    active = Controls({each.id: each for each in DRAINS})
+    words = text(told(stored, Conditions(controls=active, consumers=ALIVE)).next)
+    assert "Vendor ses is drained" in words
+    assert "mailgun" not in words
 
 
 def test_a_held_email_has_no_next_time_and_still_expires() -> None:
@@ -680,7 +715,9 @@ def test_a_pinned_email_goes_to_its_vendor_only() -> None:
     over = text(told(email(pin={**pin, "until": ago(1)}, attempts=lines)).next)
     assert "its outcome stays unknown, and it is sent once more, if there is" in over
     second = told(email(pin={**pin, "until": ago(1)}, attempts=lines, unknowns=1))
-    assert "its outcome stays unknown, and it ends as uncertain." in text(second.next)
+    parked = told(email(pin={**pin, "until": ago(1)}), configured=config(on_unknown="park"))
+    for each in (second, parked):
+        assert "its outcome stays unknown, and it ends as uncertain." in text(each.next)
 
 
 def test_a_look_up_is_told_before_it_is_made_and_after() -> None:
@@ -748,8 +785,16 @@ def test_what_a_person_did_is_told_with_its_time() -> None:
     explanation = told(stored)
     assert wording.CANCELLED_BY_HAND in explanation.summary
     assert Sentence("A person cancelled it. Before, it was queued.", ago(10)) in explanation.history
-    by_application = told(email("cancelled", reason="cancelled"))
-    assert "The application cancelled it." in by_application.summary
+    for interventions in ([], [cancel, {**cancel, "n": 2, "verb": "retry", "was": "failed"}]):
+        by_application = email("cancelled", reason="cancelled", interventions=interventions)
+        assert "The application cancelled it." in told(by_application).summary
+
+
+@pytest.mark.parametrize("reason", ["expired", "cancelled", "unknown"])
+def test_an_uncertain_email_says_why_it_is_not_what_its_reason_says(reason: str) -> None:
+    words = text(told(email("uncertain", reason=reason, unknowns=1)).history)
+    assert f"It ended as uncertain (reason: {reason})." in words
+    assert ("nobody calls it failed or cancelled." in words) == (reason != "unknown")
 
 
 def test_content_that_was_removed_is_told() -> None:
@@ -828,6 +873,18 @@ def test_lines_that_had_no_room_are_told_of() -> None:
 def test_only_commands_that_change_something_are_named(stored: Document, verbs: list[str]) -> None:
     commands = [action.command for action in told(stored).actions]
     assert commands == [f"mailqueue {verb} {ID}" for verb in verbs]
+
+
+def test_a_command_that_may_make_a_second_copy_or_leave_one_says_so() -> None:
+    pin = {"vendor": "ses", "key": "k", "until": NOW + timedelta(seconds=500), "repeats": 0}
+    for stored, words in (
+        (email("failed", reason="rejected"), "Send it again, from the start."),
+        (email("uncertain", reason="unknown"), "Send it again: its readers may get it twice."),
+        (email(), "Do not send it."),
+        (email(unknowns=1), "It becomes uncertain: a copy may have left."),
+        (email(pin=pin, attempts=[line(1, "ses", "unknown", 30, key="k")]), "It becomes uncertain"),
+    ):
+        assert words in told(stored).actions[0].text
 
 
 # --- damage
