@@ -295,8 +295,9 @@ class EventStore:
                 opened.append(deliveries.open_attempt_write(email.id, token, name, incarnation=own))
                 yeses.setdefault((email.id, token), self._yes_write(item, email, token))
         self._store.bulk.write(opened, self._store.timeout)
-        matched, _ = self._store.bulk.write(yeses.values(), self._store.timeout)
-        if matched:
+        writes = list(yeses.values())
+        matched, _, is_repeated = self._store.bulk.write_counted(writes, self._store.timeout)
+        if matched or is_repeated:
             self._store.ends.tell_late_yeses(yeses)
         writes = [
             (

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
+from pymongo.errors import AutoReconnect
 
 from mailqueue.aio import AsyncProducer
 from mailqueue.config import Config
@@ -278,6 +279,36 @@ def test_an_end_whose_reply_was_lost_is_told_by_the_next_try(
     assert lines(*ENDS) == []
     desk.change(decision(Status.SENT), YES)
     assert [end["event"] for end in lines(*ENDS)] == ["email.sent"]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda desk: desk.event(),
+        lambda desk: desk.store.record_late_yes(desk.id, 1, "first", YES, SECONDS),
+    ],
+    ids=["an event", "an answer"],
+)
+def test_a_late_yes_is_told_where_its_first_reply_was_lost(
+    act: Callable[[Desk], None],
+    desk: Desk,
+    lines: Callable[..., list[Document]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its repeat matches nothing: the first try did it."""
+    desk.uncertain()
+    write, written = desk.store.bulk._write_once, list[Any]()
+
+    def lose_first_reply(updates: Any) -> Any:
+        answer = write(updates)
+        if updates not in written:
+            written.append(updates)
+            raise AutoReconnect("lost")
+        return answer
+
+    monkeypatch.setattr(desk.store.bulk, "_write_once", lose_first_reply)
+    act(desk)
+    assert [end["event"] for end in lines("email.sent")] == ["email.sent"]
 
 
 def test_who_can_end_an_email_is_known() -> None:
