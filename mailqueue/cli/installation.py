@@ -5,7 +5,7 @@ each finding is. The queue is looked at by ``queues``.
 
 Assumes: a configuration that could be read.
 
-Promises: nothing is changed, except that a new vendor gets its health document (available).
+Promises: nothing is changed.
 """
 
 from __future__ import annotations

@@ -343,11 +343,13 @@ class _Reader:
     def _window(self, match: Mapping[str, Any], since: str) -> tuple[dict[str, Oldest], bool]:
         """The oldest of each class in it, and whether it has all that match."""
         number = {"$sum": 1}
+        # In a damaged e-mail it may be anything, also a time before all that there can be.
+        is_time = {"$and": [{"$eq": [{"$type": since}, "date"]}, {"$gt": [since, EPOCH]}]}
         steps: list[dict[str, Any]] = [
             {"$match": {**_of(self._env, Status.QUEUED), **match}},
             {"$sort": {"due_at": 1, "_id": 1}},
             {"$limit": WINDOW},
-            {"$set": {"since": {"$cond": [{"$eq": [{"$type": since}, "date"]}, since, self._now]}}},
+            {"$set": {"since": {"$cond": [is_time, since, self._now]}}},
             {"$group": {"_id": "$priority", "number": number, "oldest": {"$min": _SINCE}}},
         ]
         try:

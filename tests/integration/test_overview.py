@@ -239,6 +239,17 @@ def test_the_limits_of_a_vendor_are_shown(config_mapping: Document, store: Store
     assert (first.budgets["day"].used, first.budgets["day"].limit) == (0, 10)
 
 
+def test_a_time_before_all_times_hides_no_email_that_is_late(
+    config: Config, store: Store, producer: Producer, emails: Collection[Document]
+) -> None:
+    broken, late = producer.send_many([letter(1), letter(2)])
+    change(emails, [broken], updated_at=DatetimeMS(-(2**62)))
+    change(emails, [late], updated_at=datetime.now(UTC) - LATE)
+    oldest = Overview.read(config, store).oldest_due["normal"]
+    assert oldest is not None
+    assert str(oldest.id) == late
+
+
 def test_a_queue_that_is_away_hides_nothing_else(config: Config, store: Store) -> None:
     away = replace(config.beanstalkd, servers=("127.0.0.1:1",))
     seen = Overview.read(config.replace(beanstalkd=away), store)
