@@ -128,6 +128,12 @@ def test_only_the_consumer_has_the_vendors_secrets() -> None:
         assert directives(name).get("LoadCredential", []) == own.get(name, [])
 
 
+def test_the_consumer_has_the_secrets_of_the_sample_configuration() -> None:
+    names = re.findall(r"\$\{(\w+)\}", (REPO / "sample_config.json").read_text())
+    loaded = [line.partition(":")[0] for line in directives(CONSUMER)["LoadCredential"]]
+    assert loaded == names
+
+
 @each_unit
 def test_the_unit_tells_nobody_to_install_a_name_from_an_index(name: str) -> None:
     """Somebody else may own it there."""
