@@ -50,7 +50,9 @@ if TYPE_CHECKING:
 SLOWEST = 16 * 1024  # bytes per second
 MAX_HEAD = 64 * 1024  # bytes of a request's line and headers
 MOST_AHEAD = 16  # requests that a client may send before the answer to an earlier one
-LIVE = {*STORING, "http.keys"}  # what a reload takes over, and what is not for this service
+# What a reload takes over (the last three are what the dashboard explains e-mails by), and what is
+# not for this service.
+LIVE = {*STORING, "http.keys", "http.dashboard", "retry", "delivery", "staging"}
 # An event is kept for so long, and may tell that an e-mail was sent, which then has no content.
 OTHERS = {*UNUSED, "smtp"} - {"retention.sent_days", "retention.content"}
 KEEP_ALIVE = 75  # seconds that a connection may wait for its next request

@@ -194,6 +194,36 @@ def test_the_http_service_takes_other_keys_without_an_interruption(
         assert service.stop() == 0
 
 
+def test_the_dashboard_is_read_only_from_a_reload_on(stage: Stage, folder: Path) -> None:
+    """And explains e-mails by what the consumers were told, too."""
+    stage.vendor("first")
+    (email_id,) = stage.send()
+    with HttpProcess(stage.settings, folder, "--dashboard") as service:
+        url = f"http://127.0.0.1:{service.port}/dashboard"
+
+        def drain() -> int:
+            own, form = {"Sec-Fetch-Site": "same-origin"}, {"of": "vendor:first"}
+            post = requests.post(f"{url}/vendors/drain", form, headers=own, allow_redirects=False)
+            return post.status_code
+
+        def explained() -> str:
+            return requests.get(f"{url}/emails/{email_id}").text
+
+        assert "staging" not in explained()
+        changed = {
+            **stage.settings,
+            "http": {"dashboard": {"read_only": True}},
+            "staging": {"allow": ["@example.net"]},
+        }
+        reload(service, folder, changed, "config.reloaded")
+        assert not service.said("config.restart_needed")
+        assert drain() == 403
+        assert "staging" in explained()
+        reload(service, folder, stage.settings, "config.reloaded")
+        assert drain() == 303
+        assert service.stop() == 0
+
+
 def test_intake_goes_on_after_a_reload(stage: Stage, folder: Path) -> None:
     stage.vendor("first")
     with IntakeProcess(stage.settings, folder) as service:
