@@ -161,6 +161,7 @@ class Consumer:
         for i in range(self.config.consumer.concurrency):
             self._senders.append(self._start(f"sender-{i}", self._send))
         sweeper = self._start("sweeper", self._sweep)
+        self._well_at = time.monotonic()  # it may have been made long ago
         reporter = self._start("reporter", self._report)
         self._pace()
         if self._meter is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -57,9 +58,10 @@ class Hook:
 
     def close(self, seconds: float) -> None:
         """Let it hear of what waits, for at most so long."""
+        until = time.monotonic() + seconds
         with suppress(queue.Full):
             self._ends.put(None, timeout=seconds)
-            self._thread.join(seconds)
+            self._thread.join(max(0.0, until - time.monotonic()))
         self._is_given_up = True
         waiting = sum(end is not None for end in list(self._ends.queue))
         if (unheard := self.dropped + waiting) or self._thread.is_alive():

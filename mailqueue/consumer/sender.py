@@ -206,11 +206,12 @@ class Sender:
             send.router.report(send.permit, send.snapshot, result, str(send.stored.id))
         self._slots.done(delivery.vendor)
         delivery.finish = self._shared.planner.settle(delivery)
-        span = delivery.span
+        # Another thread may give the tracer up at any time (``_give_up``).
+        span, tracer = delivery.span, self._tracer
         self._inbox.put([delivery])
-        if span is not None and self._tracer is not None:  # last: the result is on its way
+        if span is not None and tracer is not None:  # last: the result is on its way
             outcome = NOT_STARTED if result is None else result.outcome.value
-            self._tracer.end(span, outcome, "" if result is None else result.code)
+            tracer.end(span, outcome, "" if result is None else result.code)
 
     # Calls that do not come back, called by the main thread and by the thread in place -----------
 
@@ -287,8 +288,8 @@ class Sender:
 
     def flush_spans(self, seconds: float) -> None:
         """Wait until the spans of all attempts are ended, for at most so long."""
-        if self._tracer is not None:
-            self._tracer.flush(seconds)
+        if (tracer := self._tracer) is not None:
+            tracer.flush(seconds)
 
     def close(self, senders: int) -> None:
         """Tell so many senders that no more comes."""

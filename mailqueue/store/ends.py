@@ -123,11 +123,12 @@ class Ends:
         The settlement of a claim is only its owner's. Of rescues and of queued e-mails that end,
         which any process may write, the number tells: mostly all are our own, or none.
         """
-        doubted = [change for change in written if _name(change) in self._doubted]
+        doubted, rest = [], []
+        for change in written:
+            (doubted if _name(change) in self._doubted else rest).append(change)
         self._doubted.difference_update(map(_name, doubted))
         if own <= 0:
             return doubted
-        rest = [change for change in written if change not in doubted]
         claimed = [c for c in rest if isinstance(c, Change) and c.nonce is not None]
         return [*doubted, *(rest if own > len(claimed) else claimed)]
 
