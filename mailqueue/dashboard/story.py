@@ -45,9 +45,10 @@ SANDBOX: Mapping[str, str] = {
 }
 """Of a body of HTML: by whoever it is asked for, it is a document without rights."""
 # A policy keeps a browser from asking another server, yet not from connecting to it beforehand:
-# Chromium does so for these elements, and when somebody presses a link. So they get a name that
-# means nothing. What follows the name is what ends it for a browser's parser, too.
-_CONNECTING = re.compile(r"(</?)(?=(?:a|area|link|i?frame)[\s/>])", re.IGNORECASE)
+# Chromium does so for these elements, and when somebody presses a link (in Firefox, each element of
+# MathML may be one). So they get a name that means nothing. What follows the name is what ends it
+# for a browser's parser, too.
+_CONNECTING = re.compile(r"(</?)(?=(?:a|area|link|i?frame|math)[\s/>])", re.IGNORECASE)
 
 
 def page(request: PageRequest) -> Page | Redirect:

@@ -17,7 +17,8 @@ from mailqueue.config.dicts import DashboardDict
 from mailqueue.store import ids
 from tests.conftest import Document
 from tests.dashboard.conftest import BASE, Client
-from tests.dashboard.stored import SECRETS, email, failed, store, tried, uncertain
+from tests.dashboard.test_markup import Elements
+from tests.dashboard.stored import CONTENT, SECRETS, email, failed, store, tried, uncertain
 
 CROSS = {"Sec-Fetch-Site": "cross-site"}
 WORDS = "550 No such user secret.person@example.org"
@@ -206,6 +207,24 @@ def test_a_body_of_html_has_no_rights(client: Client, emails: Collection[Documen
     assert directives["img-src"] == "data:"
     assert directives["sandbox"] == ""
     assert 'sandbox=""' in client.get(f"/emails/{email_id}/content").text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *('<a href="//x">x</a>', "<A\nhref=//x>x</A>", '<svg><a/href="//x"></a></svg>'),
+        '<map><area href="//x"></map>',
+        *('<link rel="preconnect" href="//x">', "<IFRAME src=//x></IFRAME>", "<frame src=//x>"),
+        '<math><mi href="//x">x</mi></math>',  # in MathML any element may lead somewhere
+    ],
+)
+def test_a_body_of_html_leads_nowhere(
+    client: Client, emails: Collection[Document], body: str
+) -> None:
+    (email_id,) = store(emails, email(content={**CONTENT, "html": f"<p>Hello</p>{body}"}))
+    page = Elements(client.get(f"/emails/{email_id}/html").text)
+    assert "p" in page.tags
+    assert page.tags.isdisjoint({"a", "area", "link", "iframe", "frame", "math"})
 
 
 def test_content_that_is_gone_cannot_be_shown(client: Client, emails: Collection[Document]) -> None:
