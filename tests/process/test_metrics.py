@@ -95,9 +95,10 @@ def test_clients_that_hang_or_go_away_keep_nobody_out_and_leave_no_traceback(
     host, port = process.url.split("/")[2].split(":")
     place = host, int(port)
     with ExitStack() as stack:
-        for _ in range(2 * MOST):
+        for n in range(2 * MOST):
             stack.enter_context(socket.create_connection(place, timeout=20))
-            assert "mailqueue_up 1" in process.scrape()
+            if n % 10 == 0:
+                assert "mailqueue_up 1" in process.scrape()
         threads = len(list(Path(f"/proc/{process.pid}/task").iterdir()))
         assert MOST < threads < MOST + 50
         for request in (
