@@ -206,7 +206,7 @@ class Sender:
             send.router.report(send.permit, send.snapshot, result, str(send.stored.id))
         self._slots.done(delivery.vendor)
         delivery.finish = self._shared.planner.settle(delivery)
-        # Another thread may give the tracer up at any time (``_give_up``).
+        # Another thread may give the tracer up at any time (``give_up``).
         span, tracer = delivery.span, self._tracer
         self._inbox.put([delivery])
         if span is not None and tracer is not None:  # last: the result is on its way

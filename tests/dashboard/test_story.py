@@ -17,8 +17,8 @@ from mailqueue.config.dicts import DashboardDict
 from mailqueue.store import ids
 from tests.conftest import Document
 from tests.dashboard.conftest import BASE, Client
-from tests.dashboard.test_markup import Elements
 from tests.dashboard.stored import CONTENT, SECRETS, email, failed, store, tried, uncertain
+from tests.dashboard.test_markup import Elements
 
 CROSS = {"Sec-Fetch-Site": "cross-site"}
 WORDS = "550 No such user secret.person@example.org"
