@@ -234,6 +234,7 @@ def test_where_it_is_read_only_no_button_is_shown(
         ({"Origin": "http://evil.example"}, False),
         ({"Origin": "null"}, False),
         ({"Origin": "null", "Referer": BASE}, False),
+        ({"Origin": "null", "Host": ""}, False),
         ({"Origin": "http://127.0.0.1:8081"}, False),
         ({"Referer": "http://evil.example/127.0.0.1:8080"}, False),
         ({"Referer": "http://127.0.0.1:8080@evil.example/"}, False),

@@ -17,7 +17,7 @@ from mailqueue.config import Config
 from mailqueue.dashboard.emails import PAGE
 from mailqueue.store.store import Store
 from tests.conftest import Document
-from tests.dashboard.conftest import Client
+from tests.dashboard.conftest import Client, new_page
 from tests.dashboard.stored import SECRETS, email, failed, many, store, tried, uncertain
 from tests.http_service import HttpService
 
@@ -157,7 +157,8 @@ def test_any_page_of_many_e_mails_costs_as_much_as_its_rows(
         newest = shown(browser.page_source)
         assert newest == ids[: -PAGE - 1 : -1]
         for rel, expected in (("next", ids[-PAGE - 1 : -2 * PAGE - 1 : -1]), ("prev", newest)):
-            browser.find_element(By.CSS_SELECTOR, f"a[rel={rel}]").click()
+            with new_page(browser):
+                browser.find_element(By.CSS_SELECTOR, f"a[rel={rel}]").click()
             assert shown(browser.page_source) == expected
     finally:
         database.command("profile", 0)
