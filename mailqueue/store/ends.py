@@ -123,7 +123,8 @@ class Ends:
         The settlement of a claim is only its owner's. Of rescues and of queued e-mails that end,
         which any process may write, the number tells: mostly all are our own, or none.
         """
-        doubted, rest = [], []
+        doubted: list[Change | Aside] = []
+        rest: list[Change | Aside] = []
         for change in written:
             (doubted if _name(change) in self._doubted else rest).append(change)
         self._doubted.difference_update(map(_name, doubted))

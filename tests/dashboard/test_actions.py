@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Mapping
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from mailqueue.config import Config
 from mailqueue.config.dicts import DashboardDict
 from mailqueue.dashboard import actions
 from mailqueue.queue.beanstalkd.broker import depth
+from mailqueue.store.indexes import EPOCH
 from tests.conftest import Document
 from tests.dashboard.conftest import Client
 from tests.dashboard.stored import email, failed, store, uncertain
@@ -128,6 +129,10 @@ def test_never_more_than_the_number_that_was_confirmed(
     assert "3 e-mails were changed" in say_yes(client, fields)
     assert "0 e-mails were changed" in say_yes(client, fields)  # nor the next ones
     assert [each for each, status in statuses(emails).items() if status == "sent"] == ids[:3]
+    # Whatever a form says, one answer does not change without end.
+    fields |= {"nonce": NONCE, "last": str(ids[4]), "number": "999"}
+    emails.update_many({}, {"$set": {"status": "failed", "updated_at": EPOCH + timedelta(1)}})
+    assert "3 e-mails were changed" in say_yes(client, fields)
 
 
 def test_the_copies_that_may_come_are_told_before(
@@ -193,6 +198,8 @@ def test_the_log_says_who_did_it_and_to_how_many(
         RETRY_ALL,  # nobody counted
         {**RETRY_ALL, "at": "soon", "nonce": NONCE, "number": "1"},
         {**RETRY_ALL, "at": "2026-01-01T00:00:00Z", "nonce": "x", "number": "1"},
+        # Of a filter that makes no sense, the rest would match more than was meant.
+        {**RETRY_ALL, "at": "2126-01-01T00:00:00Z", "nonce": NONCE, "number": "1", "age": "odd"},
         {**RETRY_ALL, "at": "2026-01-01T00:00:00Z", "nonce": NONCE, "number": "0"},
         {**RETRY_ALL, "at": "0001-01-01T00:00:00Z", "nonce": NONCE, "number": "1", "age": "week"},
     ],
