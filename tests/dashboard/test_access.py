@@ -16,7 +16,7 @@ from pymongo.collection import Collection
 from mailqueue import dashboard
 from mailqueue.cli import main
 from mailqueue.config import Config
-from mailqueue.dashboard import backend
+from mailqueue.dashboard import backend, endpoint
 from mailqueue.dashboard.application import TABLE
 from mailqueue.dashboard.backend import PATIENCE
 from mailqueue.dashboard.endpoint import HEADERS
@@ -276,6 +276,15 @@ def test_a_method_that_an_address_does_not_have_is_refused(client: Client) -> No
 def test_a_form_has_bounds(client: Client) -> None:
     assert client.post("/act", {"id": "x" * 70_000}).status_code == 413
     assert client.post("/act", {"a": ["x"] * 3000}).status_code == 400
+
+
+def test_where_too_many_wait_one_more_is_told_to_come_again(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "MAX_WAITING", -endpoint.THREADS)
+    answer = client.get("/emails")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert "Too many pages" in answer.text
 
 
 # Without MongoDB, without the dashboard -----------------------------------------------------------
