@@ -41,6 +41,10 @@ SKEW = 5.0  # seconds between the clocks of two hosts
 CLOSER = frozenset({Slug.QUEUE_UNAVAILABLE, Slug.BURIED_JOBS})
 # These are the same in production and in a simulation.
 SHARED = CLOSER | {Slug.HELD, Slug.OTHER_MODE}
+# Beside MongoDB's absence, of which nothing else is said.
+STOPS_ALL = frozenset(
+    {Slug.NO_CONSUMER, Slug.ALL_VENDORS_UNAVAILABLE, Slug.QUEUE_UNAVAILABLE, Slug.VENDOR_NOT_MADE}
+)
 _EASY = "none is uncertain"
 
 
@@ -57,7 +61,12 @@ def examine(context: Context) -> list[Finding]:
         text = f"not reached ({error})"
         away = Finding(Level.FAIL, "mongodb", text, todo, Slug.MONGODB_UNAVAILABLE)
         findings = [away, *outside]
-    return sorted(findings, key=lambda finding: list(Level).index(finding.level), reverse=True)
+    return sorted(findings, key=_place)
+
+
+def _place(finding: Finding) -> tuple[int, bool]:
+    """The worst first; of these what stops all e-mails, and then what may follow from that."""
+    return -list(Level).index(finding.level), finding.slug not in STOPS_ALL
 
 
 def _state(context: Context) -> Iterator[Finding]:

@@ -169,7 +169,7 @@ def _many_failed(overview: Overview, _: Config) -> Findings:
     if failed > FAILED_MANY or failed > FAILED_SHARE * overview.ended:
         sent = overview.ended - failed
         text = f"{_at_least(failed)} failed and {_at_least(sent)} were sent within a day"
-        todo = "mailqueue list --status failed shows the reasons; mend it, then mailqueue retry"
+        todo = "mailqueue list --status failed shows why; mend the cause, then mailqueue retry"
         yield Finding(Level.FAIL, "e-mails", text, todo, Slug.MANY_FAILED)
 
 
@@ -184,7 +184,7 @@ def _uncertain(overview: Overview, _: Config) -> Findings:
         oldest = overview.uncertain_oldest
         wait = f", the oldest for {age(oldest.seconds)}" if oldest else ""
         text = f"{number:,} uncertain{wait}: a person must decide"
-        todo = "ask the vendors, then mailqueue mark-sent or retry"
+        todo = "mailqueue list --status uncertain; ask the vendors, then mark-sent or retry each"
         yield Finding(Level.FAIL, "e-mails", text, todo, Slug.UNCERTAIN)
 
 
@@ -215,14 +215,16 @@ def _callbacks(overview: Overview, config: Config) -> Findings:
 # Around them --------------------------------------------------------------------------------------
 
 
-def _queue(overview: Overview, config: Config) -> Findings:
-    place = config.broker.place
+def _queue_unavailable(overview: Overview, config: Config) -> Findings:
     if overview.queue is None:
-        text = f"{place}: not reached ({overview.queue_error})"
+        text = f"{config.broker.place}: not reached ({overview.queue_error})"
         todo = "start it; until then e-mails are stored, and sent when it is back"
         yield Finding(Level.FAIL, "queue", text, todo, Slug.QUEUE_UNAVAILABLE)
-    elif buried := overview.queue.get("buried", 0):
-        text = f"{place}: {count(buried, 'buried job')}"
+
+
+def _buried_jobs(overview: Overview, config: Config) -> Findings:
+    if buried := (overview.queue or {}).get("buried", 0):
+        text = f"{config.broker.place}: {count(buried, 'buried job')}"
         todo = "they are another program's, or their e-mail is damaged: see mailqueue audit"
         yield Finding(Level.WARN, "queue", text, todo, Slug.BURIED_JOBS)
 
@@ -256,15 +258,17 @@ def _names(names: Sequence[str]) -> str:
     return ", ".join(names) or "no vendor"
 
 
-# What stops all e-mails, then what concerns some, then what will surprise somebody.
+# What stops all e-mails before what follows from that, then what concerns some of them, then what
+# will surprise somebody.
 _SITUATIONS: tuple[Callable[[Overview, Config], Findings], ...] = (
     _no_consumer,
     _all_vendors,
+    _queue_unavailable,
     _oldest_due,
     _unavailable,
     _many_failed,
     _uncertain,
-    _queue,
+    _buried_jobs,
     _held,
     _budgets,
     _consumers_differ,

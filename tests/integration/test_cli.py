@@ -640,7 +640,7 @@ def test_the_doctor_fails_while_emails_wait_for_a_person(console: Console, shelf
     said = console("doctor")
     assert said.code == 1
     assert "FAIL  e-mails" in said.out
-    assert "-> ask the vendors" in said.out
+    assert "ask the vendors" in said.out
 
 
 def test_the_doctor_misses_indexes_and_warns_of_the_simulation(console: Console) -> None:

@@ -231,6 +231,10 @@ def test_a_consumer_of_another_version_or_with_other_vendors_is_named_by_its_hos
 
 def test_the_queue_that_is_away_and_jobs_that_are_buried_are_told() -> None:
     assert levels(queue=None, queue_error="refused") == [(Slug.QUEUE_UNAVAILABLE, FAIL)]
+    # What waits for it is no cause.
+    both = levels(queue=None, queue_error="refused", failed=60, ended=60, **due("high", 90))
+    assert both[0] == (Slug.QUEUE_UNAVAILABLE, FAIL)
+    assert len(both) == 3
     assert levels(queue={"buried": 2}) == [(Slug.BURIED_JOBS, WARN)]
     assert found(queue={}) == []  # there is none beside MongoDB
 
