@@ -77,8 +77,8 @@ def test_all_uncertain_e_mails_of_a_tag_are_marked_as_sent(
     assert len(rows(browser)) == 3
     browser.find_element(By.XPATH, "//label[contains(., 'all 3 that match')]").click()
     press(browser, "Mark as sent")
-    assert heading(browser) == "Mark as sent 3 e-mails?"
-    press(browser, "Mark as sent 3")
+    assert heading(browser) == "Mark 3 e-mails as sent?"
+    press(browser, "Mark 3 e-mails")
     assert emails.count_documents({"reason": "marked_sent"}) == 3
     press(browser, "Back to the list")
     assert browser.find_element(By.NAME, "tag").get_attribute("value") == "news"
@@ -158,7 +158,7 @@ def test_the_keyboard_is_enough(
         tab(browser)
     with new_page(browser):
         type_(browser, Keys.ENTER)
-    while focused(browser) != "Mark as sent 1 e-mail":
+    while focused(browser) != "Mark 1 e-mail as sent":
         tab(browser)
     with new_page(browser):
         type_(browser, Keys.ENTER)
