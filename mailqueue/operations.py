@@ -22,7 +22,7 @@ from mailqueue.store.document import Stored
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
 
-MOST_SHOWN = 1000  # rows of what was changed
+MOST_SHOWN = 20  # rows of what was changed: its number, above them, stays on the screen
 Advance = Callable[[int], object]
 
 

@@ -237,8 +237,10 @@ def _selection(context: Context, verb: Verb) -> dict[str, Any]:
 def _is_confirmed(context: Context, verb: Verb, number: int) -> bool:
     """More than one e-mail at a time needs a person's yes."""
     if context.confirm is None:
-        raise UsageError(f"{verb} would change {number} e-mails: add --yes, or try --dry-run first")
-    return context.confirm(f"{verb} {number} e-mails?")
+        raise UsageError(
+            f"{verb} would change {number:,} e-mails: add --yes, or try --dry-run first"
+        )
+    return context.confirm(f"{verb} {number:,} e-mails?")
 
 
 def _report(context: Context, changes: Changes, unchanged: Mapping[str, str]) -> Report:
@@ -263,7 +265,7 @@ def _report(context: Context, changes: Changes, unchanged: Mapping[str, str]) ->
     lines = [f"{verb}: {count(len(changed), 'e-mail')} {would}changed"]
     lines += table(("ID", "WAS", "REASON", "BECOMES"), changes.rows)
     if (more := len(changed) - len(changes.rows)) > 0:
-        lines.append(f"and {more} more: --json names all")
+        lines.append(f"and {more:,} more: --json names all")
     # A script sees by the code that something is left to look at.
     all_done = changed and not unchanged and not uncertain
     return Report(data, lines if changed else [], EXIT_OK if all_done else EXIT_FOUND, notes)

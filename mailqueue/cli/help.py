@@ -81,7 +81,9 @@ HELP: Mapping[str, Help] = {
     ),
     "stats": Help(
         "count e-mails by status, and jobs",
-        "Shows also which e-mail has been due for the longest time.",
+        "Shows also which e-mail has been due for the longest time. Of the e-mails of a status, "
+        "SIMULATED counts those stored without MAILQUEUE_ENV=production, and UNKNOWN those with an "
+        "attempt whose outcome is unknown.",
         "mailqueue stats --json",
         "",
     ),

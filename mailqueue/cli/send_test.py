@@ -107,7 +107,8 @@ def _chosen(context: Context) -> list[str]:
     only = context.options.vendor
     if not names or only not in (None, *names):
         configured = ", ".join(names) or "none"
-        raise UsageError(f"doctor: no such vendor is configured (configured: {configured})")
+        named = f"{only}: " if only else ""
+        raise UsageError(f"doctor: {named}no such vendor is configured (configured: {configured})")
     return names if only is None else [only]
 
 

@@ -33,8 +33,8 @@ def clock(at: datetime, now: datetime) -> str:
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: ``1 e-mail``, ``2 e-mails``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
+    """A number with its noun: ``1 e-mail``, ``2,000 e-mails``."""
+    return f"{number} {noun}" if number == 1 else f"{number:,} {plural or noun + 's'}"
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:

@@ -219,7 +219,7 @@ def test_a_class_that_hangs_or_raises_holds_up_no_other(
 @pytest.mark.parametrize(
     "options, problem",
     [
-        (["--vendor", "nobody"], "no such vendor is configured (configured: gone)"),
+        (["--vendor", "nobody"], "nobody: no such vendor is configured (configured: gone)"),
         (["--from", "no address"], "argument --from: "),
     ],
 )
