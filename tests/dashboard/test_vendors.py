@@ -207,8 +207,9 @@ def test_release_has_what_waited_announced(client: Client, stage: Scene, config:
 
 def test_hold_holds_a_vendor_a_class_or_all(client: Client, stage: Scene) -> None:
     for of in ("vendor:smtp", "priority:bulk", "all"):
-        assert "held from now on" in change(client, "hold", of, reason="x")
-        assert control_of(stage, of)["active"] is True
+        assert "held from now on" in change(client, "hold", of, reason="x" * 501)
+        stored = control_of(stage, of)
+        assert (stored["active"], stored["reason"]) == (True, "x" * 500)
 
 
 def test_a_drain_of_a_vendor_that_is_configured_no_more_can_be_ended(
