@@ -76,7 +76,7 @@ class Reporter:
         """
         self._beat_at = self._shared.clock()
         self._gather()
-        with self._undisturbed(seconds):
+        with self._ignoring_errors(seconds):
             if not self._is_indexed:
                 self._say_refused(self._stats.ensure_index())
                 self._is_indexed = True
@@ -85,11 +85,11 @@ class Reporter:
     def close(self) -> None:
         """Write what was counted, and that this process lives no longer. Never raises."""
         self._gather()
-        with self._undisturbed(AT_THE_END):
+        with self._ignoring_errors(AT_THE_END):
             self._write([self._in_doubt, self._next()], last=True)
 
     @contextmanager
-    def _undisturbed(self, seconds: float | None) -> Iterator[None]:
+    def _ignoring_errors(self, seconds: float | None) -> Iterator[None]:
         """What goes wrong in the block concerns nobody: the counts are kept."""
         try:
             with self._shared.store.operation(seconds=seconds):

@@ -41,7 +41,7 @@ TITLES: Mapping[Verb, str] = {
 }
 
 
-def counted(number: int) -> str:
+def count_text(number: int) -> str:
     """A number that was counted up to ``MOST``."""
     return f"more than {MOST:,}" if number > MOST else f"{number:,}"
 
@@ -50,7 +50,7 @@ def confirm(request: PageRequest) -> Page:
     """``GET /confirm``: how many, and what will happen."""
     if not request.user.may_act:
         raise Refusal(403, "Read-only", "You may look at everything here, and change nothing.")
-    verb, chosen = _verb(request.query), _chosen(request.query)
+    verb, chosen = _verb(request.query), _ids(request.query)
     filters = Filters.read(request.query)
     store = request.backend.store
     now = store.now()
@@ -78,7 +78,7 @@ def confirm(request: PageRequest) -> Page:
 
 def act(request: PageRequest) -> Redirect:
     """``POST /act``: do what was confirmed."""
-    verb, chosen = _verb(request.form), _chosen(request.form)
+    verb, chosen = _verb(request.form), _ids(request.form)
     filters = Filters.read(request.form)
     at, number, nonce = _confirmation(request.form)
     match = _match(request, chosen, filters, at)
@@ -87,7 +87,7 @@ def act(request: PageRequest) -> Redirect:
     operation = Operation(request.backend.store, verb, scope, by=by, nonce=nonce)
     changes = operation.run(request.backend.broker, number)
     event(_log, logging.INFO, "emails.changed", verb=verb, emails=len(changes.ids), by=by)
-    refused = [*operation.refusals(chosen[:MAX_TOLD], changes)]
+    refused = [*operation.refusals(chosen, changes)][:MAX_TOLD]
     result = {
         "verb": verb.value,
         "changed": str(len(changes.ids)),
@@ -104,7 +104,7 @@ def result(request: PageRequest) -> Page | Redirect:
     if not request.is_own:  # nobody else tells what was done here
         return Redirect("/emails")
     verb, filters = _verb(request.query), Filters.read(request.query)
-    refused = _chosen(request.query)[:MAX_TOLD]
+    refused = _ids(request.query)[:MAX_TOLD]
     stored = request.backend.store.find({"_id": {"$in": refused}}, MAX_TOLD) if refused else []
     by_id = {each.id: each for each in stored}
     numbers = {
@@ -131,7 +131,7 @@ def _verb(fields: Fields) -> Verb:
         raise _not_understood("Choose what is to be done.") from None
 
 
-def _chosen(fields: Fields) -> Sequence[ObjectId]:
+def _ids(fields: Fields) -> Sequence[ObjectId]:
     """The e-mails that were chosen one by one; empty: all that match."""
     texts = fields.get("id", [])
     if fields.first("which") == "all":

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mailqueue.config import Config
-from mailqueue.dashboard.actions import MOST, TITLES, counted
+from mailqueue.dashboard.actions import MOST, TITLES, count_text
 from mailqueue.dashboard.filters import AGES, CHOICES, Filters
 from mailqueue.dashboard.pages import Page, PageRequest, not_found
 from mailqueue.lifecycle.outcomes import Status
@@ -64,7 +64,7 @@ def _list(request: PageRequest, filters: Filters, section: str, title: str, intr
         "links": links,
         "verbs": {verb: TITLES[verb] for verb in verbs},
         "is_filtered": len(filters.values) > (section != "emails"),
-        "number": counted(store.count(match, MOST + 1)) if verbs and rows else "",
+        "number": count_text(store.count(match, MOST + 1)) if verbs and rows else "",
     }
     status = 400 if filters.problems else 200
     return Page("emails.html", title, values, section, status)

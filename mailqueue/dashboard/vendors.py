@@ -143,7 +143,7 @@ def confirm(request: PageRequest) -> Page:
     """``GET /vendors/{action}``: what would happen, and to how many e-mails."""
     if not request.user.may_act:
         raise Refusal(403, "Read-only", "You may look at everything here, and change nothing.")
-    change = _wanted(request, request.query.first("of"))
+    change = _find_change(request, request.query.first("of"))
     store, config = request.backend.store, request.backend.config
     states, controls = vendor_states(config, store)
     _check(change, states, controls)
@@ -165,7 +165,7 @@ def confirm(request: PageRequest) -> Page:
 
 def act(request: PageRequest) -> Redirect:
     """``POST /vendors/{action}``: change it."""
-    change = _wanted(request, request.form.first("of"))
+    change = _find_change(request, request.form.first("of"))
     store, config = request.backend.store, request.backend.config
     _check(change, *vendor_states(config, store))
     by = request.user.name or UNNAMED
@@ -207,7 +207,7 @@ _ACTIONS: Mapping[str, Callable[[Backend, Store, Control], int | None]] = {
 }
 
 
-def _wanted(request: PageRequest, of: str) -> Change:
+def _find_change(request: PageRequest, of: str) -> Change:
     change = _change(request.path["action"], of)
     if change is None:
         raise not_found()

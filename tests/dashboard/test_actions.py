@@ -118,6 +118,16 @@ def test_what_somebody_else_changed_since_is_left_as_it_is_and_told(
         emails.update_many({}, {"$set": {"updated_at": datetime(2020, 1, 1, tzinfo=UTC)}})
 
 
+def test_of_many_that_were_chosen_those_that_were_not_changed_are_told(
+    client: Client, emails: Collection[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actions, "MAX_TOLD", 1)
+    *others, last = store(emails, failed(), failed(), failed())
+    _, fields = confirmed(client, f"verb=retry{chosen(*others, last)}")
+    emails.update_one({"_id": last}, {"$set": {"status": "sent"}})
+    assert f"{last}</a>: is sent, but retry needs" in say_yes(client, fields)
+
+
 def test_never_more_than_the_number_that_was_confirmed(
     client: Client, emails: Collection[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
