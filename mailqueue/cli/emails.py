@@ -21,7 +21,7 @@ from mailqueue.cli.progress import Progress
 from mailqueue.cli.table import fields, printable, table
 from mailqueue.events import EventStore
 from mailqueue.lifecycle.outcomes import PRIORITIES
-from mailqueue.monitoring.words import age, count
+from mailqueue.monitoring.words import age, count, is_word
 from mailqueue.operations import Changes, Operation
 from mailqueue.store.document import PRODUCTION, Stored
 from mailqueue.store.interventions import Verb
@@ -112,6 +112,8 @@ def _event(event: Mapping[str, Any], *, content: bool) -> dict[str, Any]:
     """What a vendor told; whom it concerns, and its own words, are content."""
     names = ("at", "vendor", "type", "code", *(("recipient", "detail") if content else ()))
     row = {name: event.get(name) for name in names}
+    if not (content or is_word(str(row["code"]))):
+        row["code"] = None
     return {"event": row.pop("type"), **row}
 
 

@@ -74,10 +74,10 @@ def _state(context: Context) -> Iterator[Finding]:
     overviews = _overviews(context)
     findings: list[Finding] = []
     for overview in overviews:
-        prefix = "" if overview.env == context.store.env else "in production: "
+        prefix = _prefix(context, overview)
         slugs = {finding.slug for finding in findings} & SHARED
         findings += [
-            replace(finding, text=prefix + finding.text)
+            finding if finding.slug in SHARED else replace(finding, text=prefix + finding.text)
             for finding in situations(overview, context.config)
             if finding.slug not in slugs
         ]
@@ -87,7 +87,11 @@ def _state(context: Context) -> Iterator[Finding]:
     texts = {"consumers": f"{len(overviews[0].consumers)} alive", "e-mails": easy}
     texts |= {"vendors": "all available"} if overviews[0].vendors else {}
     for check in [each for each in texts if each not in topics]:
-        yield Finding(Level.OK, check, texts[check])
+        yield Finding(Level.OK, check, _prefix(context, overviews[0]) + texts[check])
+
+
+def _prefix(context: Context, overview: Overview) -> str:
+    return "" if overview.env == context.store.env else "in production: "
 
 
 def _overviews(context: Context) -> list[Overview]:

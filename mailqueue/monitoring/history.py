@@ -12,7 +12,6 @@ body; a vendor's words only where they are asked for (``content``).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,7 @@ from mailqueue.lifecycle.outcomes import PRIORITIES, Outcome, Reason, Status
 from mailqueue.monitoring import wording
 from mailqueue.monitoring.conditions import Conditions
 from mailqueue.monitoring.sentence import Sentence
-from mailqueue.monitoring.words import clock, count, listed, span
+from mailqueue.monitoring.words import clock, count, is_word, listed, span
 from mailqueue.store.callbacks import DUE
 from mailqueue.store.document import SIMULATED, Document, Stored
 from mailqueue.store.interventions import Verb
@@ -32,7 +31,6 @@ _PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
 FAILURES = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.MISCONFIGURED, Outcome.UNKNOWN)
 AT_ONCE = timedelta(seconds=5)
 SLOW = 1.0  # seconds from which it is said how long an attempt took
-_WORD = re.compile(r"[\w.:/#-]{1,64}")  # no address, and no sentence
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -239,9 +237,7 @@ class History:
             kinds.setdefault(kind, []).append(each)
         for (vendor, type_, code), events in kinds.items():
             words = wording.EVENTS.get(type_, wording.EVENTS["unknown"])
-            # Of some vendors it is a sentence, which may name a recipient.
-            is_shown = self.content or _WORD.fullmatch(code)
-            words += f" ({code})" if code and is_shown else ""
+            words += f" ({code})" if code and (self.content or is_word(code)) else ""
             words += f", {len(events)} times" if len(events) > 1 else ""
             yield Sentence(f"{vendor} reports: {words}.", as_time(events[0].get("at")))
 

@@ -1,10 +1,12 @@
-"""Numbers, spans and times as a person reads them. Pure."""
+"""Numbers, spans and times as a person reads them; which words of others are shown. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+_WORD = re.compile(r"[\w.:/#-]{1,64}")
 _UNITS = (("d", 86_400), ("h", 3600), ("m", 60))
 _LONG_UNITS = (("days", 172_800, 86_400), ("h", 7200, 3600), ("min", 120, 60))
 
@@ -30,6 +32,11 @@ def clock(at: datetime, now: datetime) -> str:
     at, now = at.astimezone(UTC), now.astimezone(UTC)
     form = "%H:%M:%S UTC" if at.date() == now.date() else "%Y-%m-%d %H:%M:%S UTC"
     return at.strftime(form)
+
+
+def is_word(code: str) -> bool:
+    """Whether a vendor's code is one, and no sentence or address: of some vendors it may be."""
+    return _WORD.fullmatch(code) is not None
 
 
 def count(number: int, noun: str, plural: str = "") -> str:

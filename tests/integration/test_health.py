@@ -402,6 +402,16 @@ def test_a_change_whose_reply_was_lost_happens_exactly_once(
     assert board.win_probe("first", LEASE) is not None
 
 
+def test_the_vendors_that_are_unavailable_are_those_of_now(board: VendorHealth) -> None:
+    assert board.unavailable == ()
+    failed(board, "first", DOWN)
+    assert board.unavailable == ("first",)
+    failed(board, "second", DOWN)
+    assert board.unavailable == ("first", "second")
+    board.enable("first")
+    assert board.unavailable == ("second",)
+
+
 def test_a_person_can_enable_a_vendor_by_hand(board: VendorHealth, other: VendorHealth) -> None:
     failed(board, "first", DOWN)
     assert other.enable("first") is True

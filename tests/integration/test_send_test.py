@@ -14,7 +14,7 @@ import pytest
 from mailqueue import cli
 from mailqueue.cli import send_test
 from mailqueue.config import VendorConfig
-from mailqueue.lifecycle.outcomes import SendResult
+from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Email
 from mailqueue.vendors.base import Attempt, Vendor
 from tests.stage import DOWN, CountingVendor
@@ -213,6 +213,32 @@ def test_a_class_that_hangs_or_raises_holds_up_no_other(
         ("unknown", "deadline"),
         ("unknown", "raised_RuntimeError"),
         ("accepted", "202"),
+    ]
+
+
+class Choosy(Vendor):
+    """A class of the user's own that cannot carry it."""
+
+    def can_carry(self, email: Email) -> str | None:
+        return "no such e-mail"
+
+    def send(self, email: Email, attempt: Attempt) -> SendResult:
+        raise AssertionError("it is not asked for what it cannot carry")
+
+
+class Spent(Vendor):
+    """A class of the user's own whose quota is spent: it keeps the e-mail back."""
+
+    def send(self, email: Email, attempt: Attempt) -> SendResult:
+        return SendResult(outcome=Outcome.ACCEPTED, code="queued", quota_held=True)
+
+
+def test_an_email_that_would_not_leave_is_not_called_accepted(asked: Asked) -> None:
+    own = [{"name": c.__name__, "type": f"{__name__}:{c.__name__}"} for c in (Choosy, Spent)]
+    results = asked.results(own)
+    assert [(r["outcome"], r["detail"]) for r in results] == [
+        ("unsuitable", "no such e-mail"),
+        ("held", ""),
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import ObjectId
 
 from mailqueue import cli
 from tests.faults.conftest import consuming
@@ -106,6 +107,24 @@ def test_an_operator_without_the_variable_is_told_of_production_all_the_same(
     level, text = findings["no-consumer"]
     assert (level, text[:14]) == ("FAIL", "in production:")
     assert findings["simulation"][0] == "WARN"
+
+
+def test_what_concerns_both_modes_is_said_once(
+    stage: Stage, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.vendor("first")
+    email_id, _ = stage.send(2)
+    monkeypatch.delenv("MAILQUEUE_ENV")
+    stage.emails.update_one({"_id": ObjectId(email_id)}, {"$set": {"env": "simulated"}})
+    write(file, stage)
+    assert cli.main(["--config", str(file), "hold", "--tag", "news"]) == 0
+    capsys.readouterr()
+    assert cli.main(["--config", str(file), "doctor", "--json"]) == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    (text,) = [finding["text"] for finding in findings if finding["slug"] == "held"]
+    assert text.startswith("tag news has been held")
+    texts = [finding["text"] for finding in findings if finding["slug"] == "no-consumer"]
+    assert len(texts) == 2, "each mode needs a consumer of its own"
 
 
 def test_a_consumer_that_differs_from_this_configuration_is_named(

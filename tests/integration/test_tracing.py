@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from mailqueue import (
 from mailqueue.consumer import consumer as consumers
 from mailqueue.logs import Once
 from mailqueue.store import audit
+from mailqueue.store.ledger import NOT_STARTED
 from mailqueue.store.store import Store
 from mailqueue.testing import FakeVendor, Outbox
 from mailqueue.vendors import Attempt, Outcome, SendResult
@@ -164,6 +166,24 @@ def test_a_failed_over_email_has_a_child_and_a_root_with_a_link(
         "second",
     )
     assert "error.type" not in root.attributes
+
+
+def test_an_attempt_that_was_given_back_before_it_began_is_not_the_first(
+    configured: Config, exporter: InMemorySpanExporter, emails: Collection[Document]
+) -> None:
+    """The vendor was not asked, so the next attempt is still the child."""
+    email_id = send(configured, sent_in())
+    now = datetime.now(UTC)
+    line = {"n": 1, "token": 1, "vendor": "first", "key": None, "probe": False}
+    line |= {"started_at": now, "ended_at": now, "outcome": NOT_STARTED}
+    claim_given_back = {"$set": {"attempts": [line], "lease.token": 1}}
+    emails.update_one({"_id": ObjectId(email_id)}, claim_given_back)
+    drain(configured, FakeVendor("first"))
+    (span,) = attempts(exporter)
+    assert span.parent is not None
+    assert span.parent.span_id == 0xB2
+    assert span.attributes
+    assert span.attributes["mailqueue.attempt"] == 2
 
 
 def test_the_vendors_class_runs_inside_the_span_of_its_attempt(
