@@ -103,7 +103,7 @@ class _Email:
             if line.get("vendor") != vendor:
                 continue
             if line.get("outcome") == Outcome.ACCEPTED:
-                return None
+                oldest = None
             elif oldest is None and line.get("outcome") in _UNDECIDED:
                 oldest = token if isinstance(token := line.get("token"), int) else None
         return oldest
