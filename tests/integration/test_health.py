@@ -403,13 +403,12 @@ def test_a_change_whose_reply_was_lost_happens_exactly_once(
 
 
 def test_the_vendors_that_are_unavailable_are_those_of_now(board: VendorHealth) -> None:
-    assert board.unavailable == ()
-    failed(board, "first", DOWN)
-    assert board.unavailable == ("first",)
-    failed(board, "second", DOWN)
-    assert board.unavailable == ("first", "second")
+    states = [board.unavailable]
+    for name in ("first", "second"):
+        failed(board, name, DOWN)
+        states.append(board.unavailable)
     board.enable("first")
-    assert board.unavailable == ("second",)
+    assert [*states, board.unavailable] == [(), ("first",), ("first", "second"), ("second",)]
 
 
 def test_a_person_can_enable_a_vendor_by_hand(board: VendorHealth, other: VendorHealth) -> None:
