@@ -146,8 +146,10 @@ class Lines(logging.Handler):
         """Write a record in a moment."""
         try:
             self.put(self.format(record))
-        except Exception:  # noqa: BLE001  # as all handlers of the library do
-            self.handleError(record)
+        except Exception as error:  # noqa: BLE001  # a mistake of whoever logged
+            # The library's way quotes the arguments, in many lines, and waits for the reader.
+            facts = {"source": record.name, "error": type(error).__name__}
+            event(logger, logging.ERROR, "log.failed", **facts)
 
     def put(self, line: Line | str) -> None:
         """Write a line in a moment. Any thread may call, and any signal handler."""

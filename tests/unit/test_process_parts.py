@@ -406,6 +406,19 @@ def test_a_forked_child_logs_too(pipe: Pipe) -> None:
     os.wait()
 
 
+def test_a_wrong_call_of_somebody_is_one_line_without_its_arguments(
+    pipe: Pipe, capfd: pytest.CaptureFixture[str]
+) -> None:
+    somebody = pipe.logger.getChild("somebody")
+    somebody.warning("%d e-mails", "ann@example.com")
+    somebody.warning("next")
+    assert pipe.read().split()[2:] == [
+        *("ERROR", "log.failed", "source=mailqueue.outage.somebody", "error=TypeError")
+    ]
+    assert pipe.read().split()[2:] == ["WARNING", "next"]
+    assert capfd.readouterr().err == ""
+
+
 def test_a_fact_that_is_no_text_ends_nothing(pipe: Pipe) -> None:
     class Odd:
         def __str__(self) -> str:
