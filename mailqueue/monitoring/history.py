@@ -2,9 +2,10 @@
 
 Decides: which sentences, and their order: that of the server's times; of an event, the vendor's.
 
-Assumes: a line of the ledger tells which vendor was asked. It does not tell which others were
-available then. So of these only what is still to be seen is told: what they refused before, and
-what has lasted since (a vendor that is unavailable, or drained).
+Assumes: a line of the ledger tells which vendor was asked, and which others were unavailable then
+(none of an older version does). It does not tell which were drained, or busy. So of these only what
+is still to be seen is told: what they refused before, and what has lasted since. "Whose turn it
+was" is meant among the vendors that could take an e-mail then.
 
 Promises: any document can be told of; what is damaged in it is left out. No address, subject or
 body; a vendor's words only where they are asked for (``content``).

@@ -19,7 +19,7 @@ from mailqueue.store.ids import to_uuid
 from mailqueue.store.stats import SUFFIX
 from tests.integration.test_cli import Console
 from tests.integration.test_failover import consuming, drain
-from tests.stage import BAD_REQUEST, DOWN, Stage, letter
+from tests.stage import BAD_REQUEST, DOWN, TAKEN, Stage, letter
 from tests.vendor_servers import Reply
 from tests.waiting import wait_until
 
@@ -178,6 +178,23 @@ def test_who_was_unavailable_then_is_told_when_all_is_well_again(
     assert console("vendors", "enable", "ses").code == 0
     words = "Attempt 2 at mailgun, whose turn it was. ses was unavailable."
     assert words in sentences(console, email_id)
+
+
+def test_a_probe_names_the_others_that_were_unavailable_not_its_own_vendor(
+    stage: Stage, console: Console
+) -> None:
+    vendors = {name: stage.vendor(name, Reply(401)) for name in ("ses", "mailgun")}
+    stage.send()
+    drain(stage)
+    for name, vendor in vendors.items():
+        vendor.reply = TAKEN
+        stage.edit_health(name, unavailable_until=datetime.now(UTC))
+    (email_id,) = stage.send()
+    drain(stage)
+    (line,) = stage.document(email_id)["attempts"]
+    assert line["probe"]
+    assert line["unavailable"] == [*(vendors.keys() - {line["vendor"]})]
+    assert "as its probe: " in sentences(console, email_id)[1]
 
 
 def test_an_attempt_under_way_names_its_consumer(stage: Stage, console: Console) -> None:

@@ -176,6 +176,11 @@ def test_a_vendor_is_shown_with_its_state_and_what_operators_did(
     assert first.probe_wait == pytest.approx(600, abs=5)
     assert second.drained is not None
     assert (second.available, second.drained.by) == (True, "ann@ops")
+    health = VendorHealth(store, ["second"], env=SIMULATED)
+    health.report(Permit("second", 0), Suspension(seconds=600.0, reason="unavailable 503"))
+    for vendor in Overview.read(config, store).vendors:  # no vendor is left: probes come early
+        assert vendor.probe_wait is not None
+        assert vendor.probe_wait < 60
 
 
 def test_who_only_looks_writes_nothing(
