@@ -72,6 +72,7 @@ def confirm(request: PageRequest) -> Page:
         "at": now.isoformat(),
         "back": _back(filters, chosen),
         "is_filter": not chosen,
+        "one": chosen[0] if len(chosen) == 1 else None,
     }
     return Page("confirm.html", f"{TITLES[verb]}?", values, _section(filters))
 
