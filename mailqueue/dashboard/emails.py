@@ -42,7 +42,7 @@ def failed(request: PageRequest) -> Page:
 def uncertain(request: PageRequest) -> Page:
     """``GET /uncertain``: what a person has to decide."""
     intro = (
-        "A copy of each of these may have left. Look at the vendor whether it has the e-mail: then"
+        "A copy of each of these may have left. Ask the vendor whether it has the e-mail: then"
         " mark it as sent, or retry it, which may make a second copy."
     )
     filters = Filters.read(request.query, status=Status.UNCERTAIN)
