@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"mailqueue.consumer: {error}\n")
         return 2
     except Unavailable as error:
-        sys.stderr.write(f"mailqueue.consumer: could not connect: {error}\n")
+        sys.stderr.write(f"mailqueue.consumer: could not connect: {error} (see mailqueue doctor)\n")
         return 3
 
 
