@@ -71,9 +71,9 @@ class Installation(Collector):
 
     def _read(self) -> list[Metric]:
         try:
-            with self._store.operation(seconds=PATIENCE):
+            with self._store.operation(seconds=PATIENCE):  # one clock for both
                 totals = Stats(self._store, self._store.env).totals()
-            overview = Overview.read(self._config, self._store, PATIENCE)
+                overview = Overview.read(self._config, self._store, PATIENCE)
         except StoreUnavailable:  # said in the log when it began
             return [metrics.up(False)]
         return list(metrics.of(overview, totals))

@@ -8,7 +8,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from mailqueue import cli
 from mailqueue.cli import servers
-from mailqueue.monitoring.server import MOST
+from mailqueue.config import Config
+from mailqueue.errors import StoreUnavailable
+from mailqueue.monitoring.overview import Overview
+from mailqueue.monitoring.server import MOST, PATIENCE, Installation
+from mailqueue.store.document import PRODUCTION
+from mailqueue.store.stats import Stats, Totals
+from mailqueue.store.store import Store
 from tests.faults.conftest import consuming
 from tests.process.conftest import program
 from tests.process.consumer_process import MetricsProcess
@@ -86,6 +92,30 @@ def labels(text: str) -> dict[str, set[tuple[str, ...]]]:
         for sample in family.samples:
             found.setdefault(sample.name, set()).add(tuple(sorted(sample.labels)))
     return found
+
+
+def test_all_that_a_scrape_reads_has_one_clock(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prometheus gives up after ten seconds, and would not even learn that MongoDB is away."""
+    left: list[float] = []
+
+    def totals(_: Stats) -> Totals:
+        while Store.time_left() > PATIENCE - 0.01:
+            pass  # the counters take that long
+        return {}
+
+    def read(_: Config, store: Store, seconds: float) -> Overview:
+        with store.operation(seconds=seconds):
+            left.append(store.time_left())
+        raise StoreUnavailable("MongoDB: does not answer")
+
+    monkeypatch.setattr(Stats, "totals", totals)
+    monkeypatch.setattr(Overview, "read", read)
+    with closing(Store(config.mongodb, env=PRODUCTION, callbacks=None)) as store:
+        (up,) = Installation(config, store).collect()
+    assert [sample.value for sample in up.samples] == [0]
+    assert left[0] <= PATIENCE - 0.01
 
 
 def test_clients_that_hang_or_go_away_keep_nobody_out_and_leave_no_traceback(
