@@ -125,6 +125,7 @@ def lines_on_terminal(
 # is to sweep, nobody knows before.
 CASES: Sequence[tuple[str, Document, Sequence[str], str]] = [
     ("retry", FAILED, ("retry", "--status", "failed", "--yes"), "3 of 3"),
+    ("retry", FAILED, ("retry", "--status", "failed", "--yes", "--limit", "2"), "2 of 2"),
     ("retry", FAILED, ("retry", "--status", "failed", "--dry-run"), "3 of 3"),
     ("mark-sent", FAILED, ("mark-sent", "--status", "failed", "--yes"), "3 of 3"),
     ("cancel", {}, ("cancel", "--status", "queued", "--yes"), "3 of 3"),
