@@ -643,6 +643,16 @@ def test_the_doctor_fails_while_emails_wait_for_a_person(console: Console, shelf
     assert "ask the vendors" in said.out
 
 
+def test_the_doctor_names_the_queue_that_is_away_before_what_waits_for_a_person(
+    console: Console, config_mapping: Document, shelf: Shelf
+) -> None:
+    shelf.uncertain()
+    away = {"servers": ["127.0.0.1:9"], "tube": "mailqueue"}
+    console.configure({**config_mapping, "beanstalkd": away})
+    slugs = [finding["slug"] for finding in console.data("doctor")["findings"]]
+    assert slugs.index("queue-unavailable") < slugs.index("uncertain")
+
+
 def test_the_doctor_misses_indexes_and_warns_of_the_simulation(console: Console) -> None:
     found = findings(console)
     (text,) = (said for level, what, said in found if (level, what) == ("FAIL", "indexes"))
