@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,7 +35,9 @@ from mailqueue import (
 from mailqueue.consumer import consumer as consumers
 from mailqueue.logs import Once
 from mailqueue.store import audit
+from mailqueue.store.document import SIMULATED
 from mailqueue.store.ledger import NOT_STARTED
+from mailqueue.store.stats import Stats
 from mailqueue.store.store import Store
 from mailqueue.testing import FakeVendor, Outbox
 from mailqueue.vendors import Attempt, Outcome, SendResult
@@ -392,7 +395,7 @@ def join_senders() -> None:
             thread.join(10)
 
 
-def test_a_vendor_that_hangs_is_unknown_and_its_span_ends_at_the_deadline(
+def test_a_vendor_that_hangs_is_unknown_and_counts_and_its_span_ends_at_the_deadline(
     configured: Config, exporter: InMemorySpanExporter
 ) -> None:
     """As without tracing: whether it has the e-mail, nobody knows."""
@@ -413,6 +416,10 @@ def test_a_vendor_that_hangs_is_unknown_and_its_span_ends_at_the_deadline(
     finally:
         free.set()
         join_senders()
+    # What came after the deadline is no second attempt.
+    with closing(Store(configured.mongodb, env=SIMULATED, callbacks=None)) as store:
+        totals = Stats(store, SIMULATED).totals()
+    assert {kind: tally.number for kind, tally in totals.items()} == {("first", "unknown"): 1}
 
 
 def test_spans_that_wait_for_a_processor_are_bounded(
