@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     code = main()
-    logging.shutdown()  # what is logged is written
-    sys.stderr.flush()
+    # What is logged is written. Nothing here touches the stream itself: the meter's thread may have
+    # its lock, and wait for whoever reads it.
+    for handler in logging.getLogger().handlers:
+        handler.flush()
     # Not sys.exit(): after a second signal, senders are still busy; they end here and now.
     os._exit(code)

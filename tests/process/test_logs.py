@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,36 @@ def test_a_consumer_whose_log_nobody_reads_loses_no_lease(
     assert ended.returncode == 0
     assert stage.statuses() == {"sent": 200}
     assert stage.copies.total() == len(email_ids)
+
+
+def test_a_meter_that_nobody_reads_does_not_keep_a_consumer_from_its_end(
+    stage: Stage, tmp_path: Path, unread_pipe: int
+) -> None:
+    """Its thread waits for standard error, and has the lock of Python's stream meanwhile."""
+    stage.vendor("first")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(stage.settings))
+    os.set_blocking(unread_pipe, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(unread_pipe, b"x" * 4096)
+    os.set_blocking(unread_pipe, True)
+    command = [sys.executable, "-m", "mailqueue.consumer", "--config", str(config), "--meter"]
+    environ = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with subprocess.Popen(command, cwd=REPO, env=environ, stderr=unread_pipe) as process:
+        try:
+            # The thread that writes the log, and the meter's.
+            wait_until(lambda: _threads_that_write_to_stderr(process.pid) == 2)
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def _threads_that_write_to_stderr(pid: int) -> int:
+    """As Linux tells it: the number of a call, and its arguments."""
+    files = Path(f"/proc/{pid}/task").glob("*/syscall")
+    return sum(file.read_text().split()[1:2] == ["0x2"] for file in files)
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["usual", "asked for"])
