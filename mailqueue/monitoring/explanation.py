@@ -70,8 +70,9 @@ def explain(
     """
     names = [vendor.name for vendor in config.vendors]
     history = History(stored, names, conditions, events, content)
+    future, is_held = Outlook(stored, config, conditions), stored.is_held
     try:
-        outlook = tuple(Outlook(stored, config, conditions).sentences())
+        outlook, is_held = tuple(future.sentences()), future.is_held
     except Unreadable:
         outlook = (Sentence(DAMAGED),)
     status, reason = status_of(stored.document), stored.document.get("reason")
@@ -79,7 +80,7 @@ def explain(
         id=str(stored.id),
         status=status,
         reason=reason if isinstance(reason, str) else None,
-        summary=summary_of(stored),
+        summary=_summary(stored, is_held=is_held),
         history=tuple(history.sentences()),
         next=outlook,
         next_at=outlook[0].at,
@@ -87,7 +88,7 @@ def explain(
     )
 
 
-def summary_of(stored: Stored) -> str:
+def _summary(stored: Stored, *, is_held: bool) -> str:
     """The headline."""
     document = stored.document
     status, reason = status_of(document), reason_of(document)
@@ -96,7 +97,7 @@ def summary_of(stored: Stored) -> str:
     if status is Status.SENT:
         return _sent(document, reason)
     if status is Status.QUEUED:
-        return _queued(stored)
+        return _queued(stored, is_held=is_held)
     if reason is None:
         return wording.STATUSES[status]
     words = wording.REASONS[reason]
@@ -105,9 +106,9 @@ def summary_of(stored: Stored) -> str:
     return f"{wording.STATUSES[status]} {words}"
 
 
-def _queued(stored: Stored) -> str:
+def _queued(stored: Stored, *, is_held: bool) -> str:
     words = "It is queued, and due."
-    if stored.is_held:
+    if is_held:
         words = "It is queued, and waits: an operator held it."
     elif (due_at := as_time(stored.document.get("due_at"))) and due_at > stored.now:
         words = f"It is queued, and due in {span((due_at - stored.now).total_seconds())}."

@@ -42,6 +42,13 @@ class Outlook:
         steps = self._sending() if status is Status.SENDING else self._queued()
         return [*self._no_consumer(), *steps, *self._callbacks()]
 
+    @property
+    def is_held(self) -> bool:
+        """Whether an operator lets it wait, also where no consumer has put it aside yet."""
+        if self.stored.status is not Status.QUEUED:
+            return False
+        return Turns(self.stored, self.config, self.conditions, self.stored.now).hold is not None
+
     @cached_property
     def _snapshot(self) -> Snapshot:
         return self.stored.snapshot()

@@ -564,6 +564,15 @@ def test_a_hold_is_told_with_who_since_when_why_and_what_ends_it(
     assert_reads_well(explanation)
 
 
+@pytest.mark.parametrize("fields", [{}, {"due_at": HELD, "hold": "all"}])
+def test_the_headline_says_that_it_is_held_also_before_a_consumer_has_seen_it(
+    fields: Document,
+) -> None:
+    active = Controls({EVERYTHING.id: EVERYTHING})
+    summary = told(email(**fields), Conditions(controls=active, consumers=ALIVE)).summary
+    assert summary == "It is queued, and waits: an operator held it."
+
+
 def test_only_the_drains_of_its_own_vendors_keep_it() -> None:
     stored = email(due_at=HELD, hold="drain", route=["ses"])
     active = Controls({each.id: each for each in DRAINS})
