@@ -21,7 +21,7 @@ from mailqueue.dashboard.application import TABLE
 from mailqueue.dashboard.backend import PATIENCE
 from mailqueue.dashboard.endpoint import HEADERS
 from mailqueue.errors import ConfigError, MissingExtra, StoreUnavailable
-from mailqueue.http import app
+from mailqueue.http import app, server
 from mailqueue.store.store import Store
 from tests.conftest import Document
 from tests.dashboard.conftest import BASE, OWN, Client
@@ -106,6 +106,13 @@ def test_without_keys_it_refuses_to_listen_for_others(
     arguments = ["http", "--dashboard", "--host", "0.0.0.0", "--port", "0"]
     assert main(["--config", str(file), *arguments]) == 2
     assert "http.keys" in capsys.readouterr().err
+
+
+def test_with_a_proxy_it_listens_for_others_and_without_the_dashboard_not() -> None:
+    config = Config.from_mapping({"http": {"dashboard": PROXY}})
+    server._check_exposure(config, "0.0.0.0", dashboard=True)
+    with pytest.raises(ConfigError, match=r"http\.keys"):
+        server._check_exposure(config, "0.0.0.0", dashboard=False)
 
 
 # API keys -----------------------------------------------------------------------------------------

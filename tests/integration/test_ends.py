@@ -8,6 +8,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -260,6 +261,28 @@ def test_what_is_written_again_or_by_another_process_is_not_told_again(
 ) -> None:
     written_twice(desk)
     assert [end["event"] for end in lines(*ENDS)] == ["email.sent", "email.failed"]
+
+
+def test_an_own_end_is_told_and_not_what_another_process_wrote_alike_beside_it(
+    desk: Desk, lines: Callable[..., list[Document]]
+) -> None:
+    others = ObjectId(desk.stage.send()[0])
+    expired = decision(Status.FAILED, reason="expired")
+    other = Change(id=others, token=0, decision=expired, sending=False)
+    with closing(Store(desk.config.mongodb, env=PRODUCTION, callbacks=None)) as store:
+        store.write([other], seconds=SECONDS)
+    desk.claim()
+    own = Change(
+        id=desk.id,
+        token=1,
+        decision=decision(Status.SENT),
+        result=YES,
+        nonce=desk.nonce,
+        vendor="first",
+    )
+    assert desk.store.write([own, other], seconds=SECONDS)[0] == {desk.id, others}
+    ends = [(end["event"], end["id"]) for end in lines(*ENDS)]
+    assert ends == [("email.failed", str(others)), ("email.sent", str(desk.id))]
 
 
 def test_an_end_whose_reply_was_lost_is_told_by_the_next_try(

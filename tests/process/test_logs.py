@@ -115,6 +115,7 @@ def test_one_email_is_followed_by_its_id_from_the_request_to_the_callback(
         processes = [http, consumer, responder]
         for each in processes:
             assert each.stop() == 0
+        assert "consumer.stopped" in consumer.output  # the last line, too
         lines = lines_about(email_id, [http, consumer, responder], read)
         output = "".join(each.output for each in processes)
     assert (len(first.calls), len(second.calls)) == (1, 1)

@@ -359,6 +359,26 @@ def test_whoever_else_listens_gets_a_record(root: logging.Logger, pipe: Pipe) ->
     assert records == [*["one.heard"] * 3, "one.replaced"]
 
 
+def test_an_applications_filter_sees_a_record(pipe: Pipe) -> None:
+    logger = pipe.logger
+    for place in (logger, pipe.lines):
+        place.addFilter(lambda record: event(record) != "one.unwanted")
+        logs.event(logger, logging.INFO, "one.unwanted")
+        logs.event(logger, logging.INFO, "one.wanted")
+        assert pipe.read().split()[-1] == "one.wanted"
+        place.filters.clear()
+
+
+def test_a_standard_error_that_does_not_block_loses_nothing(pipe: Pipe) -> None:
+    """Another process that has it too may have made it so."""
+    os.set_blocking(pipe.lines._file, False)
+    logger = pipe.logger
+    for n in range(200):
+        logs.event(logger, logging.INFO, "one.line", number=n, long="x" * 1000)
+    read = [pipe.read().split()[4] for _ in range(200)]
+    assert read == [f"number={n}" for n in range(200)]
+
+
 def test_nobody_waits_for_whoever_reads_the_log(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
