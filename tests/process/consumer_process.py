@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.request import urlopen
@@ -148,7 +148,7 @@ class HttpProcess(OwnProcess):
 
     COMMAND = ("mailqueue", "http", "--port", "0")
 
-    @property
+    @cached_property  # it looks through the log
     def port(self) -> int:
         found = re.search(
             r"^mailqueue http: listening on http://127.0.0.1:(\d+)$", self.output, re.MULTILINE
@@ -176,7 +176,7 @@ class MetricsProcess(OwnProcess):
 
     COMMAND = ("mailqueue", "metrics", "--port", "0")
 
-    @property
+    @cached_property  # it looks through the log
     def url(self) -> str:
         found = re.search(r"^mailqueue metrics: listening on (\S+)$", self.output, re.MULTILINE)
         assert found, self.output
