@@ -20,7 +20,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -46,6 +47,7 @@ class Formatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
         self._second = 0, ""  # the last one, and how it is written
+        self._last = (0.0, 0), ""  # the same of the last line's time and level
 
     def format(self, record: logging.LogRecord) -> str:
         """As the library does it, without its detours where there is no traceback."""
@@ -60,8 +62,14 @@ class Formatter(logging.Formatter):
     def line(self, line: Line) -> str:
         """An event, as it would be written of its record."""
         words = "".join([f" {key}={_quote(fact)}" for key, fact in line.facts.items()])
-        level = logging.getLevelName(line.level)
-        return f"{self._time(line.created)} {level} {line.event}{words}"
+        return f"{self._head(line.created, line.level)} {line.event}{words}"
+
+    def _head(self, created: float, level: int) -> str:
+        """What lines of one write have in common is made once."""
+        if self._last[0] != (created, level):
+            name = logging.getLevelName(level)
+            self._last = (created, level), f"{self._time(created)} {name}"
+        return self._last[1]
 
     def _time(self, created: float) -> str:
         """What a second has in common is written once."""
@@ -138,7 +146,9 @@ class Lines(logging.Handler):
         os.register_at_fork(after_in_child=self._start)  # threads stay behind
 
     def _start(self) -> None:
-        self._waiting: queue.SimpleQueue[Line | str | threading.Event] = queue.SimpleQueue()
+        self._waiting: deque[Line | str | threading.Event] = deque()
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_woken = False
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
 
@@ -153,16 +163,26 @@ class Lines(logging.Handler):
 
     def put(self, line: Line | str) -> None:
         """Write a line in a moment. Any thread may call, and any signal handler."""
-        if self._waiting.qsize() < MAX_WAITING:
-            self._waiting.put(line)
-        else:
-            self._dropped += 1
+        self.put_each((line,))
+
+    def put_each(self, lines: Sequence[Line | str | threading.Event]) -> None:
+        """Write them in a moment. The same may call."""
+        if len(self._waiting) >= MAX_WAITING:
+            self._dropped += len(lines)
+            return
+        self._waiting.extend(lines)
+        # The thread takes this back before it looks at what waits. So it sees these lines now, or
+        # is woken for them.
+        if not self._is_woken:
+            self._is_woken = True
+            self._wake.put(None)
 
     def flush(self) -> None:
         """Wait until all that was put is written, for ``FLUSH`` seconds at most."""
         if self._thread.is_alive():
             written = threading.Event()
-            self._waiting.put(written)
+            self._waiting.append(written)
+            self._wake.put(None)
             written.wait(FLUSH)
 
     def _write_all(self) -> None:
@@ -179,13 +199,15 @@ class Lines(logging.Handler):
 
     def _gather(self) -> list[Line | str | threading.Event]:
         """Wait for something, and a moment for more."""
-        items = [self._waiting.get()]
-        if not isinstance(items[0], threading.Event):
+        if not self._waiting:
+            self._wake.get()
+        if self._waiting and not isinstance(self._waiting[0], threading.Event):
             time.sleep(GATHER)
         with suppress(queue.Empty):
-            while len(items) < TOGETHER:
-                items.append(self._waiting.get_nowait())
-        return items
+            while True:
+                self._wake.get_nowait()
+        self._is_woken = False
+        return [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
 
     def _text(self, item: Line | str | threading.Event) -> str:
         if isinstance(item, threading.Event):
@@ -260,6 +282,20 @@ def event(logger: logging.Logger, level: int, name: str, /, **facts: object) -> 
         logger.log(level, line, *map(_quote, facts.values()), extra=extra, stacklevel=2)
 
 
+def event_each(
+    logger: logging.Logger, level: int, name: str, each: Sequence[Mapping[str, object]]
+) -> None:
+    """Write a line for each of these facts: for less than one after the other."""
+    if not each or not logger.isEnabledFor(level):
+        return
+    if (lines := _only_listener(logger)) is not None:
+        now = time.time()
+        lines.put_each([Line(now, level, logger.name, name, facts) for facts in each])
+        return
+    for facts in each:
+        event(logger, level, name, **facts)
+
+
 def _only_listener(logger: logging.Logger) -> Lines | None:
     """Our own handler, if nobody else hears this logger.
 
@@ -291,7 +327,7 @@ def _line(name: str, *keys: str) -> str:
 def _quote(fact: object) -> str:
     """The fact as one word on one line, whatever it holds."""
     text = str(fact)
-    if type(fact) in _NUMBERS or (text.isalnum() and text.isascii()) or _USUAL.fullmatch(text):
+    if type(fact) in _NUMBERS or _USUAL.fullmatch(text):
         return text
     plain = text.isprintable()
     if plain and text and not any(mark in text for mark in ' "='):

@@ -27,7 +27,7 @@ from pymongo.collection import Collection as MongoCollection
 
 from mailqueue.errors import StoreUnavailable
 from mailqueue.lifecycle.outcomes import Decision, Outcome, Reason, Status
-from mailqueue.logs import event
+from mailqueue.logs import event, event_each
 from mailqueue.store.document import Document
 from mailqueue.store.mongo import Mongo, majority_reads
 from mailqueue.store.transitions import Aside, Change
@@ -108,12 +108,14 @@ class Ends:
             mine = self._without_others(mine, own)
         unclear = [c.id for c in mine if isinstance(c, Aside) or may_be_overruled(c)]
         documents = self._read(unclear, _LATE_YES) if unclear else {}
+        sent: list[dict[str, object]] = []
         for change in mine:
             document = documents.get(change.id) if unclear else None
             if isinstance(change, Change):
-                self._tell_change(change, document)
+                self._tell_change(change, document, sent)
             elif document is not None:
                 self._tell_document(document)
+        event_each(logger, logging.INFO, "email.sent", sent)
         if set_aside:
             self.tell_stored(set_aside, Reason.UNREADABLE)
 
@@ -133,7 +135,10 @@ class Ends:
         claimed = [c for c in rest if isinstance(c, Change) and c.nonce is not None]
         return [*doubted, *(rest if own > len(claimed) else claimed)]
 
-    def _tell_change(self, change: Change, document: Document | None) -> None:
+    def _tell_change(
+        self, change: Change, document: Document | None, sent: list[dict[str, object]]
+    ) -> None:
+        """``sent`` takes the facts of one that is sent, the usual end: all are logged together."""
         decision, result, vendor = change.decision, change.result, change.vendor
         yes = None if document is None else yes_of_settlement(change, document)
         has_failed = result is not None and result.outcome is not Outcome.ACCEPTED
@@ -149,7 +154,7 @@ class Ends:
         if decision.refused:
             facts["refused"] = len(decision.refused)
         status, reason = (decision.status, decision.reason) if yes is None else (Status.SENT, None)
-        self._tell_end(change.id, status, reason, vendor, change.request_id, facts)
+        self._tell_end(change.id, status, reason, vendor, change.request_id, facts, sent)
 
     def tell_stored(self, ids: Collection[ObjectId], reason: Reason) -> None:
         """Tell of e-mails as they are stored by now, if they have ended for this ``reason``."""
@@ -181,6 +186,7 @@ class Ends:
         vendor: str | None,
         request_id: str | None,
         more: Mapping[str, object],
+        sent: list[dict[str, object]] | None = None,
     ) -> None:
         facts: dict[str, object] = {"id": str(email_id)}
         if reason is not None:
@@ -191,6 +197,8 @@ class Ends:
         if request_id is not None:
             facts["request_id"] = request_id
         match status:
+            case Status.SENT if sent is not None:
+                sent.append(facts)
             case Status.SENT:
                 event(logger, logging.INFO, "email.sent", **facts)
             case Status.CANCELLED:
