@@ -239,7 +239,7 @@ def test_a_hundred_thousand_addresses_go_in_and_out(
     file = tmp_path / "many.txt"
     file.write_text("".join(f"Reader{n}@Example{n % 50}.ORG\n" for n in range(MANY)))
     answer = console("suppress", "import", str(file), "--reason", "bounced")
-    assert (answer.code, answer.out, answer.err) == (0, "100000 addresses imported\n", "")
+    assert (answer.code, answer.out, answer.err) == (0, "100,000 addresses imported\n", "")
     assert entries.estimated_document_count() == MANY
     rows = list(csv.DictReader(io.StringIO(console("suppress", "export").out)))
     assert len(rows) == MANY
