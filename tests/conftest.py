@@ -46,7 +46,9 @@ UNMEASURED = (
     *("brokers/test_crashes.py", "brokers/test_outages.py", "integration/test_docs_code.py"),
     *("integration/test_load_test.py", "process/test_fastapi_app.py", "process/test_intake.py"),
     *("process/test_processes.py", "process/test_quickstart.py", "process/test_rates.py"),
-    "process/test_smtp_load.py",
+    *("process/test_smtp_load.py", "process/test_control.py", "process/test_logs.py"),
+    *("process/test_memory.py", "process/test_staging.py", "process/test_stopping.py"),
+    *("process/test_tracing.py", "monitoring"),
 )
 SERVERS = {"mongod", "beanstalkd", "servers_to_break"}
 
