@@ -7,6 +7,7 @@ pytest-xdist shares the tests out). Each test has names of its own on it.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -99,10 +100,13 @@ def reserved(receiver: Receiver, number: int = 1) -> list[Job]:
     It waits only for what is not there yet: SQS would wait at its other queue all the same.
     """
     jobs: list[Job] = []
+    give_up_at = time.monotonic() + 30
     while (missing := number - len(jobs)) > 0:
-        if not (more := receiver.reserve(0, missing) or receiver.reserve(30, missing)):
+        if more := receiver.reserve(0, missing) or receiver.reserve(1, missing):
+            jobs += more
+            give_up_at = time.monotonic() + 30
+        elif time.monotonic() > give_up_at:
             break
-        jobs += more
     return jobs
 
 
