@@ -27,6 +27,7 @@ from mailqueue.aio.pending import NO_ANSWER, Pending, PendingSend
 from mailqueue.errors import InvalidEmail, Unavailable
 from mailqueue.producer.connections import Connections
 from mailqueue.producer.group_commit import LARGE, MAX_BATCH, MAX_BYTES, write_batch
+from mailqueue.producer.stored_log import log_stored
 from mailqueue.producer.submission import Outcome, id_of
 from mailqueue.store import ids
 
@@ -200,19 +201,13 @@ class Writer:
             self._waiting.remove(call)
         if outcomes and self._announcer is not None:
             self._jobs.put(_announcements(outcomes), self._announcer)
-        _log_stored(outcomes)
+        log_stored(outcomes)
 
 
 def _announcements(outcomes: Sequence[Outcome]) -> list[Announcement]:
     from mailqueue.producer.storage import announcements  # loads pymongo, as the write did
 
     return announcements(outcomes)
-
-
-def _log_stored(outcomes: Sequence[Outcome]) -> None:
-    from mailqueue.producer.storage import log_stored  # the same
-
-    log_stored(outcomes)
 
 
 def _conclude(call: PendingSend) -> None:

@@ -31,7 +31,7 @@ from mailqueue.errors import InvalidEmail, Unavailable
 from mailqueue.intake.event import WHOLE, read
 from mailqueue.logs import event, place
 from mailqueue.producer.connections import Connections
-from mailqueue.producer.storage import log_stored
+from mailqueue.producer.stored_log import log_stored
 from mailqueue.producer.submission import Inserted, KeyTaken, Outcome, Refused, Submission
 from mailqueue.queue.broker import BURIED, DELETED, Event, EventReceiver
 

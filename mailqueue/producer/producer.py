@@ -32,6 +32,7 @@ from mailqueue.producer import stand_in
 from mailqueue.producer.connections import Connections
 from mailqueue.producer.group_commit import LARGE, CommitTimeout, GroupCommit
 from mailqueue.producer.status import EmailStatus, StoredEmail, status_of
+from mailqueue.producer.stored_log import log_stored
 from mailqueue.producer.submission import (
     Outcome,
     Priority,
@@ -340,7 +341,7 @@ class Producer:
             self._connections.announce(outcomes)
         else:
             outcome = self._commit(storage, submission)
-        _log_stored([outcome])
+        log_stored([outcome])
         return id_of(outcome)
 
     def _commit(self, storage: Storage, submission: Submission) -> Outcome:
@@ -410,14 +411,8 @@ class Producer:
             raise StoreUnavailable(str(error), stored, unknown) from error
         if session is None:
             storage.announce(outcomes.values())
-            _log_stored(outcomes.values())
+            log_stored(outcomes.values())
         return outcomes
-
-
-def _log_stored(outcomes: Iterable[Outcome]) -> None:
-    from mailqueue.producer.storage import log_stored  # loads pymongo, as the write did
-
-    log_stored(outcomes)
 
 
 def _note(outcomes: Mapping[Submission, Outcome], results: dict[int, CallResult]) -> None:

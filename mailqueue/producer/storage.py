@@ -12,19 +12,14 @@ Announcing never raises.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from mailqueue import reentrancy
 from mailqueue.errors import StoreUnavailable, Unreadable
 from mailqueue.lifecycle.outcomes import Status
-from mailqueue.logs import event
 from mailqueue.producer.group_commit import GroupCommit
 from mailqueue.producer.submission import Inserted, KeyTaken, Outcome, Submission
 from mailqueue.queue import open_broker
@@ -39,12 +34,6 @@ if TYPE_CHECKING:
 
     from mailqueue.config import Config
     from mailqueue.outage import Outage
-
-
-logger = logging.getLogger(__name__)
-
-# A log handler may send: its own e-mail gets no line, of which it would send another.
-_LOGGING: ContextVar[bool] = ContextVar("logging", default=False)
 
 
 class EmailStore(Protocol):
@@ -199,25 +188,6 @@ def _key_outcome(submission: Submission, holder: Mapping[str, Any]) -> Outcome:
         problem = "was used before for a different e-mail: use one key for each e-mail"
         return submission.refuse("idempotency_key", problem)
     return KeyTaken(holder["_id"])
-
-
-def log_stored(outcomes: Iterable[Outcome]) -> None:
-    """A line for each e-mail that is stored now; in a call, once that is over (``reentrancy``)."""
-    if not logger.isEnabledFor(logging.INFO):
-        return
-    for each in outcomes:
-        if isinstance(each, Inserted):
-            facts = Stored(each.document, each.document["created_at"]).facts
-            reentrancy.after_call(partial(_log, facts))
-
-
-def _log(facts: Mapping[str, str]) -> None:
-    if not _LOGGING.get():
-        token = _LOGGING.set(True)
-        try:
-            event(logger, logging.INFO, "email.stored", **facts)
-        finally:
-            _LOGGING.reset(token)
 
 
 def announcements(outcomes: Iterable[Outcome]) -> list[Announcement]:

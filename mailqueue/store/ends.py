@@ -208,15 +208,14 @@ class Ends:
             case _:
                 event(logger, logging.WARNING, "email.uncertain", **facts)
         if self.listener is not None:
-            name, now = f"email.{status}", datetime.now(UTC)
             end = EmailEnd(
-                event=name,
+                event=f"email.{status}",
                 id=str(email_id),
                 status=status,
                 reason=reason,
                 vendor=vendor,
                 request_id=request_id,
-                at=now,
+                at=datetime.now(UTC),
             )
             self.listener(end)
 

@@ -408,21 +408,6 @@ def test_an_event_of_the_first_vendor_ends_an_e_mail_that_the_second_is_sending(
     assert (found["status"], found["vendor"]) == ("sent", "first")
 
 
-def test_an_event_is_of_the_unknown_attempt_and_not_of_a_later_one_that_is_under_way(
-    store: Store, event_store: EventStore
-) -> None:
-    """That one is refused: the event must not be lost with it."""
-    email_id = stored(store)
-    claimed(store, email_id)
-    settled(store, email_id, UNKNOWN, AGAIN)
-    claimed(store, email_id, token=1)
-    event_store.record("first", [event(email_id, EventType.DELIVERED)])
-    settled(store, email_id, SendResult(outcome=Outcome.UNAVAILABLE, code="503"), AGAIN, token=2)
-    found = read(store, email_id)
-    assert found["status"] == "sent"
-    assert [line["outcome"] for line in found["attempts"]] == ["accepted", "unavailable"]
-
-
 @pytest.mark.parametrize("late", ["by its worker", "by an event"])
 def test_an_event_settles_an_attempt_that_is_under_way_beside_a_late_yes_of_another(
     late: str, store: Store, event_store: EventStore
@@ -446,15 +431,20 @@ def test_an_event_settles_an_attempt_that_is_under_way_beside_a_late_yes_of_anot
     assert (second["late"], second["extra_copy"]) == (True, True)
 
 
-def test_an_event_is_of_the_unknown_attempt_and_not_of_a_later_one_that_was_refused(
-    store: Store, event_store: EventStore
+@pytest.mark.parametrize("later", ["under way", "refused"])
+def test_an_event_is_of_the_unknown_attempt_and_not_of_a_later_one(
+    later: str, store: Store, event_store: EventStore
 ) -> None:
+    """That one is refused: an event that came before that must not be lost with it."""
     email_id = stored(store)
     claimed(store, email_id)
     settled(store, email_id, UNKNOWN, AGAIN)
     claimed(store, email_id, token=1)
+    if later == "under way":
+        event_store.record("first", [event(email_id, EventType.DELIVERED)])
     settled(store, email_id, SendResult(outcome=Outcome.UNAVAILABLE, code="503"), AGAIN, token=2)
-    event_store.record("first", [event(email_id, EventType.DELIVERED)])
+    if later == "refused":
+        event_store.record("first", [event(email_id, EventType.DELIVERED)])
     found = read(store, email_id)
     assert found["status"] == "sent"
     assert [line["outcome"] for line in found["attempts"]] == ["accepted", "unavailable"]
