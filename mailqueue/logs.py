@@ -141,7 +141,6 @@ class Lines(logging.Handler):
             self._file = -1 if stream is None else stream.fileno()
         except (OSError, ValueError):
             self._file = -1
-        self._dropped = 0
         self._start()
         os.register_at_fork(after_in_child=self._start)  # threads stay behind
 
@@ -149,6 +148,8 @@ class Lines(logging.Handler):
         self._waiting: deque[Line | str | threading.Event] = deque()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_woken = False
+        self._dropped = 0
+        self._counting = threading.RLock()  # a signal handler may come in between
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
 
@@ -168,7 +169,8 @@ class Lines(logging.Handler):
     def put_each(self, lines: Sequence[Line | str | threading.Event]) -> None:
         """Write them in a moment. The same may call."""
         if len(self._waiting) >= MAX_WAITING:
-            self._dropped += len(lines)
+            with self._counting:
+                self._dropped += len(lines)
             return
         self._waiting.extend(lines)
         # The thread takes this back before it looks at what waits. So it sees these lines now, or
@@ -193,9 +195,6 @@ class Lines(logging.Handler):
             for item in items:
                 if isinstance(item, threading.Event):
                     item.set()
-            if dropped := self._dropped:
-                self._dropped = 0
-                event(logger, logging.WARNING, "log.dropped", lines=dropped)
 
     def _gather(self) -> list[Line | str | threading.Event]:
         """Wait for something, and a moment for more."""
@@ -207,7 +206,13 @@ class Lines(logging.Handler):
             while True:
                 self._wake.get_nowait()
         self._is_woken = False
-        return [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
+        items = [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
+        # Not by ``put``: there may be no room for it, and then nobody would hear how many.
+        if self._dropped:
+            with self._counting:
+                facts, self._dropped = {"lines": self._dropped}, 0
+            items.append(Line(time.time(), logging.WARNING, logger.name, "log.dropped", facts))
+        return items
 
     def _text(self, item: Line | str | threading.Event) -> str:
         if isinstance(item, threading.Event):

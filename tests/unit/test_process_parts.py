@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -382,19 +383,39 @@ def test_a_standard_error_that_does_not_block_loses_nothing(pipe: Pipe) -> None:
 def test_nobody_waits_for_whoever_reads_the_log(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lines wait; what comes beyond is dropped, and said once somebody reads again."""
+    """Lines wait; what comes beyond is dropped, and each one of them is counted."""
     monkeypatch.setattr(logs, "MAX_WAITING", 100)
     logger, long = pipe.logger, "x" * 1000
-    for n in range(2000):  # far more than a pipe takes
-        logs.event(logger, logging.INFO, "one.line", number=n, long=long)
-    read: list[bytes] = []
-    while not read or b"log.dropped" not in read[-1]:
-        read.append(pipe.reader.readline())
-    numbers = [int(line.split()[4].partition(b"=")[2]) for line in read[:-1]]
-    assert numbers == sorted(set(numbers))
-    dropped = int(read[-1].rpartition(b"lines=")[2])
-    assert dropped > 0
-    assert len(numbers) + dropped == 2000
+
+    def write(n: int) -> None:
+        for i in range(500):
+            logs.event(logger, logging.INFO, "one.line", thread=n, number=i, long=long)
+
+    for _ in range(100):  # more than a pipe takes
+        logs.event(logger, logging.INFO, "one.first", long=long)
+    while pipe.lines._waiting:
+        time.sleep(0.001)
+    # Its thread waits for a reader now, and once one comes there is no room for a further line.
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    numbers: list[list[int]] = [[] for _ in threads]
+    dropped = 0
+    lines = len(pipe.lines._waiting) + 1
+    for _ in range(100):
+        assert b" one.first " in pipe.reader.readline()
+    for _ in range(lines):
+        words = [word.rpartition(b"=")[2] for word in pipe.reader.readline().split()]
+        if words[3] == b"log.dropped":
+            dropped += int(words[4])
+        else:
+            numbers[int(words[4])].append(int(words[5]))
+    assert all(each == sorted(set(each)) for each in numbers)
+    assert sum(map(len, numbers)) + dropped == 2000
+    logs.event(logger, logging.INFO, "one.after")
+    assert pipe.read().endswith(" one.after\n")  # none was counted twice
 
 
 def test_the_end_of_a_process_waits_for_its_last_lines(
