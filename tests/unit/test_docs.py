@@ -40,7 +40,7 @@ from mailqueue.smtp import replies
 from tests import tables
 from tests.bench import report
 from tests.tables import REPO
-from tests.unit.test_structure import ALL_NODES, NODES
+from tests.unit.test_structure import ALL_NODES, NODES, last_name
 
 README = REPO / "README.md"
 OPERATING = "docs/operating.md"
@@ -72,6 +72,7 @@ CHECKED = {  # written by hand; by the tests below, and in tests/integration
     *("attribute", "anymail", "postoffice", "celery"),  # in test_docs_applications
 }
 EXTRAS = {"redis", "sqs"}  # of queues, named as these
+WRITERS = {"event", "event_each", "Line"}  # of lines of the log
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -226,13 +227,16 @@ def test_what_exit_code_1_means_is_what_the_help_of_the_verb_says() -> None:
 
 
 def test_the_events_of_the_log_are_those_that_the_code_writes() -> None:
-    found: set[str] = set()
-    for node in (node for nodes in NODES.values() for node in nodes):
-        given = node.args if isinstance(node, ast.Call) else []
-        words = {str(each.value) for each in given if isinstance(each, ast.Constant)}
-        words = {word for word in words if re.fullmatch(r"[a-z]+\.[a-z_]+", word)}
-        found |= words if words and "event" in ast.unparse(node)[:20] else set()
-    assert first_column(OPERATING, "event") == sorted({*found, READABLE_BY_ALL})
+    """By ``event(...)``, as ``partial(event, ...)``, or as a ``Line``."""
+    calls = [node for nodes in NODES.values() for node in nodes if isinstance(node, ast.Call)]
+    names = {
+        str(each.value)
+        for call in calls
+        if {last_name(each) for each in (call.func, *call.args[:1])} & WRITERS
+        for each in call.args
+        if isinstance(each, ast.Constant) and re.fullmatch(r"[a-z]+\.[a-z_]+", str(each.value))
+    }
+    assert first_column(OPERATING, "event") == sorted({*names, READABLE_BY_ALL})
 
 
 # The README --------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def room(name: str) -> str:
 
 def imported(tree: ast.AST) -> Iterator[str]:
     """The modules of ours that ``tree`` imports, anywhere in it; not for type checkers only."""
-    if isinstance(tree, ast.If) and _last_name(tree.test) == "TYPE_CHECKING":
+    if isinstance(tree, ast.If) and last_name(tree.test) == "TYPE_CHECKING":
         return
     if isinstance(tree, ast.ImportFrom) and tree.module is not None:
         package, _, name = tree.module.partition(".")
@@ -162,7 +162,7 @@ def test_only_one_module_speaks_to_sqs() -> None:
 
 def test_every_store_knows_the_callbacks_that_it_has_to_note() -> None:
     calls = [n for nodes in NODES.values() for n in nodes if isinstance(n, ast.Call)]
-    made = [call for call in calls if _last_name(call.func) == "Store"]
+    made = [call for call in calls if last_name(call.func) == "Store"]
     assert made
     assert all("callbacks" in {keyword.arg for keyword in call.keywords} for call in made)
 
@@ -190,14 +190,14 @@ def test_the_drivers_own_ids_are_nobodys_identity() -> None:
     makers = set()
     for name, nodes in NODES.items():
         for node in nodes:
-            if isinstance(node, ast.Call) and _last_name(node.func) == "ObjectId":
+            if isinstance(node, ast.Call) and last_name(node.func) == "ObjectId":
                 makers |= set() if node.args else {name}
             if isinstance(node, ast.keyword) and node.arg == "default_factory":
-                makers |= {name} if _last_name(node.value) == "ObjectId" else set()
+                makers |= {name} if last_name(node.value) == "ObjectId" else set()
     assert makers == set()
 
 
-def _last_name(node: ast.expr) -> str | None:
+def last_name(node: ast.expr) -> str | None:
     return getattr(node, "attr", None) or getattr(node, "id", None)
 
 
@@ -221,9 +221,9 @@ def _name_in(node: ast.AST) -> str | None:
 
 def test_every_exception_of_ours_is_raised_somewhere() -> None:
     classes = [node for node in MODULES["errors"].body if isinstance(node, ast.ClassDef)]
-    bases = {_last_name(base) for made in classes for base in made.bases}
+    bases = {last_name(base) for made in classes for base in made.bases}
     calls = [n for nodes in NODES.values() for n in nodes if isinstance(n, ast.Call)]
-    assert {made.name for made in classes} - bases <= {_last_name(call.func) for call in calls}
+    assert {made.name for made in classes} - bases <= {last_name(call.func) for call in calls}
 
 
 def test_no_table_of_the_host_decides_about_types_of_files() -> None:
