@@ -17,8 +17,8 @@ from mailqueue.events import EventStore
 from mailqueue.monitoring import explanation
 from mailqueue.monitoring.conditions import Conditions
 from mailqueue.monitoring.explanation import Explanation
+from mailqueue.monitoring.overview import look_at_queue
 from mailqueue.monitoring.sentence import Sentence
-from mailqueue.store.document import PRODUCTION, SIMULATED
 
 
 def explain(context: Context) -> Report:
@@ -29,11 +29,10 @@ def explain(context: Context) -> Report:
         place = f"{config.mongodb.database}.{config.mongodb.collection}"
         text = f"{options.id}: there is no such e-mail in {place}. It was pruned, or is elsewhere"
         return Report(None, [], EXIT_FOUND, [text])
-    env = PRODUCTION if stored.document.get("env") == PRODUCTION else SIMULATED
     result = explanation.explain(
         stored,
         config,
-        Conditions.read(config, context.store, env),
+        Conditions.read(config, context.store, stored, lambda: look_at_queue(config)[1]),
         events=EventStore(config, context.store).of_email(options.id),
         content=options.content,
     )

@@ -27,7 +27,7 @@ from mailqueue.logs import event
 from mailqueue.monitoring.conditions import Conditions
 from mailqueue.monitoring.explanation import explain
 from mailqueue.store import ids
-from mailqueue.store.document import PRODUCTION, SIMULATED, Document, Stored
+from mailqueue.store.document import Document, Stored
 from mailqueue.store.interventions import Verb, obstacle
 
 _log = logging.getLogger(__name__)
@@ -106,11 +106,10 @@ def _find(request: PageRequest) -> Stored:
 
 def _story(request: PageRequest, stored: Stored, *, content: bool) -> Page:
     document, config, store = stored.document, request.backend.config, request.backend.store
-    env = PRODUCTION if document.get("env") == PRODUCTION else SIMULATED
     explanation = explain(
         stored,
         config,
-        Conditions.read(config, store, env),
+        Conditions.read(config, store, stored, request.backend.queue_error),
         events=request.backend.events.of_email(stored.id),
         content=content,
     )

@@ -16,7 +16,7 @@ from mailqueue.config import Config, Sqs
 from mailqueue.lifecycle.outcomes import Reason, Snapshot, Status
 from mailqueue.monitoring.conditions import Conditions
 from mailqueue.monitoring.history import as_time, callback_text, objects, text
-from mailqueue.monitoring.sentence import Sentence
+from mailqueue.monitoring.sentence import Action, Sentence
 from mailqueue.monitoring.turns import RESEND, Turns, end_text
 from mailqueue.monitoring.words import count, listed, span
 from mailqueue.store.callbacks import DUE
@@ -128,6 +128,7 @@ class Outlook:
             yield turns.held(hold)
         else:
             yield self._due(wait, at)
+            yield from self._queue_away()
             if snapshot.expires_in is not None and snapshot.expires_in <= wait:
                 yield Sentence("Its expires_at comes first: no vendor is asked any more.")
             else:
@@ -145,10 +146,21 @@ class Outlook:
         document = self.stored.document
         since = as_time(document.get("due_at")) or as_time(document.get("updated_at"))
         late = 0.0 if since is None else (self.stored.now - since).total_seconds()
+        if self.conditions.queue_error:  # what follows says why no consumer takes it
+            return Sentence("It is due.", at)
         words = "It is due: the next consumer that is free takes it."
         if late > LATE:
             words += f" It has been due for {span(late)}: mailqueue doctor may say why."
         return Sentence(words, at)
+
+    def _queue_away(self) -> Iterator[Sentence]:
+        """A consumer learns from the queue which e-mails are due."""
+        if error := self.conditions.queue_error:
+            words = f"The queue is not reached from here ({self.config.broker.place}: {error}). "
+            words += "As long as consumers do not reach it either, none takes the e-mail. When it "
+            words += "is back, so is its job, or the sweeper of a consumer announces it again."
+            action = Action("mailqueue doctor", "Say what is wrong with the queue.")
+            yield Sentence(words, actions=(action,))
 
     def _cautions(self) -> Iterator[Sentence]:
         """What makes this attempt unlike others."""

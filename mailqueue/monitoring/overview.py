@@ -142,7 +142,7 @@ class Overview:
         # One clock for all: the operations inside have no time of their own.
         with store.operation(seconds=seconds):
             overview = cls._of_mongodb(config, store)
-        queue, queue_error = _queue(config)
+        queue, queue_error = look_at_queue(config)
         return replace(overview, queue=queue, queue_error=queue_error)
 
     @classmethod
@@ -238,7 +238,8 @@ def _time(at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
 
 
-def _queue(config: Config) -> tuple[Mapping[str, int] | None, str]:
+def look_at_queue(config: Config) -> tuple[Mapping[str, int] | None, str]:
+    """The ``queue`` and ``queue_error`` of an overview, in the queue's own time-outs."""
     try:
         with closing(open_broker(config, keep=0)) as broker:
             return broker.depth() or {}, ""

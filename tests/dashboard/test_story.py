@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from pymongo.collection import Collection
 
 from mailqueue.config import Config
 from mailqueue.config.dicts import DashboardDict
+from mailqueue.dashboard import backend
 from mailqueue.store import ids
 from tests.conftest import Document
 from tests.dashboard.conftest import BASE, Client
@@ -118,6 +121,28 @@ def test_it_offers_what_may_be_done(
     (email_id,) = store(emails, make())
     page = client.get(f"/emails/{email_id}").text
     assert re.findall(r'name="verb" value="([\w-]+)"', page) == verbs
+
+
+def test_a_queue_that_does_not_answer_keeps_no_page_waiting(
+    shared_settings: Document, emails: Collection[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several pages ask it once."""
+    monkeypatch.setattr(backend, "QUEUE_PATIENCE", 0.05)
+    monkeypatch.setattr(backend, "QUEUE_FRESH", inf)
+    waiting, ended = store(emails, email(1), failed(2))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        servers = [f"127.0.0.1:{silent.getsockname()[1]}"]
+        settings = shared_settings["beanstalkd"] | {"servers": servers}
+        config = Config.from_mapping(shared_settings | {"beanstalkd": settings})
+        with closing(Client(config)) as client:
+            pages = [text_of(client.get(f"/emails/{waiting}").text) for _ in range(3)]
+            assert "The queue" not in client.get(f"/emails/{ended}").text
+        silent.accept()[0].close()
+        silent.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+    assert "no answer within 0.05 s" in pages[0]
+    assert all("The queue is not reached from here" in page for page in pages)
 
 
 # Content ------------------------------------------------------------------------------------------

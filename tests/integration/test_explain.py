@@ -138,6 +138,17 @@ def test_a_new_email_names_whose_turn_it_can_be(stage: Stage, console: Console) 
     )
 
 
+def test_a_queue_that_is_away_is_told_of_what_waits_for_it_only(
+    stage: Stage, console: Console
+) -> None:
+    stage.vendor("ses")
+    (email_id,) = stage.send()
+    stage.settings["beanstalkd"]["servers"] = ["127.0.0.1:1"]  # nobody listens there
+    assert "The queue is not reached from here" in sentences(console, email_id, "next")[1]
+    stage.emails.update_one({"_id": ObjectId(email_id)}, {"$set": {"status": "cancelled"}})
+    assert "queue" not in console("explain", email_id).out
+
+
 def test_an_unavailable_vendor_is_told_with_its_reason(stage: Stage, console: Console) -> None:
     ses = stage.vendor("ses", Reply(401))
     stage.vendor("mailgun")

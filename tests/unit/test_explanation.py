@@ -662,6 +662,18 @@ def test_on_aws_lambda_something_may_come_next_without_a_consumer() -> None:
     assert "nothing comes next until one runs, or AWS Lambda is called." in nobody.next[0].text
 
 
+@pytest.mark.parametrize("fields", [{}, {"due_at": ago(3600)}, {"due_at": ago(-3600)}])
+def test_while_the_queue_is_away_nobody_is_said_to_take_it(fields: Document) -> None:
+    away = Conditions(consumers=ALIVE, queue_error="beanstalkd: ConnectionRefusedError")
+    explanation = told(email(**fields), away)
+    words = text(explanation.next)
+    assert "is not reached from here" in words
+    assert "beanstalkd: ConnectionRefusedError" in words
+    assert "the next consumer" not in words
+    assert [a.command for a in explanation.actions if "doctor" in a.command] == ["mailqueue doctor"]
+    assert_reads_well(explanation)
+
+
 def sending(owner: str, seconds: float, **fields: Any) -> Document:
     lease = {"token": 1, "owner": owner, "until": NOW + timedelta(seconds=seconds)}
     return email("sending", **{"attempts": [line(1, "ses", None, 30)], "lease": lease, **fields})
