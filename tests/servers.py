@@ -15,9 +15,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 
 from mailqueue.devserver import Beanstalkd, DevServers, Mongod
 from mailqueue.devserver.process import HOST, Server, find_all
+
+PASSWORD = "only-for-a-test"
 
 
 class Breakable(Server):
@@ -47,6 +53,42 @@ class BreakableMongod(Breakable, Mongod):
 
     def __init__(self, *arguments: str) -> None:
         super().__init__("--setParameter", "enableTestCommands=1", *arguments)
+
+
+class MongodWithUsers(BreakableMongod):
+    """One that asks who you are. Its first user is made from this host, by ``create_user``."""
+
+    def uri_of(self, user: str) -> str:
+        return f"mongodb://{user}:{PASSWORD}@{self.address}/?replicaSet=rs0&authSource=admin"
+
+    def create_user(self, user: str, *roles: dict[str, str] | str, by: str = "") -> None:
+        uri = self.uri_of(by) if by else f"mongodb://{self.address}/?directConnection=true"
+        client: MongoClient[dict[str, Any]]
+        with MongoClient(uri) as client:
+            client.admin.command("createUser", user, pwd=PASSWORD, roles=list(roles))
+
+    def _options(self, folder: Path) -> Sequence[str]:
+        key = folder / "key"
+        key.write_text("only for a test")
+        key.chmod(0o600)
+        return (*super()._options(folder), "--keyFile", str(key))
+
+    def _is_ready(self) -> bool:
+        client: MongoClient[dict[str, Any]]
+        with MongoClient(HOST, self.port, directConnection=True, timeoutMS=2000) as client:
+            return begin_set(client, self.address)
+
+
+def begin_set(client: MongoClient[dict[str, Any]], address: str) -> bool:
+    """Make a new server a replica set of one; whether it is the primary already."""
+    try:
+        hello = client.admin.command("hello")
+        if "setName" not in hello:
+            member = {"_id": 0, "host": address}
+            client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
+        return bool(hello["isWritablePrimary"])
+    except PyMongoError:
+        return False
 
 
 class BreakableBeanstalkd(Breakable, Beanstalkd):

@@ -29,7 +29,7 @@ from mailqueue.monitoring.finding import Finding, Level, Slug
 from mailqueue.monitoring.overview import Overview
 from mailqueue.monitoring.situations import situations
 from mailqueue.monitoring.words import count
-from mailqueue.store import clocks
+from mailqueue.store import clocks, rights
 from mailqueue.store import uri as mongo_uri
 from mailqueue.store.document import PRODUCTION
 from mailqueue.store.store import Store
@@ -43,7 +43,10 @@ CLOSER = frozenset({Slug.QUEUE_UNAVAILABLE, Slug.BURIED_JOBS})
 SHARED = CLOSER | {Slug.HELD, Slug.OTHER_MODE}
 # Beside MongoDB's absence, of which nothing else is said.
 STOPS_ALL = frozenset(
-    {Slug.NO_CONSUMER, Slug.ALL_VENDORS_UNAVAILABLE, Slug.QUEUE_UNAVAILABLE, Slug.VENDOR_NOT_MADE}
+    {
+        *(Slug.NO_CONSUMER, Slug.ALL_VENDORS_UNAVAILABLE, Slug.QUEUE_UNAVAILABLE),
+        *(Slug.VENDOR_NOT_MADE, Slug.MONGODB_RIGHTS),
+    }
 )
 _EASY = "none is uncertain"
 
@@ -51,8 +54,10 @@ _EASY = "none is uncertain"
 def examine(context: Context) -> list[Finding]:
     """Look at everything, the worst first; without MongoDB, at everything outside it."""
     outside = [f for check in _OUTSIDE_MONGODB for f in check(context)]
+    inside: list[Finding] = []
     try:
-        inside = [f for check in _IN_MONGODB for f in check(context)]
+        for check in _IN_MONGODB:
+            inside += check(context)
         # Who looked closer at something has named the server, say: that is not said twice.
         named = {finding.slug for finding in (*outside, *inside)} & CLOSER
         findings = [f for f in _state(context) if f.slug not in named] + inside + outside
@@ -60,7 +65,9 @@ def examine(context: Context) -> list[Finding]:
         todo = "start it, or correct mongodb.uri; until then send() raises StoreUnavailable"
         text = f"not reached ({error})"
         away = Finding(Level.FAIL, "mongodb", text, todo, Slug.MONGODB_UNAVAILABLE)
-        findings = [away, *outside]
+        # To a user without rights it answers nothing else.
+        refused = [finding for finding in inside if finding.slug is Slug.MONGODB_RIGHTS]
+        findings = [*(refused or [away]), *outside]
     return sorted(findings, key=_place)
 
 
@@ -232,6 +239,18 @@ def on_the_way(uri: str) -> Iterator[Finding]:
         yield Finding(Level.WARN, "mongodb", text, todo, Slug.MONGODB_SETTINGS)
 
 
+def _rights(context: Context) -> Iterator[Finding]:
+    """Whether the user of the URI may write: to some operators one is given that may only read."""
+    todo = "give it the role readWrite on the database, or look with the configuration of consumers"
+    levels = {Level.FAIL: rights.ESSENTIAL, Level.WARN: rights.FURTHER}
+    for level, needed in levels.items():
+        missing = rights.find_missing(context.store, needed)
+        if missing:
+            names = ", ".join(f"{name} ({' and '.join(each)})" for name, each in missing.items())
+            text = f"its user may not write to {names}"
+            yield Finding(level, "mongodb", text, todo, Slug.MONGODB_RIGHTS)
+
+
 def _clock(context: Context) -> Iterator[Finding]:
     before = datetime.now(UTC)
     server = context.store.now()
@@ -324,6 +343,7 @@ def _routes(context: Context) -> Iterator[Finding]:
 
 _IN_MONGODB: tuple[Callable[[Context], Iterator[Finding]], ...] = (
     _mongodb,
+    _rights,
     _clock,
     _indexes,
     queues.examine_mongodb,

@@ -47,6 +47,7 @@ class Slug(StrEnum):
     BURIED_JOBS = "buried-jobs"
     INTAKE = "intake"
     MONGODB_UNAVAILABLE = "mongodb-unavailable"
+    MONGODB_RIGHTS = "mongodb-rights"
     MONGODB_SETTINGS = "mongodb-settings"
     CLOCKS = "clocks"
     INDEXES = "indexes"

@@ -17,6 +17,7 @@ from typing import Any
 import greenstalk
 import pytest
 import redis
+from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import ExecutionTimeout
 
@@ -33,7 +34,7 @@ from mailqueue.store.keys import Keys
 from mailqueue.vendors.base import Attempt, Vendor
 from tests.conftest import _running as running
 from tests.faults.conftest import consuming
-from tests.servers import BreakableBeanstalkd, BreakableRedis
+from tests.servers import BreakableBeanstalkd, BreakableRedis, MongodWithUsers
 from tests.stage import Stage, letter
 
 Document = dict[str, Any]
@@ -196,6 +197,46 @@ def test_options_of_the_uri_that_are_ignored_are_named(
     mongodb = config_mapping["mongodb"]
     weak = {**mongodb, "uri": mongodb["uri"] + "&w=1&retryWrites=false"}
     assert ("WARN", "mongodb", "w, retryWrites in the URI: ignored") in examine(mongodb=weak)
+
+
+def test_a_user_of_mongodb_that_may_not_write_is_told_where(
+    examine: Doctor, config_mapping: Document
+) -> None:
+    mongodb = config_mapping["mongodb"]
+    database, name = mongodb["database"], mongodb["collection"]
+    own = ("", ".vendors", ".leases", ".suppressed")
+    privileges = [
+        {
+            "resource": {"db": database, "collection": f"{name}{suffix}"},
+            "actions": ["find", "insert", "update", "remove", "listIndexes", "createIndex"],
+        }
+        for suffix in own
+    ]
+    with running(MongodWithUsers()) as server:
+        server.create_user("root", "root")
+        with MongoClient[Document](server.uri_of("root")) as client:
+            client[database].command("createRole", "sender", privileges=privileges, roles=["read"])
+        roles = {"reader": "read", "writer": "readWrite", "sender": "sender"}
+        for user, role in roles.items():
+            server.create_user(user, {"role": role, "db": database}, by="root")
+        server.create_user("nobody", by="root")
+        found = {
+            user: {
+                finding
+                for finding in examine(mongodb=mongodb | {"uri": server.uri_of(user)})
+                if finding[1] == "mongodb" and finding[0] != "OK"
+            }
+            for user in (*roles, "nobody")
+        }
+        with MongoClient[Document](server.uri_of("root")) as client:
+            assert client[database].list_collection_names() == []
+    emails = f"{database}.{name}"
+    essential = f"{emails} (update and remove), {emails}.vendors (update), {emails}.leases (update)"
+    further = f"{emails}.stats (update), {emails}.control (update)"
+    begin = "its user may not write to "
+    both = {("FAIL", "mongodb", begin + essential), ("WARN", "mongodb", begin + further)}
+    some = {("WARN", "mongodb", begin + further)}
+    assert found == {"reader": both, "nobody": both, "writer": set(), "sender": some}
 
 
 # --- vendors

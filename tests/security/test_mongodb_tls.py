@@ -10,7 +10,6 @@ from urllib.parse import urlencode
 import pytest
 import trustme
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError
 
 from mailqueue.config import Config
 from mailqueue.devserver import Mongod
@@ -18,6 +17,7 @@ from mailqueue.devserver.process import HOST
 from mailqueue.errors import StoreUnavailable
 from mailqueue.producer import Producer
 from tests.conftest import _running
+from tests.servers import begin_set
 
 SOON = 0.5
 
@@ -40,14 +40,7 @@ class TlsMongod(Mongod):
         """As for one without TLS."""
         client: MongoClient[dict[str, Any]]
         with MongoClient(self.url(tlsCAFile=self._authority), timeoutMS=2000) as client:
-            try:
-                hello = client.admin.command("hello")
-                if "setName" not in hello:
-                    member = {"_id": 0, "host": self.address}
-                    client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
-                return bool(hello["isWritablePrimary"])
-            except PyMongoError:
-                return False
+            return begin_set(client, self.address)
 
 
 @pytest.fixture(scope="module")
