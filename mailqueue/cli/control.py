@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from mailqueue.cli.context import EXIT_FOUND, Context, Report, UsageError
+from mailqueue.cli.context import COUNT_SECONDS, EXIT_FOUND, Context, Report, UsageError
 from mailqueue.cli.progress import Progress
 from mailqueue.cli.table import table
 from mailqueue.monitoring.words import age, count
@@ -128,11 +128,21 @@ def describe(control: Control, would: str = "is") -> str:
 
 
 def rows(context: Context, active: Mapping[str, Control]) -> list[dict[str, Any]]:
-    """All that is held or drained, and how many e-mails wait for it."""
+    """All that is held or drained, and how many e-mails wait for it.
+
+    ``due``: those that no consumer has seen since; None: that was not found out.
+    """
     controls = ControlStore(context.store)
     each_hold = {control.hold: control for control in active.values()}
     numbers = {name: controls.count_waiting(control) for name, control in each_hold.items()}
-    return [{**_row(each), "waiting": numbers[each.hold]} for each in active.values()]
+    return [
+        {
+            **_row(each),
+            "waiting": numbers[each.hold],
+            "due": controls.count_due(each, COUNT_SECONDS),
+        }
+        for each in active.values()
+    ]
 
 
 def _row(control: Control) -> dict[str, Any]:
@@ -159,9 +169,9 @@ def _list(context: Context) -> Report:
     data = {"held": shown, "history": history}
     if not shown:
         return Report(data, ["nothing is held"])
-    head = ("HELD", "SINCE", "E-MAILS", "BY", "REASON")
+    head = ("HELD", "SINCE", "E-MAILS", "DUE", "BY", "REASON")
     cells = [
-        (*(row["control"], span(row["since"]), row["waiting"], row["by"], row["reason"]),)
+        (row["control"], span(row["since"]), row["waiting"], row["due"], row["by"], row["reason"])
         for row in shown
     ]
     return Report(data, table(head, cells, context.width))

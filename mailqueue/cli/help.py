@@ -81,7 +81,8 @@ HELP: Mapping[str, Help] = {
     ),
     "stats": Help(
         "count e-mails by status, and jobs",
-        "Shows also which e-mail has been due for the longest time. Of the e-mails of a status, "
+        "Shows also which e-mail has been due for the longest time, what is held, and what is used "
+        "of the vendors' budgets. Of the e-mails of a status, "
         "SIMULATED counts those stored without MAILQUEUE_ENV=production, and UNKNOWN those with an "
         "attempt whose outcome is unknown.",
         "mailqueue stats --json",

@@ -12,7 +12,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from mailqueue.cli import control
@@ -31,12 +30,12 @@ from mailqueue.config import Config
 from mailqueue.consumer import build_sweeper
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import Status
-from mailqueue.monitoring.overview import VendorState, vendor_states
+from mailqueue.monitoring.overview import VendorState, look_at_queue, oldest_due, vendor_states
 from mailqueue.monitoring.words import age
-from mailqueue.queue import events_depth, open_broker, refuse_memory
+from mailqueue.queue import events_depth, refuse_memory
 from mailqueue.routing.health import VendorHealth
 from mailqueue.store import audit
-from mailqueue.store.control import Control, ControlStore
+from mailqueue.store.control import Control
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.stats import Stats
 from mailqueue.store.store import Store
@@ -83,7 +82,6 @@ def _vendor(state: VendorState) -> dict[str, Any]:
     probe = "under way" if state.probing else None
     if probe is None and (wait := state.probe_wait) is not None:
         probe = f"in {age(wait)}" if wait > 0 else "with the next e-mail"
-    budgets = {f"per_{name}": asdict(budget) for name, budget in state.budgets.items()}
     return {
         "vendor": state.name,
         "state": "available" if state.available else "unavailable",
@@ -93,8 +91,14 @@ def _vendor(state: VendorState) -> dict[str, Any]:
         "probe": probe,
         "drained": control.facts(state.drained),
         "held": control.facts(state.held),
-        "rate": None if state.rate_wait is None else {"wait": state.rate_wait, "budgets": budgets},
+        "rate": None
+        if state.rate_wait is None
+        else {"wait": state.rate_wait, "budgets": _budgets(state)},
     }
+
+
+def _budgets(state: VendorState) -> dict[str, Any]:
+    return {f"per_{name}": asdict(budget) for name, budget in state.budgets.items()}
 
 
 def _state(row: Mapping[str, Any], now: float) -> tuple[Any, ...]:
@@ -119,11 +123,14 @@ def _limits(rate: Mapping[str, Any] | None, now: float) -> tuple[str | None, str
     """The next send time of a limited vendor, and what is used of its budgets."""
     if rate is None:
         return None, None
-    budgets = [
+    return age(rate["wait"]) if rate["wait"] else None, _budget_text(rate["budgets"], now)
+
+
+def _budget_text(budgets: Mapping[str, Any], now: float) -> str:
+    return "; ".join(
         f"{b['used']:,} of {b['limit']:,} {name}, ends in {age(b['until'].timestamp() - now)}"
-        for name, b in rate["budgets"].items()
-    ]
-    return age(rate["wait"]) if rate["wait"] else None, "; ".join(budgets)
+        for name, b in budgets.items()
+    )
 
 
 def _enable(context: Context, name: str) -> Report:
@@ -144,16 +151,10 @@ def _enable(context: Context, name: str) -> Report:
 def stats(context: Context) -> Report:
     """How many e-mails there are in each status, how long the oldest waits, the jobs."""
     rows = [_counts(context, status) for status in Status]
-    oldest = _oldest_due(context)
-    jobs: Mapping[str, int] | None = None
-    events: Mapping[str, int] | None = None
-    notes: list[str] = []
-    try:
-        jobs = open_broker(context.config, keep=0).depth()
-        events = events_depth(context.config, store=context.store)
-    except QueueUnavailable as error:
-        # MongoDB's numbers are worth showing all the same. The exit code tells a script.
-        notes = [str(error)]
+    oldest = _oldest_due(context.store)
+    states, controls = vendor_states(context.config, context.store, PRODUCTION)
+    # MongoDB's numbers are worth showing also without the queue. The exit code tells a script.
+    jobs, events, notes = _jobs(context)
     head = ("STATUS", "E-MAILS", "SIMULATED", "UNKNOWN")
     lines = table(head, [list(row.values()) for row in rows])
     waits = f"{oldest['id']}, for {age(oldest['seconds'])}" if oldest else "none"
@@ -161,13 +162,30 @@ def stats(context: Context) -> Report:
     shown["jobs on the queue"] = "not reached" if notes else _depth(jobs)
     if events and any(events.values()):  # else nobody may use it
         shown["events for mailqueue intake"] = _depth(events)
-    closed = control.rows(context, ControlStore(context.store).read().active)
-    if closed:
-        shown["held or drained"] = [f"{row['control']} ({row['waiting']} wait)" for row in closed]
+    if closed := control.rows(context, controls.active):
+        shown["held or drained"] = [f"{row['control']} ({_waits(row)})" for row in closed]
+    budgets = {state.name: used for state in states if (used := _budgets(state))}
+    now = context.store.now().timestamp()
+    shown |= {f"budget of {name}": _budget_text(used, now) for name, used in budgets.items()}
     lines += ["", *fields(shown)]
     data: dict[str, Any] = {"queue": context.config.broker.place, "tube": jobs, "intake": events}
-    data |= {"emails": rows, "oldest_due": oldest, "held": closed}
+    data |= {"emails": rows, "oldest_due": oldest, "held": closed, "budgets": budgets}
     return Report(data, lines, EXIT_NOT_REACHED if notes else EXIT_OK, notes)
+
+
+def _jobs(context: Context) -> tuple[Mapping[str, int] | None, Mapping[str, int] | None, list[str]]:
+    """Jobs and events by state, and why they are not known."""
+    jobs, error = look_at_queue(context.config)
+    if error:
+        return None, None, [error]
+    try:
+        return jobs or None, events_depth(context.config, store=context.store), []
+    except QueueUnavailable as unavailable:
+        return jobs, None, [str(unavailable)]
+
+
+def _waits(row: Mapping[str, Any]) -> str:
+    return f"{row['waiting']} wait" + (f", {row['due']} more are due" if row["due"] else "")
 
 
 def _depth(jobs: Mapping[str, int] | None) -> str:
@@ -186,21 +204,13 @@ def _counts(context: Context, status: Status) -> dict[str, Any]:
     }
 
 
-def _oldest_due(context: Context) -> dict[str, Any] | None:
-    """The queued e-mail that has been due for the longest time.
-
-    One without ``due_at`` is due since its last change; of these only the oldest is looked at.
-    """
-    queued = {"status": Status.QUEUED.value}
-    dated = context.store.find({**queued, "due_at": {"$lte": context.store.now()}}, 1, "due_at")
-    undated = context.store.find({**queued, "due_at": None}, 1, "_id")
-    waits: list[dict[str, Any]] = [
-        {"id": str(s.id), "seconds": round((s.now - since).total_seconds(), 1)}
-        for s in (*dated, *undated)
-        for since in [s.document.get("due_at") or s.document.get("updated_at")]
-        if isinstance(since, datetime)
-    ]
-    return max(waits, key=lambda wait: wait["seconds"], default=None)
+def _oldest_due(store: Store) -> dict[str, Any] | None:
+    """The e-mail of either mode that has been due for the longest time."""
+    each = (o for env in (PRODUCTION, SIMULATED) for o in oldest_due(store, env).values() if o)
+    oldest = max(each, key=lambda each: each.seconds, default=None)
+    if oldest is None:
+        return None
+    return {"id": str(oldest.id), "seconds": round(oldest.seconds, 1)}
 
 
 # Health of the whole ------------------------------------------------------------------------------

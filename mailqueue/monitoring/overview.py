@@ -148,7 +148,7 @@ class Overview:
     @classmethod
     def _of_mongodb(cls, config: Config, store: Store) -> Overview:
         now = store.now()
-        read = _Reader(store, now)
+        read = _Reader(store, store.env, now)
         emails = read.count_each()
         lately = {"updated_at": {"$gte": now - DAY}}
         mishap = {"reason": {"$ne": Reason.SUPPRESSED.value}}
@@ -171,6 +171,12 @@ class Overview:
             callbacks=(by_state := read.callbacks()),
             callback_oldest=read.oldest_callback() if by_state.get(callbacks.DUE) else None,
         )
+
+
+def oldest_due(store: Store, env: str) -> Mapping[str, Oldest | None]:
+    """That of an ``Overview``, for the kind ``env``. Raises ``StoreUnavailable``."""
+    with store.operation():
+        return _Reader(store, env, store.now()).oldest_due()
 
 
 def vendor_states(
@@ -286,8 +292,8 @@ def _most(status: Status) -> int:
 class _Reader:
     """Reads of e-mails, each bounded by itself; they raise the driver's exceptions."""
 
-    def __init__(self, store: Store, now: datetime) -> None:
-        self._emails, self._env, self._now = store.emails, store.env, now
+    def __init__(self, store: Store, env: str, now: datetime) -> None:
+        self._emails, self._env, self._now = store.emails, env, now
         self._indexes = [tuple(index["key"]) for index in self._emails.list_indexes()]
 
     def count(self, match: Mapping[str, Any], limit: int = COUNTED) -> int:

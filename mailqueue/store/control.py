@@ -89,6 +89,13 @@ class Control:
         return f"{'vendor' if self.kind == DRAIN else self.kind} {self.name}"
 
     @property
+    def match(self) -> dict[str, Any]:
+        """What is stored of the e-mails that it concerns; empty: that does not tell."""
+        if self.kind == "priority":
+            return {"priority": PRIORITIES.get(self.name)}
+        return {"email.tags": self.name} if self.kind == "tag" else {}
+
+    @property
     def state(self) -> str:
         """What it is, in a word."""
         return "drained" if self.kind == DRAIN else "held"
@@ -227,12 +234,7 @@ class ControlStore:
 
         None: to count them takes too long, which is no reason to let an operator wait.
         """
-        match: dict[str, Any] = {"status": Status.QUEUED.value}
-        if control.kind == "tag":
-            match["email.tags"] = control.name
-        elif control.kind == "priority":
-            match["priority"] = PRIORITIES[control.name]
-        return self._count(match, limit)
+        return self._count({"status": Status.QUEUED.value} | control.match, limit)
 
     def count_waiting(self, control: Control, limit: int = UNLIMITED) -> int | None:
         """How many e-mails wait for its end; None as above.
@@ -241,8 +243,25 @@ class ControlStore:
         """
         if control.kind != "all":
             return self._count(_waiting(control.hold, _ENVS), limit)
+        return self._count(self._due(), limit)
+
+    def count_due(self, control: Control, seconds: float) -> int | None:
+        """How many due e-mails it concerns that no consumer has let wait under it yet.
+
+        None: to count them takes longer, or only a consumer knows whose turn they are.
+        """
+        if not control.match:
+            return None
+        try:
+            with self._store.operation(seconds=seconds):
+                return self._store.count(self._due() | control.match, UNLIMITED)
+        except StoreUnavailable:
+            return None
+
+    def _due(self) -> dict[str, Any]:
+        """In the order of the index."""
         due_at = {"$not": {"$gt": self._store.now()}}
-        return self._count({"status": Status.QUEUED.value, "due_at": due_at}, limit)
+        return {"status": Status.QUEUED.value, "env": {"$in": list(_ENVS)}, "due_at": due_at}
 
     def _count(self, match: Mapping[str, Any], limit: int) -> int | None:
         try:

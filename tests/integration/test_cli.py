@@ -576,7 +576,10 @@ def test_vendors_shows_what_is_used_of_a_budget(
     budget = row["rate"]["budgets"]["per_day"]
     assert (budget["used"], budget["limit"]) == (1, 1000)
     assert 0 < row["rate"]["wait"] <= 10
-    assert "1 of 1,000 per_day, ends in " in console("vendors").out
+    used = "1 of 1,000 per_day, ends in "
+    assert used in console("vendors").out
+    assert re.search(f"budget of first +{used}", console("stats").out)
+    assert console.data("stats")["budgets"] == {"first": row["rate"]["budgets"]}
 
 
 def test_vendors_shows_a_probe(console: Console, store: Store) -> None:

@@ -306,6 +306,23 @@ def test_a_dry_run_changes_nothing(shell: Shell, bench: Bench, producer: Produce
     assert shell("hold")["held"][0]["waiting"] == 2
 
 
+def test_the_list_of_holds_counts_what_no_consumer_has_seen_yet(
+    shell: Shell, bench: Bench, producer: Producer
+) -> None:
+    producer.send_many([NEWS] * 2)
+    producer.send(MAIL)
+    for option in (["--tag", "news"], ["--priority", "high"], ["--vendor", "first"]):
+        shell("hold", *option)
+
+    def numbers(verb: str) -> dict[str, tuple[int, int | None]]:
+        return {row["control"]: (row["waiting"], row["due"]) for row in shell(verb)["held"]}
+
+    unseen = {"tag:news": (0, 2), "priority:high": (0, 0), "vendor:first": (0, None)}
+    assert numbers("hold") == numbers("stats") == unseen
+    work_all(bench, 4)
+    assert numbers("hold")["tag:news"] == (2, 0)
+
+
 def test_a_damaged_control_hides_no_other(
     bench: Bench, controls: ControlStore, producer: Producer
 ) -> None:
