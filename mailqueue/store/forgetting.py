@@ -31,6 +31,7 @@ FORGOTTEN = "forgotten@forgotten.invalid"  # RFC 2606: nobody has such an addres
 FORGOTTEN_AT = "forgotten_at"
 _LETTER = rb"a-z0-9_\x80-\xff"
 _PEOPLE = ("to", "cc", "bcc")
+_WORDS = ("idempotency_key", "request_id", "callback_url")  # the caller's own
 _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 Document = dict[str, Any]
 
@@ -48,6 +49,7 @@ class Person:
         self._text = re.compile(text, re.IGNORECASE)
         octets = _LETTER.join([b"(?<![", b".+-])(?:%b)(?![", b"-]|\\.[", b"])"])
         self._octets = re.compile(octets % any_of.encode(), re.IGNORECASE)
+        self._part = re.compile(rf"(?<![^\W_])(?:{any_of})(?![^\W_])", re.IGNORECASE)
 
     def is_in(self, raw: bytes | memoryview) -> bool:
         """Whether these bytes name one of them."""
@@ -69,6 +71,13 @@ class Person:
         if isinstance(value, bytes):
             return self._octets.sub(FORGOTTEN.encode(), value)
         return value
+
+    def without_part(self, word: Any) -> Any:
+        """The word of a caller without their address, also where more is joined to it.
+
+        In an e-mail of this person, ``welcome-ann@example.net`` is them and not somebody else.
+        """
+        return self._part.sub(FORGOTTEN, word) if isinstance(word, str) else self.without(word)
 
     def is_recipient(self, email: Any) -> bool:
         """Whether a stored e-mail is sent to one of them."""
@@ -124,7 +133,8 @@ def find(
 #
 # Rule: an e-mail that has ended, and is as it was read, loses what it says: of ``email`` the people
 # are left, with FORGOTTEN in the place of this one, and the tags. All other fields have FORGOTTEN
-# where they named the person. ``updated_at`` stays, from which retention counts.
+# where they named the person; in the caller's own words also where more is joined to the address.
+# ``updated_at`` stays, from which retention counts.
 #
 #   before  {status: "sent", email: {from: "s@x.org", to: ["Ann <ann@y.org>", "bob@y.org"],
 #            subject: "Hi Ann", text: "…"}, refused: ["ann@y.org"]}
@@ -140,11 +150,12 @@ def email_write(document: Document, person: Person) -> tuple[dict[str, Any], dic
         "updated_at": document.get("updated_at"),
         "lease.token": document["lease"]["token"],
     }
-    changed = {
-        name: rest
+    rest = {
+        name: person.without_part(value) if name in _WORDS else person.without(value)
         for name, value in document.items()
-        if name not in ("_id", "email") and (rest := person.without(value)) != value
+        if name not in ("_id", "email")
     }
+    changed = {name: value for name, value in rest.items() if value != document[name]}
     if "idempotency_key" in changed:  # an index of older versions keeps each to one e-mail
         changed["idempotency_key"] = f"{changed['idempotency_key']} {document['_id']}"
     changed["email"] = _people_of(document.get("email"), person)
@@ -161,6 +172,8 @@ def _people_of(email: Any, person: Person) -> Any:
             rest[name] = [FORGOTTEN if person.is_named(str(text)) else text for text in rest[name]]
     if person.is_named(str(rest.get("from"))):
         rest["from"] = FORGOTTEN
+    if isinstance(tags := rest.get("tags"), list):
+        rest["tags"] = [person.without_part(tag) for tag in tags]
     return person.without(rest)
 
 

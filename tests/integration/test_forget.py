@@ -177,6 +177,16 @@ def test_people_whose_keys_differ_by_their_addresses_alone_are_all_forgotten(
     assert not any(name in dump(emails) for name in (b"nemo", BOB.encode()))
 
 
+def test_a_callers_own_words_lose_an_address_to_which_more_is_joined(
+    producer: Producer, console: Console, emails: Collection[Document]
+) -> None:
+    for word in (f"welcome-{WIRE}", f"x_{WIRE}.1", f"{WIRE}-2", f"%{WIRE}_"):
+        email: Any = {**MAIL, "to": ANN, "tags": [f"for-{ANN}"]}
+        producer.send(email, idempotency_key=word, request_id=word)
+    assert console("forget", ANN, "--yes").code == 0
+    assert b"nemo" not in dump(emails)
+
+
 def test_what_is_being_sent_is_left_and_forgotten_later(
     bench: Bench, producer: Producer, console: Console, emails: Collection[Document]
 ) -> None:
