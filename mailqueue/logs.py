@@ -360,11 +360,11 @@ class Once:
     REMEMBERED = 1000
 
     def __init__(self) -> None:
-        self._logged: set[tuple[object, ...]] = set()
+        self._logged: dict[tuple[object, ...], object] = {}
 
     def level(self, *what: object) -> int:
         """ERROR if ``what`` is new, else DEBUG."""
         if what in self._logged or len(self._logged) >= self.REMEMBERED:
             return logging.DEBUG
-        self._logged.add(what)
-        return logging.ERROR
+        mine = object()  # of threads that see the same at once, one logs it
+        return logging.ERROR if self._logged.setdefault(what, mine) is mine else logging.DEBUG

@@ -97,6 +97,7 @@ class Responder:
         self._hosts = Hosts(settings.concurrency)
         self._local = threading.local()
         self.wake = threading.Event()
+        self._counting = threading.Lock()
         self.counts: Counter[str] = Counter(delivered=0, gone=0, failed=0, postponed=0)
 
     def run(self, stopping: threading.Event) -> None:
@@ -190,7 +191,8 @@ class Responder:
         age = (callback.stored.now - callback.entry["since"]).total_seconds()
         if state == DUE and age >= GIVE_UP_AFTER:  # as the write has it
             state = FAILED
-        self.counts["postponed" if state == DUE else state] += 1
+        with self._counting:
+            self.counts["postponed" if state == DUE else state] += 1
         if state == DELIVERED:
             event(logger, logging.INFO, "callback.delivered", **facts)
         elif state == GONE:

@@ -16,7 +16,7 @@ from os import PathLike
 from typing import Any
 
 from mailqueue.config.config import SECTIONS, Config
-from mailqueue.errors import ConfigError
+from mailqueue.errors import ConfigError, MissingExtra
 from mailqueue.logs import event
 
 logger = logging.getLogger(__name__)
@@ -43,14 +43,15 @@ class Source:
     def read(self, running: Config, check: Callable[[Config], object] = bool) -> Config | None:
         """The configuration from now on; None: there is no valid one, and ``running`` stays.
 
-        ``check`` raises ``ConfigError`` for what this kind of process cannot use.
+        ``check`` raises ``ConfigError``, or ``MissingExtra``, for what this kind of process cannot
+        use.
         """
         try:
             new = Config.load(self.path, secrets=self.secrets)
             merged, left_out = self._merge(running, new)
             check(merged)
-        except ConfigError as error:
-            for problem in error.problems:
+        except (ConfigError, MissingExtra) as error:
+            for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
                 event(logger, logging.ERROR, "config.rejected", problem=problem)
             return None
         if left_out:

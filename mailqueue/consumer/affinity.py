@@ -51,7 +51,8 @@ class CpuAffinity:
 
     def _watch(self) -> None:
         while not self._over.wait(EVERY):
-            self.stay()
+            with suppress(OSError):  # no file may be opened now, say
+                self.stay()
 
     def stay(self) -> None:
         """Look around if a second has passed, and move if that is better."""
@@ -60,11 +61,13 @@ class CpuAffinity:
         if seconds < EVERY or len(self._cores) < 2:
             return
         idle, used = self._idle_times(), time.process_time()
+        if not idle:
+            return
         free = {core: (idle[core] - self._idle.get(core, 0.0)) / seconds for core in idle}
         busy = (used - self._used) / seconds > BUSY
         self._at, self._idle, self._used = now, idle, used
         # One that has little to do gains nothing by moving.
-        if busy and free:
+        if busy:
             self._choose(free)
 
     def _choose(self, free: Mapping[int, float]) -> None:

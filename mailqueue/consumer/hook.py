@@ -33,6 +33,7 @@ class Hook:
         self._ends: queue.Queue[EmailEnd | None] = queue.Queue(ROOM)
         self._bugs = Once()
         self._is_given_up = False
+        self._counting = threading.Lock()
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="hook", daemon=True)
         self._thread.start()
@@ -42,9 +43,11 @@ class Hook:
         try:
             self._ends.put_nowait(end)
         except queue.Full:
-            if not self.dropped:
+            with self._counting:
+                self.dropped += 1
+                is_first = self.dropped == 1
+            if is_first:
                 event(logger, logging.ERROR, "hook.full", room=ROOM)
-            self.dropped += 1
 
     def _run(self) -> None:
         while (end := self._ends.get()) is not None:

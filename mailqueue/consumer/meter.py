@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TextIO, TypeVar
 
 T = TypeVar("T")
+MOST = 100_000  # calls that wait for a line, while nobody reads the lines
 
 
 class Meter:
@@ -22,12 +25,12 @@ class Meter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._since = clock()
-        self._took: list[float] = []
+        self._took: deque[float] = deque(maxlen=MOST)
         self._under_way: set[int] = set()
 
     def measure(self, call: Callable[[], T]) -> T:
         """Do it, and count it."""
-        # No lock: each of these is one operation of a set or a list.
+        # No lock: each of these is one operation of a set or a deque.
         me = threading.get_ident()
         self._under_way.add(me)
         began = self._clock()
@@ -40,13 +43,14 @@ class Meter:
     def run(self, stop: threading.Event, out: TextIO) -> None:
         """Print a line a second until ``stop`` is set."""
         while not stop.wait(1.0):
-            out.write(self.line() + "\n")
-            out.flush()
+            line = self.line()
+            with suppress(OSError, ValueError):  # whoever read it is gone: no reason to stop
+                out.write(line + "\n")
+                out.flush()
 
     def line(self) -> str:
         """What came together since the last line."""
-        took = self._took[:]
-        del self._took[: len(took)]  # not a new list: a thread may be about to append to this one
+        took = [self._took.popleft() for _ in range(len(self._took))]
         now = self._clock()
         rate, self._since = len(took) / max(now - self._since, 1e-9), now
         middle, most = _percentile(took, 0.5), _percentile(took, 0.95)

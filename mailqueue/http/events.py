@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 from mailqueue.config import Config, is_production
@@ -56,6 +57,7 @@ class Events:
 
     def __init__(self, config: Config, limits: Limits) -> None:
         self._limits = limits
+        self._opening = Lock()  # since Python 3.12 a cached_property has none
         self.reload(config)
 
     def reload(self, config: Config) -> None:
@@ -65,7 +67,7 @@ class Events:
             name: source for name, source in sources.items() if source is not None
         }
         self._config = config
-        self.__dict__.pop("_store", None)  # made anew by the next event, for these vendors
+        self.__dict__.pop("_event_store", None)  # made anew by the next event, for these vendors
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -81,9 +83,14 @@ class Events:
             retention=self._config.retention,
         )
 
-    @cached_property
+    @property
     def _store(self) -> EventStore:
         """Opened by the first event, in the thread that stores it."""
+        with self._opening:
+            return self._event_store
+
+    @cached_property
+    def _event_store(self) -> EventStore:
         by_vendor_id = any(source.lacks_our_id for source in self._sources.values())
         store = EventStore(self._config, self._mongodb, by_vendor_id=by_vendor_id)
         store.ensure_indexes()

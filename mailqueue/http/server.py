@@ -368,9 +368,12 @@ async def _serve(
     watch = asyncio.create_task(clients.watch())
     serving = asyncio.create_task(server.serve([listener]))
     stop = asyncio.create_task(stopping.wait())
-    await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)
+    # Without the watch, clients that are late would keep their connections for ever.
+    await asyncio.wait([serving, stop, watch], return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await serving
+    if watch.done():
+        await watch  # raises what ended it
     watch.cancel()
 
 

@@ -76,6 +76,7 @@ class VendorHealth:
         self._watched: dict[str, Callable[[Mapping[str, Any]], None]] = {}
         self._controls = store.collection(control.SUFFIX)
         self.controls = Controls()  # replaced as a whole
+        self._controls_at = -math.inf  # when its reading began
         self._clock = clock
         self._lock = threading.Condition()
         self._reading = False
@@ -162,7 +163,7 @@ class VendorHealth:
         """Every vendor's health as it is now. Raises ``StoreUnavailable``."""
         began = self._clock()
         documents = self._find([*self._health, *self._watched], with_controls=True)
-        self._learn_controls([each["control"] for each in documents if "control" in each])
+        self._learn_controls([each["control"] for each in documents if "control" in each], began)
         for health in self._parse(list(self._health), self._sort_out(documents)).values():
             self._learn(health, began)
         return self._health
@@ -192,12 +193,17 @@ class VendorHealth:
                 learn(each)
         return [each for each in dated if each["_id"] in self._health]
 
-    def _learn_controls(self, documents: list[dict[str, Any]]) -> None:
-        """Keep what operators ask for, and log what is new of it."""
-        before, after = self.controls.active, control.controls_of(documents)
-        if after.active == before:
-            return
-        self.controls = after
+    def _learn_controls(self, documents: list[dict[str, Any]], at: float) -> None:
+        """Keep what operators ask for, as it was read last, and log what is new of it."""
+        after = control.controls_of(documents)
+        with self._lock:
+            before = self.controls.active
+            if at < self._controls_at:  # readers may overtake each other
+                return
+            self._controls_at = at
+            if after.active == before:
+                return
+            self.controls = after
         for name in sorted(after.active.keys() - before.keys()):
             by = after.active[name].by
             event(logger, logging.WARNING, "control.begun", control=name, by=by)

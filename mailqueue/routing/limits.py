@@ -136,11 +136,12 @@ class Limits:
         """The server's clock showed this, a moment ago."""
         # The reply was on its way for a while, so each reading is a little slow. The fastest of the
         # last seconds is the best; an older one may be of another server.
-        now = self._clock()
-        self._readings.append((now, server - now))
-        while self._readings[0][0] < now - CLOCK_LASTS:
-            self._readings.popleft()
-        self._ahead = max(ahead for _, ahead in self._readings)
+        with self._lock:
+            now = self._clock()
+            self._readings.append((now, server - now))
+            while self._readings[0][0] < now - CLOCK_LASTS:
+                self._readings.popleft()
+            self._ahead = max(ahead for _, ahead in self._readings)
 
     def learn(self, document: Mapping[str, Any]) -> None:
         """What a vendor's document says, as it was read with the vendors' health."""

@@ -124,8 +124,11 @@ def run_async(
         loop = asyncio.get_running_loop()
         service.handle_signals(lambda: loop.call_soon_threadsafe(stopping.set))
         life = loop.create_task(live())
+        life.add_done_callback(lambda _: stopping.set())  # of a bug: nobody would reload any more
         try:
             await serve(service, stopping)
+            if life.done():
+                await life  # raises what ended it
         finally:
             life.cancel()
 

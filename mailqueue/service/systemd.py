@@ -88,9 +88,9 @@ class ServiceManager:
             return
         # A leading @ stands for the abstract namespace's null byte.
         address = "\0" + self._address[1:] if self._address[0] == "@" else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            # A manager that went away, or does not listen, is no reason to stop: nor to wait, as
-            # its queue takes a dozen words, and an event loop or a signal handler may speak here.
+        # A manager that went away, or does not listen, is no reason to stop, nor is a process that
+        # may open no more files; nor to wait: the manager's queue takes a dozen words, and an event
+        # loop or a signal handler may speak here.
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.setblocking(False)
-            with suppress(OSError):
-                channel.sendto(state.encode(), address)
+            channel.sendto(state.encode(), address)

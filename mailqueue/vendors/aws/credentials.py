@@ -125,7 +125,12 @@ class Chain:
             return check
 
     def _run(self, check: Future[Credentials | SendResult]) -> None:
-        self._state = self._next_state()
+        try:
+            self._state = self._next_state()
+        except BaseException as error:  # noqa: BLE001  # a check without an end would be the last
+            failure = _failure(Outcome.UNAVAILABLE, type(error).__name__)
+            self._source = None
+            self._state = _State(failure, check_at=self._clock() + FAILURE_SECONDS)
         check.set_result(self._state.answer)
 
     def _next_state(self) -> _State:

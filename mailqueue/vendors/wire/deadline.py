@@ -111,13 +111,12 @@ class Watchdog:
     def add(self, call: Call) -> None:
         """Watch this call; the thread is woken only if this deadline is the next one."""
         with self._changed:
-            self._calls.add(call)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="mailqueue-watchdog", daemon=True
-                )
-                self._thread.start()
-            elif call.deadline < self._wake_at:
+                thread = threading.Thread(target=self._run, name="mailqueue-watchdog", daemon=True)
+                thread.start()  # raises where the system has no room: the next call tries again
+                self._thread = thread
+            self._calls.add(call)
+            if call.deadline < self._wake_at:
                 self._changed.notify()
 
     def remove(self, call: Call) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 
 from mailqueue.vendors.wire import IDLE_SECONDS
@@ -48,12 +47,12 @@ class IdleLimit:
         return limit > FLOOR
 
 
-_limits: defaultdict[str, IdleLimit] = defaultdict(IdleLimit)
+_limits: dict[str, IdleLimit] = {}
 
 
 def limit_of(host: str) -> IdleLimit:
     """The limit of this host, which all threads share."""
-    return _limits[host]
+    return _limits.get(host) or _limits.setdefault(host, IdleLimit())  # one step: for all threads
 
 
 def keep_alive_seconds(keep_alive: Iterable[str]) -> float:

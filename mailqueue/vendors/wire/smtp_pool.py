@@ -216,8 +216,8 @@ class Pool:
     def _watch(self) -> None:
         """Have a thread look after idle connections, while there are some."""
         if self._places is not None and not self._watching:
-            self._watching = True
             threading.Thread(target=self._give_up_idle, name="smtp-idle", daemon=True).start()
+            self._watching = True
 
     def _give_up_idle(self) -> None:
         """Close the idle connections when another process waits for a place."""
@@ -227,12 +227,11 @@ class Pool:
                 idle: list[Connection] = []
                 if self._places is not None and self._places.is_wanted():
                     idle, self._idle = self._idle, []
-                if not self._idle:
-                    self._watching = False
+                self._watching = is_needed = bool(self._idle)
             for connection in idle:
                 connection.say_goodbye()
                 connection.close()
-            if not self._watching:
+            if not is_needed:  # by now there may be another thread that watches
                 return
 
     def _others_work(self, until: float) -> bool:
