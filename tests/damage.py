@@ -11,8 +11,20 @@ from copy import copy
 from datetime import UTC, datetime
 from typing import Any
 
-from bson import Binary, Code, DatetimeMS, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex
+from bson import (
+    Binary,
+    Code,
+    DatetimeMS,
+    Decimal128,
+    Int64,
+    MaxKey,
+    MinKey,
+    ObjectId,
+    Regex,
+    encode,
+)
 from bson.dbref import DBRef
+from bson.raw_bson import RawBSONDocument
 from bson.timestamp import Timestamp
 
 Document = dict[str, Any]
@@ -51,6 +63,7 @@ VALUES: Mapping[str, Any] = {
 }
 
 
+MARK = "UNDECODABLE"
 FEW = ("missing", "null", "a number", "a large number", "a text", "a list", "an object", "a date")
 
 
@@ -90,3 +103,10 @@ def _with(document: Any, path: tuple[Any, ...], value: Any) -> Any:
     else:
         del copied[key]
     return copied
+
+
+def undecodable(document: Document) -> RawBSONDocument:
+    """The document with bytes that are no text where the mark is; another driver may write so."""
+    raw = encode(document)
+    assert MARK.encode() in raw
+    return RawBSONDocument(raw.replace(MARK.encode(), b"\xff" * len(MARK)))

@@ -26,6 +26,7 @@ from mailqueue.errors import StoreUnavailable
 from mailqueue.producer.group_commit import CommitTimeout, GroupCommit
 from mailqueue.store import callbacks, ids
 from mailqueue.store.callbacks import DUE, DUE_AT, Settlement
+from mailqueue.store.mongo import readable
 from mailqueue.store.store import Store
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 5.0, 3600.0  # seconds
@@ -38,6 +39,7 @@ class DueCallbacks:
     def __init__(self, store: Store, settings: Callbacks, lease: float) -> None:
         self._store, self._url, self._lease = store, settings.url, lease
         self._events = store.collection(".events")
+        self._urls = readable(store.emails)
         self._commit: GroupCommit[Settlement, None] = GroupCommit(self._write)
 
     def ensure_indexes(self) -> None:
@@ -62,7 +64,7 @@ class DueCallbacks:
         """
         match = {"env": self._store.env, DUE_AT: {"$lte": self._store.now()}, **self._not(without)}
         with self._store.operation():
-            documents = list(self._store.emails.find(match, {"callback_url": 1}, limit=limit))
+            documents = list(self._urls.find(match, {"callback_url": 1}, limit=limit))
         return {document["_id"]: host(self.url(document)) for document in documents}
 
     def _not(self, hosts: Collection[str]) -> dict[str, Any]:
@@ -86,7 +88,7 @@ class DueCallbacks:
         return [
             Callback(stored, entry, nonce)
             for stored in self._store.find_heads(mine)
-            for entry in stored.document["callbacks"]
+            for entry in stored.document.get("callbacks", ())
             if entry.get("nonce") == nonce
         ]
 

@@ -32,7 +32,7 @@ from mailqueue.message import Address, Email
 from mailqueue.producer.group_commit import CommitTimeout, GroupCommit
 from mailqueue.store import deliveries, ids
 from mailqueue.store.document import Stored
-from mailqueue.store.mongo import DUPLICATE, write_errors
+from mailqueue.store.mongo import DUPLICATE, readable, write_errors
 from mailqueue.store.store import Store
 from mailqueue.store.suppressions import Report, Suppressions, entry_of
 from mailqueue.store.transitions import Write
@@ -121,7 +121,8 @@ class EventStore:
 
     def __init__(self, config: Config, store: Store, *, by_vendor_id: bool = False) -> None:
         self._store = store
-        self._events = store.collection(".events")
+        self._events = readable(store.collection(".events"))
+        self._emails = readable(store.emails)
         self._kept_for = timedelta(days=config.retention.sent_days)
         self._by_vendor_id = by_vendor_id
         self._suppressions = Suppressions.of(store, config.suppression)
@@ -261,7 +262,7 @@ class EventStore:
                 item.document["email_id"] = by_vendor_id.get(key)
         chosen = {item.document["email_id"] for item in items} - {None}
         fields = dict.fromkeys((*_FIELDS, *_INCARNATION, *_PEOPLE), 1)
-        cursor = self._store.emails.find({"_id": {"$in": list(chosen)}}, fields) if chosen else ()
+        cursor = self._emails.find({"_id": {"$in": list(chosen)}}, fields) if chosen else ()
         return {each["_id"]: _email(each) for each in cursor}
 
     def _ids_of(self, message_ids: set[str]) -> dict[tuple[str, str | None], ObjectId]:
@@ -272,7 +273,7 @@ class EventStore:
         fields = {"attempts.vendor": 1, VENDOR_ID: 1}
         return {
             (line.get("vendor", ""), line.get("message_id")): each["_id"]
-            for each in self._store.emails.find(match, fields)
+            for each in self._emails.find(match, fields)
             for line in each["attempts"]
         }
 

@@ -265,6 +265,15 @@ def majority_reads(collection: Collection[dict[str, Any]]) -> Collection[dict[st
     return collection.with_options(read_concern=ReadConcern("majority"))
 
 
+def readable(collection: Collection[dict[str, Any]]) -> Collection[dict[str, Any]]:
+    """The same collection; what is no text in it is replaced, and hides nothing else.
+
+    The driver decodes a reply as a whole, and no server checks what programs store as text.
+    """
+    options = collection.codec_options.with_options(unicode_decode_error_handler="replace")
+    return collection.with_options(codec_options=options)
+
+
 def refusals(error: Exception) -> list[int] | None:
     """The updates of a bulk write that fail however often they are repeated.
 

@@ -39,7 +39,7 @@ from mailqueue.store import ids
 from mailqueue.store.document import Document
 from mailqueue.store.indexes import EPOCH
 from mailqueue.store.ledger import array
-from mailqueue.store.mongo import Mongo, majority_reads, refusals, write_errors
+from mailqueue.store.mongo import Mongo, majority_reads, readable, refusals, write_errors
 
 SUFFIX = ".stats"
 KEPT = timedelta(days=1)
@@ -145,7 +145,7 @@ class Stats:
 
     def __init__(self, mongo: Mongo, env: str) -> None:
         self._mongo, self._env = mongo, env
-        self.collection = mongo.collection(SUFFIX)
+        self.collection = readable(mongo.collection(SUFFIX))
 
     # Writing -----------------------------------------------------------------------------------
 

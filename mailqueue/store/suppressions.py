@@ -38,7 +38,7 @@ from mailqueue.errors import InvalidEmail
 from mailqueue.message import Address
 from mailqueue.store.document import Document
 from mailqueue.store.ledger import array
-from mailqueue.store.mongo import DUPLICATE, Mongo, write_errors
+from mailqueue.store.mongo import DUPLICATE, Mongo, readable, write_errors
 from mailqueue.store.transitions import Pipeline
 
 T = TypeVar("T")
@@ -139,7 +139,7 @@ class Suppressions:
 
     def __init__(self, mongo: Mongo, reasons: Iterable[str] = ()) -> None:
         self._mongo = mongo
-        self._list = mongo.collection(".suppressed")
+        self._list = readable(mongo.collection(".suppressed"))
         self._reasons = frozenset((*reasons, MANUAL))
 
     @classmethod

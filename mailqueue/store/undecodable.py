@@ -1,21 +1,23 @@
 """Reading documents, some of which cannot be decoded.
 
-Decides: what is still known of such a document: its ``_id``, and its status and lease where these
-can be decoded. The driver decodes a reply as a whole, so one damaged document hides all others. So
-they are then read one at a time.
+Decides: what is still known of such a document: its ``_id``, and what of ``FIELDS`` can be decoded.
+The driver decodes a reply as a whole, so one damaged document hides all others. So they are then
+read one at a time.
 
 Promises: nothing is changed.
 """
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
+
+FIELDS = ("status", "lease", "callbacks", "callback_url")
 
 
 def read_each(
@@ -27,14 +29,15 @@ def read_each(
         try:
             yield from list(collection.aggregate([alone, *steps[1:]]))
         except BSONError:
-            yield each | _field(collection, alone, "status") | _field(collection, alone, "lease")
+            fields = [_field(collection, alone, name) for name in FIELDS]
+            yield dict(ChainMap(each, *fields))
 
 
 def _field(
     collection: Collection[dict[str, Any]], alone: dict[str, Any], field: str
 ) -> dict[str, Any]:
     """A field without decoding it; nothing where it is the one that cannot be."""
-    options: CodecOptions[Any] = CodecOptions(document_class=RawBSONDocument)
+    options = collection.codec_options.with_options(document_class=RawBSONDocument)
     raw = collection.with_options(codec_options=options)
     try:
         (document,) = raw.aggregate([alone, {"$project": {field: 1}}])

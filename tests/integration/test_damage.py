@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,19 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bson import ObjectId, encode
-from bson.raw_bson import RawBSONDocument
+from bson import ObjectId
 from pymongo.collection import Collection
 
+from mailqueue.callbacks.due import DueCallbacks
 from mailqueue.cli import main
-from mailqueue.config import Config
+from mailqueue.config import Callbacks, Config
 from mailqueue.message import EmailDict
 from mailqueue.producer import Producer
 from mailqueue.queue.beanstalkd.broker import BeanstalkdBroker, depth
 from mailqueue.queue.broker import Announcement
+from mailqueue.store.callbacks import DELIVERED
 from mailqueue.store.store import Store
 from mailqueue.store.transitions import Aside
-from tests.damage import damaged
+from tests.damage import MARK, damaged, undecodable
 from tests.integration.bench import MAIL, Bench, Document, object_ids
 from tests.logged import event
 
@@ -251,16 +253,6 @@ def test_what_was_mended_in_the_meantime_is_not_set_aside(
 
 # What cannot be decoded at all --------------------------------------------------------------------
 
-MARK = "UNDECODABLE"
-
-
-def undecodable(document: Document) -> RawBSONDocument:
-    """The document with bytes that are no text where the mark is; another driver may write so."""
-    raw = encode(document)
-    assert MARK.encode() in raw
-    return RawBSONDocument(raw.replace(MARK.encode(), b"\xff" * len(MARK)))
-
-
 PLACES: Mapping[str, Callable[[Document], None]] = {
     "email": lambda d: d["email"].update(subject=MARK),
     "message_id": lambda d: d.update(message_id=MARK),
@@ -270,6 +262,7 @@ PLACES: Mapping[str, Callable[[Document], None]] = {
     "reason": lambda d: d.update(reason=MARK),
     "the vendor's id": lambda d: d.update(vendor_message_id=MARK),
     "a name": lambda d: d.update({MARK: 1}),
+    "the address of callbacks": lambda d: d.update(callback_url=MARK),
 }
 
 
@@ -302,6 +295,25 @@ def test_what_cannot_be_decoded_is_set_aside_and_the_others_are_sent(
     assert left == []
     jobs = depth(config.beanstalkd)
     assert (jobs["ready"], jobs["reserved"]) == (0, 0)
+
+
+def test_callbacks_of_what_cannot_be_decoded_are_posted_as_all_others(
+    config: Config, producer: Producer, emails: Collection[Document]
+) -> None:
+    """Its end as ``unreadable`` is told, too: the responder must not die of it."""
+    times = {"at": PAST, "due_at": PAST, "since": PAST}
+    entry = {"id": "msg_1", "type": "email.failed", "state": "due", "token": 0, "tries": 0, **times}
+    sound = queued(producer, emails) | {"callbacks": [entry], "callback_url": "https://a.example"}
+    places = stored_undecodable(sound, emails)
+    with closing(Store(config.mongodb, env=producer.env)) as store:
+        due = DueCallbacks(store, Callbacks(), 60.0)
+        assert due.find(100, ()).keys() == places.keys()
+        callbacks = due.claim(list(places))
+        assert {each.stored.id for each in callbacks} == places.keys()
+        for each in callbacks:
+            assert json.loads(due.body(each))["type"] == "email.failed"
+            assert due.settle(each, DELIVERED, "200") == 0
+        assert due.find(100, ()) == {}
 
 
 # Whoever looks at it ------------------------------------------------------------------------------

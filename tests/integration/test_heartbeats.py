@@ -22,7 +22,7 @@ from mailqueue.store.document import PRODUCTION
 from mailqueue.store.ledger import NOT_STARTED
 from mailqueue.store.stats import Counts, Heartbeat, Stats, Tally
 from mailqueue.store.store import Store
-from tests.damage import damaged
+from tests.damage import MARK, damaged, undecodable
 from tests.faults.conftest import consuming
 from tests.stage import DOWN, Stage
 from tests.waiting import wait_until
@@ -255,6 +255,7 @@ def test_no_damage_hides_what_else_is_counted(stats: Stats, kind: int) -> None:
     ]
     stats.write(ME, [counts(2)])
     stats.collection.insert_many([each for _, each in damaged(sound[kind])])
+    stats.collection.insert_one(undecodable({**sound[kind], "version": MARK, "vendor": MARK}))
     assert ME.owner in [beat.owner for beat in stats.consumers()]
     assert numbers(stats)["ses", "accepted"] == 2
     (minute,) = [each for each in stats.minutes(MINUTE) if each.at == MINUTE]

@@ -22,6 +22,7 @@ from mailqueue.producer.status import EmailStatus
 from mailqueue.store import audit, ids
 from mailqueue.store.interventions import Verb
 from mailqueue.store.suppressions import Report, Suppressions
+from tests.damage import MARK, undecodable
 from tests.integration.bench import DOWN, MAIL, UNHEARD, Bench, failing
 from tests.integration.test_failover import consuming
 from tests.stage import Stage
@@ -185,12 +186,17 @@ def test_an_entry_holds_until_its_time(suppressions: Suppressions) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [{"reason": None}, {"reason": ["bounced"]}, {"others": 7}, {"others": [7, {}]}]
+    "damage",
+    [
+        *({"reason": None}, {"reason": ["bounced"]}, {"others": 7}, {"others": [7, {}]}),
+        *({"reason": MARK}, {"source": MARK}),
+    ],
 )
 def test_a_damaged_entry_stops_no_consumer(
     suppressions: Suppressions, entries: Collection[Document], damage: Document
 ) -> None:
-    entries.insert_one({"_id": ANN, "reason": "bounced", **damage})
+    entry = {"_id": ANN, "reason": "bounced", **damage}
+    entries.insert_one(undecodable(entry) if MARK in damage.values() else entry)
     suppressions.find([ANN], AT)
     suppressions.add([report()])
     assert suppressions.find([ANN], AT) == {ANN}
