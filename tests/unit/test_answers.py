@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-import pytest
 from bson import encode
 
 from mailqueue.config import VendorConfig
@@ -16,6 +15,7 @@ from mailqueue.message import Email
 from mailqueue.vendors import load
 from mailqueue.vendors.answers import CODE, DETAIL, MESSAGE_ID, from_exception, sanitize, secrets_of
 from mailqueue.vendors.base import Attempt, Vendor
+from tests.for_each import for_each
 
 EMAIL = Email(
     from_="ann@example.com",
@@ -72,7 +72,7 @@ def answer(**said: Any) -> SendResult:
     return SendResult(**{"outcome": Outcome.ACCEPTED, "code": "202", **said})
 
 
-@pytest.mark.parametrize("odd", ODD)
+@for_each("odd", ODD)
 def test_whatever_a_field_holds_the_answer_can_be_stored(odd: str) -> None:
     for field in fields(SendResult):
         assert_is_storable(sanitize(answer(**{field.name: ODD[odd]}), EMAIL))
@@ -88,7 +88,7 @@ def assert_is_storable(result: SendResult) -> None:
     encode({field.name: getattr(result, field.name) for field in fields(SendResult)})
 
 
-@pytest.mark.parametrize("odd", ODD)
+@for_each("odd", ODD)
 def test_what_is_no_answer_is_unknown_and_ours(odd: str) -> None:
     result = sanitize(ODD[odd], EMAIL)
     assert (result.outcome, result.our_fault, result.answered) == (Outcome.UNKNOWN, True, False)

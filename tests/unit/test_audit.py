@@ -15,6 +15,7 @@ from mailqueue.store import audit, document, interventions, ledger
 from mailqueue.store.audit import GRACE, problems
 from mailqueue.store.document import Stored
 from mailqueue.store.interventions import Verb
+from tests.for_each import for_each
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 KEYED = "the-key"
@@ -126,7 +127,7 @@ LEGAL: Mapping[str, Document] = {
 }
 
 
-@pytest.mark.parametrize("name", LEGAL)
+@for_each("name", LEGAL)
 def test_a_legal_state_is_left_in_peace(name: str) -> None:
     assert found(LEGAL[name]) == []
 
@@ -213,19 +214,19 @@ ILLEGAL: Mapping[str, Document] = {
 }
 
 
-@pytest.mark.parametrize("problem", ILLEGAL)
+@for_each("problem", ILLEGAL)
 def test_each_illegal_state_is_named(problem: str) -> None:
     assert problem in found(ILLEGAL[problem])
 
 
-@pytest.mark.parametrize("name", ["content_hash", "created_at", "counted", "priority"])
+@for_each("name", ["content_hash", "created_at", "counted", "priority"])
 def test_each_status_has_its_required_fields(name: str) -> None:
     made = email("queued")
     del made[name]
     assert found(made) == [f"{name} is missing"]
 
 
-@pytest.mark.parametrize("status", ["cancelled", "uncertain", "sending"])
+@for_each("status", ["cancelled", "uncertain", "sending"])
 def test_a_reason_belongs_to_its_end(status: str) -> None:
     wrong = {"cancelled": "expired", "uncertain": None, "sending": "expired"}[status]
     said = {"sending": "it has not ended, but has a reason"}
@@ -233,7 +234,7 @@ def test_a_reason_belongs_to_its_end(status: str) -> None:
     assert said.get(status, "its reason is missing or belongs to another status") in found(made)
 
 
-@pytest.mark.parametrize("change", [lambda d: d.update(status="failed"), lambda d: d.clear()])
+@for_each("change", [lambda d: d.update(status="failed"), lambda d: d.clear()])
 def test_the_audit_says_nothing_about_anybody(change: Callable[[Document], None]) -> None:
     made = copy.deepcopy(sent("accepted", refused=["bob@example.org"], pending=["ann@example.com"]))
     change(made)
@@ -282,7 +283,7 @@ def test_only_the_first_findings_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
 # --- what a person may do
 
 
-@pytest.mark.parametrize("verb", Verb)
+@for_each("verb", Verb)
 def test_every_intervention_is_written_down_with_what_was_before(verb: Verb) -> None:
     (stage,) = interventions.update(verb, ObjectId())
     assert "interventions" in stage["$set"]
@@ -308,7 +309,7 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("verb, made, why", REFUSALS)
+@for_each("verb, made, why", REFUSALS)
 def test_a_refusal_says_why(verb: Verb, made: Document | None, why: str) -> None:
     stored = None if made is None else Stored(made, NOW)
     assert interventions.refusal(verb, stored) == why

@@ -9,6 +9,7 @@ import pytest
 
 from mailqueue.routing import bulkheads
 from mailqueue.routing.bulkheads import Bulkheads, Call, Pace, limit
+from tests.for_each import for_each
 
 UNPROVEN, QUICK, SLOW = Pace(), Pace(usual=0.05), Pace(usual=3.0)
 
@@ -58,8 +59,8 @@ def answer(made: Bulkheads[str], clock: Clock, vendor: str, calls: int, took: fl
 # The rule ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pace", [UNPROVEN, QUICK, SLOW, Pace(3.0, 30.0)])
-@pytest.mark.parametrize("number", [1, 2, 16])
+@for_each("pace", [UNPROVEN, QUICK, SLOW, Pace(3.0, 30.0)])
+@for_each("number", [1, 2, 16])
 def test_while_no_other_is_available_a_vendor_may_hold_all_senders(number: int, pace: Pace) -> None:
     assert limit(number, 1, [], pace) == math.inf
 
@@ -77,7 +78,7 @@ def test_a_vendor_that_takes_so_many_calls_only_holds_no_more_senders(clock: Clo
         made.release("a")
 
 
-@pytest.mark.parametrize("pace", [UNPROVEN, SLOW, Pace(0.05, 0.6)], ids=["new", "slow", "hangs"])
+@for_each("pace", [UNPROVEN, SLOW, Pace(0.05, 0.6)])
 def test_what_is_not_known_to_be_quick_has_its_share_by_weight(pace: Pace) -> None:
     assert limit(16, 1, [1], pace) == 8
     assert limit(16, 1, [1, 1], pace) == 6
@@ -85,7 +86,7 @@ def test_what_is_not_known_to_be_quick_has_its_share_by_weight(pace: Pace) -> No
     assert limit(64, 1, [1, 1, 1], pace) == 16
 
 
-@pytest.mark.parametrize("weights", [[1, 1], [1, 1, 1], [50, 1, 1], [10, 1], [1] * 10])
+@for_each("weights", [[1, 1], [1, 1, 1], [50, 1, 1], [10, 1], [1] * 10])
 def test_shares_leave_no_sender_idle_and_none_takes_everything(weights: list[int]) -> None:
     for number in range(2, 40):
         shares = [
@@ -116,7 +117,7 @@ def test_one_sender_is_shared_by_nobody() -> None:
     assert limit(1, 1, [1, 1], SLOW) == math.inf
 
 
-@pytest.mark.parametrize(
+@for_each(
     "pace,long",
     [
         (Pace(None, 1.9), False),
@@ -315,8 +316,9 @@ def test_the_last_slots_are_reserved_for_available_vendors_with_few_calls(
     assert three.unpark() == "parked"
 
 
-@pytest.mark.parametrize("number", range(1, 40))
-def test_whoever_hangs_every_available_vendor_finds_a_slot(number: int, clock: Clock) -> None:
+@for_each("number", range(1, 40))
+def test_whoever_hangs_every_available_vendor_finds_a_slot(number: int) -> None:
+    clock = Clock()
     names = ["a", "b", "c"][: max(1, number // 2 + 1)]
     made: Bulkheads[str] = Bulkheads(number, dict.fromkeys(names, 1), clock)
     look(made, clock, names)

@@ -11,12 +11,13 @@ from mailqueue.config import Config
 from mailqueue.config.callbacks import MAX_URL, url_problem
 from mailqueue.errors import ConfigError, InvalidEmail
 from mailqueue.producer.submission import SendOptions, Submission, prepare
+from tests.for_each import for_each
 from tests.stage import letter
 
 SECRET = "whsec_" + b64encode(bytes(24)).decode()
 
 
-@pytest.mark.parametrize(
+@for_each(
     "url",
     [
         "https://hooks.example.com",
@@ -30,7 +31,7 @@ def test_https_to_any_host_is_good(url: str) -> None:
     assert url_problem(url, ()) is None
 
 
-@pytest.mark.parametrize(
+@for_each(
     "url",
     [
         *("", "hooks.example.com", "ftp://example.com/", "https://", "https:///path"),
@@ -48,7 +49,7 @@ def test_what_is_no_https_url_of_a_host_is_refused_and_not_quoted(url: str) -> N
     assert "pw" not in problem
 
 
-@pytest.mark.parametrize(
+@for_each(
     "url, allow",
     [
         ("http://127.0.0.1:8000/", ("127.0.0.1",)),
@@ -66,7 +67,7 @@ def test_a_port_that_is_not_allowed_is_refused() -> None:
     assert url_problem("http://127.0.0.1:8001/", ("127.0.0.1:8000",)) is not None
 
 
-@pytest.mark.parametrize(
+@for_each(
     "section, path",
     [
         ({"url": "http://hooks.example.com/"}, "url"),
@@ -105,7 +106,7 @@ def test_only_a_responder_needs_the_secrets() -> None:
     assert config.callbacks.secrets == (SECRET,)
 
 
-@pytest.mark.parametrize("value", ["", 5, "a b", "x" * 201, "\x00", "\xe4"])
+@for_each("value", ["", 5, "a b", "x" * 201, "\x00", "\xe4"])
 def test_a_request_id_is_one_visible_word(value: Any) -> None:
     with pytest.raises(InvalidEmail, match=r"^request_id: "):
         SendOptions(request_id=value)

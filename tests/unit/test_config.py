@@ -37,6 +37,7 @@ from mailqueue.config.section import Section, keys_of
 from mailqueue.config.services import Dashboard
 from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import ConfigError
+from tests.for_each import for_each
 from tests.logged import event
 
 SAMPLE = Path(__file__).parents[2] / "sample_config.json"
@@ -90,7 +91,7 @@ def test_keyword_arguments_read_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert config.vendors[0].keys["api_key"] == "SG.1"
 
 
-@pytest.mark.parametrize("replace", [Config.replace, dataclasses.replace])
+@for_each("replace", [Config.replace, dataclasses.replace])
 def test_a_replaced_section_is_checked_again(replace: Callable[..., Config]) -> None:
     vendors = [VendorConfig("a", "sendgrid", keys={"api_key": "SG.key"})]
     config = Config(vendors=vendors)
@@ -154,7 +155,7 @@ DICTS: Mapping[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+@for_each("name", SECTIONS)
 def test_a_type_checker_knows_the_keys_and_types_of_a_section(name: str) -> None:
     expected: dict[str, tuple[type, bool]] = {}
     for own in [{}, *(row.keys for row in VENDOR_TYPES.values())] if name == "vendors" else [{}]:
@@ -194,7 +195,7 @@ def described(hint: Any) -> tuple[type, bool]:
     return abstract.get(get_origin(plain) or plain, plain), optional
 
 
-@pytest.mark.parametrize("section, own", [(Rate, dicts.RateDict), (Dashboard, dicts.DashboardDict)])
+@for_each("section, own", [(Rate, dicts.RateDict), (Dashboard, dicts.DashboardDict)])
 def test_a_type_checker_knows_the_keys_and_types_of_an_inner_section(
     section: type[Section], own: Any
 ) -> None:
@@ -223,7 +224,7 @@ def test_all_that_is_wrong_with_a_rate_is_reported_at_once() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@for_each(
     "rate, problem",
     [
         (7, "vendors[0].rate: must be an object"),
@@ -269,7 +270,7 @@ def test_all_problems_are_reported_at_once_each_with_its_path() -> None:
     ]
 
 
-@pytest.mark.parametrize(
+@for_each(
     "queue, expected",
     [
         ([], ["queue: must be an object"]),
@@ -339,7 +340,7 @@ def test_a_section_made_alone_names_its_keys() -> None:
         VendorConfig("a", "sendgrid", keys={"api_key": "x", "foo": 1})
 
 
-@pytest.mark.parametrize(
+@for_each(
     "mapping, problem",
     [
         ({"retry": []}, "retry: must be an object"),
@@ -391,39 +392,39 @@ def test_a_wrong_value_is_refused(mapping: Mapping[str, Any], problem: str) -> N
 # Names and addresses
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "a.b", "a$b", "x" * 64, "ü" * 32, "local"])
+@for_each("name", ["", "a b", "a/b", "a.b", "a$b", "x" * 64, "ü" * 32, "local"])
 def test_a_database_name_that_mongodb_refuses_is_refused(name: str) -> None:
     assert problems({"mongodb": {"database": name}})[0].startswith("mongodb.database: must ")
 
 
-@pytest.mark.parametrize("name", ["", ".a", "a.", "a..b", "a$b", "system.x", "x" * 181])
+@for_each("name", ["", ".a", "a.", "a..b", "a$b", "system.x", "x" * 181])
 def test_a_collection_name_that_mongodb_refuses_is_refused(name: str) -> None:
     assert problems({"mongodb": {"collection": name}})[0].startswith("mongodb.collection: must ")
 
 
-@pytest.mark.parametrize("uri", ["", "localhost", "http://h", "mongodb://", "mongodb:///x"])
+@for_each("uri", ["", "localhost", "http://h", "mongodb://", "mongodb:///x"])
 def test_a_uri_without_mongodb_scheme_or_host_is_refused(uri: str) -> None:
     assert problems({"mongodb": {"uri": uri}}) == [
         "mongodb.uri: must be mongodb://host or mongodb+srv://host"
     ]
 
 
-@pytest.mark.parametrize("uri", ["mongodb+srv://u:p@h.example.com/?w=1", "mongodb://a:1,b:2/x"])
+@for_each("uri", ["mongodb+srv://u:p@h.example.com/?w=1", "mongodb://a:1,b:2/x"])
 def test_both_uri_schemes_are_accepted(uri: str) -> None:
     assert Config.from_mapping({"mongodb": {"uri": uri}}, environ={}).mongodb.uri == uri
 
 
-@pytest.mark.parametrize("name", ["", "-a", "a b", "ä", "x" * 191, "a\n"])
+@for_each("name", ["", "-a", "a b", "ä", "x" * 191, "a\n"])
 def test_a_tube_name_outside_of_the_protocol_is_refused(name: str) -> None:
     assert problems({"beanstalkd": {"tube": name}})[0].startswith("beanstalkd.tube: must ")
 
 
-@pytest.mark.parametrize("name", ["x" * 190, "a-b", "+/;.$_()-0"])
+@for_each("name", ["x" * 190, "a-b", "+/;.$_()-0"])
 def test_every_tube_name_of_the_protocol_is_accepted(name: str) -> None:
     assert Beanstalkd(tube=name).tube == name
 
 
-@pytest.mark.parametrize(
+@for_each(
     "address",
     ["", "h", "h:", ":1", "h:0", "h:65536", "::1:11300", "[h]:1", "[::x]:1", "u@h:1", "unix:/a",
      "/run/x.sock", "h:1/", "h:\u0661", "-h:1"],
@@ -433,7 +434,7 @@ def test_a_server_that_is_not_host_and_port_is_refused(address: str) -> None:
     assert found == ['beanstalkd.servers[1]: must be "host:port"']
 
 
-@pytest.mark.parametrize("servers", [[], ["h:1", "h:1"]])
+@for_each("servers", [[], ["h:1", "h:1"]])
 def test_there_is_at_least_one_server_and_none_twice(servers: list[str]) -> None:
     assert problems({"beanstalkd": {"servers": servers}}) == [
         "beanstalkd.servers: must list at least one server, each once"
@@ -449,7 +450,7 @@ def test_servers_are_handed_out_as_host_and_port() -> None:
 # Vendors
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "ä", "x" * 65, "a\n"])
+@for_each("name", ["", "a b", "a/b", "ä", "x" * 65, "a\n"])
 def test_a_bad_vendor_name_is_refused(name: str) -> None:
     found = vendor_problems(SENDGRID | {"name": name})
     assert [problem.partition(":")[0] for problem in found] == ["vendors[0].name"]
@@ -490,17 +491,17 @@ def test_an_unknown_own_key_of_a_known_type_is_refused() -> None:
     ]
 
 
-@pytest.mark.parametrize("sender", ["ann@example.com", "Ann <ann@example.com>", "<a@b>"])
+@for_each("sender", ["ann@example.com", "Ann <ann@example.com>", "<a@b>"])
 def test_a_vendor_may_replace_the_sender(sender: str) -> None:
     assert vendor(SENDGRID | {"from": sender}).from_ == sender
 
 
-@pytest.mark.parametrize("sender", ["", "ann", "a@b, c@d", "Ann <ann>", "a@b\r\nBcc: c@d", 1])
+@for_each("sender", ["", "ann", "a@b, c@d", "Ann <ann>", "a@b\r\nBcc: c@d", 1])
 def test_a_sender_that_is_not_one_address_is_refused(sender: object) -> None:
     assert vendor_problems(SENDGRID | {"from": sender})[0].startswith("vendors[0].from: must ")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "url",
     ["https://api.eu.mailgun.net", "https://h:8443", "http://127.0.0.1:8025", "http://[::1]:80",
      "http://localhost", "http://127.8.9.1"],
@@ -509,7 +510,7 @@ def test_a_base_url_is_scheme_host_and_port(url: str) -> None:
     assert vendor(SENDGRID | {"base_url": url}).base_url == url
 
 
-@pytest.mark.parametrize(
+@for_each(
     "url",
     ["", "h", "ftp://h", "https://", "https://h/", "https://h/v3", "https://h?x", "https://h#x",
      "https://u:p@h", "https://h:0", "https://h:99999", "https://h h", "HTTPS:/h"],
@@ -520,9 +521,7 @@ def test_any_other_base_url_is_refused(url: str) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "url", ["http://api.example.com", "http://10.0.0.1", "http://localhost.example.com"]
-)
+@for_each("url", ["http://api.example.com", "http://10.0.0.1", "http://localhost.example.com"])
 def test_plain_http_is_for_loopback_only(url: str) -> None:
     assert vendor_problems(SENDGRID | {"base_url": url}) == [
         "vendors[0].base_url: must be https: plain http is allowed for loopback hosts only"
@@ -538,7 +537,7 @@ def test_a_vendor_of_any_type_may_name_its_authorities() -> None:
     ]
 
 
-@pytest.mark.parametrize("tls, port", [("starttls", 587), ("implicit", 465), ("none", 25)])
+@for_each("tls, port", [("starttls", 587), ("implicit", 465), ("none", 25)])
 def test_the_smtp_port_follows_from_tls(tls: str, port: int) -> None:
     assert vendor(SMTP | {"tls": tls}).keys["port"] == port
     assert vendor(SMTP | {"tls": tls, "port": 1025}).keys["port"] == 1025
@@ -554,7 +553,7 @@ def test_absent_own_keys_have_their_default() -> None:
     }
 
 
-@pytest.mark.parametrize("half", ["username", "password"])
+@for_each("half", ["username", "password"])
 def test_an_smtp_login_is_whole(half: str) -> None:
     assert vendor_problems(SMTP | {half: "x"}) == [
         "vendors[0].password: username and password belong together"
@@ -607,7 +606,7 @@ def test_a_password_goes_without_tls_to_loopback_only() -> None:
     assert vendor(SMTP | {"tls": "none"}).keys["tls"] == "none"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "entry, problem",
     [
         (SMTP | {"tls": []}, "tls: must be a string"),
@@ -634,8 +633,8 @@ def test_without_keys_a_lease_lasts_two_minutes_and_a_job_comes_back_after_three
     assert isinstance(clocks.ttr, int)
 
 
-@pytest.mark.parametrize("timeout", [0.1, 1, 10, 60, 3600])
-@pytest.mark.parametrize("deadline", [0.1, 1, 60, 600, 43_200])
+@for_each("timeout", [0.1, 1, 10, 60, 3600])
+@for_each("deadline", [0.1, 1, 60, 600, 43_200])
 def test_a_result_can_be_stored_while_the_lease_holds_and_the_job_comes_back_later(
     timeout: float, deadline: float
 ) -> None:
@@ -647,7 +646,7 @@ def test_a_result_can_be_stored_while_the_lease_holds_and_the_job_comes_back_lat
     assert clocks.lease <= 86_400
 
 
-@pytest.mark.parametrize("replace", [Config.replace, dataclasses.replace])
+@for_each("replace", [Config.replace, dataclasses.replace])
 def test_another_timeout_gives_other_clocks_to_its_own_config_only(
     replace: Callable[..., Config],
 ) -> None:
@@ -658,7 +657,7 @@ def test_another_timeout_gives_other_clocks_to_its_own_config_only(
     assert pickle.loads(pickle.dumps(quick)).delivery.lease == 84
 
 
-@pytest.mark.parametrize("name", ["record", "settle_timeout", "lease", "ttr"])
+@for_each("name", ["record", "settle_timeout", "lease", "ttr"])
 def test_a_file_that_names_a_derived_clock_is_told_to_remove_it(name: str) -> None:
     assert problems({"delivery": {name: 7}}) == [
         f"delivery.{name}: follows from delivery.deadline and mongodb.timeout: remove it"
@@ -687,7 +686,7 @@ def test_a_doubled_dollar_stands_for_itself() -> None:
     assert vendor(entry, environ={"Y": "y"}).keys["api_key"] == "${X}y$$Z$"
 
 
-@pytest.mark.parametrize("text", ["${}", "${a-b}", "${OPEN", "x${1}"])
+@for_each("text", ["${}", "${a-b}", "${OPEN", "x${1}"])
 def test_a_malformed_reference_is_refused(text: str) -> None:
     assert vendor_problems(SENDGRID | {"api_key": text}) == [
         "vendors[0].api_key: malformed reference: write ${NAME}, or $${ for a plain ${"
@@ -771,7 +770,7 @@ def test_the_keys_of_callers_are_sections_of_their_own() -> None:
     assert hash(Http(keys=(key, other))) == hash(Http(keys=(key, other)))
 
 
-@pytest.mark.parametrize(
+@for_each(
     "http, problem",
     [
         ({"keys": {}}, "http.keys: must be a list of objects"),
@@ -799,7 +798,7 @@ def test_a_wrong_key_of_http_is_refused(http: Mapping[str, Any], problem: str) -
     assert found.startswith(problem)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "smtp, problem",
     [
         ({"tls": "implicit"}, "smtp.certificate: required key is missing: tls is implicit"),
@@ -961,7 +960,7 @@ def test_only_the_word_production_is_production() -> None:
     assert not is_production({})
 
 
-@pytest.mark.parametrize("type_", ["smtp", "examples.custom_vendor:Vendor"])
+@for_each("type_", ["smtp", "examples.custom_vendor:Vendor"])
 def test_events_of_a_vendor_that_sends_none_are_refused(type_: str) -> None:
     entry = {"name": "a", "type": type_, "events": {"secret": "x"}}
     entry |= {"host": "127.0.0.1"} if type_ == "smtp" else {}

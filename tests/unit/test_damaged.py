@@ -21,6 +21,7 @@ from mailqueue.store import audit, document
 from mailqueue.store.document import SIMULATED, Stored
 from mailqueue.store.interventions import Verb, refusal
 from tests.damage import Document, damaged
+from tests.for_each import for_each
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LINE = {
@@ -110,14 +111,14 @@ READ: list[Callable[[Stored], Any]] = [
 ]
 
 
-@pytest.mark.parametrize("number", range(len(READ)))
+@for_each("number", range(len(READ)))
 def test_what_is_asked_of_a_damaged_document_is_unreadable_or_right(number: int) -> None:
     for _, damage in ALL:
         with contextlib.suppress(Unreadable):
             READ[number](Stored(damage, NOW))
 
 
-@pytest.mark.parametrize(
+@for_each(
     "form", [{"content": 5, "content_type": "text/x"}, {"content": b"", "content_type": 7}, 1, {}]
 )
 def test_an_email_with_a_damaged_alternative_is_unreadable(form: object) -> None:

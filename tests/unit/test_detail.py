@@ -16,6 +16,7 @@ from mailqueue.message import Address, Email
 from mailqueue.vendors import redaction
 from mailqueue.vendors.answers import sanitize
 from mailqueue.vendors.redaction import LENGTH, TOO_LONG, redacted
+from tests.for_each import for_each
 
 SECRETS = ("planted-user", "p/l@nted+key=4711")
 TEXT = """Dear Bob,
@@ -50,7 +51,7 @@ def told(said: str, **fields: Any) -> str:
 # --- bodies
 
 
-@pytest.mark.parametrize(
+@for_each(
     "said",
     [
         "your order of two green lamps",
@@ -72,7 +73,7 @@ def test_three_words_in_a_row_of_a_text_are_never_quoted(said: str) -> None:
     assert told(f"spam: {said} [x7]") in {"spam: * [x7]", "spam: *) [x7]", "spam: (*) [x7]"}
 
 
-@pytest.mark.parametrize("said", ["482913", "771204", "Dear Bob", "kind REGARDS", "M-17"])
+@for_each("said", ["482913", "771204", "Dear Bob", "kind REGARDS", "M-17"])
 def test_a_line_of_one_or_two_words_is_never_quoted(said: str) -> None:
     assert told(f"spam: {said} [x7]") == "spam: * [x7]"
 
@@ -113,7 +114,7 @@ OTHERS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("fields", OTHERS)
+@for_each("fields", OTHERS)
 def test_other_forms_of_the_text_and_text_files_are_not_quoted_either(
     fields: dict[str, Any],
 ) -> None:
@@ -125,7 +126,7 @@ def test_other_forms_of_the_text_and_text_files_are_not_quoted_either(
 LOGIN = f"\0{SECRETS[0]}\0{SECRETS[1]}".encode()
 
 
-@pytest.mark.parametrize(
+@for_each(
     "packed",
     [
         *SECRETS,
@@ -213,7 +214,7 @@ PARTS = [
 ]
 
 
-@pytest.mark.parametrize("part", PARTS)
+@for_each("part", PARTS)
 def test_hostile_megabytes_are_worked_off_in_their_time(part: str) -> None:
     """Would any step of it be more than linear, these would take hours."""
     many = part * (BIG // len(part))

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-import pytest
-
 from mailqueue.cli import VERBS
 from mailqueue.cli.help import HELP
 from mailqueue.config.config import READABLE_BY_ALL, SECTIONS
@@ -39,6 +37,7 @@ from mailqueue.monitoring import server
 from mailqueue.smtp import replies
 from tests import tables
 from tests.bench import report
+from tests.for_each import for_each
 from tests.tables import REPO
 from tests.unit.test_structure import ALL_NODES, NODES, last_name
 
@@ -76,7 +75,7 @@ WRITERS = {"event", "event_each", "Line"}  # of lines of the log
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", tables.PAGES)
+@for_each("name", tables.PAGES)
 def test_a_table_in_the_documentation_is_that_of_the_code(name: str) -> None:
     """If one is not: python -m tests.tables"""
     text = tables.PAGES[name][0].read_text("utf-8")
@@ -95,7 +94,7 @@ def test_every_key_has_a_meaning_that_fits_in_a_table() -> None:
 # Tables ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@for_each("page", PAGES)
 def test_every_table_has_a_name_that_says_what_holds_it(page: Path) -> None:
     """Made from the code, held against it by a test below, or measured: then with its date."""
     text = page.read_text("utf-8")
@@ -164,7 +163,7 @@ def test_the_reasons_of_an_end_are_those_of_the_code() -> None:
     assert set(column("docs/lifecycle.md", "reason", 2)) <= set(Status)
 
 
-@pytest.mark.parametrize("outcome", Outcome)
+@for_each("outcome", Outcome)
 def test_what_follows_an_outcome_is_what_the_page_says(outcome: Outcome) -> None:
     """Of the vendor the seconds; of the e-mail the status, where it is an end."""
     found = tables.marked("outcome").search(lifecycle_page())
@@ -303,7 +302,7 @@ def test_the_readme_leads_to_every_page() -> None:
     assert {page.resolve() for page in PAGES} - {README} <= linked
 
 
-@pytest.mark.parametrize("page", LINKED, ids=lambda page: page.name)
+@for_each("page", LINKED)
 def test_every_link_in_the_documentation_leads_somewhere(page: Path) -> None:
     assert list(broken_links(page)) == []
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from bson import ObjectId
 
 from mailqueue.lifecycle.outcomes import NORMAL, Pin, Round, Status
 from mailqueue.store import document
 from mailqueue.store.document import Stored
+from tests.for_each import for_each
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ID = ObjectId("65f0a1b2c3d4e5f6a7b8c9d0")
@@ -57,7 +57,7 @@ def test_what_was_not_asked_for_is_not_written_down() -> None:
     assert (asked["expires_at"], asked["idempotency_key"]) == (after(9), "k")
 
 
-@pytest.mark.parametrize("send_at", [None, after(60), after(-864_000)])
+@for_each("send_at", [None, after(60), after(-864_000)])
 def test_the_clock_of_a_new_email_does_not_run_yet(send_at: datetime | None) -> None:
     """The producer's clock may be wrong by days: a consumer starts it, by the server's."""
     made = new(send_at=send_at)
@@ -65,9 +65,7 @@ def test_the_clock_of_a_new_email_does_not_run_yet(send_at: datetime | None) -> 
     assert Stored(made, after(864_000)).snapshot().age == 0.0
 
 
-@pytest.mark.parametrize(
-    "send_at, date", [(None, 0), (after(60), 60), (after(59.1), 60), (after(-60), 0)]
-)
+@for_each("send_at, date", [(None, 0), (after(60), 60), (after(59.1), 60), (after(-60), 0)])
 def test_the_date_of_an_email_is_never_before_it_was_to_be_sent(
     send_at: datetime | None, date: float
 ) -> None:
@@ -101,7 +99,7 @@ def test_the_open_line_of_the_holder_is_the_attempt_to_decide() -> None:
     assert sending.open_line == lines[1]
 
 
-@pytest.mark.parametrize(
+@for_each(
     "status, lines",
     [
         ("queued", [line(2, None)]),
@@ -109,7 +107,6 @@ def test_the_open_line_of_the_holder_is_the_attempt_to_decide() -> None:
         ("sending", [line(1, None)]),
         ("sending", []),
     ],
-    ids=["not sending", "closed", "of another token", "none"],
 )
 def test_any_other_line_is_not(status: str, lines: list[dict[str, Any]]) -> None:
     one = {**new(), "status": status, "lease": {"token": 2}, "attempts": lines}

@@ -15,6 +15,7 @@ from mailqueue.message import Address, Email, Envelope, mime
 from mailqueue.message.envelope import NULL_SENDER
 from mailqueue.message.message import content_hash, size
 from mailqueue.store.document import Stored
+from tests.for_each import for_each
 from tests.unit.test_damaged import NOW, sound
 
 MAIL: dict[str, Any] = {
@@ -87,7 +88,7 @@ def test_an_envelope_that_says_what_the_headers_say_leaves_nothing_behind() -> N
     assert content_hash(same.to_mapping()) == content_hash(plain.to_mapping())
 
 
-@pytest.mark.parametrize("nothing", [None, {}, {"from": None, "recipients": None}, Envelope()])
+@for_each("nothing", [None, {}, {"from": None, "recipients": None}, Envelope()])
 def test_an_empty_envelope_is_none(nothing: Any) -> None:
     assert email(envelope=nothing) == email()
 
@@ -115,7 +116,7 @@ def test_a_bounce_address_is_kept_without_its_name_and_only_if_it_is_not_the_fro
     assert email().bounce_address is None
 
 
-@pytest.mark.parametrize("null", ["", "<>", NULL_SENDER])
+@for_each("null", ["", "<>", NULL_SENDER])
 def test_the_null_sender_is_kept(null: Any) -> None:
     silent = email(envelope={"from": null})
     assert silent.envelope == Envelope(from_=NULL_SENDER)
@@ -161,7 +162,7 @@ def test_it_is_private() -> None:
     assert {VERP, "eve@example.net"} <= {person.address for person in whole.people}
 
 
-@pytest.mark.parametrize(
+@for_each(
     "envelope",
     [
         {"recipients": []},
@@ -184,7 +185,7 @@ def test_a_damaged_envelope_never_means_the_recipients_of_the_headers(envelope: 
 # --- what is refused
 
 
-@pytest.mark.parametrize(
+@for_each(
     "envelope, field",
     [
         ("eve@example.net", "envelope"),

@@ -13,7 +13,6 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-import pytest
 from bson import ObjectId
 
 from mailqueue.config import Config
@@ -45,6 +44,7 @@ from mailqueue.store.control import Control, Controls
 from mailqueue.store.document import HELD, Stored
 from mailqueue.store.ledger import NOT_STARTED
 from mailqueue.vendors.events.source import EventType
+from tests.for_each import for_each
 
 Document = dict[str, Any]
 NOW = datetime(2026, 11, 27, 14, 3, tzinfo=UTC)
@@ -248,7 +248,7 @@ def test_every_decision_is_explained() -> None:
     assert len(cases) > 500
 
 
-@pytest.mark.parametrize("outcome", [*Outcome, NOT_STARTED])
+@for_each("outcome", [*Outcome, NOT_STARTED])
 def test_every_outcome_names_its_vendor(outcome: str) -> None:
     _, _, answer = told(email(attempts=[line(1, "mailgun", outcome, 30, code="x-7")])).history
     assert "mailgun" in answer.text
@@ -266,7 +266,7 @@ def test_an_outcome_of_another_version_is_told_of() -> None:
 # --- why this vendor
 
 
-@pytest.mark.parametrize(
+@for_each(
     "lines, words",
     [
         ([line(1, "ses", None, 9)], "Attempt 1 at ses, whose turn it was."),
@@ -335,7 +335,7 @@ def test_a_retry_by_hand_asks_again_who_found_it_unsuitable() -> None:
     assert "Before, it was failed (refused_by_all)." in history
 
 
-@pytest.mark.parametrize("route, names", [(["ses"], ("ses", "mailgun")), (None, ("ses",))])
+@for_each("route, names", [(["ses"], ("ses", "mailgun")), (None, ("ses",))])
 def test_an_attempt_at_the_only_vendor_says_so(
     route: list[str] | None, names: tuple[str, ...]
 ) -> None:
@@ -353,7 +353,7 @@ def test_vendors_that_are_not_on_its_route_are_no_reason() -> None:
     assert "postmark" not in words
 
 
-@pytest.mark.parametrize(
+@for_each(
     "more, is_told",
     [({}, True), ({"ended_at": ago(29.1)}, False), ({"late": True}, False)],
 )
@@ -503,7 +503,7 @@ def test_a_budget_of_recipients_that_is_too_small_is_told() -> None:
     assert "Not ses: it has no budget for so many recipients." in words
 
 
-@pytest.mark.parametrize("redirect_to", [None, "inbox@example.com"])
+@for_each("redirect_to", [None, "inbox@example.com"])
 def test_a_staging_installation_says_so_and_names_no_address(redirect_to: str | None) -> None:
     staging = {"redirect_to": redirect_to, "allow": ["@example.com"]}
     vendor = {"name": "ses", "type": "sendgrid", "api_key": "x"}
@@ -529,7 +529,7 @@ EVERYTHING = Control("all", "", ago(500), OPERATORS_NAME, "stop")
 DRAINS = [Control("drain", name, ago(500), OPERATORS_NAME, "moving") for name in ("ses", "mailgun")]
 
 
-@pytest.mark.parametrize(
+@for_each(
     "fields, controls, words, command",
     [
         (
@@ -564,7 +564,7 @@ def test_a_hold_is_told_with_who_since_when_why_and_what_ends_it(
     assert_reads_well(explanation)
 
 
-@pytest.mark.parametrize("fields", [{}, {"due_at": HELD, "hold": "all"}])
+@for_each("fields", [{}, {"due_at": HELD, "hold": "all"}])
 def test_the_headline_says_that_it_is_held_also_before_a_consumer_has_seen_it(
     fields: Document,
 ) -> None:
@@ -616,7 +616,7 @@ def test_an_email_whose_time_is_over_is_said_to_end() -> None:
     assert words == "Its expires_at has passed: it ends as failed."
 
 
-@pytest.mark.parametrize("minutes, is_asked", [(19, False), (20, False), (21, True)])
+@for_each("minutes, is_asked", [(19, False), (20, False), (21, True)])
 def test_an_email_that_expires_before_it_is_due_again_goes_to_nobody(
     minutes: int, is_asked: bool
 ) -> None:
@@ -630,9 +630,7 @@ def test_an_email_that_expires_before_it_is_due_again_goes_to_nobody(
     assert_reads_well(explanation)
 
 
-@pytest.mark.parametrize(
-    "status, days", [("sent", 30), ("failed", 90), ("cancelled", 90), ("uncertain", None)]
-)
+@for_each("status, days", [("sent", 30), ("failed", 90), ("cancelled", 90), ("uncertain", None)])
 def test_an_email_that_ended_says_when_it_is_deleted(status: str, days: int | None) -> None:
     explanation = told(email(status, reason=None))
     assert explanation.next_at == (None if days is None else ago(10) + timedelta(days=days))
@@ -689,7 +687,7 @@ def test_an_attempt_under_way_says_who_makes_it_and_until_when() -> None:
     assert "The lease of the consumer web-2:4:a is over" in over
 
 
-@pytest.mark.parametrize(
+@for_each(
     "fields, on_unknown, words",
     [
         (
@@ -750,7 +748,7 @@ def test_a_look_up_is_told_before_it_is_made_and_after() -> None:
     assert "mailgun did not know the e-mail. That proves nothing." in text(after.history)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "more, words",
     [
         ({"late": True}, "ses accepted it. That was heard late."),
@@ -811,7 +809,7 @@ def test_what_a_person_did_is_told_with_its_time() -> None:
         assert "The application cancelled it." in told(by_application).summary
 
 
-@pytest.mark.parametrize("reason", ["expired", "cancelled", "unknown"])
+@for_each("reason", ["expired", "cancelled", "unknown"])
 def test_an_uncertain_email_says_why_it_is_not_what_its_reason_says(reason: str) -> None:
     words = text(told(email("uncertain", reason=reason, unknowns=1)).history)
     assert f"It ended as uncertain (reason: {reason})." in words
@@ -824,7 +822,7 @@ def test_content_that_was_removed_is_told() -> None:
     assert [s.at for s in explanation.history[1:]] == [ago(9), ago(5)]
 
 
-@pytest.mark.parametrize("state", callbacks.STATES)
+@for_each("state", callbacks.STATES)
 def test_every_state_of_a_callback_is_told(state: str) -> None:
     entry = {"type": "email.sent", "state": state, "code": "500", "tries": 3, "ended_at": ago(3)}
     entry |= {"due_at": NOW + timedelta(seconds=60)} if state == callbacks.DUE else {}
@@ -849,7 +847,7 @@ def test_the_code_of_an_event_that_is_a_vendors_sentence_is_one_of_its_words() -
     assert f"({SECRET} is unknown here)" in text(told(stored, events=events, content=True).history)
 
 
-@pytest.mark.parametrize("type_", EventType)
+@for_each("type_", EventType)
 def test_every_type_of_event_is_told_once_with_its_number(type_: str) -> None:
     events = [{"vendor": "ses", "type": type_, "at": ago(n), "recipient": SECRET} for n in (9, 5)]
     stored = email("sent", vendor="ses", delivery_summary="delivered")
@@ -877,7 +875,7 @@ def test_lines_that_had_no_room_are_told_of() -> None:
 # --- what can be done
 
 
-@pytest.mark.parametrize(
+@for_each(
     "stored, verbs",
     [
         (email(), ["cancel"]),
@@ -934,8 +932,8 @@ DAMAGE: Mapping[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
-@pytest.mark.parametrize("status", ["queued", "sending", "failed"])
+@for_each("name", DAMAGE)
+@for_each("status", ["queued", "sending", "failed"])
 def test_a_damaged_document_is_explained_as_far_as_it_can_be_read(name: str, status: str) -> None:
     stored = sending("web-1:4:a", 80) | {"status": status, name: DAMAGE[name]}
     explanation = told(stored)
@@ -943,8 +941,8 @@ def test_a_damaged_document_is_explained_as_far_as_it_can_be_read(name: str, sta
     assert explanation.next
 
 
-@pytest.mark.parametrize("name", sorted(sending("web-1:4:a", 80).keys() - {"_id"}))
-@pytest.mark.parametrize("status", Status)
+@for_each("name", sorted(sending("web-1:4:a", 80).keys() - {"_id"}))
+@for_each("status", Status)
 def test_a_field_that_is_missing_is_no_obstacle(name: str, status: str) -> None:
     stored = sending("web-1:4:a", 80) | {"status": str(status)}
     explanation = told({n: value for n, value in stored.items() if n != name})

@@ -9,11 +9,12 @@ import pytest
 
 from mailqueue.message import Email
 from mailqueue.message.file_types import OCTETS, name_of, type_of, types_of
+from tests.for_each import for_each
 
 OFFICE = "application/vnd.openxmlformats-officedocument"
 
 
-@pytest.mark.parametrize("name,kind", [
+@for_each("name,kind", [
     ("a.docx", f"{OFFICE}.wordprocessingml.document"),
     ("a.xlsx", f"{OFFICE}.spreadsheetml.sheet"),
     ("a.pptx", f"{OFFICE}.presentationml.presentation"),
@@ -35,7 +36,7 @@ def test_a_name_tells_the_registered_type(name: str, kind: str) -> None:
     assert not types_of(name) if kind == OCTETS else kind in types_of(name)
 
 
-@pytest.mark.parametrize("kind,name", [
+@for_each("kind,name", [
     ("text/calendar; method=REQUEST", "attachment.ics"), ("image/webp", "attachment.webp"),
     ("IMAGE/JPEG", "attachment.jpg"), ("application/xml", "attachment.xml"),
     ("text/x-vcard", "attachment.vcf"), ("x/y", "attachment.bin"), (OCTETS, "attachment.bin"),

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pytest
-
 from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import (
@@ -33,6 +31,7 @@ from mailqueue.message import (
     structured,
 )
 from mailqueue.vendors.limits import can_carry
+from tests.for_each import for_each
 from tests.unit.backtracking import Steps
 
 MODULES = (
@@ -58,7 +57,7 @@ SHAPES = (
 )
 
 
-@pytest.mark.parametrize("name", PATTERNS)
+@for_each("name", PATTERNS)
 def test_no_pattern_takes_more_steps_than_in_proportion_to_its_text(name: str) -> None:
     def steps(text: str) -> int:
         counter = Steps(PATTERNS[name], text)
@@ -148,7 +147,7 @@ def calls(run: Callable[[], object]) -> int:
     return made
 
 
-@pytest.mark.parametrize("shape", HOSTILE)
+@for_each("shape", HOSTILE)
 def test_work_grows_with_the_length_in_every_field_of_a_mapping(shape: str) -> None:
     for name, changes in FIELDS.items():
         mappings = [MINIMAL | changes(HOSTILE[shape](n)) for n in (1_000, 2_000)]
@@ -156,14 +155,14 @@ def test_work_grows_with_the_length_in_every_field_of_a_mapping(shape: str) -> N
         assert twice < 2.5 * once + 100, name
 
 
-@pytest.mark.parametrize("shape", HOSTILE)
+@for_each("shape", HOSTILE)
 def test_a_lot_of_it_is_taken_or_refused_at_once(shape: str) -> None:
     text = HOSTILE[shape](100_000)  # many more of it than these calls
     for name, changes in FIELDS.items():
         assert calls(partial(Email.from_mapping, MINIMAL | changes(text))) < CALLS, name
 
 
-@pytest.mark.parametrize("files", ["inline", "attached", "both"])
+@for_each("files", ["inline", "attached", "both"])
 def test_work_grows_with_the_number_of_files(files: str) -> None:
     def made(n: int) -> Email:
         ids = {"inline": [True], "attached": [False], "both": [True, False]}[files]

@@ -14,6 +14,7 @@ import pytest
 from bson import ObjectId
 
 from mailqueue.store import ids
+from tests.for_each import for_each
 
 CHILDREN, THREADS, EACH = 4, 4, 200
 
@@ -104,7 +105,7 @@ def test_every_id_comes_back_from_both_forms_and_uuids_sort_as_ids_do() -> None:
     assert sorted(made) == sorted(made, key=ids.to_uuid)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         *("", "4711", "x" * 24, "65f1c0ffee65f1c0ffee65f1\n", " 65f1c0ffee65f1c0ffee65f1"),

@@ -15,6 +15,7 @@ from mailqueue.errors import InvalidEmail
 from mailqueue.intake.event import KEYS, MAX_BYTES, read
 from mailqueue.lifecycle.outcomes import PRIORITIES
 from mailqueue.message import Attachment, Email
+from tests.for_each import for_each
 
 EMAIL = {"from": "ann@example.com", "to": "bob@example.org", "subject": "Hi", "text": "Hello"}
 KEY = "intake:1:2"
@@ -52,7 +53,7 @@ def test_null_means_absent() -> None:
     assert (submission.key, submission.options.priority) == (KEY, "normal")
 
 
-@pytest.mark.parametrize("priority", PRIORITIES)
+@for_each("priority", PRIORITIES)
 def test_an_event_has_the_options_of_send(priority: str) -> None:
     submission = read(
         event(
@@ -77,7 +78,7 @@ def test_the_content_of_an_attachment_is_base64_which_tools_wrap() -> None:
     assert attachment == Attachment("a.bin", content, "application/octet-stream")
 
 
-@pytest.mark.parametrize("content", [None, 5, ["aGk="], "aGk", "a-_=", "ä", "aGk=\0"])
+@for_each("content", [None, 5, ["aGk="], "aGk", "a-_=", "ä", "aGk=\0"])
 def test_any_other_content_is_refused(content: object) -> None:
     files = [{"filename": "a", "content": "aGk="}, {"filename": "b", "content": content}]
     assert refusal(event(email={**EMAIL, "attachments": files})).field == "attachments[1].content"
@@ -90,7 +91,7 @@ def test_a_file_without_content_and_what_is_no_file_are_refused() -> None:
     assert refusal(event(email={**EMAIL, "attachments": "a"})).field == "attachments"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "more, field",
     [
         ({"email": None}, "email"),
@@ -130,7 +131,7 @@ def test_what_is_refused_is_named_and_not_quoted(more: dict[str, Any], field: st
 DEEP = b'{"a":' * 12_000 + b"1" + b"}" * 12_000  # Python 3.13 reads some thousands
 
 
-@pytest.mark.parametrize(
+@for_each(
     "body, reason",
     [
         (b"", "is empty, or larger than 65536 bytes"),

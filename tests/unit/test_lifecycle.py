@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from mailqueue.lifecycle.decide import (
     Decider,
     end,
@@ -34,6 +32,7 @@ from mailqueue.lifecycle.outcomes import (
     Status,
     Suspension,
 )
+from tests.for_each import for_each
 
 POLICY = Policy()
 PARK = replace(POLICY, resend_unknown=False)
@@ -85,7 +84,7 @@ TABLE = {  # another vendor is available; no other vendor may be asked; two unkn
 }
 
 
-@pytest.mark.parametrize("outcome", Outcome)
+@for_each("outcome", Outcome)
 def test_the_table_of_statuses_and_delays(outcome: Outcome) -> None:
     for waits, (status, delay) in zip((B_AVAILABLE, B_UNAVAILABLE), TABLE[outcome], strict=True):
         decision = after(outcome, waits=waits)
@@ -101,7 +100,7 @@ UNAVAILABLE_FOR = {
 }
 
 
-@pytest.mark.parametrize("outcome", Outcome)
+@for_each("outcome", Outcome)
 def test_the_table_of_what_is_held_against_the_vendor_or_against_the_email(
     outcome: Outcome,
 ) -> None:
@@ -118,19 +117,19 @@ def test_a_vendor_that_accepts_but_holds_emails_back_has_done_its_part_and_gets_
     assert (against.seconds, against.reason) == (600.0, "misconfigured 200")
 
 
-@pytest.mark.parametrize("outcome", FAILURES)
+@for_each("outcome", FAILURES)
 def test_no_end_after_an_unknown_is_called_failed(outcome: Outcome) -> None:
     email = replace(EMAIL, unknowns=1, counted=25, expires_in=0.0)
     assert after(outcome, email).status is Status.UNCERTAIN
     assert after(outcome, replace(email, age=POLICY.give_up_after)).status is Status.UNCERTAIN
 
 
-@pytest.mark.parametrize("outcome", Outcome)
+@for_each("outcome", Outcome)
 def test_an_unknown_of_our_own_or_a_yes_is_not_held_against_the_vendor(outcome: Outcome) -> None:
     assert suspension(SendResult(outcome=outcome, our_fault=True), POLICY) is None
 
 
-@pytest.mark.parametrize(
+@for_each(
     "retry_after,seconds",
     [
         *((7200.0, 3600.0), (90.0, 90.0), (1.0, 1.0), (0.0, 1.0), (-3.0, 1.0)),
@@ -165,8 +164,8 @@ SURELY_NOT = [
 ]
 
 
-@pytest.mark.parametrize("in_doubt", [False, True])
-@pytest.mark.parametrize("result", MAYBE)
+@for_each("in_doubt", [False, True])
+@for_each("result", MAYBE)
 def test_an_answer_that_content_may_have_drawn_is_a_hint(
     result: dict[str, Any], in_doubt: bool
 ) -> None:
@@ -174,9 +173,7 @@ def test_an_answer_that_content_may_have_drawn_is_a_hint(
     assert (against.is_hint, against.in_doubt) == (True, in_doubt)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"hint_vendors": frozenset({"a"})}, {"round": Round(refused=("b",))}]
-)
+@for_each("changes", [{"hint_vendors": frozenset({"a"})}, {"round": Round(refused=("b",))}])
 def test_an_email_that_drew_such_an_answer_or_was_refused_is_in_doubt(
     changes: dict[str, Any],
 ) -> None:
@@ -184,7 +181,7 @@ def test_an_email_that_drew_such_an_answer_or_was_refused_is_in_doubt(
     assert replace(EMAIL, **changes).in_doubt
 
 
-@pytest.mark.parametrize("result", SURELY_NOT)
+@for_each("result", SURELY_NOT)
 def test_a_failure_that_no_content_draws_counts_at_once_whoever_it_hits(
     result: dict[str, Any],
 ) -> None:
@@ -207,7 +204,7 @@ def test_what_a_vendor_says_that_refuses_everything_is_held_against_it_and_for_a
     assert (alone.status, alone.delay) == (Status.QUEUED, 15)
 
 
-@pytest.mark.parametrize("hint_vendors", [frozenset[str](), frozenset({"b"})])
+@for_each("hint_vendors", [frozenset[str](), frozenset({"b"})])
 def test_no_outage_however_often_it_comes_back_uses_up_an_email(
     hint_vendors: frozenset[str],
 ) -> None:
@@ -243,7 +240,7 @@ def test_a_round_asks_each_vendor_once_and_then_ends_with_a_back_off() -> None:
     assert second.delay == 15
 
 
-@pytest.mark.parametrize("n,delay", [(0, 15), (1, 30), (6, 960), (7, 1800), (5000, 1800)])
+@for_each("n,delay", [(0, 15), (1, 30), (6, 960), (7, 1800), (5000, 1800)])
 def test_the_back_off_doubles_up_to_an_hour(n: int, delay: float) -> None:
     assert after(Outcome.DEFERRED, replace(EMAIL, round=Round(n=n))).delay == delay
 
@@ -292,7 +289,7 @@ def test_parked_an_unknown_is_never_resent() -> None:
     assert after(Outcome.UNKNOWN, policy=PARK).status is Status.UNCERTAIN
 
 
-@pytest.mark.parametrize("policy", [POLICY, PARK])
+@for_each("policy", [POLICY, PARK])
 def test_an_unknown_under_a_key_is_repeated_at_once_at_the_same_vendor(policy: Policy) -> None:
     attempt = replace(AT_A, key="k", key_life=43_200)
     decision = after(Outcome.UNKNOWN, policy=policy, attempt=attempt)
@@ -306,7 +303,7 @@ def test_an_unknown_under_a_key_is_repeated_at_once_at_the_same_vendor(policy: P
 REPEATED = set(FAILURES) - {Outcome.REJECTED, Outcome.UNSUITABLE}
 
 
-@pytest.mark.parametrize("outcome", FAILURES)
+@for_each("outcome", FAILURES)
 def test_a_pinned_email_is_repeated_until_its_vendor_says_no(outcome: Outcome) -> None:
     decision = after(outcome, replace(EMAIL, pin=PIN))
     if outcome in REPEATED:
@@ -352,7 +349,7 @@ def test_a_rest_that_does_not_get_less_waits_and_counts() -> None:
     assert (decision.status, decision.delay, decision.counted) == (Status.QUEUED, 15, 1)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "outcome,email",
     [
         (Outcome.REJECTED, EMAIL),
@@ -404,7 +401,7 @@ def test_without_the_rules_a_yes_stands_and_what_may_have_left_waits_for_a_perso
     assert part.status is Status.UNCERTAIN
 
 
-@pytest.mark.parametrize("status", Status)
+@for_each("status", Status)
 def test_only_what_is_queued_or_being_sent_is_not_final(status: Status) -> None:
     assert status.final == (status not in (Status.QUEUED, Status.SENDING))
 

@@ -20,6 +20,7 @@ from mailqueue.message import Address, Attachment, Email, EmailDict
 from mailqueue.message.fields import READERS
 from mailqueue.message.headers import header_problem
 from mailqueue.message.message import content_hash, size
+from tests.for_each import for_each
 
 MINIMAL: dict[str, Any] = {
     "from": "Ann <ann@example.com>",
@@ -67,7 +68,7 @@ def test_the_mapping_comes_back_as_it_was_given() -> None:
     assert email().to_mapping() == {**MINIMAL}
 
 
-@pytest.mark.parametrize("mapping", [FULL, MINIMAL])
+@for_each("mapping", [FULL, MINIMAL])
 def test_a_document_gives_an_equal_email_without_validation(mapping: dict[str, Any]) -> None:
     whole = Email.from_mapping(mapping)
     assert Email.from_document(whole.to_mapping()) == whole
@@ -88,7 +89,7 @@ def test_every_key_of_the_mapping_is_a_named_parameter_of_the_same_type() -> Non
     assert keys.keys() == READERS.keys()
 
 
-@pytest.mark.parametrize(
+@for_each(
     "key, hint",
     [("sbject", ', did you mean "subject"?'), ("from_", ', did you mean "from"?'), ("colour", "")],
 )
@@ -111,7 +112,7 @@ def test_recipients_are_unique_by_mailbox_and_in_order() -> None:
     assert len(many.bcc) == 2
 
 
-@pytest.mark.parametrize(
+@for_each(
     "changes,field",
     [
         ({"from": None}, "from"),
@@ -182,7 +183,7 @@ def test_a_refusal_names_the_field(changes: dict[Any, Any], field: str) -> None:
     assert "@" not in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [
+@for_each("kind", [
     *("", "x", "multipart/mixed", "text/plain; x", "a/b;\u00e9=1", "a/b;\u00a0c=1", "a/b;\x0bc=1"),
     *("a/b;\u2003c=1", "te\u017ft/plain", "a/b; c=\u212a"),
 ])  # fmt: skip
@@ -191,7 +192,7 @@ def test_content_types_follow_the_syntax(kind: str) -> None:
     assert refused(attachments=[file]).field == "attachments[0].content_type"
 
 
-@pytest.mark.parametrize("content_id", ["a b", "é", "a<b", "x" * 251])
+@for_each("content_id", ["a b", "é", "a<b", "x" * 251])
 def test_content_ids_are_printable_ascii(content_id: str) -> None:
     file = Attachment("a.png", b"", "image/png", content_id)
     assert refused(attachments=[file]).field == "attachments[0].content_id"
@@ -211,7 +212,7 @@ def test_options_that_are_nested_too_deeply_are_refused() -> None:
     assert "nested too deeply" in refused(vendor_options={"ses": deep}).problem
 
 
-@pytest.mark.parametrize(
+@for_each(
     "name",
     [
         "From",
@@ -262,7 +263,7 @@ INJECTIONS = [
 ]
 
 
-@pytest.mark.parametrize("value", INJECTIONS)
+@for_each("value", INJECTIONS)
 def test_no_line_break_gets_into_a_header(value: str) -> None:
     named = Address(value, "a@x.org")
     changes: dict[str, dict[str, Any]] = {
@@ -285,12 +286,12 @@ def test_no_line_break_gets_into_a_header(value: str) -> None:
         assert "i@x.org" not in str(error)
 
 
-@pytest.mark.parametrize("key", ["headers", "metadata", "vendor_options"])
+@for_each("key", ["headers", "metadata", "vendor_options"])
 def test_no_line_break_gets_into_a_key(key: str) -> None:
     assert refused(**{key: {"X\r\nBcc": "x"}}).field == f"{key}[0]"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "value",
     [
         *("1 =? 2", "=?utf-8?q?caf=C3=A9?=", "=?x", "=?idna?b?====?="),
@@ -303,7 +304,7 @@ def test_harmless_encoded_words_are_text(value: str) -> None:
     assert email(subject=value).subject == value
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text,name,address",
     [
         ("a@x.org", "", "a@x.org"),
@@ -340,7 +341,7 @@ def test_an_address_is_read_and_survives_its_canonical_form(
     assert Address.parse(parsed) == parsed
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         *("", "ann", "@x.org", "a@", "a@@x.org", "a b@x.org", ".a@x.org", '""@x.org', '"a"b@x.org'),
@@ -364,7 +365,7 @@ def test_bad_addresses_are_refused_without_being_quoted(text: str) -> None:
     assert "@x" not in str(error)
 
 
-@pytest.mark.parametrize("given,people", [
+@for_each("given,people", [
     (("Ann", "a@x.org"), ["Ann <a@x.org>"]),
     (("", "a@x.org"), ["a@x.org"]),
     (("a@x.org", "b@x.org"), ["a@x.org", "b@x.org"]),
@@ -377,7 +378,7 @@ def test_a_person_may_be_a_pair_of_name_and_address(given: Any, people: list[str
     assert str(email(**{"from": ("Ann", "a@x.org")}).from_) == "Ann <a@x.org>"
 
 
-@pytest.mark.parametrize("field", ["to", "cc", "bcc", "reply_to"])
+@for_each("field", ["to", "cc", "bcc", "reply_to"])
 def test_a_pair_may_stand_wherever_an_address_may(field: str) -> None:
     people = [("Doe, Ann", "ann@x.org"), "b@x.org", ("", "c@x.org")]
     made = email(**{"to": "z@x.org", field: people})
@@ -388,7 +389,7 @@ def test_a_pair_may_stand_wherever_an_address_may(field: str) -> None:
     assert caught.value.field == f"{field}[1]"
 
 
-@pytest.mark.parametrize("several", ["a@x.org, b@x.org", "A <a@x.org>;B <b@x.org>",
+@for_each("several", ["a@x.org, b@x.org", "A <a@x.org>;B <b@x.org>",
                                      '"A, A" <a@x.org>, "B" <b@x.org>'])  # fmt: skip
 def test_several_addresses_in_one_text_are_told_apart_from_a_bad_one(several: str) -> None:
     for to in (several, [several]):
@@ -413,7 +414,7 @@ def test_metadata_values_become_text() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@for_each(
     "file,name,kind",
     [
         (Attachment("", b"", "image/png"), "attachment.png", "image/png"),
@@ -481,7 +482,7 @@ def test_what_stands_for_a_text_is_taken_by_what_it_says_and_kept_as_a_str() -> 
     assert {type(text) for text in kept} == {str}
 
 
-@pytest.mark.parametrize("kind", ["plain", "bytes", "mock", "path", "list", "number", "broken"])
+@for_each("kind", ["plain", "bytes", "mock", "path", "list", "number", "broken"])
 def test_what_is_no_text_is_not_turned_into_one(kind: str) -> None:
     others = {"bytes": b"b", "mock": Mock(), "path": Path("a"), "list": ["a"], "number": 7}
     other = others.get(kind, Lazy(7) if kind == "broken" else object())
@@ -504,7 +505,7 @@ def test_an_own_message_id_is_kept_and_is_no_part_of_the_content() -> None:
     assert email().message_id is None
 
 
-@pytest.mark.parametrize("bad", ["", "a", "<a>", "<a@>", "<@b>", "<a@b@c>", "<a b@c>", "<ä@b>",
+@for_each("bad", ["", "a", "<a>", "<a@>", "<@b>", "<a@b@c>", "<a b@c>", "<ä@b>",
                                  "<a@b> <c@d>", "<" + "a" * 500 + "@b>"])  # fmt: skip
 def test_a_message_id_that_is_none_is_refused(bad: str) -> None:
     assert refused(headers={"Message-ID": bad}).field == "headers.Message-ID"

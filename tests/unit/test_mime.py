@@ -19,6 +19,7 @@ import pytest
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Address, Attachment, Email
 from mailqueue.message.mime import boundary, mime, write
+from tests.for_each import for_each
 
 DATE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 MINIMAL = {"from": "Ann <ann@example.com>", "to": ["bob@example.org"], "text": "Hello"}
@@ -102,7 +103,7 @@ AWKWARD = [
 ]
 
 
-@pytest.mark.parametrize("value", AWKWARD)
+@for_each("value", AWKWARD)
 def test_awkward_subjects_headers_names_and_file_names_read_back(value: str) -> None:
     person = Address(value, "b@bücher.example")
     whole = email(
@@ -124,13 +125,13 @@ def test_awkward_subjects_headers_names_and_file_names_read_back(value: str) -> 
     assert again.attachments == whole.attachments
 
 
-@pytest.mark.parametrize("name", ["ä" * 200, "🎉" * 200 + ".pdf", "a" * 200, "日本 語.pdf"])
+@for_each("name", ["ä" * 200, "🎉" * 200 + ".pdf", "a" * 200, "日本 語.pdf"])
 def test_long_file_names_read_back(name: str) -> None:
     (file,) = parsed(email(attachments=[Attachment(name, b"1", "a/b")])).iter_attachments()
     assert file.get_filename() == name
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         *("", "Hello", "Hello\n", "\n", ".\n..\n.x", "From me\n", "trailing \t \nspace ", "=3D=\n"),
@@ -158,7 +159,7 @@ def test_the_parts_are_nested_as_mail_programs_expect() -> None:
     assert Email.from_message(message).attachments == tuple(files)
 
 
-@pytest.mark.parametrize("changes", [
+@for_each("changes", [
     {"to": [f"Jörg Müller {n} <j{n}@example.org>" for n in range(146)]},
     {"subject": "Ж" * 2201},
     {"subject": "= ?" * 10_000},
@@ -216,7 +217,7 @@ def test_an_attached_message_stays_a_message_where_it_is_7_bit() -> None:
     )
 
 
-@pytest.mark.parametrize("content", [b"\r\n\xff", b"a\0", b"x" * 999])
+@for_each("content", [b"\r\n\xff", b"a\0", b"x" * 999])
 def test_an_attached_message_that_is_not_7_bit_arrives_as_a_file(content: bytes) -> None:
     whole = email(attachments=[Attachment("a.eml", content, "message/rfc822")])
     (part,) = parsed(whole).iter_attachments()
@@ -257,7 +258,7 @@ def test_smtplib_leaves_the_bytes_as_they_are_but_for_the_dots(
     assert sent[0].removesuffix(b".\r\n").replace(b"\r\n..", b"\r\n.") == octets
 
 
-@pytest.mark.parametrize(
+@for_each(
     "part",
     [
         {"subject": "a\r\nBcc: i@x.org"},
@@ -332,7 +333,7 @@ def test_a_stdlib_message_is_taken_with_all_it_holds() -> None:
     assert inner == Attachment("attachment.eml", NESTED, "message/rfc822")
 
 
-@pytest.mark.parametrize("disposition,html,kept", [
+@for_each("disposition,html,kept", [
     ("inline", "<p>", "a"), ("attachment", "<p>", None), ("attachment", "cid:a", "a"),
 ])  # fmt: skip
 def test_an_attachment_is_inline_if_it_says_so_or_is_shown(
@@ -362,7 +363,7 @@ def raw(head: bytes, content: bytes = b"Hello", **how: Any) -> Any:
     return message_from_bytes(octets, **how)
 
 
-@pytest.mark.parametrize("how", [{}, {"policy": policy.default}])
+@for_each("how", [{}, {"policy": policy.default}])
 def test_parsed_messages_are_decoded(how: Any) -> None:
     head = "Subject: Grüße\r\nTo: Ü <c@x.org>\r\nX-A: long\r\n folded\r\n".encode()
     whole = Email.of(raw(head + b"Content-Type: text/plain; charset=latin-1\r\n", b"\xe9", **how))
@@ -373,7 +374,7 @@ def test_parsed_messages_are_decoded(how: Any) -> None:
 MULTIPART = b"Content-Type: multipart/mixed; boundary=b\r\n"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "head,content,field",
     [
         (b"Subject: \xff\r\n", b"", "subject"),
@@ -406,7 +407,7 @@ MULTIPART = b"Content-Type: multipart/mixed; boundary=b\r\n"
         ),
     ],
 )
-@pytest.mark.parametrize("how", [{}, {"policy": policy.default}])
+@for_each("how", [{}, {"policy": policy.default}])
 def test_what_cannot_be_kept_whole_is_refused(
     head: bytes, content: bytes, field: str, how: Any
 ) -> None:
@@ -420,7 +421,7 @@ def test_the_injection_that_python_misses_is_refused() -> None:
     assert error.field == "subject"
 
 
-@pytest.mark.parametrize("name,value", [("Subject", "a\nBcc: i@x.org"), ("X-A", "a\r\n\r\nbody"),
+@for_each("name,value", [("Subject", "a\nBcc: i@x.org"), ("X-A", "a\r\n\r\nbody"),
                                         ("X\nBcc", "a"), ("X-A", "a\rb")])  # fmt: skip
 def test_line_breaks_in_a_legacy_message_are_refused(name: str, value: str) -> None:
     message = MIMEText("Hello")

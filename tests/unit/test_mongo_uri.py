@@ -13,11 +13,12 @@ from mailqueue.config import MongoDB
 from mailqueue.errors import ConfigError
 from mailqueue.store import mongo
 from mailqueue.store.uri import weak_options, without_weak_options
+from tests.for_each import for_each
 
 PLAIN = "mongodb://user:p%40ss@one,two:27018/shared?replicaSet=rs0&tls=true"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "option",
     [
         *("w=1", "w=0", "w=2", "W=1", "journal=false", "j=false", "fsync=true", "wtimeoutMS=5"),
@@ -32,7 +33,7 @@ def test_an_option_that_asks_for_less_is_dropped_and_named(option: str) -> None:
     assert without_weak_options(uri) == PLAIN
 
 
-@pytest.mark.parametrize(
+@for_each(
     "option",
     [
         *("w=majority", "journal=true", "retryWrites=true", "readPreference=primary"),

@@ -13,6 +13,7 @@ from mailqueue.config.rates import Rate
 from mailqueue.routing.limits import Limits
 from mailqueue.routing.pace import AHEAD, LOW, SPENT, Grant, Pace, State, Window, window_end
 from mailqueue.routing.reservations import Reservations
+from tests.for_each import for_each
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC).timestamp()
 MIDNIGHT = datetime(2026, 11, 28, tzinfo=UTC)
@@ -106,7 +107,7 @@ def test_it_is_said_of_a_budget_once_at_80_and_once_at_100_per_cent() -> None:
     assert state.windows["day"] == Window(MIDNIGHT, 9, SPENT)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "name, zone, at, end",
     [
         ("day", "UTC", "2026-11-27T23:59:59+00:00", "2026-11-28T00:00:00+00:00"),

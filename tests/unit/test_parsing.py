@@ -7,6 +7,7 @@ import pytest
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Email, parsing
 from mailqueue.message.parsing import MAX_ITEMS, MAX_LINES, parse
+from tests.for_each import for_each
 
 HEAD = "From: ann@example.com\r\nTo: bob@example.org\r\n"
 NESTED = 'Content-Type: multipart/mixed; boundary="{0}"\r\n\r\n--{0}\r\n'
@@ -19,7 +20,7 @@ def problem(text: str) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         f"{HEAD}Subject: Hi\rBcc: eve@example.net\r\n\r\nHello",
@@ -33,7 +34,7 @@ def test_a_bare_cr_makes_no_header_field(text: str) -> None:
     assert problem(text).startswith("headers: have a bare CR")
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@for_each("end", ["\n", "\r\n"])
 def test_lines_end_in_cr_lf_or_lf_and_a_body_may_have_a_bare_cr(end: str) -> None:
     """Programs that are called by cron overwrite a line so, to show how far they are."""
     email = Email.from_message(parse(f"{HEAD}\r\n10%\r20%\r\n".replace("\r\n", end).encode()))
@@ -42,7 +43,7 @@ def test_lines_end_in_cr_lf_or_lf_and_a_body_may_have_a_bare_cr(end: str) -> Non
     assert email.bcc == ()
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         HEAD + "".join(NESTED.format(n) for n in range(1000)) + "Hello\r\n",
@@ -70,7 +71,7 @@ def test_the_work_of_comparing_lines_with_boundaries_is_bounded(
     assert problem(text).startswith("email: has too many parts for its length")
 
 
-@pytest.mark.parametrize("charset", ["punycode", "IDNA", "unicode_escape", "raw-unicode-escape"])
+@for_each("charset", ["punycode", "IDNA", "unicode_escape", "raw-unicode-escape"])
 def test_a_codec_of_python_is_no_charset(charset: str) -> None:
     """The first two take the square of the length."""
     text = f"{HEAD}Content-Type: text/plain; charset={charset}\r\n\r\n{'a-' + '9' * 10}"

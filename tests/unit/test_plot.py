@@ -8,6 +8,7 @@ import pytest
 
 from mailqueue.dashboard.plot import HEAD, HEIGHT, MINUTES, SERIES, THINNEST, Plot, plot
 from mailqueue.store.stats import Minute, Tally
+from tests.for_each import for_each
 
 NOW = datetime(2026, 3, 1, 3, 0, 40, tzinfo=UTC)
 
@@ -66,7 +67,7 @@ def test_one_failure_among_thousands_is_seen() -> None:
     assert plot([minute(3, 9999, 1)], NOW).series["failed"][-4].height == THINNEST
 
 
-@pytest.mark.parametrize(
+@for_each(
     "most, levels",
     [
         (1, "0 1 2"),

@@ -24,6 +24,7 @@ from mailqueue.lifecycle.outcomes import Status
 from mailqueue.logs import Once
 from mailqueue.outage import Outage
 from mailqueue.service.systemd import ServiceManager, Signals
+from tests.for_each import for_each
 from tests.logged import event
 from tests.unit.test_structure import NODES
 
@@ -180,7 +181,7 @@ def test_an_abstract_address_begins_with_a_null_byte() -> None:
             assert heard(listening) == [b"READY=1"]
 
 
-@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": "/nobody/listens/here"}])
+@for_each("environ", [{}, {"NOTIFY_SOCKET": "/nobody/listens/here"}])
 def test_without_a_service_manager_nothing_is_said(environ: dict[str, str]) -> None:
     with ServiceManager(environ) as service:
         service.keep_alive()

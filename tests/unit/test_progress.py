@@ -12,6 +12,7 @@ import pytest
 
 from mailqueue.cli.progress import Progress
 from mailqueue.errors import InvalidEmail, StoreUnavailable
+from tests.for_each import for_each
 
 ERASE = "\r\x1b[K"
 
@@ -58,7 +59,7 @@ def test_the_rate_and_what_is_to_go_follow_from_what_is_done() -> None:
     assert at(100, "retry", 0, 1_000_000, 300).endswith("] 0 of 1,000,000")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "columns, line",
     [
         (60, "retry [###.........] 250,000 of 1,000,000, 833/s, 15m to go"),
@@ -94,7 +95,7 @@ def stop(progress: Progress, error: BaseException) -> None:
         raise error
 
 
-@pytest.mark.parametrize(
+@for_each(
     "error, is_said",
     [
         (KeyboardInterrupt(), True),

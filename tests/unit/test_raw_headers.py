@@ -15,6 +15,7 @@ import pytest
 
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Email
+from tests.for_each import for_each
 from tests.unit.test_hostile import HOSTILE, calls
 
 Maker = Callable[[str, str], Any]
@@ -45,12 +46,12 @@ def _with(message: Any, name: str, value: str) -> Message[Any, Any]:
     return message  # type: ignore[no-any-return]  # as it came
 
 
-ALL = pytest.mark.parametrize("made", [built, legacy, parsed], ids=lambda made: made.__name__)
+ALL = for_each("made", [built, legacy, parsed])
 LONG = "Bundesministerium für Ernährung, Landwirtschaft und Verbraucherschutz Öffentlichkeitsarbeit"
 
 
 @ALL
-@pytest.mark.parametrize("value,people", [
+@for_each("value,people", [
     ("a@x.org, B <b@y.org>", ["a@x.org", "B <b@y.org>"]),
     ("a@x.org; B <b@y.org>", ["a@x.org", "B <b@y.org>"]),
     ("a@x.org;", ["a@x.org"]),
@@ -75,7 +76,7 @@ def test_everybody_who_is_named_is_a_recipient(made: Maker, value: str, people: 
 
 
 @ALL
-@pytest.mark.parametrize("value", [
+@for_each("value", [
     *("A <a@x.org> B <b@y.org>", "a@x.org b@y.org", "ann@exam ple.com", "Ann <ann@exam ple.com>"),
     *("a@x.org Bob <b@y.org>", "Bob a@x.org <b@y.org>", "ann@exam(c)ple.com", "an(c)n@x.org"),
     *("Doe, Ann <a@x.org>", "<@r.org:a@x.org>", "root", "a@[127.0.0.1]", "Ann <>", "a@x.org,b"),
@@ -87,7 +88,7 @@ def test_what_could_reach_a_stranger_is_refused_by_its_field(made: Maker, value:
     assert "x.org" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["Team: a@x.org", '"Ann <a@x.org>', "(Ann <a@x.org>", "a:b:c@x"])
+@for_each("value", ["Team: a@x.org", '"Ann <a@x.org>', "(Ann <a@x.org>", "a:b:c@x"])
 def test_what_has_no_end_is_refused(value: str) -> None:
     with pytest.raises(InvalidEmail) as caught:
         Email.of(parsed("To", value))
@@ -95,9 +96,7 @@ def test_what_has_no_end_is_refused(value: str) -> None:
 
 
 @ALL
-@pytest.mark.parametrize(
-    "value", ["a@x.org (Ann, b@x.org", "a@x.org (A (B), b@x.org", 'a@x.org, "b']
-)
+@for_each("value", ["a@x.org (Ann, b@x.org", "a@x.org (A (B), b@x.org", 'a@x.org, "b'])
 def test_nobody_is_lost_in_what_has_no_end(made: Maker, value: str) -> None:
     with pytest.raises(InvalidEmail):
         Email.of(made("Cc", value))
@@ -123,8 +122,8 @@ def test_headers_of_other_kinds_are_read_too(made: Maker) -> None:
     assert Email.of(made("References", long)).headers == {"References": long}
 
 
-@pytest.mark.parametrize("made", [legacy, parsed], ids=lambda made: made.__name__)
-@pytest.mark.parametrize("shape", sorted(HOSTILE.keys() - {"blanks"}))  # no message can hold these
+@for_each("made", [legacy, parsed])
+@for_each("shape", sorted(HOSTILE.keys() - {"blanks"}))  # no message can hold these
 def test_work_grows_with_the_length_of_a_header(made: Maker, shape: str) -> None:
     for name in ("To", "Subject", "Content-Type"):
         messages = [made(name, HOSTILE[shape](n)) for n in (200, 400)]
@@ -141,8 +140,8 @@ def test_headers_of_parts_that_the_library_would_read_for_hours_are_refused() ->
             Email.of(message)
 
 
-@pytest.mark.parametrize("value", [None, b"bytes", ["a@example.com"]])
-@pytest.mark.parametrize("name", ["Subject", "To", "X-Own"])
+@for_each("value", [None, b"bytes", ["a@example.com"]])
+@for_each("name", ["Subject", "To", "X-Own"])
 def test_what_is_no_text_is_refused_though_older_messages_keep_it(name: str, value: object) -> None:
     made = MIMEText("Hello")
     made["From"] = made["Cc"] = "ann@example.com"

@@ -10,6 +10,7 @@ from mailqueue.errors import ConfigError
 from mailqueue.lifecycle.outcomes import BULK, HIGH, NORMAL, RETRY_BULK, RETRY_HIGH, RETRY_NORMAL
 from mailqueue.queue.broker import Announcement
 from mailqueue.queue.redis.scripts import NAMES, Tube
+from tests.for_each import for_each
 
 GOOD = {
     "redis://127.0.0.1": "127.0.0.1",
@@ -34,7 +35,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("url, server", GOOD.items())
+@for_each("url, server", GOOD.items())
 def test_a_url_is_shown_without_its_password(url: str, server: str) -> None:
     settings = Redis(url=url)
     assert settings.server == server
@@ -42,7 +43,7 @@ def test_a_url_is_shown_without_its_password(url: str, server: str) -> None:
     assert "pass@" not in repr(settings)
 
 
-@pytest.mark.parametrize("url", BAD)
+@for_each("url", BAD)
 def test_a_url_that_redis_py_would_misread_is_refused_and_not_quoted(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Redis(url=url)
@@ -50,13 +51,13 @@ def test_a_url_that_redis_py_would_misread_is_refused_and_not_quoted(url: str) -
     assert not url or url not in str(caught.value)
 
 
-@pytest.mark.parametrize("password", ["a/b", "a?b", "a#b"])
+@for_each("password", ["a/b", "a?b", "a#b"])
 def test_a_password_that_ends_the_host_too_early_is_told_how_to_be_written(password: str) -> None:
     with pytest.raises(ConfigError, match="in a password, % / "):
         Redis(url=f"redis://:{password}@127.0.0.1:6379/0")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "priority, name",
     [
         *((RETRY_HIGH, "high:retry"), (HIGH, "high"), (RETRY_NORMAL, "normal:retry")),

@@ -9,6 +9,7 @@ from bson.errors import InvalidDocument
 from pymongo.errors import AutoReconnect, BulkWriteError, DocumentTooLarge, PyMongoError
 
 from mailqueue.store.mongo import refusals
+from tests.for_each import for_each
 
 TOO_LARGE, NO_ARRAY, TAKEN, LARGER_THAN_THE_CACHE = 17419, 28680, 11000, 388
 STEPPED_DOWN, OUT_OF_TIME, CACHE_FULL, WRITES_BLOCKED, OVERLOADED = 189, 50, 365, 371, 433
@@ -24,9 +25,7 @@ def test_an_operation_that_is_refused_is_named() -> None:
     assert refusals(failed(TOO_LARGE, NO_ARRAY, TAKEN, LARGER_THAN_THE_CACHE)) == [0, 2, 4, 6]
 
 
-@pytest.mark.parametrize(
-    "code", [STEPPED_DOWN, OUT_OF_TIME, CACHE_FULL, WRITES_BLOCKED, OVERLOADED]
-)
+@for_each("code", [STEPPED_DOWN, OUT_OF_TIME, CACHE_FULL, WRITES_BLOCKED, OVERLOADED])
 def test_an_operation_that_may_pass_yet_makes_it_an_outage(code: int) -> None:
     assert refusals(failed(code)) is None
     assert refusals(failed(TOO_LARGE, code)) is None
@@ -37,14 +36,12 @@ def test_what_may_not_last_is_an_outage() -> None:
     assert refusals(failed()) is None
 
 
-@pytest.mark.parametrize("error", [AutoReconnect("away"), PyMongoError(), KeyError()])
+@for_each("error", [AutoReconnect("away"), PyMongoError(), KeyError()])
 def test_whatever_else_goes_wrong_is_no_refusal(error: Exception) -> None:
     assert refusals(error) is None
 
 
-@pytest.mark.parametrize(
-    "error", [InvalidDocument("x"), DocumentTooLarge("x"), OverflowError(), "\ud800"], ids=str
-)
+@for_each("error", [InvalidDocument("x"), DocumentTooLarge("x"), OverflowError(), "\ud800"])
 def test_what_cannot_be_encoded_may_be_any_of_them(error: Exception | str) -> None:
     if isinstance(error, str):
         with pytest.raises(UnicodeEncodeError) as raised:

@@ -10,6 +10,7 @@ import pytest
 
 from mailqueue.queue.beanstalkd import replies
 from mailqueue.queue.beanstalkd.replies import Replies, number, numbers
+from tests.for_each import for_each
 
 
 class Drip:
@@ -50,7 +51,7 @@ def saying(what: bytes) -> Iterator[Replies]:
         heard.close()
 
 
-@pytest.mark.parametrize("read", [Replies.line, lambda heard: heard.body(1000)])
+@for_each("read", [Replies.line, lambda heard: heard.body(1000)])
 def test_replies_that_drip_are_given_up_when_their_time_is_over(
     read: Callable[[Replies], object],
 ) -> None:
@@ -86,14 +87,14 @@ def test_a_line_without_an_end_is_cut_off() -> None:
         heard.line()
 
 
-@pytest.mark.parametrize("size", [0, 24, replies.BODY])
+@for_each("size", [0, 24, replies.BODY])
 def test_a_body_ends_where_its_size_says(size: int) -> None:
     with saying(b"b" * size + b"\r\nOK\r\n") as heard:
         assert heard.body(size) == b"b" * size + b"\r\n"
         assert heard.line() == [b"OK"]
 
 
-@pytest.mark.parametrize("size", [3, 5])
+@for_each("size", [3, 5])
 def test_a_body_of_another_size_is_none(size: int) -> None:
     with saying(b"body\r\nOK\r\n") as heard, pytest.raises(ValueError):
         heard.body(size)
@@ -111,9 +112,7 @@ def test_of_what_is_too_large_not_one_byte_is_read() -> None:
         heard.body(8_000_000_000)
 
 
-@pytest.mark.parametrize(
-    "word", [b"", b"-1", b"+1", b"1_0", b" 1", b"0x1", b"1.0", "٣".encode(), b"9" * 21]
-)
+@for_each("word", [b"", b"-1", b"+1", b"1_0", b" 1", b"0x1", b"1.0", "٣".encode(), b"9" * 21])
 def test_a_number_is_digits_and_no_more_of_them_than_the_protocol_has(word: bytes) -> None:
     assert number(b"18446744073709551615") == 2**64 - 1
     with pytest.raises(ValueError):

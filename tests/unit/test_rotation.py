@@ -6,8 +6,6 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from mailqueue.lifecycle.outcomes import NORMAL, Pin, Round, Snapshot, Suspension
 from mailqueue.routing.pace import Promise
 from mailqueue.routing.rotation import (
@@ -31,6 +29,7 @@ from mailqueue.routing.rotation import (
     waits,
     win_probe,
 )
+from tests.for_each import for_each
 
 NOW = 1_000_000.0
 NAMES = ("a", "b", "c")
@@ -84,7 +83,7 @@ def test_a_resting_vendor_is_never_picked() -> None:
     assert picked == {Permit("a"), Permit("c")}
 
 
-@pytest.mark.parametrize("away", [{}, {"b": resting()}])
+@for_each("away", [{}, {"b": resting()}])
 def test_a_thousand_emails_are_spread_evenly_over_those_available(away: dict[str, Health]) -> None:
     names = [choose(n, WEIGHTS, NAMES, FRESH, board(**away), NOW) for n in range(1200)]
     counts = [names.count(Permit(name)) for name in NAMES if name not in away]
@@ -267,9 +266,7 @@ def test_an_email_in_doubt_probes_only_when_no_other_has_for_a_while() -> None:
     assert over.last_resort_at is None, "others go first each time"
 
 
-@pytest.mark.parametrize(
-    "doubt", [{"hint_vendors": frozenset({"a"})}, {"round": Round(refused=("c",))}]
-)
+@for_each("doubt", [{"hint_vendors": frozenset({"a"})}, {"round": Round(refused=("c",))}])
 def test_an_email_in_doubt_asks_who_is_available_before_it_probes(doubt: dict[str, Any]) -> None:
     health = board(b=resting())
     email = replace(FRESH, **doubt)
@@ -370,7 +367,7 @@ def test_a_pinned_emails_failure_neither_puts_off_nor_takes_an_unavailable_vendo
 # Send times --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@for_each(
     "near, far, closed, chosen",
     [
         ("ab", "ab", "", "a"),  # its turn, and it has a time

@@ -15,9 +15,10 @@ from mailqueue.config import ApiKeyConfig, Config
 from mailqueue.errors import ConfigError
 from mailqueue.service import is_loopback, listen, room_for, url
 from mailqueue.service.keys import ApiKey, KeyRing, digest_of, new_secret
+from tests.for_each import for_each
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@for_each("host", ["127.0.0.1", "::1"])
 def test_port_0_is_any_and_the_url_has_the_real_one(host: str) -> None:
     with listen(host, 0) as listener:
         place = url("http", listener)
@@ -95,7 +96,7 @@ def test_a_key_is_for_its_scopes_only_and_does_not_show_its_digest() -> None:
     assert repr(key("ann@example.org")) == "ApiKey('shop')"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "sender, address, may",
     [
         ("*@example.org", "ann@example.org", True),

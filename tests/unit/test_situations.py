@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from bson import ObjectId
 
 from mailqueue import __version__
@@ -22,6 +21,7 @@ from mailqueue.monitoring.situations import situations
 from mailqueue.store.control import Control, Controls
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.stats import Heartbeat
+from tests.for_each import for_each
 from tests.tables import REPO
 from tests.unit.test_structure import NODES
 
@@ -122,7 +122,7 @@ def test_on_aws_lambda_there_is_a_consumer_only_now_and_then() -> None:
     assert levels(ON_SQS, consumers=(), **due("bulk", 90)) == [(Slug.NO_CONSUMER, WARN)]
 
 
-@pytest.mark.parametrize(
+@for_each(
     "name, seconds, late",
     [("high", 60, False), ("high", 61, True), ("normal", 301, True), ("bulk", 301, True)],
 )
@@ -140,7 +140,7 @@ def test_all_classes_that_are_late_make_one_finding() -> None:
     assert finding.text == "due for too long, the oldest of class high for 2m, bulk for 10m"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "failed, ended, many",
     [(50, 5000, False), (51, 5000, True), (2, 100, False), (3, 100, True), (1, 1, True)],
 )

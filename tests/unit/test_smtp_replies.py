@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.vendors.wire import smtp_replies
 from mailqueue.vendors.wire.smtp_replies import Step
+from tests.for_each import for_each
 from tests.unit.backtracking import Steps
 
 CONNECT, LOGIN, SENDER, RCPT, MESSAGE = Step
@@ -161,19 +160,19 @@ FOR_NOW = [
 ]
 
 
-@pytest.mark.parametrize("reply", OF_THE_RECIPIENT)
+@for_each("reply", OF_THE_RECIPIENT)
 def test_only_a_refusal_that_speaks_of_the_recipient_ends_the_email(reply: str) -> None:
     assert replied(RCPT, reply) is Outcome.REJECTED
     assert replied(SENDER, reply) is not Outcome.REJECTED
 
 
-@pytest.mark.parametrize("reply", NOT_OF_THE_RECIPIENT)
+@for_each("reply", NOT_OF_THE_RECIPIENT)
 def test_relaying_the_sender_and_a_policy_are_no_fault_of_the_recipient(reply: str) -> None:
     for step in (SENDER, RCPT, MESSAGE):
         assert replied(step, reply) is Outcome.UNSUITABLE
 
 
-@pytest.mark.parametrize("reply", FOR_NOW)
+@for_each("reply", FOR_NOW)
 def test_what_is_only_for_now_is_tried_again(reply: str) -> None:
     assert replied(RCPT, reply) is Outcome.DEFERRED
 
@@ -259,14 +258,14 @@ CROWDED = [
 ]
 
 
-@pytest.mark.parametrize("step", Step)
+@for_each("step", Step)
 def test_a_spent_quota_and_a_suspended_account_are_the_accounts_at_every_step(step: Step) -> None:
     assert dict.fromkeys(QUOTA + SUSPENDED, Outcome.MISCONFIGURED) == {
         reply: replied(step, reply) for reply in QUOTA + SUSPENDED
     }
 
 
-@pytest.mark.parametrize("step", Step)
+@for_each("step", Step)
 def test_a_rate_and_too_many_connections_are_our_pace_at_every_step(step: Step) -> None:
     assert dict.fromkeys(PACE + CROWDED, Outcome.THROTTLED) == {
         reply: replied(step, reply) for reply in PACE + CROWDED
@@ -289,8 +288,8 @@ def test_what_only_words_say_from_mail_on_may_be_due_to_this_email() -> None:
     assert not smtp_replies.result(LOGIN, 550, b"account suspended").content_suspect
 
 
-@pytest.mark.parametrize("name", ["_ENHANCED_FIRST", "_ENHANCED", "_NO_WORDS", "_MAILBOX"])
-@pytest.mark.parametrize("shape", ["\n", " ", "[\n", "a", "<", "x@", "5.1.1 ", "account "])
+@for_each("name", ["_ENHANCED_FIRST", "_ENHANCED", "_NO_WORDS", "_MAILBOX"])
+@for_each("shape", ["\n", " ", "[\n", "a", "<", "x@", "5.1.1 ", "account "])
 def test_a_reply_takes_steps_in_proportion_to_its_length(name: str, shape: str) -> None:
     """Of thousands of empty lines, too."""
     once, twice = (Steps(getattr(smtp_replies, name), shape * n).search() for n in (40, 80))

@@ -11,6 +11,7 @@ from mailqueue.config import Config, VendorConfig
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Address, parsing
 from mailqueue.smtp import submission
+from tests.for_each import for_each
 
 KEYS = {
     "smtp": {"host": "127.0.0.1"},
@@ -92,7 +93,7 @@ def test_fields_for_us_are_read_and_taken_out() -> None:
     assert arguments.email.headers == {}
 
 
-@pytest.mark.parametrize("name", ["Idempotency-Key", "X-Mailqueue-Priority"])
+@for_each("name", ["Idempotency-Key", "X-Mailqueue-Priority"])
 def test_a_field_for_us_that_is_given_twice_is_refused(name: str) -> None:
     with pytest.raises(InvalidEmail, match="more than once"):
         read(f"{HEAD}{name}: high\r\n{name}: high\r\n")
@@ -114,7 +115,7 @@ def test_a_text_without_a_charset_is_utf_8() -> None:
     assert stored(body="Grüße\r\n")["text"] == "Grüße\r\n"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "field, head",
     [
         ("from", "To: bob@example.org\r\n"),

@@ -7,6 +7,7 @@ import pytest
 from mailqueue.consumer.reporter import Attempts
 from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.store.stats import BOUNDS, Tally
+from tests.for_each import for_each
 
 
 def test_a_call_counts_in_the_first_bound_that_it_does_not_exceed() -> None:
@@ -26,8 +27,6 @@ def test_what_was_taken_is_counted_once() -> None:
     assert attempts.take() == {}
 
 
-@pytest.mark.parametrize(
-    "entry", [None, "x", {"counts": 3, "seconds": "x"}, {"counts": {"le_50": "x"}}]
-)
+@for_each("entry", [None, "x", {"counts": 3, "seconds": "x"}, {"counts": {"le_50": "x"}}])
 def test_a_damaged_counter_counts_nothing(entry: object) -> None:
     assert Tally.of(entry) == Tally()

@@ -15,6 +15,7 @@ import pytest
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Alternative, Email
 from mailqueue.message.mime import mime
+from tests.for_each import for_each
 
 ICS = "BEGIN:VCALENDAR\nMETHOD:REQUEST\nEND:VCALENDAR\n"
 HEAD = b"From: ann@example.com\r\nTo: bob@example.org\r\nSubject: S\r\nMIME-Version: 1.0\r\n"
@@ -128,7 +129,7 @@ def test_the_root_of_related_parts_is_the_one_that_is_named() -> None:
     assert [file.content_id for file in whole.attachments] == ["i@x"]
 
 
-@pytest.mark.parametrize(
+@for_each(
     "parts, text, html, files",
     [
         ([leaf(HTML), leaf(PLAIN)], None, HTML, 1),
@@ -153,7 +154,7 @@ def test_files_keep_their_order() -> None:
     assert names(read(tree("mixed", *parts))) == ["1.pdf", "2.png", "attachment.html"]
 
 
-@pytest.mark.parametrize("kind", [PDF, "image/png", "message/rfc822"])
+@for_each("kind", [PDF, "image/png", "message/rfc822"])
 def test_a_message_may_be_a_file_and_nothing_else(kind: str) -> None:
     part = leaf(kind, "x" if kind != "message/rfc822" else "Subject: x\r\n\r\nx")
     octets = HEAD + part.as_bytes().replace(b"\n", b"\r\n")
@@ -167,9 +168,7 @@ def test_another_form_alone_has_an_empty_text_beside_it() -> None:
     assert forms(whole) == ("", None, ['text/calendar; method="CANCEL"'])
 
 
-@pytest.mark.parametrize(
-    "kind, words", [("signed", "signed"), ("encrypted", "encrypted"), ("report", "a report")]
-)
+@for_each("kind, words", [("signed", "signed"), ("encrypted", "encrypted"), ("report", "a report")])
 def test_what_is_nothing_when_it_is_taken_apart_is_refused(kind: str, words: str) -> None:
     inside = tree(kind, leaf(PLAIN), leaf("message/disposition-notification", "A: b\r\n\r\n"))
     for top in (inside, tree("mixed", leaf(PLAIN), inside)):
@@ -178,7 +177,7 @@ def test_what_is_nothing_when_it_is_taken_apart_is_refused(kind: str, words: str
         assert caught.value.field == "email"
 
 
-@pytest.mark.parametrize("kind", ["application/pkcs7-mime", "application/x-pkcs7-mime"])
+@for_each("kind", ["application/pkcs7-mime", "application/x-pkcs7-mime"])
 def test_a_message_that_is_signed_or_encrypted_as_a_whole_is_refused(kind: str) -> None:
     """S/MIME in one part: as a file of another message it would be none."""
     with pytest.raises(InvalidEmail, match="signed or encrypted"):
@@ -214,7 +213,7 @@ def test_a_text_that_is_not_flowed_keeps_its_line_ends() -> None:
 # --- names of files
 
 
-@pytest.mark.parametrize(
+@for_each(
     "disposition, name",
     [
         ("attachment; filename=\"R.pdf\"; filename*=utf-8''R%C3%A9.pdf", "Ré.pdf"),
@@ -251,7 +250,7 @@ INNER = (
 )
 
 
-@pytest.mark.parametrize("how", POLICIES)
+@for_each("how", POLICIES)
 def test_an_attached_message_stays_as_it_was_signed(how: Any) -> None:
     parsed = message_from_bytes(INNER, **how)
     made = EmailMessage()
@@ -317,7 +316,7 @@ def test_alternatives_are_given_as_text_or_bytes() -> None:
     assert "Ä" not in repr(whole.alternatives)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "given, field",
     [
         ("text", "alternatives"),

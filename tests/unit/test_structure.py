@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 
 import mailqueue
+from tests.for_each import for_each
 
 T = TypeVar("T")
 
@@ -241,7 +242,7 @@ def imports_of(name: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(
+@for_each(
     "name",
     [
         *("lifecycle.outcomes", "lifecycle.decide", "routing.rotation"),

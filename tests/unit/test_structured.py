@@ -11,6 +11,7 @@ from mailqueue.errors import InvalidEmail
 from mailqueue.message import Email
 from mailqueue.message.mime import mime
 from mailqueue.vendors.payloads import encoded_headers
+from tests.for_each import for_each
 
 MINIMAL: dict[str, Any] = {"from": "ann@example.com", "to": ["bob@example.org"], "text": "Hello"}
 
@@ -37,7 +38,7 @@ def refused(name: str, value: str) -> InvalidEmail:
     return caught.value
 
 
-@pytest.mark.parametrize("name,value,wire", [
+@for_each("name,value,wire", [
     ("Sender", "list@example.com", "list@example.com"),
     ("Sender", "Zoë <z@bücher.example>", "=?utf-8?b?Wm/Dqw==?= <z@xn--bcher-kva.example>"),
     ("Sender", '"Desk, The" <z@x.org>', '"Desk, The" <z@x.org>'),
@@ -60,7 +61,7 @@ def test_only_names_and_free_text_are_encoded(name: str, value: str, wire: str) 
     assert Email.from_mapping(whole.to_mapping()) == whole
 
 
-@pytest.mark.parametrize("name,value", [
+@for_each("name,value", [
     ("Sender", "a@x.org, b@x.org"), ("Sender", ""), ("Sender", "nobody"),
     ("Sender", "jürgen@x.org"), ("Errors-To", "a@x.org, broken"), ("Errors-To", " , "),
     ("List-Id", "Zoë"), ("List-Id", "Zoë <a b>"), ("List-Id", "Zoë <a"), ("List-Id", "Zoë <ä>"),
@@ -72,8 +73,8 @@ def test_what_would_have_to_be_encoded_there_is_refused(name: str, value: str) -
     assert "x.org" not in str(refused(name, value))
 
 
-@pytest.mark.parametrize("length", [76, 500, 900, 904, 960, 997])
-@pytest.mark.parametrize("before", ["", "<mailto:u@x.org?subject=unsubscribe>, "])
+@for_each("length", [76, 500, 900, 904, 960, 997])
+@for_each("before", ["", "<mailto:u@x.org?subject=unsubscribe>, "])
 def test_one_long_word_stays_plain_while_it_fits_into_a_line(length: int, before: str) -> None:
     url = "<https://x.org/" + "a" * (length - 16) + ">"
     assert len(url) == length

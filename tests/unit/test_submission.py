@@ -22,6 +22,7 @@ from mailqueue.producer.submission import (
     read_all,
 )
 from mailqueue.store.document import PRODUCTION
+from tests.for_each import for_each
 
 MAIL: EmailDict = {
     "from": "ann@example.com",
@@ -93,7 +94,7 @@ def test_a_document_is_made_once_so_that_a_repeated_write_stores_the_same() -> N
     assert one.document is document
 
 
-@pytest.mark.parametrize("bad", [{"to": []}, mail_of(MAX_SIZE + 1)])
+@for_each("bad", [{"to": []}, mail_of(MAX_SIZE + 1)])
 def test_the_position_of_a_refused_email_is_told_however_many_there_are(bad: EmailDict) -> None:
     mails = [*[MAIL] * MORE_THAN_A_STEP, MAIL | bad]
     assert first_error(mails).index == MORE_THAN_A_STEP
@@ -151,15 +152,15 @@ NO_TIMES: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("field", ["send_at", "expires_at"])
-@pytest.mark.parametrize("value", NO_TIMES, ids=lambda value: type(value).__name__)
+@for_each("field", ["send_at", "expires_at"])
+@for_each("value", NO_TIMES)
 def test_what_is_no_moment_is_refused_at_the_door(field: str, value: Any) -> None:
     with pytest.raises(InvalidEmail) as caught:
         SendOptions(**{field: value})
     assert (caught.value.field, caught.value.index) == (field, None)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "value", [LATEST - timedelta(milliseconds=1), datetime(9999, 12, 30, tzinfo=WEST), DAY.min]
 )
 def test_a_moment_near_the_ends_of_time_makes_a_document(value: datetime) -> None:

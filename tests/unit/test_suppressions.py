@@ -9,13 +9,14 @@ from mailqueue.errors import InvalidEmail
 from mailqueue.message import Email
 from mailqueue.store.suppressions import entry_of, keys_of
 from mailqueue.vendors import limits
+from tests.for_each import for_each
 
 ANN = "ann@example.net"
 BOB = "bob@example.net"
 LONG = "long enough for each vendor"
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text, entry",
     [
         ("Ann@Example.NET", ANN),
@@ -33,7 +34,7 @@ def test_one_mailbox_has_one_entry_however_it_is_spelt(text: str, entry: str) ->
     assert entry_of(text) == entry
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     ["", "@", "ann", "@ann@example.net", "@x <ann@example.net>", "a@b, c@d", "@a b", "@-x.y"],
 )
@@ -43,7 +44,7 @@ def test_what_is_neither_an_address_nor_a_domain_is_refused_without_being_quoted
     assert not text or text not in str(error.value)
 
 
-@pytest.mark.parametrize("damage", [None, "text", {}, {"to": "x"}, {"to": [1], "envelope": []}])
+@for_each("damage", [None, "text", {}, {"to": "x"}, {"to": [1], "envelope": []}])
 def test_a_damaged_document_has_no_keys(damage: object) -> None:
     assert keys_of([{"email": damage}, {}]) == set()
 
@@ -51,8 +52,8 @@ def test_a_damaged_document_has_no_keys(damage: object) -> None:
 # To whom the others can be sent -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("type_", VENDOR_TYPES)
-@pytest.mark.parametrize("field", ["to", "cc", "bcc"])
+@for_each("type_", VENDOR_TYPES)
+@for_each("field", ["to", "cc", "bcc"])
 def test_any_vendor_can_carry_what_goes_on_to_the_only_recipient_left(
     type_: str, field: str
 ) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
 from opentelemetry import trace
 
 from mailqueue import tracing
 from mailqueue.intake import event
 from mailqueue.producer.submission import SendOptions, Submission
+from tests.for_each import for_each
 
 VALID = f"00-{0xA1:032x}-{0xB2:016x}-01"
 MAIL = (
@@ -50,7 +50,7 @@ def test_a_callers_span_is_that_of_its_emails_and_of_no_others() -> None:
     assert tracing.traceparent() is None
 
 
-@pytest.mark.parametrize(
+@for_each(
     "header",
     [
         None,

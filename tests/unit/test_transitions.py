@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 from bson import ObjectId
 
 from mailqueue.lifecycle.outcomes import Decision, Outcome, Pin, Round, SendResult, Status
@@ -25,6 +24,7 @@ from mailqueue.store.transitions import (
     look_up_filter,
     look_up_update,
 )
+from tests.for_each import for_each
 
 ID, NONCE = ObjectId(), ObjectId()
 TEXT = "$text"  # of others: to MongoDB it would be the name of a field
@@ -84,7 +84,7 @@ def test_only_a_change_that_is_no_yes_can_be_overruled_by_a_late_one() -> None:
     assert len(change_update([change(Status.FAILED)], simulated=False)) == 2
 
 
-@pytest.mark.parametrize("simulated", [True, False])
+@for_each("simulated", [True, False])
 def test_what_was_simulated_says_so(simulated: bool) -> None:
     sent = change_update([change(Status.SENT, result=YES)], simulated=simulated)
     late = late_yes_update(3, TEXT, YES, simulated)
@@ -120,7 +120,7 @@ def test_an_answer_of_not_found_is_noted_once_while_the_email_waits() -> None:
     assert "attempts" in look_up_update(3)[0]["$set"]
 
 
-@pytest.mark.parametrize(
+@for_each(
     "pipeline",
     [
         claim_update(CLAIM, LEASE),
@@ -129,7 +129,6 @@ def test_an_answer_of_not_found_is_noted_once_while_the_email_waits() -> None:
         change_update([change(decision={"round": Round(n=1, tried=("a",))})], simulated=False),
         late_yes_update(3, TEXT, YES, simulated=False),
     ],
-    ids=["claim", "sent", "failed", "queued", "late yes"],
 )
 def test_text_of_others_is_never_an_expression(pipeline: list[dict[str, Any]]) -> None:
     assert TEXT not in list(strings(pipeline))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 from bson import ObjectId
 
 from mailqueue.events.event_store import _Email
+from tests.for_each import for_each
 
 
-@pytest.mark.parametrize(
+@for_each(
     "outcomes, token",
     [
         ([], None),
