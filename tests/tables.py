@@ -1,7 +1,7 @@
 """The tables in docs/ that are made from the code: ``python -m tests.tables`` writes each anew.
 
 A table stands between two comments, ``<!-- NAME table -->`` and ``<!-- /NAME table -->``.
-tests/unit/test_docs.py holds that the pages say what the code says.
+tests/structure/test_docs.py holds that the pages say what the code says.
 """
 
 from __future__ import annotations

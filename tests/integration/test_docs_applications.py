@@ -21,8 +21,8 @@ from mailqueue.lifecycle.outcomes import PRIORITIES
 from mailqueue.testing import Outbox
 from tests import django_settings
 from tests.integration.test_docs_code import BLOCKS
-from tests.unit.test_docs import column, first_column
-from tests.unit.test_structure import PACKAGE
+from tests.structure.test_docs import column, first_column
+from tests.structure.test_structure import PACKAGE
 
 django_settings.configure()
 

@@ -107,7 +107,7 @@ def place(
 
 
 def test_every_block_is_of_a_kind_that_some_test_knows() -> None:
-    """Drawings are held against the code by tests/unit/test_docs.py."""
+    """Drawings are held against the code by tests/structure/test_docs.py."""
     assert {block["kind"] for block in BLOCKS} <= KINDS
 
 

@@ -32,7 +32,7 @@ from mailqueue.vendors.events.source import EventType, VendorEvent
 from tests.ends import StoredEnds
 from tests.logged import event
 from tests.stage import BAD_REQUEST, Stage, letter
-from tests.unit.test_structure import MODULES
+from tests.structure.test_structure import MODULES
 from tests.waiting import wait_until
 
 Document = dict[str, Any]

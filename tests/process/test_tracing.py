@@ -7,6 +7,7 @@ tracer provider. Its exporter writes JSON to the consumer's output.
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,19 @@ def test_a_trace_leads_from_a_request_over_send_and_a_consumer_to_the_vendors_ca
     assert [each["mailqueue.code"] for each in attributes] == ["503", "202"]
     for private in ("bob", "ann@", "Secret", "Hello"):
         assert private not in output
+
+
+def test_a_process_that_has_not_imported_opentelemetry_does_not_do_so_for_us() -> None:
+    """It has no tracer provider then; to import it takes 50 ms."""
+    code = """
+import sys
+from mailqueue import tracing
+from mailqueue.testing import Outbox
+from mailqueue import Consumer, Producer
+with Outbox() as outbox:
+    Producer().send({"from": "a@example.com", "to": ["b@example.org"], "text": ""})
+assert len(outbox) == 1
+assert tracing.Tracer.of("emails") is None
+sys.exit(any(name.partition(".")[0] == "opentelemetry" for name in sys.modules))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

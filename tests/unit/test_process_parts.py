@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import logging
@@ -26,7 +25,6 @@ from mailqueue.outage import Outage
 from mailqueue.service.systemd import ServiceManager, Signals
 from tests.for_each import for_each
 from tests.logged import event
-from tests.unit.test_structure import NODES
 
 
 class Clock:
@@ -507,14 +505,6 @@ def test_a_line_of_json_quotes_no_exception(pipe: Pipe) -> None:
     assert (line["message"], line["error"]) == ("it failed: so", "ValueError")
     assert re.fullmatch(r"test_process_parts\.py:\d+ test_a_line_of_json_\w+", line["at"])
     assert "ann@" not in written
-
-
-def test_no_fact_has_a_name_that_a_line_of_json_needs() -> None:
-    calls = [n for nodes in NODES.values() for n in nodes if isinstance(n, ast.Call)]
-    events = [call for call in calls if ast.unparse(call.func) in ("event", "logs.event")]
-    names = {keyword.arg for call in events for keyword in call.keywords}
-    assert len(events) > 50
-    assert names & {"time", "logger", "event", "message"} == set()
 
 
 def test_an_unknown_format_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

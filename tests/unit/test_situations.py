@@ -1,10 +1,7 @@
-"""What is wrong with the state of an installation: each situation, alone, and its section."""
+"""What is wrong with the state of an installation: each situation, alone."""
 
 from __future__ import annotations
 
-import ast
-import re
-import shlex
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,18 +9,15 @@ from typing import Any
 from bson import ObjectId
 
 from mailqueue import __version__
-from mailqueue.cli.arguments import parse
 from mailqueue.config import Config
 from mailqueue.lifecycle.outcomes import PRIORITIES, Status
-from mailqueue.monitoring.finding import PAGE, Finding, Level, Slug
+from mailqueue.monitoring.finding import Finding, Level, Slug
 from mailqueue.monitoring.overview import ENDED, Budget, Oldest, Overview, VendorState
 from mailqueue.monitoring.situations import situations
 from mailqueue.store.control import Control, Controls
 from mailqueue.store.document import PRODUCTION, SIMULATED
 from mailqueue.store.stats import Heartbeat
 from tests.for_each import for_each
-from tests.tables import REPO
-from tests.unit.test_structure import NODES
 
 NOW = datetime(2026, 11, 27, 3, tzinfo=UTC)
 HOST = "127.0.0.1"
@@ -257,51 +251,3 @@ def test_that_nobody_posts_callbacks_is_told() -> None:
     for_all = CONFIG.replace(callbacks={"url": "https://shop.example.com/hooks"})
     assert levels(for_all) == [(Slug.CALLBACKS_DUE, WARN)]
     assert levels(for_all, callbacks={"due": 0}) == []
-
-
-# --- their sections
-
-
-def chapter() -> str:
-    """What doctor finds, and after it what only alerts find."""
-    _, _, rest = (REPO / PAGE).read_text("utf-8").partition("\n## What doctor finds\n")
-    return rest.partition("\n## The log\n")[0]
-
-
-def alerts() -> set[str]:
-    """The sections that the alerts lead to."""
-    rules = [file.read_text("utf-8") for file in (REPO / "examples").glob("monitoring/alerts.yml")]
-    return set(re.findall(rf"runbook_url: {PAGE}#([\w-]+)$", "".join(rules), re.MULTILINE))
-
-
-def test_every_finding_and_alert_has_its_section_and_every_section_is_reached() -> None:
-    headings = re.findall(r"^### (.+)$", chapter(), re.MULTILINE)
-    sections = [heading.lower().replace(" ", "-") for heading in headings]
-    assert sorted(sections) == sorted({*Slug} | alerts())
-
-
-def test_every_slug_is_one_of_a_finding() -> None:
-    nodes = [node for nodes in NODES.values() for node in nodes if isinstance(node, ast.Call)]
-    names = {
-        argument.attr
-        for node in nodes
-        for argument in node.args
-        if isinstance(argument, ast.Attribute) and ast.unparse(argument.value) == "Slug"
-    }
-    assert names == set(Slug.__members__)
-
-
-def test_every_section_says_what_it_means_and_what_to_do() -> None:
-    for section in chapter().split("\n### ")[1:]:
-        assert "- **It means** " in section
-        assert "- **Do** " in section
-
-
-def test_every_command_of_a_section_is_one_that_there_is() -> None:
-    placeholders = {"ID": "65f1c0ffee65f1c0ffee65f1", "REASON": "expired", "NAME": "ses"}
-    commands = re.findall(r"`(mailqueue [^`]+)`", chapter())
-    assert len(commands) > 20
-    for command in commands:
-        words = [placeholders.get(word, word) for word in shlex.split(command)[1:]]
-        if words[0] != "release":  # "with the same option"
-            assert parse(words).verb == words[0]

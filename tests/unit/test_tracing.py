@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 from opentelemetry import trace
 
 from mailqueue import tracing
@@ -16,22 +13,6 @@ VALID = f"00-{0xA1:032x}-{0xB2:016x}-01"
 MAIL = (
     b'{"email": {"from": "a@example.com", "to": ["b@example.org"], "text": ""}, "traceparent": %b}'
 )
-
-
-def test_a_process_that_has_not_imported_opentelemetry_does_not_do_so_for_us() -> None:
-    """It has no tracer provider then; to import it takes 50 ms."""
-    code = """
-import sys
-from mailqueue import tracing
-from mailqueue.testing import Outbox
-from mailqueue import Consumer, Producer
-with Outbox() as outbox:
-    Producer().send({"from": "a@example.com", "to": ["b@example.org"], "text": ""})
-assert len(outbox) == 1
-assert tracing.Tracer.of("emails") is None
-sys.exit(any(name.partition(".")[0] == "opentelemetry" for name in sys.modules))
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_without_a_tracer_provider_nothing_is_traced() -> None:

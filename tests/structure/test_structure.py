@@ -186,6 +186,14 @@ def test_what_is_logged_is_an_event_with_its_facts_in_the_line() -> None:
     assert not found, "they call logs.event"
 
 
+def test_no_fact_has_a_name_that_a_line_of_json_needs() -> None:
+    calls = [n for nodes in NODES.values() for n in nodes if isinstance(n, ast.Call)]
+    events = [call for call in calls if ast.unparse(call.func) in ("event", "logs.event")]
+    names = {keyword.arg for call in events for keyword in call.keywords}
+    assert len(events) > 50
+    assert names & {"time", "logger", "event", "message"} == set()
+
+
 def test_the_drivers_own_ids_are_nobodys_identity() -> None:
     """They count up from a number that two forked children may share."""
     makers = set()

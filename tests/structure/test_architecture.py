@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from tests.unit.test_structure import IMPORTED, MODULES, PACKAGE, room
+from tests.structure.test_structure import IMPORTED, MODULES, PACKAGE, room
 
 PAGE = (Path(__file__).parents[2] / "docs/architecture.md").read_text("utf-8")
 PACKAGES = {folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").exists()}

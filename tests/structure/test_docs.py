@@ -38,8 +38,8 @@ from mailqueue.smtp import replies
 from tests import tables
 from tests.bench import report
 from tests.for_each import for_each
+from tests.structure.test_structure import ALL_NODES, NODES, last_name
 from tests.tables import REPO
-from tests.unit.test_structure import ALL_NODES, NODES, last_name
 
 README = REPO / "README.md"
 OPERATING = "docs/operating.md"
