@@ -660,7 +660,7 @@ def test_on_aws_lambda_something_may_come_next_without_a_consumer() -> None:
     assert "nothing comes next until one runs, or AWS Lambda is called." in nobody.next[0].text
 
 
-@pytest.mark.parametrize("fields", [{}, {"due_at": ago(3600)}, {"due_at": ago(-3600)}])
+@for_each("fields", [{}, {"due_at": ago(3600)}, {"due_at": ago(-3600)}])
 def test_while_the_queue_is_away_nobody_is_said_to_take_it(fields: Document) -> None:
     away = Conditions(consumers=ALIVE, queue_error="beanstalkd: ConnectionRefusedError")
     explanation = told(email(**fields), away)
