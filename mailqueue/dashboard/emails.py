@@ -5,7 +5,9 @@ Decides: what a person sees of e-mails in a list: no address and no subject.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from mailqueue.config import Config
@@ -14,10 +16,11 @@ from mailqueue.dashboard.filters import AGES, CHOICES, Filters
 from mailqueue.dashboard.pages import Page, PageRequest, not_found
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.store import ids, paging
-from mailqueue.store.document import Stored
+from mailqueue.store.document import PRODUCTION, SIMULATED, Stored
 from mailqueue.store.interventions import Verb
 
 PAGE = 50  # e-mails
+_MODES = {"$in": [PRODUCTION, SIMULATED]}  # by these the index is in the order of the ends
 
 
 def _pairs(values: Iterable[str]) -> list[tuple[str, str]]:
@@ -33,14 +36,14 @@ def page(request: PageRequest) -> Page:
 
 
 def failed(request: PageRequest) -> Page:
-    """``GET /failed``: what did not leave."""
+    """``GET /failed``: what did not leave, the last to fail first."""
     intro = "No copy of these left. Retry them when the cause is gone."
     filters = Filters.read(request.query, status=Status.FAILED)
     return _list(request, filters, "failed", "Failed", intro)
 
 
 def uncertain(request: PageRequest) -> Page:
-    """``GET /uncertain``: what a person has to decide."""
+    """``GET /uncertain``: what a person has to decide, in the same order."""
     intro = (
         "A copy of each of these may have left. Ask the vendor whether it has the e-mail: then"
         " mark it as sent, or retry it, which may make a second copy."
@@ -52,18 +55,19 @@ def uncertain(request: PageRequest) -> Page:
 def _list(request: PageRequest, filters: Filters, section: str, title: str, intro: str) -> Page:
     store, config = request.backend.store, request.backend.config
     match = filters.selection(store.now()).match(indexed=config.retention.searchable)
-    rows, links = _rows(request, filters, match)
+    is_fixed = section != "emails"
+    rows, links = _rows(request, filters, match, by_end=is_fixed)
     verbs = _verbs(request, filters)
     values = {
         "intro": intro,
         "place": f"/{section}",
         "filters": filters,
         "choices": {**_CHOICES, "vendor": _pairs(_vendors(config, filters))},
-        "is_fixed": section != "emails",
+        "is_fixed": is_fixed,
         "rows": rows,
         "links": links,
         "verbs": {verb: TITLES[verb] for verb in verbs},
-        "is_filtered": len(filters.values) > (section != "emails"),
+        "is_filtered": len(filters.values) > is_fixed,
         "number": count_text(store.count(match, MOST + 1)) if verbs and rows else "",
     }
     status = 400 if filters.problems else 200
@@ -71,30 +75,36 @@ def _list(request: PageRequest, filters: Filters, section: str, title: str, intr
 
 
 def _rows(
-    request: PageRequest, filters: Filters, match: Mapping[str, Any]
+    request: PageRequest, filters: Filters, match: Mapping[str, Any], *, by_end: bool
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """A page of the list, and the queries of its neighbours."""
     store = request.backend.store
-    after, before = (_cursor(request, name) for name in ("after", "before"))
-    emails = store.page(PAGE + 1, after=after, before=before, match=match, steps=paging.SUMMARY)
+    read: Callable[..., list[Stored]] = partial(store.page, match=match, steps=paging.SUMMARY)
+    parse: Callable[[str], Any] = ids.parse
+    place: Callable[[Stored], Any] = attrgetter("id")
+    if by_end:
+        read = partial(store.page_ended, match={"env": _MODES, **match})
+        parse, place = paging.End.parse, paging.End.of
+    after, before = (_cursor(request, name, parse) for name in ("after", "before"))
+    emails = read(PAGE + 1, after=after, before=before)
     if before is not None and len(emails) < PAGE:  # the first page is shown as a whole
         after = before = None
-        emails = store.page(PAGE + 1, match=match, steps=paging.SUMMARY)
+        emails = read(PAGE + 1)
     is_more = len(emails) > PAGE
     # Before an id the newest come first too: the one too many is then the first.
     shown = emails[-PAGE:] if before is not None else emails[:PAGE]
     links = {}
     if shown and (is_more if before is None else True):
-        links["older"] = filters.query(after=str(shown[-1].id))
+        links["older"] = filters.query(after=str(place(shown[-1])))
     if shown and (is_more if before is not None else after is not None):
-        links["newer"] = filters.query(before=str(shown[0].id))
+        links["newer"] = filters.query(before=str(place(shown[0])))
     return [_row(stored) for stored in shown], links
 
 
-def _cursor(request: PageRequest, name: str) -> Any:
+def _cursor(request: PageRequest, name: str, parse: Callable[[str], Any]) -> Any:
     text = request.query.first(name)
     try:
-        return ids.parse(text) if text else None
+        return parse(text) if text else None
     except ValueError:
         raise not_found("There is no such page of the list.") from None
 

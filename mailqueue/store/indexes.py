@@ -3,8 +3,8 @@
 Decides: which indexes exist. ``(created_at, _id)`` for lists by age; ``(status, env, due_at)`` of
 what is queued or being sent, for the backlog, the relay and the leases; ``(env, overdue_at)`` for
 what the relay repeats; ``(status, env, expires_at)`` where present; ``(status, env, updated_at)``
-of what ended, for retention. A transition writes to as few of them as can be. Where MongoDB alone
-is the queue, two more find what is due in its order (``reservations``).
+of what ended, for retention and lists by the end. A transition writes to as few of them as can be.
+Where MongoDB alone is the queue, two more find what is due in its order (``reservations``).
 
 A key is kept to one e-mail by the ``_id`` that follows from it (``ids.of_key``). Older versions
 gave an e-mail with a key any ``_id``, and had a unique index on it. That stays where it is: their

@@ -417,6 +417,24 @@ class Store(Mongo):
         page = paging.steps(limit, order, place, match)
         return self._load([*page, *steps], self._durable)[::-order]
 
+    def page_ended(
+        self,
+        limit: int,
+        *,
+        after: paging.End | None = None,
+        before: paging.End | None = None,
+        match: Mapping[str, Any],
+    ) -> list[Stored]:
+        """The same by their end, as operators see them: ``match`` names their status and env."""
+        order, cursor = (-1, after) if before is None else (1, before)
+        scope = {"$and": [match, {} if cursor is None else cursor.beyond(order)]}
+        # The index has no id: it tells how far the page goes, and only what is in it is sorted.
+        with self.operation():
+            heads = self._durable.find(scope, {paging.ENDED: 1}, sort=[(paging.ENDED, order)])
+            ends = [head.get(paging.ENDED) for head in heads.limit(limit)]
+        page = paging.steps(limit, order, paging.within(ends, limit, order), scope, paging.ENDED)
+        return self._load([*page, *paging.SUMMARY], self._durable)[::-order]
+
     def find_heads(self, match: Mapping[str, Any]) -> list[Stored]:
         """The durable documents that match; text empty, no HTML, no files."""
         return self._load([{"$match": match}, *paging.HEADS], self._durable)

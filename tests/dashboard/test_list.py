@@ -6,8 +6,10 @@ import html
 import re
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
+from bson import ObjectId
 from pymongo import WriteConcern
 from pymongo.collection import Collection
 from selenium.webdriver import Chrome
@@ -94,13 +96,17 @@ def test_an_empty_list_says_what_to_do(client: Client) -> None:
     assert "Clear the filter" in client.get("/failed?tag=x").text
 
 
+@pytest.mark.parametrize("section", ["emails", "failed", "uncertain"])
 def test_pages_lead_through_all_e_mails_and_back(
-    client: Client, emails: Collection[Document]
+    client: Client, emails: Collection[Document], section: str
 ) -> None:
     at = datetime.now(UTC).replace(microsecond=0)
-    ids = store(emails, *[email(created_at=at, tags=["news"]) for _ in range(2 * PAGE + 7)])
-    newest_first = [str(each) for each in sorted(ids, reverse=True)]
-    place, pages = "/emails?tag=news", []
+    make: Any = {"failed": failed, "uncertain": uncertain}.get(section, email)
+    documents = [
+        make(created_at=at, updated_at=at, email={"tags": ["news"]}) for _ in range(2 * PAGE + 7)
+    ]
+    newest_first = [str(each) for each in sorted(store(emails, *documents), reverse=True)]
+    place, pages = f"/{section}?tag=news", []
     while place:
         page = client.get(place).text
         pages.append(page)
@@ -111,8 +117,26 @@ def test_pages_lead_through_all_e_mails_and_back(
         assert shown(client.get(link(older, "prev") or "").text) == shown(newer)
 
 
-def test_a_page_that_is_nobodys_is_not_found(client: Client) -> None:
-    assert client.get("/emails?after=x").status_code == 404
+@pytest.mark.parametrize("place", ["emails?after=x", "failed?after=1-x", f"failed?before={9**99}-"])
+def test_a_page_that_is_nobodys_is_not_found(client: Client, place: str) -> None:
+    assert client.get(f"/{place}").status_code == 404
+
+
+@pytest.mark.parametrize("make, place", [(failed, "/failed"), (uncertain, "/uncertain")])
+def test_what_waits_for_a_person_comes_by_its_end_the_last_first(
+    client: Client, emails: Collection[Document], make: Any, place: str
+) -> None:
+    """One of a page that was retried meanwhile leaves the others where they are."""
+    now = datetime.now(UTC)
+    ended = [make(n, updated_at=now - timedelta(minutes=n % 3, hours=n)) for n in range(PAGE + 5)]
+    ended[7]["updated_at"] = now  # stored long ago, and tried until now
+    ids = [str(each) for each in store(emails, *ended)]
+    expected = [ids[7], *(each for each in ids if each != ids[7])]
+    first = client.get(place).text
+    assert shown(first) == expected[:PAGE]
+    last = {"status": "queued", "updated_at": datetime.now(UTC)}
+    emails.update_one({"_id": ObjectId(expected[PAGE - 1])}, {"$set": last})
+    assert shown(client.get(link(first, "next") or "").text) == expected[PAGE:]
 
 
 def test_any_page_of_many_e_mails_costs_as_much_as_its_rows(
@@ -151,8 +175,10 @@ def test_any_page_of_many_e_mails_costs_as_much_as_its_rows(
         costs = _examined(emails)
         assert costs
         assert max(costs) <= 2 * PAGE + 10
-        assert len(shown(client.get("/failed").text)) == PAGE
-        assert max(_examined(emails)) <= 100 * (PAGE + 1) + 110
+        failed = client.get("/failed").text
+        assert shown(failed) == ids[-100 : -100 * PAGE - 1 : -100]
+        assert shown(client.get(link(failed, "next") or "").text)[0] == ids[-100 * (PAGE + 1)]
+        assert max(_examined(emails)) <= 2 * PAGE + 10
         browser.get(f"{site.url}/dashboard/emails")
         newest = shown(browser.page_source)
         assert newest == ids[: -PAGE - 1 : -1]
