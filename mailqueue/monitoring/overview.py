@@ -20,7 +20,7 @@ e-mail is. ``mailqueue metrics`` makes it, and those of callbacks, which a respo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -47,6 +47,7 @@ from mailqueue.store.store import Store
 
 DAY = timedelta(days=1)
 WINDOW = 1000  # e-mails, of which the class is looked at
+SAMPLE = 200  # e-mails that ended last, whose callbacks are looked at where no index has them
 BAND = timedelta(days=60)  # no e-mail is due for longer
 PATIENCE = 1.0  # seconds for one look at them
 COUNTED = 1_000_000  # e-mails that go on are counted up to this: a third of a second
@@ -105,7 +106,8 @@ class Overview:
     ``failed``, ``ended``: e-mails that failed, and that were sent or failed, within a day.
     Those that failed because all their recipients are suppressed are none of them: so it should be.
     Of those that failed, and of those that were sent, ``ENDED`` are counted at most.
-    ``callback_oldest``: the callback that has been due for longest.
+    ``callback_oldest``: the callback that has been due for longest; where there is no index, of the
+    ``SAMPLE`` e-mails that ended last.
     ``queue``: jobs by state; empty: there is no queue beside MongoDB; None: it was not reached, and
     ``queue_error`` says why. ``callbacks``: by state; empty: there is no index to count them by.
     ``consumers``: those that live. ``controls``: what operators hold and drain.
@@ -169,7 +171,7 @@ class Overview:
             controls=controls,
             consumers=tuple(Stats(store, store.env).consumers(ALIVE)),
             callbacks=(by_state := read.callbacks()),
-            callback_oldest=read.oldest_callback() if by_state.get(callbacks.DUE) else None,
+            callback_oldest=read.oldest_callback() if by_state.get(callbacks.DUE, 1) else None,
         )
 
 
@@ -359,12 +361,7 @@ class _Reader:
             {"$set": {"since": {"$cond": [is_time, since, self._now]}}},
             {"$group": {"_id": "$priority", "number": number, "oldest": {"$min": _SINCE}}},
         ]
-        try:
-            with within(PATIENCE):
-                groups = list(self._emails.aggregate(steps))
-        except PyMongoError as error:
-            if not error.timeout or not Store.time_left():
-                raise
+        if (groups := self._aggregate(steps)) is None:
             return {}, False
         window = {
             name: self._age(group["oldest"]["id"], group["oldest"]["since"])
@@ -372,6 +369,16 @@ class _Reader:
             if (name := _class(group["_id"])) is not None
         }
         return window, sum(group["number"] for group in groups) < WINDOW
+
+    def _aggregate(self, steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
+        """What they come to; None: that takes too long."""
+        try:
+            with within(PATIENCE):
+                return list(self._emails.aggregate(steps))
+        except PyMongoError as error:
+            if not error.timeout or not Store.time_left():
+                raise
+            return None
 
     def _age(self, email_id: ObjectId, since: Any) -> Oldest:
         if not isinstance(since, datetime):  # damaged
@@ -386,10 +393,26 @@ class _Reader:
 
     def oldest_callback(self) -> Oldest | None:
         """The callback that has been due for longest; None: none is due yet."""
+        if callbacks.INDEX not in self._indexes:
+            return self._oldest_callback_of_sample()
         match = {"env": self._env, callbacks.DUE_AT: {"$lte": self._now}}
         document = self._emails.find_one(match, [callbacks.DUE_AT], sort=[(callbacks.DUE_AT, 1)])
-        if document is None:
-            return None
+        return None if document is None else self._callback_age(document)
+
+    def _oldest_callback_of_sample(self) -> Oldest | None:
+        """The same, without an index: nobody has ever asked which callbacks are due."""
+        ended = {"env": self._env, "status": {"$in": [s.value for s in Status if s.final]}}
+        steps: list[dict[str, Any]] = [
+            {"$match": ended},
+            {"$sort": {"updated_at": -1}},
+            {"$limit": SAMPLE},
+            {"$match": {callbacks.DUE_AT: {"$lte": self._now}}},
+            {"$project": {callbacks.DUE_AT: 1}},
+        ]
+        ages = map(self._callback_age, self._aggregate(steps) or ())
+        return max(ages, key=lambda each: each.seconds, default=None)
+
+    def _callback_age(self, document: Mapping[str, Any]) -> Oldest:
         entries = document["callbacks"]  # one object may stand for the list, and be damaged
         times = [entry.get("due_at") for entry in entries if isinstance(entry, Mapping)]
         oldest = min((at for at in times if isinstance(at, datetime)), default=None)

@@ -199,10 +199,11 @@ def _other_mode(overview: Overview, _: Config) -> Findings:
 def _callbacks(overview: Overview, config: Config) -> Findings:
     oldest = overview.callback_oldest
     text = ""
-    if config.callbacks.url is not None and not overview.callbacks:
+    if oldest is not None and oldest.seconds > OVERDUE_OTHERS:
+        nobody = "no responder has ever run here, and a" if not overview.callbacks else "the oldest"
+        text = f"{nobody} callback has been due for {age(oldest.seconds)}"
+    elif config.callbacks.url is not None and not overview.callbacks:
         text = "no responder has ever run here, and callbacks.url is set"
-    elif oldest is not None and oldest.seconds > OVERDUE_OTHERS:
-        text = f"the oldest callback has been due for {age(oldest.seconds)}"
     if text:
         todo = f"start one {_setting(overview)}: mailqueue responder"
         yield Finding(Level.WARN, "callbacks", text, todo, Slug.CALLBACKS_DUE)

@@ -271,6 +271,14 @@ def test_callbacks_that_nobody_posts_are_counted_too(
     now = store.now()
     change(emails, ids[:3], callbacks=[{"state": "due", "due_at": now}])
     change(emails, ids[3:5], callbacks=[{"state": "delivered"}, {"state": "failed"}])
-    assert Overview.read(config, store).callbacks == {}
+    seen = Overview.read(config, store)
+    assert (seen.callbacks, seen.callback_oldest) == ({}, None)
+    since = now - LATE
+    change(emails, ids[4:], status="sent", updated_at=now - 2 * LATE)
+    change(emails, ids[5:], callbacks=[{"state": "due", "due_at": since}])
+    seen = Overview.read(config, store)
+    assert seen.callbacks == {}
+    assert seen.callback_oldest is not None
+    assert (str(seen.callback_oldest.id), seen.callback_oldest.since) == (ids[5], since)
     overview.ensure_indexes(store)
-    assert Overview.read(config, store).callbacks == {"due": 3, "failed": 2, "gone": 0}
+    assert Overview.read(config, store).callbacks == {"due": 4, "failed": 2, "gone": 0}

@@ -248,6 +248,7 @@ def test_that_nobody_posts_callbacks_is_told() -> None:
         assert levels(callbacks={"due": 1}, callback_oldest=oldest) == (
             [(Slug.CALLBACKS_DUE, WARN)] * late
         )
+        assert levels(callback_oldest=oldest) == [(Slug.CALLBACKS_DUE, WARN)] * late  # no index
     for_all = CONFIG.replace(callbacks={"url": "https://shop.example.com/hooks"})
     assert levels(for_all) == [(Slug.CALLBACKS_DUE, WARN)]
     assert levels(for_all, callbacks={"due": 0}) == []
