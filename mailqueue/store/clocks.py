@@ -40,7 +40,7 @@ def spread(mongo: Mongo, settings: MongoDB) -> float:
     chosen: list[tuple[str, int | None]] = []
 
     def choose(servers: list[ServerDescription]) -> list[ServerDescription]:
-        return [server for server in servers if server.address in chosen]
+        return [server for server in servers if not chosen or server.address in chosen]
 
     leads: list[tuple[float, float]] = []
     with closing(connect(settings, server_selector=choose)) as client:
@@ -48,6 +48,9 @@ def spread(mongo: Mongo, settings: MongoDB) -> float:
             chosen[:] = [host]
             with suppress(PyMongoError), within(min(PATIENCE, settings.timeout)):
                 leads.append(_lead(client))
+        # Closing ends sessions at the primary: were another host still chosen, it would look for it
+        # for all of the timeout.
+        chosen.clear()
     if not leads:
         return 0.0
     return max(0.0, max(least for least, _ in leads) - min(most for _, most in leads))

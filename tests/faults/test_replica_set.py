@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 from bson import ObjectId
-from pymongo import WriteConcern
+from pymongo import MongoClient, WriteConcern
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 
@@ -159,14 +160,18 @@ def all_are_kept(stage: Stage, applications: Applications, primary: Node) -> Non
         assert broken(document, stage.copies[email_id]) == [], document["attempts"]
 
 
+# With five seconds calls outlast the election. Where the primary does not answer, they wait for
+# their timeout, and then for the end of their leases.
 @pytest.mark.parametrize(
-    "trouble, uri", [("killed", WEAK), ("paused", {}), ("cut_off", {}), ("cut_off", WEAK)]
+    "trouble, timeout, uri",
+    [("killed", 5, WEAK), ("paused", 2.5, {}), ("cut_off", 2.5, {}), ("cut_off", 2.5, WEAK)],
 )
 def test_what_was_acknowledged_is_kept_when_the_primary_is(
-    trouble: str, uri: Document, on_three_nodes: Stage, replica_set: ReplicaSet
+    trouble: str, timeout: float, uri: Document, on_three_nodes: Stage, replica_set: ReplicaSet
 ) -> None:
     mongodb = on_three_nodes.settings["mongodb"]
-    on_three_nodes.settings["mongodb"] = {**mongodb, "uri": replica_set.uri(**uri)}
+    special = {"uri": replica_set.uri(**uri), "timeout": timeout}
+    on_three_nodes.settings["mongodb"] = {**mongodb, **special}
     with consuming(on_three_nodes), Applications(on_three_nodes) as applications:
         applications.send(100)
         primary = replica_set.primary()
@@ -220,10 +225,21 @@ def node_ahead(on_three_nodes: Stage, replica_set: ReplicaSet) -> Iterator[Node]
 
 
 def test_hosts_whose_clocks_differ_by_more_than_a_lease_bears_are_told(
-    on_three_nodes: Stage, node_ahead: Node, caplog: pytest.LogCaptureFixture
+    on_three_nodes: Stage,
+    node_ahead: Node,
+    replica_set: ReplicaSet,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After an election, leases would end early by the other clock: a copy could be sent."""
+    """After an election, leases would end early by the other clock: a copy could be sent.
+
+    To end the sessions, the primary is asked at once, also where it was not the last to be asked.
+    """
+    primary = replica_set.primary()
+    hosts = sorted(replica_set.nodes, key=lambda node: node is not primary)
+    monkeypatch.setattr(MongoClient, "nodes", [(node.host, node.port) for node in hosts])
     assert node_ahead.ahead > on_three_nodes.config.delivery.margin
+    caplog.set_level(logging.DEBUG, "pymongo.serverSelection")
     with consuming(on_three_nodes):
         pass
     seconds = [
@@ -232,3 +248,6 @@ def test_hosts_whose_clocks_differ_by_more_than_a_lease_bears_are_told(
     assert len(seconds) == 1
     # "At least": what the hosts' answers took is left out.
     assert on_three_nodes.config.delivery.margin < seconds[0] <= 40.1
+    looked_for = [message for message in caplog.messages if "endSessions" in message]
+    assert looked_for
+    assert not [message for message in looked_for if "Server selection failed" in message]
