@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from mailqueue.queue.broker import INTAKE, Announcement
 from mailqueue.queue.memory import tube
 from mailqueue.testing import put_event
 from tests.brokers.conftest import end, reserved
+from tests.forks import in_a_child
 
 
 def named(name: str) -> Config:
@@ -79,10 +79,7 @@ def test_a_fork_begins_with_an_empty_queue() -> None:
     name = f"mailqueue_test_{ObjectId()}"
     broker = open_broker(named(name))
     broker.announce([Announcement(ObjectId(), 1)])
-    pid = os.fork()
-    if pid == 0:  # pragma: no cover  # ends without telling coverage
-        os._exit((broker.depth() or {})["ready"])
-    assert os.waitpid(pid, 0)[1] == 0
+    assert in_a_child(lambda: str((broker.depth() or {})["ready"])) == "0"
     (receiver,) = broker.receivers()
     jobs = reserved(receiver)
     assert len(jobs) == 1

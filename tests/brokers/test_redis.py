@@ -37,6 +37,7 @@ from mailqueue.queue.redis.receiver import UNDER_WAY, RedisReceiver
 from tests.brokers.cases import CASES
 from tests.brokers.conftest import Servers
 from tests.conftest import _running as running
+from tests.forks import in_a_child
 from tests.integration.bench import MAIL
 from tests.servers import BreakableRedis
 from tests.waiting import wait_until
@@ -570,15 +571,13 @@ def test_an_exception_for_the_thread_spoils_no_later_announcement(
 def test_a_forked_child_has_a_connection_of_its_own(settings: Redis, config: Config) -> None:
     with Producer(config.replace(queue=settings)) as producer:
         producer.send(MAIL)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                producer.send(MAIL)
-                producer.close()
-                os._exit(0)
-            finally:
-                os._exit(1)
-        assert os.waitpid(pid, 0)[1] == 0
+
+        def send_and_close() -> str:
+            email_id = producer.send(MAIL)
+            producer.close()
+            return email_id
+
+        assert producer.status(in_a_child(send_and_close)) is not None
         producer.send(MAIL)
     with broker_on(settings) as broker:
         assert broker.depth()["ready"] == 3

@@ -40,6 +40,7 @@ from mailqueue.queue.sqs.receiver import SqsReceiver
 from mailqueue.store.document import PRODUCTION
 from tests.brokers.conftest import Servers, end, ids, reserved
 from tests.brokers.sqs import KINDS, REGION, Moto, SqsCase, client
+from tests.forks import in_a_child
 from tests.process.consumer_process import ConsumerProcess
 from tests.stage import DOWN, Stage, letter
 from tests.waiting import wait_until
@@ -372,13 +373,7 @@ def test_a_call_in_the_middle_of_another_and_a_forked_child_have_clients_of_thei
     first, inner, forked = emails(3)
     assert broker.announce([first]) == [first]
     assert reentrancy.run(lambda: reentrancy.run(broker.announce, [inner])) == [inner]
-    child = os.fork()
-    if not child:
-        try:
-            os._exit(not broker.announce([forked]))
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
+    assert in_a_child(lambda: str(broker.announce([forked]) == [forked])) == "True"
     assert {key[:2] for key in broker._clients._clients} == {(os.getpid(), 0), (os.getpid(), 1)}
     assert set(ids(reserved(receiver, 3))) == set(ids([first, inner, forked]))
 

@@ -27,7 +27,7 @@ from mailqueue.vendors import Attempt, Outcome, SendResult
 from tests.brokers.case import Case
 from tests.brokers.cases import CASES, kinds
 from tests.brokers.conftest import Queue, Servers, end, ids, reserved
-from tests.integration.test_producer import in_a_child
+from tests.forks import in_a_child
 from tests.waiting import wait_until
 
 Document = dict[str, Any]

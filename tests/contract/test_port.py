@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from mailqueue.vendors.wire.deadline import Call, DeadlinePassed
 from mailqueue.vendors.wire.transport import NoResponse, Request, Transport
 from tests.contract.cases import CASES
 from tests.contract.conftest import EMAIL_ID, Attempts
+from tests.forks import in_a_child
 from tests.vendor_servers import HttpServer, Reply
 from tests.waiting import wait_until
 
@@ -388,11 +388,11 @@ def test_a_call_that_is_over_leaves_its_socket_alone(pair: Any) -> None:
 
 def test_the_watchdog_works_in_a_forked_child(pair: Any) -> None:
     left, _ = pair
+
+    def is_ended() -> str:
+        with Call(time.monotonic() + 0.05) as call:
+            call.attach(left)
+            return str(left.recv(1) == b"" and call.was_shut)
+
     with Call(time.monotonic() + 60):
-        pid = os.fork()
-        if pid == 0:  # pragma: no cover  # another process
-            with Call(time.monotonic() + 0.05) as call:
-                call.attach(left)
-                ended = left.recv(1) == b"" and call.was_shut
-            os._exit(0 if ended else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert in_a_child(is_ended) == "True"

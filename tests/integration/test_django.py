@@ -21,7 +21,7 @@ from pymongo.collection import Collection
 from mailqueue import Config, Consumer, InvalidEmail, StoreUnavailable
 from mailqueue.devserver.process import dies_with_parent
 from tests import django_settings
-from tests.integration.test_producer import in_a_child
+from tests.forks import in_a_child
 
 django_settings.configure()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,9 +29,11 @@ from mailqueue.errors import ConfigError, InvalidEmail, StoreUnavailable
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.message import Email, EmailDict
 from mailqueue.producer import Priority, Producer
+from mailqueue.producer.storage import Storage
 from mailqueue.queue import announcer
 from mailqueue.store import ids as identities
 from mailqueue.store.ids import to_uuid
+from tests.forks import in_a_child
 from tests.integration.bench import (
     MAIL,
     OTHER_MAIL,
@@ -874,25 +875,6 @@ def test_thirty_two_threads_share_one_producer(
     assert sorted(ready_ids(config)) == sorted(ids)
 
 
-def in_a_child(work: Callable[[], str]) -> str:
-    """Fork for real, work in the child, and return what it says."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:  # pragma: no cover  # ends without telling coverage
-        signal.alarm(30)  # one that hangs must not keep the test waiting
-        said = b"failed"
-        try:
-            said = work().encode()
-        finally:
-            os.write(write, said)
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        said_by_child = pipe.read().decode()
-    os.waitpid(pid, 0)
-    return said_by_child
-
-
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_producer_works_before_and_after_a_fork_in_parent_and_child(
     config: Config, emails: Collection[Document]
@@ -938,30 +920,24 @@ def test_closing_in_a_child_leaves_the_parents_connections_alone(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_fork_while_another_thread_connects_does_not_lock_the_child(config: Config) -> None:
+def test_a_fork_while_another_thread_connects_does_not_lock_the_child(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     producer = Producer(config)
     connecting, forked = threading.Event(), threading.Event()
+    parent, open_storage = os.getpid(), Storage.open
 
-    class Slow(Config):
-        @property
-        def mongodb(self) -> Any:
+    def open_slowly(*args: Any) -> Storage:
+        if os.getpid() == parent:
             connecting.set()
-            forked.wait(10)
-            return config.mongodb
+            forked.wait(30)
+        return open_storage(*args)
 
-    ordinary = producer.config
-    producer.config = Slow.__new__(Slow)
-    for section in ("beanstalkd", "delivery", "limits", "vendors"):
-        object.__setattr__(producer.config, section, getattr(ordinary, section))
+    monkeypatch.setattr(Storage, "open", open_slowly)
     thread = threading.Thread(target=producer.connect)
     thread.start()
-    connecting.wait(10)
-
-    def in_child() -> str:
-        producer.config = ordinary
-        return producer.send(MAIL)
-
-    child = in_a_child(in_child)
+    assert connecting.wait(30)
+    child = in_a_child(lambda: producer.send(MAIL))
     forked.set()
     thread.join()
     assert producer.status(child) is not None
