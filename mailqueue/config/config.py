@@ -398,8 +398,9 @@ def _build(
     problems.add_unknown(mapping, [*SECTIONS, "queue"])
     variables = os.environ if environ is None else environ
     values = config_file.Environment(variables, problems, secrets).resolve(mapping)
-    sections: dict[str, Any] = {"vendors": _vendors(values.get("vendors", []), secrets, problems)}
-    sections["routes"] = _routes(values.get("routes", []), sections["vendors"], problems)
+    vendors = values.get("vendors", [])
+    sections: dict[str, Any] = {"vendors": _vendors(vendors, secrets, problems)}
+    sections["routes"] = _routes(values.get("routes", []), vendors, problems)
     for name, section in SECTIONS.items():
         if name in OPTIONAL and values.get(name) is None:
             sections[name] = None
@@ -437,17 +438,21 @@ def _vendors(entries: Any, secrets: bool, problems: Problems) -> tuple[Section |
     return section_list("vendors", VendorConfig, entries, problems)
 
 
-def _routes(
-    entries: Any, vendors: Sequence[Section | None], problems: Problems
-) -> tuple[Section | None, ...]:
+def _name_of(vendor: Any) -> str | None:
+    """The name of an entry of ``vendors``, whatever else is wrong; None: it is not valid."""
+    name = vendor.get("name") if isinstance(vendor, Mapping) else getattr(vendor, "name", None)
+    return name if isinstance(name, str) and checks.vendor_name(name) is None else None
+
+
+def _routes(entries: Any, vendors: Any, problems: Problems) -> tuple[Section | None, ...]:
     if not isinstance(entries, list | tuple):
         problems.add("routes", "must be a list")
         return ()
     routes = section_list("routes", Route, entries, problems)
-    names = [vendor.name for vendor in vendors if isinstance(vendor, VendorConfig)]
-    for i, route in enumerate(routes if len(names) == len(vendors) else ()):
+    names = [_name_of(entry) for entry in vendors] if isinstance(vendors, list) else [None]
+    for i, route in enumerate(routes if None not in names else ()):
         if isinstance(route, Route) and not set(route.vendors) <= set(names):
-            configured = ", ".join(names) or "none"
+            configured = ", ".join(filter(None, names)) or "none"
             problem = f"names a vendor that is not configured (configured: {configured})"
             problems.add(f"routes[{i}].vendors", problem)
     return routes

@@ -172,6 +172,7 @@ def queue_of(value: Any, problems: Problems) -> Any:
         choice = f"must be one of {', '.join(QUEUE_TYPES)}"
         problems.add("type", "required key is missing" if type_ is None else choice)
         return None
-    for name in own.keys() & _ALL_KEYS - keys_of(QUEUE_TYPES[type_]).keys():
+    others = _ALL_KEYS - keys_of(QUEUE_TYPES[type_]).keys()
+    for name in filter(others.__contains__, own):
         problems.add(str(name), f"not a key of type {type_}")
     return section_of(QUEUE_TYPES[type_], own, problems)

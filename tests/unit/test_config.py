@@ -973,6 +973,15 @@ def test_routes_are_a_list() -> None:
     assert problems({"routes": {"match": {}}}) == ["routes: must be a list"]
 
 
+def test_a_route_to_nobody_is_told_beside_what_is_wrong_with_a_vendor() -> None:
+    vendors = [SMTP | {"rate": {"gap": -1}}]
+    routes = [{"match": {"tag": "a"}, "vendors": names} for names in ([SMTP["name"]], ["b"])]
+    assert problems({"vendors": vendors, "routes": routes}) == [
+        "vendors[0].rate.gap: must be more than 0 and at most 86,400 seconds",
+        f"routes[1].vendors: names a vendor that is not configured (configured: {SMTP['name']})",
+    ]
+
+
 def test_a_lease_that_sqs_cannot_hold_is_refused() -> None:
     sqs = {
         "type": "sqs",
