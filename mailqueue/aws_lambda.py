@@ -19,11 +19,13 @@ So only trouble counts towards a redrive policy: an e-mail that waits for a vend
 not known to be a success is a failure, and a message that comes again finds its e-mail as it is.
 
 Assumes: the configuration is where ``Config.load`` finds it ($MAILQUEUE_CONFIG, else config.json in
-the function's folder), ``queue.type`` is ``sqs``, and the function's timeout is longer than an
-attempt can last; otherwise the invocation fails with ``ConfigError``. Lambda may freeze or kill the
-environment at any step: claims and leases are the consumer's, so nothing is lost by that.
+the function's folder), and ``queue.type`` is ``sqs``; otherwise the invocation fails with
+``ConfigError``. Lambda may freeze or kill the environment at any step: claims and leases are the
+consumer's, so nothing is lost by that.
 
-Promises: no e-mail is begun that cannot be finished in time. No thread of an invocation outlives
+Promises: no e-mail is begun that cannot be finished in time. Where the function's timeout is short,
+the configured clocks are shortened; where it is too short for any attempt, nothing is begun, and
+all messages are failures. No thread of an invocation outlives
 it. That an environment lives, and what its attempts came to, is written at the end of an
 invocation, every ten seconds at most. Connections to MongoDB, SQS and vendors stay open for the
 next invocation; the MongoDB driver's monitors, the watchdog over vendors' sockets and the thread
@@ -58,6 +60,8 @@ logger = logging.getLogger(__name__)
 
 SPARE = 5.0  # seconds at the end of an invocation: for new messages, and for the answer
 PAUSE = 0.5  # seconds between two tries to write results while MongoDB is away
+USABLE = 0.75  # of an invocation's time for one attempt: in the rest others are begun
+SHORTEST = (5.0, 1.0)  # seconds that delivery.deadline and mongodb.timeout are shortened to
 
 
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, str]]]:
@@ -68,7 +72,12 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, list[dict[str, 
     ``MissingExtra``; then all messages come again.
     """
     records: Sequence[Mapping[str, Any]] = event.get("Records", ())
-    failures = _worker().send(records, _clock_of(context))
+    seconds_left = _clock_of(context)
+    worker = _worker(seconds_left())
+    if worker is None:
+        failures = [record["messageId"] for record in records]
+    else:
+        failures = worker.send(records, seconds_left)
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in failures]}
 
 
@@ -90,9 +99,54 @@ def _clock_of(context: Any) -> Callable[[], float]:
 # What an environment has, for each of its invocations; they come one at a time.
 
 
-@cache
-def _worker() -> Worker:
-    return Worker(_config())
+_workers: list[Worker] = []  # at most one
+
+
+def _worker(seconds: float) -> Worker | None:
+    """Whose attempts end within these seconds of an invocation; None: no attempt can."""
+    if _workers and _workers[0].longest <= seconds:
+        return _workers[0]
+    config = _config()
+    fitting = _fit(config, seconds)
+    if fitting is None:
+        logs.event(logger, logging.ERROR, "lambda.too_short", seconds=round(seconds, 1))
+        return None
+    close()
+    _workers.append(Worker(fitting))
+    if fitting is not config:
+        clocks = {"deadline": fitting.delivery.deadline, "timeout": fitting.mongodb.timeout}
+        logs.event(logger, logging.WARNING, "lambda.clocks_shortened", **clocks)
+    return _workers[0]
+
+
+def close() -> None:
+    """Close all connections; an environment of Lambda's is never told that it ends."""
+    while _workers:
+        _workers.pop().close()
+
+
+def _fit(config: Config, seconds: float) -> Config | None:
+    """The configuration with an attempt that ends within these seconds; None: they are too few.
+
+    Where both clocks must be shortened, it is by the same factor; the lease follows from them.
+    """
+    if _longest(config) + SPARE + 1 <= seconds:
+        return config
+    factor = (seconds * USABLE - SPARE) / _longest(config)
+    clocks = (config.delivery.deadline, config.mongodb.timeout)
+    deadline, timeout = (round(clock * factor, 1) for clock in clocks)
+    if deadline < SHORTEST[0] or timeout < SHORTEST[1]:
+        return None
+    return config.replace(
+        mongodb=replace(config.mongodb, timeout=timeout),
+        delivery=replace(config.delivery, deadline=deadline),
+    )
+
+
+def _longest(config: Config) -> float:
+    """Seconds from the claim of an e-mail until its result is stored."""
+    delivery = config.delivery
+    return config.mongodb.timeout + delivery.deadline + delivery.settle_timeout
 
 
 @cache
@@ -204,9 +258,6 @@ class Worker:
         self, records: Sequence[Mapping[str, Any]], seconds_left: Callable[[], float]
     ) -> list[str]:
         """Send the e-mails of these messages; returns the ids of those that are to come again."""
-        if records and seconds_left() < self._longest:
-            need = f"the function's timeout must be at least {self._longest + 1:.0f} s"
-            raise ConfigError([f"delivery.deadline: {need}, or this be less"])
         batch = Batch(records, self._broker, self._urgent, self._turns)
         try:
             self._prepare()
@@ -222,16 +273,15 @@ class Worker:
         return batch.failures
 
     def close(self) -> None:
-        """Close all connections; an environment of Lambda's is never told that it ends."""
+        """Close all connections."""
         self._vendors.close()
         self._broker.close()
         self._store.close()
 
     @property
-    def _longest(self) -> float:
-        """Seconds from the claim of an e-mail until its result is stored."""
-        delivery = self._config.delivery
-        return self._config.mongodb.timeout + delivery.deadline + delivery.settle_timeout + SPARE
+    def longest(self) -> float:
+        """Seconds that are left when an e-mail is begun, at least."""
+        return _longest(self._config) + SPARE
 
     def _prepare(self) -> None:
         """What a consumer does at its start, once."""
@@ -244,11 +294,11 @@ class Worker:
         """Send until nothing is to be done, or no time is left to begin another."""
         writer = self._writer
         while True:
-            if batch.todo and seconds_left() >= self._longest:
+            if batch.todo and seconds_left() >= self.longest:
                 self._begin(batch)
             writer.fetcher.read_large()
             if writer.inbox.empty() and not writer.waiting and writer.sender.pacer.empty:
-                if not batch.todo or seconds_left() < self._longest:
+                if not batch.todo or seconds_left() < self.longest:
                     return
                 continue
             self._turn(seconds_left)

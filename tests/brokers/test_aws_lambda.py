@@ -100,7 +100,7 @@ class Function:
         return json.loads(line) if line else None
 
     def _invoke_here(self, event: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        if not aws_lambda._worker.cache_info().currsize:
+        if not aws_lambda._workers:
             self._write(crashing=False)
             os.environ["MAILQUEUE_CONFIG"] = str(self._file)
         try:
@@ -153,9 +153,7 @@ class Function:
 
     def close(self) -> None:
         """The environment ends."""
-        if aws_lambda._worker.cache_info().currsize:
-            aws_lambda._worker().close()
-            aws_lambda._worker.cache_clear()
+        aws_lambda.close()
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -360,14 +358,31 @@ def test_nothing_is_begun_that_cannot_be_finished_and_the_rest_is_announced_anew
     assert cloud.copies == Counter(ids)
 
 
-def test_a_function_whose_time_is_too_short_for_an_attempt_says_so(
-    cloud: Stage, function: Function
+def test_a_function_whose_time_is_too_short_for_an_attempt_begins_none_and_says_so(
+    cloud: Stage, function: Function, caplog: pytest.LogCaptureFixture
 ) -> None:
     vendor = cloud.vendor("first")
-    answer = function.invoke(records(*cloud.send()), seconds=3)
-    assert answer is not None
-    assert answer["error"].startswith("ConfigError: delivery.deadline: the function's timeout must")
+    ids = cloud.send(2)
+    assert failures(function.invoke(records(*ids), seconds=3)) == ["0", "1"]
+    assert caplog.messages[-1] == "lambda.too_short seconds=3.0"
     assert vendor.calls == []
+    assert failures(function.invoke(records(*ids))) == []
+    assert cloud.copies == Counter(ids)
+
+
+def test_in_a_short_invocation_the_clocks_are_shortened(
+    cloud: Stage, function: Function, caplog: pytest.LogCaptureFixture
+) -> None:
+    cloud.vendor("first")
+    cloud.settings["mongodb"]["timeout"], cloud.settings["delivery"] = 10, {"deadline": 60}
+    ids = cloud.send(3)
+    for _ in range(2):
+        assert failures(function.invoke(records(*ids), seconds=30)) == []
+    assert cloud.copies == Counter(ids)
+    shortened = [line for line in caplog.messages if line.startswith("lambda.clocks_shortened")]
+    assert shortened == ["lambda.clocks_shortened deadline=11.7 timeout=1.9"]
+    (worker,) = aws_lambda._workers
+    assert worker.longest < 30 * aws_lambda.USABLE + 0.5
 
 
 def test_while_mongodb_is_away_every_message_comes_again(cloud: Stage, function: Function) -> None:
