@@ -61,6 +61,8 @@ class Queue:
 
     def shorten_ttr(self) -> None:
         """Let reserved jobs come back after 3 s, the kind's shortest at least."""
+        if self.case.type == "mongodb":  # it is to have the usual time, and ``hurry`` does this
+            return
         mongodb = replace(self.config.mongodb, timeout=0.3)
         self.config = self.config.replace(mongodb=mongodb, delivery={"deadline": 0.5})
 

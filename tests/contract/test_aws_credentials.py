@@ -341,7 +341,7 @@ def test_a_source_that_is_too_slow_is_given_up_at_the_attempts_deadline(
         environment(**{FULL: lender.url})
         deadline = time.monotonic() + 0.3
         result = send(server.url, 0.3)
-        assert time.monotonic() < deadline + 2
+        assert time.monotonic() < deadline + 8  # one that waited for it would take 10
     assert (result.outcome, result.code) == (Outcome.UNAVAILABLE, "credentials")
     assert server.requests == []
 

@@ -426,7 +426,7 @@ def test_a_read_that_takes_longer_than_the_configured_time(
             wire.stopped.wait(30)
         return polite(wire, line)
 
-    result = make(say(answer).port, timeout=0.1).send(plain, attempt())
+    result = make(say(answer).port, timeout=1.0).send(plain, attempt())
     assert result == SendResult(outcome=outcome, code="read_timeout", answered=False)
 
 

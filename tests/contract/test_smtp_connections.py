@@ -212,14 +212,14 @@ def test_a_server_with_which_a_connection_works_is_not_blamed_for_taking_no_more
     one, two = make(server.port), make(server.port)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(one.send, plain, attempt())
-        assert held.busy.wait(5)
+        assert held.busy.wait(60)
         second = pool.submit(two.send, plain, attempt())
         if patience < 1:
-            assert second.result(5) == smtp_pool.BUSY
+            assert second.result(60) == smtp_pool.BUSY
         held.let_go.set()
-        assert first.result(5).outcome is Outcome.ACCEPTED
+        assert first.result(60).outcome is Outcome.ACCEPTED
         if patience > 1:
-            assert second.result(5).outcome is Outcome.ACCEPTED
+            assert second.result(60).outcome is Outcome.ACCEPTED
     assert (smtp_pool.BUSY.outcome, smtp_pool.BUSY.our_fault) == (Outcome.THROTTLED, True)
 
 
@@ -231,10 +231,10 @@ def test_too_many_connections_said_later_on_are_our_own_doing_while_others_work(
     one, two = make(server.port), make(server.port)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(one.send, plain, attempt())
-        assert held.busy.wait(5)
+        assert held.busy.wait(60)
         crowded = two.send(plain, attempt())
         held.let_go.set()
-        assert first.result(5).outcome is Outcome.ACCEPTED
+        assert first.result(60).outcome is Outcome.ACCEPTED
     assert (crowded.outcome, crowded.our_fault) == (Outcome.THROTTLED, True)
 
 
@@ -259,10 +259,10 @@ def test_connections_that_the_server_closed_are_all_replaced(
     one, two = make(server.port), make(server.port)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(one.send, plain, attempt())
-        assert held.busy.wait(5)
+        assert held.busy.wait(60)
         assert two.send(plain, attempt()).outcome is Outcome.ACCEPTED
         held.let_go.set()
-        first.result(5)
+        first.result(60)
     assert server.connections == 2
     server.hang_up()
     assert one.send(plain, attempt()).outcome is Outcome.ACCEPTED
@@ -295,10 +295,10 @@ def test_connections_that_are_not_needed_any_more_are_closed(
     one.clock = two.clock = lambda: now[0]
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(two.send, plain, attempt())
-        assert held.busy.wait(5)
+        assert held.busy.wait(60)
         one.send(plain, attempt())
         held.let_go.set()
-        first.result(5)
+        first.result(60)
     assert len(one._pool._idle) == 2
     for moment in (110.0, 125.0, 140.0):
         now[0] = moment

@@ -280,7 +280,7 @@ def test_requests_on_one_connection_are_answered_in_order(service: HttpService, 
     bodies = [json.dumps(EMAIL | {"to": to}).encode() for to in ("a@x.org", "nobody", "b@x.org")]
     requests = b"".join(head(key, len(body)) + body for body in bodies)
     with connection(service, requests) as client:
-        client.settimeout(5)
+        client.settimeout(60)
         octets = b""
         while octets.count(b"HTTP/1.1") < 3 or not octets.endswith(b"}"):
             octets += client.recv(65_536)
@@ -294,7 +294,7 @@ def test_who_calls_is_asked_before_the_rest_of_a_body_is_waited_for(
     """A caller who is not known holds no memory, whatever the body is said to have."""
     request = head(key, 1000).replace(key.secret.encode(), b"mq_wrong") + b"x" * 999
     with connection(service, request) as client:
-        client.settimeout(5)
+        client.settimeout(60)
         assert client.recv(12) == b"HTTP/1.1 401"
 
 
@@ -303,7 +303,7 @@ def test_a_body_in_pieces_is_read_as_a_whole(service: HttpService, key: Key) -> 
     octets = 2 * (head(key, len(body)) + body)
     for size in (50, len(octets) // 2 + 50, len(octets) - 1):
         with connection(service) as client:
-            client.settimeout(5)
+            client.settimeout(60)
             for start in range(0, len(octets), size):
                 client.sendall(octets[start : start + size])
             answers = b""
@@ -329,7 +329,7 @@ def test_who_asks_for_another_protocol_is_answered_in_this_one(
     with connection(service) as client:
         for start in range(0, len(octets), size or len(octets)):
             client.sendall(octets[start : start + (size or len(octets))])
-        client.settimeout(5)
+        client.settimeout(60)
         answers = b""
         while answers.count(b'{"id"') < 3 or not answers.endswith(b"}"):
             part = client.recv(65_536)

@@ -23,6 +23,7 @@ from mailqueue.queue.beanstalkd.tube import Tube
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.router import Router
 from mailqueue.store.document import SIMULATED
+from mailqueue.store.mongo import Mongo
 from mailqueue.store.store import Store
 from mailqueue.vendors.base import Attempt, Vendor
 
@@ -125,6 +126,16 @@ def failing(
         yield
     finally:
         client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+@contextmanager
+def impatient(store: Mongo, seconds: float = 0.4) -> Iterator[None]:
+    """Meanwhile its calls give up so soon. Those that are to succeed have the usual time."""
+    usual, store.timeout = store.timeout, seconds
+    try:
+        yield
+    finally:
+        store.timeout = usual
 
 
 WRITE_CONCERN_ERROR = {

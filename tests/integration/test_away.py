@@ -26,8 +26,8 @@ from mailqueue.store import mongo
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.store import Store
 from mailqueue.store.transitions import Change
-from tests.integration.bench import MAIL, Document, failing, mails, object_ids
-from tests.integration.test_producer import NOBODY, Heard, client_of
+from tests.integration.bench import MAIL, Document, failing, impatient, mails, object_ids
+from tests.integration.test_producer import NOBODY, Heard, client_of, store_of
 from tests.servers import BreakableServers
 
 TIMEOUT = 4.0
@@ -159,8 +159,7 @@ def test_a_call_that_is_late_where_others_are_served_is_no_outage(producer: Prod
 def test_a_failed_try_leaves_the_next_to_the_next_caller(
     config: Config, mongo_client: MongoClient[Document]
 ) -> None:
-    hurried = config.replace(mongodb=replace(config.mongodb, timeout=0.5))
-    with Producer(hurried) as producer:
+    with Producer(config) as producer, impatient(store_of(producer), 1.0):
         with failing(mongo_client, "insert", closeConnection=True):
             for _ in range(3):
                 with pytest.raises(StoreUnavailable):

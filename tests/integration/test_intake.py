@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import greenstalk
 import pytest
@@ -30,8 +30,9 @@ from mailqueue.queue.beanstalkd.broker import depth
 from mailqueue.queue.beanstalkd.events import EventTube
 from mailqueue.queue.broker import DELETED, INTAKE, End
 from mailqueue.store.document import SIMULATED
+from mailqueue.store.store import Store
 from tests.conftest import TEST_PREFIX
-from tests.integration.bench import MAIL, OTHER_MAIL, failing, ready_ids
+from tests.integration.bench import MAIL, OTHER_MAIL, failing, impatient, ready_ids
 from tests.logged import event as event_of
 from tests.servers import BreakableBeanstalkd, BreakableServers
 
@@ -452,16 +453,16 @@ def test_an_event_beyond_the_bound_is_buried_and_does_not_break_the_connection(
 
 def test_while_mongodb_is_away_events_stay_on_the_tube_with_their_priorities(
     config: Config,
-    start: Callable[..., Intake],
+    intake: Intake,
     put: Put,
     client: greenstalk.Client[bytes],
     emails: Collection[Document],
     mongo_client: MongoClient[Document],
 ) -> None:
-    intake = start(config.replace(mongodb=replace(config.mongodb, timeout=0.3)))
+    store = cast("Store", intake.connections.storage().store)
     number = client.put(json.dumps({"email": MAIL}).encode(), priority=7)
     put(b"not valid")  # nothing is buried either: an outage is no time for verdicts
-    with failing(mongo_client, "insert", errorCode=13):
+    with impatient(store), failing(mongo_client, "insert", errorCode=13):
         with pytest.raises(StoreUnavailable):
             intake.turn()
         assert jobs(config) == {"ready": 2}

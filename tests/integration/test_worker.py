@@ -32,6 +32,7 @@ from tests.integration.bench import (
     Document,
     LosesReplies,
     failing,
+    impatient,
     mails,
     next_delayed,
     put,
@@ -608,11 +609,11 @@ def test_a_claim_that_cannot_be_confirmed_is_given_back_and_nothing_is_sent(
     emails: Collection[Document],
     mongo_client: MongoClient[Document],
 ) -> None:
-    impatient = config.replace(mongodb=replace(config.mongodb, timeout=0.4))
-    bench = Bench(impatient)
+    bench = Bench(config)
     bench.board.refresh()
     email_id = producer.send(MAIL)
     with (
+        impatient(bench.store),
         failing(mongo_client, "update", writeConcernError={"code": 64, "errmsg": "wtimeout"}),
         pytest.raises(StoreUnavailable),
     ):

@@ -222,10 +222,9 @@ def test_an_unavailable_store_does_not_quote_the_email_or_the_password(
 
 
 def test_a_write_error_of_mongodb_that_quotes_the_document_is_not_passed_on(
-    config_mapping: dict[str, Any], config: Config, said: Callable[[], str]
+    config: Config, said: Callable[[], str]
 ) -> None:
-    settings = {**config_mapping["mongodb"], "timeout": 0.5}
-    with Producer(Config.from_mapping({**config_mapping, "mongodb": settings})) as producer:
+    with Producer(config) as producer:
         database = producer.client[config.mongodb.database]
         none_is_valid = {"subject": "another"}
         database.command("collMod", config.mongodb.collection, validator=none_is_valid)
