@@ -170,7 +170,7 @@ def full_writes(before: Document) -> Iterator[Write]:
     """Writes that fill in what is not always there, and change no status."""
     own, email_id = _own(before), before["_id"]
     lease = Lease(owner="", nonce=ObjectId(), seconds=9)
-    claim = Claim(**own, vendor="a", suppressed=PEOPLE, unavailable=("b",))
+    claim = Claim(**own, vendor="a", suppressed=PEOPLE, unavailable=("b",), redirected=True)
     yield from claim_writes([claim], SIMULATED, lease)
     suspect = SendResult(
         outcome=Outcome.DEFERRED, refused=PEOPLE, pending=PEOPLE, content_suspect=True

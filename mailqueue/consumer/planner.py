@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from mailqueue.consumer.delivery import Delivery, Finish, LookUp, Plan, Send
-from mailqueue.consumer.staging import Staging
+from mailqueue.consumer.staging import Staging, is_redirected
 from mailqueue.errors import Unreadable
 from mailqueue.lifecycle import decide
 from mailqueue.lifecycle.outcomes import Decision, Reason, SendResult, Snapshot, Status
@@ -157,6 +157,9 @@ class Planner:
         # After an unknown outcome the same key again: under a new one it may make a copy.
         key = snapshot.pin.key if snapshot.pin is not None else stored.attempt_key
         attempt = self._router.attempt(stored, permit.vendor, key)
+        claim = _claim(stored, permit, attempt.key, suppressed, self._router.health.unavailable)
+        if self._staging is not None and is_redirected(email):
+            claim = replace(claim, redirected=True)
         return Send(
             stored=stored,
             email=email,
@@ -166,7 +169,7 @@ class Planner:
             permit=permit,
             suppressed=suppressed,
             router=self._router,
-            claim=_claim(stored, permit, attempt.key, suppressed, self._router.health.unavailable),
+            claim=claim,
         )
 
     def put_off(self, stored: Stored) -> Finish:

@@ -83,6 +83,11 @@ class Staging:
         return email, _narrowed(snapshot, outside), outside
 
 
+def is_redirected(email: Email) -> bool:
+    """Whether it goes to ``staging.redirect_to`` in the place of others: no author has the name."""
+    return REDIRECTED_FROM in email.headers
+
+
 def _mailbox(text: str) -> str:
     """One text for each mailbox, as it goes out. Raises ``InvalidEmail``.
 

@@ -15,7 +15,7 @@ from datetime import datetime
 
 from mailqueue.config import Config
 from mailqueue.errors import Unreadable
-from mailqueue.lifecycle.outcomes import Reason, Status
+from mailqueue.lifecycle.outcomes import Outcome, Reason, Status
 from mailqueue.monitoring import wording
 from mailqueue.monitoring.conditions import Conditions
 from mailqueue.monitoring.history import (
@@ -124,6 +124,13 @@ def _sent(document: Document, reason: Reason | None) -> str:
     words = wording.SENT_TO_SOME if document.get("refused") else wording.STATUSES[Status.SENT]
     if vendor := text(document.get("vendor")):
         words += f" {vendor} accepted it."
+    yeses = [
+        line
+        for line in objects(document.get("attempts"))
+        if line.get("outcome") == Outcome.ACCEPTED
+    ]
+    if any(line.get("redirected") is True for line in yeses):
+        words += f" {wording.REDIRECTED}"
     if summary := text(document.get("delivery_summary")):
         words += f" Its events say since: {summary}."
     return words

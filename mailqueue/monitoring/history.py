@@ -99,7 +99,10 @@ class History:
             yield Sentence(f"The ledger keeps no line of {count(first - 1, 'earlier attempt')}.")
         none_before: Mapping[str, Any] = {}
         for before, line in pairwise([none_before, *lines]):
-            yield Sentence(self._choice(line, before), as_time(line.get("started_at")))
+            choice = self._choice(line, before)
+            if line.get("redirected") is True:
+                choice += f" {wording.REDIRECTED}"
+            yield Sentence(choice, as_time(line.get("started_at")))
             yield Sentence(self._outcome(line), as_time(line.get("ended_at")))
 
     def _choice(self, line: Mapping[str, Any], before: Mapping[str, Any]) -> str:

@@ -67,6 +67,7 @@ OTHER_OUTCOME = "{vendor} answered something that this version does not know."
 LATE_YES = "{vendor} accepted it. That was heard late."
 YES_BY_EVENT = "{vendor} took it: an event that it reported later proves that."
 EVENT_MEANWHILE = "An event of {vendor} says that it took the e-mail."
+REDIRECTED = "It went to staging.redirect_to, in the place of recipients outside staging's list."
 EXTRA_COPY = "It was sent before by another attempt, so its readers may have it twice."
 LOOKED_UP = "Asked later, {vendor} did not know the e-mail. That proves nothing."
 

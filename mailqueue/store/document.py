@@ -21,7 +21,8 @@ raised: anything may stand in a document.
     attempts [{n, token, vendor, key, probe, started_at, ended_at,
                outcome, code, detail, message_id, answered, refused, pending,
                content_suspect, refused_count, pending_count, suppressed, suppressed_count,
-               unavailable, event {message_id, at}, looked_up, late, extra_copy, cut}]
+               unavailable, redirected, event {message_id, at}, looked_up, late, extra_copy,
+               cut}]
                             the newest 50; the last line's where they apply: a line names the first
                             five of its recipients; ``cut``: those before it had no room
     round {n, tried, refused}  pin {vendor, key, until, repeats}  pending  refused

@@ -32,11 +32,13 @@ def with_new_line(
     probe: bool,
     suppressed: Sequence[str] = (),
     unavailable: Sequence[str] = (),
+    redirected: bool = False,
 ) -> dict[str, Any]:
     """The ledger with one more line, that of an attempt that is about to be made.
 
     ``suppressed``: the recipients that it leaves out, since they are on the suppression
     list, or not allowed (staging). ``unavailable``: the other vendors that were so.
+    ``redirected``: whether somebody else gets it in the place of others (staging).
     """
     line = {
         "n": {"$add": [{"$ifNull": [{"$last": "$attempts.n"}, 0]}, 1]},
@@ -49,6 +51,7 @@ def with_new_line(
         "outcome": None,
         **(_recipients("suppressed", suppressed) if suppressed else {}),
         **({"unavailable": {"$literal": list(unavailable)}} if unavailable else {}),
+        **({"redirected": True} if redirected else {}),
     }
     return {"$slice": [{"$concatArrays": ["$attempts", [line]]}, -LENGTH]}
 

@@ -80,7 +80,7 @@ def _claim_kind(claim: Claim) -> Hashable:
     key_of = claim.key_of
     key = None if key_of else claim.key
     vendors = claim.vendor, claim.probe, claim.unavailable
-    return _token_kind(claim), vendors, key_of, key, claim.suppressed
+    return _token_kind(claim), vendors, key_of, key, claim.suppressed, claim.redirected
 
 
 def _token_kind(item: Claim | Change) -> Hashable:

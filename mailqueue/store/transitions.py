@@ -74,6 +74,7 @@ class Claim:
     probe: bool = False
     suppressed: tuple[str, ...] = field(default=(), repr=False)  # left out of the attempt
     unavailable: tuple[str, ...] = ()  # other vendors that were so when this one was chosen
+    redirected: bool = False  # by staging
 
     @property
     def new_token(self) -> int:
@@ -209,6 +210,7 @@ def claim_update(claim: Claim, lease: Lease) -> Pipeline:
                     probe=claim.probe,
                     suppressed=claim.suppressed,
                     unavailable=claim.unavailable,
+                    redirected=claim.redirected,
                 ),
                 "clock_from": CLOCK_FROM,
                 "updated_at": "$$NOW",

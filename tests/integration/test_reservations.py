@@ -36,7 +36,9 @@ def reservations(store: Store) -> Reservations:
     return Reservations(store, store.collection(".vendors"))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     rate=RATES,
     burst=st.sampled_from([1, 20]),

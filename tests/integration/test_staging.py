@@ -112,6 +112,12 @@ def test_an_email_to_others_goes_to_the_team_and_says_for_whom_it_was(redirectin
     assert (to(email), email.cc, email.bcc) == ([ANN, TEAM], (), ())
     names = email.headers[REDIRECTED_FROM]
     assert names == f"{EVE}, dora@xn--bcher-kva.example, fred@example.org"
+    lone = redirecting.send({**MAIL, "to": [ANN]})
+    stored = redirecting.bench.store.find({}, 2, "_id")
+    lines = {str(each.id): each.document["attempts"][-1] for each in stored}
+    assert lines[email_id]["redirected"] is True
+    assert "redirected" not in lines[lone]
+    assert TEAM not in str(lines)
 
 
 def test_every_attempt_is_the_same(redirecting: Post) -> None:

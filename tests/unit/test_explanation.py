@@ -773,6 +773,15 @@ def test_a_killed_consumer_is_no_fault_of_the_vendor() -> None:
 # --- what else happened
 
 
+@for_each("outcome", [None, "accepted", "unavailable"])
+def test_a_redirect_of_staging_is_told_where_it_happened(outcome: str | None) -> None:
+    status = "sent" if outcome == "accepted" else "queued"
+    explanation = told(email(status, attempts=[line(1, "ses", outcome, 30, redirected=True)]))
+    assert wording.REDIRECTED in text(explanation.history)
+    assert (wording.REDIRECTED in explanation.summary) == (outcome == "accepted")
+    assert_reads_well(explanation)
+
+
 def test_recipients_are_counted_and_not_named() -> None:
     people = ["a@example.org", "b@example.org"]
     parts = {"refused": people[:1], "pending": people, "suppressed": people, "suppressed_count": 9}
