@@ -113,8 +113,8 @@ def _closed(vendors: Vendors) -> Metric:
 
 
 def _rate_wait(vendors: Vendors) -> Metric:
-    values = {(v.name,): v.rate_wait for v in vendors if v.rate_wait is not None}
-    text = "until the vendor's limits let the next e-mail go"
+    values = {(vendor.name,): vendor.rate_wait or 0.0 for vendor in vendors}
+    text = "until the vendor's limits let the next e-mail go; 0: at once, or it has none"
     return _gauges("rate_wait_seconds", text, ("vendor",), values)
 
 

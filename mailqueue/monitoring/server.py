@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 HOST, PORT = "127.0.0.1", 9464
 FRESH = 1.0  # seconds
 PATIENCE = 5.0  # seconds; Prometheus gives a scrape ten
+GRACE = 2.0  # seconds, in which the indexes are made, unless there are many e-mails
 TICK = 0.2
 SLOW = 10.0  # seconds for a client to say what it wants
 MOST = 100  # clients at a time
@@ -148,7 +149,7 @@ def _start(target: Callable[..., object], *arguments: object) -> threading.Threa
 
 
 def _make_indexes(store: Store, frame: Service) -> None:
-    """While scrapes are answered: it may take long, or MongoDB be away."""
+    """Beside the scrapes: it may take long, or MongoDB be away."""
     while not frame.is_stopping:
         try:
             ensure_indexes(store)
@@ -166,8 +167,8 @@ def _serve(config: Config, host: str, port: int, file: Path | None, frame: Servi
     registry.register(Installation(config, store))
     handler = Handler.factory(registry)
     with closing(store), _Server(listener, handler) as server:
+        _start(_make_indexes, store, frame).join(GRACE)  # so the first scrape has all numbers
         thread = _start(server.serve_forever, TICK)
-        _start(_make_indexes, store, frame)
         if file is not None:  # it takes nothing over, but says what needs a restart
             frame.reload = partial(Source(file, (), OTHERS).read, config)
         event(logger, logging.INFO, "metrics.started", mode=env)
