@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import packages_distributions
+from operator import attrgetter
 
 from mailqueue import vendors
 from mailqueue.cli import queues
@@ -41,13 +42,6 @@ SKEW = 5.0  # seconds between the clocks of two hosts
 CLOSER = frozenset({Slug.QUEUE_UNAVAILABLE, Slug.BURIED_JOBS})
 # These are the same in production and in a simulation.
 SHARED = CLOSER | {Slug.HELD, Slug.OTHER_MODE}
-# Beside MongoDB's absence, of which nothing else is said.
-STOPS_ALL = frozenset(
-    {
-        *(Slug.NO_CONSUMER, Slug.ALL_VENDORS_UNAVAILABLE, Slug.QUEUE_UNAVAILABLE),
-        *(Slug.VENDOR_NOT_MADE, Slug.MONGODB_RIGHTS),
-    }
-)
 _EASY = "none is uncertain"
 
 
@@ -68,12 +62,7 @@ def examine(context: Context) -> list[Finding]:
         # To a user without rights it answers nothing else.
         refused = [finding for finding in inside if finding.slug is Slug.MONGODB_RIGHTS]
         findings = [*(refused or [away]), *outside]
-    return sorted(findings, key=_place)
-
-
-def _place(finding: Finding) -> tuple[int, bool]:
-    """The worst first; of these what stops all e-mails, and then what may follow from that."""
-    return -list(Level).index(finding.level), finding.slug not in STOPS_ALL
+    return sorted(findings, key=attrgetter("place"))
 
 
 def _state(context: Context) -> Iterator[Finding]:

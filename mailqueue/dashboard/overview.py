@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 
 from mailqueue.dashboard.pages import Page, PageRequest
@@ -30,7 +31,6 @@ PLACES: Mapping[Slug, tuple[str, str]] = {
     Slug.HELD: ("/vendors", "Look at what is held"),
 }
 """Where a person can do something about it here."""
-_BAD_FIRST = [Level.FAIL, Level.WARN, Level.OK].index
 
 
 def page(request: PageRequest) -> Page:
@@ -38,11 +38,11 @@ def page(request: PageRequest) -> Page:
     backend, store = request.backend, request.backend.store
     state = Overview.read(backend.config, store)
     minutes = Stats(store, store.env).minutes(state.at - HOUR)
-    findings = list(situations(state, backend.config))
+    findings = sorted(situations(state, backend.config), key=attrgetter("place"))
     values: dict[str, Any] = {
         "findings": findings,
         "places": PLACES,
-        "level": min((finding.level for finding in findings), key=_BAD_FIRST, default=Level.OK),
+        "level": findings[0].level if findings else Level.OK,
         "state": state,
         "now": state.at,
         "plot": plot(minutes, state.at),

@@ -1,7 +1,8 @@
 """One thing that was looked at: how bad it is, and what to do about it.
 
-Decides: the levels, and which things there are (``Slug``). ``FAIL``: e-mails are not sent, or wait
-for a person, or soon will. ``WARN``: less is promised, or somebody will be surprised.
+Decides: the levels, which things there are (``Slug``), and which comes first. ``FAIL``: e-mails are
+not sent, or wait for a person, or soon will. ``WARN``: less is promised, or somebody will be
+surprised.
 """
 
 from __future__ import annotations
@@ -55,6 +56,15 @@ class Slug(StrEnum):
     CONFIGURATION = "configuration"
 
 
+# Beside MongoDB's absence, of which nothing else is said.
+STOPS_ALL = frozenset(
+    {
+        *(Slug.NO_CONSUMER, Slug.ALL_VENDORS_UNAVAILABLE, Slug.QUEUE_UNAVAILABLE),
+        *(Slug.VENDOR_NOT_MADE, Slug.MONGODB_RIGHTS),
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that was looked at.
@@ -72,3 +82,8 @@ class Finding:
     def link(self) -> str:
         """Where more of it stands; empty if all is well."""
         return "" if self.slug is None else f"{PAGE}#{self.slug}"
+
+    @property
+    def place(self) -> tuple[int, bool]:
+        """The worst first; of these what stops all e-mails, and then what may follow from that."""
+        return -list(Level).index(self.level), self.slug not in STOPS_ALL

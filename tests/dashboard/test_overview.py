@@ -54,7 +54,7 @@ def test_where_all_is_well_it_says_so_first_and_what_was_looked_at(
     assert "Consumers, e-mails that are due" in text
 
 
-def test_it_says_what_doctor_says_and_the_worst_counts(
+def test_it_says_what_doctor_says_the_worst_first(
     client: Client, emails: Collection[Document], config: Config
 ) -> None:
     scene.trouble(emails)
@@ -69,6 +69,9 @@ def test_it_says_what_doctor_says_and_the_worst_counts(
         if "due for too long" not in finding.text:  # it goes on
             assert f"{finding.level} {finding.check}: {finding.text} {finding.todo}" in text
         assert finding.link in text
+    levels = re.findall(r"(FAIL|WARN) [\w-]+: ", text)
+    assert levels == sorted(levels)
+    assert set(levels) == {"FAIL", "WARN"}
 
 
 def test_a_warning_alone_is_no_alarm(client: Client, emails: Collection[Document]) -> None:
