@@ -129,7 +129,8 @@ class Lines(logging.Handler):
     """Writes to a stream in a thread of its own, so that no other one waits for whoever reads it.
 
     A consumer whose lines nobody takes would otherwise lose its leases. ``MAX_WAITING`` lines wait;
-    what comes beyond is dropped, and ``log.dropped`` says how many once there is room again.
+    what comes beyond is dropped, and so is what cannot be written (a disk is full, say).
+    ``log.dropped`` says how many lines once some can be written again.
     """
 
     def __init__(self, stream: TextIO | None, formatter: Formatter) -> None:
@@ -150,6 +151,7 @@ class Lines(logging.Handler):
         self._is_woken = False
         self._dropped = 0
         self._counting = threading.RLock()  # a signal handler may come in between
+        self._cut = b""  # the rest of a line that could not be written
         self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
         self._thread.start()
 
@@ -169,8 +171,7 @@ class Lines(logging.Handler):
     def put_each(self, lines: Sequence[Line | str | threading.Event]) -> None:
         """Write them in a moment. The same may call."""
         if len(self._waiting) >= MAX_WAITING:
-            with self._counting:
-                self._dropped += len(lines)
+            self._drop(len(lines))
             return
         self._waiting.extend(lines)
         # The thread takes this back before it looks at what waits. So it sees these lines now, or
@@ -178,6 +179,10 @@ class Lines(logging.Handler):
         if not self._is_woken:
             self._is_woken = True
             self._wake.put(None)
+
+    def _drop(self, lines: int) -> None:
+        with self._counting:
+            self._dropped += lines
 
     def flush(self) -> None:
         """Wait until all that was put is written, for ``FLUSH`` seconds at most."""
@@ -189,9 +194,16 @@ class Lines(logging.Handler):
 
     def _write_all(self) -> None:
         while True:
-            items = self._gather()
-            with suppress(OSError, ValueError):  # nobody can be told that there is nobody
-                self._write("".join(map(self._text, items)))
+            items, dropped = self._gather(), 0
+            # Not by ``put``: there may be no room for it, and then nobody would hear how many.
+            if self._dropped:
+                with self._counting:
+                    dropped, self._dropped = self._dropped, 0
+                facts = {"lines": dropped}
+                items.append(Line(time.time(), logging.WARNING, logger.name, "log.dropped", facts))
+            if lost := self._write("".join(map(self._text, items))):
+                # The last line of these told of what was dropped before.
+                self._drop(lost - bool(dropped) + dropped)
             for item in items:
                 if isinstance(item, threading.Event):
                     item.set()
@@ -206,13 +218,7 @@ class Lines(logging.Handler):
             while True:
                 self._wake.get_nowait()
         self._is_woken = False
-        items = [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
-        # Not by ``put``: there may be no room for it, and then nobody would hear how many.
-        if self._dropped:
-            with self._counting:
-                facts, self._dropped = {"lines": self._dropped}, 0
-            items.append(Line(time.time(), logging.WARNING, logger.name, "log.dropped", facts))
-        return items
+        return [self._waiting.popleft() for _ in range(min(TOGETHER, len(self._waiting)))]
 
     def _text(self, item: Line | str | threading.Event) -> str:
         if isinstance(item, threading.Event):
@@ -225,19 +231,27 @@ class Lines(logging.Handler):
             facts = {"error": type(error).__name__}
             return f"{self._formatter.line(item._replace(facts=facts))}\n"
 
-    def _write(self, text: str) -> None:
+    def _write(self, text: str) -> int:
+        """Returns how many lines are lost, since they cannot be written."""
         if self._stream is None or not text:
-            return
+            return 0
         if self._file < 0:
-            self._stream.write(text)
-            self._stream.flush()
-            return
-        octets = text.encode(self._stream.encoding or "utf-8", "backslashreplace")
-        while octets:
-            try:
-                octets = octets[os.write(self._file, octets) :]
-            except BlockingIOError:  # another process has made it so
-                time.sleep(10 * GATHER)
+            with suppress(OSError, ValueError):  # it is the application's own
+                self._stream.write(text)
+                self._stream.flush()
+            return 0
+        octets = self._cut + text.encode(self._stream.encoding or "utf-8", "backslashreplace")
+        try:
+            while octets:
+                try:
+                    octets = octets[os.write(self._file, octets) :]
+                except BlockingIOError:  # another process has made it so
+                    time.sleep(10 * GATHER)
+        except OSError:
+            pass
+        # The first line of the rest may have been begun: without its end, the next would be none.
+        self._cut = octets[: octets.find(b"\n") + 1]
+        return octets.count(b"\n", len(self._cut))
 
 
 def format_of(name: str | None) -> Formatter:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -128,6 +129,7 @@ class Router:
         self._decider = Decider(self._policy, rand)
         self._rand = rand
         self._refusals: dict[str, set[str]] = {}
+        self._refusing = threading.Lock()  # guards the sets
         self._once = Once()
 
     def renew(self, config: Config, vendors: Mapping[str, Vendor]) -> Router:
@@ -139,6 +141,7 @@ class Router:
         new = Router(config, health, vendors, self._rand, self.bulkheads, self.limits)
         refusals = dict(self._refusals)  # other threads change it meanwhile
         new._refusals |= {n: ids for n, ids in refusals.items() if n in vendors}
+        new._refusing = self._refusing
         self.bulkheads.rearrange(new._weights, _call_limits(config))
         return new
 
@@ -394,13 +397,14 @@ class Router:
     def _refuses_all(self, vendor: str, email_id: str, result: SendResult) -> bool:
         """Note the refusal of one more e-mail, and say whether it is one too many."""
         in_a_row = self._refusals.setdefault(vendor, set())
-        new = email_id not in in_a_row and len(in_a_row) < REFUSALS_IN_A_ROW
-        if new:
-            in_a_row.add(email_id)
+        with self._refusing:  # so that one e-mail is the last of the row, and says so
+            new = email_id not in in_a_row and len(in_a_row) < REFUSALS_IN_A_ROW
+            if new:
+                in_a_row.add(email_id)
         if len(in_a_row) < REFUSALS_IN_A_ROW:  # here; another process may have counted as many
             return decide.REFUSES_ALL in (self.health.current(vendor).reason or "")
         if new:
-            facts = {"vendor": vendor, "in_a_row": len(in_a_row), "code": result.code}
+            facts = {"vendor": vendor, "in_a_row": REFUSALS_IN_A_ROW, "code": result.code}
             event(logger, logging.ERROR, "vendor.refused_all", **facts)
         return True
 

@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -33,6 +34,7 @@ from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.routing.health import VendorHealth
 from mailqueue.routing.limits import Limits
 from mailqueue.routing.reservations import Reservations
+from mailqueue.routing.router import REFUSALS_IN_A_ROW, Router
 from mailqueue.service import Service, ServiceManager, run_async
 from mailqueue.store.ends import EmailEnd
 from mailqueue.store.store import Store
@@ -160,6 +162,33 @@ def test_of_threads_that_see_the_same_bug_one_logs_an_error() -> None:
         assert levels.count(logging.ERROR) == 1
 
 
+class SlowId(str):
+    """An id that is looked up in several steps."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        time.sleep(0)
+        return super().__hash__()
+
+
+@pytest.mark.usefixtures("hurried")
+def test_of_many_emails_that_a_vendor_refuses_at_once_one_is_the_last_of_the_row(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store: Any = SimpleNamespace(collection=lambda _: None)
+    health = VendorHealth(cast("Store", store), ["first"])
+    config = Config.from_mapping({"mongodb": {"uri": "mongodb://127.0.0.1"}})
+    result = SendResult(outcome=Outcome.REJECTED, code="550")
+    for _ in range(50):
+        limits = Limits(cast("Reservations", None))
+        router, numbers = Router(config, health, {}, limits=limits), count()
+        router._refusals["first"] = {SlowId(n) for n in range(REFUSALS_IN_A_ROW - 1)}
+        caplog.clear()
+        together(lambda r=router, n=numbers: r._refuses_all("first", SlowId(f"x{next(n)}"), result))  # type: ignore[misc]  # bound
+        assert [vars(r)["event"] for r in caplog.records] == ["vendor.refused_all"]
+
+
 def test_all_threads_share_what_is_learned_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
     barrier, made = threading.Barrier(THREADS), idle.IdleLimit.__init__
 
@@ -183,6 +212,46 @@ def test_a_slow_reading_does_not_undo_what_operators_asked_for_since() -> None:
     assert health.controls.everything
     health._learn_controls([], at=3.0)
     assert not health.controls.everything
+
+
+class Disk:
+    """What takes lines until it is full; then a part of one."""
+
+    def __init__(self) -> None:
+        self.content, self.room = bytearray(), 0
+
+    def write(self, _: int, octets: bytes) -> int:
+        """As ``os.write``."""
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = octets[: self.room]
+        self.room -= len(taken)
+        self.content += taken
+        return len(taken)
+
+
+def test_lines_that_a_full_disk_does_not_take_are_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    disk = Disk()
+    monkeypatch.setattr(logs, "FLUSH", 60)
+    with (tmp_path / "log").open("w") as stream:
+        lines = logs.Lines(stream, logs.Formatter())
+        monkeypatch.setattr(logs, "os", disk)
+        disk.room = 75
+        lines.put_each([f"first {n:044}" for n in range(10)])  # one and a half of 50 are written
+        lines.flush()
+        lines.put_each([f"second {n:043}" for n in range(10)])  # none is
+        lines.flush()
+        disk.room = 1000
+        lines.put("third")
+        lines.flush()
+        lines.put("fourth")
+        lines.flush()
+    written = disk.content.decode().splitlines()
+    assert written[:3] == [f"first {0:044}", f"first {1:044}", "third"]
+    assert written[3].endswith("WARNING log.dropped lines=18")
+    assert written[4:] == ["fourth"]
 
 
 # Threads that die, or do not start ----------------------------------------------------------------
