@@ -39,7 +39,7 @@ from mailqueue.dashboard.rendering import render
 from mailqueue.errors import StoreUnavailable
 from mailqueue.logs import event
 
-THREADS = 8  # pages that wait for MongoDB at a time
+THREADS = 2  # pages at a time: each takes its share of the interpreter from the API's threads
 MAX_WAITING = 100  # requests that wait for a thread
 MAX_FORM = 64 * 1024  # bytes of a form
 MAX_FIELDS = 2000
