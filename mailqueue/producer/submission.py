@@ -36,6 +36,7 @@ MAX_KEY_LENGTH = 512
 MAX_REQUEST_ID = 200
 MAX_VENDORS = 100
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
+_UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")
 MAX_PAGE = 500  # e-mails in one write of ``send_many()``
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)  # a time plus what is added to it must be a date, too
 _STEP = 100  # e-mails
@@ -250,7 +251,7 @@ def _key(key: str | None) -> str | None:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_KEY_LENGTH:
         problem = f"must be a string of 1 to {MAX_KEY_LENGTH} characters"
         raise InvalidEmail("idempotency_key", problem)
-    if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value):
+    if _UNSTORABLE.search(value):
         problem = "contains NUL or a lone surrogate: leave these characters out"
         raise InvalidEmail("idempotency_key", problem)
     return str.__str__(value)
