@@ -172,9 +172,8 @@ def mongo_client(mongod: Mongod) -> Iterator[MongoClient[Document]]:
         yield client
 
 
-@pytest.fixture
-def config_mapping(mongod: Mongod, beanstalkd: Beanstalkd) -> Document:
-    """What ``config.json`` would hold; a test may change it before it takes ``config``."""
+def new_settings(mongod: Mongod, beanstalkd: Beanstalkd) -> Document:
+    """A configuration of names that nobody else uses."""
     unique = TEST_PREFIX + uuid4().hex
     return {
         "mongodb": {
@@ -188,6 +187,12 @@ def config_mapping(mongod: Mongod, beanstalkd: Beanstalkd) -> Document:
             {"name": "second", "type": "smtp", "host": "127.0.0.1"},
         ],
     }
+
+
+@pytest.fixture
+def config_mapping(mongod: Mongod, beanstalkd: Beanstalkd) -> Document:
+    """What ``config.json`` would hold; a test may change it before it takes ``config``."""
+    return new_settings(mongod, beanstalkd)
 
 
 def refuse_real_names(config: Config) -> None:

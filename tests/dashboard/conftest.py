@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -27,7 +26,7 @@ from starlette.routing import Mount
 from mailqueue.config import Config
 from mailqueue.devserver import Beanstalkd, Mongod
 from mailqueue.http.application import App
-from tests.conftest import TEST_PREFIX, Document
+from tests.conftest import Document, new_settings
 from tests.dashboard.scene import VENDORS
 from tests.http_service import HttpService
 from tests.waiting import wait_until
@@ -42,16 +41,7 @@ OWN = {"Sec-Fetch-Site": "same-origin"}  # as a browser says of a form on our ow
 @pytest.fixture(scope="session")
 def shared_settings(mongod: Mongod, beanstalkd: Beanstalkd) -> Document:
     """Of all dashboards here; not to be changed."""
-    unique = TEST_PREFIX + uuid4().hex
-    return {
-        "mongodb": {
-            "uri": mongod.uri,
-            "database": unique,
-            "collection": TEST_PREFIX + "emails",
-        },
-        "beanstalkd": {"servers": [beanstalkd.address], "tube": unique},
-        "vendors": VENDORS,
-    }
+    return new_settings(mongod, beanstalkd) | {"vendors": VENDORS}
 
 
 @pytest.fixture

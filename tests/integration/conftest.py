@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +12,7 @@ from mailqueue.config import Config
 from mailqueue.producer import Producer
 from mailqueue.store.document import SIMULATED
 from mailqueue.store.store import Store
+from tests.console import Console
 from tests.integration.bench import Bench
 
 
@@ -33,3 +36,16 @@ def bench(config: Config, producer: Producer) -> Iterator[Bench]:
     made = Bench(config)
     yield made
     made.close()
+
+
+@pytest.fixture
+def console(
+    config: Config,
+    config_mapping: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> Console:
+    """An operator's shell; a test may configure it anew."""
+    made = Console(tmp_path / "config.json", capsys)
+    made.configure(config_mapping)
+    return made

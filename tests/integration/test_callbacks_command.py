@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from mailqueue.config import Config
 from mailqueue.store import document
 from mailqueue.store.document import PRODUCTION
 from mailqueue.store.store import Store
-from tests.integration.test_cli import Console
+from tests.console import Console
 from tests.stage import letter
 
 Document = dict[str, Any]
@@ -21,12 +20,9 @@ URL = "https://hooks.example.com/mail?key=secret"
 
 
 @pytest.fixture
-def console(
-    config_mapping: Document, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Console:
-    made = Console(tmp_path / "config.json", capsys)
-    made.configure({**config_mapping, "callbacks": {}})
-    return made
+def console(console: Console, config_mapping: Document) -> Console:
+    console.configure({**config_mapping, "callbacks": {}})
+    return console
 
 
 def store(config: Config, *states: str) -> ObjectId:

@@ -35,6 +35,7 @@ from mailqueue.store.ids import to_uuid
 from mailqueue.store.interventions import Verb
 from mailqueue.store.store import Store
 from mailqueue.vendors.events.source import EventType, VendorEvent
+from tests.console import Console, Said
 from tests.integration.bench import emptied, ready
 from tests.servers import BreakableBeanstalkd
 from tests.stage import BAD_REQUEST, TAKEN, Stage, letter
@@ -43,50 +44,6 @@ Document = dict[str, Any]
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 NOWHERE = "65f1c0ffee65f1c0ffee65f1"  # part of a test's name: the same in every process
 VERBS = ("list", "vendors", "stats", "doctor", "sweep", "audit")
-
-
-@dataclass(frozen=True)
-class Said:
-    """What a command answered."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.out)
-
-
-class Console:
-    """Runs ``mailqueue`` in this process, with a config file of its own."""
-
-    def __init__(self, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.file = file
-        self._capsys = capsys
-
-    def configure(self, mapping: Document) -> None:
-        self.file.write_text(json.dumps(mapping))
-        self.file.chmod(0o600)
-
-    def __call__(self, *arguments: str) -> Said:
-        self._capsys.readouterr()
-        code = cli.main(["--config", str(self.file), *arguments])
-        captured = self._capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Said(code, captured.out, captured.err)
-
-    def data(self, *arguments: str) -> Any:
-        return self(*arguments, "--json").data
-
-
-@pytest.fixture
-def console(
-    config: Config, config_mapping: Document, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Console:
-    made = Console(tmp_path / "config.json", capsys)
-    made.configure(config_mapping)
-    return made
 
 
 @dataclass

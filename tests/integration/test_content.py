@@ -17,9 +17,9 @@ from mailqueue.message import EmailDict
 from mailqueue.producer import Producer
 from mailqueue.store import audit
 from mailqueue.store.content import CONTENT
+from tests.console import Console
 from tests.every_write import situations, writes
 from tests.integration.bench import MAIL, Bench
-from tests.integration.test_cli import Console
 
 Document = dict[str, Any]
 FULL: EmailDict = {
@@ -34,13 +34,6 @@ REFUSED = SendResult(outcome=Outcome.REJECTED)
 @pytest.fixture
 def config_mapping(config_mapping: Document) -> Document:
     return {**config_mapping, "retention": {"content": "until_sent", "content_days": 7}}
-
-
-@pytest.fixture
-def console(config_mapping: Document, tmp_path: Any, capsys: Any) -> Console:
-    made = Console(tmp_path / "config.json", capsys)
-    made.configure(config_mapping)
-    return made
 
 
 def content_of(document: Document) -> set[str]:

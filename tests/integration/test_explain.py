@@ -17,7 +17,7 @@ from bson import ObjectId
 from mailqueue.message import EmailDict
 from mailqueue.store.ids import to_uuid
 from mailqueue.store.stats import SUFFIX
-from tests.integration.test_cli import Console
+from tests.console import Console
 from tests.integration.test_failover import consuming, drain
 from tests.stage import BAD_REQUEST, DOWN, TAKEN, Stage, letter
 from tests.vendor_servers import Reply

@@ -22,8 +22,8 @@ from mailqueue.store import audit
 from mailqueue.store.forgetting import Person, email_write
 from mailqueue.store.suppressions import Report, Suppressions
 from mailqueue.vendors.events.source import EventType, VendorEvent
+from tests.console import Console
 from tests.integration.bench import MAIL, Bench, create_old_index
-from tests.integration.test_cli import Console
 
 Document = dict[str, Any]
 ANN, BOB = "Ann.Nemo+x@Bücher.example", "bob@example.org"
@@ -56,13 +56,6 @@ def bench(config: Config) -> Iterator[Bench]:
     made.store.ensure_indexes()
     yield made
     made.close()
-
-
-@pytest.fixture
-def console(config_mapping: Document, tmp_path: Any, capsys: Any) -> Console:
-    made = Console(tmp_path / "config.json", capsys)
-    made.configure(config_mapping)
-    return made
 
 
 def dump(emails: Collection[Document]) -> bytes:

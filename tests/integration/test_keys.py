@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from bson import ObjectId
@@ -18,6 +17,7 @@ from mailqueue.errors import InvalidEmail
 from mailqueue.store import document, ids, paging
 from mailqueue.store.document import CLOCK_TOKEN, PRODUCTION, SIMULATED
 from mailqueue.store.store import Store
+from tests.console import Console
 from tests.integration.bench import (
     MAIL,
     OTHER_MAIL,
@@ -26,7 +26,6 @@ from tests.integration.bench import (
     create_old_index,
     mails,
 )
-from tests.integration.test_cli import Console
 from tests.integration.test_producer import Heard, client_of
 
 KEY = "order-1"
@@ -48,15 +47,6 @@ def old(producer: Producer, emails: Collection[Document]) -> str:
     email_id = of_before(emails, producer.send(MAIL, idempotency_key=KEY))
     producer.close()  # what it knows of the indexes is forgotten
     return email_id
-
-
-@pytest.fixture
-def console(
-    config_mapping: Document, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Console:
-    made = Console(tmp_path / "config.json", capsys)
-    made.configure(config_mapping)
-    return made
 
 
 # One e-mail for each key --------------------------------------------------------------------------

@@ -24,12 +24,11 @@ from bson import ObjectId
 from pymongo.collection import Collection
 
 from mailqueue.cli.context import Context
-from mailqueue.config import Config
 from mailqueue.devserver.process import dies_with_parent
 from mailqueue.producer import Producer
 from mailqueue.store.document import HELD
+from tests.console import Console
 from tests.integration.bench import MAIL
-from tests.integration.test_cli import Console
 
 Document = dict[str, Any]
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -84,12 +83,9 @@ def terminal(columns: int = 80) -> Iterator[Terminal]:
 
 
 @pytest.fixture
-def console(
-    config: Config, config_mapping: Document, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Console:
-    made = Console(tmp_path / "config.json", capsys)
-    made.configure({**config_mapping, "suppression": {}})
-    return made
+def console(console: Console, config_mapping: Document) -> Console:
+    console.configure({**config_mapping, "suppression": {}})
+    return console
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
-from pymongo import MongoClient
 from pymongo.collection import Collection
 
 from mailqueue.config import Config
@@ -16,8 +15,8 @@ from mailqueue.producer import Producer
 from mailqueue.store import audit, search
 from mailqueue.store.indexes import FOR_SEARCH
 from mailqueue.store.store import Store
+from tests.console import Console
 from tests.integration.bench import MAIL
-from tests.integration.test_cli import Console
 
 Document = dict[str, Any]
 ANN = "ann@bücher.example"
@@ -29,22 +28,10 @@ def config_mapping(config_mapping: Document, request: pytest.FixtureRequest) -> 
 
 
 @pytest.fixture
-def console(config_mapping: Document, tmp_path: Any, capsys: Any) -> Console:
-    made = Console(tmp_path / "config.json", capsys)
-    made.configure(config_mapping)
-    return made
-
-
-@pytest.fixture
 def producer(config: Config) -> Iterator[Producer]:
     with Producer(config) as made:
         made.connect()
         yield made
-
-
-@pytest.fixture
-def emails(config: Config, mongo_client: MongoClient[Document]) -> Collection[Document]:
-    return mongo_client[config.mongodb.database][config.mongodb.collection]
 
 
 def found(console: Console, *options: str) -> list[str]:

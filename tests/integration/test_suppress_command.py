@@ -14,8 +14,8 @@ from pymongo.collection import Collection
 
 from mailqueue.config import Config
 from mailqueue.producer import Producer
+from tests.console import Console
 from tests.integration.bench import Bench
-from tests.integration.test_cli import Console
 
 Document = dict[str, Any]
 ANN, BOB = "ann@example.net", "bob@example.net"
@@ -31,12 +31,9 @@ WRONG = [
 
 
 @pytest.fixture
-def console(
-    config: Config, config_mapping: Document, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Console:
-    made = Console(tmp_path / "config.json", capsys)
-    made.configure({**config_mapping, "suppression": {}})
-    return made
+def console(console: Console, config_mapping: Document) -> Console:
+    console.configure({**config_mapping, "suppression": {}})
+    return console
 
 
 @pytest.fixture
