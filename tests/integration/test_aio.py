@@ -33,6 +33,7 @@ from tests.stage import letter
 
 Document = dict[str, Any]
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["anyio.pytest_plugin"]
 REPO = Path(__file__).parents[2]
 FOREVER = 60.0  # seconds; whoever waits for so long would wait for ever
 

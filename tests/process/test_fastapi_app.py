@@ -28,6 +28,7 @@ TASKS = 500
 ENDS_WITHIN = 30.0
 Document = dict[str, Any]
 pytestmark = pytest.mark.anyio
+pytest_plugins = ["anyio.pytest_plugin"]
 
 
 @pytest.fixture

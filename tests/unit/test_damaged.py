@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -93,7 +94,7 @@ def sound(status: Status) -> Document:
     }
 
 
-LESS_IS_SHOWN = ("email is", "attempts", "late_accept", "pending", "refused", "idempotency_key")
+LESS_IS_SHOWN = ("email", "attempts", "late_accept", "pending", "refused", "idempotency_key")
 SENDING = list(damaged(sound(Status.SENDING), few=True))
 ALL = [*damaged(sound(Status.QUEUED), few=True), *SENDING]
 READ: list[Callable[[Stored], Any]] = [
@@ -163,9 +164,12 @@ def test_a_person_is_shown_every_damaged_document_and_that_it_is_illegal() -> No
     for said, damage in SENDING:
         stored = Stored(damage, NOW)
         table([""] * 8, [emails._cells(stored)])
-        emails._document_lines(damage, 80)
-        if said.startswith(LESS_IS_SHOWN):
-            emails._document_lines(emails._without_content(damage), None)
+        # The field that is damaged; no other one has a part in its lines.
+        field = re.split(r"\W", said)[0]
+        alone = {name: value for name, value in damage.items() if name in ("_id", field)}
+        emails._document_lines(alone, 80)
+        if field in LESS_IS_SHOWN:
+            emails._document_lines(emails._without_content(alone), None)
         assert refusal(Verb.RETRY, stored), said
         audit.problems(stored)
     broken = [said for said, damage in ALL if said.startswith(("lease is", "attempts is"))]

@@ -166,20 +166,20 @@ def snapshots() -> Iterator[Snapshot]:
 
 def decisions() -> Iterator[tuple[Decision, SendResult | None, CurrentAttempt | None]]:
     """Every decision about every outcome, in every situation; and those without an outcome."""
-    results = [
-        SendResult(outcome=outcome, pending=pending, our_fault=our_fault)
-        for outcome, pending, our_fault in product(Outcome, ((), (SECRET,)), (False, True))
-    ]
-    results.append(LEASE_EXPIRED)
+    results = [SendResult(outcome=o, our_fault=f) for o, f in product(Outcome, (False, True))]
+    results += [SendResult(outcome=Outcome.ACCEPTED, pending=(SECRET,)), LEASE_EXPIRED]
     waits = {"ses": 0.0, "mailgun": 0.0}
     attempts = [CurrentAttempt(vendor="ses"), CurrentAttempt(vendor="ses", key="k", key_life=900)]
-    for snapshot, resend in product(snapshots(), (True, False)):
-        decider = Decider(Policy(resend_unknown=resend), lambda: 0.5)
-        yield decider.decide(Case(email=snapshot, waits=waits), None), None, None
-        for attempt, result in product(attempts, results):
-            case = Case(email=snapshot, attempt=attempt, waits=waits)
-            yield decider.decide(case, result), result, attempt
-            yield fallback(snapshot, result), result, attempt
+    deciders = [Decider(Policy(resend_unknown=resend), lambda: 0.5) for resend in (True, False)]
+    for snapshot in snapshots():
+        for decider in deciders:
+            yield decider.decide(Case(email=snapshot, waits=waits), None), None, None
+            for attempt, result in product(attempts, results):
+                case = Case(email=snapshot, attempt=attempt, waits=waits)
+                yield decider.decide(case, result), result, attempt
+        for result in results:
+            decision = fallback(snapshot, result)
+            yield from ((decision, result, attempt) for attempt in attempts)
         yield requeue_unsent(snapshot), None, attempts[0]
         for reason in Reason:
             yield end(snapshot, reason), None, None
