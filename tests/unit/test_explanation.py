@@ -143,9 +143,8 @@ def test_every_type_of_event_and_state_of_a_callback_has_a_text() -> None:
 
 
 def snapshots() -> Iterator[Snapshot]:
-    for age, expires_in, counted, unknowns, refused, pin, pending in product(
-        (0.0, 1e9),
-        (None, 0.0),
+    for (age, expires_in), counted, unknowns, refused, pin, pending in product(
+        ((0.0, None), (1e9, None), (0.0, 0.0)),
         (0, 25),
         (0, 1),
         ((), ("ses", "mailgun")),

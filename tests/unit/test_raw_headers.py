@@ -8,7 +8,6 @@ from email.header import Header
 from email.message import EmailMessage, Message
 from email.mime.text import MIMEText
 from email.utils import formataddr
-from functools import partial
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ import pytest
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import Email
 from tests.for_each import for_each
-from tests.unit.test_hostile import HOSTILE, calls
 
 Maker = Callable[[str, str], Any]
 
@@ -120,15 +118,6 @@ def test_headers_of_other_kinds_are_read_too(made: Maker) -> None:
     assert Email.of(made("Message-ID", "<a.1@x.org>")).message_id == "<a.1@x.org>"
     long = " ".join(f"<{'x' * 90}{n}@x.org>" for n in range(5))
     assert Email.of(made("References", long)).headers == {"References": long}
-
-
-@for_each("made", [legacy, parsed])
-@for_each("shape", sorted(HOSTILE.keys() - {"blanks"}))  # no message can hold these
-def test_work_grows_with_the_length_of_a_header(made: Maker, shape: str) -> None:
-    for name in ("To", "Subject", "Content-Type"):
-        messages = [made(name, HOSTILE[shape](n)) for n in (200, 400)]
-        once, twice = (calls(partial(Email.of, m)) for m in messages)
-        assert twice < 2.6 * once + 300, name
 
 
 def test_headers_of_parts_that_the_library_would_read_for_hours_are_refused() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from mailqueue.lifecycle.outcomes import Outcome
 from mailqueue.vendors.wire import smtp_replies
 from mailqueue.vendors.wire.smtp_replies import Step
+from tests.backtracking import Steps
 from tests.for_each import for_each
-from tests.unit.backtracking import Steps
 
 CONNECT, LOGIN, SENDER, RCPT, MESSAGE = Step
 

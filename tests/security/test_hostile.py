@@ -31,8 +31,9 @@ from mailqueue.message import (
     structured,
 )
 from mailqueue.vendors.limits import can_carry
+from tests.backtracking import Steps
 from tests.for_each import for_each
-from tests.unit.backtracking import Steps
+from tests.unit.test_raw_headers import Maker, legacy, parsed
 
 MODULES = (
     *(addresses, attachments, fields, file_types, headers, message, mime, parameters),
@@ -160,6 +161,15 @@ def test_a_lot_of_it_is_taken_or_refused_at_once(shape: str) -> None:
     text = HOSTILE[shape](100_000)  # many more of it than these calls
     for name, changes in FIELDS.items():
         assert calls(partial(Email.from_mapping, MINIMAL | changes(text))) < CALLS, name
+
+
+@for_each("made", [legacy, parsed])
+@for_each("shape", sorted(HOSTILE.keys() - {"blanks"}))  # no message can hold these
+def test_work_grows_with_the_length_of_a_header(made: Maker, shape: str) -> None:
+    for name in ("To", "Subject", "Content-Type"):
+        messages = [made(name, HOSTILE[shape](n)) for n in (200, 400)]
+        once, twice = (calls(partial(Email.of, m)) for m in messages)
+        assert twice < 2.6 * once + 300, name
 
 
 @for_each("files", ["inline", "attached", "both"])
