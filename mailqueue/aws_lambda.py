@@ -11,12 +11,12 @@ it ended, or another worker sends it   success: SQS deletes it
 queued again at once (another vendor)  tried again here, while there is time
 due again within 15 minutes            a new message with the delay; this one is a success
 due later                              success: the sweeper announces it when it is due
-no time is left for it                 a new message; this one is a success
-MongoDB is away, or it is not ours     a failure: SQS shows it again, and counts towards the DLQ
+no time is left for it                 a failure that SQS shows again at once
+MongoDB is away, or it is not ours     a failure: SQS shows it again later
 =====================================  ===========================================================
 
-So only trouble counts towards a redrive policy: an e-mail that waits for a vendor does not. What is
-not known to be a success is a failure, and a message that comes again finds its e-mail as it is.
+So an e-mail that waits for a vendor does not count towards a redrive policy. What is not known to
+be a success is a failure, and a message that comes again finds its e-mail as it is.
 
 Assumes: the configuration is where ``Config.load`` finds it ($MAILQUEUE_CONFIG, else config.json in
 the function's folder), and ``queue.type`` is ``sqs``; otherwise the invocation fails with
@@ -42,7 +42,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mailqueue import logs
 from mailqueue.config import Config, Sqs, is_production
@@ -54,7 +54,10 @@ from mailqueue.consumer.writer import Writer
 from mailqueue.errors import ConfigError, StoreUnavailable
 from mailqueue.lifecycle.outcomes import HIGH, NORMAL
 from mailqueue.queue import open_broker
-from mailqueue.queue.broker import Announcement, Broker, End, Job, email_id_of, turns
+from mailqueue.queue.broker import Announcement, End, Job, email_id_of, turns
+
+if TYPE_CHECKING:
+    from mailqueue.queue.sqs.broker import SqsBroker
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +171,8 @@ def _configure_logs() -> None:
     """
     package, formatter = logging.getLogger("mailqueue"), logs.format_of(None)
     package.setLevel(logging.INFO)
+    if package.handlers:  # from an earlier invocation
+        return
     if logs.VARIABLE in os.environ or not logging.getLogger().handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(formatter)
@@ -184,22 +189,24 @@ class Batch:
     def __init__(
         self,
         records: Sequence[Mapping[str, Any]],
-        broker: Broker,
+        broker: SqsBroker,
         urgent: str,
         turns: Iterator[int],
     ) -> None:
         self._broker = broker
+        self._receipts: dict[str, tuple[bool, str]] = {}
         self._messages: dict[Job, list[str]] = {}
         self._priorities: dict[Job, int] = {}
         jobs: dict[str, Job] = {}
         for record in records:
             body = str(record.get("body", ""))
+            # An ARN ends in the name of the queue, as the URL does.
+            is_urgent = str(record.get("eventSourceARN")).rpartition(":")[2] == urgent
             if body not in jobs:
                 jobs[body] = job = Job(email_id_of(body), next(turns), self)
-                # An ARN ends in the name of the queue, as the URL does.
-                is_urgent = str(record.get("eventSourceARN")).rpartition(":")[2] == urgent
                 self._priorities[job] = HIGH if is_urgent else NORMAL
             self._messages.setdefault(jobs[body], []).append(record["messageId"])
+            self._receipts[record["messageId"]] = (is_urgent, str(record.get("receiptHandle")))
         self.todo = deque(self._messages)
 
     @property
@@ -224,7 +231,14 @@ class Batch:
     def give_back(self, jobs: Sequence[Job]) -> None:
         """MongoDB is away: they stay failures."""
 
-    def postpone(self, jobs: Sequence[Job], delay: float = 0.0) -> None:
+    def show_todo(self) -> None:
+        """Let what is left come again at once: others may have time for it."""
+        pairs = [self._receipts[message] for job in self.todo for message in self._messages[job]]
+        for is_urgent in (True, False):
+            receipts = [receipt for was_urgent, receipt in pairs if was_urgent is is_urgent]
+            self._broker.show(receipts, is_urgent=is_urgent)
+
+    def postpone(self, jobs: Sequence[Job], delay: float) -> None:
         """Put new messages in the place of these; if that fails, they stay failures."""
         new = {
             Announcement(job.email_id, self._priorities[job], delay): job
@@ -250,7 +264,7 @@ class Worker:
         self._store, self._router, owner = assemble(self._config, simulated=self._simulated)
         self._writer = Writer(self._config, self._store, self._router, owner=owner)
         self._vendors = ThreadVendors(lambda: self._config.vendors, simulated=self._simulated)
-        self._broker = open_broker(self._config, keep=0)
+        self._broker = cast("SqsBroker", open_broker(self._config, keep=0))
         self._turns = turns()
         self._is_ready = False
 
@@ -267,7 +281,7 @@ class Worker:
             return batch.failures
         finally:
             self._writer.sender.flush_spans(1.0)  # before Lambda freezes the environment
-        batch.postpone(list(batch.todo))
+        batch.show_todo()
         if self._writer.reporter.is_due:
             self._writer.reporter.beat(seconds=1.0)
         return batch.failures

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 
 from mailqueue.config.queue import Sqs
 from mailqueue.errors import QueueUnavailable
@@ -60,6 +61,14 @@ class SqsBroker:
             return ()
         soon = [each for each in announcements if each.delay <= MAX_DELAY]
         return self._announcer.announce(soon) if soon or not announcements else ()
+
+    def show(self, receipts: Sequence[str], *, is_urgent: bool) -> None:
+        """Let messages that AWS Lambda received come again at once. Never raises.
+
+        What this fails for comes again when its visibility timeout is over.
+        """
+        with suppress(QueueUnavailable):
+            self._queues[0 if is_urgent else -1].hide(receipts, 0)
 
     def receivers(self) -> Sequence[SqsReceiver]:
         """One for both queues. An outage is logged once, whoever sees it."""
