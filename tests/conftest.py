@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import gc
 import os
+import pkgutil
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -27,6 +29,7 @@ import pytest
 from pymongo import MongoClient
 from pymongo.collection import Collection
 
+import mailqueue
 from mailqueue.config import Config
 from mailqueue.devserver import Beanstalkd, Mongod
 from mailqueue.devserver.process import ServerNotFound
@@ -66,17 +69,36 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
     """What is collected stays to the end: the garbage collector need not look through it.
 
-    Nor while it grows.
+    Nor while it grows. Nor need coverage look on: measured, collecting takes twice its time.
     """
     gc.disable()
     try:
-        return (yield)
+        with _unmeasured(session.config):
+            return (yield)
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def _unmeasured(config: pytest.Config) -> Iterator[None]:
+    """Without coverage, but for what the package runs when it is imported."""
+    plugin = config.pluginmanager.getplugin("_cov")
+    controller = plugin and plugin.cov_controller
+    if not (controller and controller.started):
+        yield
+        return
+    for module in pkgutil.walk_packages(mailqueue.__path__, "mailqueue."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    controller.pause()
+    try:
+        yield
+    finally:
+        controller.resume()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
