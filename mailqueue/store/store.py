@@ -432,8 +432,10 @@ class Store(Mongo):
         with self.operation():
             heads = self._durable.find(scope, {paging.ENDED: 1}, sort=[(paging.ENDED, order)])
             ends = [head.get(paging.ENDED) for head in heads.limit(limit)]
-        page = paging.steps(limit, order, paging.within(ends, limit, order), scope, paging.ENDED)
-        return self._load([*page, *paging.SUMMARY], self._durable)[::-order]
+        bounds = paging.within(ends, limit, order)
+        first, *rest = paging.steps(limit, order, bounds, scope, paging.ENDED)
+        # Summed up before they are sorted: whole e-mails may be too much for the server's memory.
+        return self._load([first, *paging.SUMMARY, *rest], self._durable)[::-order]
 
     def find_heads(self, match: Mapping[str, Any]) -> list[Stored]:
         """The durable documents that match; text empty, no HTML, no files."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from pymongo import MongoClient
@@ -16,7 +15,7 @@ from pymongo.collection import Collection
 
 from mailqueue.config import Config
 from mailqueue.devserver import Beanstalkd, Mongod
-from tests.conftest import TEST_PREFIX, Document
+from tests.conftest import Document, new_settings
 from tests.http_service import HttpService, Key
 
 
@@ -27,17 +26,8 @@ def key() -> Key:
 
 
 def _settings(mongod: Mongod, beanstalkd: Beanstalkd, key: Key) -> Document:
-    unique = TEST_PREFIX + uuid4().hex
-    return {
-        "mongodb": {
-            "uri": mongod.uri,
-            "database": unique,
-            "collection": TEST_PREFIX + "emails",
-        },
-        "beanstalkd": {"servers": [beanstalkd.address], "tube": unique},
-        "vendors": [{"name": "first", "type": "smtp", "host": "127.0.0.1"}],
-        "http": {"keys": [key.entry]},
-    }
+    vendors = [{"name": "first", "type": "smtp", "host": "127.0.0.1"}]
+    return new_settings(mongod, beanstalkd) | {"vendors": vendors, "http": {"keys": [key.entry]}}
 
 
 @pytest.fixture(scope="session")
