@@ -189,6 +189,8 @@ def _list(parser: argparse.ArgumentParser) -> None:
     _filters(parser)
     text = f"with a callback that is {', '.join(callbacks.STATES)}"
     parser.add_argument("--callback", metavar="STATE", choices=callbacks.STATES, help=text)
+    text = "show the newest first; of e-mails of a status that is an end, the last to end"
+    parser.add_argument("--newest", action="store_true", help=text)
     text = "show at most N e-mails (default: 100)"
     parser.add_argument("--limit", metavar="N", type=_number, default=100, help=text)
 

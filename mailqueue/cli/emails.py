@@ -20,10 +20,11 @@ from mailqueue.cli.control import operator
 from mailqueue.cli.progress import Progress
 from mailqueue.cli.table import fields, printable, table
 from mailqueue.events import EventStore
-from mailqueue.lifecycle.outcomes import PRIORITIES
+from mailqueue.lifecycle.outcomes import PRIORITIES, Status
 from mailqueue.monitoring.words import age, count, is_word
 from mailqueue.operations import Changes, Operation
-from mailqueue.store.document import PRODUCTION, Stored
+from mailqueue.store import paging
+from mailqueue.store.document import PRODUCTION, SIMULATED, Stored
 from mailqueue.store.interventions import Verb
 
 # Looking ------------------------------------------------------------------------------------------
@@ -32,15 +33,27 @@ _HEAD = ("ID", "STATUS", "REASON", "VENDOR", "TRIES", "AGE", "DUE", "ENV")
 
 
 def select(context: Context) -> Report:
-    """The e-mails that match, oldest first."""
-    limit = context.options.limit
+    """The e-mails that match, oldest first, or the newest."""
+    limit, newest = context.options.limit, context.options.newest
     # One more than are shown, so that the report can say that there are more.
-    matching = [e for page in context.pages(context.selection(), limit + 1) for e in page]
+    if newest:
+        matching = _newest(context, limit + 1)
+    else:
+        matching = [e for page in context.pages(context.selection(), limit + 1) for e in page]
     shown, more = matching[:limit], len(matching) > limit
     data = {"emails": [_summary(stored) for stored in shown], "more": more}
     lines = table(_HEAD, [_cells(stored) for stored in shown]) if shown else ["no e-mail matches"]
-    notes = [f"only the oldest {limit} are shown; see more with --limit N"] if more else []
+    which = "newest" if newest else "oldest"
+    notes = [f"only the {which} {limit} are shown; see more with --limit N"] if more else []
     return Report(data, lines, notes=notes)
+
+
+def _newest(context: Context, limit: int) -> list[Stored]:
+    """The last to be stored; of e-mails of a status that is an end, the last to end."""
+    store, match, status = context.store, context.selection(), context.options.status
+    if status is not None and Status(status).final:
+        return store.page_ended(limit, match=match | {"env": {"$in": [PRODUCTION, SIMULATED]}})
+    return store.page(limit, match=match, steps=paging.SUMMARY)
 
 
 def _summary(stored: Stored) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Help:
 _ASKS = "Takes ids, or filters. A filter that matches several e-mails asks first, or needs --yes."
 HELP: Mapping[str, Help] = {
     "list": Help(
-        "list e-mails, the oldest first",
+        "list e-mails, the oldest or the newest first",
         "Shows no address, subject or body. DUE: the time until it is due.",
         "mailqueue list --status uncertain --older-than 1h",
         "",

@@ -255,6 +255,21 @@ def test_list_says_that_there_are_more(console: Console, shelf: Shelf) -> None:
     assert console.data("list", "--limit", "1")["more"] is True
 
 
+def test_the_newest_are_the_last_to_be_stored_or_to_end(console: Console, shelf: Shelf) -> None:
+    now = datetime.now(UTC)
+    ended = [shelf.failed(updated_at=now - timedelta(hours=hours)) for hours in (1, 0, 2)]
+    queued = shelf.put()
+
+    def listed(*options: str) -> list[str]:
+        return [each["id"] for each in console.data("list", "--newest", *options)["emails"]]
+
+    assert listed() == [queued, *reversed(ended)]
+    assert listed("--status", "failed") == [ended[1], ended[0], ended[2]]
+    assert listed("--status", "failed", "--limit", "1") == [ended[1]]
+    assert listed("--status", "failed", "--tag", "no") == []
+    assert "only the newest 1 are shown" in console("list", "--newest", "--limit", "1").err
+
+
 def test_default_output_holds_nothing_about_anybody(console: Console, shelf: Shelf) -> None:
     email_id = shelf.uncertain(
         pending=["reader1@example.org"], refused=["r@example.org"], idempotency_key="bob@x.org"
