@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from math import inf
 from typing import Any
 
 from pymongo import ReturnDocument, WriteConcern
@@ -20,6 +21,7 @@ from pymongo.errors import DuplicateKeyError
 
 from mailqueue.routing.pace import AHEAD, LOW, SPENT, Grant, Pace, State, Window
 from mailqueue.routing.pace import LONGEST_WINDOW as LONGEST
+from mailqueue.store.mongo import readable
 from mailqueue.store.store import Store
 
 Document = dict[str, Any]
@@ -37,7 +39,7 @@ class Reservations:
 
     def __init__(self, store: Store, collection: Collection[Document]) -> None:
         self._store = store
-        self._collection = collection
+        self._collection = collection = readable(collection)
         # A time that is lost with the server's last moments costs a second of e-mails that go too
         # early. That is not worth the journal's flush, for which every e-mail would wait.
         self._quick = collection.with_options(write_concern=WriteConcern(w=1))
@@ -201,7 +203,7 @@ def _current(name: str, end: datetime) -> Expression:
             {"$eq": [{"$type": until}, "date"]},
             {"$gt": [until, "$$NOW"]},
             {"$lte": [until, latest]},
-            {"$isNumber": f"${name}.used"},
+            _is_sound(f"${name}.used"),
         ]
     }
     stored = {"until": until, "used": f"${name}.used", "level": _or_zero(f"${name}.level")}
@@ -220,7 +222,11 @@ def _seconds(date: Expression) -> Expression:
 
 
 def _or_zero(field: str) -> Expression:
-    return {"$cond": [{"$isNumber": field}, field, 0]}
+    return {"$cond": [_is_sound(field), field, 0]}
+
+
+def _is_sound(field: str) -> Expression:
+    return {"$and": [{"$isNumber": field}, {"$gte": [field, 0]}, {"$lt": [field, inf]}]}
 
 
 def _unchanged(name: str) -> Expression:
@@ -250,7 +256,7 @@ def grant_of(document: Mapping[str, Any]) -> Grant:
 
 def level_before(document: Mapping[str, Any], name: str) -> int:
     """The per cent of the budget of which it was said before this reservation."""
-    return int(document["grant"][name]["level"])
+    return int(_number(document["grant"][name]["level"]))
 
 
 class Usage:
@@ -280,4 +286,6 @@ class Usage:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 0.0
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return 0.0
+    return float(value) if 0 <= value < inf else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -12,8 +13,15 @@ from hypothesis import strategies as st
 
 from mailqueue.config.rates import Rate
 from mailqueue.routing.pace import Pace, State, Window
-from mailqueue.routing.reservations import Reservations, document_id, grant_of, state_of
+from mailqueue.routing.reservations import (
+    Reservations,
+    document_id,
+    grant_of,
+    level_before,
+    state_of,
+)
 from mailqueue.store.store import Store
+from tests.damage import MARK, undecodable
 
 Document = dict[str, Any]
 
@@ -92,15 +100,26 @@ def assert_same(stored: State, pure: State, pace: Pace) -> None:
         assert stored.windows[name] == pure.windows[name]
 
 
+SOON = datetime.now(UTC) + timedelta(hours=20)
+DAMAGE: list[dict[str, Any]] = [
+    {"tat": "soon", "peak_tat": [1], "day": {"until": "never", "used": None}, "month": 7},
+    {"tat": nan, "day": {"until": SOON, "used": nan, "level": nan}},
+    {"peak_tat": inf, "month": {"until": SOON, "used": inf, "level": inf}, "day": {"until": MARK}},
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=["types", "no numbers", "infinite and no text"])
 def test_what_is_damaged_in_the_document_counts_as_not_there(
-    store: Store, reservations: Reservations
+    store: Store, reservations: Reservations, damage: dict[str, Any]
 ) -> None:
-    damage = {"tat": "soon", "peak_tat": [1], "day": {"until": "never", "used": None}, "month": 7}
-    store.collection(".vendors").insert_one({"_id": document_id("v"), **damage})
+    document = {"_id": document_id("v"), **damage}
+    is_text = MARK in document.get("day", {}).values()
+    store.collection(".vendors").insert_one(undecodable(document) if is_text else document)
     pace = Pace.of(Rate(per_second=10, gap=0.01, per_day=5, per_month=9))
     after = reservations.reserve("v", pace, 1, 9, 0.0, store.now().timestamp(), debt=False)
     assert grant_of(after).units == 5
     assert state_of(after).windows["day"].used == 5
+    assert level_before(after, "day") == 0
 
 
 def test_a_process_whose_clock_is_a_day_late_gets_nothing_until_it_knows(
