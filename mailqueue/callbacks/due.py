@@ -55,7 +55,7 @@ class DueCallbacks:
     def url(self, document: Mapping[str, Any]) -> str:
         """Where the callbacks of an e-mail go; empty: nowhere any more."""
         own = document.get("callback_url")
-        return own if isinstance(own, str) else self._url or ""
+        return own if type(own) is str else self._url or ""
 
     def find(self, limit: int, without: Collection[str]) -> dict[ObjectId, str]:
         """Up to ``limit`` e-mails of which a callback is due, each with its host.
@@ -89,7 +89,8 @@ class DueCallbacks:
             Callback(stored, entry, nonce)
             for stored in self._store.find_heads(mine)
             for entry in stored.document.get("callbacks", ())
-            if entry.get("nonce") == nonce
+            # Beside it may stand anything.
+            if isinstance(entry, Mapping) and entry.get("nonce") == nonce and "id" in entry
         ]
 
     def body(self, callback: Callback) -> bytes:

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from bson import ObjectId, json_util
+from bson import ObjectId, encode, json_util
 
 from mailqueue.store import ids
 from mailqueue.store.lease import lease_has_ended
@@ -63,7 +63,8 @@ class EventDocuments:
         with self._mongo.operation():
             self._ensure_index()
             waiting = self._events.find(_FREE, {"_id": 1}).sort("_id", 1).limit(limit)
-            chosen = {"_id": {"$in": [document["_id"] for document in waiting]}}
+            found = [document["_id"] for document in waiting]
+            chosen = {"_id": {"$in": list(filter(_can_be_asked_for, found))}}
             if not chosen["_id"]["$in"]:
                 return {}
             self._events.update_many({**chosen, **_FREE}, update)
@@ -140,6 +141,14 @@ def _name(identity: Any) -> str:
     if isinstance(identity, ObjectId):
         return str(identity)
     return json.dumps(identity, default=json_util.default)
+
+
+def _can_be_asked_for(identity: Any) -> bool:
+    """Whether the driver encodes it again: not one with a text that is no UTF-8, which stays."""
+    try:
+        return isinstance(identity, ObjectId) or bool(encode({"": identity}))
+    except UnicodeError:
+        return False
 
 
 def _body(value: Any) -> bytes | None:

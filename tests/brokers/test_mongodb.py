@@ -30,6 +30,7 @@ from mailqueue.store.reservations import Reservations
 from mailqueue.store.store import Store
 from tests.brokers.conftest import end, ids, reserved
 from tests.brokers.mongodb import document
+from tests.damage import MARK, undecodable
 from tests.logged import event
 from tests.servers import BreakableMongod
 from tests.stage import DOWN, Stage
@@ -430,6 +431,18 @@ def test_what_is_not_valid_stays_and_says_what_is_wrong_and_keeps_no_other_back(
     events.update_one({}, {"$unset": {"buried": ""}, "$set": {"event": {"email": MAIL}}})
     assert intake.turn() == 1
     assert events.count_documents({}) == 0
+
+
+def test_an_event_whose_id_is_no_text_keeps_no_other_back(
+    intake: Intake, events: Collection[Document], emails: Collection[Document]
+) -> None:
+    """Nobody can ask for it by its id: the driver does not encode what it has decoded."""
+    events.insert_one(undecodable({"_id": MARK, "event": {"email": MAIL}}))
+    events.insert_one(undecodable({"_id": 1, "event": {"email": MAIL | {"subject": MARK}}}))
+    events.insert_one({"event": {"email": MAIL}})
+    assert intake.turn() == 2
+    assert emails.count_documents({}) == 1
+    assert events.count_documents({}) == 2
 
 
 def test_an_event_that_a_killed_process_had_is_taken_up_again(

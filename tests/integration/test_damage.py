@@ -314,6 +314,11 @@ def test_callbacks_of_what_cannot_be_decoded_are_posted_as_all_others(
             assert json.loads(due.body(each))["type"] == "email.failed"
             assert due.settle(each, DELIVERED, "200") == 0
         assert due.find(100, ()) == {}
+        entry["id"] = "msg_2"
+        sound["callbacks"].append(entry | {"id": "msg_3"})
+        emails.insert_many([d for _, d in damaged(sound, "callbacks", "callback_url")])
+        found = due.find(10_000, ())
+        assert len(due.claim(list(found))) > len(found) / 2
 
 
 # Whoever looks at it ------------------------------------------------------------------------------
