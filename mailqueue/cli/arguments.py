@@ -124,6 +124,11 @@ def _address(text: str) -> Address:
         raise argparse.ArgumentTypeError(error.problem) from None
 
 
+def _name(text: str) -> str:
+    """An unset variable of a script must not choose all e-mails."""
+    return _checked(text, None if text else "must not be empty")
+
+
 def _number(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,8}", text):
         raise argparse.ArgumentTypeError(f"invalid number {text!r} (at least 1)")
@@ -211,9 +216,9 @@ def _filters(parser: argparse.ArgumentParser) -> None:
     for name, values in (("status", Status), ("reason", Reason)):
         choices = [value.value for value in values]
         add(f"--{name}", metavar=name.upper(), choices=choices, help=", ".join(choices))
-    add("--vendor", metavar="NAME", help="tried at this vendor")
+    add("--vendor", metavar="NAME", type=_name, help="tried at this vendor")
     add("--to", metavar="ADDRESS", type=_address, help="to this address, also as Cc or Bcc")
-    add("--tag", metavar="TAG", help="with this tag")
+    add("--tag", metavar="TAG", type=_name, help="with this tag")
     text = "stored at least so long ago (examples: 90s, 30m, 2h, 7d)"
     add("--older-than", metavar="AGE", type=_age, help=text)
 
@@ -229,12 +234,12 @@ def _vendors(parser: argparse.ArgumentParser) -> None:
 def _hold(parser: argparse.ArgumentParser) -> None:
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--all", action="store_true", help="all e-mails")
-    chosen.add_argument("--tag", metavar="TAG", help="those with this tag")
+    chosen.add_argument("--tag", metavar="TAG", type=_name, help="those with this tag")
     text = f"those of this class: {', '.join(PRIORITIES)}"
     names = list(PRIORITIES)
     chosen.add_argument("--priority", metavar="CLASS", choices=names, help=text)
     text = "those whose turn it is at this vendor; others do not get them (see vendors drain)"
-    chosen.add_argument("--vendor", metavar="NAME", help=text)
+    chosen.add_argument("--vendor", metavar="NAME", type=_name, help=text)
     _reason_why(parser)
     _dry_run(parser)
 
@@ -247,7 +252,7 @@ def _reason_why(parser: argparse.ArgumentParser) -> None:
 def _doctor(parser: argparse.ArgumentParser) -> None:
     text = "instead, send one real e-mail to this address through each vendor, at once"
     parser.add_argument("--send-test", metavar="ADDRESS", type=_address, help=text)
-    parser.add_argument("--vendor", metavar="NAME", help="only through this vendor")
+    parser.add_argument("--vendor", metavar="NAME", type=_name, help="only through this vendor")
     text = "its sender (default: the vendor's from, else the same address)"
     parser.add_argument("--from", dest="sender", metavar="ADDRESS", type=_address, help=text)
 

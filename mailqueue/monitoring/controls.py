@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from shlex import quote
 
 from mailqueue.monitoring.sentence import Action
 from mailqueue.monitoring.words import clock
@@ -29,5 +30,5 @@ def end_of(each: Control) -> Action:
     if each.kind == DRAIN:
         text = f"Give {each.name} e-mails again."
         return Action(f"mailqueue vendors undrain {each.name}", text)
-    option = f"--{each.kind}" + (f" {each.name}" if each.name else "")
+    option = f"--{each.kind}" + (f" {quote(each.name)}" if each.name else "")
     return Action(f"mailqueue release {option}", "End the hold: what waits for it goes on.")

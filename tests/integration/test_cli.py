@@ -167,6 +167,8 @@ WRONG: Sequence[Sequence[str]] = (
     ("retry", "--status", "sent"),
     ("vendors", "disable", "first"),
     ("vendors", "enable"),
+    ("cancel", "--status", "queued", "--tag", ""),
+    ("hold", "--vendor", ""),
 )
 
 

@@ -193,12 +193,12 @@ def test_a_budget_is_told_of_from_80_per_cent_on() -> None:
 
 
 def test_what_an_operator_stopped_is_told_and_after_a_day_whether_it_is_forgotten() -> None:
-    new = Control("tag", "news", ago(hours=23), "ann@app1")
+    new = Control("tag", "my news", ago(hours=23), "ann@app1")
     old = Control("drain", "ses", ago(hours=25), "ann@app1")
     first, second = found(**under(new, old))
     assert (first.slug, first.level, second.level) == (Slug.HELD, WARN, WARN)
-    assert first.text == "tag news has been held for 23h, by ann@app1"
-    assert first.todo == "to end it: mailqueue release --tag news"
+    assert first.text == "tag my news has been held for 23h, by ann@app1"
+    assert first.todo == "to end it: mailqueue release --tag 'my news'"
     assert second.text == "vendor ses has been drained for 1d, by ann@app1; forgotten?"
     assert second.todo == "to end it: mailqueue vendors undrain ses"
 
