@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import cached_property
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from mailqueue.config import Config, is_production
 from mailqueue.errors import StoreUnavailable
@@ -45,6 +46,7 @@ from mailqueue.vendors.events.source import (
 THREADS = 32  # requests that wait for MongoDB at a time; they are written together
 _CHALLENGE = (b"www-authenticate", b'Basic realm="mailqueue"')  # SNS waits for it
 _STORED = Reply(200, b"{}")
+T = TypeVar("T")
 Story = tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]
 _log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Events:
     def __init__(self, config: Config, limits: Limits) -> None:
         self._limits = limits
         self._opening = Lock()  # since Python 3.12 a cached_property has none
+        self._with_indexes: EventStore | None = None
         self.reload(config)
 
     def reload(self, config: Config) -> None:
@@ -83,18 +86,24 @@ class Events:
             retention=self._config.retention,
         )
 
-    @property
-    def _store(self) -> EventStore:
-        """Opened by the first event, in the thread that stores it."""
-        with self._opening:
-            return self._event_store
-
     @cached_property
     def _event_store(self) -> EventStore:
         by_vendor_id = any(source.lacks_our_id for source in self._sources.values())
-        store = EventStore(self._config, self._mongodb, by_vendor_id=by_vendor_id)
-        store.ensure_indexes()
-        return store
+        return EventStore(self._config, self._mongodb, by_vendor_id=by_vendor_id)
+
+    def _call(self, work: Callable[[EventStore], T]) -> T:
+        """Do this with the store, which the first one opens. Raises ``StoreUnavailable``.
+
+        While MongoDB is known to be away, one request finds out whether that is over; the others do
+        not wait for it. Before that is known, none waits for another one.
+        """
+        with self._opening:
+            mongodb, store = self._mongodb, self._event_store
+        with mongodb.unless_away() if mongodb.is_away else nullcontext():
+            if self._with_indexes is not store:
+                store.ensure_indexes()  # without a lock: done twice, it is the same
+                self._with_indexes = store
+            return work(store)
 
     def close(self) -> None:
         """Finish what is being stored, and close the connections."""
@@ -112,7 +121,9 @@ class Events:
             return [], {}
         object_id = ids.parse(email_id)
         return await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: (self._store.of_email(object_id), self._store.tally(object_id))
+            self._threads,
+            self._call,
+            lambda store: (store.of_email(object_id), store.tally(object_id)),
         )
 
     async def receive(self, call: Call) -> Reply:
@@ -152,7 +163,8 @@ class Events:
         return _STORED
 
     def _record(self, source: EventSource, request: EventRequest) -> None:
-        self._store.record(source.vendor, source.read(request))
+        events = source.read(request)
+        self._call(lambda store: store.record(source.vendor, events))
 
 
 def _prove(source: EventSource, request: EventRequest) -> Answer | None:

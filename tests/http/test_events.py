@@ -7,11 +7,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
 from pymongo import MongoClient
 
+from mailqueue.config import Config
+from mailqueue.errors import StoreUnavailable
+from mailqueue.events import EventStore
+from mailqueue.http.events import Events
+from mailqueue.http.limits import Limits
 from mailqueue.store import ids
 from mailqueue.vendors.events.source import EventRequest
 from tests.callbacks.receiver import SECRET
@@ -153,6 +159,32 @@ def test_many_batches_at_a_time_are_all_stored(service: HttpService, stored: Any
     with ThreadPoolExecutor(16) as pool:
         assert set(pool.map(batch, range(40))) == {200}
     assert stored.count_documents({}) == 4000
+
+
+def test_no_request_waits_for_another_one_that_waits_for_mongodb(
+    monkeypatch: pytest.MonkeyPatch, shared_settings: Document
+) -> None:
+    both = Barrier(2)
+
+    def ensure_indexes(_: EventStore) -> None:
+        both.wait(30)
+        raise StoreUnavailable("MongoDB: does not answer")
+
+    monkeypatch.setattr(EventStore, "ensure_indexes", ensure_indexes)
+    config = Config.from_mapping({**shared_settings, "vendors": vendors()})
+    events = Events(config, Limits(1000, 1000, 1))
+    with ThreadPoolExecutor(2) as pool:
+        for waiting in [pool.submit(events._call, repr) for _ in range(2)]:
+            with pytest.raises(StoreUnavailable):
+                waiting.result()
+    # Nor, where MongoDB is known to be away, for the one that looks whether that is over.
+    outage = events._mongodb._outage
+    outage.begin("does not answer")
+    assert outage.claim(60)
+    with pytest.raises(StoreUnavailable):
+        events._call(repr)
+    assert both.n_waiting == 0
+    events.close()
 
 
 def test_while_mongodb_is_away_each_vendor_is_told_to_repeat(
