@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from email.parser import BytesParser
+from functools import cached_property
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -42,7 +43,7 @@ class Received:
     def json(self) -> Any:
         return json.loads(self.body)
 
-    @property
+    @cached_property
     def form(self) -> list[tuple[str, EmailMessage]]:
         """The parts of a multipart form, by field name, in order."""
         head = f"Content-Type: {self.headers['content-type']}\r\n\r\n".encode()
