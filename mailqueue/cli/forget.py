@@ -134,9 +134,9 @@ def _report(counts: Counter[str], *, dry_run: bool) -> Report:
     would = "would be " if dry_run else ""
     lines = [
         f"{count(counts['emails'], 'e-mail')} {would}forgotten",
-        f"{counts['cancelled']} of them {would}cancelled before",
+        f"{counts['cancelled']:,} of them {would}cancelled before",
         f"{count(counts['events'], 'event')} {would}forgotten",
-        f"{counts['suppressed']} {would}suppressed by a hash",
+        f"{counts['suppressed']:,} {would}suppressed by a hash",
     ]
     notes = []
     if counts["left"]:
