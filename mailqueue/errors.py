@@ -19,6 +19,7 @@ caller's own MongoDB transaction, see ``Producer.send``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 
 
 class MailQueueError(Exception):
@@ -64,6 +65,14 @@ class MissingExtra(MailQueueError):
         self.extra = extra
         remedy = f"pip install 'mailqueue[{extra}]'"
         super().__init__(f"{reason}, and {package} is not installed: {remedy}")
+
+    @classmethod
+    def unless(cls, extra: str, package: str, reason: str) -> None:
+        """Raise it unless the package can be imported."""
+        try:
+            import_module(package.replace("-", "_"))
+        except ImportError:
+            raise cls(extra, package, reason) from None
 
 
 class Unavailable(MailQueueError):

@@ -7,7 +7,6 @@ package is imported when it is started: it may need an extra that is not install
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from typing import Any
 
 from mailqueue import logs
@@ -59,8 +58,7 @@ def responder(context: Context) -> Report:
 
 def metrics(context: Context) -> Report:
     """Serve metrics until a signal."""
-    if find_spec("prometheus_client") is None:
-        raise MissingExtra("metrics", "prometheus-client", "the metrics are Prometheus'")
+    MissingExtra.unless("metrics", "prometheus-client", "the metrics are Prometheus'")
     from mailqueue.monitoring import server
 
     logs.configure()

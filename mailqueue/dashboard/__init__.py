@@ -22,7 +22,6 @@ takes a ``PageRequest`` and returns a ``Page``; it may wait for MongoDB, and run
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from mailqueue.errors import MissingExtra
@@ -39,8 +38,7 @@ def make(config: Config) -> Dashboard:
 
     Raises ``MissingExtra`` if the extra ``web`` is not installed.
     """
-    if find_spec("jinja2") is None:
-        raise MissingExtra("web", "jinja2", "the dashboard needs it")
+    MissingExtra.unless("web", "jinja2", "the dashboard needs it")
     from mailqueue.dashboard.application import Dashboard
 
     return Dashboard(config)

@@ -18,7 +18,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,5 +71,4 @@ def serve(
 
 def _need_extra() -> None:
     for package in ("starlette", "uvicorn", "httptools"):
-        if find_spec(package) is None:
-            raise MissingExtra("http", package, "the HTTP service needs it")
+        MissingExtra.unless("http", package, "the HTTP service needs it")

@@ -8,7 +8,6 @@ name. The server needs the extra ``smtp``; ``sendmail`` needs none.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from mailqueue.errors import MissingExtra
@@ -29,8 +28,7 @@ def serve(
     be there: messages are answered with 451 until it is. Raises ``ConfigError`` (the port is in
     use, say) and ``MissingExtra``.
     """
-    if find_spec("aiosmtpd") is None:
-        raise MissingExtra("smtp", "aiosmtpd", "the SMTP service needs it")
+    MissingExtra.unless("smtp", "aiosmtpd", "the SMTP service needs it")
     from mailqueue.smtp.server import serve as serve_until_signal
 
     return serve_until_signal(config, host, port, file)

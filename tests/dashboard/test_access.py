@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from pymongo.collection import Collection
 
-from mailqueue import dashboard
 from mailqueue.cli import main
 from mailqueue.config import Config
 from mailqueue.dashboard import backend, endpoint
@@ -348,7 +347,7 @@ def test_without_it_nothing_of_it_is_served_or_imported(config: Config) -> None:
 
 
 def test_what_is_missing_is_named(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dashboard, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingExtra, match=r"mailqueue\[web\]"):
         app(config, dashboard=True)
 

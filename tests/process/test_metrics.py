@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from itertools import count
@@ -19,7 +20,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mailqueue import cli
-from mailqueue.cli import servers
 from mailqueue.config import Config
 from mailqueue.errors import StoreUnavailable
 from mailqueue.monitoring.overview import Overview
@@ -256,6 +256,6 @@ def test_without_its_extra_the_verb_says_what_to_install(
 ) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps(stage.settings))
-    monkeypatch.setattr(servers, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
     assert cli.main(["--config", str(file), "metrics"]) == 2
     assert "pip install 'mailqueue[metrics]'" in capsys.readouterr().err
