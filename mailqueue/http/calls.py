@@ -35,7 +35,7 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._~-]{1,128}")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """An answer. ``id``, ``emails``: of the e-mail, or how many they are; for the log."""
 

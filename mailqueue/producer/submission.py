@@ -40,7 +40,6 @@ _UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")
 MAX_PAGE = 500  # e-mails in one write of ``send_many()``
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)  # a time plus what is added to it must be a date, too
 _STEP = 100  # e-mails
-_set = object.__setattr__  # for frozen dataclasses
 
 Priority = Literal["high", "normal", "bulk"]
 Sendable: TypeAlias = "Email | EmailDict | EmailMessage"
@@ -59,7 +58,7 @@ class SendCall(TypedDict, total=False):
     vendors: Sequence[str] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SendOptions:
     """How urgent e-mails are, when they may be sent, until when, and who hears of them.
 
@@ -78,19 +77,19 @@ class SendOptions:
         value: object = self.priority
         if not isinstance(value, str) or (priority := str.__str__(value)) not in PRIORITIES:
             raise InvalidEmail("priority", f"must be one of {', '.join(PRIORITIES)}")
-        _set(self, "priority", priority)
+        self.priority = priority  # type: ignore[assignment]  # one of them, as was just seen
         if self.callback_url is not None or self.request_id is not None:
-            _set(self, "callback_url", _text(self.callback_url, "callback_url", callbacks.MAX_URL))
-            _set(self, "request_id", _text(self.request_id, "request_id", MAX_REQUEST_ID))
+            self.callback_url = _text(self.callback_url, "callback_url", callbacks.MAX_URL)
+            self.request_id = _text(self.request_id, "request_id", MAX_REQUEST_ID)
         if self.vendors is not None:
-            _set(self, "vendors", _vendors(self.vendors))
+            self.vendors = _vendors(self.vendors)
         if self.send_at is None and self.expires_at is None:  # the usual case
             return
         send_at, expires_at = _time(self.send_at, "send_at"), _time(self.expires_at, "expires_at")
         if send_at is not None and expires_at is not None and expires_at <= send_at:
             raise InvalidEmail("expires_at", "must be later than send_at")
-        _set(self, "send_at", send_at)
-        _set(self, "expires_at", expires_at)
+        self.send_at = send_at
+        self.expires_at = expires_at
 
 
 def _text(value: object, field: str, longest: int) -> str | None:
