@@ -208,6 +208,9 @@ def test_a_body_of_html_runs_nothing_and_loads_nothing(
     browser.get(f"{site.url}/dashboard/emails/{email_id}")
     press(browser, "Show")
     place = browser.current_url
+    # It stands below the story: the page begins there, or nobody would see that it has come.
+    assert place.endswith("#content-shown")
+    assert browser.find_element(By.ID, "content-shown").is_displayed()
     browser.switch_to.frame(browser.find_element(By.TAG_NAME, "iframe"))
     assert "Hello" in browser.find_element(By.TAG_NAME, "body").text
     browser.find_element(By.TAG_NAME, "button").click()
