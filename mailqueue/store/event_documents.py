@@ -63,8 +63,8 @@ class EventDocuments:
         with self._mongo.operation():
             self._ensure_index()
             waiting = self._events.find(_FREE, {"_id": 1}).sort("_id", 1).limit(limit)
-            found = [document["_id"] for document in waiting]
-            chosen = {"_id": {"$in": list(filter(_can_be_asked_for, found))}}
+            ids = [document["_id"] for document in waiting]
+            chosen = {"_id": {"$in": list(filter(_can_be_asked_for, ids))}}
             if not chosen["_id"]["$in"]:
                 return {}
             self._events.update_many({**chosen, **_FREE}, update)
