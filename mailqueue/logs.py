@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import NamedTuple, TextIO
+from typing import TextIO, TypeAlias
 
 from mailqueue.errors import ConfigError
 
@@ -39,6 +39,11 @@ GATHER = 0.005  # seconds for more lines, so that one write does for many
 FLUSH = 2.0  # seconds that the end of a process waits for its last lines
 _NUMBERS = (int, float)
 _USUAL = re.compile(r"[!#-<>-~]+")  # ASCII without blank, quotation mark and equals sign
+_USUAL_WORDS = re.compile(r"(?: \w+=[!#-<>-~]+)+")
+Facts: TypeAlias = Mapping[str, object]
+# An event that waits to be written: when, and its level, logger, name and facts. No class of its
+# own: there is one for each e-mail.
+Line: TypeAlias = tuple[float, int, str, str, Facts]
 
 
 class Formatter(logging.Formatter):
@@ -61,8 +66,12 @@ class Formatter(logging.Formatter):
 
     def line(self, line: Line) -> str:
         """An event, as it would be written of its record."""
-        words = "".join([f" {key}={_quote(fact)}" for key, fact in line.facts.items()])
-        return f"{self._head(line.created, line.level)} {line.event}{words}"
+        created, level, _, name, facts = line
+        words = "".join([f" {key}={fact!s}" for key, fact in facts.items()])
+        # One look at all of them; a fact that holds " key=" is found by the number of signs.
+        if not _USUAL_WORDS.fullmatch(words) or words.count("=") != len(facts):
+            words = "".join([f" {key}={_quote(fact)}" for key, fact in facts.items()])
+        return f"{self._head(created, level)} {name}{words}"
 
     def _head(self, created: float, level: int) -> str:
         """What lines of one write have in common is made once."""
@@ -94,7 +103,7 @@ class JsonFormatter(Formatter):
         """One line, whatever the record holds."""
         name, facts = getattr(record, "event", None), getattr(record, "facts", None)
         if isinstance(name, str) and isinstance(facts, Mapping):
-            return self.line(Line(record.created, record.levelno, record.name, name, facts))
+            return self.line((record.created, record.levelno, record.name, name, facts))
         more: dict[str, object] = {"message": record.getMessage()}
         if record.exc_info and (error := record.exc_info[1]) is not None:
             more |= {"error": type(error).__name__, "at": place(error)}
@@ -102,10 +111,10 @@ class JsonFormatter(Formatter):
 
     def line(self, line: Line) -> str:
         """An event."""
-        what = {"event": line.event, **line.facts}
-        return self._object(line.created, line.level, line.logger, what)
+        created, level, logger, name, facts = line
+        return self._object(created, level, logger, {"event": name, **facts})
 
-    def _object(self, created: float, level: int, logger: str, what: Mapping[str, object]) -> str:
+    def _object(self, created: float, level: int, logger: str, what: Facts) -> str:
         at = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
         head = {"time": at.replace("+00:00", "Z"), "level": logging.getLevelName(level)}
         everything = {**head, "logger": logger, **what}
@@ -113,16 +122,6 @@ class JsonFormatter(Formatter):
             return self._encode(everything)
         except ValueError:  # a number that JSON does not have
             return self._encode({name: str(value) for name, value in everything.items()})
-
-
-class Line(NamedTuple):
-    """An event that waits to be written: ``level`` and ``logger`` as its record would have them."""
-
-    created: float
-    level: int
-    logger: str
-    event: str
-    facts: Mapping[str, object]
 
 
 class Lines(logging.Handler):
@@ -200,7 +199,7 @@ class Lines(logging.Handler):
                 with self._counting:
                     dropped, self._dropped = self._dropped, 0
                 facts = {"lines": dropped}
-                items.append(Line(time.time(), logging.WARNING, logger.name, "log.dropped", facts))
+                items += _lines(logger, logging.WARNING, "log.dropped", [facts])
             if lost := self._write("".join(map(self._text, items))):
                 # The last line of these told of what was dropped before.
                 self._drop(lost - bool(dropped) + dropped)
@@ -229,7 +228,7 @@ class Lines(logging.Handler):
             return f"{self._formatter.line(item)}\n"
         except Exception as error:  # noqa: BLE001  # a fact without a text must not end the thread
             facts = {"error": type(error).__name__}
-            return f"{self._formatter.line(item._replace(facts=facts))}\n"
+            return f"{self._formatter.line((*item[:4], facts))}\n"
 
     def _write(self, text: str) -> int:
         """Returns how many lines are lost, since they cannot be written."""
@@ -293,7 +292,7 @@ def event(logger: logging.Logger, level: int, name: str, /, **facts: object) -> 
     """Write a line. It costs nothing if the logger's level is higher."""
     if logger.isEnabledFor(level):
         if (lines := _only_listener(logger)) is not None:
-            lines.put(Line(time.time(), level, logger.name, name, facts))
+            lines.put((time.time(), level, logger.name, name, facts))
             return
         # Collectors of errors group records by ``msg``: it is the same for each kind of event.
         line = _line(name, *facts)
@@ -301,15 +300,13 @@ def event(logger: logging.Logger, level: int, name: str, /, **facts: object) -> 
         logger.log(level, line, *map(_quote, facts.values()), extra=extra, stacklevel=2)
 
 
-def event_each(
-    logger: logging.Logger, level: int, name: str, each: Sequence[Mapping[str, object]]
-) -> None:
+def event_each(logger: logging.Logger, level: int, name: str, each: Sequence[Facts]) -> None:
     """Write a line for each of these facts: for less than one after the other."""
     if not each or not logger.isEnabledFor(level):
         return
     if (lines := _only_listener(logger)) is not None:
-        now = time.time()
-        lines.put_each([Line(now, level, logger.name, name, facts) for facts in each])
+        now, source = time.time(), logger.name
+        lines.put_each([(now, level, source, name, facts) for facts in each])
         return
     for facts in each:
         event(logger, level, name, **facts)

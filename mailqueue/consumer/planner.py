@@ -195,7 +195,7 @@ class Planner:
             Change(
                 id=send.stored.id,
                 token=send.token,
-                incarnation=send.stored.incarnation,
+                incarnation=send.claim.incarnation,
                 nonce=delivery.lease.nonce,
                 decision=decision,
                 result=delivery.result,

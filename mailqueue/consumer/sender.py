@@ -350,14 +350,15 @@ def _close(name: str, vendor: Vendor) -> None:
 
 
 def _attempt(plan: Send | LookUp, deadline: float) -> Attempt:
-    incarnation = plan.stored.incarnation
+    stored, send = plan.stored, plan if isinstance(plan, Send) else None
+    incarnation = stored.incarnation if send is None else send.claim.incarnation
     return Attempt(
         nonce=None if incarnation is None else str(incarnation),
-        email_id=str(plan.stored.id),
-        message_id=plan.stored.document["message_id"],
-        date=plan.stored.date,
-        key=plan.attempt.key if isinstance(plan, Send) else None,
-        recipients=plan.recipients if isinstance(plan, Send) else None,
+        email_id=str(stored.id),
+        message_id=stored.document["message_id"],
+        date=stored.date,
+        key=None if send is None else send.attempt.key,
+        recipients=None if send is None else send.recipients,
         deadline=deadline,
     )
 

@@ -56,10 +56,11 @@ class Status(StrEnum):
     UNCERTAIN = "uncertain"
     CANCELLED = "cancelled"
 
-    @property
-    def final(self) -> bool:
-        """True when no worker will touch the e-mail again of its own accord."""
-        return self not in (Status.QUEUED, Status.SENDING)
+    final: bool
+
+    def __init__(self, value: str) -> None:
+        # ``final``: no worker will touch the e-mail again of its own accord.
+        self.final = value not in ("queued", "sending")
 
 
 class Outcome(StrEnum):

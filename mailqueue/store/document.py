@@ -230,7 +230,7 @@ class Stored:
         nonce is the same.
         """
         lease, nonce = self.document.get("lease"), self.document.get("nonce")
-        if not isinstance(lease, Mapping) or not isinstance(nonce, ObjectId):
+        if not isinstance(lease, dict) or not isinstance(nonce, ObjectId):
             return None
         token = lease.get("token")
         return nonce if isinstance(token, int | float) and token >= CLOCK_TOKEN else None
