@@ -157,18 +157,14 @@ class Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record in a moment."""
         try:
-            self.put(self.format(record))
+            self.put([self.format(record)])
         except Exception as error:  # noqa: BLE001  # a mistake of whoever logged
             # The library's way quotes the arguments, in many lines, and waits for the reader.
             facts = {"source": record.name, "error": type(error).__name__}
             event(logger, logging.ERROR, "log.failed", **facts)
 
-    def put(self, line: Line | str) -> None:
-        """Write a line in a moment. Any thread may call, and any signal handler."""
-        self.put_each((line,))
-
-    def put_each(self, lines: Sequence[Line | str | threading.Event]) -> None:
-        """Write them in a moment. The same may call."""
+    def put(self, lines: Sequence[Line | str]) -> None:
+        """Write lines in a moment. Any thread may call, and any signal handler."""
         if len(self._waiting) >= MAX_WAITING:
             self._drop(len(lines))
             return
@@ -292,7 +288,7 @@ def event(logger: logging.Logger, level: int, name: str, /, **facts: object) -> 
     """Write a line. It costs nothing if the logger's level is higher."""
     if logger.isEnabledFor(level):
         if (lines := _only_listener(logger)) is not None:
-            lines.put((time.time(), level, logger.name, name, facts))
+            lines.put(_lines(logger, level, name, [facts]))
             return
         # Collectors of errors group records by ``msg``: it is the same for each kind of event.
         line = _line(name, *facts)
@@ -305,11 +301,15 @@ def event_each(logger: logging.Logger, level: int, name: str, each: Sequence[Fac
     if not each or not logger.isEnabledFor(level):
         return
     if (lines := _only_listener(logger)) is not None:
-        now, source = time.time(), logger.name
-        lines.put_each([(now, level, source, name, facts) for facts in each])
+        lines.put(_lines(logger, level, name, each))
         return
     for facts in each:
         event(logger, level, name, **facts)
+
+
+def _lines(logger: logging.Logger, level: int, name: str, each: Sequence[Facts]) -> list[Line]:
+    now, source = time.time(), logger.name
+    return [(now, level, source, name, facts) for facts in each]
 
 
 def _only_listener(logger: logging.Logger) -> Lines | None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 from mailqueue.consumer.memory import Held
 from mailqueue.errors import QueueUnavailable
 from mailqueue.lifecycle.outcomes import CurrentAttempt, SendResult, Snapshot
+from mailqueue.lifecycle.values import value
 from mailqueue.logs import event
 from mailqueue.message import Email
 from mailqueue.queue.broker import End, Holder, Job
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Send:
     """Write the ``claim``, then send the e-mail under ``permit`` to one of the ``carriers``.
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from mailqueue.lifecycle.values import value
+
 # Seconds until the first early probe: ``decide`` and ``rotation`` have to agree on it.
 PROBE_STEP = 5.0
 # A retry comes before what is new in its own class, never before a more urgent class.
@@ -181,7 +183,7 @@ class Pin:
     repeats: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Snapshot:
     """An e-mail as a decision sees it. Durations are seconds.
 
@@ -213,7 +215,7 @@ class Snapshot:
         return bool(self.hint_vendors or self.round.refused)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class CurrentAttempt:
     """The attempt that is decided about. Durations are seconds.
 
@@ -229,7 +231,7 @@ class CurrentAttempt:
     lookup: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Case:
     """What a decision is taken on: the e-mail, its attempt, and when which vendor may be asked.
 
@@ -293,7 +295,7 @@ class Suspension:
     in_doubt: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Decision:
     """What follows. ``delay`` in seconds; ``priority`` is the job's (smaller is more urgent)."""
 

@@ -32,6 +32,7 @@ from mailqueue.lifecycle.outcomes import (
     SendResult,
     Status,
 )
+from mailqueue.lifecycle.values import value
 from mailqueue.store import ledger
 from mailqueue.store.document import HELD
 
@@ -59,7 +60,7 @@ Filter = dict[str, Any]
 Write = tuple[Filter, Pipeline]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Claim:
     """The intent to send one e-mail through one vendor; ``token`` is the one that was read.
 
@@ -101,7 +102,7 @@ class Lease:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Change:
     """A decided transition of one e-mail.
 

@@ -71,7 +71,7 @@ CHECKED = {  # written by hand; by the tests below, and in tests/integration
     *("attribute", "anymail", "postoffice", "celery"),  # in test_docs_applications
 }
 EXTRAS = {"redis", "sqs"}  # of queues, named as these
-WRITERS = {"event", "event_each", "Line"}  # of lines of the log
+WRITERS = {"event", "event_each", "_lines"}  # of lines of the log
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
@@ -226,7 +226,7 @@ def test_what_exit_code_1_means_is_what_the_help_of_the_verb_says() -> None:
 
 
 def test_the_events_of_the_log_are_those_that_the_code_writes() -> None:
-    """By ``event(...)``, as ``partial(event, ...)``, or as a ``Line``."""
+    """By ``event(...)``, as ``partial(event, ...)``, or by what makes lines."""
     calls = [node for nodes in NODES.values() for node in nodes if isinstance(node, ast.Call)]
     names = {
         str(each.value)
