@@ -239,14 +239,14 @@ def test_lines_that_a_full_disk_does_not_take_are_counted(
         lines = logs.Lines(stream, logs.Formatter())
         monkeypatch.setattr(logs, "os", disk)
         disk.room = 75
-        lines.put_each([f"first {n:044}" for n in range(10)])  # one and a half of 50 are written
+        lines.put([f"first {n:044}" for n in range(10)])  # one and a half of 50 are written
         lines.flush()
-        lines.put_each([f"second {n:043}" for n in range(10)])  # none is
+        lines.put([f"second {n:043}" for n in range(10)])  # none is
         lines.flush()
         disk.room = 1000
-        lines.put("third")
+        lines.put(["third"])
         lines.flush()
-        lines.put("fourth")
+        lines.put(["fourth"])
         lines.flush()
     written = disk.content.decode().splitlines()
     assert written[:3] == [f"first {0:044}", f"first {1:044}", "third"]
