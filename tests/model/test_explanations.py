@@ -19,6 +19,7 @@ from mailqueue.lifecycle.outcomes import (
     CurrentAttempt,
     Decision,
     Outcome,
+    Pin,
     Policy,
     Reason,
     Round,
@@ -37,7 +38,6 @@ from tests.unit.test_explanation import (
     ALIVE,
     NAMES,
     NOW,
-    PIN,
     SECRET,
     Document,
     ago,
@@ -46,6 +46,9 @@ from tests.unit.test_explanation import (
     line,
     told,
 )
+
+PIN = Pin(vendor="ses", key="k", remaining=600)
+
 
 # --- the whole table of decisions
 

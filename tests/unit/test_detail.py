@@ -216,7 +216,7 @@ PARTS = [
 
 @for_each("part", PARTS)
 def test_hostile_megabytes_are_worked_off_in_their_time(part: str) -> None:
-    """Would any step of it be more than linear, these would take hours."""
+    """Would any step of it be more than linear, these would take minutes."""
     many = part * (BIG // len(part))
     for fields in ({}, {"text": many, "html": many}):
         assert len(told(many, **fields)) <= LENGTH

@@ -17,7 +17,6 @@ from mailqueue.config import Config
 from mailqueue.lifecycle.outcomes import (
     NORMAL,
     Outcome,
-    Pin,
     Reason,
     Status,
 )
@@ -40,7 +39,6 @@ NOW = datetime(2026, 11, 27, 14, 3, tzinfo=UTC)
 ID = ObjectId("65f1c0ffee65f1c0ffee65f1")
 NAMES = ("ses", "mailgun", "postmark")
 ALIVE = {"web-1:4:a": "production"}
-PIN = Pin(vendor="ses", key="k", remaining=600)
 OPERATORS_NAME, SECRET = "ann@ops", "reader@example.org"
 
 
