@@ -285,7 +285,7 @@ def _suppress(parser: argparse.ArgumentParser) -> None:
 def _forget(parser: argparse.ArgumentParser) -> None:
     text = "an address; -: one a line on standard input"
     parser.add_argument("addresses", metavar="ADDRESS", nargs="+", help=text)
-    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--yes", action="store_true", help="do not ask, on a terminal")
     _dry_run(parser)
 
 

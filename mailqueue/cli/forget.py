@@ -108,11 +108,9 @@ def _write(
 
 
 def _is_confirmed(context: Context, number: int) -> bool:
-    """It cannot be undone."""
-    if context.options.yes:
+    """A person who typed it is asked: it cannot be undone. A script has said exactly whom."""
+    if context.options.yes or context.confirm is None:
         return True
-    if context.confirm is None:
-        raise UsageError("forget cannot be undone: add --yes, or try --dry-run first")
     return context.confirm(f"forget {count(number, 'address', 'addresses')} for good?")
 
 

@@ -206,13 +206,17 @@ def test_an_email_that_changes_meanwhile_is_left(
 def test_it_asks_first_and_reads_addresses_from_standard_input(
     bench: Bench, producer: Producer, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On a terminal; a script has said exactly whom, and there is nobody to ask."""
     producer.send({**MAIL, "to": ANN})
-    refusal = console("forget", ANN)
-    assert (refusal.code, "add --yes" in refusal.err) == (2, True)
     wrong = console("forget", "nobody", ANN, "--yes")
     assert (wrong.code, wrong.err[:20]) == (2, "mailqueue: address 1")
+    terminal = io.StringIO("n\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    refusal = console("forget", ANN)
+    assert (refusal.code, "nothing was changed" in refusal.err) == (1, True)
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{BOB}\n\n{ANN}\n"))
-    assert console("forget", "-", "--yes", "--json").data["cancelled"] == 1
+    assert console("forget", "-", "--json").data["cancelled"] == 1
     assert bench.asked == 0
 
 
