@@ -39,7 +39,7 @@ GATHER = 0.005  # seconds for more lines, so that one write does for many
 FLUSH = 2.0  # seconds that the end of a process waits for its last lines
 _NUMBERS = (int, float)
 _USUAL = re.compile(r"[!#-<>-~]+")  # ASCII without blank, quotation mark and equals sign
-_USUAL_WORDS = re.compile(r"(?: \w+=[!#-<>-~]+)+")
+_USUAL_WORDS = re.compile(r"(?: [a-z_]+=[!#-<>-~]+)+")
 Facts: TypeAlias = Mapping[str, object]
 # An event that waits to be written: when, and its level, logger, name and facts. No class of its
 # own: there is one for each e-mail.
