@@ -149,6 +149,10 @@ def _actions(stored: Stored, outlook: Sequence[Sentence]) -> Iterator[Action]:
         forms[Verb.RETRY] = "Send it again: its readers may get it twice."
     if stored.document.get("unknowns") or stored.document.get("pin"):
         forms[Verb.CANCEL] = "Do not send it again. It becomes uncertain: a copy may have left."
+    reason = reason_of(stored.document)
+    if reason is Reason.SUPPRESSED:
+        yield Action("mailqueue suppress list ADDRESS", "See why a recipient is on the list.")
+        forms[Verb.RETRY] = "Send it, once a recipient is off the list: it fails again before."
     for verb, form in forms.items():
         if interventions.obstacle(verb, stored) is None:
             yield Action(f"mailqueue {verb} {stored.id}", form)
@@ -156,5 +160,5 @@ def _actions(stored: Stored, outlook: Sequence[Sentence]) -> Iterator[Action]:
     states = {text(each.get("state")) for each in objects(stored.document.get("callbacks"))}
     if states & {callbacks.FAILED, callbacks.GONE}:
         yield Action(f"mailqueue callbacks retry {stored.id}", "Tell the application again.")
-    if reason_of(stored.document) is Reason.UNREADABLE or outlook == (Sentence(DAMAGED),):
+    if reason is Reason.UNREADABLE or outlook == (Sentence(DAMAGED),):
         yield Action("mailqueue audit", "See which field of the document is damaged.")

@@ -785,3 +785,9 @@ def test_a_field_that_is_missing_is_no_obstacle(name: str, status: str) -> None:
 def test_an_unreadable_email_names_the_command_that_finds_the_damage() -> None:
     explanation = told(email("failed", reason="unreadable", attempts="oops"))
     assert "mailqueue audit" in [action.command for action in explanation.actions]
+
+
+def test_a_suppressed_email_names_the_command_that_shows_why() -> None:
+    actions = told(email("failed", reason="suppressed")).actions
+    assert actions[0].command == "mailqueue suppress list ADDRESS"
+    assert "fails again" in actions[1].text
