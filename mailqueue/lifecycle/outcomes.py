@@ -2,7 +2,7 @@
 
 Decides: the words. ``decide`` decides what follows from them, ``store`` how they are kept.
 
-Promises: every value is immutable; durations are seconds; no address, subject or body in a
+Promises: no value changes once it is made; durations are seconds; no address, subject or body in a
 ``code``, ``detail`` or ``reason``, nor in a repr.
 """
 
@@ -117,7 +117,7 @@ class Reason(StrEnum):
     MARKED_SENT = "marked_sent"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class SendResult:
     """A vendor's answer, classified. Vendor trouble is this value, never an exception.
 

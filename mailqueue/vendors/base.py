@@ -36,13 +36,14 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from mailqueue.config import VendorConfig
 from mailqueue.errors import ConfigError, InvalidEmail
 from mailqueue.lifecycle.outcomes import Outcome, SendResult
+from mailqueue.lifecycle.values import value
 from mailqueue.logs import event, place
 from mailqueue.message import Address, Email
 from mailqueue.message.headers import encode_unstructured, header_problem
@@ -63,7 +64,7 @@ EXPOSE_METADATA = "expose_metadata"
 _LOCAL_OPTIONS = (SIMULATED_DELAY, EXPOSE_METADATA)  # no vendor sees them
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Attempt:
     """What one attempt needs beside the e-mail.
 
