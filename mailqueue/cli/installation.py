@@ -5,7 +5,7 @@ each finding is. The queue is looked at by ``queues``.
 
 Assumes: a configuration that could be read.
 
-Promises: nothing is changed.
+Promises: nothing is changed. Writes that match nothing are tried, to find out the user's rights.
 """
 
 from __future__ import annotations

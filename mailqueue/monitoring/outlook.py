@@ -127,7 +127,7 @@ class Outlook:
         if hold := turns.hold:
             yield turns.held(hold)
         else:
-            yield self._due(wait, at)
+            yield self._due(wait, at, turns)
             yield from self._queue_away()
             if snapshot.expires_in is not None and snapshot.expires_in <= wait:
                 yield Sentence("Its expires_at comes first: no vendor is asked any more.")
@@ -136,7 +136,7 @@ class Outlook:
                 yield from turns.sentences()
         yield from self._ends()
 
-    def _due(self, wait: float, at: datetime) -> Sentence:
+    def _due(self, wait: float, at: datetime, turns: Turns) -> Sentence:
         lines = objects(self.stored.document["attempts"])
         if wait > 0 and not lines:
             return Sentence(f"It is due in {span(wait)}.", at)
@@ -149,6 +149,8 @@ class Outlook:
         if self.conditions.queue_error:  # what follows says why no consumer takes it
             return Sentence("It is due.", at)
         words = "It is due: the next consumer that is free takes it."
+        if not turns.has_vendor:  # what follows says why it waits
+            words = "It is due."
         if late > LATE:
             words += f" It has been due for {span(late)}: mailqueue doctor may say why."
         return Sentence(words, at)

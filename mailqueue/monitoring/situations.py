@@ -83,11 +83,7 @@ def _oldest_due(overview: Overview, _: Config) -> Findings:
 def _all_vendors(overview: Overview, _: Config) -> Findings:
     """An e-mail leaves as long as there is one vendor to send it to."""
     problems = [_problem(vendor) for vendor in overview.vendors]
-    if overview.controls.everything:
-        text = "everything is held: no e-mail is sent"
-        todo = "mailqueue hold shows who did it and why; then: mailqueue release --all"
-        yield Finding(Level.FAIL, "control", text, todo, Slug.HELD)
-    elif problems and all(problems):
+    if problems and all(problems) and not overview.controls.everything:  # ``_held`` tells that
         reasons = ", ".join(
             f"{vendor.name} is {problem}"
             for vendor, problem in zip(overview.vendors, problems, strict=True)
@@ -150,10 +146,13 @@ def _held(overview: Overview, _: Config) -> Findings:
         seconds = _seconds(overview, control.at)
         who = control.by or "a person"
         text = f"{control.subject} has been {control.state} for {age(seconds)}, by {who}"
+        level = Level.WARN
+        if control.kind == "all":
+            level, text = Level.FAIL, f"{text}: no e-mail is sent"
         if seconds > FORGOTTEN:
             text += "; forgotten?"
         todo = f"to end it: {end_of(control).command}"
-        yield Finding(Level.WARN, "control", text, todo, Slug.HELD)
+        yield Finding(level, "control", text, todo, Slug.HELD)
 
 
 def _seconds(overview: Overview, since: datetime | None) -> float:

@@ -67,6 +67,11 @@ class Turns:
             yield from self._others()
 
     @property
+    def has_vendor(self) -> bool:
+        """Whether a vendor may be asked now."""
+        return bool(self._names)
+
+    @property
     def hold(self) -> str | None:
         """The hold that keeps it from all vendors."""
         if self.stored.is_held:

@@ -293,6 +293,7 @@ def test_a_rate_and_a_budget_are_told_with_their_time() -> None:
     conditions = Conditions(times={"ses": soon}, spent={"mailgun": late}, consumers=ALIVE)
     words = text(told(email(), conditions).next)
     assert "Each vendor that may be asked has used up its rate or its budget" in words
+    assert "the next consumer that is free takes it" not in words
     assert "Not ses: its rate or its budget is used up, until 14:03:40 UTC." in words
     assert "Not mailgun: its rate or its budget is used up, until 16:03:00 UTC." in words
     one = text(told(email(), Conditions(times={"ses": soon}, consumers=ALIVE)).next)

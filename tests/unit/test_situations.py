@@ -205,9 +205,10 @@ def test_what_an_operator_stopped_is_told_and_after_a_day_whether_it_is_forgotte
 
 def test_that_everything_is_held_is_a_failure() -> None:
     everything = Control("all", at=ago(minutes=5), by="ann@app1")
-    first, second = found(**under(everything))
-    assert (first.slug, first.level) == (Slug.HELD, FAIL)
-    assert second.todo == "to end it: mailqueue release --all"
+    (finding,) = found(**under(everything))
+    assert (finding.slug, finding.level) == (Slug.HELD, FAIL)
+    assert finding.text == "everything has been held for 5m, by ann@app1: no e-mail is sent"
+    assert finding.todo == "to end it: mailqueue release --all"
 
 
 def test_a_consumer_of_another_version_or_with_other_vendors_is_named_by_its_host() -> None:
