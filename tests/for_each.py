@@ -32,16 +32,16 @@ def for_each(names: str, table: Iterable[Any]) -> Callable[[Test], Test]:
         @wraps(test)
         def run(**others: Any) -> None:
             failures = []
-            for case in cases:
+            for number, case in enumerate(cases):
                 try:
                     test(**others, **case)
                 except (Exception, pytest.fail.Exception) as failure:  # noqa: BLE001  # raised below
-                    failures.append((case, failure))
+                    failures.append((number, failure))
             if failures:
                 first = failures[0][1]
                 first.add_note(f"{len(failures)} of {len(cases)} cases fail:")
-                for case, each in failures:
-                    first.add_note(f"  {case!r:.300}: {type(each).__name__}")
+                for number, each in failures:
+                    first.add_note(f"  [{number}] {_shown(cases[number])}: {type(each).__name__}")
                 raise first
 
         assert cases
@@ -52,3 +52,11 @@ def for_each(names: str, table: Iterable[Any]) -> Callable[[Test], Test]:
         return run
 
     return decorate
+
+
+def _shown(case: dict[str, Any]) -> str:
+    """What tells the case from others; a value may be one that cannot be shown."""
+    try:
+        return f"{case!r:.300}"
+    except Exception as error:  # noqa: BLE001  # a number too long for a text, a broken object
+        return f"not to be shown ({type(error).__name__})"
