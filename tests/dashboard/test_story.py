@@ -137,6 +137,7 @@ def test_a_queue_that_does_not_answer_keeps_no_page_waiting(
         with closing(Client(config)) as client:
             pages = [text_of(client.get(f"/emails/{waiting}").text) for _ in range(3)]
             assert "The queue" not in client.get(f"/emails/{ended}").text
+        silent.settimeout(60)
         silent.accept()[0].close()
         silent.settimeout(0)
         with pytest.raises(BlockingIOError):

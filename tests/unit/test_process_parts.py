@@ -9,7 +9,6 @@ import os
 import re
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from mailqueue.outage import Outage
 from mailqueue.service.systemd import ServiceManager, Signals
 from tests.for_each import for_each
 from tests.logged import event
+from tests.waiting import wait_until
 
 
 class Clock:
@@ -392,9 +392,8 @@ def test_nobody_waits_for_whoever_reads_the_log(
 
     for _ in range(100):  # more than a pipe takes
         logs.event(logger, logging.INFO, "one.first", long=long)
-    while pipe.lines._waiting:
-        time.sleep(0.001)
-    # Its thread waits for a reader now, and once one comes there is no room for a further line.
+    wait_until(lambda: not pipe.lines._waiting, what="the thread that writes has all")
+    # It waits for a reader now, and once one comes there is no room for a further line.
     threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()

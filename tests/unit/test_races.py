@@ -306,8 +306,11 @@ def test_one_thread_looks_after_idle_connections(monkeypatch: pytest.MonkeyPatch
     places: Any = SimpleNamespace(wanted=False, is_wanted=lambda: places.wanted)
     pool._places = places
 
+    before = set(threading.enumerate())  # other tests' pools may have one, too
+
     def watching() -> int:
-        return sum(thread.name == "smtp-idle" for thread in threading.enumerate())
+        threads = set(threading.enumerate()) - before
+        return sum(thread.name == "smtp-idle" for thread in threads)
 
     class Idle:
         used_at = 0.0
