@@ -61,7 +61,8 @@ HELP: Mapping[str, Help] = {
     "hold": Help(
         "let e-mails wait, or show which do",
         "All consumers know within two seconds. What is being sent ends as it would have; what "
-        "waits uses up no attempt, and expires all the same. Without options: what is held.",
+        "waits uses up no attempt, and expires all the same. Without options: what is held. "
+        "E-MAILS: those that wait. DUE: those of the tag or class that no consumer has seen yet.",
         "mailqueue hold --tag newsletter --reason 'wrong price'",
         "it is held already",
     ),
