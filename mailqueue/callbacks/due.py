@@ -89,8 +89,9 @@ class DueCallbacks:
             Callback(stored, entry, nonce)
             for stored in self._store.find_heads(mine)
             for entry in stored.document.get("callbacks", ())
-            # Beside it may stand anything.
-            if isinstance(entry, Mapping) and entry.get("nonce") == nonce and "id" in entry
+            # Beside it may stand anything. Without its id what comes of it could not be stored.
+            if isinstance(entry, Mapping) and entry.get("nonce") == nonce
+            if type(entry.get("id")) is str
         ]
 
     def body(self, callback: Callback) -> bytes:

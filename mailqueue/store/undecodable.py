@@ -1,8 +1,8 @@
 """Reading documents, some of which cannot be decoded.
 
-Decides: what is still known of such a document: its ``_id``, and what of ``FIELDS`` can be decoded.
-The driver decodes a reply as a whole, so one damaged document hides all others. So they are then
-read one at a time.
+Decides: what is still known of such a document: its ``_id``, and what can be decoded of ``BYTES``,
+as it stands there, and of ``TEXTS``, with replacements in what is no text. The driver decodes a
+reply as a whole, so one damaged document hides all others. So they are then read one at a time.
 
 Promises: nothing is changed.
 """
@@ -13,11 +13,13 @@ from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
 
-FIELDS = ("status", "lease", "callbacks", "callback_url")
+BYTES = ("status", "lease")  # by these an update is guarded
+TEXTS = ("callbacks", "callback_url")
 
 
 def read_each(
@@ -29,18 +31,28 @@ def read_each(
         try:
             yield from list(collection.aggregate([alone, *steps[1:]]))
         except BSONError:
-            fields = [_field(collection, alone, name) for name in FIELDS]
-            yield dict(ChainMap(each, *fields))
+            yield dict(ChainMap(each, *_fields(collection, alone)))
+
+
+def _fields(
+    collection: Collection[dict[str, Any]], alone: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    usual = collection.codec_options
+    exact: CodecOptions[Any] = usual.with_options(document_class=RawBSONDocument)
+    lenient = usual.with_options(
+        unicode_decode_error_handler="replace",
+        datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    )
+    for name, options in (dict.fromkeys(BYTES, exact) | dict.fromkeys(TEXTS, lenient)).items():
+        yield _field(collection.with_options(options), alone, name)
 
 
 def _field(
     collection: Collection[dict[str, Any]], alone: dict[str, Any], field: str
 ) -> dict[str, Any]:
-    """A field without decoding it; nothing where it is the one that cannot be."""
-    options = collection.codec_options.with_options(document_class=RawBSONDocument)
-    raw = collection.with_options(codec_options=options)
+    """This field; nothing where it is the one that cannot be decoded."""
     try:
-        (document,) = raw.aggregate([alone, {"$project": {field: 1}}])
+        (document,) = collection.aggregate([alone, {"$project": {field: 1}}])
         return {field: document[field]} if field in document else {}
     except (BSONError, ValueError):  # or it is not there any more
         return {}

@@ -321,6 +321,23 @@ def test_callbacks_of_what_cannot_be_decoded_are_posted_as_all_others(
         assert len(due.claim(list(found))) > len(found) / 2
 
 
+def test_a_callback_in_which_something_is_no_text_is_posted_and_settled(
+    config: Config, producer: Producer, emails: Collection[Document]
+) -> None:
+    """The code of an earlier try, say. Without a sound id nothing is posted: it could not end."""
+    times = {"at": PAST, "due_at": PAST, "since": PAST}
+    entry = {"id": "msg_1", "type": "email.sent", "state": "due", "token": 0, "tries": 0, **times}
+    sound = queued(producer, emails) | {"callback_url": "https://a.example"}
+    for each in (entry | {"code": MARK}, entry | {"id": 5}):
+        document = sound | {"_id": ObjectId(), "callbacks": [each], "subject": MARK}
+        emails.insert_one(undecodable(document))
+    with closing(Store(config.mongodb, env=producer.env)) as store:
+        due = DueCallbacks(store, Callbacks(), 60.0)
+        (callback,) = due.claim(list(due.find(100, ())))
+        assert due.settle(callback, DELIVERED, "200") == 0
+        assert emails.count_documents({"callbacks.state": DELIVERED}) == 1
+
+
 # Whoever looks at it ------------------------------------------------------------------------------
 
 
