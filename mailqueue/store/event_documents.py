@@ -16,6 +16,7 @@ import json
 from base64 import b64encode
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from bson import ObjectId, encode, json_util
@@ -62,9 +63,10 @@ class EventDocuments:
         update = [{"$set": {"reserved": {"by": self._nonce, "until": until}}}]
         with self._mongo.operation():
             self._ensure_index()
-            waiting = self._events.find(_FREE, {"_id": 1}).sort("_id", 1).limit(limit)
-            ids = [document["_id"] for document in waiting]
-            chosen = {"_id": {"$in": list(filter(_can_be_asked_for, ids))}}
+            # Without a limit of its own: so many that cannot be asked for would hide all others.
+            with self._events.find(_FREE, {"_id": 1}, batch_size=limit).sort("_id", 1) as waiting:
+                ids = filter(_can_be_asked_for, (document["_id"] for document in waiting))
+                chosen = {"_id": {"$in": list(islice(ids, limit))}}
             if not chosen["_id"]["$in"]:
                 return {}
             self._events.update_many({**chosen, **_FREE}, update)

@@ -19,7 +19,7 @@ from mailqueue.config import Config
 from mailqueue.consumer import Consumer
 from mailqueue.consumer.consumer import build_sweeper
 from mailqueue.errors import QueueUnavailable
-from mailqueue.intake.intake import Intake
+from mailqueue.intake.intake import BATCH, Intake
 from mailqueue.lifecycle.outcomes import BULK, HIGH, NORMAL
 from mailqueue.producer.connections import Connections
 from mailqueue.queue import mongodb, open_broker, open_events
@@ -437,12 +437,12 @@ def test_an_event_whose_id_is_no_text_keeps_no_other_back(
     intake: Intake, events: Collection[Document], emails: Collection[Document]
 ) -> None:
     """Nobody can ask for it by its id: the driver does not encode what it has decoded."""
-    events.insert_one(undecodable({"_id": MARK, "event": {"email": MAIL}}))
+    events.insert_many(undecodable({"_id": f"{MARK}{i}", "event": {}}) for i in range(BATCH))
     events.insert_one(undecodable({"_id": 1, "event": {"email": MAIL | {"subject": MARK}}}))
     events.insert_one({"event": {"email": MAIL}})
     assert intake.turn() == 2
     assert emails.count_documents({}) == 1
-    assert events.count_documents({}) == 2
+    assert events.count_documents({}) == BATCH + 1
 
 
 def test_an_event_that_a_killed_process_had_is_taken_up_again(
