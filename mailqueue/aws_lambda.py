@@ -131,18 +131,23 @@ def close() -> None:
 def _fit(config: Config, seconds: float) -> Config | None:
     """The configuration with an attempt that ends within these seconds; None: they are too few.
 
-    Where both clocks must be shortened, it is by the same factor; the lease follows from them.
+    Both clocks are shortened by the same factor, but neither below ``SHORTEST``: then the other one
+    has what is left. The lease follows from them.
     """
-    if _longest(config) + SPARE + 1 <= seconds:
+    longest = _longest(config)
+    if longest + SPARE + 1 <= seconds:
         return config
-    factor = (seconds * USABLE - SPARE) / _longest(config)
-    clocks = (config.delivery.deadline, config.mongodb.timeout)
-    deadline, timeout = (round(clock * factor, 1) for clock in clocks)
-    if deadline < SHORTEST[0] or timeout < SHORTEST[1]:
+    room, clocks = seconds * USABLE - SPARE, (config.delivery.deadline, config.mongodb.timeout)
+    least_deadline, least_timeout = map(min, clocks, SHORTEST)
+    calls = (longest - clocks[0]) / clocks[1]  # of MongoDB, beside the attempt
+    timeout = max(least_timeout, clocks[1] * room / longest)
+    deadline = max(least_deadline, room - calls * timeout)
+    timeout = (room - deadline) / calls
+    if round(timeout, 1) < least_timeout:
         return None
     return config.replace(
-        mongodb=replace(config.mongodb, timeout=timeout),
-        delivery=replace(config.delivery, deadline=deadline),
+        mongodb=replace(config.mongodb, timeout=round(timeout, 1)),
+        delivery=replace(config.delivery, deadline=round(deadline, 1)),
     )
 
 

@@ -39,6 +39,7 @@ from tests.brokers.sqs import REGION, SqsCase, client
 from tests.faults.conftest import make_impatient
 from tests.faults.invariants import broken, unknowns
 from tests.faults.seams import CRASHED, CrashingVendor
+from tests.for_each import for_each
 from tests.process.consumer_process import REPO
 from tests.stage import DOWN, Document, Stage
 from tests.waiting import wait_until
@@ -393,6 +394,27 @@ def test_in_a_short_invocation_the_clocks_are_shortened(
     assert shortened == ["lambda.clocks_shortened deadline=11.7 timeout=1.9"]
     (worker,) = aws_lambda._workers
     assert worker.longest < 30 * aws_lambda.USABLE + 0.5
+
+
+@for_each(
+    "deadline,timeout,seconds,fitting",
+    [
+        (60.0, 10.0, 60, (26.7, 4.4)),
+        (8.0, 10.0, 30, (5.0, 4.2)),
+        (4.0, 10.0, 30, (4.0, 4.5)),
+        (60.0, 1.0, 60, (37.0, 1.0)),
+        (60.0, 0.5, 30, (16.0, 0.5)),
+        (60.0, 10.0, 18, (5.5, 1.0)),
+        (60.0, 10.0, 17, None),
+    ],
+)
+def test_a_clock_that_is_short_already_leaves_its_time_to_the_other_one(
+    deadline: float, timeout: float, seconds: float, fitting: tuple[float, float] | None
+) -> None:
+    """A shorter clock never makes an invocation too short."""
+    clocks: Any = {"delivery": {"deadline": deadline}, "mongodb": {"timeout": timeout}}
+    config = aws_lambda._fit(Config(**clocks), seconds)
+    assert fitting == (config and (config.delivery.deadline, config.mongodb.timeout))
 
 
 def test_while_mongodb_is_away_every_message_comes_again(cloud: Stage, function: Function) -> None:
