@@ -32,6 +32,7 @@ FORGOTTEN_AT = "forgotten_at"
 _LETTER = rb"a-z0-9_\x80-\xff"
 _PEOPLE = ("to", "cc", "bcc")
 _WORDS = ("idempotency_key", "request_id", "callback_url")  # the caller's own
+_ADDRESS = re.compile(r"[^\s<>]+@[^\s<>]+")
 _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 Document = dict[str, Any]
 
@@ -49,7 +50,7 @@ class Person:
         self._text = re.compile(text, re.IGNORECASE)
         octets = _LETTER.join([b"(?<![", b".+-])(?:%b)(?![", b"-]|\\.[", b"])"])
         self._octets = re.compile(octets % any_of.encode(), re.IGNORECASE)
-        self._part = re.compile(rf"(?<![^\W_])(?:{any_of})(?![^\W_])", re.IGNORECASE)
+        self._any_of = any_of
 
     def is_in(self, raw: bytes | memoryview) -> bool:
         """Whether these bytes name one of them."""
@@ -72,12 +73,18 @@ class Person:
             return self._octets.sub(FORGOTTEN.encode(), value)
         return value
 
-    def without_part(self, word: Any) -> Any:
+    def without_part(self, word: Any, others: Sequence[str]) -> Any:
         """The word of a caller without their address, also where more is joined to it.
 
-        In an e-mail of this person, ``welcome-ann@example.net`` is them and not somebody else.
+        In an e-mail that names this person, ``welcome-ann@example.net`` is them, unless it is one
+        of the e-mail's ``others``. In a URL, what is joined may be encoded (``%2Fann%40…``).
         """
-        return self._part.sub(FORGOTTEN, word) if isinstance(word, str) else self.without(word)
+        if not isinstance(word, str):
+            return self.without(word)
+        people = "".join(f"{re.escape(each).replace('@', '(?:@|%40)')}|" for each in others)
+        begin, end = r"(?:(?<![^\W_])|(?<=%[0-9a-f]{2}))", r"(?![^\W_])"
+        parts = re.compile(f"{begin}(?:{people}(?P<own>{self._any_of})){end}", re.IGNORECASE)
+        return parts.sub(lambda match: FORGOTTEN if match["own"] else match[0], word)
 
     def is_recipient(self, email: Any) -> bool:
         """Whether a stored e-mail is sent to one of them."""
@@ -103,6 +110,15 @@ def _forms(person: Address) -> set[str]:
 def _texts(mapping: Any, names: Sequence[str]) -> list[str]:
     lists = [mapping.get(name) for name in names] if isinstance(mapping, Mapping) else []
     return [text for each in lists if isinstance(each, list) for text in each if type(text) is str]
+
+
+def _others(email: Any, person: Person) -> list[str]:
+    """The addresses of all other people of an e-mail, the longest first."""
+    texts = _texts(email, _PEOPLE)
+    if isinstance(email, Mapping) and type(email.get("from")) is str:
+        texts.append(email["from"])
+    addresses = {address for text in texts for address in _ADDRESS.findall(text)}
+    return sorted((each for each in addresses if not person.is_named(each)), key=len, reverse=True)
 
 
 def find(
@@ -133,7 +149,8 @@ def find(
 #
 # Rule: an e-mail that has ended, and is as it was read, loses what it says: of ``email`` the people
 # are left, with FORGOTTEN in the place of this one, and the tags. All other fields have FORGOTTEN
-# where they named the person; in the caller's own words also where more is joined to the address.
+# where they named the person; in the caller's own words also where more is joined to the address,
+# unless that makes another one of the e-mail's people.
 # ``updated_at`` stays, from which retention counts.
 #
 #   before  {status: "sent", email: {from: "s@x.org", to: ["Ann <ann@y.org>", "bob@y.org"],
@@ -150,20 +167,21 @@ def email_write(document: Document, person: Person) -> tuple[dict[str, Any], dic
         "updated_at": document.get("updated_at"),
         "lease.token": document["lease"]["token"],
     }
+    others = _others(document.get("email"), person)
     rest = {
-        name: person.without_part(value) if name in _WORDS else person.without(value)
+        name: person.without_part(value, others) if name in _WORDS else person.without(value)
         for name, value in document.items()
         if name not in ("_id", "email")
     }
     changed = {name: value for name, value in rest.items() if value != document[name]}
     if "idempotency_key" in changed:  # an index of older versions keeps each to one e-mail
         changed["idempotency_key"] = f"{changed['idempotency_key']} {document['_id']}"
-    changed["email"] = _people_of(document.get("email"), person)
+    changed["email"] = _people_of(document.get("email"), person, others)
     now = {FORGOTTEN_AT: True} | ({} if document.get(DROPPED_AT) else {DROPPED_AT: True})
     return guard, {"$set": changed, "$currentDate": now}
 
 
-def _people_of(email: Any, person: Person) -> Any:
+def _people_of(email: Any, person: Person, others: Sequence[str]) -> Any:
     if not isinstance(email, Mapping):
         return person.without(email)
     rest = {name: email[name] for name in (*_PEOPLE, "from", "envelope", "tags") if name in email}
@@ -173,7 +191,7 @@ def _people_of(email: Any, person: Person) -> Any:
     if person.is_named(str(rest.get("from"))):
         rest["from"] = FORGOTTEN
     if isinstance(tags := rest.get("tags"), list):
-        rest["tags"] = [person.without_part(tag) for tag in tags]
+        rest["tags"] = [person.without_part(tag, others) for tag in tags]
     return person.without(rest)
 
 

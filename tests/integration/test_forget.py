@@ -19,7 +19,7 @@ from mailqueue.lifecycle.outcomes import Outcome, SendResult
 from mailqueue.message import Address, EmailDict
 from mailqueue.producer import Producer
 from mailqueue.store import audit
-from mailqueue.store.forgetting import Person, email_write
+from mailqueue.store.forgetting import FORGOTTEN, Person, email_write
 from mailqueue.store.suppressions import Report, Suppressions
 from mailqueue.vendors.events.source import EventType, VendorEvent
 from tests.console import Console
@@ -178,6 +178,23 @@ def test_a_callers_own_words_lose_an_address_to_which_more_is_joined(
         producer.send(email, idempotency_key=word, request_id=word)
     assert console("forget", ANN, "--yes").code == 0
     assert b"nemo" not in dump(emails)
+
+
+def test_other_people_of_an_email_stay_in_a_callers_own_words(
+    producer: Producer, console: Console, emails: Collection[Document]
+) -> None:
+    """Their addresses may be longer than the one that is forgotten."""
+    longer, abroad = "mary-bob@example.org", "bob@example.org.uk"
+    email: Any = {**MAIL, "to": [BOB, f"Mary <{longer}>", abroad]}
+    email["tags"] = [longer, f"for-{abroad}", f"x-{BOB}"]
+    url = "https://app.example/?to=%2F{}&by={}"
+    email_id = producer.send(email, callback_url=url.format("bob%40example.org", longer))
+    producer.cancel(email_id)
+    assert console("forget", BOB, "--yes").code == 0
+    document = emails.find_one() or {}
+    assert document["email"]["to"] == [FORGOTTEN, f"Mary <{longer}>", abroad]
+    assert document["email"]["tags"] == [longer, f"for-{abroad}", f"x-{FORGOTTEN}"]
+    assert document["callback_url"] == url.format(FORGOTTEN, longer)
 
 
 def test_what_is_being_sent_is_left_and_forgotten_later(
