@@ -83,9 +83,10 @@ class Backend:
             look = self._queue_error
             is_old = time.monotonic() - self._queue_looked_at >= QUEUE_FRESH
             if look is None or (look.done() and is_old):
-                look = self._queue_error = Future()
-                self._queue_looked_at = time.monotonic()
+                look = Future()
+                # Raises where the system has no room for it: then the next page begins a look.
                 Thread(target=self._look_at_queue, args=(look,), daemon=True).start()
+                self._queue_error, self._queue_looked_at = look, time.monotonic()
         try:
             return look.result(QUEUE_PATIENCE)
         except TimeoutError:

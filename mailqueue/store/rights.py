@@ -18,7 +18,7 @@ from pymongo.errors import OperationFailure
 
 from mailqueue.store.mongo import Mongo
 
-UNAUTHORIZED = 13
+UNAUTHORIZED = (13, 8000)  # the second is that of MongoDB Atlas' shared clusters
 ESSENTIAL: Mapping[str, tuple[str, ...]] = {
     "": ("update", "remove"),
     ".vendors": ("update",),
@@ -54,7 +54,7 @@ def _has(mongo: Mongo, suffix: str, right: str) -> bool:
         else:
             collection.update_many(_NOTHING, {"$set": {"at": None}})
     except OperationFailure as error:
-        if error.code != UNAUTHORIZED:
+        if error.code not in UNAUTHORIZED:
             raise
         return False
     return True
