@@ -24,7 +24,7 @@ from mailqueue.lifecycle.outcomes import PRIORITIES, Status
 from mailqueue.monitoring.words import age, count, is_word
 from mailqueue.operations import Changes, Operation
 from mailqueue.store import paging
-from mailqueue.store.document import PRODUCTION, SIMULATED, Stored
+from mailqueue.store.document import PRODUCTION, Stored
 from mailqueue.store.interventions import Verb
 
 # Looking ------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ def _newest(context: Context, limit: int) -> list[Stored]:
     """The last to be stored; of e-mails of a status that is an end, the last to end."""
     store, match, status = context.store, context.selection(), context.options.status
     if status is not None and Status(status).final:
-        return store.page_ended(limit, match=match | {"env": {"$in": [PRODUCTION, SIMULATED]}})
+        return store.page_ended(limit, match=match)
     return store.page(limit, match=match, steps=paging.SUMMARY)
 
 

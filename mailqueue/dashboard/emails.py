@@ -16,11 +16,10 @@ from mailqueue.dashboard.filters import AGES, CHOICES, Filters
 from mailqueue.dashboard.pages import Page, PageRequest, not_found
 from mailqueue.lifecycle.outcomes import Status
 from mailqueue.store import ids, paging
-from mailqueue.store.document import PRODUCTION, SIMULATED, Stored
+from mailqueue.store.document import Stored
 from mailqueue.store.interventions import Verb
 
 PAGE = 50  # e-mails
-_MODES = {"$in": [PRODUCTION, SIMULATED]}  # by these the index is in the order of the ends
 
 
 def _pairs(values: Iterable[str]) -> list[tuple[str, str]]:
@@ -83,7 +82,7 @@ def _rows(
     parse: Callable[[str], Any] = ids.parse
     place: Callable[[Stored], Any] = attrgetter("id")
     if by_end:
-        read = partial(store.page_ended, match={"env": _MODES, **match})
+        read = partial(store.page_ended, match=match)
         parse, place = paging.End.parse, paging.End.of
     after, before = (_cursor(request, name, parse) for name in ("after", "before"))
     emails = read(PAGE + 1, after=after, before=before)

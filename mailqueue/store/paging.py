@@ -92,13 +92,6 @@ class End:
         return _beyond(ENDED, self.at, self.id, order)
 
 
-def within(times: Sequence[Any], limit: int, order: int) -> dict[str, Any]:
-    """Those that ended up to the last of these times, if there are so many of them."""
-    if len(times) < limit or not isinstance(times[-1], datetime):
-        return {}
-    return {ENDED: {"$gte" if order < 0 else "$lte": times[-1]}}
-
-
 def up_to(last: ObjectId, stored: Document | None) -> dict[str, Any]:
     """This e-mail, and all that are older; ``stored``: its document, None: it is gone."""
     return {"$or": [beyond(last, stored, -1), {"_id": last}]}
@@ -117,3 +110,18 @@ def steps(
         {"$sort": {by: order, "_id": order}},
         {"$limit": limit},
     ]
+
+
+def steps_by_end(
+    ends: Sequence[Any], limit: int, order: int, scope: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The page of those in ``scope`` that ended at these times, summed up.
+
+    The index has no id: it tells how far the page goes, and only what is in it is sorted. That is
+    summed up before: whole e-mails may be too much for the server's memory.
+    """
+    bounds: dict[str, Any] = {}
+    if len(ends) == limit and isinstance(ends[-1], datetime):
+        bounds[ENDED] = {"$gte" if order < 0 else "$lte": ends[-1]}
+    first, *rest = steps(limit, order, bounds, scope, ENDED)
+    return [first, *SUMMARY, *rest]

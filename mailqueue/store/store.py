@@ -50,6 +50,7 @@ from mailqueue.store.mongo import (
     NotDurable,
     keys_refused,
     majority_reads,
+    readable,
     refused_inserts,
     within,
     write_errors,
@@ -411,9 +412,8 @@ class Store(Mongo):
         order = -1 if before is None else 1
         cursor, place = after or before, {}
         if cursor is not None:
-            with self.operation():
-                at = self._durable.find_one({"_id": cursor}, {"created_at": 1})
-            place = paging.beyond(cursor, at, order)
+            stored = self._find_durable({"_id": cursor}, {"created_at": 1})
+            place = paging.beyond(cursor, next(iter(stored), None), order)
         page = paging.steps(limit, order, place, match)
         return self._load([*page, *steps], self._durable)[::-order]
 
@@ -425,17 +425,17 @@ class Store(Mongo):
         before: paging.End | None = None,
         match: Mapping[str, Any],
     ) -> list[Stored]:
-        """The same by their end, as operators see them: ``match`` names their status and env."""
+        """The same by their end, as operators see them: ``match`` names their status."""
         order, cursor = (-1, after) if before is None else (1, before)
-        scope = {"$and": [match, {} if cursor is None else cursor.beyond(order)]}
-        # The index has no id: it tells how far the page goes, and only what is in it is sorted.
+        emails = readable(self._durable)
         with self.operation():
-            heads = self._durable.find(scope, {paging.ENDED: 1}, sort=[(paging.ENDED, order)])
+            # By each kind the index is in the order of the ends; a damaged one may be anything.
+            envs = emails.distinct("env", {"status": match["status"]})
+            place = cursor.beyond(order) if cursor else {}
+            scope = {"$and": [match, {"env": {"$in": envs}}, place]}
+            heads = emails.find(scope, {paging.ENDED: 1}, sort=[(paging.ENDED, order)])
             ends = [head.get(paging.ENDED) for head in heads.limit(limit)]
-        bounds = paging.within(ends, limit, order)
-        first, *rest = paging.steps(limit, order, bounds, scope, paging.ENDED)
-        # Summed up before they are sorted: whole e-mails may be too much for the server's memory.
-        return self._load([first, *paging.SUMMARY, *rest], self._durable)[::-order]
+        return self._load(paging.steps_by_end(ends, limit, order, scope), self._durable)[::-order]
 
     def find_heads(self, match: Mapping[str, Any]) -> list[Stored]:
         """The durable documents that match; text empty, no HTML, no files."""

@@ -13,10 +13,12 @@ from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.codec_options import CodecOptions
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo.collection import Collection
+
+from mailqueue.store.mongo import readable
 
 BYTES = ("status", "lease")  # by these an update is guarded
 TEXTS = ("callbacks", "callback_url")
@@ -37,14 +39,13 @@ def read_each(
 def _fields(
     collection: Collection[dict[str, Any]], alone: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    usual = collection.codec_options
-    exact: CodecOptions[Any] = usual.with_options(document_class=RawBSONDocument)
-    lenient = usual.with_options(
-        unicode_decode_error_handler="replace",
-        datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    options: CodecOptions[Any] = collection.codec_options.with_options(
+        document_class=RawBSONDocument
     )
-    for name, options in (dict.fromkeys(BYTES, exact) | dict.fromkeys(TEXTS, lenient)).items():
+    for name in BYTES:
         yield _field(collection.with_options(options), alone, name)
+    for name in TEXTS:
+        yield _field(readable(collection), alone, name)
 
 
 def _field(

@@ -269,6 +269,9 @@ def test_the_newest_are_the_last_to_be_stored_or_to_end(console: Console, shelf:
     assert listed("--status", "failed") == [ended[1], ended[0], ended[2]]
     assert listed("--status", "failed", "--limit", "1") == [ended[1]]
     assert listed("--status", "failed", "--tag", "no") == []
+    for damage in ({"$unset": {"env": ""}}, {"$set": {"env": 5}}):  # such an e-mail is a failure
+        shelf.emails.update_one({"_id": ObjectId(ended[0])}, damage)
+        assert listed("--status", "failed") == [ended[1], ended[0], ended[2]]
     assert "only the newest 1 are shown" in console("list", "--newest", "--limit", "1").err
 
 
