@@ -16,6 +16,11 @@ from typing import Any
 Then = Iterator[int]
 Items = tuple[tuple[Any, Any], ...]
 _CHARACTER = (c.LITERAL, c.NOT_LITERAL, c.IN, c.ANY)
+MOST = 500_000  # steps; ours take 60,000 at most, and one that explodes would take for ever
+
+
+class TooManyStepsError(Exception):
+    """A pattern takes more than ``MOST`` steps on a text."""
 
 
 class Steps:
@@ -55,6 +60,8 @@ class Steps:
     def _one(self, op: Any, what: Any, at: int) -> Then:
         """Where this can end, if it begins here: all but a character."""
         self.taken += 1
+        if self.taken > MOST:
+            raise TooManyStepsError(self.taken)
         if op is c.MAX_REPEAT:
             least, most, inner = what
             simple = len(inner) == 1 and inner[0][0] is _CHARACTER

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pytest
+
 from mailqueue.config.vendor_types import VENDOR_TYPES
 from mailqueue.errors import InvalidEmail
 from mailqueue.message import (
@@ -31,7 +33,7 @@ from mailqueue.message import (
     structured,
 )
 from mailqueue.vendors.limits import can_carry
-from tests.backtracking import Steps
+from tests.backtracking import Steps, TooManyStepsError
 from tests.for_each import for_each
 from tests.unit.test_raw_headers import Maker, legacy, parsed
 
@@ -81,6 +83,8 @@ def test_the_counter_notices_patterns_that_explode() -> None:
     for bad, text in (("(a+)+b", "a"), ("(a|a)*b", "a"), ("[ \t]*[^ \t]+", " "), ("a*a*b", "a")):
         once, twice = (Steps(re.compile(bad), text * n) for n in (6, 12))
         assert twice.search() > 3 * once.search()
+    with pytest.raises(TooManyStepsError):
+        Steps(re.compile("(a+)+b"), "a" * 30).search()
 
 
 # --- all of it
