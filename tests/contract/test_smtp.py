@@ -64,7 +64,6 @@ def certificate(authority: trustme.CA) -> ssl.SSLContext:
 @pytest.fixture
 def trust(authority: trustme.CA) -> Callable[[Smtp], Smtp]:
     def trust(vendor: Smtp) -> Smtp:
-        vendor._pool.tls = ssl.create_default_context()  # its own; vendors share the system's
         authority.configure_trust(vendor._pool.tls)
         return vendor
 

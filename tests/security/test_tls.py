@@ -39,7 +39,6 @@ def smtp(opened: Opened, vendor: Vendors, authority: trustme.CA) -> Callable[...
             keys |= {"username": LOGIN[0], "password": LOGIN[1]}
         made = vendor("smtp", keys=keys)
         assert isinstance(made, Smtp)
-        made._pool.tls = ssl.create_default_context()  # its own; vendors share the system's
         authority.configure_trust(made._pool.tls)
         return made
 

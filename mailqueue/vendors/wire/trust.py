@@ -39,14 +39,12 @@ def check(config: VendorConfig) -> None:
 
 
 def own_context(config: VendorConfig) -> ssl.SSLContext:
-    """TLS for one vendor, with its ``client_cert``, if it has one. Raises ConfigError."""
-    key = "client_cert"
-    if config.ca_file is None and config.keys.get(key) is None:
-        return context(None)
+    """TLS for one vendor alone, with its ``client_cert``, if it has one. Raises ConfigError."""
     check(config)
     tls = ssl.create_default_context(cafile=config.ca_file)
+    key = "client_cert"
     try:
-        if config.keys.get(key) is not None:
+        if config.keys.get("client_cert") is not None:
             # The empty password keeps OpenSSL from asking for one at the terminal.
             tls.load_cert_chain(config.keys[key], config.keys["client_key"], "")
     except OSError:
