@@ -49,7 +49,9 @@ def run_child(role: str, stage: Stage, folder: Path, point: str = "-") -> tuple[
     config = folder / f"{role}.json"
     own_class = f"{CrashingVendor.__module__}:{CrashingVendor.__name__}"
     vendors = [{**entry, "type": own_class} for entry in stage.settings["vendors"]]
-    config.write_text(json.dumps({**stage.settings, "vendors": vendors}))
+    # MongoDB is never away here: on a busy machine a child takes its time.
+    mongodb = {**stage.settings["mongodb"], "timeout": 10}
+    config.write_text(json.dumps({**stage.settings, "vendors": vendors, "mongodb": mongodb}))
     config.chmod(0o600)
     done = subprocess.run(
         [*dies_with_parent(), sys.executable, "-m", "tests.faults.child", role, config, point],

@@ -243,15 +243,14 @@ def test_what_is_held_or_drained_is_told_and_that_it_may_be_forgotten(
         assert cli.main(["--config", str(file), "vendors", "drain", "first"]) == 0
         level, text = doctor()["held"]
         assert level == "WARN"
-        assert text.startswith("vendor first has been drained for 0s, by ")
+        assert re.match(r"vendor first has been drained for \d+s, by ", text)
         controls = stage.emails.database[f"{stage.emails.name}.control"]
         controls.update_many({}, {"$set": {"at": ago(days=2)}})
         assert doctor()["held"][1].endswith("; forgotten?")
         assert cli.main(["--config", str(file), "hold", "--all"]) == 0
         level, text = doctor()["held"]
         assert level == "FAIL"
-        assert text.startswith("everything has been held for 0s, by ")
-        assert text.endswith(": no e-mail is sent")
+        assert re.fullmatch(r"everything has been held for \d+s, by \S+: no e-mail is sent", text)
 
 
 # --- around them

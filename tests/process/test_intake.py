@@ -333,7 +333,7 @@ def test_a_buried_event_is_counted_and_looked_at_and_kicked_as_the_documentation
     stage.emails.delete_many({})
     assert "KICKED 1" in documented(stage, "kick")
     stage.until(queued=1)
-    assert events(stage) == {}
+    wait_until(lambda: events(stage) == {})
 
 
 def test_the_doctor_says_that_nobody_stores_the_events(
