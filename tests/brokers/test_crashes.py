@@ -48,7 +48,7 @@ def stage(
         monkeypatch.setenv(name, value)
     settings = {
         **mapping,
-        "mongodb": {**mapping["mongodb"], "timeout": 1},
+        "mongodb": {**mapping["mongodb"], "timeout": 2},
         "queue": queue.section,
         "delivery": {"deadline": 1.0},
         "retry": {"base": 0.01, "cap": 0.01},
