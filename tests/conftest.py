@@ -51,7 +51,9 @@ UNMEASURED = (
     *("process/test_processes.py", "process/test_quickstart.py", "process/test_rates.py"),
     *("process/test_smtp_load.py", "process/test_control.py", "process/test_logs.py"),
     *("process/test_memory.py", "process/test_staging.py", "process/test_stopping.py"),
-    *("process/test_tracing.py", "monitoring"),
+    *("process/test_tracing.py", "monitoring", "structure", "security/test_hostile.py"),
+    *("http/test_description.py", "http/test_wire_fuzz.py", "integration/test_damage.py"),
+    *("integration/test_interrupted.py",),
 )
 SERVERS = {"mongod", "beanstalkd", "servers_to_break"}
 
