@@ -38,6 +38,7 @@ def test_an_option_that_asks_for_less_is_dropped_and_named(option: str) -> None:
     [
         *("w=majority", "journal=true", "retryWrites=true", "readPreference=primary"),
         *("readConcernLevel=majority", "maxPoolSize=50", "authSource=admin"),
+        *("W=Majority", "journal=True", "readpreference=Primary"),
     ],
 )
 def test_an_option_that_does_not_is_left_alone(option: str) -> None:

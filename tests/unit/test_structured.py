@@ -65,7 +65,7 @@ def test_only_names_and_free_text_are_encoded(name: str, value: str, wire: str) 
     ("Sender", "a@x.org, b@x.org"), ("Sender", ""), ("Sender", "nobody"),
     ("Sender", "jürgen@x.org"), ("Errors-To", "a@x.org, broken"), ("Errors-To", " , "),
     ("List-Id", "Zoë"), ("List-Id", "Zoë <a b>"), ("List-Id", "Zoë <a"), ("List-Id", "Zoë <ä>"),
-    ("List-Unsubscribe", "<https://x.org/ä>"), ("In-Reply-To", "<ä@x.org>"),
+    ("List-Unsubscribe", "<https://x.org/ä>"), ("In-Reply-To", "<ä@x.org>"), ("Feedback-ID", "ä:x"),
     ("List-Unsubscribe", "<https://x.org/" + "a" * 990 + ">"),
     ("References", "<a@x.org>\x0b<b@x.org>"),
 ])  # fmt: skip
