@@ -96,17 +96,17 @@ class Queue:
         self._stack.close()
 
 
-def reserved(receiver: Receiver, number: int = 1) -> list[Job]:
-    """So many jobs, by as many calls as it takes; fewer, if for half a minute none comes.
+def reserved(receiver: Receiver, number: int = 1, patience: float = 30) -> list[Job]:
+    """So many jobs, by as many calls as it takes; fewer, if for so many seconds none comes.
 
     It waits only for what is not there yet: SQS would wait at its other queue all the same.
     """
     jobs: list[Job] = []
-    give_up_at = time.monotonic() + 30
+    give_up_at = time.monotonic() + patience
     while (missing := number - len(jobs)) > 0:
         if more := receiver.reserve(0, missing) or receiver.reserve(1, missing):
             jobs += more
-            give_up_at = time.monotonic() + 30
+            give_up_at = time.monotonic() + patience
         elif time.monotonic() > give_up_at:
             break
     return jobs

@@ -314,7 +314,10 @@ def test_a_job_comes_to_another_when_its_time_to_run_is_over(
     (email,) = announced(queue)
     first, begin = queue.receiver(), time.monotonic()
     late = reserved(first)
-    again = reserved(second)
+    again = reserved(second, patience=5)
+    if not again and queue.case.type == "beanstalkd":
+        first.close()  # version 1.12 can forget a connection that lies still (its issue 262)
+    again = again or reserved(second)
     assert time.monotonic() - begin > SHORTEST_TTR - TICK
     assert ids(again) == [email.email_id]
     with suppress(QueueUnavailable):
