@@ -25,11 +25,11 @@ consumer's, so nothing is lost by that.
 
 Promises: no e-mail is begun that cannot be finished in time. Where the function's timeout is short,
 the configured clocks are shortened; where it is too short for any attempt, nothing is begun, and
-all messages are failures. No thread of an invocation outlives
-it. That an environment lives, and what its attempts came to, is written at the end of an
-invocation, every ten seconds at most. Connections to MongoDB, SQS and vendors stay open for the
-next invocation; the MongoDB driver's monitors, the watchdog over vendors' sockets and the thread
-that ends spans, which sleep, stay as well.
+all messages are failures. No thread of an invocation outlives it. That an environment lives, and
+what its attempts came to, is written at the end of an invocation, every ten seconds at most.
+Connections to MongoDB, SQS and vendors stay open for the next invocation; the MongoDB driver's
+monitors, the watchdog over vendors' sockets and the thread that ends spans, which sleep, stay as
+well.
 """
 
 from __future__ import annotations
